@@ -1,0 +1,29 @@
+"""The one exception type that stands for a user's mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """Something the user can mend: one line naming the file or key, what was found and what to do.
+
+    The command line prints the message without a traceback and exits with code 2. Several findings
+    of one pass are reported together, a line each.
+    """
+
+    def __init__(self, message: str | Sequence[str]):
+        self.messages = (message,) if isinstance(message, str) else tuple(message)
+        super().__init__("\n".join(self.messages))
+
+
+class ConfigError(UserError):
+    """A key or value of the configuration that cannot be used."""
+
+
+class DataError(UserError):
+    """A dataset, image or mask that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or weights file that cannot be used."""

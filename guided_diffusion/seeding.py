@@ -1,0 +1,32 @@
+"""Randomness that is a function of what it is for, not of what was drawn before.
+
+Every random draw of training and sampling comes from a generator seeded by (stream, run seed, position).
+A resumed run, another batch size or another number of processes therefore draws the same numbers, and
+no generator state has to be saved.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What a random draw is for; keeps the streams of one run independent of each other."""
+
+    WEIGHTS = 0
+    SHUFFLE = 1
+    AUGMENT = 2
+    TIMESTEP = 3
+    NOISE = 4
+    DROP = 5
+    DROPOUT = 6
+    SAMPLE = 7
+    MASK = 8
+
+
+def derive_seed(stream: Stream, *key: int) -> int:
+    """Return a 63-bit seed that depends on `stream` and every non-negative integer of `key`."""
+    state = np.random.SeedSequence([int(stream), *(int(k) for k in key)]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
