@@ -27,3 +27,11 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or weights file that cannot be used."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived, and what was running has been saved; the exit code is 128 + `signal_number`."""
+
+    def __init__(self, signal_number: int, message: str):
+        self.signal_number = signal_number
+        super().__init__(message)

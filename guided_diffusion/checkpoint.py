@@ -1,0 +1,216 @@
+"""Checkpoint files: written atomically, describing themselves, never unpickled.
+
+A checkpoint of ours is one dictionary of plain values and tensors:
+
+    format, version     "isdm", the layout's number
+    library             versions of what wrote it
+    config              the resolved training options; they carry the architecture and the preprocessing
+    encoding            classes, and what mask values stand for them
+    progress            epoch, position in the epoch, step, best loss, history, counters of the random streams
+    model               raw weights, by the published names
+    ema                 rate -> averaged weights
+    optimizer, scaler, timestep_sampler    only in `last.pt`, for resuming
+
+Published weights are bare dictionaries of tensors; they load too, and so do `.safetensors` files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guided_diffusion.errors import CheckpointError
+
+FORMAT = "isdm"
+VERSION = 1
+LAST = "last.pt"
+BEST = "best.pt"
+
+
+@dataclass
+class Checkpoint:
+    """What a file of weights holds; fields a file does not have are empty."""
+
+    path: Path
+    model: dict[str, Tensor]
+    config: dict[str, Any] = field(default_factory=dict)
+    encoding: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    optimizer: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
+    timestep_sampler: dict[str, Any] | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        """True for weights alone, such as published ones: nothing says how they were made."""
+        return not self.config
+
+    @property
+    def resumable(self) -> bool:
+        """True where a training run can go on from this file as if it had not been interrupted."""
+        return self.optimizer is not None
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Return the weights called `name`: "raw", "ema" (the slowest average) or an EMA rate such as "0.999".
+
+        Raises CheckpointError where there are none of that name. Bare weights answer to "raw" and "ema" alike.
+        """
+        if name == "raw" or (name == "ema" and not self.ema):
+            return self.model
+        if name == "ema":
+            return self.ema[max(self.ema, key=float)]
+        if name in self.ema:
+            return self.ema[name]
+        have = ", ".join(["raw", *(["ema"] if self.ema else []), *self.ema])
+        raise CheckpointError(f"{self.path}: weights is {name!r}, but this file has {have}: use one of those")
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint file that `path`, a file or a run's folder, stands for.
+
+    Raises CheckpointError where there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in (LAST, BEST):
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(f"{path}: no {LAST} or {BEST} in this folder: give a run's folder or a checkpoint file")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file: check the path")
+    return path
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of ours, bare published weights or a `.safetensors` file, onto the CPU.
+
+    Raises CheckpointError where the file is missing, damaged, newer than this version, or no such thing.
+    """
+    path = find_checkpoint(path)
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged zip, a pickle with code in it and a text file all fail in their own ways
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({reason[0][:120]}): it is damaged, or holds more than weights"
+        ) from None
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
+    if content.get("format") == FORMAT:
+        if content["version"] > VERSION:
+            raise CheckpointError(
+                f"{path}: written by a newer version of isdm (layout {content['version']}, this one reads {VERSION}): update"
+            )
+        kept = {key: content[key] for key in Checkpoint.__dataclass_fields__ if key in content}
+        return Checkpoint(path=path, **kept)
+    if all(isinstance(value, Tensor) for value in content.values()):
+        return Checkpoint(path=path, model=_without_wrapper(content))
+    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    raise CheckpointError(
+        f"{path}: neither a checkpoint of isdm nor bare weights: {others[0]!r} is no tensor; "
+        "export the network's state_dict alone"
+    )
+
+
+def _load_safetensors(path: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        described = {key: json.loads(metadata[key]) for key in ("config", "encoding") if key in metadata}
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not a readable .safetensors file ({error})") from None
+    return Checkpoint(path=path, model=_without_wrapper(weights), **described)
+
+
+def _without_wrapper(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Strip the prefix that DistributedDataParallel puts before every name."""
+    return {name.removeprefix("module."): value for name, value in weights.items()}
+
+
+def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as a checkpoint of ours, replacing `path` atomically.
+
+    Raises CheckpointError where the disk is full or cannot be written; `path` is then as it was.
+    """
+    from guided_diffusion.logs import library_versions
+
+    head = {"format": FORMAT, "version": VERSION, "library": library_versions()}
+    with replacing(path) as temporary:
+        torch.save({**head, **content}, temporary)
+
+
+def save_weights(
+    path: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], encoding: Mapping[str, Any]
+) -> None:
+    """Write bare weights to `path`: `.safetensors` with the options in its metadata, else a `.pt` dictionary.
+
+    Raises CheckpointError where the file cannot be written.
+    """
+    weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    with replacing(path) as temporary:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(weights, temporary, {"config": json.dumps(config), "encoding": json.dumps(encoding)})
+        else:
+            torch.save(weights, temporary)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path):
+    """Give the name of a temporary file beside `path`, and put it in the place of `path` when the block succeeds.
+
+    Raises CheckpointError for what keeps a file from being written; the temporary file is gone then.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        # Without this a power cut could leave the new name with the old file's blocks half written.
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+        reason = os.strerror(errno.ENOSPC) if _disk_is_full(path.parent) else str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be written ({reason}): make room or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete temporary files that killed runs left in `folder`."""
+    for name in (LAST, BEST):
+        for temporary in Path(folder).glob(f".{name}.*.tmp"):
+            temporary.unlink(missing_ok=True)
+
+
+def _disk_is_full(folder: Path) -> bool:
+    import shutil
+
+    try:
+        return shutil.disk_usage(folder).free < 1 << 20
+    except OSError:
+        return False
+
+
+def digest(path: str | Path) -> str:
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,136 @@
+"""The command line: reads arguments, loads only what the action needs, turns user errors into one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from importlib import import_module
+
+from guided_diffusion import __version__
+from guided_diffusion.config import ACTIONS, describe_options, json_schema, load_config, parse_overrides, read_config_file
+from guided_diffusion.errors import Interrupted, UserError
+
+SIGINT_EXIT = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose mistakes are UserErrors like all others."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{self.prog}: {message}; `{self.prog} --help` shows the usage")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one action and return the exit code: 0, 2 after a user's mistake, 128 + n after signal n."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except UserError as error:
+        for line in error.messages:
+            print(f"error: {line}", file=sys.stderr)
+        return _leave(2)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _leave(SIGINT_EXIT)
+    except BrokenPipeError:  # `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        if _started_by_launcher():
+            import traceback
+
+            traceback.print_exc()
+            return _leave(1)
+        raise
+
+
+def _started_by_launcher() -> bool:
+    return any(name in os.environ for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
+
+
+def _leave(code: int) -> int:
+    """Return `code`, after ending the other processes of an mpiexec job, which would wait for this one for ever."""
+    if _started_by_launcher():
+        from guided_diffusion.distributed import abort_others
+
+        sys.stderr.flush()
+        abort_others(code)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"isdm {__version__}")
+        return 0
+    action, rest = arguments[0], arguments[1:]
+    if action == "schema":
+        return _print_schema(rest)
+    if action not in ACTIONS:
+        near = difflib.get_close_matches(action, [*ACTIONS, "schema"], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join([*ACTIONS, 'schema'])}"
+        raise UserError(f"{action!r} is not an action: {hint}")
+    if "-h" in rest or "--help" in rest:
+        print(_help(action))
+        return 0
+    parser = _Parser(prog=f"main.py {action}", add_help=False)
+    parser.add_argument("-c", "--config")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parsed = parser.parse_args(rest)
+    values = read_config_file(parsed.config) if parsed.config else {}
+    config = load_config(action, {**values, **parse_overrides(parsed.set)})
+    return import_module(f"guided_diffusion.actions.{action}").run(config) or 0
+
+
+def _print_schema(rest: list[str]) -> int:
+    if len(rest) != 1 or rest[0] not in ACTIONS:
+        raise UserError(f"schema {' '.join(rest)}".strip() + f": name one action: {', '.join(ACTIONS)}")
+    print(json.dumps(json_schema(rest[0]), indent=2))
+    return 0
+
+
+def _overview() -> str:
+    lines = [
+        f"isdm {__version__}: enlarge a scarce segmentation dataset with a semantic diffusion model",
+        "",
+        "usage: main.py <action> -c config.json [--set key=value ...]",
+        "",
+        "actions:",
+        *(f"  {name:9} {kind.summary}" for name, kind in ACTIONS.items()),
+        "  schema    print the JSON Schema of an action's config",
+        "",
+        "main.py <action> --help lists every option of the action.",
+    ]
+    return "\n".join(lines)
+
+
+def _help(action: str) -> str:
+    rows = describe_options(action)
+    width = max(len(key) for key, *_ in rows) + 2
+    columns = max(60, shutil.get_terminal_size().columns)
+    lines = [
+        f"usage: main.py {action} [-c config.json] [--set key=value ...]",
+        "",
+        ACTIONS[action].summary,
+        "",
+        "  -c, --config FILE    flat JSON file of the keys below",
+        "  --set KEY=VALUE      override one key; the value is JSON, or text; repeatable",
+        "",
+        "keys of the config, with their defaults:",
+    ]
+    for key, default, meaning in rows:
+        text = f"{meaning} [{default}]"
+        wrapped = textwrap.wrap(text, columns - width - 2) or [""]
+        lines.append(f"  {key:<{width}}{wrapped[0]}")
+        lines += [" " * (width + 2) + line for line in wrapped[1:]]
+    return "\n".join(lines)

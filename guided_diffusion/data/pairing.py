@@ -1,0 +1,178 @@
+"""Pairing images and masks by their path relative to their folder, without the extension."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import blobfile as bf
+
+from guided_diffusion.data.files import list_files
+from guided_diffusion.data.modes import DatasetMode, FileRule
+from guided_diffusion.data.problems import Problem
+from guided_diffusion.errors import DataError
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".npy", ".jp2")
+_FOLDER_SYNONYMS = {
+    "images": ("image", "img", "imgs", "jpegimages", "photos", "pictures"),
+    "masks": ("mask", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "segmentation"),
+    "train": ("training", "trn"),
+    "test": ("testing", "val", "valid", "validation"),
+}
+_ANY_PNG = FileRule("", (".png",))
+
+
+@dataclass(frozen=True)
+class MaskEntry:
+    """A mask to sample from: its name, the path of the mask, and of its instance map if it has one."""
+
+    stem: str
+    mask: str
+    instance: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask (and instance map), by paths; `stem` is what their relative paths have in common."""
+
+    stem: str
+    image: str
+    mask: str
+    instance: str | None = None
+
+
+def index_pairs(data_dir: str | Path, mode: DatasetMode, split: str) -> tuple[list[Pair], list[Problem]]:
+    """Return the pairs of a split, sorted by stem, and everything that does not pair.
+
+    Fatal problems: missing or empty folders, images without masks and masks without images (and instance maps, where
+    the mode has them), two files of one stem. Nothing is paired by position.
+    """
+    rules = {"image": mode.images, "mask": mode.masks}
+    if mode.instances is not None:
+        rules["instance map"] = mode.instances
+    files: dict[str, dict[str, str]] = {}
+    problems: list[Problem] = []
+    for what, rule in rules.items():
+        folder = mode.folder(rule, data_dir, split)
+        files[what], found = _index_folder(folder, what, rule)
+        # A folder that all parts miss (the data directory, the split) is one finding.
+        problems += [problem for problem in found if problem not in problems]
+    if not all(files.values()):
+        return [], problems
+    images, masks, instances = files["image"], files["mask"], files.get("instance map")
+    problems += _unpaired("image", images, "mask", masks, mode.folder(mode.masks, data_dir, split), mode.masks)
+    problems += _unpaired("mask", masks, "image", images, mode.folder(mode.images, data_dir, split), mode.images)
+    if instances is not None and mode.instances is not None:
+        folder = mode.folder(mode.instances, data_dir, split)
+        problems += _unpaired("mask", masks, "instance map", instances, folder, mode.instances)
+    stems = sorted(images.keys() & masks.keys())
+    pairs = [Pair(stem, images[stem], masks[stem], (instances or {}).get(stem)) for stem in stems]
+    return pairs, problems
+
+
+def index_masks(folder: str | Path, mode: DatasetMode | None = None) -> tuple[list[MaskEntry], list[Problem]]:
+    """Return the masks below a folder, sorted by stem, and problems (missing or empty folder, two files of one stem).
+
+    Without a mode every PNG is a mask; with one its rule for mask names applies.
+    """
+    masks, problems = _index_folder(str(folder), "mask", mode.masks if mode else _ANY_PNG)
+    return [MaskEntry(stem, masks[stem]) for stem in sorted(masks)], problems
+
+
+def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str], list[Problem]]:
+    """Return stem -> path of the files that `rule` means in a folder, and what is wrong with the folder."""
+    if not bf.isdir(folder):
+        return {}, [_missing_folder(folder)]
+    try:
+        listed = list_files(folder)
+    except DataError as error:
+        return {}, [Problem(folder, str(error).partition(": ")[2].partition("; ")[0], "repair it", "folder")]
+    files: dict[str, str] = {}
+    problems = []
+    for relative, path in listed:
+        stem = rule.stem(relative)
+        if stem is None:
+            continue
+        # The same name may be stored composed or decomposed (macOS); it is one name.
+        stem = unicodedata.normalize("NFC", stem)
+        if stem in files:
+            remedy = f"keep one of them, or rename it and its partner: every {what} needs a name of its own"
+            problems.append(Problem(path, f"a second {what} named {stem!r} beside {files[stem]}", remedy, "duplicate"))
+        else:
+            files[stem] = path
+    others = [relative for relative, _ in listed if rule.stem(relative) is None and _is_picture(relative)]
+    if not files:
+        found = f"no {what} files ({', '.join('*' + rule.stem_suffix + suffix for suffix in rule.suffixes)}) found"
+        problems.append(Problem(folder, found + _others_note(others), f"put the {what}s there", "folder"))
+    elif others and not rule.stem_suffix:
+        found = f"{len(others)} files of other formats are not used (such as {others[0]})"
+        remedy = f"convert them to {' or '.join(rule.suffixes)} if they are {what}s"
+        problems.append(Problem(folder, found, remedy, "other formats", fatal=False))
+    return files, problems
+
+
+def _is_picture(relative: str) -> bool:
+    return relative.lower().endswith(_PICTURES)
+
+
+def _others_note(others: list[str]) -> str:
+    return f", but {len(others)} files of other formats or names such as {others[0]}" if others else ""
+
+
+def _missing_folder(folder: str) -> Problem:
+    """Name the first folder of the path that does not exist, and what there is instead of it."""
+    missing, parent = folder, bf.dirname(folder)
+    while parent and not bf.isdir(parent) and bf.dirname(parent) != parent:
+        missing, parent = parent, bf.dirname(parent)
+    if not parent or not bf.isdir(parent):
+        return Problem(missing, "the folder does not exist", "check data_dir", "folder")
+    name = bf.basename(missing)
+    entries = sorted(entry.rstrip("/") for entry in bf.listdir(parent))
+    present = [entry for entry in entries if not entry.startswith(".") and bf.isdir(bf.join(parent, entry))]
+    listing = f"{parent} has {', '.join(present[:8])}" if present else f"{parent} has no folders"
+    wanted = _FOLDER_SYNONYMS.get(name.lower(), ())
+    alike = [entry for entry in present if entry.lower() == name.lower() or entry.lower() in wanted]
+    if alike:
+        remedy = f"rename {alike[0]!r} to {name!r}"
+    elif "images" in present and name not in _FOLDER_SYNONYMS["images"]:
+        remedy = f"move its contents into {missing}, or point data_dir at the folder that holds {name!r}"
+    else:
+        remedy = f"check data_dir, or make {name!r}"
+    return Problem(missing, f"the folder does not exist ({listing})", remedy, "folder")
+
+
+def _unpaired(
+    what: str, files: Mapping[str, str], partner: str, partners: Mapping[str, str], folder: str, rule: FileRule
+) -> list[Problem]:
+    """Return a problem for each of `files` without a partner, with the file that is probably meant if there is one."""
+    lonely = sorted(files.keys() - partners.keys())
+    if not lonely:
+        return []
+    unused = sorted(partners.keys() - files.keys())
+    by_lower = {stem.lower(): stem for stem in unused}
+    # Only files that the rule passes over can be a partner in the wrong format.
+    listed = {rel.rpartition(".")[0]: rel for rel, _ in list_files(folder) if rule.stem(rel) is None}
+    problems = []
+    for stem in lonely:
+        expected = f"{stem}{rule.stem_suffix}{rule.suffixes[-1]}"
+        if stem in listed and _is_picture(listed[stem]):
+            lossy = listed[stem].lower().endswith((".jpg", ".jpeg"))
+            reason = "JPEG changes label values: export it" if lossy else "convert it"
+            remedy = f"{listed[stem]} is there, but {reason} as {expected}"
+        elif (close := by_lower.get(stem.lower()) or _extended(stem, unused)) is not None:
+            remedy = f"{partners[close]} is unpaired: rename it to {expected} if it is meant"
+        else:
+            remedy = f"add {bf.join(folder, expected)}, or remove the {what}"
+        problems.append(Problem(files[stem], f"{what} without {partner}", remedy, f"{what} without {partner}"))
+    return problems
+
+
+def _extended(stem: str, unused: Iterable[str]) -> str | None:
+    """Return the one unused stem that is `stem` with something before or after it (`a` and `a_mask`), if any."""
+    if len(stem) < 3:
+        return None
+    base = stem.rpartition("/")[2]
+    alike = [other for other in unused if base in other or other.rpartition("/")[2] in base]
+    return alike[0] if len(alike) == 1 else None

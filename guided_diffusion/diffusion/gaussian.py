@@ -1,0 +1,355 @@
+"""The Gaussian noise process: q and p algebra and the training losses.
+
+Everything here is a function of (model_output, x_t, t); nothing calls a network. Images are
+[N, C, H, W] in [-1, 1], of any height, width and number of channels. `t` is [N] int64, the index into this process
+(`0..num_timesteps - 1`, 0 the least noise); `model_t` turns it into what the network is called with.
+
+Notation: abar_t is the product of (1 - beta) up to t, x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise
+(Ho et al. 2020, eq. 4), SNR_t = abar_t / (1 - abar_t).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
+from guided_diffusion.errors import ConfigError
+
+Prediction = Literal["eps", "x0", "v"]
+Variance = Literal["learned", "fixed_large", "fixed_small"]
+Loss = Literal["mse", "rescaled_mse", "kl"]
+
+# Changes a predicted x0 [N, C, H, W] at t [N] before it is used, for example by dynamic thresholding.
+DenoisedFn = Callable[[Tensor, Tensor], Tensor]
+
+
+class MeanVariance(NamedTuple):
+    """p(x_{t-1} | x_t), all [N, C, H, W] float32, and the x0 it was made from."""
+
+    mean: Tensor
+    variance: Tensor
+    log_variance: Tensor
+    pred_xstart: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianDiffusion:
+    """A noise process and what a network predicts about it. Immutable.
+
+    betas: [T] float64 in (0, 1), of the steps that are visited.
+    timestep_map: [T] timestep of the original process for each step.
+    original_steps: length of the original process.
+    prediction: what the mean channels of the network's output stand for: the noise "eps", the image "x0", or
+        "v" = sqrt(abar) noise - sqrt(1 - abar) x0 (Salimans & Ho 2022, appendix D).
+    variance: "learned" (the output has C more channels, which interpolate log-variances: Nichol & Dhariwal 2021,
+        eq. 15), "fixed_large" (beta) or "fixed_small" (the posterior's; Ho et al. 2020, section 3.2).
+    loss: "mse" (with learned variance plus the variational bound: eq. 16 of Nichol & Dhariwal),
+        "rescaled_mse" (the bound times T / 1000) or "kl" (T times the bound alone).
+    rescale_timesteps: the network is called with floats in 0..1000 whatever `original_steps` is.
+    min_snr_gamma: the gamma of Min-SNR loss weighting (Hang et al. 2023), or None for weight 1.
+    """
+
+    betas: NDArray[np.float64]
+    timestep_map: tuple[int, ...]
+    original_steps: int
+    prediction: Prediction = "v"
+    variance: Variance = "learned"
+    loss: Loss = "mse"
+    rescale_timesteps: bool = False
+    min_snr_gamma: float | None = None
+    tables: _Tables = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        betas = np.array(self.betas, dtype=np.float64)
+        assert betas.shape == (len(self.timestep_map),)
+        assert ((betas > 0) & (betas < 1)).all(), "betas must lie in (0, 1)"
+        assert self.prediction in get_args(Prediction)
+        assert self.variance in get_args(Variance)
+        assert self.loss in get_args(Loss)
+        arrays = _process_tables(betas)
+        arrays["timestep_map"] = np.array(self.timestep_map, dtype=np.int64)
+        arrays["loss_weight"] = _loss_weight(arrays["alphas_cumprod"], self.prediction, self.min_snr_gamma)
+        object.__setattr__(self, "betas", betas)
+        object.__setattr__(self, "tables", _Tables(arrays))
+        betas.setflags(write=False)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of steps T that are visited."""
+        return len(self.betas)
+
+    @property
+    def alphas_cumprod(self) -> NDArray[np.float64]:
+        """abar, [T] float64, read-only."""
+        return self.tables["alphas_cumprod"]
+
+    @property
+    def alphas_cumprod_prev(self) -> NDArray[np.float64]:
+        """abar one step less noisy, [T] float64, read-only; 1 at step 0."""
+        return self.tables["alphas_cumprod_prev"]
+
+    @property
+    def posterior_variance(self) -> NDArray[np.float64]:
+        """Variance of q(x_{t-1} | x_t, x0), [T] float64, read-only; 0 at step 0."""
+        return self.tables["posterior_variance"]
+
+    def model_t(self, t: Tensor) -> Tensor:
+        """Return the timesteps [N] that the network is called with: int64, or float32 if `rescale_timesteps`."""
+        original = self.tables.gather("timestep_map", t, 1)
+        return original.float() * (1000.0 / self.original_steps) if self.rescale_timesteps else original
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return x_t [N, C, H, W]: `x0` with `noise` (both of that shape) at `t` (Ho et al. 2020, eq. 4)."""
+        return self._at("sqrt_abar", t, x0) * x0 + self._at("sqrt_one_minus_abar", t, x0) * noise
+
+    def q_posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean [N, C, H, W], variance and log-variance [N, 1, 1, 1] of q(x_{t-1} | x_t, x0).
+
+        Ho et al. 2020, eqs. 6 and 7. The variance is 0 at t = 0; its logarithm there is that of t = 1.
+        """
+        mean = self._at("posterior_mean_x0", t, x_t) * x0 + self._at("posterior_mean_xt", t, x_t) * x_t
+        return mean, self._at("posterior_variance", t, x_t), self._at("posterior_log_variance", t, x_t)
+
+    def split(self, model_output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return mean and variance channels, [N, C, H, W] float32 each; the latter None where it is fixed."""
+        output = model_output.float()
+        if self.variance != "learned":
+            return output, None
+        mean, variance = output.chunk(2, dim=1)
+        assert mean.shape == variance.shape, "learned variance needs twice the image channels"
+        return mean, variance
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return [N, C, H, W]: what the mean channels should be for `x0` with `noise` at `t`."""
+        if self.prediction == "eps":
+            return noise
+        if self.prediction == "x0":
+            return x0
+        return self._at("sqrt_abar", t, x0) * noise - self._at("sqrt_one_minus_abar", t, x0) * x0
+
+    def predict_x0(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return x0 [N, C, H, W], not clipped, as the mean channels of `model_output` [N, C or 2C, H, W] give it."""
+        output, _ = self.split(model_output)
+        assert output.shape == x_t.shape
+        if self.prediction == "x0":
+            return output
+        signal, sigma = self._at("sqrt_abar", t, x_t), self._at("sqrt_one_minus_abar", t, x_t)
+        if self.prediction == "eps":
+            return (x_t - sigma * output) / signal
+        return signal * x_t - sigma * output
+
+    def predict_eps(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the noise [N, C, H, W] that takes `x0` to `x_t` at `t`."""
+        return (x_t - self._at("sqrt_abar", t, x_t) * x0) / self._at("sqrt_one_minus_abar", t, x_t)
+
+    def p_mean_variance(
+        self,
+        model_output: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        clip_denoised: bool = True,
+        denoised_fn: DenoisedFn | None = None,
+    ) -> MeanVariance:
+        """Return p(x_{t-1} | x_t) as `model_output` [N, C or 2C, H, W] gives it.
+
+        denoised_fn: changes the predicted x0 before anything is made of it.
+        clip_denoised: then clamp it to [-1, 1].
+        """
+        pred_xstart = self.predict_x0(model_output, x_t, t)
+        if denoised_fn is not None:
+            pred_xstart = denoised_fn(pred_xstart, t)
+        if clip_denoised:
+            pred_xstart = pred_xstart.clamp(-1, 1)
+        mean, _, _ = self.q_posterior(pred_xstart, x_t, t)
+        variance, log_variance = self._model_variance(model_output, t)
+        return MeanVariance(mean, variance.expand_as(mean), log_variance.expand_as(mean), pred_xstart)
+
+    def _model_variance(self, model_output: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        _, values = self.split(model_output)
+        if values is None:
+            at = (f"{self.variance}_variance", f"{self.variance}_log_variance")
+            return self._at(at[0], t, model_output), self._at(at[1], t, model_output)
+        # The channels say where between the bounds the log-variance lies: -1 the posterior's, 1 beta's.
+        lowest, highest = self._at("posterior_log_variance", t, values), self._at("log_betas", t, values)
+        fraction = (values + 1) / 2
+        log_variance = fraction * highest + (1 - fraction) * lowest
+        return log_variance.exp(), log_variance
+
+    def training_losses(
+        self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the losses of each image, [N] float32 each, means over channels and pixels.
+
+        "loss": what is minimised. "mse": squared error of the mean channels, not weighted. "vb": the term of the
+        variational bound in bits, where the loss has one; for "rescaled_mse" after its scaling.
+
+        model_output: [N, C or 2C, H, W], of any floating type.
+        x0, noise: [N, C, H, W]; x_t must be q_sample(x0, t, noise).
+        """
+        mean, variance = self.split(model_output)
+        losses = {"mse": _per_image((self.target(x0, noise, t) - mean) ** 2)}
+        if self.loss == "kl":
+            losses["vb"] = self._variational_bound(model_output, x0, x_t, t)
+            losses["loss"] = self.num_timesteps * losses["vb"]
+            return losses
+        losses["loss"] = self.tables.gather("loss_weight", t, 1) * losses["mse"]
+        if variance is not None:
+            # Frozen: the bound teaches the variance, and only the squared error the mean (Nichol & Dhariwal, 3.1).
+            frozen = torch.cat([mean.detach(), variance], dim=1)
+            losses["vb"] = self._variational_bound(frozen, x0, x_t, t)
+            if self.loss == "rescaled_mse":
+                losses["vb"] = losses["vb"] * (self.num_timesteps / 1000)
+            losses["loss"] = losses["loss"] + losses["vb"]
+        return losses
+
+    def _variational_bound(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return L_{t-1}, or at t = 0 the decoder's L_0 (Ho et al. 2020, eqs. 5 and 13), [N] in bits per dimension."""
+        true_mean, _, true_log_variance = self.q_posterior(x0, x_t, t)
+        p = self.p_mean_variance(model_output, x_t, t, clip_denoised=False)
+        kl = _per_image(normal_kl(true_mean, true_log_variance, p.mean, p.log_variance))
+        decoder = _per_image(-discretized_log_likelihood(x0, p.mean, 0.5 * p.log_variance))
+        return torch.where(t == 0, decoder, kl) / math.log(2)
+
+    def _at(self, table: str, t: Tensor, like: Tensor) -> Tensor:
+        return self.tables.gather(table, t, like.ndim)
+
+
+def build_diffusion(
+    *,
+    diffusion_steps: int = 1000,
+    noise_schedule: str = "linear",
+    timestep_respacing: str | int | Sequence[int] = "",
+    learn_sigma: bool = True,
+    sigma_small: bool = False,
+    prediction: Prediction = "v",
+    use_kl: bool = False,
+    rescale_timesteps: bool = False,
+    rescale_learned_sigmas: bool = False,
+    min_snr_gamma: float | None = None,
+) -> GaussianDiffusion:
+    """Build the process that options of the published names describe.
+
+    Raises ConfigError for an unknown name, a respacing that is not possible, or options that exclude each other.
+    """
+    if prediction not in get_args(Prediction):
+        raise ConfigError(f"prediction: {prediction!r} is unknown; choose one of {', '.join(get_args(Prediction))}")
+    if min_snr_gamma is not None and not min_snr_gamma > 0:
+        raise ConfigError(f"min_snr_gamma: must be above 0 (5 is usual) or null, found {min_snr_gamma}")
+    if min_snr_gamma is not None and use_kl:
+        raise ConfigError(
+            "min_snr_gamma: weights the squared error, which use_kl leaves out; set one of the two to null/false"
+        )
+    betas = named_betas(noise_schedule, diffusion_steps)
+    kept = space_timesteps(diffusion_steps, timestep_respacing)
+    fixed: Variance = "fixed_small" if sigma_small else "fixed_large"
+    mse: Loss = "rescaled_mse" if rescale_learned_sigmas else "mse"
+    return GaussianDiffusion(
+        betas=respace_betas(betas, kept),
+        timestep_map=tuple(kept),
+        original_steps=diffusion_steps,
+        prediction=prediction,
+        variance="learned" if learn_sigma else fixed,
+        loss="kl" if use_kl else mse,
+        rescale_timesteps=rescale_timesteps,
+        min_snr_gamma=min_snr_gamma,
+    )
+
+
+class _Tables:
+    """Constants of each timestep: float64 arrays [T], gathered as float32 tensors on the device that asks."""
+
+    def __init__(self, arrays: Mapping[str, NDArray]):
+        self._arrays = dict(arrays)
+        self._moved: dict[tuple[str, torch.device], Tensor] = {}
+        for array in self._arrays.values():
+            array.setflags(write=False)
+
+    def __getitem__(self, name: str) -> NDArray:
+        return self._arrays[name]
+
+    def gather(self, name: str, t: Tensor, ndim: int) -> Tensor:
+        """Return the entries at `t` [N], shaped [N, 1, …] with `ndim` dimensions; integers stay int64."""
+        key = (name, t.device)
+        if key not in self._moved:
+            # A table first asked for while sampling serves training steps too; autograd refuses inference tensors.
+            with torch.inference_mode(False):
+                array = self._arrays[name]
+                dtype = torch.float32 if array.dtype.kind == "f" else torch.int64
+                self._moved[key] = torch.tensor(array, dtype=dtype).to(t.device)
+        return self._moved[key][t].view(-1, *(1,) * (ndim - 1))
+
+
+def _process_tables(betas: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    abar = np.cumprod(1 - betas)
+    abar_prev = np.append(1.0, abar[:-1])
+    posterior = betas * (1 - abar_prev) / (1 - abar)
+    # The posterior's variance at step 0 is 0, which has no logarithm;
+    # the next step's stands in, or beta if there is none.
+    first = posterior[1:2] if len(betas) > 1 else betas
+    posterior_log_variance = np.log(np.append(first, posterior[1:]))
+    large = np.append(first, betas[1:])
+    return {
+        "alphas_cumprod": abar,
+        "alphas_cumprod_prev": abar_prev,
+        "sqrt_abar": np.sqrt(abar),
+        "sqrt_one_minus_abar": np.sqrt(1 - abar),
+        "log_betas": np.log(betas),
+        "posterior_variance": posterior,
+        "posterior_log_variance": posterior_log_variance,
+        "posterior_mean_x0": betas * np.sqrt(abar_prev) / (1 - abar),
+        "posterior_mean_xt": (1 - abar_prev) * np.sqrt(1 - betas) / (1 - abar),
+        "fixed_small_variance": posterior,
+        "fixed_small_log_variance": posterior_log_variance,
+        "fixed_large_variance": large,
+        "fixed_large_log_variance": np.log(large),
+    }
+
+
+def _loss_weight(abar: NDArray[np.float64], prediction: Prediction, gamma: float | None) -> NDArray[np.float64]:
+    """Return the weight of the squared error at each timestep, [T].
+
+    Min-SNR-gamma (Hang et al. 2023) weights the squared error of x0 by min(SNR, gamma). For a given x_t that error
+    is the squared error of eps over SNR, and that of v over SNR + 1 (solve x_t = sqrt(abar) x0 + sqrt(1 - abar) eps,
+    and x0 = sqrt(abar) x_t - sqrt(1 - abar) v, for the errors); the weights of eps and v follow.
+    """
+    if gamma is None:
+        return np.ones_like(abar)
+    snr = abar / (1 - abar)
+    return np.minimum(snr, gamma) / {"x0": 1.0, "eps": snr, "v": snr + 1}[prediction]
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1)
+
+
+def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
+    """Return KL(N1 || N2) of each element in nats; the arguments broadcast."""
+    ratio = log_variance1 - log_variance2
+    return 0.5 * (ratio.exp() - ratio - 1 + (mean1 - mean2) ** 2 * (-log_variance2).exp())
+
+
+def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Return log p(x) of each element in nats for 8-bit images scaled to [-1, 1] (Ho et al. 2020, eq. 13).
+
+    The Gaussian (`mean`, standard deviation exp(`log_scale`)) is integrated over the grey level's bin of width
+    2/255; the bins of black and white reach to infinity. The CDF is the tanh approximation (Page 1977)
+    that published models were trained with.
+    """
+    inverse = (-log_scale).exp()
+    upper = _normal_cdf(inverse * (x - mean + 1 / 255))
+    lower = _normal_cdf(inverse * (x - mean - 1 / 255))
+    inside = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
+    return inside.clamp(min=1e-12).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

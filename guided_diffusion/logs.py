@@ -1,0 +1,104 @@
+"""The log of a run: text, metrics as JSON lines, and TensorBoard events where it is installed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """Writes `log.txt`, `metrics.jsonl` and TensorBoard events into a run's folder.
+
+    In processes other than the main one (`enabled` False) every method does nothing.
+    """
+
+    def __init__(self, folder: str | Path, *, enabled: bool = True, tensorboard: bool = False):
+        self.folder = Path(folder)
+        self._text = self._metrics = self._events = None
+        if not enabled:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._text = open(self.folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
+        if tensorboard:
+            self._events = _tensorboard_writer(self.folder / "tensorboard")
+
+    def say(self, message: str) -> None:
+        """Print a line above the progress bar and keep it in the text log."""
+        if self._text is None:
+            return
+        tqdm.write(message, file=sys.stdout)
+        sys.stdout.flush()
+        self._text.write(message + "\n")
+        self._text.flush()
+
+    def start_metrics(self, epochs_done: int) -> None:
+        """Open `metrics.jsonl`, without the lines of epochs that a resumed run will train again."""
+        if self._text is None:
+            return
+        path = self.folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(path) if line.get("epoch", 0) <= epochs_done] if path.exists() else []
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def record(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line of metrics; `step` counts optimizer steps."""
+        if self._metrics is None:
+            return
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        self._metrics.flush()
+        if self._events is not None:
+            for key, value in values.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Flush and close every file."""
+        for stream in (self._text, self._metrics, self._events):
+            if stream is not None:
+                stream.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of a JSON-lines file; a last line cut short by a kill is left out."""
+    lines = []
+    for text in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _tensorboard_writer(folder: Path) -> Any | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
+
+
+def write_run_record(folder: str | Path, action: str, config: Mapping[str, Any]) -> None:
+    """Write `config.json` (it can be given to -c again) and `environment.json` (versions, seed) into `folder`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    record = {"action": action, "seed": config.get("seed"), **library_versions()}
+    (folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python, the platform and the libraries that results depend on."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("isdm", "torch", "torchvision", "numpy", "pillow", "pydantic"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

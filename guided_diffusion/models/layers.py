@@ -1,0 +1,104 @@
+"""Layers that know nothing of the condition: normalisation, resampling, attention, timestep embedding."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guided_diffusion.architecture import GROUPS
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group normalisation of 32 groups whose statistics are float32 whatever the input's precision."""
+
+    def __init__(self, channels: int, *, affine: bool = True):
+        super().__init__(GROUPS, channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [N, C, ...]; the result has x's dtype."""
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        return super().forward(wide).to(x.dtype)
+
+
+class Upsample(nn.Module):
+    """Doubling of height and width by repetition, then a 3x3 convolution if `use_conv`."""
+
+    def __init__(self, channels: int, *, use_conv: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if use_conv else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, H, W] to [N, C, 2H, 2W]."""
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Downsample(nn.Module):
+    """Halving of height and width: a 3x3 convolution of stride 2 if `use_conv`, else the mean of 2x2 pixels."""
+
+    def __init__(self, channels: int, *, use_conv: bool):
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, H, W] with even H and W to [N, C, H/2, W/2]."""
+        return self.op(x)
+
+
+class AttentionBlock(nn.Module):
+    """Residual self-attention between all pixels (Vaswani et al. 2017, equation 1).
+
+    use_new_attention_order: how the 3C channels of `qkv` are laid out: [3, heads, C/heads] if true, else
+        [heads, 3, C/heads], the order of the published weights. Shapes do not tell the two apart.
+    """
+
+    def __init__(self, channels: int, num_heads: int, *, use_new_attention_order: bool = False):
+        super().__init__()
+        assert channels % num_heads == 0, f"{num_heads} heads do not divide {channels} channels"
+        self.num_heads = num_heads
+        self.use_new_attention_order = use_new_attention_order
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_initialised(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, H, W] to [N, C, H, W]."""
+        n, channels, height, width = x.shape
+        flat = x.reshape(n, channels, height * width)
+        q, k, v = self._heads(self.qkv(self.norm(flat)))
+        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attended.transpose(-1, -2).reshape(n, channels, height * width)
+        return x + self.proj_out(attended).reshape(x.shape)
+
+    def _heads(self, qkv: Tensor) -> Tensor:
+        """Lay [N, 3C, T] out as [3, N, heads, T, C/heads]."""
+        n, width, length = qkv.shape
+        head_width = width // (3 * self.num_heads)
+        if self.use_new_attention_order:
+            heads = qkv.view(n, 3, self.num_heads, head_width, length).permute(1, 0, 2, 4, 3)
+        else:
+            heads = qkv.view(n, self.num_heads, 3, head_width, length).permute(2, 0, 1, 4, 3)
+        # The memory-saving kernels refuse a strided last dimension; without the copy CUDA would form the T x T matrix.
+        return heads.contiguous()
+
+
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Return the sinusoidal embedding [N, dim] of t [N], any real numbers; float32, cosines first.
+
+    Frequencies fall geometrically from 1 to 1/max_period (Vaswani et al. 2017, section 3.5; Ho et al. 2020). An odd
+    `dim` ends in a column of zeros.
+    """
+    half = dim // 2
+    position = torch.arange(half, dtype=torch.float32, device=t.device)
+    angles = t.float()[:, None] * torch.exp(-math.log(max_period) / max(half, 1) * position)
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=1)
+    return F.pad(embedding, (0, dim % 2))
+
+
+def zero_initialised(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
+    """Return `layer` with its weight and bias set to zero, so that a residual branch starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,182 @@
+"""Bare weights: the architecture that their names and shapes tell, and loading with errors that name the option."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from guided_diffusion.architecture import height_width
+from guided_diffusion.errors import CheckpointError
+from guided_diffusion.models.unet import UNetModel
+
+
+@dataclass(frozen=True)
+class InferredArchitecture:
+    """What the names and shapes of an SDM UNet's weights determine of it; `undetermined` names the options they do not.
+
+    condition_channels: `num_classes`, and one more if `no_instance` is false.
+    attention: the downsampling factors of the levels with attention.
+    resblock_updown: False for a network of a single level, where the option means nothing.
+    """
+
+    num_channels: int
+    channel_mult: tuple[float, ...]
+    num_res_blocks: int
+    image_channels: int
+    condition_channels: int
+    attention: tuple[int, ...]
+    learn_sigma: bool
+    use_scale_shift_norm: bool
+    resblock_updown: bool
+
+    undetermined: ClassVar[tuple[str, ...]] = (
+        "image_size",
+        "no_instance",
+        "num_heads",
+        "num_heads_upsample",
+        "num_head_channels",
+        "use_new_attention_order",
+        "dropout",
+    )
+
+    def build_options(self, *, image_size: int | Sequence[int], no_instance: bool) -> dict[str, Any]:
+        """Return the arguments for `build_unet` that follow; heads, attention order and dropout are the caller's.
+
+        image_size: pixels, one number or (height, width); `attention_resolutions` is in pixels of its shorter side.
+        """
+        return {
+            "image_size": image_size,
+            "no_instance": no_instance,
+            "num_classes": self.condition_channels - (not no_instance),
+            "num_channels": self.num_channels,
+            "channel_mult": self.channel_mult,
+            "num_res_blocks": self.num_res_blocks,
+            "image_channels": self.image_channels,
+            "attention_resolutions": tuple(min(height_width(image_size)) // factor for factor in self.attention),
+            "learn_sigma": self.learn_sigma,
+            "use_scale_shift_norm": self.use_scale_shift_norm,
+            "resblock_updown": self.resblock_updown,
+        }
+
+
+def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weights") -> InferredArchitecture:
+    """Return the architecture of the SDM UNet whose weights `state_dict` holds, under a leading `module.` or not.
+
+    source: what the weights are called in errors, usually the file.
+
+    Raises CheckpointError if these are not the weights of such a network.
+    """
+    shapes = _Shapes(state_dict, source)
+    num_channels = shapes["time_embed.0.weight"][1]
+    first_width, image_channels = shapes["input_blocks.0.0.weight"][:2]
+    condition_channels = shapes["middle_block.0.in_norm.mlp_shared.0.weight"][1]
+    # Every level of the decoder has one block more than num_res_blocks, whose last, but at the finest, also upsamples.
+    num_blocks = shapes.count("output_blocks")
+    upsampling = [j for j in range(num_blocks) if shapes.upsamples(j)]
+    per_level = upsampling[0] + 1 if upsampling else num_blocks
+    if per_level < 2 or num_blocks % per_level:
+        raise CheckpointError(f"{source}: {num_blocks} output_blocks fit no SDM UNet: use the complete weights of one")
+    num_levels = num_blocks // per_level
+    widths = [shapes[f"output_blocks.{per_level * i}.0.out_layers.2.weight"][0] for i in reversed(range(num_levels))]
+    first_blocks = [1 + per_level * level for level in range(num_levels)]
+    attention = [2**i for i, j in enumerate(first_blocks) if f"input_blocks.{j}.1.qkv.weight" in shapes]
+    return InferredArchitecture(
+        num_channels=num_channels,
+        channel_mult=tuple(_multiplier(width, num_channels) for width in widths),
+        num_res_blocks=per_level - 1,
+        image_channels=image_channels,
+        condition_channels=condition_channels,
+        attention=tuple(attention),
+        learn_sigma=shapes["out.2.weight"][0] == 2 * image_channels,
+        use_scale_shift_norm=shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * first_width,
+        resblock_updown=num_levels > 1 and f"input_blocks.{per_level}.0.op.weight" not in shapes,
+    )
+
+
+def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str) -> None:
+    """Copy `state_dict`, under a leading `module.` or not, into `model`; every name and shape has to be there.
+
+    source: what the weights are called in errors, usually the file.
+
+    Raises CheckpointError naming the options in which the two architectures differ, or else the first weight amiss.
+    """
+    found, expected = _Shapes(state_dict, source), _Shapes(model.state_dict(), "the model")
+    if found.shapes != expected.shapes:
+        raise CheckpointError(f"{source}: {_difference(found, expected, model.image_size)}")
+    model.load_state_dict(found.tensors)
+
+
+class _Shapes:
+    """Names and shapes of weights; asked for one that is missing it raises CheckpointError."""
+
+    def __init__(self, state_dict: Mapping[str, Any], source: str):
+        self.source = source
+        # Data-parallel training (DistributedDataParallel) saves the network as a member of that name.
+        self.tensors = {
+            str(name).removeprefix("module."): value for name, value in state_dict.items() if isinstance(value, Tensor)
+        }
+        self.shapes = {name: tuple(value.shape) for name, value in self.tensors.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.shapes
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        shape = self.shapes.get(name, ())
+        if len(shape) >= 2:
+            return shape
+        fault = f"holds no SDM UNet ({name} is missing)"
+        if "middle_block.0.in_layers.0.weight" in self.shapes:
+            fault = "holds a UNet that takes no semantic map (middle_block.0.in_norm is missing)"
+        raise CheckpointError(f"{self.source}: {fault}: use weights of a semantic diffusion model")
+
+    def count(self, blocks: str) -> int:
+        """Return how many blocks the list of that name has."""
+        return len({name.split(".")[1] for name in self.shapes if name.startswith(f"{blocks}.")})
+
+    def upsamples(self, j: int) -> bool:
+        """Return whether a block of the decoder ends in upsampling: a convolution, or a residual block of its own."""
+        ends = (f"output_blocks.{j}.{i}.{layer}.weight" for i in (1, 2) for layer in ("conv", "in_layers.1"))
+        return any(name in self.shapes for name in ends)
+
+
+def _multiplier(width: int, num_channels: int) -> float:
+    if width % num_channels == 0:
+        return width // num_channels
+    multiplier = width / num_channels
+    # The product is cut to an integer: a quotient rounded down would lose a channel.
+    return multiplier if int(multiplier * num_channels) == width else math.nextafter(multiplier, math.inf)
+
+
+def _difference(found: _Shapes, expected: _Shapes, image_size: tuple[int, int]) -> str:
+    """Return what sets two sets of weights apart, in terms of options where that is possible, and the remedy."""
+    theirs, ours = (
+        infer_architecture(weights.tensors, source=weights.source).build_options(
+            image_size=image_size, no_instance=True
+        )
+        for weights in (found, expected)
+    )
+    differing = [key for key in theirs if theirs[key] != ours[key]]
+    if differing:
+        facts = (f"{key} is {_json(theirs[key])} in the file, {_json(ours[key])} in the config" for key in differing)
+        settings = " ".join(f"{key}={_json(theirs[key])}" for key in differing)
+        classes = theirs["num_classes"]
+        edges = f" (num_classes={classes - 1} with no_instance=false)" if "num_classes" in differing else ""
+        return f"{'; '.join(facts)}: set {settings}{edges} or leave {'it' if len(differing) == 1 else 'them'} out"
+    missing = sorted(expected.shapes.keys() - found.shapes.keys())
+    if missing:
+        return f"weights are missing ({len(missing)}, the first {missing[0]}): the file is incomplete, use another"
+    unknown = sorted(found.shapes.keys() - expected.shapes.keys())
+    if unknown:
+        return f"there are weights of no SDM UNet ({len(unknown)}, the first {unknown[0]}): use a file without them"
+    name = next(name for name in expected.shapes if found.shapes[name] != expected.shapes[name])
+    shapes = f"{list(found.shapes[name])} in the file, {list(expected.shapes[name])} in an SDM UNet"
+    return f"{name} has the shape {shapes}: no option explains this, use another file"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,365 @@
+"""The trainer: fit -> train_epoch -> train_step. Everything it works with is handed in."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from guided_diffusion.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
+from guided_diffusion.data.loader import EpochLoader, TrainBatch
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.diffusion.samplers import draw_noise
+from guided_diffusion.diffusion.timestep_sampler import TimestepSampler
+from guided_diffusion.distributed import World
+from guided_diffusion.errors import Interrupted, UserError
+from guided_diffusion.logs import RunLog
+from guided_diffusion.seeding import Stream, derive_seed
+from guided_diffusion.training.ema import Ema
+from guided_diffusion.training.interruption import StopRequest
+from guided_diffusion.training.measure import peak_memory_gib
+from guided_diffusion.training.progress import EpochSums, Progress
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+SAVING_SHARE = 0.05
+"""Largest share of the time that is spent on writing `last.pt`."""
+MID_EPOCH_SECONDS = 300.0
+"""Time after which a long epoch is saved before it is over."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The numbers of a training run; meanings as in `OptimizerOptions`."""
+
+    max_epochs: int
+    lr: float
+    seed: int = 0
+    lr_anneal_steps: int = 0
+    microbatch: int = -1
+    drop_rate: float = 0.0
+    grad_clip: float = 0.0
+    max_bad_steps: int = 20
+    precision: str = "fp32"
+    preview_interval: int = 0
+
+
+class Trainer:
+    """Trains a conditioned network on (image, semantic map) batches.
+
+    folder: where `last.pt` and `best.pt` go.
+    describe: what every checkpoint says of the run beside its state (config, encoding).
+    preview: called with the epoch after every `preview_interval` epochs and after the last, in the main process.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        diffusion: GaussianDiffusion,
+        timestep_sampler: TimestepSampler,
+        loader: EpochLoader,
+        optimizer: torch.optim.Optimizer,
+        ema: Ema,
+        options: TrainingOptions,
+        world: World,
+        log: RunLog,
+        folder: Path,
+        describe: Mapping[str, Any],
+        preview: Callable[[int], None] | None = None,
+    ):
+        self.model = model
+        self.diffusion = diffusion
+        self.timestep_sampler = timestep_sampler
+        self.loader = loader
+        self.optimizer = optimizer
+        self.ema = ema
+        self.options = options
+        self.world = world
+        self.log = log
+        self.folder = folder
+        self.describe = describe
+        self.preview = preview
+        self.progress = Progress()
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=options.precision == "fp16")
+        self.stop = StopRequest()
+        self._network = self._data_parallel(model)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._stop_signal = 0
+        self._unsaved_best: dict[str, Any] | None = None
+        self._unsaved_steps = 0
+        self._saved_at = time.monotonic()
+        self._save_seconds = 0.0
+
+    def _data_parallel(self, model: nn.Module) -> nn.Module:
+        if self.world.size == 1:
+            return model
+        devices = [self.world.device] if self.world.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """True where nothing is left to train."""
+        annealed = 0 < self.options.lr_anneal_steps <= self.progress.step
+        return self.progress.epoch >= self.options.max_epochs or annealed
+
+    def fit(self) -> Progress:
+        """Train until `max_epochs` (or the end of the annealing) and return the progress.
+
+        Raises Interrupted after SIGINT or SIGTERM, with the state saved, and UserError after too many non-finite
+        steps in a row, with the last good checkpoint left as it is.
+        """
+        self.model.train()
+        self.log.start_metrics(self.progress.epoch)
+        with self.stop, self._progress_bar() as bar:
+            while not self.finished:
+                self.train_epoch(bar)
+            self._save()
+        return self.progress
+
+    def _progress_bar(self) -> tqdm:
+        left = (self.options.max_epochs - self.progress.epoch) * self.loader.num_batches - self.progress.batch
+        if self.options.lr_anneal_steps:
+            left = min(left, self.options.lr_anneal_steps - self.progress.step)
+        done = self.progress.step
+        return tqdm(total=done + left, initial=done, unit="step", dynamic_ncols=True, disable=not self.world.is_main)
+
+    def train_epoch(self, bar: tqdm) -> None:
+        """Train from the position of `progress` to the end of its epoch."""
+        progress = self.progress
+        started = time.monotonic()
+        before = progress.sums.seconds
+        for batch in self.loader.epoch(progress.epoch, progress.images):
+            self.train_step(batch)
+            progress.sums.seconds = before + time.monotonic() - started
+            self._show(bar)
+            if self.finished:
+                break
+            self._stop_if_asked()
+            if time.monotonic() - self._saved_at > max(MID_EPOCH_SECONDS, self._save_seconds / SAVING_SHARE):
+                self._save()
+        self._end_epoch()
+        if time.monotonic() - self._saved_at > self._save_seconds / SAVING_SHARE:
+            self._save()
+        self._stop_if_asked()
+
+    def _end_epoch(self) -> None:
+        progress, sums = self.progress, self.progress.sums
+        progress.epoch += 1
+        progress.batch = progress.images = 0
+        means = sums.means()
+        means["lr"] = self._learning_rate(max(progress.step - 1, 0))
+        means["peak_memory_gib"] = peak_memory_gib(self.world.device)
+        progress.history.append({"epoch": progress.epoch, "step": progress.step, **means})
+        progress.sums = EpochSums()
+        if means["loss"] < progress.best_loss:
+            progress.best_loss, progress.best_epoch = means["loss"], progress.epoch
+            self._unsaved_best = self._weights(copy=True) if self.world.is_main else None
+        self._report(means)
+        interval = self.options.preview_interval
+        if self.preview and interval and (progress.epoch % interval == 0 or self.finished):
+            if self.world.is_main:
+                self.model.eval()
+                self.preview(progress.epoch)
+                self.model.train()
+            self.world.barrier()
+
+    def _report(self, means: Mapping[str, float]) -> None:
+        progress = self.progress
+        quartiles = " ".join(f"{means[f'loss_q{q}']:.4f}" if f"loss_q{q}" in means else "-" for q in range(4))
+        bad = f"  skipped {int(means['bad_steps'])} non-finite steps" if means["bad_steps"] else ""
+        self.log.say(
+            f"epoch {progress.epoch}/{self.options.max_epochs}  loss {means['loss']:.5f}"
+            f" (best {progress.best_loss:.5f} in epoch {progress.best_epoch})  by timestep {quartiles}"
+            f"  grad {means.get('grad_norm', math.nan):.3f}  lr {means['lr']:.2e}"
+            f"  {means.get('images_per_second', 0.0):.1f} images/s  peak {means['peak_memory_gib']:.2f} GiB{bad}"
+        )
+        self.log.record(progress.step, {"epoch": progress.epoch, **means})
+
+    def _show(self, bar: tqdm) -> None:
+        progress = self.progress
+        bar.update(progress.step - bar.n)
+        bar.set_description(f"epoch {progress.epoch + 1}/{self.options.max_epochs}", refresh=False)
+        best = f", best {progress.best_loss:.4f}" if progress.best_epoch else ""
+        bar.set_postfix_str(f"loss {progress.sums.mean_loss:.4f}{best}", refresh=False)
+
+    # --- one step ------------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: TrainBatch) -> None:
+        """Take one optimizer step on a batch, or skip and count it where loss or gradients are not finite."""
+        progress, options = self.progress, self.options
+        key = (options.seed, progress.epoch, progress.batch)
+        t, weights = self.timestep_sampler.draw(key, batch.slot, batch.global_size, self.loader.num_batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._forward_backward(batch, t, weights, key)
+
+        sums = EpochSums.of_step(losses * weights, batch.weight, t, self.diffusion.num_timesteps)
+        asked = torch.tensor([float(self.stop.signal_number)], dtype=torch.float64)
+        *sums, asked = self.world.sum(torch.cat([sums, asked]).to(self._reduction_device)).tolist()
+        # From the sum, not from this process's own flag: all have to stop after the same step.
+        self._stop_signal = SIGTERM if asked >= SIGTERM else SIGINT if asked else 0
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = float(nn.utils.clip_grad_norm_(self._parameters, options.grad_clip or math.inf))
+
+        progress.batch += 1
+        progress.images += batch.global_size
+        self._unsaved_steps += 1
+        if math.isfinite(sums[0]) and math.isfinite(grad_norm):
+            self._update(sums, grad_norm)
+        else:
+            self._skip(sums[0])
+        self.scaler.update()
+        if self.timestep_sampler.adaptive:
+            self._teach_timestep_sampler(batch, t, losses)
+
+    @property
+    def _reduction_device(self) -> torch.device:
+        # NCCL only sums what lies on the GPU.
+        return self.world.device if self.world.size > 1 and self.world.device.type == "cuda" else torch.device("cpu")
+
+    def _update(self, sums: list[float], grad_norm: float) -> None:
+        progress = self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(progress.step)
+        self.scaler.step(self.optimizer)
+        progress.step += 1
+        progress.bad_in_a_row = 0
+        progress.sums.add(sums, grad_norm)
+        self.ema.update(progress.step)
+
+    def _skip(self, loss: float) -> None:
+        progress = self.progress
+        progress.sums.bad_steps += 1
+        progress.bad_in_a_row += 1
+        if progress.bad_in_a_row >= self.options.max_bad_steps:
+            good = self.folder / LAST
+            kept = f"the last good checkpoint is {good.absolute()}" if good.exists() else "nothing was saved yet"
+            raise UserError(
+                f"max_bad_steps: {progress.bad_in_a_row} steps in a row had a loss or gradient that is not finite "
+                f"(epoch {progress.epoch + 1}, last loss {loss:g}); {kept}: lower lr, or use precision bf16 or fp32"
+            )
+
+    def _learning_rate(self, step: int) -> float:
+        anneal = self.options.lr_anneal_steps
+        return self.options.lr * (1 - step / anneal) if anneal else self.options.lr
+
+    def _forward_backward(self, batch: TrainBatch, t: Tensor, weights: Tensor, key: tuple[int, int, int]) -> Tensor:
+        """Accumulate the gradient of the global batch's mean loss; return this process's losses [n] on the CPU."""
+        n = len(batch.image)
+        size = self.options.microbatch if self.options.microbatch > 0 else n
+        losses = []
+        for start in range(0, n, size):
+            part = slice(start, start + size)
+            last = start + size >= n
+            # Gradients of all but the last part only add up locally; the last one starts the exchange.
+            alone = contextlib.nullcontext() if last or self._network is self.model else self._network.no_sync()
+            with alone:
+                loss = self._losses(batch, part, t[part], key)
+                share = (weights[part] * batch.weight[part] * self.world.size / batch.global_size).to(loss.device)
+                self.scaler.scale((loss * share).sum()).backward()
+            losses.append(loss.detach())
+        return torch.cat(losses).cpu()
+
+    def _losses(self, batch: TrainBatch, part: slice, t: Tensor, key: tuple[int, int, int]) -> Tensor:
+        """Return the unweighted loss of each image of `part`, [n]."""
+        device = self.world.device
+        slots = batch.slot[part].tolist()
+        x0 = batch.image[part].to(device, non_blocking=True)
+        dropped = self._dropped(slots, key)
+        condition = batch.condition[part].to(device, non_blocking=True).drop(dropped)
+        t = t.to(device)
+        noise = draw_noise(
+            [torch.Generator(device).manual_seed(derive_seed(Stream.NOISE, *key, slot)) for slot in slots],
+            x0.shape[1:],
+            device,
+        )
+        x_t = self.diffusion.q_sample(x0, t, noise)
+        # Dropout is the one draw that PyTorch takes from its global generator.
+        torch.manual_seed(derive_seed(Stream.DROPOUT, *key, slots[0]))
+        dtype = AUTOCAST[self.options.precision]
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            output = self._network(x_t, self.diffusion.model_t(t), condition)
+        return self.diffusion.training_losses(output.float(), x0, x_t, t, noise)["loss"]
+
+    def _dropped(self, slots: list[int], key: tuple[int, int, int]) -> Tensor:
+        """Return [n] booleans: which images lose their condition in this step."""
+        generators = (torch.Generator().manual_seed(derive_seed(Stream.DROP, *key, slot)) for slot in slots)
+        return torch.tensor([float(torch.rand((), generator=g)) < self.options.drop_rate for g in generators])
+
+    def _teach_timestep_sampler(self, batch: TrainBatch, t: Tensor, losses: Tensor) -> None:
+        own = [
+            (slot, step, loss)
+            for slot, step, loss, weight in zip(
+                batch.slot.tolist(), t.tolist(), losses.tolist(), batch.weight.tolist(), strict=True
+            )
+            if weight
+        ]
+        everyone = sorted(entry for entries in self.world.gather(own) for entry in entries)
+        self.timestep_sampler.update(
+            torch.tensor([step for _, step, _ in everyone]), torch.tensor([loss for *_, loss in everyone])
+        )
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a resumable checkpoint as if there had been no interruption (its weights are loaded already)."""
+        self.progress = Progress.from_state(checkpoint.progress)
+        self.ema.load_state_dict(checkpoint.ema)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if checkpoint.scaler:
+            self.scaler.load_state_dict(checkpoint.scaler)
+        if checkpoint.timestep_sampler:
+            self.timestep_sampler.load_state_dict(checkpoint.timestep_sampler)
+
+    def _weights(self, *, copy: bool) -> dict[str, Any]:
+        """Return what `best.pt` holds; with `copy` as it is now, in main memory, whatever training does next."""
+        content = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "progress": {**self.progress.state_dict(), "history": list(self.progress.history)},
+        }
+        if copy:
+            for weights in (content["model"], *content["ema"].values()):
+                for name, value in weights.items():
+                    weights[name] = value.detach().to("cpu", copy=True)
+        return content
+
+    def _save(self) -> None:
+        """Write `best.pt`, where it is due, and `last.pt`; not while the last step was a bad one."""
+        if self.progress.bad_in_a_row or not self._unsaved_steps:
+            return
+        started = time.monotonic()
+        if self.world.is_main:
+            # best.pt first: if the process dies between the two, resuming finds the same best epoch again.
+            if self._unsaved_best is not None:
+                save_checkpoint(self.folder / BEST, {**self.describe, **self._unsaved_best})
+            state = {
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "timestep_sampler": self.timestep_sampler.state_dict(),
+            }
+            save_checkpoint(self.folder / LAST, {**self.describe, **self._weights(copy=False), **state})
+        self._unsaved_best = None
+        self._unsaved_steps = 0
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
+
+    def _stop_if_asked(self) -> None:
+        if self._stop_signal:
+            self._save()
+            raise Interrupted(
+                self._stop_signal,
+                f"interrupted in epoch {self.progress.epoch + 1}; the same command goes on from "
+                f"{(self.folder / LAST).absolute()}",
+            )

@@ -1,0 +1,157 @@
+"""Guidance with a tiny network that has the three parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.samplers import draw_noise, sample_ddpm
+from guided_diffusion.semantic_map import SemanticMap
+
+N, CLASSES, SIZE = 3, 2, (6, 8)
+
+
+class ScaleShift(NamedTuple):
+    gamma: Tensor
+    beta: Tensor
+
+    @staticmethod
+    def cat(modulations: Sequence[ScaleShift]) -> ScaleShift:
+        return ScaleShift(*(torch.cat(parts) for parts in zip(*modulations, strict=True)))
+
+    def expand(self, n: int) -> ScaleShift:
+        return ScaleShift(*(part.expand(n, -1, -1, -1) for part in self))
+
+
+class TinyNetwork(nn.Module):
+    """One convolution in, two modulated layers, one convolution out; counts how often its parts run."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.inside = nn.Conv2d(channels, 4, 3, padding=1)
+        self.condition = nn.ModuleList(nn.Conv2d(CLASSES, 8, 3, padding=1) for _ in range(2))
+        self.time = nn.Linear(1, 4)
+        self.outside = nn.Conv2d(4, out_channels, 3, padding=1)
+        self.runs: dict[str, list[int]] = {"encode": [], "modulate": [], "decode": []}
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+
+    def encode(self, x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]:
+        self.runs["encode"].append(len(x))
+        return [self.inside(x), x.mean(1, keepdim=True)], self.time(t.float().view(-1, 1) / 100)
+
+    def modulate(self, condition: SemanticMap) -> list[ScaleShift]:
+        self.runs["modulate"].append(len(condition))
+        return [ScaleShift(*layer(condition.one_hot()).chunk(2, dim=1)) for layer in self.condition]
+
+    def decode(self, skips: list[Tensor], emb: Tensor, modulations: list[ScaleShift]) -> Tensor:
+        self.runs["decode"].append(len(emb))
+        h = skips[0] + emb[:, :, None, None] + skips[1]
+        for gamma, beta in modulations:
+            h = torch.tanh(h * (1 + gamma) + beta)
+        return self.outside(h)
+
+    def forward(self, x: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
+        return self.decode(*self.encode(x, t), self.modulate(condition))
+
+
+@pytest.fixture
+def condition() -> SemanticMap:
+    generator = torch.Generator().manual_seed(3)
+    return SemanticMap(torch.randint(0, CLASSES + 1, (N, *SIZE), generator=generator), CLASSES)
+
+
+def process(**options) -> GaussianDiffusion:
+    return build_diffusion(diffusion_steps=100, timestep_respacing="25", **options)
+
+
+def inputs(channels: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(N, channels, *SIZE, generator=generator), torch.tensor([0, 11, 24])
+
+
+def branches(model: TinyNetwork, diffusion: GaussianDiffusion, condition: SemanticMap) -> tuple[Tensor, Tensor]:
+    x, t = inputs(model.inside.in_channels)
+    model_t = diffusion.model_t(t)
+    return model(x, model_t, condition), model(x, model_t, condition.null())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("learned", [True, False])
+@torch.no_grad()
+def test_formula_on_the_mean_channels_only(condition: SemanticMap, channels: int, learned: bool) -> None:
+    diffusion = process(learn_sigma=learned)
+    model = TinyNetwork(channels, channels * (1 + learned))
+    cond, null = branches(model, diffusion, condition)
+    output = GuidedDenoiser(model, diffusion, condition, scale=1.5)(*inputs(channels))
+    wanted = (null + 1.5 * (cond - null))[:, :channels]
+    torch.testing.assert_close(output[:, :channels], wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output[:, channels:], cond[:, channels:], rtol=1e-5, atol=1e-6)
+    assert output.shape == cond.shape
+
+
+@pytest.mark.parametrize(("scale", "branch"), [(1.0, 0), (0.0, 1)])
+@torch.no_grad()
+def test_scale_of_one_branch_runs_one_branch(condition: SemanticMap, scale: float, branch: int) -> None:
+    model, diffusion = TinyNetwork(3, 6), process()
+    wanted = branches(model, diffusion, condition)[branch]
+    model.runs = {part: [] for part in model.runs}
+    denoise = GuidedDenoiser(model, diffusion, condition, scale=scale)
+    torch.testing.assert_close(denoise(*inputs()), wanted)
+    assert model.runs == {"encode": [N], "modulate": [N if scale else 1], "decode": [N]}
+
+
+@torch.no_grad()
+def test_both_branches_share_one_encode_and_one_modulation(condition: SemanticMap) -> None:
+    model = TinyNetwork(3, 6)
+    denoise = GuidedDenoiser(model, process(), condition, scale=2.0)
+    for _ in range(3):
+        denoise(*inputs())
+    assert model.runs == {"encode": [N] * 3, "modulate": [N, 1], "decode": [2 * N] * 3}
+
+
+@torch.no_grad()
+def test_guidance_in_one_space_is_guidance_in_all(condition: SemanticMap) -> None:
+    """Take one network's two answers, guide them as eps, as x0 and as v: the same x0 comes out."""
+    x, t = inputs()
+    pair = branches(TinyNetwork(3, 3), process(learn_sigma=False), condition)
+    reference = process(learn_sigma=False, prediction="v")
+    x0s = [reference.predict_x0(answer, x, t) for answer in pair]
+    found = []
+    for prediction in ("eps", "x0", "v"):
+        diffusion = process(learn_sigma=False, prediction=prediction)
+        cond, null = (diffusion.target(x0, diffusion.predict_eps(x0, x, t), t) for x0 in x0s)
+        found.append(diffusion.predict_x0(null + 1.5 * (cond - null), x, t))
+    for x0 in found:
+        torch.testing.assert_close(x0, x0s[1] + 1.5 * (x0s[0] - x0s[1]), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_autocast_runs_the_network_low_and_answers_in_float32(condition: SemanticMap) -> None:
+    model, diffusion = TinyNetwork(3, 6), process()
+    full = GuidedDenoiser(model, diffusion, condition, scale=1.5)(*inputs())
+    low = GuidedDenoiser(model, diffusion, condition, scale=1.5, autocast=torch.bfloat16)(*inputs())
+    assert low.dtype == torch.float32
+    assert not torch.equal(low, full)
+    torch.testing.assert_close(low, full, rtol=0.05, atol=0.05)
+
+
+def test_guided_sampling_does_not_depend_on_the_batch(condition: SemanticMap) -> None:
+    model, diffusion = TinyNetwork(3, 6), process()
+
+    def sample(indices: list[int]) -> Tensor:
+        own = [torch.Generator().manual_seed(index) for index in indices]
+        denoise = GuidedDenoiser(model, diffusion, condition[torch.tensor(indices)], scale=1.5)
+        return sample_ddpm(denoise, diffusion, draw_noise(own, (3, *SIZE)), generators=own)
+
+    together = sample([0, 1, 2])
+    assert not together.requires_grad
+    for index in range(N):
+        torch.testing.assert_close(sample([index])[0], together[index], rtol=0, atol=1e-4)

@@ -1,0 +1,156 @@
+"""Samplers against a known answer: for data ~ N(mu, s^2) the best denoiser has a closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.diffusion.samplers import SAMPLERS, Denoise, draw_noise, sample_ddim, sample_ddpm
+from guided_diffusion.errors import UserError
+from guided_diffusion.seeding import Stream, derive_seed
+
+MU, STD = 0.3, 0.25
+PREDICTIONS = ["eps", "x0", "v"]
+VARIANCES = {
+    "learned": {"learn_sigma": True},
+    "fixed_large": {"learn_sigma": False},
+    "fixed_small": {"learn_sigma": False, "sigma_small": True},
+}
+
+
+def generators(indices: list[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(derive_seed(Stream.SAMPLE, 1, index + 1)) for index in indices]
+
+
+def gaussian_denoiser(diffusion: GaussianDiffusion) -> Denoise:
+    """Return the exact denoiser of data ~ N(MU, STD^2): E[x0 | x_t] and, where it is learned, the exact variance."""
+    abar = torch.tensor(diffusion.alphas_cumprod)
+    gain = STD**2 * abar.sqrt() / (STD**2 * abar + 1 - abar)
+    spread = STD**2 * (1 - gain * abar.sqrt())  # Var[x0 | x_t]
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        at = t.view(-1, 1, 1, 1)
+        x0 = (MU + gain[at] * (x_t - abar[at].sqrt() * MU)).float()
+        output = diffusion.target(x0, diffusion.predict_eps(x0, x_t, t), t)
+        if diffusion.variance != "learned":
+            return output
+        coefficient = torch.tensor(diffusion.tables["posterior_mean_x0"])
+        log_true = (torch.tensor(diffusion.posterior_variance) + coefficient**2 * spread).log()
+        low = torch.tensor(diffusion.tables["posterior_log_variance"])
+        high = torch.tensor(diffusion.tables["log_betas"])
+        values = 2 * (log_true - low) / (high - low) - 1
+        return torch.cat([output, values[at].float().expand_as(output)], dim=1)
+
+    return denoise
+
+
+def sample(name: str, diffusion: GaussianDiffusion, indices: list[int], shape: tuple[int, ...], **options) -> Tensor:
+    own = generators(indices)
+    noise = draw_noise(own, shape)
+    return SAMPLERS[name](gaussian_denoiser(diffusion), diffusion, noise, generators=own, **options)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_exact_denoiser_gives_the_data_distribution(name: str, variance: str, prediction: str) -> None:
+    diffusion = build_diffusion(
+        diffusion_steps=400, noise_schedule="cosine", prediction=prediction, **VARIANCES[variance]
+    )
+    x = sample(name, diffusion, [0, 1, 2, 3], (3, 40, 50), clip_denoised=False)
+    assert x.shape == (4, 3, 40, 50)
+    assert x.dtype == torch.float32
+    # 24,000 independent pixels: 4 standard errors are 0.0065 of the mean and 2 % of the standard deviation.
+    assert x.mean().item() == pytest.approx(MU, abs=0.0065)
+    assert x.std().item() == pytest.approx(STD, rel=0.03)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_exact_variance_is_right_at_few_steps(prediction: str) -> None:
+    """For Gaussian data the reverse steps are Gaussian: with their exact variance 10 steps do as well as 1000."""
+    diffusion = build_diffusion(timestep_respacing="10", noise_schedule="cosine", prediction=prediction)
+    x = sample("ddpm", diffusion, [0, 1, 2, 3], (1, 80, 75), clip_denoised=False)
+    # The step to x0 adds no noise, so what the first step leaves is missing.
+    first = STD**2 * (1 - diffusion.alphas_cumprod[0]) / (STD**2 * diffusion.alphas_cumprod[0] + diffusion.betas[0])
+    assert x.mean().item() == pytest.approx(MU, abs=0.0065)
+    assert x.var().item() == pytest.approx(STD**2 - first, rel=0.05)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_image_is_the_same_alone_and_in_a_batch(name: str, variance: str) -> None:
+    diffusion = build_diffusion(diffusion_steps=30, **VARIANCES[variance])
+    options = {"eta": 0.7} if name == "ddim" else {}
+    together = sample(name, diffusion, [4, 0, 7], (1, 5, 7), **options)
+    for row, index in enumerate([4, 0, 7]):
+        alone = sample(name, diffusion, [index], (1, 5, 7), **options)
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-6)
+    assert not torch.allclose(together[0], together[1], atol=0.1)
+
+
+def test_ddim_without_eta_draws_nothing() -> None:
+    diffusion = build_diffusion(diffusion_steps=30, timestep_respacing="ddim10")
+    noise = draw_noise(generators([0, 1]), (3, 4, 4))
+    own = generators([2, 3])
+    before = [g.get_state() for g in own]
+    first = sample_ddim(gaussian_denoiser(diffusion), diffusion, noise, generators=own)
+    assert all(torch.equal(g.get_state(), state) for g, state in zip(own, before, strict=True))
+    other = sample_ddim(gaussian_denoiser(diffusion), diffusion, noise, generators=generators([8, 9]))
+    assert torch.equal(first, other)
+
+
+def test_ddim_with_eta_1_is_ddpm_with_the_small_variance() -> None:
+    diffusion = build_diffusion(diffusion_steps=100, learn_sigma=False, sigma_small=True)
+    ddpm = sample("ddpm", diffusion, [0, 1], (3, 8, 8))
+    ddim = sample("ddim", diffusion, [0, 1], (3, 8, 8), eta=1.0)
+    torch.testing.assert_close(ddim, ddpm, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_callback_and_clipping(name: str) -> None:
+    diffusion = build_diffusion(diffusion_steps=50, timestep_respacing="7")
+    calls: list[tuple[int, int]] = []
+    last: list[Tensor] = []
+
+    def callback(done: int, total: int, x: Tensor) -> None:
+        calls.append((done, total))
+        last[:] = [x]
+
+    x = sample(name, diffusion, [0], (1, 4, 6), callback=callback, denoised_fn=lambda x0, t: 10 * x0)
+    assert calls == [(done, 7) for done in range(1, 8)]
+    assert torch.equal(last[0], x)
+    assert x.abs().max() <= 1 + 1e-6
+    assert not x.requires_grad
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_network_is_asked_from_noisy_to_clean(name: str) -> None:
+    diffusion = build_diffusion(diffusion_steps=50, timestep_respacing="5")
+    exact, asked = gaussian_denoiser(diffusion), []
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        asked.append(t.tolist())
+        return exact(x_t, t)
+
+    own = generators([0, 1])
+    SAMPLERS[name](denoise, diffusion, draw_noise(own, (1, 2, 2)), generators=own)
+    assert asked == [[index] * 2 for index in (4, 3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+def test_eta_out_of_range(eta: float) -> None:
+    diffusion = build_diffusion(diffusion_steps=30)
+    with pytest.raises(UserError, match=r"^eta: "):
+        sample("ddim", diffusion, [0], (1, 2, 2), eta=eta)
+
+
+def test_noise_of_an_image_is_its_generators_alone() -> None:
+    both = draw_noise(generators([0, 1]), (3, 4, 5))
+    assert both.shape == (2, 3, 4, 5)
+    assert torch.equal(both[1:], draw_noise(generators([1]), (3, 4, 5)))
+
+
+def test_samplers_are_listed() -> None:
+    assert {"ddpm": sample_ddpm, "ddim": sample_ddim} == SAMPLERS

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guided_diffusion.errors import CheckpointError, ConfigError
+from guided_diffusion.models.state_dict import InferredArchitecture, infer_architecture, load_weights
+from guided_diffusion.models.unet import build_unet
+
+OPTIONS = {"image_size": 16, "num_classes": 4, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
+
+
+def _on_meta(**options):
+    with torch.device("meta"):
+        return build_unet(**options)
+
+
+def _shapes(model):
+    return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+
+
+@st.composite
+def architectures(draw):
+    num_channels = draw(st.sampled_from([32, 64, 96, 128]))
+    widths = draw(st.lists(st.sampled_from([32, 64, 96, 128, 160]), min_size=1, max_size=4))
+    side = 2 ** (len(widths) - 1) * draw(st.integers(1, 5))
+    sides = [side // 2**level for level in range(len(widths))]
+    return {
+        "image_size": (side, side * draw(st.integers(1, 2))),
+        "num_classes": draw(st.integers(2, 20)),
+        "no_instance": draw(st.booleans()),
+        "num_channels": num_channels,
+        "channel_mult": tuple(width / num_channels for width in widths),
+        "num_res_blocks": draw(st.integers(1, 3)),
+        "image_channels": draw(st.sampled_from([1, 3])),
+        "attention_resolutions": draw(st.lists(st.sampled_from(sides), unique=True)),
+        "learn_sigma": draw(st.booleans()),
+        "use_scale_shift_norm": draw(st.booleans()),
+        "resblock_updown": draw(st.booleans()),
+    }
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(architectures())
+def test_what_shapes_tell_rebuilds_the_network(options):
+    model = _on_meta(**options)
+    prefixed = {f"module.{name}": weight for name, weight in model.state_dict().items()}
+    inferred = infer_architecture(prefixed)
+    rebuilt = _on_meta(**inferred.build_options(image_size=options["image_size"], no_instance=options["no_instance"]))
+    assert _shapes(rebuilt) == _shapes(model)
+    for key in ("num_channels", "num_res_blocks", "image_channels", "learn_sigma", "use_scale_shift_norm"):
+        assert getattr(inferred, key) == options[key]
+
+
+def test_a_width_that_division_would_cut_survives():
+    model = _on_meta(**{**OPTIONS, "num_channels": 3136, "channel_mult": (1, 96 / 3136 + 1e-9), "num_heads": 1})
+    inferred = infer_architecture(model.state_dict())
+    assert int(inferred.channel_mult[1] * 3136) == 96
+
+
+def test_published_weights_tell_their_options(golden):
+    state_dict = {name: torch.empty(shape, device="meta") for name, shape in golden.shapes.items()}
+    inferred = infer_architecture(state_dict, source="published.pt")
+    assert inferred.channel_mult == (1, 2, 3, 4)
+    asked = golden.options["attention_resolutions"]
+    assert inferred.attention == tuple(factor for factor in (1, 2, 4, 8) if 64 // factor in asked)
+    options = inferred.build_options(image_size=64, no_instance=golden.options["no_instance"])
+    assert {key: golden.options[key] for key in options if key in golden.options} == {
+        key: options[key] if key not in ("channel_mult", "attention_resolutions") else golden.options[key]
+        for key in options
+        if key in golden.options
+    }
+    assert set(inferred.undetermined).isdisjoint(set(options) - {"image_size", "no_instance"})
+
+
+def test_undetermined_options_are_those_that_leave_the_shapes_alone():
+    shapes = _shapes(_on_meta(**OPTIONS))
+    changed = {"image_size": 32, "num_heads": 2, "num_heads_upsample": 2, "num_head_channels": 16, "dropout": 0.5}
+    changed |= {"use_new_attention_order": True, "no_instance": False}
+    assert set(changed) == set(InferredArchitecture.undetermined)
+    for key, value in changed.items():
+        options = {**OPTIONS, "attention_resolutions": [8], key: value}
+        if key == "image_size":
+            options["attention_resolutions"] = [16]
+        if key == "no_instance":
+            options["num_classes"] -= 1
+        assert _shapes(_on_meta(**options)) == _shapes(_on_meta(**{**OPTIONS, "attention_resolutions": [8]})), key
+    assert shapes != _shapes(_on_meta(**{**OPTIONS, "num_res_blocks": 2}))
+
+
+def test_weights_load_with_and_without_prefix(tiny, noise, label_map):
+    source = tiny()
+    x, t = noise(2, 3, 16, 16), torch.tensor([1.0, 2.0])
+    for prefix in ("", "module."):
+        model = build_unet(**OPTIONS).eval()
+        load_weights(model, {prefix + name: w for name, w in source.state_dict().items()}, source="x.pt")
+        with torch.no_grad():
+            assert torch.equal(model(x, t, label_map()), source(x, t, label_map()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "fact", "remedy"),
+    [
+        ({"num_channels": 64}, "num_channels is 64 in the file, 32 in the config", "set num_channels=64 or leave it"),
+        ({"num_res_blocks": 2}, "num_res_blocks is 2 in the file, 1 in the config", "num_res_blocks=2"),
+        ({"channel_mult": (1, 1)}, "channel_mult is [1,1] in the file, [1,2] in the config", "channel_mult=[1,1]"),
+        ({"num_classes": 6}, "num_classes is 6 in the file, 4 in", "(num_classes=5 with no_instance=false)"),
+        ({"no_instance": False}, "num_classes is 5 in the file, 4 in", "(num_classes=4 with no_instance=false)"),
+        ({"image_channels": 1}, "image_channels is 1 in the file, 3 in the config", "image_channels=1"),
+        ({"learn_sigma": False}, "learn_sigma is false in the file, true in the config", "learn_sigma=false"),
+        ({"use_scale_shift_norm": False}, "use_scale_shift_norm is false", "use_scale_shift_norm=false"),
+        ({"resblock_updown": True}, "resblock_updown is true in the file", "resblock_updown=true"),
+        (
+            {"attention_resolutions": [8]},
+            "attention_resolutions is [8] in the file, [16,8]",
+            "attention_resolutions=[8]",
+        ),
+        ({"num_channels": 64, "learn_sigma": False}, "learn_sigma", "num_channels=64 learn_sigma=false or leave them"),
+    ],
+)
+def test_loading_names_the_option_that_differs(changed, fact, remedy):
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(_on_meta(**OPTIONS), _on_meta(**{**OPTIONS, **changed}).state_dict(), source="runs/x.pt")
+    (message,) = caught.value.messages
+    assert message.startswith("runs/x.pt: ")
+    assert fact in message
+    assert remedy in message
+    assert "\n" not in message
+
+
+def _without(name):
+    return lambda weights: {key: value for key, value in weights.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda weights: {}, "holds no SDM UNet (time_embed.0.weight is missing)"),
+        (lambda weights: {"model": weights, "step": 3}, "holds no SDM UNet"),
+        (lambda weights: {"conv1.weight": torch.zeros(8, 3, 7, 7)}, "holds no SDM UNet"),
+        (
+            lambda weights: (
+                {key: w for key, w in weights.items() if "in_norm" not in key}
+                | {"middle_block.0.in_layers.0.weight": torch.zeros(64)}
+            ),
+            "holds a UNet that takes no semantic map",
+        ),
+        (_without("out.0.bias"), "weights are missing (1, the first out.0.bias)"),
+        (lambda weights: {k: w for k, w in weights.items() if "output_blocks.3" not in k}, "fit no SDM UNet"),
+        (lambda weights: weights | {"extra.weight": torch.zeros(2)}, "of no SDM UNet (1, the first extra.weight)"),
+        (lambda weights: weights | {"out.0.bias": torch.zeros(2)}, "out.0.bias has the shape [2] in the file, [32]"),
+    ],
+)
+def test_files_that_are_no_sdm_unet(change, expected):
+    model = _on_meta(**OPTIONS)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, change(dict(model.state_dict())), source="runs/x.pt")
+    (message,) = caught.value.messages
+    assert message.startswith("runs/x.pt: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_inferred_options_for_an_impossible_size_are_refused():
+    options = infer_architecture(_on_meta(**OPTIONS).state_dict()).build_options(image_size=15, no_instance=True)
+    with pytest.raises(ConfigError, match="image_size is 15"):
+        build_unet(**options)
