@@ -6,6 +6,7 @@ A checkpoint of ours is one dictionary of plain values and tensors:
     library             versions of what wrote it
     config              the resolved training options; they carry the architecture and the preprocessing
     encoding            classes, and what mask values stand for them
+    lineage             which checkpoint training started from, and whether masks were ever dropped
     progress            epoch, position in the epoch, step, best loss, history, counters of the random streams
     model               raw weights, by the published names
     ema                 rate -> averaged weights
@@ -16,11 +17,7 @@ Published weights are bare dictionaries of tensors; they load too, and so do `.s
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +27,8 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.errors import CheckpointError
+from guided_diffusion.logs import library_versions
+from guided_diffusion.writing import replacing
 
 FORMAT = "isdm"
 VERSION = 1
@@ -45,6 +44,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)
     encoding: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
@@ -76,14 +76,16 @@ class Checkpoint:
         raise CheckpointError(f"{self.path}: weights is {name!r}, but this file has {have}: use one of those")
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, prefer: str = LAST) -> Path:
     """Return the checkpoint file that `path`, a file or a run's folder, stands for.
+
+    prefer: which of a folder's two files is meant: LAST to resume, BEST to use the weights.
 
     Raises CheckpointError where there is none.
     """
     path = Path(path)
     if path.is_dir():
-        for name in (LAST, BEST):
+        for name in (prefer, LAST, BEST):
             if (path / name).is_file():
                 return path / name
         raise CheckpointError(f"{path}: no {LAST} or {BEST} in this folder: give a run's folder or a checkpoint file")
@@ -97,7 +99,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises CheckpointError where the file is missing, damaged, newer than this version, or no such thing.
     """
-    path = find_checkpoint(path)
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file: check the path")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     try:
@@ -112,7 +116,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if content.get("format") == FORMAT:
         if content["version"] > VERSION:
             raise CheckpointError(
-                f"{path}: written by a newer version of isdm (layout {content['version']}, this one reads {VERSION}): update"
+                f"{path}: layout {content['version']} of a newer isdm, this one reads {VERSION}: update isdm"
             )
         kept = {key: content[key] for key in Checkpoint.__dataclass_fields__ if key in content}
         return Checkpoint(path=path, **kept)
@@ -146,10 +150,8 @@ def _without_wrapper(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write `content` as a checkpoint of ours, replacing `path` atomically.
 
-    Raises CheckpointError where the disk is full or cannot be written; `path` is then as it was.
+    Raises UserError where the disk is full or cannot be written; `path` is then as it was.
     """
-    from guided_diffusion.logs import library_versions
-
     head = {"format": FORMAT, "version": VERSION, "library": library_versions()}
     with replacing(path) as temporary:
         torch.save({**head, **content}, temporary)
@@ -160,7 +162,7 @@ def save_weights(
 ) -> None:
     """Write bare weights to `path`: `.safetensors` with the options in its metadata, else a `.pt` dictionary.
 
-    Raises CheckpointError where the file cannot be written.
+    Raises UserError where the file cannot be written.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with replacing(path) as temporary:
@@ -170,47 +172,3 @@ def save_weights(
             save_file(weights, temporary, {"config": json.dumps(config), "encoding": json.dumps(encoding)})
         else:
             torch.save(weights, temporary)
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path):
-    """Give the name of a temporary file beside `path`, and put it in the place of `path` when the block succeeds.
-
-    Raises CheckpointError for what keeps a file from being written; the temporary file is gone then.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        # Without this a power cut could leave the new name with the old file's blocks half written.
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        reason = os.strerror(errno.ENOSPC) if _disk_is_full(path.parent) else str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be written ({reason}): make room or choose another folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: str | Path) -> None:
-    """Delete temporary files that killed runs left in `folder`."""
-    for name in (LAST, BEST):
-        for temporary in Path(folder).glob(f".{name}.*.tmp"):
-            temporary.unlink(missing_ok=True)
-
-
-def _disk_is_full(folder: Path) -> bool:
-    import shutil
-
-    try:
-        return shutil.disk_usage(folder).free < 1 << 20
-    except OSError:
-        return False
-
-
-def digest(path: str | Path) -> str:
-    """Return the first 16 hexadecimal digits of a file's SHA-256."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

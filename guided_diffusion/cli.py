@@ -1,4 +1,4 @@
-"""The command line: reads arguments, loads only what the action needs, turns user errors into one line and exit code 2."""
+"""The command line: reads arguments, loads only what the action needs, turns user errors into one line and code 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from guided_diffusion import __version__
-from guided_diffusion.config import ACTIONS, describe_options, json_schema, load_config, parse_overrides, read_config_file
+from guided_diffusion.config import (
+    ACTIONS,
+    describe_options,
+    json_schema,
+    load_config,
+    parse_overrides,
+    read_config_file,
+)
 from guided_diffusion.errors import Interrupted, UserError
 
 SIGINT_EXIT = 130

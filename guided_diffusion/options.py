@@ -107,11 +107,9 @@ class GeometryOptions(OptionGroup):
     resize: Literal["crop", "squash", "pad"] = option(
         "crop", "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad"
     )
-    no_instance: bool = option(True, "false adds the instance-edge channel to the condition")
-
-    def contradictions(self) -> Iterator[Problem]:
-        if self.no_instance is False:
-            yield ("no_instance", "no_instance is false, but this dataset_mode has no instance maps: set it to true")
+    no_instance: bool = option(
+        True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"
+    )
 
 
 class AugmentOptions(OptionGroup):
@@ -173,7 +171,7 @@ class DiffusionOptions(OptionGroup):
     predict_xstart: bool = option(False, "published spelling of prediction x0")
     learn_sigma: bool = option(True, "the network also predicts the variance of each step")
     use_kl: bool = option(False, "train on the variational bound alone")
-    rescale_learned_sigmas: bool = option(False, "scale the variational term by diffusion_steps / 1000")
+    rescale_learned_sigmas: bool = option(False, "scale the variational term by (respaced) steps / 1000")
     rescale_timesteps: bool = option(False, "hand the network timesteps scaled to 0..1000")
     min_snr_gamma: float | None = option(None, "weight the loss by min(SNR, gamma), 5 is usual; null: off", gt=0)
 

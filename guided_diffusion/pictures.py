@@ -5,15 +5,15 @@ Tiles are uint8 arrays [H, W, 3], label maps integer arrays [H, W] in `0..num_cl
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from guided_diffusion.writing import replacing
 
 Pixels = NDArray[np.uint8]
 Colour = Sequence[int]  # red, green, blue in 0..255
@@ -66,6 +66,11 @@ def _cielab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], axis=1)
 
 
+def legend_of(names: Sequence[str]) -> list[tuple[str, Colour]]:
+    """Return the classes with their colours, as `grid` shows them."""
+    return list(zip(names, class_palette(len(names)).tolist(), strict=False))
+
+
 def colorize(label: ArrayLike, palette: Pixels) -> Pixels:
     """Return the label map [H, W] in the colours of `palette` ([num_classes + 1, 3], see class_palette): [H, W, 3]."""
     label = np.asarray(label)
@@ -83,6 +88,12 @@ def to_rgb(image: Pixels) -> Pixels:
         image = image[..., None]
     assert image.shape[2:] in ((1,), (3,)), "image must be [H, W], [H, W, 1] or [H, W, 3]"
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def to_pixels(images: NDArray[np.floating]) -> list[Pixels]:
+    """Return images [N, 1 or 3, H, W] in [-1, 1] as N tiles uint8 [H, W, 3]; what lies outside is clipped."""
+    pixels = np.clip(np.round((images.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+    return [to_rgb(image) for image in pixels.transpose(0, 2, 3, 1)]
 
 
 def overlay(image: Pixels, label: ArrayLike, palette: Pixels, alpha: float = 0.45) -> Pixels:
@@ -219,24 +230,8 @@ def save(image: Image.Image, path: str | Path) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in formats:
         raise ValueError(f"{path}: {suffix or 'no ending'} is not a picture format; use .png or .jpg")
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         image.save(temporary, format=formats[suffix])
-
-
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, moved there on success and removed on failure.
-
-    Its ending is not a picture's, so that one left by a killed process is never taken for a sample.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best_epoch: int | None = None) -> None:
@@ -270,7 +265,7 @@ def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, which="both", linewidth=0.3, alpha=0.6)
     axes.legend(fontsize="small")
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 

@@ -24,9 +24,12 @@ class Stream(IntEnum):
     DROPOUT = 6
     SAMPLE = 7
     MASK = 8
+    DEMO = 9
 
 
 def derive_seed(stream: Stream, *key: int) -> int:
-    """Return a 63-bit seed that depends on `stream` and every non-negative integer of `key`."""
-    state = np.random.SeedSequence([int(stream), *(int(k) for k in key)]).generate_state(1, np.uint64)
+    """Return a 63-bit seed that depends on `stream` and every integer of `key` (0 to 2^64 - 1)."""
+    # Fixed width and the length: SeedSequence pads with zeros and splits large numbers, which would let keys collide.
+    words = [word for number in key for word in divmod(int(number), 2**32)]
+    state = np.random.SeedSequence([int(stream), len(key), *words]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))

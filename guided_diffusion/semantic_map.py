@@ -26,7 +26,8 @@ class SemanticMap:
     edge: Tensor | None = None
 
     def __post_init__(self) -> None:
-        assert self.label.ndim == 3 and not self.label.is_floating_point(), "label must be integers of shape [N, H, W]"
+        assert self.label.ndim == 3, "label must be of shape [N, H, W]"
+        assert not self.label.is_floating_point(), "label must be integers"
         assert self.edge is None or (self.edge.shape == self.label.shape and self.edge.dtype == torch.bool)
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class SemanticMap:
         return self.drop(torch.ones(len(self), dtype=torch.bool))
 
     def resize(self, size: tuple[int, int]) -> SemanticMap:
-        """Return the maps at `size` (height, width) by the nearest-neighbour rule of `F.interpolate(mode="nearest")`."""
+        """Return the maps at `size` (height, width) by the rule of `F.interpolate(mode="nearest")`."""
         if tuple(size) == self.size:
             return self
         rows, columns = (

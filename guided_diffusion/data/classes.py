@@ -18,9 +18,10 @@ from typing import Any
 import blobfile as bf
 
 from guided_diffusion.data.files import read_bytes
-from guided_diffusion.data.labels import Color
+from guided_diffusion.data.labels import MAX_CLASSES, Color, LabelEncoding
 from guided_diffusion.data.problems import Problem
 from guided_diffusion.errors import DataError
+from guided_diffusion.writing import replacing
 
 FILE_NAME = "classes.json"
 _ENTRY_KEYS = ("name", "value", "values", "color", "colors")
@@ -52,6 +53,23 @@ def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem
     return (None, report.problems) if report.problems else (classes, [])
 
 
+def write_classes(path: str | Path, encoding: LabelEncoding) -> None:
+    """Write the classes of `encoding` as a classes.json from which a scan finds the same classes again."""
+    content: dict[str, Any] = {}
+    for index, name in enumerate(encoding.names):
+        entry: dict[str, Any] = {"name": name}
+        if encoding.values:
+            entry["values"] = list(encoding.values[index])
+        if encoding.colors:
+            entry["colors"] = [list(color) for color in encoding.colors[index]]
+        content[str(index)] = entry
+    ignore = {"values": list(encoding.ignore_values), "colors": [list(color) for color in encoding.ignore_colors]}
+    if any(ignore.values()):
+        content["ignore"] = {key: codes for key, codes in ignore.items() if codes}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 class _Report:
     """Collects the mistakes of one classes.json."""
 
@@ -77,7 +95,7 @@ def _parse(path: str, report: _Report) -> dict[str, Any] | None:
     try:
         content = json.loads(read_bytes(path).decode("utf-8-sig"), object_pairs_hook=unique)
     except DataError as error:
-        report(str(error).partition(": ")[2].partition("; ")[0], "write the classes into it, or remove it")
+        report.problems.append(Problem.of(error, FILE_NAME))
         return None
     except UnicodeDecodeError:
         report("not UTF-8 text", "save it as UTF-8")
@@ -103,8 +121,10 @@ def _build(content: Mapping[str, Any], report: _Report) -> ClassesFile | None:
     if not indices:
         report("no classes found", 'write an entry for each class, such as "0": "background"')
         return None
-    gaps = sorted(set(range(max(indices) + 1)) - indices.keys()) if max(indices) < 65535 else [min(indices)]
-    if gaps:
+    if max(indices) > MAX_CLASSES:
+        report(f"class {max(indices)} found", f"number at most {MAX_CLASSES} classes 0, 1, 2, ... without gaps")
+        return None
+    if gaps := sorted(set(range(max(indices) + 1)) - indices.keys()):
         few = ", ".join(map(str, gaps[:8]))
         report(f"classes go up to {max(indices)}, but {few} is missing", "number the classes 0, 1, 2, ... without gaps")
         return None

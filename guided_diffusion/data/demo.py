@@ -154,8 +154,8 @@ def _write_split(folder: Path, split: int, count: int, size: int, seed: int) -> 
         (folder / kind).mkdir(parents=True)
     for index in range(count):
         block, position = divmod(index, len(_COMBINATIONS))
-        order = np.random.default_rng(derive_seed(Stream.MASK, seed, split, 0, block)).permutation(len(_COMBINATIONS))
-        rng = np.random.default_rng(derive_seed(Stream.MASK, seed, split, 1, index))
+        order = np.random.default_rng(derive_seed(Stream.DEMO, seed, split, 0, block)).permutation(len(_COMBINATIONS))
+        rng = np.random.default_rng(derive_seed(Stream.DEMO, seed, split, 1, index))
         image, mask = draw_lemon(size, _COMBINATIONS[order[position]], rng)
         Image.fromarray(image).save(folder / "images" / _name(index))
         Image.fromarray(mask).save(folder / "masks" / _name(index))

@@ -72,7 +72,9 @@ def open_mask(path: str | Path) -> Image.Image:
     """
     image, raw_mode = _load(path)
     if raw_mode in _DEEP_COLOR:
-        raise DataError(f"{path}: mask has 16 bits per colour channel; save it as 8-bit RGB, palette or 16-bit grey PNG")
+        raise DataError(
+            f"{path}: mask has 16 bits per colour channel; save it as 8-bit RGB, palette or 16-bit grey PNG"
+        )
     if raw_mode in _LOW_DEPTH:
         factor = _LOW_DEPTH[raw_mode]
         return image.point([value // factor for value in range(256)])

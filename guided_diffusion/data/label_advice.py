@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import numpy as np
-
 LISTED = 8
 SUGGESTED_COLORS = 24
 
@@ -64,7 +62,9 @@ def advise_values(present: Sequence[int], num_classes: int | None, *, binary: bo
         return f"labels seem to start at 1: map them in classes.json ({_map_line(range(1, num_classes + 1))})"
     unexpected = [value for value in values if value >= num_classes]
     if unexpected == [255]:
-        return '255 often marks ignored pixels: set ignore_label to 255, or give it a class in classes.json ("value": 255)'
+        return (
+            '255 often marks ignored pixels: set ignore_label to 255, or give it a class in classes.json ("value": 255)'
+        )
     step = values[-1] / (num_classes - 1) if num_classes > 1 else 0
     if step >= 2 and values[-1] >= 128 and all(abs(value / step - round(value / step)) * step < 1 for value in values):
         spread = [round(step * index) for index in range(num_classes)]
@@ -93,8 +93,8 @@ def advise_colors(codes: Sequence[int], *, mapped: bool) -> str:
     """Return the remedy for RGB masks; `codes` are their packed colours, `mapped` tells if there is a colour map."""
     if len(codes) > SUGGESTED_COLORS:
         return (
-            "so many colours come from antialiasing or lossy (JPEG) storage: export the masks as PNG without smoothing, "
-            "best as 8-bit grey with the class index"
+            "so many colours come from antialiasing or lossy (JPEG) storage: export the masks as PNG without "
+            "smoothing, best as 8-bit grey with the class index"
         )
     if mapped:
         return "add the colours to their classes in classes.json, or to its 'ignore'"
@@ -109,8 +109,3 @@ def _map_line(values: Sequence[int]) -> str:
         return json.dumps(entries)
     first = dict(list(entries.items())[:2])
     return json.dumps(first)[:-1] + ", ...}"
-
-
-def sort_by_count(codes: np.ndarray, counts: np.ndarray) -> list[int]:
-    """Return the codes, most frequent first; background comes first in most masks, as class 0 does."""
-    return [int(code) for code in codes[np.argsort(-counts, kind="stable")]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from guided_diffusion.data.label_advice import advise_colors, advise_values, describe_colors, describe_values
 from guided_diffusion.errors import DataError
+
+MAX_CLASSES = 32767  # labels are handled as int16 above 255 classes, with one more id for "no class"
 
 Kind = Literal["grey8", "grey16", "palette", "rgb"]
 Color = tuple[int, int, int]
@@ -118,7 +120,8 @@ class LabelEncoding:
     binary: bool = False
 
     def __post_init__(self) -> None:
-        assert len(self.names) == self.num_classes < 65535 and (self.values or self.colors)
+        assert len(self.names) == self.num_classes <= MAX_CLASSES
+        assert self.values or self.colors
         assert not self.values or (len(self.values) == self.num_classes and all(self.values))
         assert not self.colors or len(self.colors) == self.num_classes
         assert self.kind != "rgb" or (self.colors and all(self.colors))
@@ -188,7 +191,8 @@ class LabelEncoding:
         raises DataError.
         """
         label = np.asarray(label)
-        assert label.ndim == 2 and label.min() >= 0 and label.max() <= self.num_classes
+        assert label.ndim == 2
+        assert 0 <= label.min() <= label.max() <= self.num_classes
         groups = self.colors if self.kind == "rgb" else self.values
         ignore = self.ignore_colors if self.kind == "rgb" else self.ignore_values
         if not ignore and (label == self.num_classes).any():
@@ -200,8 +204,29 @@ class LabelEncoding:
         stored = table[label]
         image = Image.fromarray(stored.astype(np.uint16 if self.kind == "grey16" else np.uint8))
         if self.kind == "palette":
-            image.putpalette(self.palette or b"")
+            # A full palette: PIL packs fewer entries into fewer bits, which would cut off larger indices.
+            image.putpalette((self.palette or b"").ljust(768, b"\0"))
         return image
+
+    def with_ignore(self) -> LabelEncoding:
+        """Return the encoding with a value for pixels of no class: its own, or the largest one that is free.
+
+        Raises DataError where every value already stands for a class.
+        """
+        if self.ignore_colors if self.kind == "rgb" else self.ignore_values:
+            return self
+        if self.kind == "rgb":
+            taken = {color for group in self.colors for color in group}
+            grey = next(g for g in range(255, -1, -1) if (g, 255 - g, g) not in taken)
+            return replace(self, ignore_colors=((grey, 255 - grey, grey),))
+        taken_values = {value for group in self.values for value in group}
+        largest = 65535 if self.kind == "grey16" else 255
+        free = next((value for value in range(largest, -1, -1) if value not in taken_values), None)
+        if free is None:
+            raise DataError(
+                f"num_classes: all {largest + 1} mask values stand for a class; resize pad needs a free one"
+            )
+        return replace(self, ignore_values=(free,))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the encoding in JSON types; `from_dict` gives it back."""

@@ -68,9 +68,7 @@ _LEMON_IMAGES = FileRule("{split}/images", (".jpg", ".jpeg", ".png"))
 _LEMON_MASKS = FileRule("{split}/masks", (".png",))
 
 MODES: tuple[DatasetMode, ...] = (
-    DatasetMode(
-        "lemon-binary", _LEMON_IMAGES, _LEMON_MASKS, aliases=("binary",), binary=True, num_classes=2
-    ),
+    DatasetMode("lemon-binary", _LEMON_IMAGES, _LEMON_MASKS, aliases=("binary",), binary=True, num_classes=2),
     DatasetMode("lemon-multi-class", _LEMON_IMAGES, _LEMON_MASKS, aliases=("multi-class",)),
 )
 

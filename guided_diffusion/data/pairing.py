@@ -88,7 +88,7 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
     try:
         listed = list_files(folder)
     except DataError as error:
-        return {}, [Problem(folder, str(error).partition(": ")[2].partition("; ")[0], "repair it", "folder")]
+        return {}, [Problem.of(error, "folder")]
     files: dict[str, str] = {}
     problems = []
     for relative, path in listed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from guided_diffusion.errors import DataError
+
 SUMMARISED_ABOVE = 20
 SHOWN_OF_MANY = 5
 
@@ -18,6 +20,13 @@ class Problem:
     remedy: str
     kind: str
     fatal: bool = True
+
+    @classmethod
+    def of(cls, error: DataError, kind: str) -> Problem:
+        """Return an error about a file as a finding; its message reads `path: what was found; remedy`."""
+        said, _, remedy = error.messages[0].rpartition("; ")
+        path, _, found = said.partition(": ")
+        return cls(path, found, remedy, kind)
 
     @property
     def line(self) -> str:

@@ -280,11 +280,9 @@ class _Tables:
         """Return the entries at `t` [N], shaped [N, 1, …] with `ndim` dimensions; integers stay int64."""
         key = (name, t.device)
         if key not in self._moved:
-            # A table first asked for while sampling serves training steps too; autograd refuses inference tensors.
-            with torch.inference_mode(False):
-                array = self._arrays[name]
-                dtype = torch.float32 if array.dtype.kind == "f" else torch.int64
-                self._moved[key] = torch.tensor(array, dtype=dtype).to(t.device)
+            array = self._arrays[name]
+            dtype = torch.float32 if array.dtype.kind == "f" else torch.int64
+            self._moved[key] = torch.tensor(array, dtype=dtype, device=t.device)
         return self._moved[key][t].view(-1, *(1,) * (ndim - 1))
 
 

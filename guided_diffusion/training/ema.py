@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +30,22 @@ class Ema:
             decay = min(float(rate), (1 + step) / (10 + step))
             torch._foreach_lerp_(average, self._parameters, 1 - decay)
 
+    @contextlib.contextmanager
+    def applied(self, rate: str) -> Iterator[None]:
+        """Put the average of `rate` in the place of the model's weights while the block runs."""
+        own = [parameter.detach().clone() for parameter in self._parameters]
+        with torch.no_grad():
+            torch._foreach_copy_(self._parameters, self.averages[rate])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self._parameters, own)
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return rate -> weights under the model's own names."""
         buffers = {name: buffer.detach() for name, buffer in self._buffers.items()}
-        return {
-            rate: dict(zip(self._names, average, strict=True)) | buffers for rate, average in self.averages.items()
-        }
+        return {rate: dict(zip(self._names, average, strict=True)) | buffers for rate, average in self.averages.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:

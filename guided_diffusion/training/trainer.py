@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from guided_diffusion.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
-from guided_diffusion.data.loader import EpochLoader, TrainBatch
+from guided_diffusion.data.loader import TrainBatch, TrainLoader
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import TimestepSampler
@@ -67,7 +67,7 @@ class Trainer:
         model: nn.Module,
         diffusion: GaussianDiffusion,
         timestep_sampler: TimestepSampler,
-        loader: EpochLoader,
+        loader: TrainLoader,
         optimizer: torch.optim.Optimizer,
         ema: Ema,
         options: TrainingOptions,
@@ -129,7 +129,9 @@ class Trainer:
         return self.progress
 
     def _progress_bar(self) -> tqdm:
-        left = (self.options.max_epochs - self.progress.epoch) * self.loader.num_batches - self.progress.batch
+        left = (
+            self.options.max_epochs - self.progress.epoch
+        ) * self.loader.epoch_batches.num_batches - self.progress.batch
         if self.options.lr_anneal_steps:
             left = min(left, self.options.lr_anneal_steps - self.progress.step)
         done = self.progress.step
@@ -200,11 +202,13 @@ class Trainer:
         """Take one optimizer step on a batch, or skip and count it where loss or gradients are not finite."""
         progress, options = self.progress, self.options
         key = (options.seed, progress.epoch, progress.batch)
-        t, weights = self.timestep_sampler.draw(key, batch.slot, batch.global_size, self.loader.num_batches)
+        t, weights = self.timestep_sampler.draw(
+            key, batch.slot, batch.global_size, self.loader.epoch_batches.num_batches
+        )
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._forward_backward(batch, t, weights, key)
 
-        sums = EpochSums.of_step(losses * weights, batch.weight, t, self.diffusion.num_timesteps)
+        sums = EpochSums.of_step(losses * weights, batch.weight.cpu(), t, self.diffusion.num_timesteps)
         asked = torch.tensor([float(self.stop.signal_number)], dtype=torch.float64)
         *sums, asked = self.world.sum(torch.cat([sums, asked]).to(self._reduction_device)).tolist()
         # From the sum, not from this process's own flag: all have to stop after the same step.
@@ -266,7 +270,7 @@ class Trainer:
             alone = contextlib.nullcontext() if last or self._network is self.model else self._network.no_sync()
             with alone:
                 loss = self._losses(batch, part, t[part], key)
-                share = (weights[part] * batch.weight[part] * self.world.size / batch.global_size).to(loss.device)
+                share = weights[part].to(loss.device) * batch.weight[part] * self.world.size / batch.global_size
                 self.scaler.scale((loss * share).sum()).backward()
             losses.append(loss.detach())
         return torch.cat(losses).cpu()
@@ -275,9 +279,9 @@ class Trainer:
         """Return the unweighted loss of each image of `part`, [n]."""
         device = self.world.device
         slots = batch.slot[part].tolist()
-        x0 = batch.image[part].to(device, non_blocking=True)
+        x0 = batch.image[part]
         dropped = self._dropped(slots, key)
-        condition = batch.condition[part].to(device, non_blocking=True).drop(dropped)
+        condition = batch.condition[part].drop(dropped)
         t = t.to(device)
         noise = draw_noise(
             [torch.Generator(device).manual_seed(derive_seed(Stream.NOISE, *key, slot)) for slot in slots],

@@ -248,6 +248,20 @@ def test_a_process_of_one_step(variance: str) -> None:
     torch.testing.assert_close(p.mean, x0)
 
 
+@pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
+def test_fixed_variances_are_those_of_ho(variance: str) -> None:
+    diffusion = build_diffusion(diffusion_steps=100, **VARIANCES[variance])
+    _, _, t, x_t = batch(diffusion, (5, 1, 2, 2))
+    p = diffusion.p_mean_variance(x_t, x_t, t)
+    wanted = diffusion.betas if variance == "fixed_large" else diffusion.posterior_variance
+    found = p.variance[:, 0, 0, 0].double().numpy()
+    np.testing.assert_allclose(found[1:], wanted[t.numpy()][1:], rtol=1e-5)
+    np.testing.assert_allclose(p.log_variance[1:].exp(), p.variance[1:], rtol=1e-5)
+    # At step 0, for the decoder's likelihood, the log-variance of both is the posterior's of step 1.
+    np.testing.assert_allclose(p.log_variance[0], np.log(diffusion.posterior_variance[1]), rtol=1e-5)
+    assert found[0] == pytest.approx(diffusion.posterior_variance[1] if variance == "fixed_large" else 0)
+
+
 def test_process_is_immutable() -> None:
     diffusion = build_diffusion(diffusion_steps=100)
     with pytest.raises(FrozenInstanceError):

@@ -16,10 +16,8 @@ def test_plain_block_is_the_published_formula(fill, noise, scale_shift, down):
     shrink = (lambda y: F.avg_pool2d(y, 2)) if down else (lambda y: y)
     h = block.in_layers[2](shrink(F.silu(block.in_layers[0](x))))
     e = block.emb_layers[1](F.silu(emb))[:, :, None, None]
-    if scale_shift:
-        h = block.out_layers[0](h) * (1 + e[:, :64]) + e[:, 64:]
-    else:
-        h = block.out_layers[0](h + e)
+    norm = block.out_layers[0]
+    h = norm(h) * (1 + e[:, :64]) + e[:, 64:] if scale_shift else norm(h + e)
     expected = block.skip_connection(shrink(x)) + block.out_layers[3](F.silu(h))
     torch.testing.assert_close(block(x, emb), expected)
 

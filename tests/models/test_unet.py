@@ -189,7 +189,7 @@ def test_heads_of_encoder_and_decoder():
 
 def test_build_reports_every_unusable_key_at_once():
     with pytest.raises(ConfigError) as caught:
-        build_unet(image_size=30, num_classes=4, num_channels=48, num_res_blocks=1, attention_resolutions=[9, 11])
+        build_unet(image_size=30, num_classes=4, num_channels=48, num_res_blocks=1, attention_resolutions=[9, 10])
     assert [line.split()[0] for line in caught.value.messages] == [
         "image_size",
         "num_channels",

@@ -1,0 +1,125 @@
+"""From options and checkpoints to objects; shared by the actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from guided_diffusion.architecture import height_width
+from guided_diffusion.checkpoint import Checkpoint
+from guided_diffusion.config import ArchitectureChecks, differing_keys
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.errors import CheckpointError, ConfigError
+from guided_diffusion.models.state_dict import infer_architecture, load_weights
+from guided_diffusion.models.unet import UNetModel, build_unet
+from guided_diffusion.options import DiffusionOptions, GeometryOptions, ModelOptions
+
+MODEL_KEYS = tuple(key for key in ModelOptions.model_fields if key != "class_cond")
+PROCESS_KEYS = tuple(key for key in DiffusionOptions.model_fields if key != "predict_xstart")
+GEOMETRY_KEYS = tuple(GeometryOptions.model_fields)
+LABEL_KEYS = ("dataset_mode", "num_classes", "ignore_label")
+FREE_KEYS = ("dropout", "use_checkpoint")
+"""Keys of the network that change how it runs and not what its weights mean."""
+
+
+def model_from_options(options: Mapping[str, Any]) -> UNetModel:
+    """Return the untrained network of resolved training options, weights drawn from torch's global generator."""
+    keys = (*MODEL_KEYS, "image_size", "image_channels", "no_instance", "num_classes", "learn_sigma")
+    return build_unet(**{key: options[key] for key in keys})
+
+
+def process_from_options(options: Mapping[str, Any], timestep_respacing: str | int = "") -> GaussianDiffusion:
+    """Return the noise process of resolved training options, respaced for sampling where asked."""
+    return build_diffusion(timestep_respacing=timestep_respacing, **{key: options[key] for key in PROCESS_KEYS})
+
+
+def image_shape(options: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images the network sees."""
+    return (options["image_channels"], *height_width(options["image_size"]))
+
+
+def model_from_checkpoint(checkpoint: Checkpoint, options: Mapping[str, Any], weights: str) -> UNetModel:
+    """Return the network of `options` with the weights called `weights` of `checkpoint`.
+
+    Raises CheckpointError naming the option that differs where they do not fit.
+    """
+    model = model_from_options(options)
+    load_weights(model, checkpoint.weights(weights), source=str(checkpoint.path))
+    return model
+
+
+def options_of_checkpoint(checkpoint: Checkpoint, config: ArchitectureChecks) -> dict[str, Any]:
+    """Return the options that `checkpoint` was trained with, or for bare weights what they and `config` tell.
+
+    config: a finetune or sample configuration, whose keys of geometry, network and noise process are null where
+        they are left to the checkpoint.
+
+    Raises ConfigError naming each key that contradicts the checkpoint, or that bare weights leave open.
+    """
+    given = {key: value for key, value in config.to_json().items() if value not in (None, "")}
+    if checkpoint.is_bare:
+        return _options_of_bare_weights(checkpoint, given)
+    fixed = [key for key in (*GEOMETRY_KEYS, *MODEL_KEYS, *PROCESS_KEYS, *LABEL_KEYS) if key not in FREE_KEYS]
+    clashes = differing_keys(_comparable(given), _comparable(checkpoint.config), fixed)
+    if clashes:
+        raise ConfigError(
+            [f"{clash.partition(' ')[0]} differs from {checkpoint.path}: {clash}; leave it out" for clash in clashes]
+        )
+    return {**checkpoint.config, **{key: given[key] for key in FREE_KEYS if key in given}}
+
+
+def _comparable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring spellings that mean the same to one form."""
+    from guided_diffusion.data.modes import get_mode
+
+    same = dict(options)
+    if "image_size" in same:
+        same["image_size"] = list(height_width(same["image_size"]))
+    if same.get("dataset_mode"):
+        same["dataset_mode"] = get_mode(same["dataset_mode"]).name
+    return same
+
+
+def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete what shapes tell with published defaults and with what the config says; ask for the rest by name."""
+    source = str(checkpoint.path)
+    found = infer_architecture(checkpoint.model, source=source)
+    missing = [key for key in ("image_size", "dataset_mode") if key not in given]
+    heads_matter = found.num_channels and any(".qkv.weight" in name for name in checkpoint.model)
+    if heads_matter and not {"num_heads", "num_head_channels"} & set(given):
+        missing.append("num_head_channels")
+    if missing:
+        raise ConfigError(
+            [
+                f"{key} cannot be seen in the bare weights of {source}: set it as it was in their training"
+                + (" (the published models have 64; or set num_heads)" if key == "num_head_channels" else "")
+                for key in missing
+            ]
+        )
+    no_instance = given.get("no_instance", True)
+    if "num_classes" in given and "no_instance" not in given:
+        no_instance = found.condition_channels == given["num_classes"]
+    seen = found.build_options(image_size=given["image_size"], no_instance=no_instance)
+    clashes = differing_keys(_comparable(given), _comparable(seen), [*MODEL_KEYS, "image_channels", "num_classes"])
+    if clashes:
+        raise CheckpointError(
+            [
+                f"{clash.partition(' ')[0]} does not fit the shapes in {source}: {clash}; leave it out"
+                for clash in clashes
+            ]
+        )
+    defaults = {
+        key: field.default
+        for group in (GeometryOptions, ModelOptions, DiffusionOptions)
+        for key, field in group.model_fields.items()
+    }
+    # Published networks predict the noise; what we train by default is another matter.
+    published = {"prediction": "eps", "ignore_label": None}
+    return {**defaults, **published, **given, **seen}
+
+
+def autocast_type(precision: str) -> torch.dtype | None:
+    """Return the type that `precision` lets the network run in, None for full precision."""
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,0 +1,77 @@
+"""`check`: what a dataset holds, what is wrong with it, and how its masks lie on its images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guided_diffusion import pictures
+from guided_diffusion.actions.dataset import scan
+from guided_diffusion.architecture import height_width
+from guided_diffusion.config import CheckConfig
+from guided_diffusion.data.datasets import SegmentationDataset
+from guided_diffusion.data.loader import stack_examples
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan_report import ScanReport
+from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.errors import UserError
+from guided_diffusion.logs import write_run_record
+
+SPLITS = ("train", "test")
+
+
+def run(config: CheckConfig) -> int:
+    """Scan both splits, print a table for each and write a picture of overlays; fail where training would."""
+    options = config.to_json()
+    mode = get_mode(config.dataset_mode)
+    folder = Path(config.output_dir)
+    fatal: list[str] = []
+    texts = []
+    for split in SPLITS:
+        if split != "train" and not has_split(config, split):
+            texts.append(f"{split}: no such split, nothing to check")
+            print(texts[-1])
+            continue
+        report = scan(options, split)
+        texts.append(f"{split}: {mode.folder(mode.images, config.data_dir, split)}\n{report.table()}")
+        print(texts[-1] + "\n")
+        fatal += [f"{split}: {problem.line}" for problem in report.fatal]
+        if not report.fatal and config.preview_images:
+            path = folder / f"{split}.png"
+            pictures.save(overlays(config, report), path)
+            print(f"  {path.absolute()}")
+    write_run_record(folder, "check", options)
+    (folder / "report.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    print(f"  {(folder / 'report.txt').absolute()}")
+    if fatal:
+        count = f"{len(fatal)} problem{'s' if len(fatal) > 1 else ''}"
+        raise UserError(f"{config.data_dir}: {count} to mend before training, each listed above as 'error:'")
+    return 0
+
+
+def has_split(config: CheckConfig, split: str) -> bool:
+    """Return whether the dataset has a folder of images for `split`."""
+    import blobfile as bf
+
+    mode = get_mode(config.dataset_mode)
+    return bf.isdir(mode.folder(mode.images, config.data_dir, split))
+
+
+def overlays(config: CheckConfig, report: ScanReport):
+    """Return a picture of pairs spread over the split: the image as the model sees it, its mask, one over the other."""
+    count = min(config.preview_images, len(report.pairs))
+    chosen = [report.pairs[index * len(report.pairs) // count] for index in range(count)]
+    transform = JointTransform(height_width(config.image_size), resize=config.resize, train=False)
+    dataset = SegmentationDataset(chosen, report.encoding, transform, image_channels=config.image_channels)
+    images, condition = stack_examples(dataset, range(count))
+    palette = pictures.class_palette(report.encoding.num_classes)
+    rows = [
+        (image, pictures.colorize(label, palette), pictures.overlay(image, label, palette))
+        for image, label in zip(pictures.to_pixels(images.numpy()), condition.label.numpy(), strict=True)
+    ]
+    return pictures.grid(
+        rows,
+        column_titles=("image", "mask", "overlay"),
+        row_titles=[pair.stem for pair in chosen],
+        legend=pictures.legend_of(report.encoding.names),
+        title=f"as the model sees them: image_size {config.image_size}, resize {config.resize}",
+    )

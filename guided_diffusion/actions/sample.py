@@ -1,0 +1,205 @@
+"""`sample`: synthetic image/mask pairs from a trained network and masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from guided_diffusion import pictures
+from guided_diffusion.actions.assemble import (
+    autocast_type,
+    image_shape,
+    model_from_checkpoint,
+    options_of_checkpoint,
+    process_from_options,
+)
+from guided_diffusion.architecture import height_width
+from guided_diffusion.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.config import SampleConfig
+from guided_diffusion.data.labels import LabelEncoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.problems import problem_lines
+from guided_diffusion.data.scan import scan_dataset, scan_masks
+from guided_diffusion.data.synthetic import PlannedSample, SyntheticFolder, plan_samples, read_conditions
+from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
+from guided_diffusion.distributed import World, join
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.logs import write_run_record
+from guided_diffusion.models.unet import UNetModel
+from guided_diffusion.writing import digest
+
+SHEET = "contact_sheet.png"
+SHEET_SAMPLES = 32
+
+
+def run(config: SampleConfig) -> int:
+    """Write the samples that `config` asks for, as far as they are not there yet."""
+    path = find_checkpoint(config.model_path, prefer=BEST)
+    world = join(config.device)
+    try:
+        checkpoint = load_checkpoint(path)
+        options = options_of_checkpoint(checkpoint, config)
+        sources, encoding = world.on_main(lambda: find_masks(config, checkpoint, options))
+        options["num_classes"] = encoding.num_classes
+        _warn_if_never_dropped(config, checkpoint, world)
+        # Built before anything is written, so that a mistake in the options leaves nothing behind.
+        process = process_from_options(options, config.respacing)
+        model = model_from_checkpoint(checkpoint, options, config.weights).to(world.device).eval()
+        plan = plan_samples(sources, config.num_samples, config.seed)
+        output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, path, process))
+        done = world.on_main(output.begin)
+        if world.is_main:
+            write_run_record(output.root, "sample", config.to_json())
+            _announce(config, path, plan, done, process)
+        todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
+        _sample(config, options, model, process, todo, output, world)
+        world.barrier()
+        if world.is_main:
+            _finish(output, len(plan), encoding)
+        world.barrier()
+    finally:
+        world.close()
+    return 0
+
+
+def find_masks(
+    config: SampleConfig, checkpoint: Checkpoint, options: Mapping[str, Any]
+) -> tuple[Sequence[Pair | MaskEntry], LabelEncoding]:
+    """Return the masks to sample from, scanned, and what their values mean.
+
+    Raises DataError with a line for everything that is wrong with them.
+    """
+    known = LabelEncoding.from_dict(checkpoint.encoding) if checkpoint.encoding else None
+    if config.mask_dir:
+        if known is None:
+            if options["num_classes"] is None:
+                raise ConfigError("num_classes is missing: bare weights do not say what mask values mean; set it")
+            known = LabelEncoding.identity(options["num_classes"])
+        report = scan_masks(config.mask_dir, known)
+    else:
+        report = scan_dataset(
+            config.data_dir,
+            get_mode(options["dataset_mode"]),
+            config.data_split,
+            num_classes=options["num_classes"],
+            image_channels=options["image_channels"],
+            ignore_label=options["ignore_label"],
+            encoding=known,
+        )
+    encoding = report.raise_if_fatal()
+    for line in problem_lines(problem for problem in report.warnings if "empty class" not in problem.kind):
+        print(f"warning: {line}")
+    if options["resize"] == "pad":
+        encoding = encoding.with_ignore()
+    return report.pairs, encoding
+
+
+def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: World) -> None:
+    if config.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
+        print(
+            f"warning: s is {config.s:g}, but {checkpoint.path} never saw a dropped mask in training, so that guidance "
+            "pulls from an untrained branch; finetune it first, or set s to 1"
+        )
+
+
+def _settings(config: SampleConfig, path: Path, process: GaussianDiffusion) -> dict[str, Any]:
+    """Return what all samples of this run have in common, as the manifest records it."""
+    return {
+        "run_seed": config.seed,
+        "sampler": config.sampler,
+        "steps": process.num_timesteps,
+        "timestep_respacing": config.respacing,
+        "eta": config.eta,
+        "s": config.s,
+        "clip_denoised": config.clip_denoised,
+        "weights": config.weights,
+        "augment_masks": config.augment_masks,
+        "checkpoint": digest(path),
+    }
+
+
+def _announce(
+    config: SampleConfig, path: Path, plan: Sequence[PlannedSample], done: Mapping[int, Any], process: GaussianDiffusion
+) -> None:
+    there = sum(sample.index in done for sample in plan)
+    state = f", {there} are there already" if there else ""
+    print(
+        f"{len(plan)} samples{state}; {config.sampler} in {process.num_timesteps} steps, s {config.s:g}, "
+        f"{config.weights} weights of {path.absolute()}"
+    )
+
+
+def _sample(
+    config: SampleConfig,
+    options: Mapping[str, Any],
+    model: UNetModel,
+    process: GaussianDiffusion,
+    todo: Sequence[PlannedSample],
+    output: SyntheticFolder,
+    world: World,
+) -> None:
+    """Make the samples of `todo` batch by batch and write each as soon as it is done."""
+    transform = JointTransform(height_width(options["image_size"]), resize=options["resize"], train=False)
+    batches = [todo[start : start + config.batch_size] for start in range(0, len(todo), config.batch_size)]
+    sampler = SAMPLERS[config.sampler]
+    extra = {"eta": config.eta} if config.sampler == "ddim" else {}
+    output.open_part(world.rank)
+    bar = tqdm(total=len(todo) * process.num_timesteps, unit="step", disable=not world.is_main, desc="sampling")
+    try:
+        for number, batch in enumerate(batches):
+            bar.set_postfix_str(f"image {number * config.batch_size}/{len(todo)}", refresh=False)
+            condition = read_conditions(
+                batch, output.encoding, transform, augment=config.augment_masks, with_edges=not options["no_instance"]
+            )
+            count = len(batch)
+            generators = [torch.Generator(world.device).manual_seed(sample.seed) for sample in batch]
+            with torch.inference_mode():
+                denoise = GuidedDenoiser(
+                    model,
+                    process,
+                    condition.to(world.device),
+                    scale=config.s,
+                    autocast=autocast_type(config.precision),
+                )
+                images = sampler(
+                    denoise,
+                    process,
+                    draw_noise(generators, image_shape(options), world.device),
+                    generators=generators,
+                    callback=lambda *_, count=count: bar.update(count),
+                    clip_denoised=config.clip_denoised,
+                    **extra,
+                )
+            for sample, image, label in zip(batch, images, condition.label, strict=True):
+                output.write(sample, image, label)
+    finally:
+        bar.close()
+        output.close_part()
+
+
+def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> None:
+    lines = output.finish()
+    if lines:
+        palette = pictures.class_palette(encoding.num_classes)
+        tiles: list[np.ndarray] = []
+        for image, label in islice(output.tiles(lines), SHEET_SAMPLES):
+            tiles += [pictures.colorize(label, palette), pictures.to_rgb(image)]
+        columns = 2 * max(1, math.ceil(math.sqrt(len(tiles) / 4)))
+        sheet = pictures.contact_sheet(
+            tiles, columns, scale=None, legend=pictures.legend_of(encoding.names), title="mask | sample"
+        )
+        pictures.save(sheet, output.root / SHEET)
+    print(f"{len(lines)} pairs ({planned} asked for)")
+    for path in (output.folder / "images", output.folder / "masks", output.manifest, output.root / SHEET):
+        print(f"  {path.absolute()}")

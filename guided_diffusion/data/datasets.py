@@ -1,0 +1,233 @@
+"""From paths to training examples: decoding, the joint transform, and the cache of decoded pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from guided_diffusion.data.files import open_image, open_mask
+from guided_diffusion.data.labels import LabelEncoding, edges_from_instances, raw_mask
+from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.errors import DataError
+from guided_diffusion.seeding import Stream, derive_seed
+
+_CACHE_SHARE = 1 / 4  # of the memory that is available
+_UNKNOWN_MEMORY = 4 * 2**30  # bytes taken as available where the system does not say
+_MEASURED_IMAGES = 16
+
+_DECODED = tuple[Tensor, Tensor, "Tensor | None"]  # image, label, instance
+
+
+class SampleKey(NamedTuple):
+    """Which example, and what it is for: all that decides how it is augmented and weighted.
+
+    epoch: counted from 0; with `index` it seeds the augmentation.
+    index: of the pair in the dataset.
+    slot: position in the global batch.
+    weight: of its loss; 0 for one that only keeps a process busy.
+    """
+
+    epoch: int
+    index: int
+    slot: int
+    weight: float
+
+
+def read_image(path: str | Path, channels: Literal[1, 3]) -> Tensor:
+    """Return the picture as uint8 [channels, H, W], turned upright as its EXIF orientation says.
+
+    Transparent pixels are composited over black, 16-bit grey is scaled from 0..65535 to 0..255, colours become grey by
+    the ITU-R 601 luma. Raises DataError for what cannot be decoded.
+    """
+    return image_tensor(open_image(path), channels, str(path))
+
+
+def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str) -> Tensor:
+    """Return a decoded picture as `read_image` does; DataError naming `source` for floating point pictures."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode.startswith("I"):
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise DataError(f"{source}: image has values {deep.min()} to {deep.max()}; save it with 8 or 16 bits")
+        image = Image.fromarray(((deep.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8))
+    elif image.mode == "F":
+        raise DataError(f"{source}: image has floating point values; save it with 8 or 16 bits per channel")
+    elif image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    array = np.asarray(image.convert(mode))
+    planes = array[None] if channels == 1 else array.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(planes, order="C"))
+
+
+def read_mask(path: str | Path, encoding: LabelEncoding) -> Tensor:
+    """Return the class ids of a mask, [H, W] in `0..num_classes`, uint8 (int32 above 255 classes).
+
+    Raises DataError for what cannot be decoded and for values that stand for no class.
+    """
+    label = encoding.decode(open_mask(path), str(path))
+    return torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
+
+
+def read_instances(path: str | Path) -> Tensor:
+    """Return the instance ids of an 8- or 16-bit, palette or RGB picture, int32 [H, W]."""
+    return torch.from_numpy(raw_mask(open_mask(path), str(path)).codes.astype(np.int32))
+
+
+def read_condition(
+    entry: Pair | MaskEntry, encoding: LabelEncoding, transform: JointTransform, *, with_edges: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Return the condition of one mask for sampling: label [H, W] and, `with_edges`, its edges [H, W] (booleans).
+
+    `transform` must be one without augmentation (`train=False`).
+    """
+    assert not transform.train
+    label = read_mask(entry.mask, encoding)
+    instance = _read_edge_source(entry, label) if with_edges else None
+    height, width = label.shape
+    placement = transform.place((height, width))
+    edge = None if instance is None else edges_from_instances(placement.mask(instance, -1))
+    return _compact(placement.mask(label, encoding.num_classes)), edge
+
+
+class SegmentationDataset(Dataset[dict[str, Any]]):
+    """Pairs as training examples, looked up by SampleKey.
+
+    An example is a dictionary: `image` float32 [image_channels, H, W] in [-1, 1]; `label` [H, W] in `0..num_classes`,
+    uint8 (int16 above 255 classes); `edge` [H, W] booleans if `with_edges`, from the instance map where the pair has
+    one, else from the labels; `index`, `slot`, `weight` from the key.
+
+    An example depends on (seed, epoch, index) and on nothing else. Files that changed since they were scanned raise
+    DataError.
+
+    cache_images: keep decoded pictures in memory; "auto" does if they fit in a quarter of the available memory, counted
+        once for each of `num_workers` worker processes.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        encoding: LabelEncoding,
+        transform: JointTransform,
+        *,
+        image_channels: Literal[1, 3] = 3,
+        seed: int = 0,
+        cache_images: Literal["auto"] | bool = "auto",
+        num_workers: int = 0,
+        with_edges: bool = False,
+    ):
+        self.pairs = tuple(pairs)
+        self.encoding = encoding
+        self.transform = transform
+        self.image_channels: Literal[1, 3] = image_channels
+        self.seed = seed
+        self.with_edges = with_edges
+        if cache_images == "auto":
+            size = decoded_bytes(self.pairs, image_channels, with_edges=with_edges) * max(1, num_workers)
+            cache_images = size <= available_memory() * _CACHE_SHARE
+        self._cache: dict[int, _DECODED] | None = {} if cache_images else None
+
+    @property
+    def caches(self) -> bool:
+        """Whether decoded pictures are kept in memory."""
+        return self._cache is not None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        image, label, instance = self._decoded(key.index)
+        generator = None
+        if self.transform.train:
+            generator = torch.Generator().manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index))
+        height, width = label.shape
+        placement = self.transform.place((height, width), generator)
+        example: dict[str, Any] = {
+            "image": placement.image(image).float().div_(127.5).sub_(1),
+            "label": _compact(placement.mask(label, self.encoding.num_classes)),
+            "index": key.index,
+            "slot": key.slot,
+            "weight": key.weight,
+        }
+        if instance is not None:
+            example["edge"] = edges_from_instances(placement.mask(instance, -1))
+        return example
+
+    def _decoded(self, index: int) -> _DECODED:
+        """Return image, label and (`with_edges`) instance map of a pair at full size, from the cache if there."""
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        pair = self.pairs[index]
+        image = read_image(pair.image, self.image_channels)
+        label = read_mask(pair.mask, self.encoding)
+        check_sizes(pair.image, image.shape[-2:], pair.mask, label.shape)
+        decoded = (image, label, _read_edge_source(pair, label) if self.with_edges else None)
+        if self._cache is not None:
+            self._cache[index] = decoded
+        return decoded
+
+
+def check_sizes(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> None:
+    """Raise DataError if two pictures of one pair differ in size (height, width)."""
+    if tuple(size) != tuple(other_size):
+        raise DataError(f"{path}: {size_mismatch(size, other_path, other_size)}; scale or crop one to the other's size")
+
+
+def size_mismatch(size: Sequence[int], other_path: str, other_size: Sequence[int]) -> str:
+    """Return the words for a picture of `size` (height, width) whose partner has another size."""
+    found = f"{size[1]}x{size[0]} pixels, but {other_path} has {other_size[1]}x{other_size[0]}"
+    turned = tuple(size) == tuple(other_size)[::-1]
+    return f"{found} (sides exchanged: is one of them stored turned, without an EXIF orientation?)" if turned else found
+
+
+def decoded_bytes(pairs: Sequence[Pair], channels: int, *, with_edges: bool = False) -> int:
+    """Return about how many bytes all decoded pairs take, from the sizes of a few of them spread over the dataset."""
+    if not pairs:
+        return 0
+    step = max(1, len(pairs) // _MEASURED_IMAGES)
+    measured = [open_mask(pair.mask).size for pair in pairs[::step][:_MEASURED_IMAGES]]
+    pixels = sum(width * height for width, height in measured) / len(measured)
+    return round(pixels * len(pairs) * (channels + 1 + 4 * with_edges))
+
+
+def available_memory() -> int:
+    """Return the bytes of main memory that can be had, or 4 GiB where the system does not say (Windows)."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        if not found:
+            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError, AttributeError):
+        found.append(_UNKNOWN_MEMORY)
+    try:  # the limit of a container
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # Files that the kernel keeps in memory count as used, but give way.
+        found.append(max(0, limit - used + int(stat.get("inactive_file", 0))))
+    except (OSError, ValueError):
+        pass
+    return min(found)
+
+
+def _read_edge_source(entry: Pair | MaskEntry, label: Tensor) -> Tensor:
+    """Return what edges are taken from, int32 [H, W]: the instance map, or the labels where there is none."""
+    if entry.instance is None:
+        return label.int()
+    instance = read_instances(entry.instance)
+    check_sizes(entry.mask, label.shape, entry.instance, instance.shape)
+    return instance
+
+
+def _compact(label: Tensor) -> Tensor:
+    return label if label.dtype == torch.uint8 else label.to(torch.int16)

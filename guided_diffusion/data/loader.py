@@ -1,0 +1,196 @@
+"""Epochs, batches and processes: which example comes when, and the DataLoader that brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from guided_diffusion.data.datasets import SampleKey, SegmentationDataset
+from guided_diffusion.errors import UserError
+from guided_diffusion.seeding import Stream, derive_seed
+from guided_diffusion.semantic_map import SemanticMap
+
+
+@dataclass(frozen=True)
+class EpochBatches:
+    """The order of an epoch and its division over processes: a function of (seed, epoch), not of the processes.
+
+    A global batch is the next `batch_size * world_size` items of the epoch's permutation; the last one may be shorter
+    and is kept. Its items are divided into contiguous slices of nearly equal length, one per process. A process that
+    would get nothing gets one item of weight 0, so that all make the same number of steps.
+
+    batch_size: per process.
+    """
+
+    num_items: int
+    batch_size: int
+    world_size: int = 1
+    rank: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        assert min(self.num_items, self.batch_size) > 0
+        assert 0 <= self.rank < self.world_size
+
+    @property
+    def global_batch(self) -> int:
+        """Items of a full batch over all processes."""
+        return self.batch_size * self.world_size
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch, the same in every process."""
+        return len(self.global_sizes())
+
+    def global_sizes(self, start_item: int = 0) -> list[int]:
+        """Return the real number of items, over all processes, of each batch from position `start_item` on."""
+        return [
+            min(self.global_batch, self.num_items - start)
+            for start in range(start_item, self.num_items, self.global_batch)
+        ]
+
+    def batches(self, epoch: int, start_item: int = 0) -> list[list[SampleKey]]:
+        """Return this process's keys, batch by batch.
+
+        start_item: how many items of the epoch (over all processes) are already done.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(Stream.SHUFFLE, self.seed, epoch))
+        order = torch.randperm(self.num_items, generator=generator).tolist()
+        batches = []
+        for start in range(start_item, self.num_items, self.global_batch):
+            items = order[start : start + self.global_batch]
+            first, last = (len(items) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+            keys = [SampleKey(epoch, items[slot], slot, 1.0) for slot in range(first, last)]
+            batches.append(keys or [SampleKey(epoch, items[0], 0, 0.0)])
+        return batches
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """One process's share of a global batch.
+
+    image: float32 [n, C, H, W] in [-1, 1].
+    condition: label maps (and edges) of size [n, H, W].
+    slot: [n] int64 on the CPU, positions in the global batch.
+    weight: [n] float32 of the loss; 0 for an item that only keeps the process busy.
+    global_size: items of weight 1 over all processes.
+    """
+
+    image: Tensor
+    condition: SemanticMap
+    slot: Tensor
+    weight: Tensor
+    global_size: int
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+
+class TrainLoader:
+    """Brings the batches of an epoch, decoded in this process (`num_workers` 0) or in worker processes."""
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        epoch_batches: EpochBatches,
+        *,
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        assert epoch_batches.num_items == len(dataset)
+        self.epoch_batches = epoch_batches
+        self._num_classes = dataset.encoding.num_classes
+        self._device = torch.device(device)
+        self._keys: list[list[SampleKey]] = []
+        self._loader = DataLoader(
+            _Guarded(dataset),
+            batch_sampler=_Keys(self._keys),
+            num_workers=num_workers,
+            collate_fn=_collate,
+            pin_memory=self._device.type == "cuda",
+            # Workers outlive the epochs: what they cached is kept, and keys tell them the epoch.
+            persistent_workers=num_workers > 0,
+        )
+
+    def epoch(self, epoch: int, start_item: int = 0) -> Iterator[TrainBatch]:
+        """Yield the batches of an epoch on the loader's device, from item `start_item` of its permutation on.
+
+        A UserError of the dataset (a file that changed since the scan) is raised as it is, from workers too. A new
+        epoch may be begun before the last one is used up; that one must then not be used any further.
+        """
+        self._keys[:] = self.epoch_batches.batches(epoch, start_item)
+        for collated, global_size in zip(self._loader, self.epoch_batches.global_sizes(start_item), strict=True):
+            if isinstance(collated, _Failure):
+                raise collated.error_type(collated.messages)
+            yield self._on_device(collated, global_size)
+
+    def _on_device(self, collated: dict[str, Tensor], global_size: int) -> TrainBatch:
+        condition = SemanticMap(collated["label"], self._num_classes, collated.get("edge"))
+        return TrainBatch(
+            collated["image"].to(self._device, non_blocking=True),
+            condition.to(self._device, non_blocking=True),
+            collated["slot"],
+            collated["weight"].to(self._device, torch.float32, non_blocking=True),
+            global_size,
+        )
+
+
+def make_loader(
+    dataset: SegmentationDataset,
+    epoch_batches: EpochBatches,
+    *,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> TrainLoader:
+    """Return the loader of a training run; `device` is where its batches are put."""
+    return TrainLoader(dataset, epoch_batches, num_workers=num_workers, device=device)
+
+
+def stack_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:
+    """Return chosen examples as one batch for pictures: images [N, C, H, W] in [-1, 1] and their maps, on the CPU."""
+    examples = default_collate([dataset[SampleKey(0, index, 0, 1.0)] for index in indices])
+    return examples["image"], SemanticMap(examples["label"], dataset.encoding.num_classes, examples.get("edge"))
+
+
+class _Keys:
+    """A batch sampler over a list that its owner refills for each epoch."""
+
+    def __init__(self, keys: list[list[SampleKey]]):
+        self._keys = keys
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return iter(list(self._keys))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A user's mistake on its way out of a worker; DataLoader would wrap the exception in a traceback text."""
+
+    error_type: type[UserError]
+    messages: tuple[str, ...]
+
+
+class _Guarded(Dataset[Any]):
+    """The dataset with user errors returned instead of raised."""
+
+    def __init__(self, dataset: SegmentationDataset):
+        self._dataset = dataset
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any] | _Failure:
+        try:
+            return self._dataset[key]
+        except UserError as error:
+            return _Failure(type(error), error.messages)
+
+
+def _collate(examples: list[dict[str, Any] | _Failure]) -> dict[str, Tensor] | _Failure:
+    failures = [example for example in examples if isinstance(example, _Failure)]
+    return failures[0] if failures else default_collate(examples)

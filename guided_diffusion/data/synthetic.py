@@ -1,0 +1,207 @@
+"""A synthetic dataset on disk: which samples it will have, which it has, and how they are written.
+
+Sample i of a dataset uses mask i modulo the number of masks and the seed (run seed, i): what it is depends neither on
+how many are made, nor on batches or processes. `manifest.jsonl` has a line for each finished pair; while a run goes
+on, each process keeps its own `.manifest-<rank>.jsonl`, and the lines are merged when it starts and ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guided_diffusion.data.classes import FILE_NAME, write_classes
+from guided_diffusion.data.datasets import read_condition
+from guided_diffusion.data.labels import LabelEncoding
+from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.transforms import JointTransform, augment_mask
+from guided_diffusion.errors import DataError
+from guided_diffusion.logs import read_metrics
+from guided_diffusion.seeding import Stream, derive_seed
+from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.writing import remove_leftovers, replacing
+
+MANIFEST = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class PlannedSample:
+    """One pair to be made: its name (without extension, with sub-folders), the mask it is made from, its seed."""
+
+    index: int
+    name: str
+    source: Pair | MaskEntry
+    repeat: int
+    seed: int
+
+
+def plan_samples(
+    sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int, *, prefix_length: int = 3
+) -> list[PlannedSample]:
+    """Return `num_samples` samples (None: one for each mask) that use the masks in turn.
+
+    The first use of a mask keeps its name, the n-th further use appends `_rep<n>`.
+    """
+    count = len(sources) if num_samples is None else num_samples
+    plan = []
+    for index in range(count):
+        source, repeat = sources[index % len(sources)], index // len(sources)
+        name = source.stem if not repeat else f"{source.stem}_rep{repeat:0{prefix_length}d}"
+        plan.append(PlannedSample(index, name, source, repeat, derive_seed(Stream.SAMPLE, seed, index)))
+    taken: dict[str, PlannedSample] = {}
+    for sample in plan:
+        other = taken.setdefault(sample.name, sample)
+        if other is not sample:
+            raise DataError(
+                f"{sample.source.mask}: its repeat would be called {sample.name}, as {other.source.mask} is: rename one"
+            )
+    return plan
+
+
+def read_conditions(
+    samples: Sequence[PlannedSample],
+    encoding: LabelEncoding,
+    transform: JointTransform,
+    *,
+    augment: bool,
+    with_edges: bool,
+) -> SemanticMap:
+    """Return the maps of `samples` as the network will see them, [N, H, W].
+
+    augment: flip and, where the size is square, turn every use of a mask but the first at random.
+    """
+    labels, edges = [], []
+    for sample in samples:
+        label, edge = read_condition(sample.source, encoding, transform, with_edges=with_edges)
+        if augment and sample.repeat:
+            generator = torch.Generator().manual_seed(derive_seed(Stream.MASK, sample.seed))
+            square = label.shape[0] == label.shape[1]
+            label, edge = augment_mask(label, generator, edge=edge, vertical_flip=True, rotate90=square)
+        labels.append(label)
+        edges.append(edge)
+    return SemanticMap(torch.stack(labels), encoding.num_classes, torch.stack(edges) if with_edges else None)
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """Return an image [1 or 3, H, W] in [-1, 1] as an 8-bit grey or RGB picture."""
+    pixels = ((image.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
+class SyntheticFolder:
+    """`<root>/<split>/{images,masks}` with `manifest.jsonl` beside them; existing samples are never written again.
+
+    settings: what all samples have in common (checkpoint digest, sampler, steps, scale, run seed, ...); a folder that
+        was begun with other settings is refused.
+    """
+
+    def __init__(self, root: str | Path, split: str, encoding: LabelEncoding, settings: Mapping[str, Any]):
+        self.root = Path(root)
+        self.folder = self.root / split if split else self.root
+        self.encoding = encoding
+        self.settings = dict(settings)
+        self._part: Any = None
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest's path."""
+        return self.root / MANIFEST
+
+    def begin(self) -> dict[int, dict[str, Any]]:
+        """Prepare the folder and return the manifest lines of the samples that are there already, by index.
+
+        To be called in one process, before any of them writes.
+
+        Raises DataError where the folder holds samples of other settings, or pictures of another origin.
+        """
+        for kind in ("images", "masks"):
+            (self.folder / kind).mkdir(parents=True, exist_ok=True)
+        lines = self._merge()
+        for line in lines.values():
+            other = [key for key, value in self.settings.items() if line.get(key) != value]
+            if other:
+                key = other[0]
+                raise DataError(
+                    f"{self.manifest}: holds samples with {key} {json.dumps(line.get(key))}, these would have "
+                    f"{json.dumps(self.settings[key])}: choose another results_path"
+                )
+        if not lines and any((self.folder / "images").rglob("*.png")) and not self._begun.exists():
+            raise DataError(f"{self.folder}: holds images that no manifest names: choose an empty results_path")
+        self._begun.touch()
+        write_classes(self.root / FILE_NAME, self.encoding)
+        return lines
+
+    @property
+    def _begun(self) -> Path:
+        # Tells a folder whose first pair was being written when the run was killed from one of another origin.
+        return self.root / ".synthetic"
+
+    def _merge(self) -> dict[int, dict[str, Any]]:
+        """Take the processes' lines into the manifest, in the order of their index; return those whose files exist."""
+        parts = sorted(self.root.glob(".manifest-*.jsonl"))
+        lines: dict[int, dict[str, Any]] = {}
+        for path in [self.manifest, *parts]:
+            if path.exists():
+                lines.update({line["index"]: line for line in read_metrics(path)})
+        there = {i: line for i, line in sorted(lines.items()) if self._is_there(line)}
+        if there:
+            with replacing(self.manifest) as temporary:
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in there.values())
+                temporary.write_text(text, encoding="utf-8")
+        for path in parts:
+            path.unlink()
+        return there
+
+    def _is_there(self, line: Mapping[str, Any]) -> bool:
+        return all(self._inside(line[kind]).is_file() for kind in ("image", "mask"))
+
+    def _inside(self, relative: str) -> Path:
+        """Return the path that a manifest names; DataError where it would lie outside the folder."""
+        path = Path(relative)
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"{self.manifest}: names {relative!r}, which is outside its folder: it was tampered with")
+        return self.root / path
+
+    def open_part(self, rank: int) -> None:
+        """Begin this process's part of the manifest."""
+        self._part = open(self.root / f".manifest-{rank}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
+        """Write one pair ([C, H, W] in [-1, 1] and [H, W] class ids), then its line of the manifest."""
+        paths = {}
+        for kind, picture in (("image", to_picture(image)), ("mask", self.encoding.encode(label.cpu().numpy()))):
+            path = self.folder / f"{kind}s" / f"{sample.name}.png"
+            remove_leftovers(path)
+            with replacing(path) as temporary:
+                picture.save(temporary, format="PNG")
+            paths[kind] = path.relative_to(self.root).as_posix()
+        line = {"index": sample.index, **paths, "source_mask": str(sample.source.mask), "seed": sample.seed}
+        # The line comes last: a pair without one is made again, a line without its pair cannot be.
+        self._part.write(json.dumps({**line, **self.settings}, ensure_ascii=False) + "\n")
+        self._part.flush()
+
+    def close_part(self) -> None:
+        """End this process's part of the manifest."""
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Merge all parts, in one process after the others are done; return the manifest's lines by index."""
+        lines = self._merge()
+        self._begun.unlink(missing_ok=True)
+        return list(lines.values())
+
+    def tiles(self, lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples, for pictures of them."""
+        for line in lines:
+            with Image.open(self._inside(line["image"])) as image, Image.open(self._inside(line["mask"])) as mask:
+                yield np.asarray(image), self.encoding.decode(mask, line["mask"])

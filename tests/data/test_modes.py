@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from guided_diffusion.data.modes import MODES, FileRule, get_mode
+from guided_diffusion.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", ["binary", "lemon-binary"])
+def test_aliases_name_the_same_record(name):
+    assert get_mode(name).name == "lemon-binary"
+
+
+def test_names_are_unique():
+    names = [name for mode in MODES for name in (mode.name, *mode.aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_unknown_mode_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"dataset_mode: 'multiclass' is not known; did you mean 'multi-class'"):
+        get_mode("multiclass")
+
+
+def test_rule_strips_the_stem_suffix_and_passes_other_files_over():
+    rule = FileRule("gtFine/{split}", (".png",), "_labelIds")
+    assert rule.stem("aachen/a_000_labelIds.png") == "aachen/a_000"
+    assert rule.stem("aachen/a_000_labelIds.PNG") == "aachen/a_000"
+    assert rule.stem("aachen/a_000_color.png") is None
+    assert rule.stem("aachen/a_000_labelIds.json") is None
+    assert rule.stem("no_dot") is None

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import re
+import string
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from guided_diffusion.data.modes import DatasetMode, FileRule, get_mode
+from guided_diffusion.data.pairing import index_masks, index_pairs
+from guided_diffusion.data.problems import problem_lines
+
+MODE = get_mode("multi-class")
+NAMES = st.text(string.ascii_letters + string.digits + " ._-éü", min_size=1, max_size=8).filter(
+    lambda name: not name.startswith(".") and name.strip(" .") == name
+)
+
+
+def touch(*paths) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def lines(problems, fatal: bool = True) -> str:
+    return "\n".join(problem.line for problem in problems if problem.fatal is fatal)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    folders=st.dictionaries(NAMES, st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=6),
+    sub=st.sampled_from(["", "sub", "a/b"]),
+    suffix=st.sampled_from([".jpg", ".JPG", ".jpeg", ".png"]),
+)
+def test_pairs_are_exactly_the_common_stems(tmp_path_factory, folders, sub, suffix):
+    root = tmp_path_factory.mktemp("pairs")
+    # Names that differ only in case are one file on some systems.
+    folders = {name.lower(): kinds for name, kinds in folders.items()}
+    stems = {f"{sub}/{name}".lstrip("/"): kinds for name, kinds in folders.items()}
+    (root / "train/images").mkdir(parents=True)
+    (root / "train/masks").mkdir()
+    for stem, (image, mask) in stems.items():
+        touch(*([root / f"train/images/{stem}{suffix}"] * image), *([root / f"train/masks/{stem}.png"] * mask))
+    pairs, problems = index_pairs(root, MODE, "train")
+    have_both = any(image for image, _ in stems.values()) and any(mask for _, mask in stems.values())
+    common = sorted(stem for stem, kinds in stems.items() if all(kinds))
+    assert len({pair.stem for pair in pairs}) == (len(common) if have_both else 0)
+    if have_both:
+        assert [pair.stem for pair in pairs] == sorted(pair.stem for pair in pairs)
+        assert len(problems) == sum(image != mask for image, mask in stems.values())
+    else:
+        assert any(problem.fatal for problem in problems)
+
+
+def test_hidden_files_are_no_pairs(tmp_path):
+    touch(tmp_path / "train/images/a.jpg", tmp_path / "train/images/._a.jpg", tmp_path / "train/images/.x/b.png")
+    touch(tmp_path / "train/masks/a.png", tmp_path / "train/masks/.DS_Store")
+    pairs, problems = index_pairs(tmp_path, MODE, "train")
+    assert [pair.stem for pair in pairs] == ["a"]
+    assert not problems
+
+
+def test_composed_and_decomposed_names_pair(tmp_path):
+    touch(tmp_path / "train/images/e\u0301.jpg", tmp_path / "train/masks/\u00e9.png")
+    pairs, problems = index_pairs(tmp_path, MODE, "train")
+    assert [pair.stem for pair in pairs] == ["\u00e9"]
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["images/b.jpg"], r"images/b.jpg: image without mask; add .*masks/b.png, or remove the image"),
+        (["masks/b.png"], r"masks/b.png: mask without image; add .*images/b"),
+        (["images/a.png"], r"a second image named 'a' beside .*a.jpg; keep one"),
+        (["images/lemon.jpg", "masks/lemon_mask.png"], r"lemon_mask.png is unpaired: rename it to lemon.png"),
+        (["images/Lemon.jpg", "masks/lemon.png"], r"masks/lemon.png is unpaired: rename it to Lemon.png"),
+        (["images/b.jpg", "masks/b.jpg"], r"b.jpg is there, but JPEG changes label values: export it as b.png"),
+        (["images/b.jpg", "masks/b.tif"], r"b.tif is there, but convert it as b.png"),
+    ],
+)
+def test_what_does_not_pair(tmp_path, files, message):
+    touch(tmp_path / "train/images/a.jpg", tmp_path / "train/masks/a.png")
+    touch(*(tmp_path / "train" / file for file in files))
+    pairs, problems = index_pairs(tmp_path, MODE, "train")
+    assert [pair.stem for pair in pairs] == ["a"]
+    assert re.search(message, lines(problems).replace("\\", "/"))
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "message"),
+    [
+        ([], "train", r"nothing: the folder does not exist .*; check data_dir"),
+        (["train/x.txt"], "val", r"val: the folder does not exist \(.* has train\)"),
+        (["training/images/a.png"], "train", r"train: the folder does not exist .*rename 'training' to 'train'"),
+        (["train/img/a.png", "train/masks/a.png"], "train", r"images: the folder .*rename 'img' to 'images'"),
+        (["train/images/a.png", "train/labels/a.png"], "train", r"masks: the folder .*rename 'labels' to 'masks'"),
+        (["train/Images/a.png", "train/masks/a.png"], "train", r"rename 'Images' to 'images'"),
+        (["images/a.png", "masks/a.png"], "train", r"train: the folder .*has images, masks.*move its contents into"),
+        (["train/images/a.png", "train/masks/a.txt"], "train", r"masks: no mask files \(\*.png\) found"),
+        (["train/images/a.bmp", "train/masks/a.png"], "train", r"no image files .* but 1 files of other formats"),
+    ],
+)
+def test_folders(tmp_path, files, split, message):
+    root = tmp_path / ("data" if files else "nothing")
+    touch(*(root / file for file in files))
+    pairs, problems = index_pairs(root, MODE, split)
+    assert not pairs
+    assert re.search(message, lines(problems))
+    assert len(problems) == 1
+
+
+def test_unused_formats_are_a_warning(tmp_path):
+    touch(tmp_path / "train/images/a.jpg", tmp_path / "train/images/b.tif", tmp_path / "train/masks/a.png")
+    _, problems = index_pairs(tmp_path, MODE, "train")
+    assert "1 files of other formats are not used (such as b.tif)" in lines(problems, fatal=False)
+
+
+def test_many_problems_of_a_kind_are_summarised(tmp_path):
+    touch(tmp_path / "train/masks/a.png", *(tmp_path / f"train/images/{index}.jpg" for index in range(30)))
+    _, problems = index_pairs(tmp_path, MODE, "train")
+    shown = problem_lines(problems)
+    assert sum("image without mask;" in line for line in shown) == 5
+    assert "image without mask: 25 more findings like the 5 above" in shown
+
+
+CITY = DatasetMode(
+    "city",
+    FileRule("left/{split}", (".png",), "_left"),
+    FileRule("fine/{split}", (".png",), "_labelIds"),
+    FileRule("fine/{split}", (".png",), "_instanceIds"),
+    splits=(("test", "val"),),
+)
+
+
+def test_a_mode_is_a_record(tmp_path):
+    for kind in (
+        "left/val/ulm/a_left",
+        "fine/val/ulm/a_labelIds",
+        "fine/val/ulm/a_instanceIds",
+        "fine/val/ulm/a_color",
+    ):
+        touch(tmp_path / f"{kind}.png")
+    ((pair,), problems) = index_pairs(tmp_path, CITY, "test")
+    assert not problems
+    assert pair.stem == "ulm/a"
+    assert pair.instance.endswith("a_instanceIds.png")
+    (tmp_path / "fine/val/ulm/a_instanceIds.png").unlink()
+    touch(tmp_path / "fine/val/ulm/b_instanceIds.png")
+    assert "mask without instance map" in lines(index_pairs(tmp_path, CITY, "test")[1])
+
+
+def test_masks_alone(tmp_path):
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "b.png")
+    touch(tmp_path / "sub/a.png", tmp_path / "note.txt")
+    entries, problems = index_masks(tmp_path)
+    assert [entry.stem for entry in entries] == ["b", "sub/a"]
+    assert not problems
+    assert "does not exist" in lines(index_masks(tmp_path / "no")[1])
