@@ -119,7 +119,8 @@ def _build(content: Mapping[str, Any], report: _Report) -> ClassesFile | None:
         elif key != "ignore":
             report(f"key {key!r} is no class index", "keys are '0', '1', ... and 'ignore', the names are the values")
     if not indices:
-        report("no classes found", 'write an entry for each class, such as "0": "background"')
+        if not report.problems:
+            report("no classes found", 'write an entry for each class, such as "0": "background"')
         return None
     if max(indices) > MAX_CLASSES:
         report(f"class {max(indices)} found", f"number at most {MAX_CLASSES} classes 0, 1, 2, ... without gaps")
@@ -172,8 +173,8 @@ def _read_codes(
     """Return what `key` (one item) and its plural (a list of items) hold."""
     items = [entry[key]] if key in entry else []
     plural = entry.get(key + "s", [])
-    if not isinstance(plural, list):
-        report(f"{where} has {key}s {json.dumps(plural)[:60]}", f"write a list, or {key} for a single one")
+    if not isinstance(plural, list) or read(plural) is not None:
+        report(f"{where} has {key}s {json.dumps(plural)[:60]}", f"write a list of them, or {key!r} for a single one")
         plural = []
     found = []
     for item in [*items, *plural]:

@@ -48,9 +48,12 @@ def test_no_file_is_no_mistake(tmp_path):
         ('{"0": {"name": "a", "colour": [0, 0, 0]}}', "unknown key 'colour'; did you mean 'color'"),
         ('{"0": {"name": "a", "value": true}}', "class 0 has the value true; a value is an integer in 0..65535"),
         ('{"0": {"name": "a", "value": -1}}', "class 0 has the value -1"),
-        ('{"0": {"name": "a", "values": 3}}', "class 0 has values 3; write a list"),
+        ('{"0": {"name": "a", "values": 3}}', "class 0 has values 3; write a list of them"),
         ('{"0": {"name": "a", "color": [0, 0, 256]}}', r"class 0 has the color \[0, 0, 256\]"),
-        ('{"0": {"name": "a", "colors": [0, 0, 0]}}', "class 0 has the color 0"),
+        (
+            '{"0": {"name": "a", "colors": [0, 0, 0]}}',
+            r"class 0 has colors \[0, 0, 0\]; write a list of them, or 'color'",
+        ),
         (
             '{"0": {"name": "a", "value": 1}, "1": {"name": "b", "value": 1}}',
             "value 1 stands for class 0 and for class 1",

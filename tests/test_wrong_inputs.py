@@ -1,0 +1,344 @@
+"""What users get wrong: one line that names file or key, what was found and what to do; exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import TINY
+
+from guided_diffusion.checkpoint import BEST, LAST, load_checkpoint, save_weights
+
+Break = Callable[[Path], dict]
+
+
+def grey(path: Path, array) -> None:
+    Image.fromarray(np.asarray(array)).save(path)
+
+
+def first(data: Path, kind: str) -> Path:
+    return data / "train" / kind / "lemon_0000.png"
+
+
+# --- datasets: each gets a copy of a good one to break, and returns options --------------------------------------
+
+
+def missing_folder(data):
+    return {"data_dir": str(data / "nowhere")}
+
+
+def empty_folder(data):
+    shutil.rmtree(data / "train" / "images")
+    (data / "train" / "images").mkdir()
+    return {}
+
+
+def other_folder_name(data):
+    (data / "train" / "masks").rename(data / "train" / "labels")
+    return {}
+
+
+def image_without_mask(data):
+    first(data, "masks").unlink()
+    return {}
+
+
+def mask_without_image(data):
+    first(data, "images").unlink()
+    return {}
+
+
+def two_images_of_one_stem(data):
+    Image.open(first(data, "images")).save(first(data, "images").with_suffix(".jpg"))
+    return {}
+
+
+def truncated_image(data):
+    path = first(data, "images")
+    path.write_bytes(path.read_bytes()[:200])
+    return {}
+
+
+def no_image_at_all(data):
+    first(data, "images").write_text("not a picture")
+    return {}
+
+
+def sizes_differ(data):
+    grey(first(data, "masks"), np.zeros((24, 30), np.uint8))
+    return {}
+
+
+def white_on_black_masks(data):
+    for path in (data / "train" / "masks").iterdir():
+        grey(path, (np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255)
+    return {}
+
+
+def value_outside_the_classes(data):
+    mask = np.asarray(Image.open(first(data, "masks"))).copy()
+    mask[0, 0] = 9
+    grey(first(data, "masks"), mask)
+    return {}
+
+
+def binary_with_three_values(data):
+    return {"dataset_mode": "binary"}
+
+
+def colours_without_a_map(data):
+    grey(first(data, "masks"), np.random.default_rng(0).integers(0, 2, (24, 24, 3), np.uint8) * 255)
+    return {}
+
+
+def broken_classes_file(data):
+    (data / "classes.json").write_text('{"0": "background",')
+    return {}
+
+
+def classes_with_a_gap(data):
+    (data / "classes.json").write_text('{"0": "background", "2": "lemon"}')
+    return {}
+
+
+def other_number_of_classes(data):
+    return {"num_classes": 3}
+
+
+def unknown_number_of_classes(data):
+    (data / "classes.json").unlink()
+    return {}
+
+
+DATASETS: dict[Break, str] = {
+    missing_folder: "nowhere",
+    empty_folder: "images",
+    other_folder_name: "labels",
+    image_without_mask: "lemon_0000",
+    mask_without_image: "lemon_0000",
+    two_images_of_one_stem: "lemon_0000",
+    truncated_image: "lemon_0000.png",
+    no_image_at_all: "lemon_0000.png",
+    sizes_differ: "30x24",
+    white_on_black_masks: "255",
+    value_outside_the_classes: "9",
+    binary_with_three_values: "binary",
+    colours_without_a_map: "classes.json",
+    broken_classes_file: "classes.json",
+    classes_with_a_gap: "classes.json",
+    other_number_of_classes: "num_classes",
+    unknown_number_of_classes: "num_classes",
+}
+
+
+@pytest.mark.parametrize("damage", DATASETS, ids=lambda damage: damage.__name__)
+def test_wrong_datasets(damage, lemons, tmp_path, isdm):
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    (data / "demo.json").unlink()
+    options = {**TINY, "data_dir": str(data), "output_dir": str(tmp_path / "run"), "max_epochs": 1, **damage(data)}
+    code, _, errors = isdm("train", **options)
+    assert code == 2
+    assert errors
+    assert any(DATASETS[damage] in line for line in errors), errors
+    assert not (tmp_path / "run" / LAST).exists()
+    check = {key: options[key] for key in ("data_dir", "dataset_mode", "image_size")}
+    if "num_classes" in options:
+        check["num_classes"] = options["num_classes"]
+    code, shown, _ = isdm("check", **check, output_dir=str(tmp_path / "check"))
+    assert code == 2
+    assert "error: " in shown
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def no_such_file(trained, tmp_path):
+    return {"model_path": str(tmp_path / "none.pt")}, "none.pt: no such checkpoint file"
+
+
+def folder_without_a_run(trained, tmp_path):
+    return {"model_path": str(tmp_path)}, "no last.pt or best.pt"
+
+
+def damaged_file(trained, tmp_path):
+    path = tmp_path / "half.pt"
+    path.write_bytes((trained / BEST).read_bytes()[:5000])
+    return {"model_path": str(path)}, "half.pt: not a readable checkpoint"
+
+
+def text_file(trained, tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_text("hello")
+    return {"model_path": str(path)}, "weights.pt: not a readable checkpoint"
+
+
+def other_network(trained, tmp_path):
+    torch.save({"conv.weight": torch.zeros(3, 3)}, tmp_path / "resnet.pt")
+    options = {"image_size": 16, "dataset_mode": "multi-class", "num_head_channels": 32}
+    return {"model_path": str(tmp_path / "resnet.pt"), **options}, "resnet.pt: "
+
+
+def bare_weights_alone(trained, tmp_path):
+    path = tmp_path / "bare.pt"
+    save_weights(path, load_checkpoint(trained / BEST).model, {}, {})
+    return {"model_path": str(path)}, "image_size cannot be seen in the bare weights"
+
+
+def optimizer_beside_weights(trained, tmp_path):
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "step": 3}, tmp_path / "wrapped.pt")
+    return {"model_path": str(tmp_path / "wrapped.pt")}, "neither a checkpoint of isdm nor bare weights"
+
+
+def other_architecture(trained, tmp_path):
+    return {"model_path": str(trained), "num_channels": 64}, "num_channels differs from"
+
+
+def other_image_size(trained, tmp_path):
+    return {"model_path": str(trained), "image_size": 32}, "image_size differs from"
+
+
+def unknown_weights(trained, tmp_path):
+    return {"model_path": str(trained), "weights": "0.5"}, "weights is '0.5', but this file has raw, ema, 0.9, 0.99"
+
+
+def no_such_device(trained, tmp_path):
+    return {"model_path": str(trained), "device": "gpu"}, "device is 'gpu': use auto, cpu, cuda"
+
+
+def too_many_steps(trained, tmp_path):
+    return {"model_path": str(trained), "steps": 51}, "timestep_respacing"
+
+
+def no_masks(trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    return {"model_path": str(trained), "data_dir": "", "mask_dir": str(tmp_path / "empty")}, "empty"
+
+
+def foreign_results(trained, tmp_path):
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    grey(tmp_path / "out" / "images" / "mine.png", np.zeros((4, 4), np.uint8))
+    return {"model_path": str(trained)}, "holds images that no manifest names"
+
+
+SAMPLES = [
+    no_such_file,
+    folder_without_a_run,
+    damaged_file,
+    text_file,
+    other_network,
+    bare_weights_alone,
+    optimizer_beside_weights,
+    other_architecture,
+    other_image_size,
+    unknown_weights,
+    no_such_device,
+    too_many_steps,
+    no_masks,
+    foreign_results,
+]
+
+
+@pytest.mark.parametrize("mistake", SAMPLES, ids=lambda mistake: mistake.__name__)
+def test_wrong_checkpoints_and_sampling_options(mistake, trained, lemons, tmp_path, isdm):
+    options, said = mistake(trained, tmp_path)
+    values = {"data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2, **options}
+    code, _, errors = isdm("sample", **values)
+    assert code == 2
+    assert any(said in line for line in errors), errors
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_another_run_in_the_same_folder_is_refused(trained, lemons, tmp_path, isdm):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    before = (folder / LAST).read_bytes()
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 3, "drop_rate": 0.2}
+    code, _, errors = isdm("train", **{**values, "lr": 0.5, "num_channels": 64})
+    assert code == 2
+    assert [line.split()[1] for line in errors] == ["lr", "num_channels"]
+    assert all("choose another output_dir" in line for line in errors)
+    code, _, errors = isdm("train", **values, resume_checkpoint="")
+    assert code == 2
+    assert "already holds a run" in errors[0]
+    assert (folder / LAST).read_bytes() == before
+
+
+def test_finetuning_into_the_folder_it_starts_from_is_refused(trained, lemons, isdm):
+    values = {"data_dir": str(lemons), "output_dir": str(trained), "resume_checkpoint": str(trained)}
+    code, _, errors = isdm("finetune", **values)
+    assert code == 2
+    assert "output_dir is the folder of resume_checkpoint" in errors[0]
+
+
+def test_samples_of_other_settings_are_not_mixed(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2}
+    assert isdm("sample", **values)[0] == 0
+    before = sorted((path, path.read_bytes()) for path in (tmp_path / "out").rglob("*.png"))
+    code, _, errors = isdm("sample", **values, seed=1)
+    assert code == 2
+    assert "holds samples with run_seed 0, these would have 1: choose another results_path" in errors[0]
+    assert sorted((path, path.read_bytes()) for path in (tmp_path / "out").rglob("*.png")) == before
+
+
+# --- config files and the command line ------------------------------------------------------------------------------
+
+CONFIGS = {
+    "missing.json": (None, "config file cannot be read"),
+    "broken.json": ('{"lr": 1,}', "line 1, column"),
+    "list.json": ("[1, 2]", "expected an object of keys and values"),
+    "twice.json": ('{"lr": 1, "lr": 2}', "key 'lr' is given twice"),
+    "binary.json": (b"\xff\xfe\x00\x80", "not a text file in UTF-8"),
+    "typo.json": ('{"data_dri": "x"}', "data_dri is not a key of train: did you mean 'data_dir'?"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_wrong_config_files(name, tmp_path, isdm):
+    content, said = CONFIGS[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, _, errors = isdm("train", tmp_path / name)
+    assert code == 2
+    assert any(said in line for line in errors), errors
+
+
+COMMANDS = {
+    "trian": "'trian' is not an action: did you mean 'train'?",
+    "train --config": "expected one argument",
+    "train --lr 3": "unrecognized arguments: --lr 3",
+    "train --set lr": "--set lr: expected key=value",
+    "schema": "name one action",
+    "schema fly": "name one action",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_wrong_commands(command, capsys):
+    from guided_diffusion.cli import main
+
+    assert main(command.split()) == 2
+    shown = capsys.readouterr().err.strip()
+    assert COMMANDS[command] in shown
+    assert "\n" not in shown
+
+
+def test_an_unreadable_manifest_path_is_refused(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2}
+    assert isdm("sample", **values)[0] == 0
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines[0]["image"] = "../../secret.png"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, _, errors = isdm("sample", **values)
+    assert code == 2
+    assert "outside its folder" in errors[0]

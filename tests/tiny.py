@@ -1,0 +1,16 @@
+"""Options of a network that trains in a second."""
+
+TINY = {
+    "dataset_mode": "multi-class",
+    "image_size": 16,
+    "num_channels": 32,
+    "channel_mult": [1, 1],
+    "num_res_blocks": 1,
+    "attention_resolutions": [8],
+    "diffusion_steps": 50,
+    "batch_size": 3,
+    "lr": 1e-3,
+    "ema_rate": [0.9, 0.99],
+    "preview_interval": 0,
+    "tensorboard": False,
+}

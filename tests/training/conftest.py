@@ -1,0 +1,35 @@
+"""A trainer on tiny real objects, built by the same code as a user's run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import TINY
+
+from guided_diffusion.actions.dataset import open_training_data
+from guided_diffusion.actions.train import build_trainer, find_start
+from guided_diffusion.config import load_config
+from guided_diffusion.distributed import World
+from guided_diffusion.logs import RunLog
+from guided_diffusion.training.trainer import Trainer
+
+
+@pytest.fixture
+def trainer_for(lemons: Path, tmp_path: Path) -> Callable[..., Trainer]:
+    """Return a function from options to a trainer in `<tmp_path>/<name>`, continuing what is there."""
+
+    def build(name: str = "run", **values: Any) -> Trainer:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        given = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 4, **values}
+        options = load_config("train", given).to_json()
+        report = open_training_data(options)
+        options["num_classes"] = report.encoding.num_classes
+        world = World(0, 1, 0, torch.device("cpu"))
+        return build_trainer(options, find_start(options), world, report, RunLog(folder, enabled=False))
+
+    return build
