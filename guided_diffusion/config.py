@@ -81,15 +81,6 @@ class ArchitectureChecks(OptionGroup):
             ):
                 yield (line.partition(" ")[0], line)
 
-    def settle(self) -> None:
-        if self.image_size is not None:
-            short = min(height_width(self.image_size))
-            self.channel_mult = tuple(self.channel_mult or default_channel_mult(short))
-            if self.attention_resolutions is None:
-                self.attention_resolutions = tuple(
-                    short // f for f in attention_factors(short, self.channel_mult, None)
-                )
-
 
 class TrainConfig(
     RunOptions,
@@ -112,6 +103,13 @@ class TrainConfig(
     resume_checkpoint: str = option(
         "auto", 'checkpoint file or run folder to go on from; "auto": this run where it stopped; "": from scratch only'
     )
+
+    def settle(self) -> None:
+        """Spell out what follows from the image size, so that a checkpoint says it."""
+        short = min(height_width(self.image_size))
+        self.channel_mult = tuple(self.channel_mult or default_channel_mult(short))
+        if self.attention_resolutions is None:
+            self.attention_resolutions = tuple(short // f for f in attention_factors(short, self.channel_mult, None))
 
 
 class FinetuneConfig(

@@ -70,7 +70,7 @@ class World:
                 outcome[1] = error.messages
         dist.broadcast_object_list(outcome)
         if outcome[1] is not None:
-            raise UserError(outcome[1])
+            raise UserError(outcome[1], everywhere=True, told=not self.is_main)
         return outcome[0]
 
     def close(self) -> None:

@@ -12,8 +12,15 @@ class UserError(Exception):
     of one pass are reported together, a line each.
     """
 
-    def __init__(self, message: str | Sequence[str]):
+    def __init__(self, message: str | Sequence[str], *, everywhere: bool = False, told: bool = False):
+        """Take one line, or one for each finding.
+
+        everywhere: every process of the run raises this, so that none has to be ended from outside.
+        told: another process prints it.
+        """
         self.messages = (message,) if isinstance(message, str) else tuple(message)
+        self.everywhere = everywhere
+        self.told = told
         super().__init__("\n".join(self.messages))
 
 

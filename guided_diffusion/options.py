@@ -182,6 +182,12 @@ class DiffusionOptions(OptionGroup):
                 "predict_xstart",
                 f'predict_xstart is true, but prediction is "{self.prediction}": leave one of the two out',
             )
+        if self.noise_schedule == "linear" and (self.diffusion_steps or 1000) <= 20:
+            yield (
+                "diffusion_steps",
+                f"diffusion_steps is {self.diffusion_steps}, but the linear noise_schedule needs more than 20: "
+                "use more, or noise_schedule cosine",
+            )
         if self.use_kl and self.rescale_learned_sigmas:
             yield ("use_kl", "use_kl and rescale_learned_sigmas are both true: set one of them to false")
         if self.use_kl and self.learn_sigma is False:

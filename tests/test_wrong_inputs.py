@@ -265,7 +265,7 @@ def test_another_run_in_the_same_folder_is_refused(trained, lemons, tmp_path, is
     values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 3, "drop_rate": 0.2}
     code, _, errors = isdm("train", **{**values, "lr": 0.5, "num_channels": 64})
     assert code == 2
-    assert [line.split()[1] for line in errors] == ["lr", "num_channels"]
+    assert [line.split()[1] for line in errors] == ["num_channels", "lr"]
     assert all("choose another output_dir" in line for line in errors)
     code, _, errors = isdm("train", **values, resume_checkpoint="")
     assert code == 2
