@@ -15,13 +15,12 @@ from importlib import import_module
 from guided_diffusion import __version__
 from guided_diffusion.config import (
     ACTIONS,
-    describe_options,
-    json_schema,
     load_config,
     parse_overrides,
     read_config_file,
 )
 from guided_diffusion.errors import Interrupted, UserError
+from guided_diffusion.option_text import describe_options, json_schema
 
 SIGINT_EXIT = 130
 
@@ -102,7 +101,7 @@ def _run(arguments: list[str]) -> int:
 def _print_schema(rest: list[str]) -> int:
     if len(rest) != 1 or rest[0] not in ACTIONS:
         raise UserError(f"schema {' '.join(rest)}".strip() + f": name one action: {', '.join(ACTIONS)}")
-    print(json.dumps(json_schema(rest[0]), indent=2))
+    print(json.dumps(json_schema(ACTIONS[rest[0]]), indent=2))
     return 0
 
 
@@ -122,7 +121,7 @@ def _overview() -> str:
 
 
 def _help(action: str) -> str:
-    rows = describe_options(action)
+    rows = describe_options(ACTIONS[action])
     width = max(len(key) for key, *_ in rows) + 2
     columns = max(60, shutil.get_terminal_size().columns)
     lines = [

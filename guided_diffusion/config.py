@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, create_model
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError, create_model
 
 from guided_diffusion.architecture import (
     architecture_problems,
@@ -18,7 +17,9 @@ from guided_diffusion.architecture import (
     height_width,
 )
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.option_text import expected
 from guided_diffusion.options import (
+    ActionConfig,
     AugmentOptions,
     DiffusionOptions,
     GeometryOptions,
@@ -47,23 +48,6 @@ def _left_to_checkpoint(group: type[OptionGroup]) -> type[OptionGroup]:
 GeometryFromCheckpoint = _left_to_checkpoint(GeometryOptions)
 ModelFromCheckpoint = _left_to_checkpoint(ModelOptions)
 DiffusionFromCheckpoint = _left_to_checkpoint(DiffusionOptions)
-
-
-class ActionConfig(OptionGroup):
-    """What every action's configuration can do beside holding its keys."""
-
-    required: ClassVar[tuple[str, ...]] = ()
-    summary: ClassVar[str] = ""
-
-    def contradictions(self) -> Iterator[Problem]:
-        for key in self.required:
-            if getattr(self, key) in ("", None):
-                meaning = type(self).model_fields[key].description
-                yield (key, f"{key} is missing ({meaning}): add it to the config or give --set {key}=...")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the resolved configuration as a flat JSON object that can be loaded again."""
-        return self.model_dump(mode="json")
 
 
 class ArchitectureChecks(OptionGroup):
@@ -308,68 +292,6 @@ def _explain(action: str, key: str, detail: Mapping[str, Any], values: Mapping[s
         else (f", such as {json.dumps(fields[key].default)}")
     )
     return f"{key} is {found}: expected {wanted}{example}"
-
-
-def expected(field: FieldInfo) -> str:
-    """Return in words what values `field` takes, from its JSON Schema."""
-    probe = create_model("Probe", value=(Annotated[(field.annotation, *field.metadata, Field())], ...))
-    schema = probe.model_json_schema()["properties"]["value"]
-    return _in_words(schema)
-
-
-_WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
-_LIMITS = {
-    "minimum": "at least {:g}",
-    "exclusiveMinimum": "above {:g}",
-    "maximum": "at most {:g}",
-    "exclusiveMaximum": "below {:g}",
-    "multipleOf": "a multiple of {:g}",
-}
-
-
-def _in_words(schema: Mapping[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_in_words(part) for part in schema["anyOf"]))
-    if "enum" in schema:
-        return "one of " + ", ".join(json.dumps(choice) for choice in schema["enum"])
-    if "const" in schema:
-        return json.dumps(schema["const"])
-    if schema.get("type") == "null":
-        return "null"
-    if schema.get("type") == "array":
-        return "[height, width]" if schema.get("maxItems") == 2 else "a list"
-    limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
-    return " ".join([_WORDS.get(schema.get("type", ""), "a value"), ", ".join(limits)]).strip()
-
-
-# --- showing -----------------------------------------------------------------------------------------------------
-
-
-def json_schema(action: str) -> dict[str, Any]:
-    """Return the JSON Schema of an action's config file, for editors and `main.py schema`."""
-    kind = ACTIONS[action]
-    schema = kind.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = f"isdm {action}"
-    schema["description"] = kind.summary
-    for entry in schema["properties"].values():
-        entry.pop("title", None)
-    schema["properties"]["$schema"] = {"type": "string", "description": "the schema that editors check this file by"}
-    # Keys can also come from --set, so a file that lacks one is no error in an editor.
-    schema.pop("required", None)
-    return schema
-
-
-def describe_options(action: str) -> list[tuple[str, str, str]]:
-    """Return (key, default, meaning) of every option of an action, in the order of its groups."""
-    kind = ACTIONS[action]
-    rows = []
-    for key, field in kind.model_fields.items():
-        default = "required" if key in kind.required else json.dumps(field.default)
-        words = expected(field)
-        choices = f" ({words})" if words.startswith("one of") else ""
-        rows.append((key, default, f"{field.description}{choices}"))
-    return rows
 
 
 def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Iterable[str]) -> list[str]:

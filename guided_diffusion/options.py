@@ -8,7 +8,7 @@ their names and meanings, and both JSON lists and the published string spelling 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -283,3 +283,25 @@ class SamplerOptions(OptionGroup):
         if self.timestep_respacing != "":
             return self.timestep_respacing
         return self.steps or 50
+
+
+class ActionConfig(OptionGroup):
+    """What every action's configuration can do beside holding its keys."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+    summary: ClassVar[str] = ""
+
+    def contradictions(self) -> Iterator[Problem]:
+        for key in self.required:
+            if getattr(self, key) in ("", None):
+                meaning = type(self).model_fields[key].description
+                yield (key, f"{key} is missing ({meaning}): add it to the config or give --set {key}=...")
+
+    @classmethod
+    def action(cls) -> str:
+        """Return the action's name."""
+        return cls.__name__.removesuffix("Config").lower()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the resolved configuration as a flat JSON object that can be loaded again."""
+        return self.model_dump(mode="json")

@@ -17,6 +17,7 @@ BOTTOM = {
     "distributed",
     "errors",
     "logs",
+    "option_text",
     "options",
     "pictures",
     "seeding",
@@ -68,7 +69,9 @@ def test_evaluations_stand_alone():
         assert not rooms_of(imports_of(path)), f"{path.relative_to(ROOT)} imports guided_diffusion"
 
 
-@pytest.mark.parametrize("file", ["cli.py", "config.py", "options.py", "architecture.py", "errors.py"])
+@pytest.mark.parametrize(
+    "file", ["cli.py", "config.py", "options.py", "option_text.py", "architecture.py", "errors.py"]
+)
 def test_the_command_line_answers_without_torch(file):
     assert not {name for name in imports_of(PACKAGE / file) if name.split(".")[0] in ("torch", "numpy", "PIL")}
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import TINY
 
 from guided_diffusion.checkpoint import BEST, LAST, load_checkpoint
-from tiny import TINY
 
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("ISDM_KILLS", "4"))
-"""More than the test suite has time for can be asked for: ISDM_KILLS=20 python -m pytest tests/test_killed_training.py"""
+"""More than the suite has time for: ISDM_KILLS=20 python -m pytest tests/test_killed_training.py"""
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 

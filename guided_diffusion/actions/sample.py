@@ -60,7 +60,7 @@ def run(config: SampleConfig) -> int:
         output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, path, process))
         done = world.on_main(output.begin)
         if world.is_main:
-            write_run_record(output.root, "sample", config.to_json())
+            write_run_record(output.root, "sample", _resolved(config, options))
             _announce(config, path, plan, done, process)
         todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
         _sample(config, options, model, process, todo, output, world)
@@ -111,6 +111,11 @@ def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: 
             f"warning: s is {config.s:g}, but {checkpoint.path} never saw a dropped mask in training, so that guidance "
             "pulls from an untrained branch; finetune it first, or set s to 1"
         )
+
+
+def _resolved(config: SampleConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with what was left to the checkpoint filled in."""
+    return {key: options.get(key) if value in (None, "") else value for key, value in config.to_json().items()}
 
 
 def _settings(config: SampleConfig, path: Path, process: GaussianDiffusion) -> dict[str, Any]:
