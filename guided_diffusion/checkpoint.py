@@ -34,6 +34,8 @@ FORMAT = "isdm"
 VERSION = 1
 LAST = "last.pt"
 BEST = "best.pt"
+DESCRIBED = ("config", "encoding", "lineage")
+"""What a file of weights alone can say of them, as JSON."""
 
 
 @dataclass
@@ -60,6 +62,10 @@ class Checkpoint:
     def resumable(self) -> bool:
         """True where a training run can go on from this file as if it had not been interrupted."""
         return self.optimizer is not None
+
+    def forget_tensors(self) -> None:
+        """Free the memory of weights and optimizer state once they have been copied elsewhere."""
+        self.model, self.ema, self.optimizer = {}, {}, None
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Return the weights called `name`: "raw", "ema" (the slowest average) or an EMA rate such as "0.999".
@@ -136,7 +142,7 @@ def _load_safetensors(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        described = {key: json.loads(metadata[key]) for key in ("config", "encoding") if key in metadata}
+        described = {key: json.loads(metadata[key]) for key in DESCRIBED if key in metadata}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: not a readable .safetensors file ({error})") from None
     return Checkpoint(path=path, model=_without_wrapper(weights), **described)
@@ -157,10 +163,8 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
         torch.save({**head, **content}, temporary)
 
 
-def save_weights(
-    path: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], encoding: Mapping[str, Any]
-) -> None:
-    """Write bare weights to `path`: `.safetensors` with the options in its metadata, else a `.pt` dictionary.
+def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Write bare weights to `path`: `.safetensors` with the checkpoint's description in it, else a `.pt` dictionary.
 
     Raises UserError where the file cannot be written.
     """
@@ -169,6 +173,6 @@ def save_weights(
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            save_file(weights, temporary, {"config": json.dumps(config), "encoding": json.dumps(encoding)})
+            save_file(weights, temporary, {key: json.dumps(getattr(checkpoint, key)) for key in DESCRIBED})
         else:
             torch.save(weights, temporary)

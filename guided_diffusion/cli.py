@@ -23,6 +23,7 @@ from guided_diffusion.errors import Interrupted, UserError
 from guided_diffusion.option_text import describe_options, json_schema
 
 SIGINT_EXIT = 130
+BROKEN_PIPE_EXIT = 141
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _leave(SIGINT_EXIT)
-    except BrokenPipeError:  # `... --help | head`
+    except BrokenPipeError:  # whoever read the output has gone, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _leave(BROKEN_PIPE_EXIT)
     except Exception:
         if _started_by_launcher():
             import traceback

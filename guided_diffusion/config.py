@@ -157,7 +157,7 @@ class SampleConfig(
 class CheckConfig(GeometryOptions, SourceOptions, ActionConfig):
     """Keys of `check`."""
 
-    required: ClassVar = ("data_dir", "dataset_mode")
+    required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
     summary: ClassVar = "scan a dataset: every pair, class shares, problems, a preview picture"
 
     batch_size: int = option(8, "images a training step will take", ge=1)
@@ -168,6 +168,7 @@ class CheckConfig(GeometryOptions, SourceOptions, ActionConfig):
 class DemoConfig(ActionConfig):
     """Keys of `demo`."""
 
+    required: ClassVar = ("output_dir",)
     summary: ClassVar = "the whole journey on a built-in dataset of lemons, in minutes on a CPU"
 
     output_dir: str = option("runs/demo", "folder for the dataset, the runs and the picture")

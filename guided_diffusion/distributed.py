@@ -137,7 +137,7 @@ def join(device_name: str) -> World:
         "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
         rank=rank,
         world_size=size,
-        timeout=timedelta(minutes=30),
+        timeout=timedelta(hours=6),  # scanning a large dataset happens in one process while the others wait
     )
     return World(rank, size, local_rank, device)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import platform
 import sys
 from collections.abc import Mapping
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from guided_diffusion.writing import make_folder, replacing, writing_to
 
 
 class RunLog:
@@ -24,35 +28,43 @@ class RunLog:
         self._text = self._metrics = self._events = None
         if not enabled:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._text = open(self.folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
-        if tensorboard:
-            self._events = _tensorboard_writer(self.folder / "tensorboard")
+        self._tensorboard = tensorboard
+        with writing_to(make_folder(self.folder) / "log.txt"):
+            self._text = open(self.folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
 
     def say(self, message: str) -> None:
         """Print a line above the progress bar and keep it in the text log."""
         if self._text is None:
             return
-        tqdm.write(message, file=sys.stdout)
-        sys.stdout.flush()
-        self._text.write(message + "\n")
-        self._text.flush()
+        # Whoever read what is printed may have gone (`| head`); the run has not.
+        with contextlib.suppress(BrokenPipeError):
+            tqdm.write(message, file=sys.stdout)
+            sys.stdout.flush()
+        with writing_to(self.folder / "log.txt"):
+            self._text.write(message + "\n")
+            self._text.flush()
 
-    def start_metrics(self, epochs_done: int) -> None:
-        """Open `metrics.jsonl`, without the lines of epochs that a resumed run will train again."""
+    def start_metrics(self, epochs_done: int, steps_done: int) -> None:
+        """Open `metrics.jsonl` and the events, without what a resumed run will write again."""
         if self._text is None:
             return
         path = self.folder / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line.get("epoch", 0) <= epochs_done] if path.exists() else []
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        if self._tensorboard:
+            self._events = _tensorboard_writer(self.folder / "tensorboard", steps_done + 1)
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line of metrics; `step` counts optimizer steps."""
         if self._metrics is None:
             return
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
+        # JSON has no NaN, which an epoch without a single good step has as its loss.
+        line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+        with writing_to(self.folder / "metrics.jsonl"):
+            self._metrics.write(json.dumps({"step": step, **line}) + "\n")
+            self._metrics.flush()
         if self._events is not None:
             for key, value in values.items():
                 if isinstance(value, int | float):
@@ -76,21 +88,20 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _tensorboard_writer(folder: Path) -> Any | None:
+def _tensorboard_writer(folder: Path, purge_step: int) -> Any | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def write_run_record(folder: str | Path, action: str, config: Mapping[str, Any]) -> None:
     """Write `config.json` (it can be given to -c again) and `environment.json` (versions, seed) into `folder`."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     record = {"action": action, "seed": config.get("seed"), **library_versions()}
-    (folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for name, content in (("config.json", config), ("environment.json", record)):
+        with replacing(Path(folder) / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def library_versions() -> dict[str, str]:

@@ -62,7 +62,7 @@ def describe_options(kind: type[ActionConfig]) -> list[tuple[str, str, str]]:
     """Return (key, default, meaning) of every option of an action, in the order of its groups."""
     rows = []
     for key, field in kind.model_fields.items():
-        default = "required" if key in kind.required else json.dumps(field.default)
+        default = "required" if key in kind.required and field.default in ("", None) else json.dumps(field.default)
         words = expected(field)
         choices = f" ({words})" if words.startswith("one of") else ""
         rows.append((key, default, f"{field.description}{choices}"))

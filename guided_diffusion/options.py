@@ -7,6 +7,7 @@ their names and meanings, and both JSON lists and the published string spelling 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -235,6 +236,8 @@ class PrecisionOptions(OptionGroup):
     use_fp16: bool = option(False, "published spelling of precision fp16")
 
     def contradictions(self) -> Iterator[Problem]:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            yield ("device", f"device is {self.device!r}: use auto, cpu, cuda, cuda:1 or mps")
         if self.use_fp16 and "precision" in self.model_fields_set and self.precision != "fp16":
             yield ("use_fp16", f'use_fp16 is true, but precision is "{self.precision}": leave one of the two out')
 
@@ -259,7 +262,7 @@ class SamplerOptions(OptionGroup):
 
     sampler: Literal["ddpm", "ddim"] = option("ddpm", "ddpm: ancestral; ddim: deterministic where eta is 0")
     use_ddim: bool = option(False, "published spelling of sampler ddim")
-    steps: int | None = option(None, "sampling steps; null: 50, or what timestep_respacing says", ge=1)
+    steps: int | None = option(None, "sampling steps; null: 50 at most, or what timestep_respacing says", ge=1)
     timestep_respacing: str | int = option("", 'published spelling of the steps: "50", "ddim50", "10,15,20"')
     eta: float = option(0.0, "noise of the ddim sampler, 0 to 1", ge=0, le=1)
     s: float = option(1.0, "guidance scale; 1: none, 1.5 follows the mask harder", ge=0)
@@ -268,6 +271,12 @@ class SamplerOptions(OptionGroup):
     def contradictions(self) -> Iterator[Problem]:
         if self.steps is not None and self.timestep_respacing != "":
             yield ("steps", f"steps is {self.steps}, but timestep_respacing is {self.timestep_respacing!r}: keep one")
+        if not re.fullmatch(r"|ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*", str(self.timestep_respacing).replace(" ", "")):
+            yield (
+                "timestep_respacing",
+                f'timestep_respacing is {self.timestep_respacing!r}: expected a number of steps such as "50", '
+                '"ddim50", or one for each section such as "10,15,20"',
+            )
         if self.use_ddim and "sampler" in self.model_fields_set and self.sampler != "ddim":
             yield ("use_ddim", f'use_ddim is true, but sampler is "{self.sampler}": leave one of the two out')
         if self.eta and self.sampler != "ddim" and not self.use_ddim:
@@ -276,13 +285,6 @@ class SamplerOptions(OptionGroup):
     def settle(self) -> None:
         if self.use_ddim:
             self.sampler = "ddim"
-
-    @property
-    def respacing(self) -> str | int:
-        """The timestep_respacing that the chosen steps and sampler stand for."""
-        if self.timestep_respacing != "":
-            return self.timestep_respacing
-        return self.steps or 50
 
 
 class ActionConfig(OptionGroup):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,12 +31,36 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into a RuntimeError
-        raise UserError(
-            f"{path}: cannot be written ({_reason(path.parent, error)}); make room or choose another"
-        ) from error
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+    except RuntimeError as error:
+        # PyTorch's zip writer turns a full disk into a RuntimeError of its own; others are not about files.
+        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise _unwritable(path, os.strerror(errno.ENOSPC)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_to(path: str | Path) -> Iterator[None]:
+    """Turn what keeps the block from writing to `path` into a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder for results and return it; UserError naming it where that is not possible."""
+    with writing_to(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+def _unwritable(path: str | Path, reason: str) -> UserError:
+    return UserError(f"{path}: cannot be written ({reason}); make room there, or choose another place")
 
 
 def remove_leftovers(path: str | Path) -> None:
@@ -50,11 +74,3 @@ def digest(path: str | Path) -> str:
     """Return the first 16 hexadecimal digits of a file's SHA-256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _reason(folder: Path, error: Exception) -> str:
-    while not folder.exists():
-        folder = folder.parent
-    if isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 20:
-        return os.strerror(errno.ENOSPC)
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]

@@ -17,7 +17,7 @@ from guided_diffusion.actions.assemble import model_from_checkpoint, process_fro
 from guided_diffusion.actions.dataset import open_training_data
 from guided_diffusion.actions.train import training_dataset
 from guided_diffusion.checkpoint import find_checkpoint, load_checkpoint
-from guided_diffusion.data.loader import EpochBatches, make_loader
+from guided_diffusion.data.loader import EpochBatches, TrainLoader
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
 from guided_diffusion.distributed import World, choose_device
@@ -48,7 +48,7 @@ def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, flo
     process = process_from_options(options)
     dataset = training_dataset(options, open_training_data(options), world)
     batches = EpochBatches(len(dataset), options["batch_size"], seed=options["seed"])
-    loader = make_loader(dataset, batches, device=device)
+    loader = TrainLoader(dataset, batches, device=device)
     sampler = build_timestep_sampler(sampler_name, process.num_timesteps)
     epoch_losses = []
     for epoch in range(arguments.epochs):

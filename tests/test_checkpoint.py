@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from guided_diffusion.checkpoint import BEST, LAST, find_checkpoint, load_checkpoint, save_checkpoint, save_weights
+from guided_diffusion.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
 from guided_diffusion.errors import CheckpointError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
@@ -35,13 +43,18 @@ def test_what_is_saved_comes_back(tmp_path):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_exported_weights_load_back(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
-    save_weights(path, WEIGHTS, CONTENT["config"], CONTENT["encoding"])
+    lineage = {"saw_dropped_masks": False}
+    source = Checkpoint(
+        Path("source"), WEIGHTS, config=CONTENT["config"], encoding=CONTENT["encoding"], lineage=lineage
+    )
+    save_weights(path, WEIGHTS, source)
     found = load_checkpoint(path)
     assert all(torch.equal(found.model[name], value) for name, value in WEIGHTS.items())
     assert found.is_bare == (suffix == ".pt")
     if suffix == ".safetensors":
         assert found.config == CONTENT["config"]
         assert found.encoding == CONTENT["encoding"]
+        assert found.lineage == lineage
 
 
 def test_published_weights_saved_from_data_parallel_load(tmp_path):

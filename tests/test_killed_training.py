@@ -68,15 +68,16 @@ def test_killed_training_equals_uninterrupted(lemons, tmp_path):
     assert epochs == list(range(1, 12 * KILLS + 1))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_exit_with_their_code(lemons, tmp_path, number, code):
+def test_signals_to_the_process_group_save_and_exit_with_their_code(lemons, tmp_path, number, code, workers):
     folder = tmp_path / "run"
-    values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 1000}
-    process = start(values, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 1000, "num_workers": workers}
+    process = start(values, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not (folder / LAST).exists():
         time.sleep(0.02)
     time.sleep(0.3)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     errors = process.communicate()[1]
     assert process.returncode == code
     assert "the same command goes on from" in errors.splitlines()[-1]

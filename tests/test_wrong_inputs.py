@@ -187,7 +187,8 @@ def other_network(trained, tmp_path):
 
 def bare_weights_alone(trained, tmp_path):
     path = tmp_path / "bare.pt"
-    save_weights(path, load_checkpoint(trained / BEST).model, {}, {})
+    checkpoint = load_checkpoint(trained / BEST)
+    save_weights(path, checkpoint.model, checkpoint)
     return {"model_path": str(path)}, "image_size cannot be seen in the bare weights"
 
 
@@ -213,7 +214,7 @@ def no_such_device(trained, tmp_path):
 
 
 def too_many_steps(trained, tmp_path):
-    return {"model_path": str(trained), "steps": 51}, "timestep_respacing"
+    return {"model_path": str(trained), "steps": 51}, "steps is 51, but the model's noise process has 50"
 
 
 def no_masks(trained, tmp_path):
@@ -224,7 +225,7 @@ def no_masks(trained, tmp_path):
 def foreign_results(trained, tmp_path):
     (tmp_path / "out" / "images").mkdir(parents=True)
     grey(tmp_path / "out" / "images" / "mine.png", np.zeros((4, 4), np.uint8))
-    return {"model_path": str(trained)}, "holds images that no manifest names"
+    return {"model_path": str(trained)}, "is in no manifest, so it was not sampled"
 
 
 SAMPLES = [
@@ -288,6 +289,97 @@ def test_samples_of_other_settings_are_not_mixed(trained, lemons, tmp_path, isdm
     assert code == 2
     assert "holds samples with run_seed 0, these would have 1: choose another results_path" in errors[0]
     assert sorted((path, path.read_bytes()) for path in (tmp_path / "out").rglob("*.png")) == before
+
+
+def test_sampling_into_a_real_dataset_is_refused(trained, lemons, tmp_path, isdm):
+    """Same names, same folders: its masks would be overwritten by what was made from them."""
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    for path in (data / "train" / "images").iterdir():
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    values = {"model_path": str(trained), "data_dir": str(data), "data_split": "train", "steps": 2}
+    for split in ("train", "synthetic"):
+        code, _, errors = isdm("sample", **values, results_path=str(data), split=split)
+        assert code == 2
+        assert "choose an empty results_path" in errors[0]
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+def test_other_masks_are_not_mixed_with_earlier_samples(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "results_path": str(tmp_path / "out"), "steps": 2}
+    assert isdm("sample", **values, mask_dir=str(lemons / "test" / "masks"))[0] == 0
+    masks = tmp_path / "masks"
+    shutil.copytree(lemons / "test" / "masks", masks)
+    assert isdm("sample", **values, mask_dir=str(masks))[0] == 0, "the same masks elsewhere are the same"
+    shutil.copy(lemons / "train" / "masks" / "lemon_0005.png", masks / "a_new_first_one.png")
+    code, _, errors = isdm("sample", **values, mask_dir=str(masks), num_samples=5)
+    assert code == 2
+    assert "the masks are others than they were" in errors[0]
+
+
+def test_a_run_does_not_go_on_from_another_source(trained, lemons, tmp_path, isdm):
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    checkpoint = torch.load(other / BEST, weights_only=True)
+    checkpoint["progress"]["best_epoch"] = 77
+    torch.save(checkpoint, other / BEST)
+    values = {"data_dir": str(lemons), "output_dir": str(tmp_path / "ft"), "max_epochs": 1, "preview_interval": 0}
+    assert isdm("finetune", **values, resume_checkpoint=str(trained))[0] == 0
+    code, _, errors = isdm("finetune", **values, resume_checkpoint=str(other))
+    assert code == 2
+    assert "began from" in errors[0]
+
+
+def test_classes_in_another_order_are_refused(trained, lemons, tmp_path, isdm):
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    names = ["background", "lemon", "mould", "blemish", "gangrene"]
+    (data / "classes.json").write_text(json.dumps({str(index): name for index, name in enumerate(names)}))
+    values = {"data_dir": str(data), "output_dir": str(tmp_path / "ft"), "max_epochs": 1, "preview_interval": 0}
+    code, _, errors = isdm("finetune", **values, resume_checkpoint=str(trained))
+    assert code == 2
+    assert "use the same classes in the same order" in errors[0]
+
+
+def test_training_on_from_bare_weights_asks_what_they_predict(trained, lemons, tmp_path, isdm):
+    checkpoint = load_checkpoint(trained / BEST)
+    save_weights(tmp_path / "bare.pt", checkpoint.model, checkpoint)
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    values["resume_checkpoint"] = str(tmp_path / "bare.pt")
+    code, _, errors = isdm("train", **values)
+    assert code == 2
+    assert "prediction cannot be seen in the bare weights" in errors[0]
+    assert isdm("train", **values, prediction="eps")[0] == 0
+    code, _, errors = isdm(
+        "train", **{**values, "num_channels": 64, "output_dir": str(tmp_path / "b")}, prediction="eps"
+    )
+    assert code == 2
+    assert "num_channels" in errors[0]
+
+
+def test_a_trained_to_the_end_checkpoint_is_no_beginning(trained, lemons, tmp_path, isdm):
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 3, "drop_rate": 0.2}
+    code, _, errors = isdm("train", **values, resume_checkpoint=str(trained))
+    assert code == 2
+    assert "raise max_epochs to train on" in errors[0]
+
+
+@pytest.mark.parametrize("action", ["train", "sample", "check", "export"])
+def test_results_that_cannot_be_written(action, trained, lemons, tmp_path, isdm):
+    (tmp_path / "file").write_text("in the way")
+    place = str(tmp_path / "file" / "results.pt")
+    values = {
+        "train": {**TINY, "data_dir": str(lemons), "output_dir": place, "max_epochs": 1},
+        "sample": {"model_path": str(trained), "data_dir": str(lemons), "results_path": place, "steps": 2},
+        "check": {"data_dir": str(lemons), "dataset_mode": "multi-class", "output_dir": place},
+        "export": {"model_path": str(trained), "export_path": place},
+    }
+    code, _, errors = isdm(action, **values[action])
+    assert code == 2
+    assert "cannot be written" in errors[0]
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 # --- config files and the command line ------------------------------------------------------------------------------

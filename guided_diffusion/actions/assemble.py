@@ -10,6 +10,7 @@ import torch
 from guided_diffusion.architecture import height_width
 from guided_diffusion.checkpoint import Checkpoint
 from guided_diffusion.config import ArchitectureChecks, differing_keys
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.models.state_dict import infer_architecture, load_weights
@@ -62,7 +63,7 @@ def options_of_checkpoint(checkpoint: Checkpoint, config: ArchitectureChecks) ->
     if checkpoint.is_bare:
         return _options_of_bare_weights(checkpoint, given)
     fixed = [key for key in (*GEOMETRY_KEYS, *MODEL_KEYS, *PROCESS_KEYS, *LABEL_KEYS) if key not in FREE_KEYS]
-    clashes = differing_keys(_comparable(given), _comparable(checkpoint.config), fixed)
+    clashes = differing_keys(comparable(given), comparable(checkpoint.config), fixed)
     if clashes:
         raise ConfigError(
             [f"{clash.partition(' ')[0]} differs from {checkpoint.path}: {clash}; leave it out" for clash in clashes]
@@ -70,10 +71,8 @@ def options_of_checkpoint(checkpoint: Checkpoint, config: ArchitectureChecks) ->
     return {**checkpoint.config, **{key: given[key] for key in FREE_KEYS if key in given}}
 
 
-def _comparable(options: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(options: Mapping[str, Any]) -> dict[str, Any]:
     """Bring spellings that mean the same to one form."""
-    from guided_diffusion.data.modes import get_mode
-
     same = dict(options)
     if "image_size" in same:
         same["image_size"] = list(height_width(same["image_size"]))
@@ -102,7 +101,7 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
     if "num_classes" in given and "no_instance" not in given:
         no_instance = found.condition_channels == given["num_classes"]
     seen = found.build_options(image_size=given["image_size"], no_instance=no_instance)
-    clashes = differing_keys(_comparable(given), _comparable(seen), [*MODEL_KEYS, "image_channels", "num_classes"])
+    clashes = differing_keys(comparable(given), comparable(seen), [*MODEL_KEYS, "image_channels", "num_classes"])
     if clashes:
         raise CheckpointError(
             [

@@ -14,7 +14,7 @@ from guided_diffusion.data.scan_report import ScanReport
 from guided_diffusion.distributed import World
 
 
-def scan(options: Mapping[str, Any], split: str) -> ScanReport:
+def scan(options: Mapping[str, Any], split: str, processes: int = 1) -> ScanReport:
     """Return what a scan of every pair of a split finds."""
     return scan_dataset(
         options["data_dir"],
@@ -22,17 +22,17 @@ def scan(options: Mapping[str, Any], split: str) -> ScanReport:
         split,
         num_classes=options["num_classes"],
         image_channels=options["image_channels"],
-        batch_size=options["batch_size"],
+        batch_size=options["batch_size"] * processes,
         ignore_label=options["ignore_label"],
     )
 
 
-def open_training_data(options: Mapping[str, Any]) -> ScanReport:
+def open_training_data(options: Mapping[str, Any], processes: int = 1) -> ScanReport:
     """Scan the training split, print its warnings and return it.
 
     Raises DataError with a line for everything that keeps the dataset from being trained on.
     """
-    report = scan(options, "train")
+    report = scan(options, "train", processes)
     encoding = report.raise_if_fatal()
     for line in problem_lines(report.warnings):
         print(f"warning: {line}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from guided_diffusion.checkpoint import BEST, find_checkpoint, load_checkpoint, save_weights
+from guided_diffusion.checkpoint import BEST, DESCRIBED, find_checkpoint, load_checkpoint, save_weights
 from guided_diffusion.config import ExportConfig
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.logs import library_versions
+from guided_diffusion.writing import replacing
 
 
 def run(config: ExportConfig) -> int:
@@ -16,6 +19,12 @@ def run(config: ExportConfig) -> int:
     if target.exists():
         raise ConfigError(f"export_path: {target} exists already and is not overwritten: choose another name")
     checkpoint = load_checkpoint(source)
-    save_weights(target, checkpoint.weights(config.weights), checkpoint.config, checkpoint.encoding)
-    print(f"{config.weights} weights of {source.absolute()}:\n  {target.absolute()}")
+    save_weights(target, checkpoint.weights(config.weights), checkpoint)
+    # Bare weights say nothing of how they were made: that lies beside them.
+    record = target.with_name(target.name + ".json")
+    described = {key: getattr(checkpoint, key) for key in DESCRIBED}
+    with replacing(record) as temporary:
+        content = {**described, "weights": config.weights, "library": library_versions()}
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(f"{config.weights} weights of {source.absolute()}:\n  {target.absolute()}\n  {record.absolute()}")
     return 0

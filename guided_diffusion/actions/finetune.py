@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from guided_diffusion.actions.assemble import options_of_checkpoint
-from guided_diffusion.actions.train import Start, own_state, train
+from guided_diffusion.actions.start import Start, own_state, refuse_other_run
+from guided_diffusion.actions.train import train
 from guided_diffusion.checkpoint import BEST, find_checkpoint, load_checkpoint
 from guided_diffusion.config import FinetuneConfig
 from guided_diffusion.distributed import join
@@ -15,18 +16,21 @@ from guided_diffusion.errors import ConfigError
 
 def run(config: FinetuneConfig) -> int:
     """Finetune the model of `config.resume_checkpoint` in `config.output_dir`, or continue doing so."""
-    source = find_checkpoint(config.resume_checkpoint, prefer=BEST)
-    if source.parent.resolve() == Path(config.output_dir).resolve():
+    asked = Path(config.resume_checkpoint)
+    if Path(config.output_dir).resolve() in (asked.resolve(), asked.resolve().parent):
         raise ConfigError(
-            f"output_dir is the folder of resume_checkpoint ({source.parent}): the finetuned model would replace "
+            f"output_dir is the folder of resume_checkpoint ({config.output_dir}): the finetuned model would replace "
             "the trained one; choose another output_dir"
         )
     world = join(config.device)
     try:
-        checkpoint = load_checkpoint(source)
-        options = _complete(config, options_of_checkpoint(checkpoint, config))
-        own = own_state(options)
-        train(options, Start(checkpoint) if own is None else Start(own, continues=True), world, action="finetune")
+        own = own_state(config.output_dir)
+        # What was begun needs its source no more: that may be gone.
+        source = own or load_checkpoint(find_checkpoint(asked, prefer=BEST))
+        options = _complete(config, options_of_checkpoint(source, config))
+        if own is not None:
+            refuse_other_run(options, own)
+        train(options, Start(source, continues=own is not None, own=own is not None), world, action="finetune")
     finally:
         world.close()
     return 0
@@ -34,5 +38,4 @@ def run(config: FinetuneConfig) -> int:
 
 def _complete(config: FinetuneConfig, trained: dict[str, Any]) -> dict[str, Any]:
     """Return the resolved options: the config's own, and the checkpoint's where they are left to it."""
-    own = config.to_json()
-    return {key: trained.get(key) if value in (None, "") else value for key, value in own.items()}
+    return {key: trained.get(key) if value in (None, "") else value for key, value in config.to_json().items()}

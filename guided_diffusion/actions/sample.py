@@ -41,6 +41,7 @@ from guided_diffusion.writing import digest
 
 SHEET = "contact_sheet.png"
 SHEET_SAMPLES = 32
+DEFAULT_STEPS = 50
 
 
 def run(config: SampleConfig) -> int:
@@ -54,11 +55,11 @@ def run(config: SampleConfig) -> int:
         options["num_classes"] = encoding.num_classes
         _warn_if_never_dropped(config, checkpoint, world)
         # Built before anything is written, so that a mistake in the options leaves nothing behind.
-        process = process_from_options(options, config.respacing)
+        process = process_from_options(options, respacing(config, options))
         model = model_from_checkpoint(checkpoint, options, config.weights).to(world.device).eval()
         plan = plan_samples(sources, config.num_samples, config.seed)
         output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, path, process))
-        done = world.on_main(output.begin)
+        done = world.on_main(lambda: output.begin(plan))
         if world.is_main:
             write_run_record(output.root, "sample", _resolved(config, options))
             _announce(config, path, plan, done, process)
@@ -113,6 +114,19 @@ def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: 
         )
 
 
+def respacing(config: SampleConfig, options: Mapping[str, Any]) -> str | int:
+    """Return the timestep_respacing that `steps` stands for, or as given; 50 steps where nothing is said.
+
+    Raises ConfigError where there are fewer steps in the noise process.
+    """
+    if config.timestep_respacing != "":
+        return config.timestep_respacing
+    available = options["diffusion_steps"]
+    if config.steps is not None and config.steps > available:
+        raise ConfigError(f"steps is {config.steps}, but the model's noise process has {available}: use at most that")
+    return config.steps or min(DEFAULT_STEPS, available)
+
+
 def _resolved(config: SampleConfig, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with what was left to the checkpoint filled in."""
     return {key: options.get(key) if value in (None, "") else value for key, value in config.to_json().items()}
@@ -124,12 +138,12 @@ def _settings(config: SampleConfig, path: Path, process: GaussianDiffusion) -> d
         "run_seed": config.seed,
         "sampler": config.sampler,
         "steps": process.num_timesteps,
-        "timestep_respacing": config.respacing,
         "eta": config.eta,
         "s": config.s,
         "clip_denoised": config.clip_denoised,
         "weights": config.weights,
         "augment_masks": config.augment_masks,
+        "precision": config.precision,
         "checkpoint": digest(path),
     }
 

@@ -4,127 +4,58 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from guided_diffusion import pictures
-from guided_diffusion.actions.assemble import (
-    MODEL_KEYS,
-    PROCESS_KEYS,
-    autocast_type,
-    model_from_options,
-    process_from_options,
-)
+from guided_diffusion.actions.assemble import autocast_type, model_from_options, process_from_options
 from guided_diffusion.actions.dataset import default_workers, open_training_data
+from guided_diffusion.actions.start import Start, lineage, refuse_other_classes, start_of_training, take_over_best
 from guided_diffusion.architecture import height_width
-from guided_diffusion.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
-from guided_diffusion.config import TrainConfig, differing_keys
+from guided_diffusion.checkpoint import BEST, LAST
+from guided_diffusion.config import TrainConfig
 from guided_diffusion.data.datasets import SegmentationDataset
-from guided_diffusion.data.loader import EpochBatches, make_loader, stack_examples
+from guided_diffusion.data.loader import EpochBatches, TrainLoader, stack_examples
 from guided_diffusion.data.scan_report import ScanReport
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
 from guided_diffusion.distributed import World, join
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.errors import UserError
 from guided_diffusion.logs import RunLog, write_run_record
 from guided_diffusion.models.state_dict import load_weights
 from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.training.ema import Ema
 from guided_diffusion.training.preview import Previewer
 from guided_diffusion.training.trainer import Trainer, TrainingOptions
-from guided_diffusion.writing import digest, remove_leftovers
+from guided_diffusion.writing import make_folder, remove_leftovers
 
-MAY_CHANGE = {
-    "max_epochs",
-    "device",
-    "num_workers",
-    "cache_images",
-    "data_dir",
-    "output_dir",
-    "resume_checkpoint",
-    "preview_interval",
-    "preview_images",
-    "preview_steps",
-    "tensorboard",
-    "use_checkpoint",
-    "max_bad_steps",
-}
-"""Keys that a continued run may set differently: they do not change what is learned, or only for how long."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run begins with: nothing, weights to start from, or a state to continue."""
-
-    checkpoint: Checkpoint | None = None
-    continues: bool = False
+LOSS_CURVE = "loss_curve.png"
+EMA_HEAD_START = 100
+"""Steps that averages taken over from another run stand for; see Ema."""
 
 
 def run(config: TrainConfig) -> int:
     """Train, or continue, the run of `config.output_dir`."""
     world = join(config.device)
     try:
-        train(config.to_json(), find_start(config.to_json()), world, action="train")
+        train(config.to_json(), start_of_training(config), world, action="train")
     finally:
         world.close()
     return 0
 
 
-def find_start(options: Mapping[str, Any]) -> Start:
-    """Return what the run described by resolved training options begins with.
-
-    A run that was interrupted in `output_dir` is continued, whatever it had started from.
-
-    Raises ConfigError where that folder holds a run with other options.
-    """
-    own = own_state(options)
-    if own is not None:
-        return Start(own, continues=True)
-    asked = options["resume_checkpoint"]
-    if asked in ("", "auto"):
-        return Start()
-    source = load_checkpoint(find_checkpoint(asked, prefer=LAST))
-    if source.is_bare:
-        return Start(source)
-    clashes = differing_keys(options, source.config, [*MODEL_KEYS, *PROCESS_KEYS, "image_channels", "no_instance"])
-    if clashes:
-        raise ConfigError([f"{clash.partition(' ')[0]} differs from {source.path}: {clash}" for clash in clashes])
-    return Start(source, continues=source.resumable)
-
-
-def own_state(options: Mapping[str, Any]) -> Checkpoint | None:
-    """Return the state of an earlier start of the same run in `output_dir`, None where there is none."""
-    last = Path(options["output_dir"]) / LAST
-    if not last.exists():
-        return None
-    if options["resume_checkpoint"] == "":
-        raise ConfigError(
-            f'resume_checkpoint is "", but {last.parent} already holds a run: set it to "auto" to continue, '
-            "or choose another output_dir"
-        )
-    state = load_checkpoint(last)
-    clashes = differing_keys(options, state.config, [key for key in options if key not in MAY_CHANGE])
-    # null stands for what the masks told, which the checkpoint has resolved.
-    clashes = [clash for clash in clashes if not (clash.startswith("num_classes ") and options["num_classes"] is None)]
-    if clashes:
-        raise ConfigError(
-            [f"{clash.partition(' ')[0]} differs from the run in {last.parent}: {clash}; set it back, or choose "
-             "another output_dir" for clash in clashes]
-        )  # fmt: skip
-    return state
-
-
 def train(options: dict[str, Any], start: Start, world: World, *, action: str) -> None:
     """Train with resolved `options` from `start` to the end, and leave checkpoints, logs and pictures behind."""
     folder = Path(options["output_dir"])
-    if start.continues and start.checkpoint.path == folder / LAST and _is_over(options, start.checkpoint):
+    if start.own and start.is_over(options):
         if world.is_main:
-            _say_finished(folder, start.checkpoint)
+            _say_finished(options, start.checkpoint.progress)
         return
-    report = world.on_main(lambda: open_training_data(options))
+    world.on_main(lambda: make_folder(folder))
+    report = world.on_main(lambda: open_training_data(options, world.size))
+    refuse_other_classes(report.encoding, start)
     options = {**options, "num_classes": report.encoding.num_classes}
     if world.is_main:
         for name in (LAST, BEST):
@@ -134,11 +65,13 @@ def train(options: dict[str, Any], start: Start, world: World, *, action: str) -
     try:
         trainer = build_trainer(options, start, world, report, log)
         _announce(trainer, start, report, log)
+        if start.checkpoint is not None:
+            start.checkpoint.forget_tensors()
         progress = trainer.fit()
         if world.is_main:
-            pictures.loss_curve(progress.history, folder / "loss_curve.png", best_epoch=progress.best_epoch)
+            pictures.loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
             log.say(f"finished after {progress.epoch} epochs, {progress.step} steps")
-            for name in (BEST, LAST, "loss_curve.png", "log.txt"):
+            for name in (BEST, LAST, LOSS_CURVE, "log.txt"):
                 log.say(f"  {(folder / name).absolute()}")
         world.barrier()
     finally:
@@ -154,7 +87,8 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
     if source is not None:
         load_weights(model, source.model, source=str(source.path))
     model.to(world.device)
-    ema = Ema(model, options["ema_rate"])
+    origin = lineage(options, start)
+    ema = Ema(model, options["ema_rate"], head_start=EMA_HEAD_START if "started_from" in origin else 0)
     process = process_from_options(options)
     dataset = training_dataset(options, report, world)
     batches = EpochBatches(len(dataset), options["batch_size"], world.size, world.rank, options["seed"])
@@ -162,7 +96,7 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
         model=model,
         diffusion=process,
         timestep_sampler=build_timestep_sampler(options["schedule_sampler"], process.num_timesteps),
-        loader=make_loader(dataset, batches, num_workers=default_workers(options, world), device=world.device),
+        loader=TrainLoader(dataset, batches, num_workers=default_workers(options, world), device=world.device),
         optimizer=torch.optim.AdamW(
             model.parameters(),
             lr=options["lr"],
@@ -174,14 +108,31 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
         world=world,
         log=log,
         folder=folder,
-        describe={"config": options, "encoding": report.encoding.to_dict(), "lineage": _lineage(options, start)},
+        describe={"config": options, "encoding": report.encoding.to_dict(), "lineage": origin},
+        autocast=autocast_type(options["precision"]),
         preview=previewer(options, report, model, ema, world) if options["preview_interval"] else None,
     )
     if start.continues:
         trainer.resume(source)
+        if not start.own and world.is_main:
+            take_over_best(start, folder, trainer.progress)
+        _refuse_different_positions(trainer)
     elif source is not None:
         ema.load_state_dict(source.ema)
     return trainer
+
+
+def _refuse_different_positions(trainer: Trainer) -> None:
+    """Raise UserError where the processes, each reading its own disk, do not continue the same state."""
+    progress = trainer.progress
+    positions = trainer.world.gather((progress.epoch, progress.batch, progress.step))
+    if len(set(positions)) > 1:
+        raise UserError(
+            f"resume_checkpoint: the processes found different states (epoch, batch, step: {positions}): "
+            "put output_dir on a disk that all of them share",
+            everywhere=True,
+            told=not trainer.world.is_main,
+        )
 
 
 def training_dataset(options: Mapping[str, Any], report: ScanReport, world: World) -> SegmentationDataset:
@@ -201,7 +152,7 @@ def training_dataset(options: Mapping[str, Any], report: ScanReport, world: Worl
         image_channels=options["image_channels"],
         seed=options["seed"],
         cache_images=options["cache_images"],
-        num_workers=default_workers(options, world),
+        num_workers=max(1, default_workers(options, world)) * world.size,
         with_edges=not options["no_instance"],
     )
 
@@ -233,31 +184,16 @@ def previewer(options: Mapping[str, Any], report: ScanReport, model: Any, ema: E
     )
 
 
-def _lineage(options: Mapping[str, Any], start: Start) -> dict[str, Any]:
-    """Return where the weights come from, and whether they ever saw a dropped mask (None: nobody knows)."""
-    dropped = options["drop_rate"] > 0
-    if start.checkpoint is None:
-        return {"saw_dropped_masks": dropped}
-    if start.continues:
-        known = start.checkpoint.lineage
-        return {**known, "saw_dropped_masks": dropped or known.get("saw_dropped_masks")}
-    before = start.checkpoint.lineage.get("saw_dropped_masks")
-    source = {"path": str(start.checkpoint.path), "digest": digest(start.checkpoint.path)}
-    return {"started_from": source, "saw_dropped_masks": dropped or before}
-
-
-def _is_over(options: Mapping[str, Any], checkpoint: Checkpoint) -> bool:
-    progress = checkpoint.progress
-    annealed = 0 < options["lr_anneal_steps"] <= progress["step"]
-    return progress["epoch"] >= options["max_epochs"] or annealed
-
-
-def _say_finished(folder: Path, checkpoint: Checkpoint) -> None:
-    progress = checkpoint.progress
+def _say_finished(options: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+    folder = Path(options["output_dir"])
+    if not (folder / LOSS_CURVE).exists():
+        pictures.loss_curve(progress["history"], folder / LOSS_CURVE, best_epoch=progress["best_epoch"])
+    annealed = "its learning rate has fallen to 0 (lr_anneal_steps)"
+    way_on = annealed if progress["epoch"] < options["max_epochs"] else "raise max_epochs to train on"
     print(
         f"{folder.absolute()}: this run is finished ({progress['epoch']} epochs, best loss "
-        f"{progress['best_loss']:.5f} in epoch {progress['best_epoch']}); raise max_epochs to train on, "
-        "or choose another output_dir for a new run"
+        f"{progress['best_loss']:.5f} in epoch {progress['best_epoch']}); {way_on}, or choose another output_dir for a "
+        "new run"
     )
 
 

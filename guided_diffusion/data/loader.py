@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,7 @@ class TrainLoader:
             num_workers=num_workers,
             collate_fn=_collate,
             pin_memory=self._device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_trainer,
             # Workers outlive the epochs: what they cached is kept, and keys tell them the epoch.
             persistent_workers=num_workers > 0,
         )
@@ -140,21 +142,19 @@ class TrainLoader:
         )
 
 
-def make_loader(
-    dataset: SegmentationDataset,
-    epoch_batches: EpochBatches,
-    *,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-) -> TrainLoader:
-    """Return the loader of a training run; `device` is where its batches are put."""
-    return TrainLoader(dataset, epoch_batches, num_workers=num_workers, device=device)
-
-
 def stack_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:
     """Return chosen examples as one batch for pictures: images [N, C, H, W] in [-1, 1] and their maps, on the CPU."""
     examples = default_collate([dataset[SampleKey(0, index, 0, 1.0)] for index in indices])
     return examples["image"], SemanticMap(examples["label"], dataset.encoding.num_classes, examples.get("edge"))
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Keep a SIGTERM or SIGINT to the whole process group from ending a worker in the middle of a step.
+
+    The trainer ends its workers when it is done; where it is killed, they notice that it is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Keys:

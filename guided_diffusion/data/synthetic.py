@@ -7,6 +7,7 @@ on, each process keeps its own `.manifest-<rank>.jsonl`, and the lines are merge
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from guided_diffusion.data.classes import FILE_NAME, write_classes
 from guided_diffusion.data.datasets import read_condition
+from guided_diffusion.data.files import read_bytes
 from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, augment_mask
@@ -27,7 +29,7 @@ from guided_diffusion.errors import DataError
 from guided_diffusion.logs import read_metrics
 from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.semantic_map import SemanticMap
-from guided_diffusion.writing import remove_leftovers, replacing
+from guided_diffusion.writing import make_folder, remove_leftovers, replacing, writing_to
 
 MANIFEST = "manifest.jsonl"
 
@@ -43,9 +45,12 @@ class PlannedSample:
     seed: int
 
 
-def plan_samples(
-    sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int, *, prefix_length: int = 3
-) -> list[PlannedSample]:
+def source_digest(sample: PlannedSample) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the mask file a sample is made from."""
+    return hashlib.sha256(read_bytes(sample.source.mask)).hexdigest()[:16]
+
+
+def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int) -> list[PlannedSample]:
     """Return `num_samples` samples (None: one for each mask) that use the masks in turn.
 
     The first use of a mask keeps its name, the n-th further use appends `_rep<n>`.
@@ -54,7 +59,7 @@ def plan_samples(
     plan = []
     for index in range(count):
         source, repeat = sources[index % len(sources)], index // len(sources)
-        name = source.stem if not repeat else f"{source.stem}_rep{repeat:0{prefix_length}d}"
+        name = source.stem if not repeat else f"{source.stem}_rep{repeat:03d}"
         plan.append(PlannedSample(index, name, source, repeat, derive_seed(Stream.SAMPLE, seed, index)))
     taken: dict[str, PlannedSample] = {}
     for sample in plan:
@@ -115,33 +120,62 @@ class SyntheticFolder:
         """The manifest's path."""
         return self.root / MANIFEST
 
-    def begin(self) -> dict[int, dict[str, Any]]:
-        """Prepare the folder and return the manifest lines of the samples that are there already, by index.
+    def begin(self, plan: Sequence[PlannedSample]) -> dict[int, dict[str, Any]]:
+        """Prepare the folder for `plan` and return the manifest lines of the samples that are there already, by index.
 
         To be called in one process, before any of them writes.
 
-        Raises DataError where the folder holds samples of other settings, or pictures of another origin.
+        Raises DataError where the folder holds samples of other settings or other masks, or files of another origin.
         """
         for kind in ("images", "masks"):
-            (self.folder / kind).mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder / kind)
         lines = self._merge()
-        for line in lines.values():
-            other = [key for key, value in self.settings.items() if line.get(key) != value]
-            if other:
-                key = other[0]
-                raise DataError(
-                    f"{self.manifest}: holds samples with {key} {json.dumps(line.get(key))}, these would have "
-                    f"{json.dumps(self.settings[key])}: choose another results_path"
-                )
-        if not lines and any((self.folder / "images").rglob("*.png")) and not self._begun.exists():
-            raise DataError(f"{self.folder}: holds images that no manifest names: choose an empty results_path")
-        self._begun.touch()
+        self._refuse_other_settings(lines)
+        self._refuse_other_masks(lines, plan)
+        if not self._begun.exists():
+            self._refuse_foreign_files(lines)
+            with writing_to(self._begun):
+                self._begun.touch()
         write_classes(self.root / FILE_NAME, self.encoding)
         return lines
 
+    def _refuse_other_settings(self, lines: Mapping[int, Mapping[str, Any]]) -> None:
+        for line in lines.values():
+            for key, value in self.settings.items():
+                if line.get(key) != value:
+                    raise DataError(
+                        f"{self.manifest}: holds samples with {key} {json.dumps(line.get(key))}, these would have "
+                        f"{json.dumps(value)}: choose another results_path"
+                    )
+
+    def _refuse_other_masks(self, lines: Mapping[int, Mapping[str, Any]], plan: Sequence[PlannedSample]) -> None:
+        for sample in plan:
+            line = lines.get(sample.index)
+            if line and (line["image"], line["source_digest"]) != (self._paths(sample)["image"], source_digest(sample)):
+                raise DataError(
+                    f"{self.manifest}: sample {sample.index} was made from {line['source_mask']}, it would now be made "
+                    f"from {sample.source.mask}: the masks are others than they were; choose another results_path"
+                )
+
+    def _refuse_foreign_files(self, lines: Mapping[int, Mapping[str, Any]]) -> None:
+        """Refuse what this folder did not get from here: it would be overwritten, or taken for samples."""
+        named = {line[kind] for line in lines.values() for kind in ("image", "mask")}
+        for kind in ("images", "masks"):
+            for path in sorted((self.folder / kind).rglob("*")):
+                if path.is_file() and path.relative_to(self.root).as_posix() not in named:
+                    raise DataError(f"{path}: is in no manifest, so it was not sampled: choose an empty results_path")
+        if (self.root / FILE_NAME).exists() and not lines:
+            raise DataError(f"{self.root / FILE_NAME}: belongs to another dataset: choose an empty results_path")
+
+    def _paths(self, sample: PlannedSample) -> dict[str, str]:
+        """Return where image and mask of a sample lie, relative to the root."""
+        folder = self.folder.relative_to(self.root).as_posix()
+        prefix = "" if folder == "." else f"{folder}/"
+        return {kind: f"{prefix}{kind}s/{sample.name}.png" for kind in ("image", "mask")}
+
     @property
     def _begun(self) -> Path:
-        # Tells a folder whose first pair was being written when the run was killed from one of another origin.
+        # There while samples are being made: tells the files of a killed run from those of another origin.
         return self.root / ".synthetic"
 
     def _merge(self) -> dict[int, dict[str, Any]]:
@@ -172,21 +206,23 @@ class SyntheticFolder:
 
     def open_part(self, rank: int) -> None:
         """Begin this process's part of the manifest."""
-        self._part = open(self.root / f".manifest-{rank}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        path = self.root / f".manifest-{rank}.jsonl"
+        with writing_to(path):
+            self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
         """Write one pair ([C, H, W] in [-1, 1] and [H, W] class ids), then its line of the manifest."""
-        paths = {}
+        paths = self._paths(sample)
         for kind, picture in (("image", to_picture(image)), ("mask", self.encoding.encode(label.cpu().numpy()))):
-            path = self.folder / f"{kind}s" / f"{sample.name}.png"
-            remove_leftovers(path)
-            with replacing(path) as temporary:
+            remove_leftovers(self.root / paths[kind])
+            with replacing(self.root / paths[kind]) as temporary:
                 picture.save(temporary, format="PNG")
-            paths[kind] = path.relative_to(self.root).as_posix()
-        line = {"index": sample.index, **paths, "source_mask": str(sample.source.mask), "seed": sample.seed}
+        source = {"source_mask": str(sample.source.mask), "source_digest": source_digest(sample)}
+        line = {"index": sample.index, **paths, **source, "seed": sample.seed, **self.settings}
         # The line comes last: a pair without one is made again, a line without its pair cannot be.
-        self._part.write(json.dumps({**line, **self.settings}, ensure_ascii=False) + "\n")
-        self._part.flush()
+        with writing_to(self.manifest):
+            self._part.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._part.flush()
 
     def close_part(self) -> None:
         """End this process's part of the manifest."""

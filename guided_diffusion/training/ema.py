@@ -15,9 +15,14 @@ class Ema:
     Early in training a rate of 0.9999 would still hold mostly initial weights (37 % after 10,000 steps), so the
     decay of step n is `min(rate, (1 + n) / (10 + n))`: the average reaches over about a ninth of the past at first
     and over `1 / (1 - rate)` steps in the end.
+
+    head_start: steps that the averages already stand for when training begins. Averages taken over from a trained
+        network get some, so that the first steps do not wipe them out, and not all, so that those of a short
+        finetuning do follow what it learns.
     """
 
-    def __init__(self, model: nn.Module, rates: Iterable[float]):
+    def __init__(self, model: nn.Module, rates: Iterable[float], *, head_start: int = 0):
+        self.head_start = head_start
         self._names = [name for name, _ in model.named_parameters()]
         self._buffers = dict(model.named_buffers())
         self._parameters = [parameter for _, parameter in model.named_parameters()]
@@ -27,7 +32,8 @@ class Ema:
     def update(self, step: int) -> None:
         """Take the model's weights after optimizer step `step` (counted from 1) into every average."""
         for rate, average in self.averages.items():
-            decay = min(float(rate), (1 + step) / (10 + step))
+            passed = step + self.head_start
+            decay = min(float(rate), (1 + passed) / (10 + passed))
             torch._foreach_lerp_(average, self._parameters, 1 - decay)
 
     @contextlib.contextmanager

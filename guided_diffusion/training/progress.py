@@ -20,26 +20,29 @@ class EpochSums:
     loss: float = 0.0
     images: float = 0.0
     quartile_loss: list[float] = field(default_factory=lambda: [0.0] * QUARTILES)
-    quartile_images: list[float] = field(default_factory=lambda: [0.0] * QUARTILES)
+    quartile_weight: list[float] = field(default_factory=lambda: [0.0] * QUARTILES)
     grad_norm: float = 0.0
     steps: int = 0
     bad_steps: int = 0
     seconds: float = 0.0
 
     @staticmethod
-    def of_step(losses: Tensor, weights: Tensor, t: Tensor, num_timesteps: int) -> Tensor:
+    def of_step(losses: Tensor, importance: Tensor, weights: Tensor, t: Tensor, num_timesteps: int) -> Tensor:
         """Return one step's sums as a vector that can be added up over processes.
 
-        losses, t, weights: [n]; a weight is 0 for an image that only keeps a process busy.
-        Returns float64 [2 + 2 * QUARTILES]: loss, images, then loss and images of each quartile of t.
+        losses, t: [n]. importance: [n], 1 / (T p_t) where timesteps are not drawn uniformly. weights: [n], 0 for an
+        image that only keeps a process busy.
+        Returns float64 [2 + 2 * QUARTILES]: loss, images, then loss and total importance of each quartile of t.
         """
-        losses, weights = losses.double() * weights, weights.double()
+        weights = weights.double()
+        importance = importance.double() * weights
+        losses = losses.double() * importance
         quartile = torch.nn.functional.one_hot(t * QUARTILES // num_timesteps, QUARTILES).double()
         return torch.cat(
             [
                 torch.stack([losses.sum(), weights.sum()]),
                 (losses[:, None] * quartile).sum(0),
-                (weights[:, None] * quartile).sum(0),
+                (importance[:, None] * quartile).sum(0),
             ]
         )
 
@@ -49,7 +52,7 @@ class EpochSums:
         self.images += step[1]
         for q in range(QUARTILES):
             self.quartile_loss[q] += step[2 + q]
-            self.quartile_images[q] += step[2 + QUARTILES + q]
+            self.quartile_weight[q] += step[2 + QUARTILES + q]
         self.grad_norm += grad_norm
         self.steps += 1
 
@@ -62,8 +65,8 @@ class EpochSums:
         """Return the epoch's metrics by the names the log uses; quartile 0 holds the least noisy timesteps."""
         values = {"loss": self.mean_loss}
         for q in range(QUARTILES):
-            if self.quartile_images[q]:
-                values[f"loss_q{q}"] = self.quartile_loss[q] / self.quartile_images[q]
+            if self.quartile_weight[q]:
+                values[f"loss_q{q}"] = self.quartile_loss[q] / self.quartile_weight[q]
         if self.steps:
             values["grad_norm"] = self.grad_norm / self.steps
         if self.seconds > 0:
@@ -82,6 +85,8 @@ class Progress:
     """Batches of the running epoch that are done."""
     images: int = 0
     """Images of the running epoch that are done, over all processes."""
+    global_batch: int = 0
+    """Images of a full step over all processes; another one makes other batches."""
     step: int = 0
     """Optimizer steps taken."""
     bad_in_a_row: int = 0

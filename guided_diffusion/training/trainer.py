@@ -30,9 +30,9 @@ from guided_diffusion.training.interruption import StopRequest
 from guided_diffusion.training.measure import peak_memory_gib
 from guided_diffusion.training.progress import EpochSums, Progress
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAVING_SHARE = 0.05
 """Largest share of the time that is spent on writing `last.pt`."""
+STOP_SIGNALS = (SIGTERM, SIGINT)
 MID_EPOCH_SECONDS = 300.0
 """Time after which a long epoch is saved before it is over."""
 
@@ -49,7 +49,6 @@ class TrainingOptions:
     drop_rate: float = 0.0
     grad_clip: float = 0.0
     max_bad_steps: int = 20
-    precision: str = "fp32"
     preview_interval: int = 0
 
 
@@ -58,6 +57,7 @@ class Trainer:
 
     folder: where `last.pt` and `best.pt` go.
     describe: what every checkpoint says of the run beside its state (config, encoding).
+    autocast: the type the network runs in, None for that of its weights; float16 comes with loss scaling.
     preview: called with the epoch after every `preview_interval` epochs and after the last, in the main process.
     """
 
@@ -75,6 +75,7 @@ class Trainer:
         log: RunLog,
         folder: Path,
         describe: Mapping[str, Any],
+        autocast: torch.dtype | None = None,
         preview: Callable[[int], None] | None = None,
     ):
         self.model = model
@@ -88,9 +89,10 @@ class Trainer:
         self.log = log
         self.folder = folder
         self.describe = describe
+        self.autocast = autocast
         self.preview = preview
-        self.progress = Progress()
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=options.precision == "fp16")
+        self.progress = Progress(global_batch=loader.epoch_batches.global_batch)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=autocast is torch.float16)
         self.stop = StopRequest()
         self._network = self._data_parallel(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -121,7 +123,7 @@ class Trainer:
         steps in a row, with the last good checkpoint left as it is.
         """
         self.model.train()
-        self.log.start_metrics(self.progress.epoch)
+        self.log.start_metrics(self.progress.epoch, self.progress.step)
         with self.stop, self._progress_bar() as bar:
             while not self.finished:
                 self.train_epoch(bar)
@@ -149,11 +151,9 @@ class Trainer:
             if self.finished:
                 break
             self._stop_if_asked()
-            if time.monotonic() - self._saved_at > max(MID_EPOCH_SECONDS, self._save_seconds / SAVING_SHARE):
-                self._save()
+            self._save_if_due(MID_EPOCH_SECONDS)
         self._end_epoch()
-        if time.monotonic() - self._saved_at > self._save_seconds / SAVING_SHARE:
-            self._save()
+        self._save_if_due()
         self._stop_if_asked()
 
     def _end_epoch(self) -> None:
@@ -208,11 +208,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._forward_backward(batch, t, weights, key)
 
-        sums = EpochSums.of_step(losses * weights, batch.weight.cpu(), t, self.diffusion.num_timesteps)
-        asked = torch.tensor([float(self.stop.signal_number)], dtype=torch.float64)
-        *sums, asked = self.world.sum(torch.cat([sums, asked]).to(self._reduction_device)).tolist()
+        sums = EpochSums.of_step(losses, weights, batch.weight.cpu(), t, self.diffusion.num_timesteps)
+        asked = torch.tensor([self.stop.signal_number == number for number in STOP_SIGNALS]).double()
+        *sums, terminate, interrupt = self.world.sum(torch.cat([sums, asked]).to(self._reduction_device)).tolist()
         # From the sum, not from this process's own flag: all have to stop after the same step.
-        self._stop_signal = SIGTERM if asked >= SIGTERM else SIGINT if asked else 0
+        self._stop_signal = SIGTERM if terminate else SIGINT if interrupt else 0
         self.scaler.unscale_(self.optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(self._parameters, options.grad_clip or math.inf))
 
@@ -251,7 +251,9 @@ class Trainer:
             kept = f"the last good checkpoint is {good.absolute()}" if good.exists() else "nothing was saved yet"
             raise UserError(
                 f"max_bad_steps: {progress.bad_in_a_row} steps in a row had a loss or gradient that is not finite "
-                f"(epoch {progress.epoch + 1}, last loss {loss:g}); {kept}: lower lr, or use precision bf16 or fp32"
+                f"(epoch {progress.epoch + 1}, last loss {loss:g}); {kept}: lower lr, or use precision bf16 or fp32",
+                everywhere=True,
+                told=not self.world.is_main,
             )
 
     def _learning_rate(self, step: int) -> float:
@@ -291,8 +293,7 @@ class Trainer:
         x_t = self.diffusion.q_sample(x0, t, noise)
         # Dropout is the one draw that PyTorch takes from its global generator.
         torch.manual_seed(derive_seed(Stream.DROPOUT, *key, slots[0]))
-        dtype = AUTOCAST[self.options.precision]
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = self._network(x_t, self.diffusion.model_t(t), condition)
         return self.diffusion.training_losses(output.float(), x0, x_t, t, noise)["loss"]
 
@@ -317,10 +318,25 @@ class Trainer:
     # --- state ---------------------------------------------------------------------------------------------------
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a resumable checkpoint as if there had been no interruption (its weights are loaded already)."""
+        """Go on from a resumable checkpoint as if there had been no interruption (its weights are loaded already).
+
+        With another number of images a step, an epoch that was interrupted begins anew.
+        """
         self.progress = Progress.from_state(checkpoint.progress)
         self.ema.load_state_dict(checkpoint.ema)
+        decay = self.optimizer.param_groups[0]["weight_decay"]
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = decay
+        global_batch = self.loader.epoch_batches.global_batch
+        if self.progress.batch and self.progress.global_batch != global_batch:
+            self.log.say(
+                f"steps now have {global_batch} images, not {self.progress.global_batch}: the epoch that was "
+                "interrupted is trained from its beginning"
+            )
+            self.progress.batch = self.progress.images = 0
+            self.progress.sums = EpochSums()
+        self.progress.global_batch = global_batch
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
         if checkpoint.timestep_sampler:
@@ -331,7 +347,7 @@ class Trainer:
         content = {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "progress": {**self.progress.state_dict(), "history": list(self.progress.history)},
+            "progress": self.progress.state_dict(),
         }
         if copy:
             for weights in (content["model"], *content["ema"].values()):
@@ -339,9 +355,15 @@ class Trainer:
                     weights[name] = value.detach().to("cpu", copy=True)
         return content
 
+    def _save_if_due(self, at_least_seconds: float = 0.0) -> None:
+        """Save where the last time is long enough ago, but not while steps are bad: they may lead nowhere."""
+        pause = max(at_least_seconds, self._save_seconds / SAVING_SHARE)
+        if not self.progress.bad_in_a_row and time.monotonic() - self._saved_at > pause:
+            self._save()
+
     def _save(self) -> None:
-        """Write `best.pt`, where it is due, and `last.pt`; not while the last step was a bad one."""
-        if self.progress.bad_in_a_row or not self._unsaved_steps:
+        """Write `best.pt`, where there is a new one, and `last.pt`."""
+        if not self._unsaved_steps:
             return
         started = time.monotonic()
         if self.world.is_main:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.labels import LabelEncoding
-from guided_diffusion.data.loader import EpochBatches, make_loader
+from guided_diffusion.data.loader import EpochBatches, TrainLoader
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.transforms import JointTransform
@@ -96,7 +96,7 @@ def same(one: list[list], other: list[list]) -> bool:
 
 
 def test_batches_have_the_documented_form(dataset):
-    batches = list(make_loader(dataset, EpochBatches(7, 3)).epoch(0))
+    batches = list(TrainLoader(dataset, EpochBatches(7, 3)).epoch(0))
     assert [batch.global_size for batch in batches] == [3, 3, 1] == [len(batch) for batch in batches]
     assert batches[0].image.shape == (3, 3, 16, 16)
     assert batches[0].condition.size == (16, 16)
@@ -106,13 +106,13 @@ def test_batches_have_the_documented_form(dataset):
 
 
 def test_a_dataset_smaller_than_the_batch_gives_one_short_batch(dataset):
-    (batch,) = make_loader(dataset, EpochBatches(7, 64)).epoch(0)
+    (batch,) = TrainLoader(dataset, EpochBatches(7, 64)).epoch(0)
     assert len(batch) == batch.global_size == 7
 
 
 def test_worker_processes_give_the_same_batches_also_after_an_epoch_was_left(dataset):
-    plain = make_loader(dataset, EpochBatches(7, 2))
-    working = make_loader(dataset, EpochBatches(7, 2), num_workers=2)
+    plain = TrainLoader(dataset, EpochBatches(7, 2))
+    working = TrainLoader(dataset, EpochBatches(7, 2), num_workers=2)
     assert same(contents(plain.epoch(0)), contents(working.epoch(0)))
     next(working.epoch(1))
     assert same(contents(plain.epoch(1, 4)), contents(working.epoch(1, 4)))
@@ -124,7 +124,7 @@ def test_user_errors_arrive_as_they_were_raised(dataset, num_workers):
     Path(dataset.pairs[3].mask).write_bytes(b"broken")
     # One line; the exception is not kept, since its frames would keep the worker alive.
     with pytest.raises(DataError, match=r"\A[^\n]*m3\.png: unreadable or truncated[^\n]*\Z"):
-        list(make_loader(dataset, EpochBatches(7, 2), num_workers=num_workers).epoch(0))
+        list(TrainLoader(dataset, EpochBatches(7, 2), num_workers=num_workers).epoch(0))
 
 
 def test_datasets_travel_to_spawned_workers(dataset):

@@ -11,7 +11,8 @@ import torch
 from tiny import TINY
 
 from guided_diffusion.actions.dataset import open_training_data
-from guided_diffusion.actions.train import build_trainer, find_start
+from guided_diffusion.actions.start import start_of_training
+from guided_diffusion.actions.train import build_trainer
 from guided_diffusion.config import load_config
 from guided_diffusion.distributed import World
 from guided_diffusion.logs import RunLog
@@ -26,10 +27,11 @@ def trainer_for(lemons: Path, tmp_path: Path) -> Callable[..., Trainer]:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         given = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 4, **values}
-        options = load_config("train", given).to_json()
+        config = load_config("train", given)
+        options = config.to_json()
         report = open_training_data(options)
         options["num_classes"] = report.encoding.num_classes
         world = World(0, 1, 0, torch.device("cpu"))
-        return build_trainer(options, find_start(options), world, report, RunLog(folder, enabled=False))
+        return build_trainer(options, start_of_training(config), world, report, RunLog(folder, enabled=False))
 
     return build

@@ -43,6 +43,19 @@ def test_initial_weights_are_forgotten_early():
     assert float(ema.state_dict()["0.9999"]["weight"]) < 1e-4
 
 
+def test_averages_taken_over_are_not_wiped_out_by_the_first_steps():
+    model = nn.Linear(1, 1, bias=False)
+    constant(model, 1.0)
+    ema = Ema(model, [0.9999], head_start=100)
+    constant(model, 0.0)
+    for step in range(1, 11):
+        ema.update(step)
+    assert 0.3 < float(ema.state_dict()["0.9999"]["weight"]) < 0.7
+    for step in range(11, 401):
+        ema.update(step)
+    assert float(ema.state_dict()["0.9999"]["weight"]) < 1e-4, "nor kept for longer than a short finetuning lasts"
+
+
 def test_applied_swaps_and_puts_back_even_after_an_error():
     model = nn.Linear(2, 1)
     ema = Ema(model, [0.5])

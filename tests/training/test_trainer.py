@@ -67,6 +67,39 @@ def test_interrupted_and_resumed_equals_uninterrupted(trainer_for, sampler, stop
     assert_identical(best[0].ema["0.99"], best[1].ema["0.99"])
 
 
+def test_an_interrupted_epoch_begins_anew_with_other_batches(trainer_for, capsys):
+    """Position 2 of 3 batches means nothing where an epoch has 2: images would be left out or seen twice."""
+    first = trainer_for(batch_size=3, max_epochs=2)
+    step = first.train_step
+
+    def stop(batch):
+        signal.raise_signal(signal.SIGINT)
+        step(batch)
+
+    first.train_step = stop
+    with pytest.raises(Interrupted) as caught:
+        first.fit()
+    assert caught.value.signal_number == signal.SIGINT
+    assert first.progress.batch == 1
+    state = load_checkpoint(first.folder / LAST)
+    second = trainer_for("other", batch_size=4, max_epochs=2)
+    second.model.load_state_dict(state.model)
+    second.resume(state)
+    assert second.progress.batch == second.progress.images == 0
+    assert second.progress.step == 1
+    second.fit()
+    assert second.progress.step == 1 + 2 * 2
+
+
+def test_a_run_whose_last_step_is_bad_is_saved(trainer_for):
+    trainer = trainer_for(max_epochs=2)
+    poison(trainer, range(5, 6))
+    trainer.fit()
+    last = load_checkpoint(trainer.folder / LAST)
+    assert last.progress["epoch"] == 2
+    assert last.progress["step"] == 5
+
+
 def test_best_is_the_epoch_of_the_lowest_mean_loss(trainer_for):
     trainer = trainer_for(max_epochs=6)
     progress = trainer.fit()
