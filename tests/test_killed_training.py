@@ -84,3 +84,8 @@ def test_signals_to_the_process_group_save_and_exit_with_their_code(lemons, tmp_
     assert "Traceback" not in errors
     step = load_checkpoint(folder / LAST).progress["step"]
     assert step > 0
+
+
+def test_a_run_with_workers_ends_by_itself(lemons, tmp_path):
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 1, "num_workers": 2}
+    assert start(values, **QUIET).wait(timeout=60) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -149,12 +150,14 @@ def stack_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tupl
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Keep a SIGTERM or SIGINT to the whole process group from ending a worker in the middle of a step.
+    """Keep a signal to the whole process group (Ctrl-C, a batch system's SIGTERM) from ending a worker within a step.
 
     The trainer ends its workers when it is done; where it is killed, they notice that it is gone.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    else:  # Windows sends Ctrl-C to all processes of a console
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Keys:
