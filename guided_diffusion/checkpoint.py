@@ -18,6 +18,7 @@ Published weights are bare dictionaries of tensors; they load too, and so do `.s
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,21 +112,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged zip, a pickle with code in it and a text file all fail in their own ways
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged zip, a pickle with code in it and a text file all fail in their own ways
         raise CheckpointError(
-            f"{path}: not a readable checkpoint ({reason[0][:120]}): it is damaged, or holds more than weights"
+            f"{path}: not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
         ) from None
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
+    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
+        raise CheckpointError(f"{path}: holds no dictionary of weights by name: export the network's state_dict alone")
     if content.get("format") == FORMAT:
-        if content["version"] > VERSION:
-            raise CheckpointError(
-                f"{path}: layout {content['version']} of a newer isdm, this one reads {VERSION}: update isdm"
-            )
-        kept = {key: content[key] for key in Checkpoint.__dataclass_fields__ if key in content}
-        return Checkpoint(path=path, **kept)
+        return _own_checkpoint(path, content)
     if all(isinstance(value, Tensor) for value in content.values()):
         return Checkpoint(path=path, model=_without_wrapper(content))
     others = [key for key, value in content.items() if not isinstance(value, Tensor)]
@@ -133,6 +130,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         f"{path}: neither a checkpoint of isdm nor bare weights: {others[0]!r} is no tensor; "
         "export the network's state_dict alone"
     )
+
+
+def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise CheckpointError(f"{path}: layout {version} of a newer isdm, this one reads {VERSION}: update isdm")
+    kept = {key: content[key] for key in Checkpoint.__dataclass_fields__ if key in content}
+    if version != VERSION or not all(isinstance(kept.get(key), dict) for key in ("model", "config", "encoding")):
+        raise CheckpointError(f"{path}: calls itself a checkpoint of isdm and lacks parts of one: it was tampered with")
+    return Checkpoint(path=path, **kept)
 
 
 def _load_safetensors(path: Path) -> Checkpoint:
@@ -143,6 +150,9 @@ def _load_safetensors(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         described = {key: json.loads(metadata[key]) for key in DESCRIBED if key in metadata}
+        # Other tools have a "config" of their own: then these are bare weights.
+        if not all(isinstance(value, dict) for value in described.values()) or "encoding" not in described:
+            described = {}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: not a readable .safetensors file ({error})") from None
     return Checkpoint(path=path, model=_without_wrapper(weights), **described)
@@ -171,8 +181,10 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Ch
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with replacing(path) as temporary:
         if Path(path).suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            save_file(weights, temporary, {key: json.dumps(getattr(checkpoint, key)) for key in DESCRIBED})
+            described = {key: json.dumps(getattr(checkpoint, key)) for key in DESCRIBED}
+            # Saved by way of bytes: the library's own writer hides why it failed.
+            temporary.write_bytes(save(weights, described))
         else:
             torch.save(weights, temporary)

@@ -35,6 +35,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one action and return the exit code: 0, 2 after a user's mistake, 128 + n after signal n."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be text
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
@@ -50,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has gone, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(BROKEN_PIPE_EXIT)
+    except OSError as error:
+        # What the system refuses (permissions, names too long, a full disk) is for the user to mend.
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return _leave(2)
     except Exception:
         if _started_by_launcher():
             import traceback

@@ -25,28 +25,28 @@ class RunLog:
 
     def __init__(self, folder: str | Path, *, enabled: bool = True, tensorboard: bool = False):
         self.folder = Path(folder)
-        self._text = self._metrics = self._events = None
-        if not enabled:
-            return
+        self._enabled = enabled
         self._tensorboard = tensorboard
-        with writing_to(make_folder(self.folder) / "log.txt"):
-            self._text = open(self.folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
+        self._text = self._metrics = self._events = None
 
     def say(self, message: str) -> None:
         """Print a line above the progress bar and keep it in the text log."""
-        if self._text is None:
+        if not self._enabled:
             return
         # Whoever read what is printed may have gone (`| head`); the run has not.
         with contextlib.suppress(BrokenPipeError):
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
         with writing_to(self.folder / "log.txt"):
+            if self._text is None:
+                make_folder(self.folder)
+                self._text = open(self.folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             self._text.write(message + "\n")
             self._text.flush()
 
     def start_metrics(self, epochs_done: int, steps_done: int) -> None:
         """Open `metrics.jsonl` and the events, without what a resumed run will write again."""
-        if self._text is None:
+        if not self._enabled:
             return
         path = self.folder / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line.get("epoch", 0) <= epochs_done] if path.exists() else []
@@ -54,7 +54,8 @@ class RunLog:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if self._tensorboard:
-            self._events = _tensorboard_writer(self.folder / "tensorboard", steps_done + 1)
+            with writing_to(self.folder / "tensorboard"):
+                self._events = _tensorboard_writer(self.folder / "tensorboard", steps_done + 1)
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line of metrics; `step` counts optimizer steps."""
@@ -73,8 +74,10 @@ class RunLog:
     def close(self) -> None:
         """Flush and close every file."""
         for stream in (self._text, self._metrics, self._events):
-            if stream is not None:
-                stream.close()
+            # A disk that is full has been reported where it mattered, and must not hide what ended the run.
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ their names and meanings, and both JSON lists and the published string spelling 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
@@ -287,6 +288,9 @@ class SamplerOptions(OptionGroup):
             self.sampler = "ddim"
 
 
+PATH_KEYS = {"data_dir", "mask_dir", "output_dir", "results_path", "model_path", "resume_checkpoint", "export_path"}
+
+
 class ActionConfig(OptionGroup):
     """What every action's configuration can do beside holding its keys."""
 
@@ -298,6 +302,11 @@ class ActionConfig(OptionGroup):
             if getattr(self, key) in ("", None):
                 meaning = type(self).model_fields[key].description
                 yield (key, f"{key} is missing ({meaning}): add it to the config or give --set {key}=...")
+
+    def settle(self) -> None:
+        """Spell out `~`, which a shell would have and JSON does not."""
+        for key in PATH_KEYS & type(self).model_fields.keys():
+            setattr(self, key, os.path.expanduser(getattr(self, key)))
 
     @classmethod
     def action(cls) -> str:

@@ -434,3 +434,83 @@ def test_an_unreadable_manifest_path_is_refused(trained, lemons, tmp_path, isdm)
     code, _, errors = isdm("sample", **values)
     assert code == 2
     assert "outside its folder" in errors[0]
+
+
+def test_an_ignore_value_that_the_masks_cannot_hold(lemons, tmp_path, isdm):
+    """257 in 8 bits is 1: padded borders would come out as the first class."""
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    assert isdm("train", **{**values, "resize": "pad", "ignore_label": 257, "image_size": [16, 24]})[0] == 0
+    sample = {"model_path": str(tmp_path / "run"), "data_dir": str(lemons), "results_path": str(tmp_path / "out")}
+    code, _, errors = isdm("sample", **sample, steps=2)
+    assert code == 0, errors
+    for path in (tmp_path / "out" / "masks").iterdir():
+        mask = np.asarray(Image.open(path))
+        assert set(np.unique(mask[:, :4])) == {255}
+        assert 255 not in mask[:, 4:20]
+
+
+def test_weights_without_a_state_to_go_on_from_are_put_aside_not_overwritten(trained, lemons, tmp_path, isdm):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / LAST).unlink()
+    before = (folder / BEST).read_bytes()
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 1, "drop_rate": 0.2}
+    code, shown, _ = isdm("train", **values)
+    assert code == 0
+    assert "the old weights are now" in shown
+    assert [path.read_bytes() for path in folder.glob("best-before-*.pt")] == [before]
+
+
+def test_lossy_masks_are_refused_whatever_they_are_called(lemons, tmp_path, isdm):
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    for path in (data / "train" / "masks").iterdir():
+        Image.open(path).save(path, format="JPEG", quality=100)
+    code, shown, _ = isdm("check", data_dir=str(data), dataset_mode="multi-class", output_dir=str(tmp_path / "check"))
+    assert code == 2
+    assert "mask is a JPEG, whatever its name says" in shown
+
+
+def test_check_holds_the_test_masks_against_the_training_masks(lemons, tmp_path, isdm):
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    for split, value in (("train", 1), ("test", 255)):
+        for path in (data / split / "masks").iterdir():
+            grey(path, (np.asarray(Image.open(path)) > 0).astype(np.uint8) * value)
+    (data / "classes.json").unlink()
+    code, shown, _ = isdm("check", data_dir=str(data), dataset_mode="binary", output_dir=str(tmp_path / "check"))
+    assert code == 2
+    assert "was fixed by the training masks" in shown
+
+
+def test_weights_that_are_not_finite_are_not_sampled_from(trained, lemons, tmp_path, isdm):
+    content = torch.load(trained / BEST, weights_only=True)
+    content["ema"]["0.99"]["out.2.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    values = {"model_path": str(tmp_path / "nan.pt"), "data_dir": str(lemons), "results_path": str(tmp_path / "out")}
+    code, _, errors = isdm("sample", **values, steps=2)
+    assert code == 2
+    assert "out.2.bias has values that are not finite" in errors[0]
+
+
+@pytest.mark.parametrize("text", ['{"index": 0}\n', "[1]\n", "\udcff\udcfe"])
+def test_damaged_manifests(text, trained, lemons, tmp_path, isdm):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(out), "steps": 2}
+    code, _, errors = isdm("sample", **values)
+    assert code == 2
+    assert "no manifest of samples, or damaged" in errors[0]
+
+
+def test_both_splits_make_one_dataset(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2}
+    for split in ("train", "test"):
+        code, _, errors = isdm("sample", **values, data_split=split, split=split, num_samples=3)
+        assert code == 0, errors
+    code, shown, _ = isdm(
+        "check", data_dir=str(tmp_path / "out"), dataset_mode="multi-class", output_dir=str(tmp_path / "check")
+    )
+    assert code == 0
+    assert shown.count("3 pairs, width") == 2

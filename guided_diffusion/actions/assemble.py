@@ -47,7 +47,13 @@ def model_from_checkpoint(checkpoint: Checkpoint, options: Mapping[str, Any], we
     Raises CheckpointError naming the option that differs where they do not fit.
     """
     model = model_from_options(options)
-    load_weights(model, checkpoint.weights(weights), source=str(checkpoint.path))
+    chosen = checkpoint.weights(weights)
+    load_weights(model, chosen, source=str(checkpoint.path))
+    broken = next((name for name, value in chosen.items() if not torch.isfinite(value).all()), None)
+    if broken is not None:
+        raise CheckpointError(
+            f"{checkpoint.path}: weight {broken} has values that are not finite: use another checkpoint of the run"
+        )
     return model
 
 
@@ -73,7 +79,7 @@ def options_of_checkpoint(checkpoint: Checkpoint, config: ArchitectureChecks) ->
 
 def comparable(options: Mapping[str, Any]) -> dict[str, Any]:
     """Bring spellings that mean the same to one form."""
-    same = dict(options)
+    same = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     if "image_size" in same:
         same["image_size"] = list(height_width(same["image_size"]))
     if same.get("dataset_mode"):
@@ -101,7 +107,9 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
     if "num_classes" in given and "no_instance" not in given:
         no_instance = found.condition_channels == given["num_classes"]
     seen = found.build_options(image_size=given["image_size"], no_instance=no_instance)
-    clashes = differing_keys(comparable(given), comparable(seen), [*MODEL_KEYS, "image_channels", "num_classes"])
+    clashes = differing_keys(
+        comparable(given), comparable(seen), [*MODEL_KEYS, "image_channels", "num_classes", "learn_sigma"]
+    )
     if clashes:
         raise CheckpointError(
             [

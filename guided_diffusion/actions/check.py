@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import blobfile as bf
+
 from guided_diffusion import pictures
 from guided_diffusion.actions.dataset import scan
 from guided_diffusion.architecture import height_width
@@ -15,6 +17,7 @@ from guided_diffusion.data.scan_report import ScanReport
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.errors import UserError
 from guided_diffusion.logs import write_run_record
+from guided_diffusion.writing import replacing
 
 SPLITS = ("train", "test")
 
@@ -26,12 +29,15 @@ def run(config: CheckConfig) -> int:
     folder = Path(config.output_dir)
     fatal: list[str] = []
     texts = []
+    encoding = None
     for split in SPLITS:
         if split != "train" and not has_split(config, split):
             texts.append(f"{split}: no such split, nothing to check")
             print(texts[-1])
             continue
-        report = scan(options, split)
+        # What the training masks mean is what the others have to mean.
+        report = scan(options, split, encoding=encoding)
+        encoding = encoding or (None if report.fatal else report.encoding)
         texts.append(f"{split}: {mode.folder(mode.images, config.data_dir, split)}\n{report.table()}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
@@ -40,7 +46,8 @@ def run(config: CheckConfig) -> int:
             pictures.save(overlays(config, report), path)
             print(f"  {path.absolute()}")
     write_run_record(folder, "check", options)
-    (folder / "report.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    with replacing(folder / "report.txt") as temporary:
+        temporary.write_text("\n\n".join(texts) + "\n", encoding="utf-8", errors="backslashreplace")
     print(f"  {(folder / 'report.txt').absolute()}")
     if fatal:
         count = f"{len(fatal)} problem{'s' if len(fatal) > 1 else ''}"
@@ -50,8 +57,6 @@ def run(config: CheckConfig) -> int:
 
 def has_split(config: CheckConfig, split: str) -> bool:
     """Return whether the dataset has a folder of images for `split`."""
-    import blobfile as bf
-
     mode = get_mode(config.dataset_mode)
     return bf.isdir(mode.folder(mode.images, config.data_dir, split))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.problems import problem_lines
 from guided_diffusion.data.scan import scan_dataset
@@ -14,8 +15,10 @@ from guided_diffusion.data.scan_report import ScanReport
 from guided_diffusion.distributed import World
 
 
-def scan(options: Mapping[str, Any], split: str, processes: int = 1) -> ScanReport:
-    """Return what a scan of every pair of a split finds."""
+def scan(
+    options: Mapping[str, Any], split: str, processes: int = 1, encoding: LabelEncoding | None = None
+) -> ScanReport:
+    """Return what a scan of every pair of a split finds, its masks held against `encoding` where that is known."""
     return scan_dataset(
         options["data_dir"],
         get_mode(options["dataset_mode"]),
@@ -24,6 +27,7 @@ def scan(options: Mapping[str, Any], split: str, processes: int = 1) -> ScanRepo
         image_channels=options["image_channels"],
         batch_size=options["batch_size"] * processes,
         ignore_label=options["ignore_label"],
+        encoding=encoding,
     )
 
 

@@ -61,7 +61,7 @@ def run(config: SampleConfig) -> int:
         output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, path, process))
         done = world.on_main(lambda: output.begin(plan))
         if world.is_main:
-            write_run_record(output.root, "sample", _resolved(config, options))
+            write_run_record(output.folder, "sample", _resolved(config, options))
             _announce(config, path, plan, done, process)
         todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
         _sample(config, options, model, process, todo, output, world)
@@ -218,7 +218,7 @@ def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> N
         sheet = pictures.contact_sheet(
             tiles, columns, scale=None, legend=pictures.legend_of(encoding.names), title="mask | sample"
         )
-        pictures.save(sheet, output.root / SHEET)
+        pictures.save(sheet, output.folder / SHEET)
     print(f"{len(lines)} pairs ({planned} asked for)")
-    for path in (output.folder / "images", output.folder / "masks", output.manifest, output.root / SHEET):
+    for path in (output.folder / "images", output.folder / "masks", output.manifest, output.folder / SHEET):
         print(f"  {path.absolute()}")

@@ -14,7 +14,7 @@ from guided_diffusion.config import TrainConfig, differing_keys
 from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.training.progress import Progress
-from guided_diffusion.writing import digest
+from guided_diffusion.writing import digest, writing_to
 
 MAY_CHANGE = {
     "max_epochs",
@@ -174,10 +174,22 @@ def refuse_other_classes(encoding: LabelEncoding, start: Start) -> None:
         )
 
 
-def take_over_best(start: Start, folder: Path, progress: Progress) -> None:
-    """Bring the best epoch of a run that is continued in another folder along, or forget it where it is not there."""
-    source = start.checkpoint.path.parent / BEST
-    if source.is_file():
-        shutil.copyfile(source, folder / BEST)
-    else:
-        progress.best_loss, progress.best_epoch = float("inf"), 0
+def settle_best(start: Start, folder: Path, progress: Progress) -> str | None:
+    """Make `best.pt` of the run's folder agree with what the run begins with; return what there is to say of it.
+
+    A run continued in another folder brings it along; where it is gone, the best is looked for anew; and one that
+    a run without a `last.pt` has left is put aside, not overwritten.
+    """
+    best = folder / BEST
+    if start.continues:
+        source = start.checkpoint.path.parent / BEST
+        if not source.is_file():
+            progress.best_loss, progress.best_epoch = float("inf"), 0
+        elif not start.own:
+            with writing_to(best):
+                shutil.copyfile(source, best)
+    elif best.exists():
+        aside = folder / f"best-before-{digest(best)[:8]}.pt"
+        best.replace(aside)
+        return f"{best} was there without a {LAST} to go on from: this run begins anew, the old weights are now {aside}"
+    return None

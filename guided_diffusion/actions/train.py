@@ -12,7 +12,7 @@ import torch
 from guided_diffusion import pictures
 from guided_diffusion.actions.assemble import autocast_type, model_from_options, process_from_options
 from guided_diffusion.actions.dataset import default_workers, open_training_data
-from guided_diffusion.actions.start import Start, lineage, refuse_other_classes, start_of_training, take_over_best
+from guided_diffusion.actions.start import Start, lineage, refuse_other_classes, settle_best, start_of_training
 from guided_diffusion.architecture import height_width
 from guided_diffusion.checkpoint import BEST, LAST
 from guided_diffusion.config import TrainConfig
@@ -60,10 +60,11 @@ def train(options: dict[str, Any], start: Start, world: World, *, action: str) -
     if world.is_main:
         for name in (LAST, BEST):
             remove_leftovers(folder / name)
-        write_run_record(folder, action, options)
     log = RunLog(folder, enabled=world.is_main, tensorboard=options["tensorboard"])
     try:
         trainer = build_trainer(options, start, world, report, log)
+        if world.is_main:
+            write_run_record(folder, action, options)
         _announce(trainer, start, report, log)
         if start.checkpoint is not None:
             start.checkpoint.forget_tensors()
@@ -71,8 +72,9 @@ def train(options: dict[str, Any], start: Start, world: World, *, action: str) -
         if world.is_main:
             pictures.loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
             log.say(f"finished after {progress.epoch} epochs, {progress.step} steps")
-            for name in (BEST, LAST, LOSS_CURVE, "log.txt"):
-                log.say(f"  {(folder / name).absolute()}")
+            for path in (folder / name for name in (BEST, LAST, LOSS_CURVE, "log.txt")):
+                if path.exists():
+                    log.say(f"  {path.absolute()}")
         world.barrier()
     finally:
         log.close()
@@ -114,11 +116,12 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
     )
     if start.continues:
         trainer.resume(source)
-        if not start.own and world.is_main:
-            take_over_best(start, folder, trainer.progress)
         _refuse_different_positions(trainer)
     elif source is not None:
         ema.load_state_dict(source.ema)
+    said = settle_best(start, folder, trainer.progress) if world.is_main else None
+    if said:
+        log.say(said)
     return trainer
 
 

@@ -21,7 +21,6 @@ from guided_diffusion.data.files import read_bytes
 from guided_diffusion.data.labels import MAX_CLASSES, Color, LabelEncoding
 from guided_diffusion.data.problems import Problem
 from guided_diffusion.errors import DataError
-from guided_diffusion.writing import replacing
 
 FILE_NAME = "classes.json"
 _ENTRY_KEYS = ("name", "value", "values", "color", "colors")
@@ -53,8 +52,8 @@ def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem
     return (None, report.problems) if report.problems else (classes, [])
 
 
-def write_classes(path: str | Path, encoding: LabelEncoding) -> None:
-    """Write the classes of `encoding` as a classes.json from which a scan finds the same classes again."""
+def classes_text(encoding: LabelEncoding) -> str:
+    """Return the text of a classes.json from which a scan finds the classes of `encoding` again."""
     content: dict[str, Any] = {}
     for index, name in enumerate(encoding.names):
         entry: dict[str, Any] = {"name": name}
@@ -66,8 +65,7 @@ def write_classes(path: str | Path, encoding: LabelEncoding) -> None:
     ignore = {"values": list(encoding.ignore_values), "colors": [list(color) for color in encoding.ignore_colors]}
     if any(ignore.values()):
         content["ignore"] = {key: codes for key, codes in ignore.items() if codes}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 class _Report:

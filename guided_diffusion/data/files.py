@@ -68,9 +68,14 @@ def open_mask(path: str | Path) -> Image.Image:
     """Return the decoded label picture with its sample values as they are stored in the file.
 
     PIL stretches grey PNGs of 2 and 4 bits to 0..255; this is undone. Colours of 16 bits lose their low byte in PIL
-    and are refused with a DataError, as is what `open_image` refuses.
+    and are refused with a DataError, as are JPEGs, whose compression changes labels, and what `open_image` refuses.
     """
     image, raw_mode = _load(path)
+    if image.format == "JPEG":
+        raise DataError(
+            f"{path}: mask is a JPEG, whatever its name says, and its compression has changed labels at edges; "
+            "export the masks anew as PNG"
+        )
     if raw_mode in _DEEP_COLOR:
         raise DataError(
             f"{path}: mask has 16 bits per colour channel; save it as 8-bit RGB, palette or 16-bit grey PNG"

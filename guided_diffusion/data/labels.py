@@ -194,7 +194,7 @@ class LabelEncoding:
         assert label.ndim == 2
         assert 0 <= label.min() <= label.max() <= self.num_classes
         groups = self.colors if self.kind == "rgb" else self.values
-        ignore = self.ignore_colors if self.kind == "rgb" else self.ignore_values
+        ignore = self._written_ignore
         if not ignore and (label == self.num_classes).any():
             raise DataError(
                 "mask to be written has pixels of no class, but the dataset has no ignore value; set ignore_label, or "
@@ -213,20 +213,31 @@ class LabelEncoding:
 
         Raises DataError where every value already stands for a class.
         """
-        if self.ignore_colors if self.kind == "rgb" else self.ignore_values:
+        if self._written_ignore:
             return self
         if self.kind == "rgb":
             taken = {color for group in self.colors for color in group}
             grey = next(g for g in range(255, -1, -1) if (g, 255 - g, g) not in taken)
             return replace(self, ignore_colors=((grey, 255 - grey, grey),))
         taken_values = {value for group in self.values for value in group}
-        largest = 65535 if self.kind == "grey16" else 255
-        free = next((value for value in range(largest, -1, -1) if value not in taken_values), None)
+        free = next((value for value in range(self._largest, -1, -1) if value not in taken_values), None)
         if free is None:
             raise DataError(
-                f"num_classes: all {largest + 1} mask values stand for a class; resize pad needs a free one"
+                f"num_classes: all {self._largest + 1} mask values stand for a class; resize pad needs a free one"
             )
-        return replace(self, ignore_values=(free,))
+        return replace(self, ignore_values=(free, *self.ignore_values))
+
+    @property
+    def _largest(self) -> int:
+        """The largest value that masks of this form can hold."""
+        return 65535 if self.kind == "grey16" else 255
+
+    @property
+    def _written_ignore(self) -> tuple[Any, ...]:
+        """What null pixels can be written as: the ignore colours, or the ignore values that fit the form."""
+        if self.kind == "rgb":
+            return self.ignore_colors
+        return tuple(value for value in self.ignore_values if value <= self._largest)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the encoding in JSON types; `from_dict` gives it back."""

@@ -61,6 +61,7 @@ def scan_dataset(
     batch_size: over all processes; a smaller dataset gets a warning.
     encoding: hold the masks against this one (a checkpoint's, another split's) instead of finding it.
     """
+    fixed = encoding is not None
     pairs, problems = index_pairs(data_dir, mode, split)
     facts = _in_threads(lambda pair: _scan_pair(pair, image_channels), pairs, "scanning pairs", progress)
     problems += [problem for fact in facts for problem in fact.problems]
@@ -76,7 +77,7 @@ def scan_dataset(
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
         remedy = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
         problems.append(_warning(str(data_dir), found, remedy, "short batch"))
-    return _report(pairs, facts, encoding, problems)
+    return _report(pairs, facts, encoding, problems, fixed=fixed)
 
 
 def scan_masks(
@@ -89,7 +90,7 @@ def scan_masks(
     entries, problems = index_masks(folder, mode)
     facts = _in_threads(_scan_mask, entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
-    return _report(entries, facts, encoding, problems)
+    return _report(entries, facts, encoding, problems, fixed=True)
 
 
 def _in_threads(
@@ -191,13 +192,18 @@ def _report(
     facts: Sequence[_Facts],
     encoding: LabelEncoding | None,
     problems: list[Problem],
+    *,
+    fixed: bool,
 ) -> ScanReport:
-    """Hold the masks against the encoding, count classes and sizes."""
+    """Hold the masks against the encoding, count classes and sizes.
+
+    fixed: the encoding was given, so that no option can change what mask values mean.
+    """
     masks = [fact.mask for fact in facts if fact.mask is not None]
     classes: tuple[ClassStats, ...] = ()
     ignored_share, all_background = 0.0, 0
     if encoding is not None and masks:
-        problems += _unexpected_codes(masks, encoding)
+        problems += _unexpected_codes(masks, encoding, fixed)
         pixels, images, all_background = _count_classes(masks, encoding)
         total = max(1, int(pixels.sum()))
         classes = tuple(
@@ -220,7 +226,7 @@ def _report(
     )
 
 
-def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> list[Problem]:
+def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, fixed: bool) -> list[Problem]:
     """Return a problem for each mask with codes that stand for no class; the remedy is judged on all masks."""
     present = present_values(masks)
     problems = []
@@ -230,6 +236,8 @@ def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> li
             continue
         seen = mask.raw.codes if mask.raw.kind == "rgb" else present
         found, remedy = encoding.explain(mask.raw.kind, unexpected, seen)
+        if fixed:
+            remedy = "what masks mean was fixed by the training masks: write these in the same values as those"
         problems.append(Problem(mask.path, found, remedy, "mask values outside the classes"))
     return problems
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion.data.classes import FILE_NAME, write_classes
+from guided_diffusion.data.classes import FILE_NAME, classes_text
 from guided_diffusion.data.datasets import read_condition
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.data.labels import LabelEncoding
@@ -104,6 +104,7 @@ def to_picture(image: Tensor) -> Image.Image:
 class SyntheticFolder:
     """`<root>/<split>/{images,masks}` with `manifest.jsonl` beside them; existing samples are never written again.
 
+    `<root>/classes.json` serves all splits.
     settings: what all samples have in common (checkpoint digest, sampler, steps, scale, run seed, ...); a folder that
         was begun with other settings is refused.
     """
@@ -118,7 +119,7 @@ class SyntheticFolder:
     @property
     def manifest(self) -> Path:
         """The manifest's path."""
-        return self.root / MANIFEST
+        return self.folder / MANIFEST
 
     def begin(self, plan: Sequence[PlannedSample]) -> dict[int, dict[str, Any]]:
         """Prepare the folder for `plan` and return the manifest lines of the samples that are there already, by index.
@@ -127,16 +128,16 @@ class SyntheticFolder:
 
         Raises DataError where the folder holds samples of other settings or other masks, or files of another origin.
         """
-        for kind in ("images", "masks"):
-            make_folder(self.folder / kind)
         lines = self._merge()
         self._refuse_other_settings(lines)
         self._refuse_other_masks(lines, plan)
         if not self._begun.exists():
             self._refuse_foreign_files(lines)
-            with writing_to(self._begun):
-                self._begun.touch()
-        write_classes(self.root / FILE_NAME, self.encoding)
+        self._share_classes()
+        for kind in ("images", "masks"):
+            make_folder(self.folder / kind)
+        with writing_to(self._begun):
+            self._begun.touch()
         return lines
 
     def _refuse_other_settings(self, lines: Mapping[int, Mapping[str, Any]]) -> None:
@@ -162,51 +163,70 @@ class SyntheticFolder:
         named = {line[kind] for line in lines.values() for kind in ("image", "mask")}
         for kind in ("images", "masks"):
             for path in sorted((self.folder / kind).rglob("*")):
-                if path.is_file() and path.relative_to(self.root).as_posix() not in named:
+                if path.is_file() and path.relative_to(self.folder).as_posix() not in named:
                     raise DataError(f"{path}: is in no manifest, so it was not sampled: choose an empty results_path")
-        if (self.root / FILE_NAME).exists() and not lines:
-            raise DataError(f"{self.root / FILE_NAME}: belongs to another dataset: choose an empty results_path")
+
+    def _share_classes(self) -> None:
+        """Write `classes.json`, or find it there as it would be written."""
+        path = self.root / FILE_NAME
+        text = classes_text(self.encoding)
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        elif path.read_bytes() != text.encode():
+            raise DataError(f"{path}: belongs to another dataset: choose an empty results_path")
 
     def _paths(self, sample: PlannedSample) -> dict[str, str]:
-        """Return where image and mask of a sample lie, relative to the root."""
-        folder = self.folder.relative_to(self.root).as_posix()
-        prefix = "" if folder == "." else f"{folder}/"
-        return {kind: f"{prefix}{kind}s/{sample.name}.png" for kind in ("image", "mask")}
+        """Return where image and mask of a sample lie, relative to the folder of the manifest."""
+        return {kind: f"{kind}s/{sample.name}.png" for kind in ("image", "mask")}
 
     @property
     def _begun(self) -> Path:
         # There while samples are being made: tells the files of a killed run from those of another origin.
-        return self.root / ".synthetic"
+        return self.folder / ".synthetic"
 
     def _merge(self) -> dict[int, dict[str, Any]]:
         """Take the processes' lines into the manifest, in the order of their index; return those whose files exist."""
-        parts = sorted(self.root.glob(".manifest-*.jsonl"))
+        parts = sorted(self.folder.glob(".manifest-*.jsonl"))
         lines: dict[int, dict[str, Any]] = {}
         for path in [self.manifest, *parts]:
             if path.exists():
-                lines.update({line["index"]: line for line in read_metrics(path)})
+                lines.update({line["index"]: line for line in self._read(path)})
         there = {i: line for i, line in sorted(lines.items()) if self._is_there(line)}
         if there:
             with replacing(self.manifest) as temporary:
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in there.values())
+                text = "".join(json.dumps(line) + "\n" for line in there.values())
                 temporary.write_text(text, encoding="utf-8")
         for path in parts:
             path.unlink()
         return there
 
     def _is_there(self, line: Mapping[str, Any]) -> bool:
-        return all(self._inside(line[kind]).is_file() for kind in ("image", "mask"))
+        files = [self._inside(line[kind]) for kind in ("image", "mask")]
+        return all(file.is_file() and file.stat().st_size for file in files)
+
+    def _read(self, path: Path) -> list[dict[str, Any]]:
+        """Return the lines of a manifest; DataError where they are none of ours."""
+        needed = {"index": int, "image": str, "mask": str, "source_mask": str, "source_digest": str}
+        try:
+            lines = read_metrics(path)
+        except (OSError, UnicodeDecodeError):
+            lines = [None]
+        for line in lines:
+            if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in needed.items()):
+                raise DataError(f"{path}: is no manifest of samples, or damaged: choose an empty results_path")
+        return lines
 
     def _inside(self, relative: str) -> Path:
         """Return the path that a manifest names; DataError where it would lie outside the folder."""
         path = Path(relative)
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{self.manifest}: names {relative!r}, which is outside its folder: it was tampered with")
-        return self.root / path
+        return self.folder / path
 
     def open_part(self, rank: int) -> None:
         """Begin this process's part of the manifest."""
-        path = self.root / f".manifest-{rank}.jsonl"
+        path = self.folder / f".manifest-{rank}.jsonl"
         with writing_to(path):
             self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
@@ -214,14 +234,14 @@ class SyntheticFolder:
         """Write one pair ([C, H, W] in [-1, 1] and [H, W] class ids), then its line of the manifest."""
         paths = self._paths(sample)
         for kind, picture in (("image", to_picture(image)), ("mask", self.encoding.encode(label.cpu().numpy()))):
-            remove_leftovers(self.root / paths[kind])
-            with replacing(self.root / paths[kind]) as temporary:
+            remove_leftovers(self.folder / paths[kind])
+            with replacing(self.folder / paths[kind]) as temporary:
                 picture.save(temporary, format="PNG")
         source = {"source_mask": str(sample.source.mask), "source_digest": source_digest(sample)}
         line = {"index": sample.index, **paths, **source, "seed": sample.seed, **self.settings}
         # The line comes last: a pair without one is made again, a line without its pair cannot be.
         with writing_to(self.manifest):
-            self._part.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._part.write(json.dumps(line) + "\n")
             self._part.flush()
 
     def close_part(self) -> None:

@@ -86,7 +86,9 @@ class Progress:
     images: int = 0
     """Images of the running epoch that are done, over all processes."""
     global_batch: int = 0
-    """Images of a full step over all processes; another one makes other batches."""
+    """Images of a full step over all processes; another number makes other batches."""
+    dataset_size: int = 0
+    """Images of an epoch."""
     step: int = 0
     """Optimizer steps taken."""
     bad_in_a_row: int = 0

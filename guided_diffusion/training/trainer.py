@@ -91,7 +91,8 @@ class Trainer:
         self.describe = describe
         self.autocast = autocast
         self.preview = preview
-        self.progress = Progress(global_batch=loader.epoch_batches.global_batch)
+        batches = loader.epoch_batches
+        self.progress = Progress(global_batch=batches.global_batch, dataset_size=batches.num_items)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=autocast is torch.float16)
         self.stop = StopRequest()
         self._network = self._data_parallel(model)
@@ -328,19 +329,24 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         for group in self.optimizer.param_groups:
             group["weight_decay"] = decay
-        global_batch = self.loader.epoch_batches.global_batch
-        if self.progress.batch and self.progress.global_batch != global_batch:
-            self.log.say(
-                f"steps now have {global_batch} images, not {self.progress.global_batch}: the epoch that was "
-                "interrupted is trained from its beginning"
-            )
-            self.progress.batch = self.progress.images = 0
-            self.progress.sums = EpochSums()
-        self.progress.global_batch = global_batch
+        self._restart_epoch_of_other_batches()
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
         if checkpoint.timestep_sampler:
             self.timestep_sampler.load_state_dict(checkpoint.timestep_sampler)
+
+    def _restart_epoch_of_other_batches(self) -> None:
+        """Begin an interrupted epoch anew where its batches would not be the ones it was interrupted in."""
+        progress, batches = self.progress, self.loader.epoch_batches
+        before = (progress.dataset_size, progress.global_batch)
+        progress.dataset_size, progress.global_batch = batches.num_items, batches.global_batch
+        if before != (batches.num_items, batches.global_batch):
+            self.log.say(
+                f"warning: an epoch now has {batches.num_items} images in steps of {batches.global_batch}, "
+                f"before it had {before[0]} in steps of {before[1]}"
+            )
+            progress.batch = progress.images = 0
+            progress.sums = EpochSums()
 
     def _weights(self, *, copy: bool) -> dict[str, Any]:
         """Return what `best.pt` holds; with `copy` as it is now, in main memory, whatever training does next."""
