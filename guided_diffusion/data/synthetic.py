@@ -128,17 +128,17 @@ class SyntheticFolder:
 
         Raises DataError where the folder holds samples of other settings or other masks, or files of another origin.
         """
-        lines = self._merge()
-        self._refuse_other_settings(lines)
-        self._refuse_other_masks(lines, plan)
+        known = self._lines()
+        self._refuse_other_settings(known)
+        self._refuse_other_masks(known, plan)
         if not self._begun.exists():
-            self._refuse_foreign_files(lines)
+            self._refuse_foreign_files(known)
         self._share_classes()
         for kind in ("images", "masks"):
             make_folder(self.folder / kind)
         with writing_to(self._begun):
             self._begun.touch()
-        return lines
+        return self._merge()
 
     def _refuse_other_settings(self, lines: Mapping[int, Mapping[str, Any]]) -> None:
         for line in lines.values():
@@ -185,19 +185,26 @@ class SyntheticFolder:
         # There while samples are being made: tells the files of a killed run from those of another origin.
         return self.folder / ".synthetic"
 
-    def _merge(self) -> dict[int, dict[str, Any]]:
-        """Take the processes' lines into the manifest, in the order of their index; return those whose files exist."""
-        parts = sorted(self.folder.glob(".manifest-*.jsonl"))
+    @property
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob(".manifest-*.jsonl"))
+
+    def _lines(self) -> dict[int, dict[str, Any]]:
+        """Return the lines of the manifest and of the processes' parts, by index and in its order."""
         lines: dict[int, dict[str, Any]] = {}
-        for path in [self.manifest, *parts]:
+        for path in [self.manifest, *self._parts]:
             if path.exists():
                 lines.update({line["index"]: line for line in self._read(path)})
-        there = {i: line for i, line in sorted(lines.items()) if self._is_there(line)}
+        return dict(sorted(lines.items()))
+
+    def _merge(self) -> dict[int, dict[str, Any]]:
+        """Take the processes' lines into the manifest; return, and keep there, those whose files exist."""
+        there = {index: line for index, line in self._lines().items() if self._is_there(line)}
         if there:
             with replacing(self.manifest) as temporary:
                 text = "".join(json.dumps(line) + "\n" for line in there.values())
                 temporary.write_text(text, encoding="utf-8")
-        for path in parts:
+        for path in self._parts:
             path.unlink()
         return there
 
@@ -215,6 +222,8 @@ class SyntheticFolder:
         for line in lines:
             if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in needed.items()):
                 raise DataError(f"{path}: is no manifest of samples, or damaged: choose an empty results_path")
+            for kind in ("image", "mask"):
+                self._inside(line[kind])
         return lines
 
     def _inside(self, relative: str) -> Path:
