@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +211,9 @@ def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> N
     if lines:
         palette = pictures.class_palette(encoding.num_classes)
         tiles: list[np.ndarray] = []
-        for image, label in islice(output.tiles(lines), SHEET_SAMPLES):
+        count = min(SHEET_SAMPLES, len(lines))
+        shown = [lines[index * len(lines) // count] for index in range(count)]
+        for image, label in output.tiles(shown):
             tiles += [pictures.colorize(label, palette), pictures.to_rgb(image)]
         columns = 2 * max(1, math.ceil(math.sqrt(len(tiles) / 4)))
         sheet = pictures.contact_sheet(
