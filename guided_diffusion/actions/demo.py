@@ -130,5 +130,5 @@ def comparison(stages: dict[str, dict[str, Any]], data_dir: Path) -> Image.Image
         [left + right for left, right in zip(rows[:half], rows[half:], strict=True)],
         column_titles=("real", "mask", "sample") * 2,
         legend=pictures.legend_of(encoding.names),
-        title="samples follow their masks",
+        title="drawn from masks of the test split",
     )
