@@ -32,7 +32,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
+        if error.errno is None:  # a writer's complaint about what it was given, not the system's
+            raise
+        raise _unwritable(path, error.strerror) from error
     except RuntimeError as error:
         # PyTorch's zip writer turns a full disk into a RuntimeError of its own; others are not about files.
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):

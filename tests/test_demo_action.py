@@ -1,0 +1,30 @@
+"""`demo` takes the built-in dataset through every stage, and does not repeat what is done."""
+
+from __future__ import annotations
+
+import json
+
+from PIL import Image
+
+
+def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path):
+    folder = tmp_path / "demo"
+    code, shown, errors = isdm("demo", output_dir=str(folder), max_epochs=1)
+    assert code == 0, errors
+    assert [line.split()[1].rstrip(":") for line in shown.splitlines() if line.startswith("--- ")] == [
+        "check",
+        "train",
+        "finetune",
+        "sample",
+    ]
+    assert len((folder / "samples" / "manifest.jsonl").read_text().splitlines()) == 24
+    with Image.open(folder / "demo.png") as picture:
+        assert picture.width > 6 * 128
+    for name in ("check", "train", "finetune", "sample"):
+        assert json.loads((folder / "configs" / f"{name}.json").read_text())
+    before = (folder / "train" / "last.pt").read_bytes()
+    code, shown, _ = isdm("demo", output_dir=str(folder), max_epochs=1)
+    assert code == 0
+    assert shown.count("this run is finished") == 2
+    assert "24 samples, 24 are there already" in shown
+    assert (folder / "train" / "last.pt").read_bytes() == before
