@@ -20,8 +20,10 @@ def options(lemons, tmp_path) -> dict:
 
 
 def weights_equal(first: Path, second: Path) -> bool:
-    a, b = load_checkpoint(first).model, load_checkpoint(second).model
-    return all(torch.equal(value, b[name]) for name, value in a.items())
+    """Whether raw weights and all averages are the same, bit for bit."""
+    a, b = load_checkpoint(first), load_checkpoint(second)
+    pairs = [(a.model, b.model), *((a.ema[rate], b.ema[rate]) for rate in a.ema)]
+    return all(torch.equal(value, other[name]) for weights, other in pairs for name, value in weights.items())
 
 
 def test_a_run_leaves_what_it_promises(options, isdm, tmp_path):

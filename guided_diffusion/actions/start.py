@@ -120,7 +120,8 @@ def refuse_other_run(options: Mapping[str, Any], own: Checkpoint) -> None:
         f"{key_of(clash)} differs from the run in {folder}: {clash}; set it back, or choose another output_dir"
         for clash in clashes
     ]
-    asked, began = options["resume_checkpoint"], own.lineage.get("started_from")
+    asked = options["resume_checkpoint"]
+    began = own.lineage.get("continued_from") or own.lineage.get("started_from")
     if asked not in ("", "auto") and not _same_source(Path(asked), folder, began):
         messages.append(
             f"resume_checkpoint is {asked}, but the run in {folder} began from {(began or {}).get('path', 'nothing')}: "
@@ -159,7 +160,10 @@ def lineage(options: Mapping[str, Any], start: Start) -> dict[str, Any]:
     seen = {"saw_dropped_masks": dropped or known.get("saw_dropped_masks")}
     if start.own:
         return {**known, **seen}
-    return {"started_from": {"path": str(start.checkpoint.path), "digest": digest(start.checkpoint.path)}, **seen}
+    source = {"path": str(start.checkpoint.path), "digest": digest(start.checkpoint.path)}
+    if start.continues:
+        return {**known, "continued_from": source, **seen}
+    return {"started_from": source, **seen}
 
 
 def refuse_other_classes(encoding: LabelEncoding, start: Start) -> None:
