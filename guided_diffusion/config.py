@@ -295,10 +295,10 @@ def _explain(action: str, key: str, detail: Mapping[str, Any], values: Mapping[s
     return f"{key} is {found}: expected {wanted}{example}"
 
 
-def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    """Return "key (value here, value there)" for each of `keys` that two resolved configurations set differently."""
-    return [
-        f"{key} ({json.dumps(ours[key])} here, {json.dumps(theirs[key])} there)"
+def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """Return key -> "key (value here, value there)" for those of `keys` that two resolved configurations set apart."""
+    return {
+        key: f"{key} ({json.dumps(ours[key])} here, {json.dumps(theirs[key])} there)"
         for key in keys
         if key in ours and key in theirs and ours[key] != theirs[key]
-    ]
+    }

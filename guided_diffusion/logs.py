@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from guided_diffusion.writing import make_folder, replacing, writing_to
+from guided_diffusion.writing import make_folder, write_text, writing_to
 
 
 class RunLog:
@@ -49,9 +49,8 @@ class RunLog:
         if not self._enabled:
             return
         path = self.folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(path) if line.get("epoch", 0) <= epochs_done] if path.exists() else []
-        with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        kept = [line for line in read_json_lines(path) if line.get("epoch", 0) <= epochs_done] if path.exists() else []
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if self._tensorboard:
             with writing_to(self.folder / "tensorboard"):
@@ -80,7 +79,7 @@ class RunLog:
                     stream.close()
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """Return the lines of a JSON-lines file; a last line cut short by a kill is left out."""
     lines = []
     for text in Path(path).read_text(encoding="utf-8").splitlines():
@@ -103,8 +102,7 @@ def write_run_record(folder: str | Path, action: str, config: Mapping[str, Any])
     """Write `config.json` (it can be given to -c again) and `environment.json` (versions, seed) into `folder`."""
     record = {"action": action, "seed": config.get("seed"), **library_versions()}
     for name, content in (("config.json", config), ("environment.json", record)):
-        with replacing(Path(folder) / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(folder) / name, json.dumps(content, indent=2) + "\n")
 
 
 def library_versions() -> dict[str, str]:

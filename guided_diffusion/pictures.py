@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,7 @@ from guided_diffusion.writing import replacing
 
 Pixels = NDArray[np.uint8]
 Colour = Sequence[int]  # red, green, blue in 0..255
+Item = TypeVar("Item")
 
 _BACKGROUND, _NULL, _PAPER, _INK = (16, 16, 20), (128, 128, 128), (255, 255, 255), (24, 24, 24)
 # The first classes get colours that stay apart for colour-blind readers (after Okabe and Ito 2008).
@@ -90,10 +92,21 @@ def to_rgb(image: Pixels) -> Pixels:
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
-def to_pixels(images: NDArray[np.floating]) -> list[Pixels]:
-    """Return images [N, 1 or 3, H, W] in [-1, 1] as N tiles uint8 [H, W, 3]; what lies outside is clipped."""
+def quantize(images: NDArray[np.floating]) -> Pixels:
+    """Return images [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]; what lies outside is clipped."""
     pixels = np.clip(np.round((images.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
-    return [to_rgb(image) for image in pixels.transpose(0, 2, 3, 1)]
+    return pixels.transpose(0, 2, 3, 1)
+
+
+def to_pixels(images: NDArray[np.floating]) -> list[Pixels]:
+    """Return images [N, 1 or 3, H, W] in [-1, 1] as N tiles uint8 [H, W, 3]."""
+    return [to_rgb(image) for image in quantize(images)]
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most `count` of `items`, evenly spread over them: what a picture of a whole dataset shows."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def overlay(image: Pixels, label: ArrayLike, palette: Pixels, alpha: float = 0.45) -> Pixels:

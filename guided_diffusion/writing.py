@@ -45,6 +45,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Replace a text file in one go: UTF-8, the same line ends on every system, names that are no text escaped.
+
+    Raises UserError naming the file where it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
 @contextmanager
 def writing_to(path: str | Path) -> Iterator[None]:
     """Turn what keeps the block from writing to `path` into a UserError that names it."""

@@ -15,7 +15,7 @@ from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusi
 from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.models.state_dict import infer_architecture, load_weights
 from guided_diffusion.models.unet import UNetModel, build_unet
-from guided_diffusion.options import DiffusionOptions, GeometryOptions, ModelOptions
+from guided_diffusion.options import ActionConfig, DiffusionOptions, GeometryOptions, ModelOptions
 
 MODEL_KEYS = tuple(key for key in ModelOptions.model_fields if key != "class_cond")
 PROCESS_KEYS = tuple(key for key in DiffusionOptions.model_fields if key != "predict_xstart")
@@ -72,9 +72,14 @@ def options_of_checkpoint(checkpoint: Checkpoint, config: ArchitectureChecks) ->
     clashes = differing_keys(comparable(given), comparable(checkpoint.config), fixed)
     if clashes:
         raise ConfigError(
-            [f"{clash.partition(' ')[0]} differs from {checkpoint.path}: {clash}; leave it out" for clash in clashes]
+            [f"{key} differs from {checkpoint.path}: {said}; leave it out" for key, said in clashes.items()]
         )
     return {**checkpoint.config, **{key: given[key] for key in FREE_KEYS if key in given}}
+
+
+def completed(config: ActionConfig, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the resolved keys of `config`: its own, and those of `trained` where they are left to the checkpoint."""
+    return {key: trained.get(key) if value in (None, "") else value for key, value in config.to_json().items()}
 
 
 def comparable(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,8 +97,8 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
     source = str(checkpoint.path)
     found = infer_architecture(checkpoint.model, source=source)
     missing = [key for key in ("image_size", "dataset_mode") if key not in given]
-    heads_matter = found.num_channels and any(".qkv.weight" in name for name in checkpoint.model)
-    if heads_matter and not {"num_heads", "num_head_channels"} & set(given):
+    # The bottleneck always has attention, so that the heads always matter.
+    if not {"num_heads", "num_head_channels"} & set(given):
         missing.append("num_head_channels")
     if missing:
         raise ConfigError(
@@ -112,10 +117,7 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
     )
     if clashes:
         raise CheckpointError(
-            [
-                f"{clash.partition(' ')[0]} does not fit the shapes in {source}: {clash}; leave it out"
-                for clash in clashes
-            ]
+            [f"{key} does not fit the shapes in {source}: {said}; leave it out" for key, said in clashes.items()]
         )
     defaults = {
         key: field.default

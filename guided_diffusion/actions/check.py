@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import blobfile as bf
+from PIL import Image
 
 from guided_diffusion import pictures
 from guided_diffusion.actions.dataset import scan
@@ -17,7 +18,7 @@ from guided_diffusion.data.scan_report import ScanReport
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.errors import UserError
 from guided_diffusion.logs import write_run_record
-from guided_diffusion.writing import replacing
+from guided_diffusion.writing import write_text
 
 SPLITS = ("train", "test")
 
@@ -46,8 +47,7 @@ def run(config: CheckConfig) -> int:
             pictures.save(overlays(config, report), path)
             print(f"  {path.absolute()}")
     write_run_record(folder, "check", options)
-    with replacing(folder / "report.txt") as temporary:
-        temporary.write_text("\n\n".join(texts) + "\n", encoding="utf-8", errors="backslashreplace")
+    write_text(folder / "report.txt", "\n\n".join(texts) + "\n")
     print(f"  {(folder / 'report.txt').absolute()}")
     if fatal:
         count = f"{len(fatal)} problem{'s' if len(fatal) > 1 else ''}"
@@ -61,13 +61,12 @@ def has_split(config: CheckConfig, split: str) -> bool:
     return bf.isdir(mode.folder(mode.images, config.data_dir, split))
 
 
-def overlays(config: CheckConfig, report: ScanReport):
+def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
     """Return a picture of pairs spread over the split: the image as the model sees it, its mask, one over the other."""
-    count = min(config.preview_images, len(report.pairs))
-    chosen = [report.pairs[index * len(report.pairs) // count] for index in range(count)]
+    chosen = pictures.spread(report.pairs, config.preview_images)
     transform = JointTransform(height_width(config.image_size), resize=config.resize, train=False)
     dataset = SegmentationDataset(chosen, report.encoding, transform, image_channels=config.image_channels)
-    images, condition = stack_examples(dataset, range(count))
+    images, condition = stack_examples(dataset, range(len(chosen)))
     palette = pictures.class_palette(report.encoding.num_classes)
     rows = [
         (image, pictures.colorize(label, palette), pictures.overlay(image, label, palette))

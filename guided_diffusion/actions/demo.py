@@ -21,6 +21,7 @@ from guided_diffusion.data.loader import stack_examples
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.writing import write_text
 
 TRAIN_PAIRS, TEST_PAIRS, FILE_SIZE = 64, 24, 96
 SHOWN = 8
@@ -36,8 +37,7 @@ def run(config: DemoConfig) -> int:
     stages = demo_stages(config, data_dir)
     for action, values in stages.items():
         path = root / "configs" / f"{action}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(values, indent=2) + "\n")
         print(f"\n--- {action}: main.py {action} -c {path}", flush=True)
         import_module(f"guided_diffusion.actions.{action}").run(load_config(action, values))
     picture = root / "demo.png"

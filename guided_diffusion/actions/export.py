@@ -9,7 +9,7 @@ from guided_diffusion.checkpoint import BEST, DESCRIBED, find_checkpoint, load_c
 from guided_diffusion.config import ExportConfig
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.logs import library_versions
-from guided_diffusion.writing import replacing
+from guided_diffusion.writing import write_text
 
 
 def run(config: ExportConfig) -> int:
@@ -23,8 +23,7 @@ def run(config: ExportConfig) -> int:
     # Bare weights say nothing of how they were made: that lies beside them.
     record = target.with_name(target.name + ".json")
     described = {key: getattr(checkpoint, key) for key in DESCRIBED}
-    with replacing(record) as temporary:
-        content = {**described, "weights": config.weights, "library": library_versions()}
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = {**described, "weights": config.weights, "library": library_versions()}
+    write_text(record, json.dumps(content, indent=2) + "\n")
     print(f"{config.weights} weights of {source.absolute()}:\n  {target.absolute()}\n  {record.absolute()}")
     return 0

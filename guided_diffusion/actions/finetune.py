@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from guided_diffusion.actions.assemble import options_of_checkpoint
+from guided_diffusion.actions.assemble import completed, options_of_checkpoint
 from guided_diffusion.actions.start import Start, own_state, refuse_other_run
 from guided_diffusion.actions.train import train
 from guided_diffusion.checkpoint import BEST, find_checkpoint, load_checkpoint
@@ -27,15 +26,10 @@ def run(config: FinetuneConfig) -> int:
         own = own_state(config.output_dir)
         # What was begun needs its source no more: that may be gone.
         source = own or load_checkpoint(find_checkpoint(asked, prefer=BEST))
-        options = _complete(config, options_of_checkpoint(source, config))
+        options = completed(config, options_of_checkpoint(source, config))
         if own is not None:
             refuse_other_run(options, own)
         train(options, Start(source, continues=own is not None, own=own is not None), world, action="finetune")
     finally:
         world.close()
     return 0
-
-
-def _complete(config: FinetuneConfig, trained: dict[str, Any]) -> dict[str, Any]:
-    """Return the resolved options: the config's own, and the checkpoint's where they are left to it."""
-    return {key: trained.get(key) if value in (None, "") else value for key, value in config.to_json().items()}

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from guided_diffusion import pictures
 from guided_diffusion.actions.assemble import (
     autocast_type,
+    completed,
     image_shape,
     model_from_checkpoint,
     options_of_checkpoint,
@@ -60,7 +61,7 @@ def run(config: SampleConfig) -> int:
         output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, path, process))
         done = world.on_main(lambda: output.begin(plan))
         if world.is_main:
-            write_run_record(output.folder, "sample", _resolved(config, options))
+            write_run_record(output.folder, "sample", completed(config, options))
             _announce(config, path, plan, done, process)
         todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
         _sample(config, options, model, process, todo, output, world)
@@ -124,11 +125,6 @@ def respacing(config: SampleConfig, options: Mapping[str, Any]) -> str | int:
     if config.steps is not None and config.steps > available:
         raise ConfigError(f"steps is {config.steps}, but the model's noise process has {available}: use at most that")
     return config.steps or min(DEFAULT_STEPS, available)
-
-
-def _resolved(config: SampleConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config with what was left to the checkpoint filled in."""
-    return {key: options.get(key) if value in (None, "") else value for key, value in config.to_json().items()}
 
 
 def _settings(config: SampleConfig, path: Path, process: GaussianDiffusion) -> dict[str, Any]:
@@ -211,9 +207,7 @@ def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> N
     if lines:
         palette = pictures.class_palette(encoding.num_classes)
         tiles: list[np.ndarray] = []
-        count = min(SHEET_SAMPLES, len(lines))
-        shown = [lines[index * len(lines) // count] for index in range(count)]
-        for image, label in output.tiles(shown):
+        for image, label in output.tiles(pictures.spread(lines, SHEET_SAMPLES)):
             tiles += [pictures.colorize(label, palette), pictures.to_rgb(image)]
         columns = 2 * max(1, math.ceil(math.sqrt(len(tiles) / 4)))
         sheet = pictures.contact_sheet(

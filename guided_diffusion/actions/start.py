@@ -51,9 +51,8 @@ class Start:
         """Return whether nothing is left to train."""
         if not self.continues:
             return False
-        progress = self.checkpoint.progress
-        annealed = 0 < options["lr_anneal_steps"] <= progress["step"]
-        return progress["epoch"] >= options["max_epochs"] or annealed
+        progress = Progress.from_state(self.checkpoint.progress)
+        return progress.is_over(options["max_epochs"], options["lr_anneal_steps"])
 
 
 def start_of_training(config: TrainConfig) -> Start:
@@ -86,7 +85,7 @@ def start_of_training(config: TrainConfig) -> Start:
         fixed += ["batch_size", "schedule_sampler", "seed"]
     clashes = differing_keys(comparable(options), comparable(source.config), fixed)
     if clashes:
-        raise ConfigError([f"{key_of(clash)} differs from {source.path}: {clash}; set it back" for clash in clashes])
+        raise ConfigError([f"{key} differs from {source.path}: {said}; set it back" for key, said in clashes.items()])
     start = Start(source, continues=source.resumable)
     if start.is_over(options):
         raise ConfigError(
@@ -115,10 +114,11 @@ def refuse_other_run(options: Mapping[str, Any], own: Checkpoint) -> None:
     folder = own.path.parent
     clashes = differing_keys(comparable(options), comparable(own.config), [k for k in options if k not in MAY_CHANGE])
     # null stands for what the masks told, which the checkpoint has resolved.
-    clashes = [clash for clash in clashes if key_of(clash) != "num_classes" or options["num_classes"] is not None]
+    if options["num_classes"] is None:
+        clashes.pop("num_classes", None)
     messages = [
-        f"{key_of(clash)} differs from the run in {folder}: {clash}; set it back, or choose another output_dir"
-        for clash in clashes
+        f"{key} differs from the run in {folder}: {said}; set it back, or choose another output_dir"
+        for key, said in clashes.items()
     ]
     asked = options["resume_checkpoint"]
     began = own.lineage.get("continued_from") or own.lineage.get("started_from")
@@ -144,11 +144,6 @@ def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> 
     there = [file for file in files if file.is_file()]
     same_path = Path(began["path"]).resolve() in [file.resolve() for file in files]
     return same_path or not there or any(digest(file) == began["digest"] for file in there)
-
-
-def key_of(clash: str) -> str:
-    """Return the key that a line of `differing_keys` is about."""
-    return clash.partition(" ")[0]
 
 
 def lineage(options: Mapping[str, Any], start: Start) -> dict[str, Any]:

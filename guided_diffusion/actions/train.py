@@ -162,8 +162,7 @@ def training_dataset(options: Mapping[str, Any], report: ScanReport, world: Worl
 
 def previewer(options: Mapping[str, Any], report: ScanReport, model: Any, ema: Ema, world: World) -> Previewer:
     """Return what draws the previews, on pairs spread over the training set."""
-    count = min(options["preview_images"], len(report.pairs))
-    chosen = [report.pairs[index * len(report.pairs) // count] for index in range(count)]
+    chosen = pictures.spread(report.pairs, options["preview_images"])
     shown = SegmentationDataset(
         chosen,
         report.encoding,
@@ -171,7 +170,7 @@ def previewer(options: Mapping[str, Any], report: ScanReport, model: Any, ema: E
         image_channels=options["image_channels"],
         with_edges=not options["no_instance"],
     )
-    image, condition = stack_examples(shown, range(count))
+    image, condition = stack_examples(shown, range(len(chosen)))
     steps = min(options["preview_steps"], options["diffusion_steps"])
     return Previewer(
         model,

@@ -26,10 +26,11 @@ from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, augment_mask
 from guided_diffusion.errors import DataError
-from guided_diffusion.logs import read_metrics
+from guided_diffusion.logs import read_json_lines
+from guided_diffusion.pictures import quantize
 from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.semantic_map import SemanticMap
-from guided_diffusion.writing import make_folder, remove_leftovers, replacing, writing_to
+from guided_diffusion.writing import make_folder, remove_leftovers, replacing, write_text, writing_to
 
 MANIFEST = "manifest.jsonl"
 
@@ -43,11 +44,6 @@ class PlannedSample:
     source: Pair | MaskEntry
     repeat: int
     seed: int
-
-
-def source_digest(sample: PlannedSample) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the mask file a sample is made from."""
-    return hashlib.sha256(read_bytes(sample.source.mask)).hexdigest()[:16]
 
 
 def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int) -> list[PlannedSample]:
@@ -97,7 +93,7 @@ def read_conditions(
 
 def to_picture(image: Tensor) -> Image.Image:
     """Return an image [1 or 3, H, W] in [-1, 1] as an 8-bit grey or RGB picture."""
-    pixels = ((image.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    (pixels,) = quantize(image.cpu().numpy()[None])
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
@@ -115,6 +111,7 @@ class SyntheticFolder:
         self.encoding = encoding
         self.settings = dict(settings)
         self._part: Any = None
+        self._digests: dict[str, str] = {}
 
     @property
     def manifest(self) -> Path:
@@ -152,7 +149,10 @@ class SyntheticFolder:
     def _refuse_other_masks(self, lines: Mapping[int, Mapping[str, Any]], plan: Sequence[PlannedSample]) -> None:
         for sample in plan:
             line = lines.get(sample.index)
-            if line and (line["image"], line["source_digest"]) != (self._paths(sample)["image"], source_digest(sample)):
+            if line and (line["image"], line["source_digest"]) != (
+                self._paths(sample)["image"],
+                self._source_digest(sample),
+            ):
                 raise DataError(
                     f"{self.manifest}: sample {sample.index} was made from {line['source_mask']}, it would now be made "
                     f"from {sample.source.mask}: the masks are others than they were; choose another results_path"
@@ -171,14 +171,20 @@ class SyntheticFolder:
         path = self.root / FILE_NAME
         text = classes_text(self.encoding)
         if not path.exists():
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(path, text)
         elif path.read_bytes() != text.encode():
             raise DataError(f"{path}: belongs to another dataset: choose an empty results_path")
 
     def _paths(self, sample: PlannedSample) -> dict[str, str]:
         """Return where image and mask of a sample lie, relative to the folder of the manifest."""
         return {kind: f"{kind}s/{sample.name}.png" for kind in ("image", "mask")}
+
+    def _source_digest(self, sample: PlannedSample) -> str:
+        """Return the first 16 hexadecimal digits of the SHA-256 of a sample's mask file; samples share masks."""
+        path = sample.source.mask
+        if path not in self._digests:
+            self._digests[path] = hashlib.sha256(read_bytes(path)).hexdigest()[:16]
+        return self._digests[path]
 
     @property
     def _begun(self) -> Path:
@@ -201,9 +207,7 @@ class SyntheticFolder:
         """Take the processes' lines into the manifest; return, and keep there, those whose files exist."""
         there = {index: line for index, line in self._lines().items() if self._is_there(line)}
         if there:
-            with replacing(self.manifest) as temporary:
-                text = "".join(json.dumps(line) + "\n" for line in there.values())
-                temporary.write_text(text, encoding="utf-8")
+            write_text(self.manifest, "".join(json.dumps(line) + "\n" for line in there.values()))
         for path in self._parts:
             path.unlink()
         return there
@@ -216,7 +220,7 @@ class SyntheticFolder:
         """Return the lines of a manifest; DataError where they are none of ours."""
         needed = {"index": int, "image": str, "mask": str, "source_mask": str, "source_digest": str}
         try:
-            lines = read_metrics(path)
+            lines = read_json_lines(path)
         except (OSError, UnicodeDecodeError):
             lines = [None]
         for line in lines:
@@ -246,7 +250,7 @@ class SyntheticFolder:
             remove_leftovers(self.folder / paths[kind])
             with replacing(self.folder / paths[kind]) as temporary:
                 picture.save(temporary, format="PNG")
-        source = {"source_mask": str(sample.source.mask), "source_digest": source_digest(sample)}
+        source = {"source_mask": str(sample.source.mask), "source_digest": self._source_digest(sample)}
         line = {"index": sample.index, **paths, **source, "seed": sample.seed, **self.settings}
         # The line comes last: a pair without one is made again, a line without its pair cannot be.
         with writing_to(self.manifest):

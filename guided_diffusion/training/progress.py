@@ -97,6 +97,10 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     sums: EpochSums = field(default_factory=EpochSums)
 
+    def is_over(self, max_epochs: int, lr_anneal_steps: int) -> bool:
+        """Return whether nothing is left to train: all epochs are done, or the learning rate has fallen to 0."""
+        return self.epoch >= max_epochs or 0 < lr_anneal_steps <= self.step
+
     def state_dict(self) -> dict[str, Any]:
         """Return plain values, as a checkpoint stores them."""
         return asdict(self)

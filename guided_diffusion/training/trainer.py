@@ -114,8 +114,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """True where nothing is left to train."""
-        annealed = 0 < self.options.lr_anneal_steps <= self.progress.step
-        return self.progress.epoch >= self.options.max_epochs or annealed
+        return self.progress.is_over(self.options.max_epochs, self.options.lr_anneal_steps)
 
     def fit(self) -> Progress:
         """Train until `max_epochs` (or the end of the annealing) and return the progress.
