@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -258,20 +258,62 @@ class RunOptions(OptionGroup):
     tensorboard: bool = option(True, "write TensorBoard events too, where it is installed")
 
 
+class SamplerDefaults(NamedTuple):
+    """What a sampler is used with where nothing is said."""
+
+    time_grid: str
+    steps: int
+
+
+# The grids and counts with which Gaussian data keep their standard deviation within 3 %, as
+# scripts/measure_samplers.py measures it; the two published samplers keep what they were published with.
+SAMPLER_DEFAULTS = {
+    "ddpm": SamplerDefaults("uniform", 50),
+    "ddim": SamplerDefaults("uniform", 50),
+    "dpm++2m": SamplerDefaults("logsnr", 20),
+    "dpm++2m-sde": SamplerDefaults("logsnr", 30),
+}
+
+
 class SamplerOptions(OptionGroup):
     """How noise becomes an image."""
 
-    sampler: Literal["ddpm", "ddim"] = option("ddpm", "ddpm: ancestral; ddim: deterministic where eta is 0")
+    sampler: Literal["ddpm", "ddim", "dpm++2m", "dpm++2m-sde"] = option(
+        "dpm++2m",
+        "dpm++2m: deterministic; dpm++2m-sde: draws noise; ddim: deterministic where eta is 0; ddpm: ancestral, the "
+        "default with timestep_respacing",
+    )
     use_ddim: bool = option(False, "published spelling of sampler ddim")
-    steps: int | None = option(None, "sampling steps; null: 50 at most, or what timestep_respacing says", ge=1)
+    steps: int | None = option(
+        None, "sampling steps; null: 20 for dpm++2m, 30 for dpm++2m-sde, 50 for others, or by timestep_respacing", ge=1
+    )
+    time_grid: Literal["uniform", "logsnr", "quadratic", "trailing"] | None = option(
+        None, "how the steps are spread over the noise levels; null: logsnr for dpm++2m and dpm++2m-sde, else uniform"
+    )
     timestep_respacing: str | int = option("", 'published spelling of the steps: "50", "ddim50", "10,15,20"')
     eta: float = option(0.0, "noise of the ddim sampler, 0 to 1", ge=0, le=1)
     s: float = option(1.0, "guidance scale; 1: none, 1.5 follows the mask harder", ge=0)
+    guidance_interval: FloatList = option(
+        None, "[low, high] noise levels (noise / image) between which s acts, outside it is 1; null: everywhere"
+    )
     clip_denoised: bool = option(True, "clip the predicted clean image to the valid range in every step")
+    dynamic_threshold: float | None = option(
+        None,
+        "scale each predicted image down where this quantile of it is out of range, 0.995 is usual; null: off",
+        gt=0,
+        le=1,
+    )
 
     def contradictions(self) -> Iterator[Problem]:
-        if self.steps is not None and self.timestep_respacing != "":
-            yield ("steps", f"steps is {self.steps}, but timestep_respacing is {self.timestep_respacing!r}: keep one")
+        respacing = self.timestep_respacing
+        if self.steps is not None and respacing != "":
+            yield ("steps", f"steps is {self.steps}, but timestep_respacing is {respacing!r}: keep one")
+        if self.time_grid is not None and respacing != "":
+            yield (
+                "time_grid",
+                f'time_grid is "{self.time_grid}", but timestep_respacing is {respacing!r}, which spreads the steps '
+                "itself: leave one of the two out",
+            )
         if not re.fullmatch(r"|ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*", str(self.timestep_respacing).replace(" ", "")):
             yield (
                 "timestep_respacing",
@@ -280,12 +322,34 @@ class SamplerOptions(OptionGroup):
             )
         if self.use_ddim and "sampler" in self.model_fields_set and self.sampler != "ddim":
             yield ("use_ddim", f'use_ddim is true, but sampler is "{self.sampler}": leave one of the two out')
-        if self.eta and self.sampler != "ddim" and not self.use_ddim:
-            yield ("eta", f'eta is {self.eta:g}, but sampler is "{self.sampler}": eta belongs to sampler ddim')
+        if self.eta and self._chosen() != "ddim":
+            yield ("eta", f'eta is {self.eta:g}, but sampler is "{self._chosen()}": eta belongs to sampler ddim')
+        if self.dynamic_threshold is not None and not self.clip_denoised:
+            yield (
+                "dynamic_threshold",
+                f"dynamic_threshold is {self.dynamic_threshold:g}, but clip_denoised is false: thresholding keeps to "
+                "the valid range, too; leave one of the two out",
+            )
+        if self.guidance_interval is not None:
+            yield from self._interval_problems(self.guidance_interval)
+
+    def _interval_problems(self, interval: tuple[float, ...]) -> Iterator[Problem]:
+        found = f"guidance_interval is {list(interval)}"
+        if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+            yield ("guidance_interval", f"{found}: expected [low, high] with 0 <= low < high, such as [0.3, 5]")
+        if self.s == 1:
+            yield ("guidance_interval", f"{found}, but s is 1, which is no guidance: set s, or leave it out")
+
+    def _chosen(self) -> str:
+        """Return the sampler, however it is spelled; respacing alone has always meant the ancestral one."""
+        if self.use_ddim:
+            return "ddim"
+        return "ddpm" if self.timestep_respacing != "" and "sampler" not in self.model_fields_set else self.sampler
 
     def settle(self) -> None:
-        if self.use_ddim:
-            self.sampler = "ddim"
+        self.sampler = self._chosen()
+        if self.time_grid is None and self.timestep_respacing == "":
+            self.time_grid = SAMPLER_DEFAULTS[self.sampler].time_grid
 
 
 PATH_KEYS = {"data_dir", "mask_dir", "output_dir", "results_path", "model_path", "resume_checkpoint", "export_path"}

@@ -66,6 +66,29 @@ def test_published_spellings_of_a_choice():
     assert load_config("sample", {**sample, "use_ddim": True, "eta": 0.5}).sampler == "ddim"
 
 
+@pytest.mark.parametrize(
+    ("given", "sampler", "time_grid"),
+    [
+        ({}, "dpm++2m", "logsnr"),
+        ({"steps": 50}, "dpm++2m", "logsnr"),
+        ({"time_grid": "trailing"}, "dpm++2m", "trailing"),
+        ({"sampler": "dpm++2m-sde"}, "dpm++2m-sde", "logsnr"),
+        ({"sampler": "ddpm"}, "ddpm", "uniform"),
+        ({"sampler": "ddim", "time_grid": "logsnr"}, "ddim", "logsnr"),
+        ({"use_ddim": True}, "ddim", "uniform"),
+        # What published command lines say means what it has always meant.
+        ({"timestep_respacing": "250"}, "ddpm", None),
+        ({"timestep_respacing": "ddim25", "use_ddim": True}, "ddim", None),
+        ({"timestep_respacing": "10,15", "sampler": "dpm++2m"}, "dpm++2m", None),
+    ],
+)
+def test_a_sampler_brings_its_time_grid(given, sampler, time_grid):
+    config = load_config("sample", {"model_path": "m", "results_path": "r", "mask_dir": "k", **given})
+    assert (config.sampler, config.time_grid) == (sampler, time_grid)
+    resolved = json.loads(json.dumps(config.to_json()))
+    assert load_config("sample", resolved).to_json() == config.to_json()
+
+
 def test_resolved_config_loads_again_and_is_the_same():
     first = load_config("train", {**NEEDED, "channel_mult": "1,2", "use_fp16": True, "image_size": [32, 48]}).to_json()
     again = load_config("train", json.loads(json.dumps(first))).to_json()
@@ -118,6 +141,13 @@ def test_everything_wrong_is_reported_at_once_with_the_way_out():
         ("sample", {"timestep_respacing": "ddim", "mask_dir": "m"}, "timestep_respacing is 'ddim': expected"),
         ("sample", {"device": "gpu", "mask_dir": "m"}, "device is 'gpu': use auto, cpu"),
         ("sample", {"eta": 0.5, "mask_dir": "m"}, "eta belongs to sampler ddim"),
+        ("sample", {"eta": 0.5, "timestep_respacing": "9", "mask_dir": "m"}, 'sampler is "ddpm": eta belongs'),
+        ("sample", {"time_grid": "logsnr", "timestep_respacing": "9", "mask_dir": "m"}, "leave one of the two out"),
+        ("sample", {"dynamic_threshold": 0.995, "clip_denoised": False, "mask_dir": "m"}, "clip_denoised is false"),
+        ("sample", {"dynamic_threshold": 0, "mask_dir": "m"}, "dynamic_threshold is 0: expected a number above 0, at"),
+        ("sample", {"guidance_interval": [5, 0.3], "s": 2, "mask_dir": "m"}, "[5.0, 0.3]: expected [low, high]"),
+        ("sample", {"guidance_interval": "0.3", "s": 2, "mask_dir": "m"}, "[0.3]: expected [low, high]"),
+        ("sample", {"guidance_interval": [0.3, 5], "mask_dir": "m"}, "but s is 1, which is no guidance"),
         ("sample", {"mask_dir": "m", "data_dir": "d"}, "both are given"),
         ("sample", {}, "neither is given"),
         ("sample", {"mask_dir": "m", "split": "../up"}, "it must be a plain folder name"),

@@ -50,7 +50,14 @@ def sample(trained, lemons, tmp_path, isdm):
     return run
 
 
-@pytest.mark.parametrize("options", [{}, {"sampler": "ddim", "eta": 0.5, "augment_masks": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sampler": "ddim", "eta": 0.5, "augment_masks": True},
+        {"sampler": "dpm++2m-sde", "guidance_interval": [0.1, 2], "dynamic_threshold": 0.9},
+    ],
+)
 def test_images_do_not_depend_on_the_batch(sample, options):
     alone, several, all_at_once = (
         pictures_of(sample(f"batch{size}", batch_size=size, **options)[0]) for size in (1, 3, 10)
@@ -91,6 +98,67 @@ def test_repeats_of_a_mask_differ_and_are_augmented(sample):
             assert np.array_equal(
                 np.bincount(picture.ravel(), minlength=5), np.bincount(pictures[name].ravel(), minlength=5)
             )
+
+
+def manifest_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def test_the_manifest_says_how_it_was_sampled(sample):
+    how = {}
+    for name, options in {
+        "default": {"steps": None},
+        "everything": {"sampler": "dpm++2m-sde", "time_grid": "trailing", "guidance_interval": "0.1,2"},
+        "threshold": {"dynamic_threshold": 0.9},
+        "published": {"steps": None, "timestep_respacing": "ddim5"},
+        "ddim": {"sampler": "ddim"},
+    }.items():
+        folder, shown = sample(name, num_samples=1, **options)
+        line = manifest_of(folder)[0]
+        keys = ("sampler", "steps", "time_grid", "guidance_interval", "dynamic_threshold")
+        how[name] = tuple(line[key] for key in keys)
+        assert f"{line['sampler']} in {line['steps']} steps ({line['time_grid'] or 'uniform'})" in shown
+    assert how == {
+        "default": ("dpm++2m", 20, "logsnr", None, None),
+        "everything": ("dpm++2m-sde", 4, "trailing", [0.1, 2.0], None),
+        "threshold": ("dpm++2m", 4, "logsnr", None, 0.9),
+        "published": ("ddpm", 5, "ddim5", None, None),
+        "ddim": ("ddim", 4, None, None, None),
+    }
+
+
+def test_interval_and_threshold_change_the_images(sample):
+    plain = pictures_of(sample("plain", num_samples=1, s=300)[0])["images/lemon_0000.png"]
+    for name, options in {"interval": {"guidance_interval": [0.1, 1]}, "threshold": {"dynamic_threshold": 0.5}}.items():
+        other = pictures_of(sample(name, num_samples=1, s=300, **options)[0])["images/lemon_0000.png"]
+        assert not np.array_equal(plain, other)
+
+
+def test_samples_of_another_spacing_are_not_mixed(sample, trained, lemons, isdm):
+    folder, _ = sample("mixed", num_samples=1)
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(folder), "s": 1.5}
+    code, _, errors = isdm("sample", **values, steps=4, time_grid="uniform")
+    assert code == 2
+    assert 'holds samples with time_grid "logsnr", these would have null: choose another results_path' in errors[0]
+
+
+def test_a_folder_from_before_there_was_a_choice_is_gone_on_with(sample):
+    folder, _ = sample("before", num_samples=2, sampler="ddpm")
+    lines = manifest_of(folder)
+    for line in lines:
+        for key in ("time_grid", "guidance_interval", "dynamic_threshold"):
+            del line[key]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, shown = sample("before", num_samples=3, sampler="ddpm")
+    assert "3 samples, 2 are there already" in shown
+
+
+def test_an_interval_between_the_steps_is_refused_before_anything_is_written(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 4}
+    code, _, errors = isdm("sample", **values, s=1.5, guidance_interval=[1000, 2000])
+    assert code == 2
+    assert "guidance_interval is [1000.0, 2000.0], which has none of the 4 noise levels" in errors[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_samples_extend_what_is_there_and_nothing_is_overwritten(sample, tmp_path):

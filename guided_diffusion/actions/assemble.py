@@ -31,9 +31,20 @@ def model_from_options(options: Mapping[str, Any]) -> UNetModel:
     return build_unet(**{key: options[key] for key in keys})
 
 
-def process_from_options(options: Mapping[str, Any], timestep_respacing: str | int = "") -> GaussianDiffusion:
-    """Return the noise process of resolved training options, respaced for sampling where asked."""
-    return build_diffusion(timestep_respacing=timestep_respacing, **{key: options[key] for key in PROCESS_KEYS})
+def process_from_options(
+    options: Mapping[str, Any],
+    timestep_respacing: str | int = "",
+    *,
+    steps: int | None = None,
+    time_grid: str = "uniform",
+) -> GaussianDiffusion:
+    """Return the noise process of resolved training options; for sampling, with fewer steps (see `build_diffusion`)."""
+    return build_diffusion(
+        timestep_respacing=timestep_respacing,
+        steps=steps,
+        time_grid=time_grid,
+        **{key: options[key] for key in PROCESS_KEYS},
+    )
 
 
 def image_shape(options: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -31,17 +31,18 @@ from guided_diffusion.data.scan import scan_dataset, scan_masks
 from guided_diffusion.data.synthetic import PlannedSample, SyntheticFolder, plan_samples, read_conditions
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
+from guided_diffusion.diffusion.thresholding import dynamic_threshold
 from guided_diffusion.distributed import World, join
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.logs import write_run_record
 from guided_diffusion.models.unet import UNetModel
+from guided_diffusion.options import SAMPLER_DEFAULTS
 from guided_diffusion.writing import digest
 
 SHEET = "contact_sheet.png"
 SHEET_SAMPLES = 32
-DEFAULT_STEPS = 50
 
 
 def run(config: SampleConfig) -> int:
@@ -55,7 +56,8 @@ def run(config: SampleConfig) -> int:
         options["num_classes"] = encoding.num_classes
         _warn_if_never_dropped(config, checkpoint, world)
         # Built before anything is written, so that a mistake in the options leaves nothing behind.
-        process = process_from_options(options, respacing(config, options))
+        process = sampling_process(config, options)
+        guided_steps(process, config.guidance_interval)
         model = model_from_checkpoint(checkpoint, options, config.weights).to(world.device).eval()
         plan = plan_samples(sources, config.num_samples, config.seed)
         output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, path, process))
@@ -114,17 +116,25 @@ def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: 
         )
 
 
-def respacing(config: SampleConfig, options: Mapping[str, Any]) -> str | int:
-    """Return the timestep_respacing that `steps` stands for, or as given; 50 steps where nothing is said.
+def sampling_process(config: SampleConfig, options: Mapping[str, Any]) -> GaussianDiffusion:
+    """Return the noise process with the steps that `config` asks for, or as many as its sampler has by default.
 
     Raises ConfigError where there are fewer steps in the noise process.
     """
     if config.timestep_respacing != "":
-        return config.timestep_respacing
-    available = options["diffusion_steps"]
-    if config.steps is not None and config.steps > available:
-        raise ConfigError(f"steps is {config.steps}, but the model's noise process has {available}: use at most that")
-    return config.steps or min(DEFAULT_STEPS, available)
+        return process_from_options(options, config.timestep_respacing)
+    steps = config.steps or min(SAMPLER_DEFAULTS[config.sampler].steps, options["diffusion_steps"])
+    return process_from_options(options, steps=steps, time_grid=config.time_grid)
+
+
+def spacing(config: SampleConfig) -> str | None:
+    """Return what, beside their number, tells which timesteps are visited: None where they are evenly spaced.
+
+    None is also what a folder says that was begun before there was a choice, so that it can be gone on with.
+    """
+    respacing = str(config.timestep_respacing).replace(" ", "")
+    named = config.time_grid if respacing == "" else respacing
+    return None if named == "uniform" or respacing.isdecimal() else named
 
 
 def _settings(config: SampleConfig, path: Path, process: GaussianDiffusion) -> dict[str, Any]:
@@ -133,9 +143,12 @@ def _settings(config: SampleConfig, path: Path, process: GaussianDiffusion) -> d
         "run_seed": config.seed,
         "sampler": config.sampler,
         "steps": process.num_timesteps,
+        "time_grid": spacing(config),
         "eta": config.eta,
         "s": config.s,
+        "guidance_interval": list(config.guidance_interval) if config.guidance_interval else None,
         "clip_denoised": config.clip_denoised,
+        "dynamic_threshold": config.dynamic_threshold,
         "weights": config.weights,
         "augment_masks": config.augment_masks,
         "precision": config.precision,
@@ -148,8 +161,9 @@ def _announce(
 ) -> None:
     there = sum(sample.index in done for sample in plan)
     state = f", {there} are there already" if there else ""
+    steps = f"{process.num_timesteps} steps ({spacing(config) or 'uniform'})"
     print(
-        f"{len(plan)} samples{state}; {config.sampler} in {process.num_timesteps} steps, s {config.s:g}, "
+        f"{len(plan)} samples{state}; {config.sampler} in {steps}, s {config.s:g}, "
         f"{config.weights} weights of {path.absolute()}"
     )
 
@@ -168,6 +182,7 @@ def _sample(
     batches = [todo[start : start + config.batch_size] for start in range(0, len(todo), config.batch_size)]
     sampler = SAMPLERS[config.sampler]
     extra = {"eta": config.eta} if config.sampler == "ddim" else {}
+    denoised_fn = None if config.dynamic_threshold is None else dynamic_threshold(config.dynamic_threshold)
     output.open_part(world.rank)
     bar = tqdm(total=len(todo) * process.num_timesteps, unit="step", disable=not world.is_main, desc="sampling")
     try:
@@ -184,6 +199,7 @@ def _sample(
                     process,
                     condition.to(world.device),
                     scale=config.s,
+                    interval=config.guidance_interval,
                     autocast=autocast_type(config.precision),
                 )
                 images = sampler(
@@ -193,6 +209,7 @@ def _sample(
                     generators=generators,
                     callback=lambda *_, count=count: bar.update(count),
                     clip_denoised=config.clip_denoised,
+                    denoised_fn=denoised_fn,
                     **extra,
                 )
             for sample, image, label in zip(batch, images, condition.label, strict=True):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
+from guided_diffusion.diffusion.time_grid import pick_timesteps
 from guided_diffusion.errors import ConfigError
 
 Prediction = Literal["eps", "x0", "v"]
@@ -150,6 +151,25 @@ class GaussianDiffusion:
         """Return the noise [N, C, H, W] that takes `x0` to `x_t` at `t`."""
         return (x_t - self._at("sqrt_abar", t, x_t) * x0) / self._at("sqrt_one_minus_abar", t, x_t)
 
+    def denoised(
+        self,
+        model_output: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        *,
+        clip_denoised: bool = True,
+        denoised_fn: DenoisedFn | None = None,
+    ) -> Tensor:
+        """Return the x0 [N, C, H, W] that sampling goes on with, as `model_output` [N, C or 2C, H, W] gives it.
+
+        denoised_fn: changes the predicted x0 before anything is made of it.
+        clip_denoised: then clamp it to [-1, 1].
+        """
+        pred_xstart = self.predict_x0(model_output, x_t, t)
+        if denoised_fn is not None:
+            pred_xstart = denoised_fn(pred_xstart, t)
+        return pred_xstart.clamp(-1, 1) if clip_denoised else pred_xstart
+
     def p_mean_variance(
         self,
         model_output: Tensor,
@@ -159,16 +179,8 @@ class GaussianDiffusion:
         clip_denoised: bool = True,
         denoised_fn: DenoisedFn | None = None,
     ) -> MeanVariance:
-        """Return p(x_{t-1} | x_t) as `model_output` [N, C or 2C, H, W] gives it.
-
-        denoised_fn: changes the predicted x0 before anything is made of it.
-        clip_denoised: then clamp it to [-1, 1].
-        """
-        pred_xstart = self.predict_x0(model_output, x_t, t)
-        if denoised_fn is not None:
-            pred_xstart = denoised_fn(pred_xstart, t)
-        if clip_denoised:
-            pred_xstart = pred_xstart.clamp(-1, 1)
+        """Return p(x_{t-1} | x_t) as `model_output` [N, C or 2C, H, W] gives it; keywords as of `denoised`."""
+        pred_xstart = self.denoised(model_output, x_t, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn)
         mean, _, _ = self.q_posterior(pred_xstart, x_t, t)
         variance, log_variance = self._model_variance(model_output, t)
         return MeanVariance(mean, variance.expand_as(mean), log_variance.expand_as(mean), pred_xstart)
@@ -228,6 +240,8 @@ def build_diffusion(
     diffusion_steps: int = 1000,
     noise_schedule: str = "linear",
     timestep_respacing: str | int | Sequence[int] = "",
+    steps: int | None = None,
+    time_grid: str = "uniform",
     learn_sigma: bool = True,
     sigma_small: bool = False,
     prediction: Prediction = "v",
@@ -237,6 +251,9 @@ def build_diffusion(
     min_snr_gamma: float | None = None,
 ) -> GaussianDiffusion:
     """Build the process that options of the published names describe.
+
+    timestep_respacing: which of the `diffusion_steps` are visited, as `space_timesteps` reads it; "" for all.
+    steps, time_grid: in its place, how many are visited, and the rule that picks them (see `pick_timesteps`).
 
     Raises ConfigError for an unknown name, a respacing that is not possible, or options that exclude each other.
     """
@@ -249,7 +266,12 @@ def build_diffusion(
             "min_snr_gamma: weights the squared error, which use_kl leaves out; set one of the two to null/false"
         )
     betas = named_betas(noise_schedule, diffusion_steps)
-    kept = space_timesteps(diffusion_steps, timestep_respacing)
+    if steps is None:
+        kept = space_timesteps(diffusion_steps, timestep_respacing)
+    elif timestep_respacing == "":
+        kept = pick_timesteps(betas, time_grid, steps)
+    else:
+        raise ConfigError(f"steps is {steps}, but timestep_respacing is {timestep_respacing!r}: keep one")
     fixed: Variance = "fixed_small" if sigma_small else "fixed_large"
     mse: Loss = "rescaled_mse" if rescale_learned_sigmas else "mse"
     return GaussianDiffusion(

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.semantic_map import SemanticMap
 
 
-class Modulation(Protocol):
-    """What the condition does to one normalisation layer, for a batch of images."""
+class Modulations(Protocol):
+    """What the condition does to the normalisations of a network, for a batch of images."""
 
     @staticmethod
-    def cat(modulations: Sequence[Any]) -> Modulation:
+    def cat(branches: Sequence[Any]) -> Modulations:
         """Concatenate along the batch."""
         ...
 
-    def expand(self, n: int) -> Modulation:
+    def expand(self, n: int) -> Modulations:
         """Repeat a batch of one `n` times."""
         ...
 
@@ -31,9 +35,31 @@ class ConditionedModel(Protocol):
 
     def encode(self, x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]: ...
 
-    def modulate(self, condition: SemanticMap) -> list[Any]: ...
+    def modulate(self, condition: SemanticMap) -> Modulations: ...
 
-    def decode(self, skips: list[Tensor], emb: Tensor, modulations: list[Any]) -> Tensor: ...
+    def decode(self, skips: list[Tensor], emb: Tensor, modulations: Any) -> Tensor: ...
+
+
+def guided_steps(diffusion: GaussianDiffusion, interval: Sequence[float] | None) -> NDArray[np.bool_]:
+    """Return at which steps of the process guidance acts, [T] (Kynkäänniemi et al. 2024).
+
+    interval: (low, high] in noise level sigma = sqrt((1 - abar) / abar), the standard deviation of the noise where
+        the image has factor 1; None for everywhere.
+
+    Raises ConfigError where it is no interval or has none of the process's steps.
+    """
+    if interval is None:
+        return np.ones(diffusion.num_timesteps, dtype=bool)
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+        raise ConfigError(f"guidance_interval: must be [low, high] with 0 <= low < high, found {list(interval)}")
+    sigma = np.sqrt((1 - diffusion.alphas_cumprod) / diffusion.alphas_cumprod)
+    inside = (interval[0] < sigma) & (sigma <= interval[1])
+    if not inside.any():
+        raise ConfigError(
+            f"guidance_interval is {list(interval)}, which has none of the {len(sigma)} noise levels sampled at, "
+            f"{sigma[0]:.3g} to {sigma[-1]:.3g}: widen it, or set s to 1 for no guidance"
+        )
+    return inside
 
 
 class GuidedDenoiser:
@@ -43,11 +69,13 @@ class GuidedDenoiser:
     is written for eps and holds as it stands for x0 and v: at a given x_t they are affine in each other, and the
     weights of the two branches sum to 1.
 
-    What the condition gives is computed once, here. Both branches share one encode, which is exact as the encoder does
-    not see the condition, and their decodes run as one batch of 2N.
+    What the condition gives is computed once, here, and what the null condition gives once for all denoisers that come
+    from one another `with_condition`. Both branches share one encode, which is exact as the encoder does not see the
+    condition, and their decodes run as one batch of 2N.
 
     model, condition: on one device; `condition` has the N maps of the batch that is to be denoised.
     scale: 1 is the condition alone and 0 the null condition alone, each without a second branch.
+    interval: noise levels (low, high] outside of which scale is 1 (see `guided_steps`); None: guided everywhere.
     autocast: the type the network runs in (torch.bfloat16, torch.float16), None for that of its weights.
     """
 
@@ -58,38 +86,61 @@ class GuidedDenoiser:
         condition: SemanticMap,
         *,
         scale: float = 1.0,
+        interval: Sequence[float] | None = None,
         autocast: torch.dtype | None = None,
     ):
         self.model = model
         self.diffusion = diffusion
         self.scale = scale
         self.autocast = autocast
-        with torch.no_grad(), self._precision(condition.label.device):
-            self._modulations = self._modulate(condition)
+        self._guided = None if interval is None else guided_steps(diffusion, interval)
+        self._scales = {scale} if interval is None else {scale, 1.0}
+        # Null maps are all alike: one is enough.
+        self._null = None if self._scales == {1} else self._modulate(condition[:1].null())
+        self._modulations = self._branches(condition)
+
+    def with_condition(self, condition: SemanticMap) -> GuidedDenoiser:
+        """Return a denoiser for other maps of the same size: the next batch, or maps that change from step to step."""
+        other = copy.copy(self)
+        other._modulations = other._branches(condition)
+        return other
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the model output [N, C or 2C, H, W] float32 for `x_t` [N, C, H, W] at the indices `t` [N]."""
+        scale = self._scale_at(t)
+        modulations = self._modulations[scale]
         with self._precision(x_t.device):
             skips, emb = self.model.encode(x_t, self.diffusion.model_t(t))
-            if self.scale in (0, 1):
-                return self.model.decode(skips, emb, self._modulations).float()
+            if scale in (0, 1):
+                return self.model.decode(skips, emb, modulations).float()
             skips, emb = [torch.cat([skip, skip]) for skip in skips], torch.cat([emb, emb])
-            output = self.model.decode(skips, emb, self._modulations)
+            output = self.model.decode(skips, emb, modulations)
         cond, null = output.float().chunk(2)
         channels = x_t.shape[1]
-        mean = null[:, :channels] + self.scale * (cond[:, :channels] - null[:, :channels])
+        mean = null[:, :channels] + scale * (cond[:, :channels] - null[:, :channels])
         return torch.cat([mean, cond[:, channels:]], dim=1)
 
-    def _modulate(self, condition: SemanticMap) -> list[Any]:
-        """Return one modulation a layer: of N images, or of 2N (condition, then null) where both branches run."""
-        cond = self.model.modulate(condition) if self.scale != 0 else []
-        if self.scale == 1:
-            return cond
-        # Null maps are all alike: one is enough.
-        null = [m.expand(len(condition)) for m in self.model.modulate(condition[:1].null())]
-        if self.scale == 0:
-            return null
-        return [type(c).cat([c, n]) for c, n in zip(cond, null, strict=True)]
+    def _scale_at(self, t: Tensor) -> float:
+        """Return the scale of the step at `t`; a batch has to be on one side of the interval's ends."""
+        if self._guided is None:
+            return self.scale
+        # Reading `t` waits for the device, so that it is done only where there is something to decide.
+        sides = {bool(self._guided[index]) for index in t.tolist()}
+        assert len(sides) == 1, "images inside and outside of the guidance interval in one batch"
+        return self.scale if sides.pop() else 1.0
+
+    def _branches(self, condition: SemanticMap) -> dict[float, Modulations]:
+        """Return the modulations for each scale there is: of N images, or of 2N (condition, then null)."""
+        cond = None if self._scales == {0} else self._modulate(condition)
+        if self._null is None:
+            return {self.scale: cond}
+        null = self._null.expand(len(condition))
+        alone = {0.0: null, 1.0: cond}
+        return {s: alone[s] if s in alone else type(null).cat([cond, null]) for s in self._scales}
+
+    def _modulate(self, condition: SemanticMap) -> Modulations:
+        with torch.no_grad(), self._precision(condition.label.device):
+            return self.model.modulate(condition)
 
     def _precision(self, device: torch.device) -> AbstractContextManager:
         return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)

@@ -11,8 +11,9 @@ from guided_diffusion.models.layers import Downsample, GroupNorm32, Upsample, ze
 class ResidualBlock(nn.Module):
     """What the plain and the conditioned block share: everything but the place and kind of their normalisations.
 
-    A subclass provides `in_norm` and `out_norm`, and sets `in_layers`, which ends in an activation and a convolution,
-    and `out_layers`, which ends in an activation, dropout and a convolution.
+    A subclass provides `in_norm` and `out_norm`, which normalise and activate, and sets `in_layers`, which ends in a
+    convolution, and `out_layers`, which ends in dropout and a convolution. The activations in these only keep the
+    published numbering.
     """
 
     in_norm: nn.Module
@@ -38,18 +39,15 @@ class ResidualBlock(nn.Module):
         modulations: none for the plain block; for the conditioned one that of `in_norm` at (H, W), before any
             resampling, and that of `out_norm` at (H', W').
         """
-        activation, conv = self.in_layers[-2], self.in_layers[-1]
-        h = activation(self.in_norm(x, *modulations[:1]))
-        h = conv(self.resample(h))
-        shift = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
+        h = self.in_norm.activated(x, *modulations[:1])
+        h = self.in_layers[-1](self.resample(h))
+        shift = self.emb_layers(emb)
         if self.use_scale_shift_norm:
-            scale, shift = shift.chunk(2, dim=1)
-            h = self.out_norm(h, *modulations[1:]) * (1 + scale) + shift
+            h = self.out_norm.activated(h, *modulations[1:], *shift.chunk(2, dim=1))
         else:
-            h = self.out_norm(h + shift, *modulations[1:])
-        for layer in tuple(self.out_layers)[-3:]:
-            h = layer(h)
-        return self.skip_connection(self.resample(x)) + h
+            h = self.out_norm.activated(h + shift.to(h.dtype)[:, :, None, None], *modulations[1:])
+        dropout, conv = self.out_layers[-2], self.out_layers[-1]
+        return self.skip_connection(self.resample(x)) + conv(dropout(h))
 
 
 class ResBlock(ResidualBlock):

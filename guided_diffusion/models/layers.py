@@ -9,18 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guided_diffusion.architecture import GROUPS
+from guided_diffusion.models.normalisation import image_rows, modulated_norm, normalise
 
 
 class GroupNorm32(nn.GroupNorm):
     """Group normalisation of 32 groups whose statistics are float32 whatever the input's precision."""
 
-    def __init__(self, channels: int, *, affine: bool = True):
-        super().__init__(GROUPS, channels, affine=affine)
+    def __init__(self, channels: int):
+        super().__init__(GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [N, C, ...]; the result has x's dtype."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        return super().forward(wide).to(x.dtype)
+        return normalise(x, groups=self.num_groups, weight=self.weight, bias=self.bias)
+
+    def activated(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """Return SiLU(normalise(x) * (1 + scale) + shift) for x [N, C, H, W] and scale, shift [N, C] or None."""
+        if scale is None:
+            return F.silu(self(x))
+        factor = 1 + scale
+        rows = image_rows(x.shape[0], x.shape[2] * x.shape[3], x.device)
+        return modulated_norm(x, self.weight * factor, self.bias * factor + shift, rows, groups=self.num_groups)
 
 
 class Upsample(nn.Module):
@@ -66,22 +74,19 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, C, H, W]."""
         n, channels, height, width = x.shape
-        flat = x.reshape(n, channels, height * width)
-        q, k, v = self._heads(self.qkv(self.norm(flat)))
-        attended = F.scaled_dot_product_attention(q, k, v)
-        attended = attended.transpose(-1, -2).reshape(n, channels, height * width)
-        return x + self.proj_out(attended).reshape(x.shape)
+        # The published weights are of one-dimensional convolutions; in two dimensions they keep the memory format.
+        qkv = F.conv2d(self.norm(x), self.qkv.weight[..., None], self.qkv.bias)
+        q, k, v = self._heads(qkv.permute(0, 2, 3, 1).reshape(n, height * width, -1))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        attended = attended.reshape(n, height, width, channels).permute(0, 3, 1, 2)
+        return x + F.conv2d(attended, self.proj_out.weight[..., None], self.proj_out.bias)
 
-    def _heads(self, qkv: Tensor) -> Tensor:
-        """Lay [N, 3C, T] out as [3, N, heads, T, C/heads]."""
-        n, width, length = qkv.shape
-        head_width = width // (3 * self.num_heads)
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """Return q, k and v of qkv [N, T, 3C], each as [N, heads, T, C/heads]."""
+        n, length, _ = qkv.shape
         if self.use_new_attention_order:
-            heads = qkv.view(n, 3, self.num_heads, head_width, length).permute(1, 0, 2, 4, 3)
-        else:
-            heads = qkv.view(n, self.num_heads, 3, head_width, length).permute(2, 0, 1, 4, 3)
-        # The memory-saving kernels refuse a strided last dimension; without the copy CUDA would form the T x T matrix.
-        return heads.contiguous()
+            return qkv.view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        return qkv.view(n, length, self.num_heads, 3, -1).permute(3, 0, 2, 1, 4).unbind()
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

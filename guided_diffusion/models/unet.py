@@ -22,7 +22,7 @@ from guided_diffusion.architecture import (
 )
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.models.blocks import ConditionedResBlock, ResBlock
-from guided_diffusion.models.conditioning import Modulation, ResizedCondition
+from guided_diffusion.models.conditioning import Form, LevelCondition, Modulation, Modulations
 from guided_diffusion.models.layers import (
     AttentionBlock,
     Downsample,
@@ -31,7 +31,7 @@ from guided_diffusion.models.layers import (
     timestep_embedding,
     zero_initialised,
 )
-from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.semantic_map import SemanticMap, Size
 
 
 class UNetModel(nn.Module):
@@ -47,6 +47,10 @@ class UNetModel(nn.Module):
     num_heads, num_heads_upsample: attention heads of encoder and bottleneck, and of the decoder.
     num_head_channels: channels a head; -1 leaves it to the numbers of heads.
     use_checkpoint: recompute every block in the backward pass instead of keeping what it computed.
+    spade: how modulations are computed: by "lookup" of distinct neighbourhoods, "dense" for every pixel, or "auto",
+        whichever is cheaper for the maps at hand. The result is the same but for rounding.
+
+    Weights and features are kept in channels_last memory, in which convolutions and lookups are fastest.
     """
 
     def __init__(
@@ -68,8 +72,10 @@ class UNetModel(nn.Module):
         use_scale_shift_norm: bool,
         resblock_updown: bool,
         use_new_attention_order: bool,
+        spade: Form,
     ):
         super().__init__()
+        self.spade = spade
         self.image_size = image_size
         self.condition_channels = condition_channels
         self.num_levels = len(channel_mult)
@@ -104,6 +110,11 @@ class UNetModel(nn.Module):
             nn.SiLU(),
             zero_initialised(nn.Conv2d(widths[0], out_channels, 3, padding=1)),
         )
+        self.to(memory_format=torch.channels_last)
+
+    def level_sizes(self, size: Size) -> list[Size]:
+        """Return the sizes that maps of `size` (height, width) are brought to, from fine to coarse."""
+        return [(size[0] >> level, size[1] >> level) for level in range(self.num_levels)]
 
     def forward(self, x: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
         """Return the output [N, out_channels, H, W] for x [N, C, H, W], t [N] and a condition of N maps of H x W."""
@@ -118,22 +129,21 @@ class UNetModel(nn.Module):
         assert not any(side % step for side in x.shape[2:]), f"{tuple(x.shape)}: sides must be divisible by {step}"
         dtype = self.time_embed[0].weight.dtype
         emb = self.time_embed(timestep_embedding(t, self.time_embed[0].in_features).to(dtype))
-        skips, h = [], x
+        skips, h = [], x.contiguous(memory_format=torch.channels_last)
         for layers in self.input_blocks:
             h = self._apply_layers(layers, h, emb)
             skips.append(h)
         return skips, emb
 
-    def modulate(self, condition: SemanticMap) -> list[Modulation]:
-        """Return the modulations of all conditioned normalisations, in the order in which `decode` takes them.
+    def modulate(self, condition: SemanticMap) -> Modulations:
+        """Return the modulations of all conditioned normalisations.
 
-        condition: N maps of the images' size, or one that `Modulation.expand` then makes stand for N.
+        condition: N maps of the images' size, or one that `Modulations.expand` then makes stand for N.
         """
         assert condition.channels == self.condition_channels, (
             f"the condition has {condition.channels} channels, the network takes {self.condition_channels}"
         )
-        height, width = condition.size
-        resized = [ResizedCondition(condition, (height >> level, width >> level)) for level in range(self.num_levels)]
+        levels = [LevelCondition(condition, size, self.spade) for size in self.level_sizes(condition.size)]
         level, modulations = self.num_levels - 1, []
         for layers in (self.middle_block, *self.output_blocks):
             for layer in layers:
@@ -141,11 +151,11 @@ class UNetModel(nn.Module):
                 if isinstance(layer, Upsample) or (isinstance(layer, ConditionedResBlock) and layer.up):
                     level -= 1
                 if isinstance(layer, ConditionedResBlock):
-                    modulations.append(self._run(layer.in_norm.modulate, resized[level_in]))
-                    modulations.append(self._run(layer.out_norm.modulate, resized[level]))
-        return modulations
+                    modulations.append(self._run(layer.in_norm.modulate, levels[level_in]))
+                    modulations.append(self._run(layer.out_norm.modulate, levels[level]))
+        return Modulations(modulations)
 
-    def decode(self, skips: Sequence[Tensor], emb: Tensor, modulations: Sequence[Modulation]) -> Tensor:
+    def decode(self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
         """Return the output [N, out_channels, H, W] from what `encode` and `modulate` returned, none of it changed.
 
         The last layers run in the precision of the weights whatever autocast says, and so is the output.
@@ -156,7 +166,7 @@ class UNetModel(nn.Module):
             h = self._apply_layers(layers, torch.cat([h, skip], dim=1), emb, rest)
         assert next(rest, None) is None, "more modulations than conditioned normalisations"
         with torch.autocast(h.device.type, enabled=False):
-            return self.out(h.to(self.out[-1].weight.dtype))
+            return self.out[-1](self.out[0].activated(h.to(self.out[-1].weight.dtype)))
 
     def _apply_layers(
         self, layers: nn.ModuleList, h: Tensor, emb: Tensor, modulations: Iterator[Modulation] | None = None
@@ -248,6 +258,7 @@ def build_unet(
     use_scale_shift_norm: bool = True,
     resblock_updown: bool = False,
     use_new_attention_order: bool = False,
+    spade: Form = "auto",
 ) -> UNetModel:
     """Return the UNet that the published options describe, its weights drawn from torch's global generator.
 
@@ -291,4 +302,5 @@ def build_unet(
         use_scale_shift_norm=use_scale_shift_norm,
         resblock_updown=resblock_updown,
         use_new_attention_order=use_new_attention_order,
+        spade=spade,
     )

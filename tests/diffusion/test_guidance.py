@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
 from guided_diffusion.diffusion.samplers import draw_noise, sample_ddpm
+from guided_diffusion.errors import UserError
 from guided_diffusion.semantic_map import SemanticMap
 
 N, CLASSES, SIZE = 3, 2, (6, 8)
 
 
-class ScaleShift(NamedTuple):
-    gamma: Tensor
-    beta: Tensor
+class ScaleShifts(list[tuple[Tensor, Tensor]]):
+    """gamma and beta of each layer."""
 
     @staticmethod
-    def cat(modulations: Sequence[ScaleShift]) -> ScaleShift:
-        return ScaleShift(*(torch.cat(parts) for parts in zip(*modulations, strict=True)))
+    def cat(branches: Sequence[ScaleShifts]) -> ScaleShifts:
+        layers = zip(*branches, strict=True)
+        return ScaleShifts(tuple(torch.cat(parts) for parts in zip(*layer, strict=True)) for layer in layers)
 
-    def expand(self, n: int) -> ScaleShift:
-        return ScaleShift(*(part.expand(n, -1, -1, -1) for part in self))
+    def expand(self, n: int) -> ScaleShifts:
+        return ScaleShifts(tuple(part.expand(n, -1, -1, -1) for part in layer) for layer in self)
 
 
 class TinyNetwork(nn.Module):
@@ -47,11 +47,11 @@ class TinyNetwork(nn.Module):
         self.runs["encode"].append(len(x))
         return [self.inside(x), x.mean(1, keepdim=True)], self.time(t.float().view(-1, 1) / 100)
 
-    def modulate(self, condition: SemanticMap) -> list[ScaleShift]:
+    def modulate(self, condition: SemanticMap) -> ScaleShifts:
         self.runs["modulate"].append(len(condition))
-        return [ScaleShift(*layer(condition.one_hot()).chunk(2, dim=1)) for layer in self.condition]
+        return ScaleShifts(layer(condition.one_hot()).chunk(2, dim=1) for layer in self.condition)
 
-    def decode(self, skips: list[Tensor], emb: Tensor, modulations: list[ScaleShift]) -> Tensor:
+    def decode(self, skips: list[Tensor], emb: Tensor, modulations: ScaleShifts) -> Tensor:
         self.runs["decode"].append(len(emb))
         h = skips[0] + emb[:, :, None, None] + skips[1]
         for gamma, beta in modulations:
@@ -114,7 +114,74 @@ def test_both_branches_share_one_encode_and_one_modulation(condition: SemanticMa
     denoise = GuidedDenoiser(model, process(), condition, scale=2.0)
     for _ in range(3):
         denoise(*inputs())
-    assert model.runs == {"encode": [N] * 3, "modulate": [N, 1], "decode": [2 * N] * 3}
+    assert model.runs == {"encode": [N] * 3, "modulate": [1, N], "decode": [2 * N] * 3}
+
+
+@torch.no_grad()
+def test_maps_that_change_keep_the_null_branch(condition: SemanticMap) -> None:
+    model, diffusion = TinyNetwork(3, 6), process()
+    denoise = GuidedDenoiser(model, diffusion, condition, scale=2.0)
+    x, t = inputs()
+    before = denoise(x, t)
+    for maps in (condition[torch.tensor([2, 0, 1])], condition[1:]):
+        model.runs["modulate"].clear()
+        changed = denoise.with_condition(maps)
+        assert model.runs["modulate"] == [len(maps)]
+        n = len(maps)
+        wanted = GuidedDenoiser(model, diffusion, maps, scale=2.0)(x[:n], t[:n])
+        torch.testing.assert_close(changed(x[:n], t[:n]), wanted)
+        assert not torch.allclose(changed(x[:n], t[:n]), before[:n])
+    assert torch.equal(denoise(x, t), before)
+
+
+class TestInterval:
+    """The noise levels of `process` are 0.032 at index 0, 2.8 at 11, 221 at 24."""
+
+    @pytest.mark.parametrize("learned", [True, False])
+    @torch.no_grad()
+    def test_outside_only_the_conditional_branch_runs(self, condition: SemanticMap, learned: bool) -> None:
+        diffusion = process(learn_sigma=learned)
+        model = TinyNetwork(3, 3 * (1 + learned))
+        x, _ = inputs()
+        outputs = {}
+        for name, options in {
+            "guided": {"scale": 1.5},
+            "conditional": {"scale": 1.0},
+            "interval": {"scale": 1.5, "interval": (0.5, 5.0)},
+        }.items():
+            denoise = GuidedDenoiser(model, diffusion, condition, **options)
+            model.runs["decode"].clear()
+            outputs[name] = [denoise(x, torch.full((N,), index)) for index in (0, 11, 24)]
+        assert model.runs["decode"] == [N, 2 * N, N]
+        for index, same in enumerate(("conditional", "guided", "conditional")):
+            torch.testing.assert_close(outputs["interval"][index], outputs[same][index])
+        assert not torch.allclose(outputs["guided"][1], outputs["conditional"][1])
+
+    @torch.no_grad()
+    def test_the_null_branch_alone_inside(self, condition: SemanticMap) -> None:
+        model, diffusion = TinyNetwork(3, 6), process()
+        cond, null = branches(model, diffusion, condition)
+        model.runs["modulate"].clear()
+        denoise = GuidedDenoiser(model, diffusion, condition, scale=0.0, interval=(0.5, 5.0))
+        x, t = inputs()
+        for image, wanted in ((0, cond), (1, null), (2, cond)):
+            found = denoise(x, torch.full((N,), int(t[image])))
+            torch.testing.assert_close(found[image], wanted[image], rtol=1e-5, atol=1e-6)
+        assert model.runs["modulate"] == [1, N]
+
+    def test_ends(self) -> None:
+        diffusion = process()
+        sigma = ((1 - diffusion.alphas_cumprod) / diffusion.alphas_cumprod) ** 0.5
+        guided = guided_steps(diffusion, (sigma[3], sigma[20]))
+        assert guided.tolist() == [3 < index <= 20 for index in range(25)]
+        assert guided_steps(diffusion, None).all()
+        assert guided_steps(diffusion, (0, 1e9)).all()
+
+    @pytest.mark.parametrize("interval", [(2.0, 1.0), (-1.0, 1.0), (1.0,), (1.0, 1.0), (300.0, 400.0), (0.0, 0.01)])
+    def test_intervals_that_cannot_be(self, interval: tuple[float, ...]) -> None:
+        with pytest.raises(UserError, match=r"^guidance_interval") as error:
+            guided_steps(process(), interval)
+        assert "\n" not in str(error.value)
 
 
 @torch.no_grad()

@@ -1,14 +1,18 @@
-"""Samplers against a known answer: for data ~ N(mu, s^2) the best denoiser has a closed form."""
+"""Samplers with the best denoiser of data ~ N(mu, s^2): what they have in common, and how they are related."""
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
+from gaussian_answers import exact_denoiser
 from torch import Tensor
 
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.samplers import SAMPLERS, Denoise, draw_noise, sample_ddim, sample_ddpm
+from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
 from guided_diffusion.errors import UserError
+from guided_diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.seeding import Stream, derive_seed
 
 MU, STD = 0.3, 0.25
@@ -24,32 +28,10 @@ def generators(indices: list[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(derive_seed(Stream.SAMPLE, 1, index + 1)) for index in indices]
 
 
-def gaussian_denoiser(diffusion: GaussianDiffusion) -> Denoise:
-    """Return the exact denoiser of data ~ N(MU, STD^2): E[x0 | x_t] and, where it is learned, the exact variance."""
-    abar = torch.tensor(diffusion.alphas_cumprod)
-    gain = STD**2 * abar.sqrt() / (STD**2 * abar + 1 - abar)
-    spread = STD**2 * (1 - gain * abar.sqrt())  # Var[x0 | x_t]
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        at = t.view(-1, 1, 1, 1)
-        x0 = (MU + gain[at] * (x_t - abar[at].sqrt() * MU)).float()
-        output = diffusion.target(x0, diffusion.predict_eps(x0, x_t, t), t)
-        if diffusion.variance != "learned":
-            return output
-        coefficient = torch.tensor(diffusion.tables["posterior_mean_x0"])
-        log_true = (torch.tensor(diffusion.posterior_variance) + coefficient**2 * spread).log()
-        low = torch.tensor(diffusion.tables["posterior_log_variance"])
-        high = torch.tensor(diffusion.tables["log_betas"])
-        values = 2 * (log_true - low) / (high - low) - 1
-        return torch.cat([output, values[at].float().expand_as(output)], dim=1)
-
-    return denoise
-
-
 def sample(name: str, diffusion: GaussianDiffusion, indices: list[int], shape: tuple[int, ...], **options) -> Tensor:
     own = generators(indices)
     noise = draw_noise(own, shape)
-    return SAMPLERS[name](gaussian_denoiser(diffusion), diffusion, noise, generators=own, **options)
+    return SAMPLERS[name](exact_denoiser(diffusion, MU, STD), diffusion, noise, generators=own, **options)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -90,15 +72,36 @@ def test_image_is_the_same_alone_and_in_a_batch(name: str, variance: str) -> Non
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
-def test_ddim_without_eta_draws_nothing() -> None:
+@pytest.mark.parametrize("name", ["ddim", "dpm++2m"])
+def test_deterministic_samplers_draw_nothing(name: str) -> None:
     diffusion = build_diffusion(diffusion_steps=30, timestep_respacing="ddim10")
     noise = draw_noise(generators([0, 1]), (3, 4, 4))
     own = generators([2, 3])
     before = [g.get_state() for g in own]
-    first = sample_ddim(gaussian_denoiser(diffusion), diffusion, noise, generators=own)
+    denoise = exact_denoiser(diffusion, MU, STD)
+    first = SAMPLERS[name](denoise, diffusion, noise, generators=own)
     assert all(torch.equal(g.get_state(), state) for g, state in zip(own, before, strict=True))
-    other = sample_ddim(gaussian_denoiser(diffusion), diffusion, noise, generators=generators([8, 9]))
-    assert torch.equal(first, other)
+    assert torch.equal(first, SAMPLERS[name](denoise, diffusion, noise, generators=generators([8, 9])))
+
+
+@pytest.mark.parametrize(("first_order", "second_order"), [("ddim", "dpm++2m"), ("ddpm", "dpm++2m-sde")])
+def test_before_there_is_a_step_to_look_back_to_the_solvers_are_the_old_ones(
+    first_order: str, second_order: str
+) -> None:
+    """The first-order DPM-Solver++ is DDIM, and that of the SDE ancestral sampling with the posterior's variance."""
+    for steps, differ in ((2, False), (3, True)):
+        diffusion = build_diffusion(diffusion_steps=100, steps=steps, learn_sigma=False, sigma_small=True)
+        old, new = (sample(name, diffusion, [0, 1], (3, 8, 8)) for name in (first_order, second_order))
+        assert torch.allclose(new, old, rtol=0, atol=1e-5) != differ
+
+
+@pytest.mark.parametrize("name", ["dpm++2m", "dpm++2m-sde"])
+def test_the_solvers_have_no_use_for_the_variance(name: str) -> None:
+    learned, *fixed = (
+        sample(name, build_diffusion(diffusion_steps=60, steps=12, **options), [0, 1], (3, 4, 4))
+        for options in VARIANCES.values()
+    )
+    assert all(torch.equal(learned, other) for other in fixed)
 
 
 def test_ddim_with_eta_1_is_ddpm_with_the_small_variance() -> None:
@@ -128,7 +131,7 @@ def test_callback_and_clipping(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_network_is_asked_from_noisy_to_clean(name: str) -> None:
     diffusion = build_diffusion(diffusion_steps=50, timestep_respacing="5")
-    exact, asked = gaussian_denoiser(diffusion), []
+    exact, asked = exact_denoiser(diffusion, MU, STD), []
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         asked.append(t.tolist())
@@ -152,5 +155,5 @@ def test_noise_of_an_image_is_its_generators_alone() -> None:
     assert torch.equal(both[1:], draw_noise(generators([1]), (3, 4, 5)))
 
 
-def test_samplers_are_listed() -> None:
-    assert {"ddpm": sample_ddpm, "ddim": sample_ddim} == SAMPLERS
+def test_samplers_and_their_options_agree() -> None:
+    assert set(SAMPLERS) == set(get_args(SamplerOptions.model_fields["sampler"].annotation)) == set(SAMPLER_DEFAULTS)

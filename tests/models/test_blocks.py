@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from guided_diffusion.models.blocks import ConditionedResBlock, ResBlock
-from guided_diffusion.models.conditioning import ResizedCondition
+from guided_diffusion.models.conditioning import LevelCondition
 
 
 @pytest.mark.parametrize("scale_shift", [False, True])
@@ -27,8 +27,8 @@ def test_upsampling_block_modulates_before_and_after(fill, noise, label_map, sca
     condition = label_map()
     block = fill(ConditionedResBlock(32, 32, 16, condition.channels, use_scale_shift_norm=scale_shift, up=True)).eval()
     x, emb = noise(2, 32, 8, 8), noise(2, 16, seed=1)
-    before = block.in_norm.modulate(ResizedCondition(condition, (8, 8)))
-    after = block.out_norm.modulate(ResizedCondition(condition, (16, 16)))
+    before = block.in_norm.modulate(LevelCondition(condition, (8, 8), "dense"))
+    after = block.out_norm.modulate(LevelCondition(condition, (16, 16), "dense"))
     h = F.silu(F.group_norm(x, 32) * (1 + before.gamma) + before.beta)
     h = block.in_layers[1](F.interpolate(h, scale_factor=2))
     e = block.emb_layers[1](F.silu(emb))[:, :, None, None]
@@ -43,5 +43,5 @@ def test_upsampling_block_modulates_before_and_after(fill, noise, label_map, sca
 def test_blocks_start_as_the_identity(noise, label_map):
     x, emb = noise(2, 32, 16, 16), noise(2, 16)
     assert torch.equal(ResBlock(32, 32, 16)(x, emb), x)
-    block, level = ConditionedResBlock(32, 32, 16, 4), ResizedCondition(label_map(), (16, 16))
+    block, level = ConditionedResBlock(32, 32, 16, 4), LevelCondition(label_map(), (16, 16), "auto")
     assert torch.equal(block(x, emb, block.in_norm.modulate(level), block.out_norm.modulate(level)), x)

@@ -3,39 +3,184 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from guided_diffusion.models.conditioning import Modulation, ResizedCondition, SPADEGroupNorm
+from guided_diffusion.models.conditioning import (
+    DenseModulation,
+    JoinedModulation,
+    LevelCondition,
+    LookupModulation,
+    Modulations,
+    Places,
+    SPADEGroupNorm,
+)
+from guided_diffusion.semantic_map import SemanticMap
+
+CLASSES = 5
 
 
-@pytest.mark.parametrize("edges", [False, True])
-def test_spade_is_the_published_formula(fill, noise, label_map, edges):
-    condition, x = label_map(edges=edges), noise(2, 64, 8, 8)
-    layer = fill(SPADEGroupNorm(64, condition.channels, hidden=16))
-    segmap = F.interpolate(condition.one_hot(), size=(8, 8), mode="nearest")
+def blocky(n: int = 2, size: tuple[int, int] = (12, 20), *, edges: bool = False, seed: int = 0) -> SemanticMap:
+    """Random rectangles of labels, the null id among them."""
+    draw = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, CLASSES + 1, (n, -(-size[0] // 4), -(-size[1] // 5)), generator=draw)
+    label = label.repeat_interleave(4, 1).repeat_interleave(5, 2)[:, : size[0], : size[1]]
+    edge = torch.rand(label.shape, generator=draw) > 0.8 if edges else None
+    return SemanticMap(label.to(torch.uint8), CLASSES, edge)
+
+
+MAPS = {
+    "blocky": blocky(),
+    "edges": blocky(edges=True),
+    "noise": SemanticMap(torch.randint(0, CLASSES + 1, (2, 12, 20)), CLASSES),
+    "null": blocky(edges=True).null(),
+    "one image": blocky(1),
+    "small": blocky(3, (2, 2)),
+    "one row": blocky(2, (1, 6), edges=True),
+    "one column": blocky(2, (6, 1)),
+    "one pixel": blocky(2, (1, 1)),
+    "few of many classes": SemanticMap(blocky(edges=True).label % 3 + 90, 182, blocky(edges=True).edge),
+    "no class at all": SemanticMap(torch.full((2, 4, 4), 182), 182),
+}
+
+
+def published(layer: SPADEGroupNorm, x: Tensor, condition: SemanticMap, scale: Tensor | None, shift: Tensor | None):
+    segmap = F.interpolate(condition.one_hot(x.dtype), size=x.shape[2:], mode="nearest")
     hidden = layer.mlp_shared(segmap)
-    expected = F.group_norm(x, 32) * (1 + layer.mlp_gamma(hidden)) + layer.mlp_beta(hidden)
-    torch.testing.assert_close(layer(x, layer.modulate(ResizedCondition(condition, (8, 8)))), expected)
+    h = F.group_norm(x, 32) * (1 + layer.mlp_gamma(hidden)) + layer.mlp_beta(hidden)
+    if scale is not None:
+        h = h * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    return F.silu(h)
 
 
-def test_one_hot_is_made_once_for_all_layers_of_a_level(label_map):
-    condition = ResizedCondition(label_map(), (8, 8))
-    assert condition.one_hot is condition.one_hot
-    assert condition.one_hot.shape == (2, 4, 8, 8)
+@pytest.mark.parametrize("time", [False, True], ids=["plain", "timestep"])
+@pytest.mark.parametrize("form", ["lookup", "dense"])
+@pytest.mark.parametrize("name", MAPS)
+def test_both_forms_are_the_published_formula_gradients_too(fill, noise, name, form, time):
+    condition = MAPS[name]
+    # The variance of a group of two values can be near 0, which leaves float32 few digits of a gradient.
+    dtype = torch.float64 if name == "one pixel" else torch.float32
+    layer = fill(SPADEGroupNorm(64, condition.channels, hidden=16)).to(dtype, memory_format=torch.channels_last)
+    n = len(condition)
+    x = noise(n, 64, *condition.size).to(dtype, memory_format=torch.channels_last).requires_grad_()
+    times = [noise(n, 64, seed=seed).to(dtype).requires_grad_() for seed in (1, 2)] if time else [None, None]
+    inputs = [x, *layer.parameters(), *(value for value in times if value is not None)]
+    expected = published(layer, x, condition, *times)
+    out = layer.activated(x, layer.modulate(LevelCondition(condition, condition.size, form)), *times)
+    outer = noise(*x.shape, seed=3).to(dtype)
+    wanted, found = (torch.autograd.grad(y, inputs, outer) for y in (expected, out))
+    for ours, theirs in zip((out, *found), (expected, *wanted), strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5 * max(theirs.abs().max(), 1)
 
 
-def test_modulation_of_one_map_stands_for_many(noise):
-    one = Modulation(noise(1, 3, 4, 4), noise(1, 3, 4, 4, seed=1))
-    x = noise(5, 3, 4, 4, seed=2)
-    many = one.expand(5)
-    assert len(many) == 5
-    assert many.gamma.data_ptr() == one.gamma.data_ptr()
-    assert torch.equal(many.apply(x), torch.cat([one.apply(row) for row in x.split(1)]))
+def test_gradients_are_those_of_the_definition_in_double_precision(fill, noise):
+    condition = blocky(2, (4, 6), edges=True)
+    layer = fill(SPADEGroupNorm(32, condition.channels, hidden=2)).double()
+    x, scale, shift = (noise(*shape).double().requires_grad_() for shape in ((2, 32, 4, 6), (2, 32), (2, 32)))
+
+    def run(x, scale, shift, *weights):
+        named = dict(zip(dict(layer.named_parameters()), weights, strict=True))
+        modulate = torch.func.functional_call(Modulating(layer), {f"layer.{k}": v for k, v in named.items()}, ())
+        return layer.activated(x, modulate, scale, shift)
+
+    class Modulating(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self):
+            level = LevelCondition(condition, condition.size, "lookup")
+            return self.layer.modulate(level)
+
+    assert torch.autograd.gradcheck(run, (x, scale, shift, *layer.parameters()), fast_mode=True)
 
 
-def test_modulations_concatenate_along_the_batch(noise):
-    parts = [Modulation(noise(n, 3, 4, 4), noise(n, 3, 4, 4, seed=n)) for n in (2, 1)]
-    x = noise(5, 3, 4, 4)
-    joint = Modulation.cat([*parts, parts[1].expand(2)])
-    assert len(joint) == 5
-    expected = [parts[0].apply(x[:2]), parts[1].apply(x[2:3]), parts[1].expand(2).apply(x[3:])]
-    assert torch.equal(joint.apply(x), torch.cat(expected))
+def test_form_follows_the_number_of_neighbourhoods():
+    def chosen(condition: SemanticMap, form: str = "auto") -> bool:
+        return LevelCondition(condition, condition.size, form).by_lookup
+
+    smooth = SemanticMap(torch.zeros(2, 32, 32, dtype=torch.uint8), CLASSES)
+    speckled = SemanticMap(torch.randint(0, CLASSES, (2, 32, 32)), CLASSES)
+    assert chosen(smooth)
+    assert not chosen(speckled)
+    assert chosen(speckled, "lookup")
+    assert not chosen(smooth, "dense")
+    # However small the level, a null map is looked up: it has no more neighbourhoods than a map of one label.
+    assert chosen(SemanticMap(torch.full((1, 4, 4), CLASSES), CLASSES))
+
+
+def test_what_a_level_shares_is_made_once():
+    level = LevelCondition(blocky(), (6, 10), "auto")
+    for name in ("one_hot", "one_hot_windows", "neighbourhoods", "places", "summands"):
+        assert getattr(level, name) is getattr(level, name)
+    assert level.places.rows is level.places.rows
+    assert level.one_hot.shape == (2, CLASSES, 6, 10)
+
+
+def test_nothing_of_image_size_is_kept_but_the_input(fill, noise):
+    label = torch.arange(4)[:, None, None].expand(4, 32, 40) % CLASSES
+    condition = SemanticMap(label.where(torch.arange(40) < 20, CLASSES), CLASSES)
+    layer = fill(SPADEGroupNorm(32, CLASSES, hidden=16)).to(memory_format=torch.channels_last)
+    x = noise(4, 32, 32, 40).to(memory_format=torch.channels_last).requires_grad_()
+    modulation = layer.modulate(LevelCondition(condition, condition.size, "lookup"))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        layer.activated(x, modulation, noise(4, 32), noise(4, 32))
+    large = {tensor.untyped_storage().data_ptr() for tensor in kept if tensor.numel() >= x.numel() // 2}
+    assert large == {x.untyped_storage().data_ptr()}
+
+
+def modulations(noise, n: int, form: str, seed: int = 0) -> Modulations:
+    """Two layers of one level and one of another."""
+    condition = blocky(n, seed=seed)
+    sizes = [(12, 20), (12, 20), (6, 10)]
+    levels = {size: LevelCondition(condition, size, form) for size in sizes}
+    layers = []
+    for number, size in enumerate(sizes):
+        layer = SPADEGroupNorm(32, CLASSES, hidden=4)
+        for parameter in layer.parameters():
+            parameter.data = noise(*parameter.shape, seed=number)
+        layers.append(layer.modulate(levels[size]))
+    return Modulations(layers)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["lookup", "dense"])
+def test_modulation_of_one_map_stands_for_many(noise, form):
+    one, many = (modulations(noise, 1, form) for _ in range(2))
+    many = many.expand(3)
+    for single, several, size in zip(one, many, ((12, 20), (12, 20), (6, 10)), strict=True):
+        x = noise(3, 32, *size)
+        assert len(several) == 3
+        expected = torch.cat([single.normalise(row, None, None) for row in x.split(1)])
+        torch.testing.assert_close(several.normalise(x, None, None), expected)
+    if form == "lookup":
+        assert many[0].places is many[1].places
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("forms", [("lookup", "lookup"), ("dense", "lookup"), ("lookup", "dense"), ("dense", "dense")])
+@pytest.mark.parametrize("time", [False, True])
+def test_modulations_concatenate_along_the_batch(noise, forms, time):
+    first, second = modulations(noise, 2, forms[0]), modulations(noise, 1, forms[1], seed=1)
+    joint = Modulations.cat([first, second])
+    x = noise(3, 32, 12, 20)
+    scale, shift = (noise(3, 32, seed=1), noise(3, 32, seed=2)) if time else (None, None)
+    parts = [None, None] if scale is None else [(scale[:2], shift[:2]), (scale[2:], shift[2:])]
+    for one, two, both in list(zip(first, second, joint, strict=True))[:2]:
+        assert len(both) == 3
+        expected = [
+            layer.normalise(part, *(times or (None, None)))
+            for layer, part, times in zip((one, two), (x[:2], x[2:]), parts, strict=True)
+        ]
+        torch.testing.assert_close(both.normalise(x, scale, shift), torch.cat(expected))
+    kind = LookupModulation if forms == ("lookup", "lookup") else JoinedModulation
+    assert {type(layer) for layer in joint} == {kind}
+    if kind is LookupModulation:
+        assert joint[0].places is joint[1].places
+
+
+def test_only_one_map_can_stand_for_many(noise):
+    with pytest.raises(AssertionError, match="only the modulation of one map"):
+        modulations(noise, 2, "lookup").expand(4)
+    assert len(DenseModulation(noise(2, 3, 4, 4), noise(2, 3, 4, 4))) == 2
+    assert len(LookupModulation(noise(7, 3), noise(7, 3), Places.of(torch.zeros(2, 4, 4, dtype=torch.int64), 7))) == 2

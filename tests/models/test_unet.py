@@ -21,9 +21,10 @@ def test_published_names_and_shapes(golden):
     assert {name: list(weight.shape) for name, weight in model.state_dict().items()} == golden.shapes
 
 
+@pytest.mark.parametrize("form", ["lookup", "dense"])
 @torch.no_grad()
-def test_published_outputs(golden, fill):
-    model = fill(build_unet(**golden.options)).eval()
+def test_published_outputs(golden, fill, form):
+    model = fill(build_unet(**golden.options, spade=form)).eval()
     side, stride = golden.options["image_size"], golden.stride
     x = np.random.default_rng(7).standard_normal((2, 3, side, side)).astype(np.float32)
     np.testing.assert_array_equal(x[:, :, ::stride, ::stride], golden.arrays["x_probe"])
@@ -71,7 +72,7 @@ def test_the_condition_does_not_reach_the_encoder_nor_the_image_the_modulation(t
 @torch.no_grad()
 def test_one_null_modulation_serves_a_batch(tiny, noise, label_map):
     model, x = tiny(), noise(2, 3, 16, 16)
-    null = [m.expand(2) for m in model.modulate(label_map(n=1).null())]
+    null = model.modulate(label_map(n=1).null()).expand(2)
     torch.testing.assert_close(model.decode(*model.encode(x, T), null), model(x, T, label_map().null()))
 
 

@@ -1,0 +1,179 @@
+"""Group normalisation, modulation and activation as one operation with tables of scales and shifts.
+
+A modulated normalisation gives pixel p of channel c the value `x_hat[p, c] * scale[row[p], c] + shift[row[p], c]`. Here
+`scale` and `shift` are tables of few rows: one row an image where nothing but the timestep modulates, one row for each
+(image, neighbourhood) where a semantic map does. The operation reads the tables as it goes; neither forward nor
+backward pass keeps anything of image size but its input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-5
+CHUNK = 256
+"""Pixels summed at a time: large rows (background) are cut, so that all cores and blocks have work."""
+CACHE = 2**21
+"""Bytes of features that a CPU works on at a time; a common size of second-level caches, and measured to do best."""
+
+
+class Sums(NamedTuple):
+    """How to sum over the pixels of each row: chunk by chunk, then over the chunks of a row.
+
+    order: [P] int64, the pixels by row. start: of each chunk in `order`. first: chunk of each row.
+    """
+
+    order: Tensor
+    start: Tensor
+    first: Tensor
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return [M, C]: the sums of `pixels` [P, C] by row. The order of summation is fixed."""
+        chunks = F.embedding_bag(self.order, pixels, self.start, mode="sum")
+        return F.embedding_bag(torch.arange(len(self.start), device=pixels.device), chunks, self.first, mode="sum")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Which table row each pixel of a batch reads.
+
+    row: [N * H * W] int64 in 0..M-1, pixels in the order of [N, H, W].
+    image: [M] int64, the image whose pixels read a row; a row belongs to one image.
+    sums: what a backward pass needs; None where there will be none.
+    """
+
+    row: Tensor
+    image: Tensor
+    sums: Sums | None
+
+    @staticmethod
+    def of(row: Tensor, image: Tensor) -> Rows:
+        """Return the rows, with `sums` where gradients are enabled."""
+        return Rows(row, image, _sums(row, len(image)) if torch.is_grad_enabled() else None)
+
+
+def _sums(row: Tensor, count: int) -> Sums:
+    sizes = torch.bincount(row, minlength=count)
+    chunks = (sizes + CHUNK - 1) // CHUNK
+    first_pixel, first_chunk = sizes.cumsum(0) - sizes, chunks.cumsum(0) - chunks
+    owner = torch.repeat_interleave(torch.arange(count, device=row.device), chunks)
+    within = torch.arange(len(owner), device=row.device) - first_chunk[owner]
+    return Sums(row.argsort(stable=True), first_pixel[owner] + within * CHUNK, first_chunk)
+
+
+@lru_cache(maxsize=64)
+def image_rows(images: int, pixels: int, device: torch.device) -> Rows:
+    """Return the rows of a batch of `images` with `pixels` each where one row an image is all."""
+    with torch.inference_mode(False), torch.enable_grad():  # whatever mode the first caller is in
+        image = torch.arange(images, device=device)
+        return Rows.of(image.repeat_interleave(pixels), image)
+
+
+def normalise(x: Tensor, *, groups: int, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return x [N, C, ...] normalised by groups (Wu & He 2018), in its type; the statistics are float32 or wider."""
+    return F.group_norm(_wide(x), groups, weight, bias, EPSILON).to(x.dtype)
+
+
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, rows: Rows, *, groups: int) -> Tensor:
+    """Return SiLU(normalise(x) * scale + shift), normalised by groups.
+
+    Statistics and arithmetic are float32 (or wider), the result has the type of `x`.
+
+    x: [N, C, H, W]; a channels_last tensor is read as it lies. scale, shift: [M, C], read by `rows`.
+    """
+    sums = (None, None, None) if rows.sums is None else rows.sums
+    return _ModulatedNorm.apply(x, scale, shift, rows.row, rows.image, *sums, groups)
+
+
+class _ModulatedNorm(torch.autograd.Function):
+    """The operation of `modulated_norm`; the backward pass computes again what the forward pass has not kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        row: Tensor,
+        image: Tensor,
+        order: Tensor | None,
+        start: Tensor | None,
+        first: Tensor | None,
+        groups: int,
+    ) -> Tensor:
+        output, rstd = _normalise(x, groups)
+        for part in _parts(output):
+            F.silu(_modulate_(output[part], scale, shift, row[part]), inplace=True)
+        ctx.save_for_backward(x, scale, shift, rstd, row, image, order, start, first)
+        ctx.groups = groups
+        return _like(output.to(x.dtype), x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift, rstd, row, image, *sums = ctx.saved_tensors
+        normalised, _ = _normalise(x, ctx.groups)
+        outer = _pixels(grad).to(normalised.dtype)
+        grad = torch.empty_like(outer)  # of the input of SiLU
+        for part in _parts(grad):
+            scales, shifts = (table.index_select(0, row[part]) for table in (scale, shift))
+            before = shifts.addcmul_(normalised[part], scales)
+            torch.ops.aten.silu_backward.grad_input(outer[part], before, grad_input=grad[part])
+
+        row_sums = Sums(*sums)
+        grad_shift, grad_scale = row_sums(grad), row_sums(grad * normalised)
+        # With g = dL/d(x_hat) = grad * scale: dL/dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat)), the means over
+        # the image's group. They follow from the row sums, as scale is constant in a row.
+        by_row = torch.stack([scale * grad_shift, scale * grad_scale])
+        images, channels = rstd.shape[0], x.shape[1]
+        by_image = by_row.new_zeros(2, images, channels).index_add_(1, image, by_row)
+        size = channels // ctx.groups * (x.numel() // (images * channels))
+        means = by_image.view(2, images, ctx.groups, -1).sum(-1) / size
+        by_group = torch.stack([-means[0] * rstd, -means[1] * rstd, rstd])
+        mean, slope, factor = by_group.repeat_interleave(channels // ctx.groups, dim=2).index_select(1, image)
+        factor *= scale
+        grad_x = normalised
+        for part in _parts(grad_x):
+            _modulate_(grad_x[part], slope, mean, row[part])
+            grad_x[part].addcmul_(grad[part], factor.index_select(0, row[part]))
+        return _like(grad_x.to(x.dtype), x), grad_scale, grad_shift, *(None,) * 6
+
+
+def _parts(pixels: Tensor) -> list[slice]:
+    """Cut [P, C] so that what is done to one part in several operations stays in a CPU's cache; a GPU takes all."""
+    count, channels = pixels.shape
+    whole = pixels.device.type != "cpu" or torch.compiler.is_compiling()
+    step = count if whole else max(CHUNK, CACHE // (channels * pixels.element_size()))
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _modulate_(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor) -> Tensor:
+    """Multiply `pixels` in place by their rows of `scale` and add those of `shift`; return them."""
+    return pixels.mul_(scale.index_select(0, row)).add_(shift.index_select(0, row))
+
+
+def _normalise(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return x_hat as pixels [N * H * W, C] and 1 / standard deviation [N, groups]; float32 for half types."""
+    n, channels, height, width = x.shape
+    normalised, _, rstd = torch.native_group_norm(_wide(x), None, None, n, channels, height * width, groups, EPSILON)
+    return _pixels(normalised), rstd
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """Return [N, C, H, W] as [N * H * W, C], without a copy where the channels lie last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _like(pixels: Tensor, x: Tensor) -> Tensor:
+    """Return pixels [N * H * W, C] in the shape of x [N, C, H, W], channels last."""
+    n, channels, height, width = x.shape
+    return pixels.view(n, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,96 @@
+"""Data for which the best network is known, and with it what a sampler should give: to measure samplers by.
+
+For pixels from N(mean, std^2), each on its own, E[x0 | x_t] is linear in x_t; so every sampler is an affine map of the
+noise it begins with and the noise it draws, and the distribution of its samples is known as soon as that map is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.diffusion.samplers import Denoise, Sampler, draw_noise
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of a pixel."""
+
+    mean: float
+    std: float
+
+
+def exact_denoiser(diffusion: GaussianDiffusion, mean: float, std: float) -> Denoise:
+    """Return `denoise(x_t, t) -> model_output` of the best network for pixels from N(mean, std^2).
+
+    Its mean channels stand for E[x0 | x_t], whatever the process has predicted; its variance channels, where the
+    process has learned variance, for the variance of q(x_{t-1} | x_t).
+    """
+    abar = torch.tensor(diffusion.alphas_cumprod)
+    gain = std**2 * abar.sqrt() / (std**2 * abar + 1 - abar)
+    left = std**2 * (1 - gain * abar.sqrt())  # Var[x0 | x_t]
+    coefficient = torch.tensor(diffusion.tables["posterior_mean_x0"])
+    log_variance = (torch.tensor(diffusion.posterior_variance) + coefficient**2 * left).log()
+    lowest, highest = (torch.tensor(diffusion.tables[name]) for name in ("posterior_log_variance", "log_betas"))
+    # A process of one step has its two bounds in one place.
+    fraction = ((log_variance - lowest) / (highest - lowest)).nan_to_num(0.5, 0.5, 0.5)
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        at = t.view(-1, 1, 1, 1)
+        x0 = (mean + gain[at] * (x_t - abar[at].sqrt() * mean)).float()
+        output = diffusion.target(x0, diffusion.predict_eps(x0, x_t, t), t)
+        if diffusion.variance != "learned":
+            return output
+        return torch.cat([output, (2 * fraction[at] - 1).float().expand_as(output)], dim=1)
+
+    return denoise
+
+
+def sample_moments(sampler: Sampler, diffusion: GaussianDiffusion, mean: float, std: float, **keywords: Any) -> Moments:
+    """Return the moments of what `sampler` makes of the exact denoiser for N(mean, std^2): those of infinitely many.
+
+    One image is sampled whose pixels are a few times as many as its steps. With the noises that it was made from, known
+    from its generator, its pixels are linear equations in the factors of these noises. Exact up to float32's rounding,
+    unless `clip_denoised` or a `denoised_fn` makes the sampler nonlinear: so it is called without clipping.
+
+    keywords: further ones of the sampler, such as `eta`.
+    """
+    draws = diffusion.num_timesteps + 1  # the beginning, and at most one in each step
+    shape = (1, 4, draws)
+    generator = torch.Generator().manual_seed(0)
+    noises = torch.stack([draw_noise([generator], shape) for _ in range(draws)])
+    generator.manual_seed(0)
+    x = sampler(
+        exact_denoiser(diffusion, mean, std),
+        diffusion,
+        draw_noise([generator], shape),
+        generators=[generator],
+        clip_denoised=False,
+        **keywords,
+    )
+    columns = torch.cat([noises.flatten(1), torch.ones(1, 4 * draws)]).double()
+    factors = torch.linalg.lstsq(columns.T, x.flatten().double()).solution
+    return Moments(float(factors[-1]), float(factors[:-1].norm()))
+
+
+def end_of_the_flow(diffusion: GaussianDiffusion, mean: float, std: float, *, stochastic: bool = False) -> Moments:
+    """Return the moments that a sampler of infinitely many steps between the ends of `diffusion` would give.
+
+    They are not quite (mean, std): sampling begins with noise alone where a little of the image should be in it, and
+    the last step goes to E[x0 | x_t], which varies less than x0. What remains besides is the sampler's own error.
+
+    stochastic: of the reverse SDE instead of the probability flow ODE, whose samples forget how they began.
+    """
+    first, last = float(diffusion.alphas_cumprod[0]), float(diffusion.alphas_cumprod[-1])
+    variances = [std**2 * abar + 1 - abar for abar in (first, last)]
+    # Both equations are linear here: the ODE scales what x is off its mean by the ratio of the marginal deviations,
+    # and the covariance of the SDE's ends, that of x at both in the true process, is sqrt(first last) std^2 + ....
+    carried = (variances[0] / variances[1]) ** 0.5
+    if stochastic:
+        carried = (std**2 * (first * last) ** 0.5 + (last / first) ** 0.5 * (1 - first)) / variances[1]
+    variance = variances[0] + carried**2 * (1 - variances[1])
+    gain = std**2 * first**0.5 / variances[0]
+    shift = -carried * last**0.5 * mean  # x begins with mean 0, not with that of the image
+    return Moments(mean + gain * shift, gain * variance**0.5)
