@@ -157,6 +157,10 @@ class ModelOptions(OptionGroup):
     use_scale_shift_norm: bool = option(True, "time embedding scales and shifts the second norm of a block")
     use_new_attention_order: bool = option(False, "split q, k, v before the heads")
     use_checkpoint: bool = option(False, "recompute activations in the backward pass: less memory, slower")
+    spade: Literal["auto", "lookup", "dense"] = option(
+        "auto",
+        "how masks become modulations: lookup of distinct neighbourhoods, dense convolutions, or the cheaper one",
+    )
     class_cond: bool = option(True, "the mask conditions the network; always true")
 
     def contradictions(self) -> Iterator[Problem]:
@@ -235,6 +239,9 @@ class PrecisionOptions(OptionGroup):
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
     use_fp16: bool = option(False, "published spelling of precision fp16")
+    compile: Literal["auto"] | bool = option(
+        "auto", "torch.compile the network: true, false, or auto (on CUDA where Triton is installed)"
+    )
 
     def contradictions(self) -> Iterator[Problem]:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):

@@ -105,7 +105,7 @@ class SemanticMap:
 
         Counting is the work of a data loader's processes; what was not counted is counted when it is asked for.
         """
-        counted = SemanticMap.cat([self, self[:1].null()])
+        counted = SemanticMap.cat([self, replace(self[:1], numbered={}).null()])
         numbered = {}
         for size in sizes:
             found = counted.neighbourhoods(size)

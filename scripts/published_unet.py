@@ -1,8 +1,8 @@
 """The network as the published code runs it, with the weights of ours: what `benchmark.py` compares with.
 
 Every normalisation of the decoder brings the one-hot map to its size and runs three convolutions over all pixels, in
-every step; guidance is two passes of the whole network; attention forms its matrix of weights; tensors lie
-contiguously. Wang et al., "Semantic Image Synthesis via Diffusion Models", 2022.
+every step; guidance is two passes of the whole network; attention forms its matrix of weights, and again in the
+backward pass; tensors lie contiguously. Wang et al., "Semantic Image Synthesis via Diffusion Models", 2022.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from guided_diffusion.models.blocks import ConditionedResBlock, ResidualBlock
 from guided_diffusion.models.conditioning import SPADEGroupNorm
@@ -54,7 +55,8 @@ def _run(layers: nn.ModuleList, h: Tensor, emb: Tensor, one_hot: Tensor) -> Tens
         if isinstance(layer, ResidualBlock):
             h = _block(layer, h, emb, one_hot)
         elif isinstance(layer, AttentionBlock):
-            h = _attention(layer, h)
+            # The published block computes this again in the backward pass, whatever `use_checkpoint` says.
+            h = checkpoint(_attention, layer, h, use_reentrant=False)
         else:
             h = layer(h)
     return h

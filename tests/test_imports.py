@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "guided_diffusion"
 
 BOTTOM = {
+    "allocator",
     "architecture",
     "checkpoint",
     "config",

@@ -198,6 +198,16 @@ def test_masks_alone_are_enough(sample, lemons):
     assert len(list((folder / "images").iterdir())) == 4
 
 
+def test_checkpoints_of_before_an_option_was_added_still_sample(sample, trained, tmp_path):
+    state = torch.load(trained / "best.pt", weights_only=True)
+    for key in ("spade", "compile"):
+        del state["config"][key]
+    torch.save(state, tmp_path / "old.pt")
+    old, new = pictures_of(sample("old", model_path=str(tmp_path / "old.pt"))[0]), pictures_of(sample("new")[0])
+    assert old.keys() == new.keys()
+    assert all(np.array_equal(old[name], new[name]) for name in new)
+
+
 def test_guidance_without_finetuning_warns(lemons, tmp_path, isdm, trained):
     from tiny import TINY
 

@@ -21,7 +21,7 @@ MODEL_KEYS = tuple(key for key in ModelOptions.model_fields if key != "class_con
 PROCESS_KEYS = tuple(key for key in DiffusionOptions.model_fields if key != "predict_xstart")
 GEOMETRY_KEYS = tuple(GeometryOptions.model_fields)
 LABEL_KEYS = ("dataset_mode", "num_classes", "ignore_label")
-FREE_KEYS = ("dropout", "use_checkpoint")
+FREE_KEYS = ("dropout", "use_checkpoint", "spade")
 """Keys of the network that change how it runs and not what its weights mean."""
 
 
@@ -85,7 +85,8 @@ def options_of_checkpoint(checkpoint: Checkpoint, config: ArchitectureChecks) ->
         raise ConfigError(
             [f"{key} differs from {checkpoint.path}: {said}; leave it out" for key, said in clashes.items()]
         )
-    return {**checkpoint.config, **{key: given[key] for key in FREE_KEYS if key in given}}
+    # A checkpoint of an older version lacks keys that were added since; their defaults are what it was trained with.
+    return {**_defaults(), **checkpoint.config, **{key: given[key] for key in FREE_KEYS if key in given}}
 
 
 def completed(config: ActionConfig, trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,14 +131,14 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
         raise CheckpointError(
             [f"{key} does not fit the shapes in {source}: {said}; leave it out" for key, said in clashes.items()]
         )
-    defaults = {
-        key: field.default
-        for group in (GeometryOptions, ModelOptions, DiffusionOptions)
-        for key, field in group.model_fields.items()
-    }
     # Published networks predict the noise; what we train by default is another matter.
     published = {"prediction": "eps", "ignore_label": None}
-    return {**defaults, **published, **given, **seen}
+    return {**_defaults(), **published, **given, **seen}
+
+
+def _defaults() -> dict[str, Any]:
+    groups = (GeometryOptions, ModelOptions, DiffusionOptions)
+    return {key: field.default for group in groups for key, field in group.model_fields.items()}
 
 
 def autocast_type(precision: str) -> torch.dtype | None:

@@ -20,6 +20,7 @@ from guided_diffusion.actions.assemble import (
     options_of_checkpoint,
     process_from_options,
 )
+from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.architecture import height_width
 from guided_diffusion.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.config import SampleConfig
@@ -37,6 +38,7 @@ from guided_diffusion.diffusion.thresholding import dynamic_threshold
 from guided_diffusion.distributed import World, join
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.logs import write_run_record
+from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.options import SAMPLER_DEFAULTS
 from guided_diffusion.writing import digest
@@ -49,6 +51,8 @@ def run(config: SampleConfig) -> int:
     """Write the samples that `config` asks for, as far as they are not there yet."""
     path = find_checkpoint(config.model_path, prefer=BEST)
     world = join(config.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     try:
         checkpoint = load_checkpoint(path)
         options = options_of_checkpoint(checkpoint, config)
@@ -58,6 +62,7 @@ def run(config: SampleConfig) -> int:
         # Built before anything is written, so that a mistake in the options leaves nothing behind.
         process = sampling_process(config, options)
         guided_steps(process, config.guidance_interval)
+        compiling = wants_compiling(config.compile, world.device)
         model = model_from_checkpoint(checkpoint, options, config.weights).to(world.device).eval()
         plan = plan_samples(sources, config.num_samples, config.seed)
         output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, path, process))
@@ -65,6 +70,10 @@ def run(config: SampleConfig) -> int:
         if world.is_main:
             write_run_record(output.folder, "sample", completed(config, options))
             _announce(config, path, plan, done, process)
+            if compiling:
+                print(COMPILING)
+        if compiling:
+            compile_network(model)
         todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
         _sample(config, options, model, process, todo, output, world)
         world.barrier()
@@ -183,6 +192,7 @@ def _sample(
     sampler = SAMPLERS[config.sampler]
     extra = {"eta": config.eta} if config.sampler == "ddim" else {}
     denoised_fn = None if config.dynamic_threshold is None else dynamic_threshold(config.dynamic_threshold)
+    denoise: GuidedDenoiser | None = None
     output.open_part(world.rank)
     bar = tqdm(total=len(todo) * process.num_timesteps, unit="step", disable=not world.is_main, desc="sampling")
     try:
@@ -194,14 +204,18 @@ def _sample(
             count = len(batch)
             generators = [torch.Generator(world.device).manual_seed(sample.seed) for sample in batch]
             with torch.inference_mode():
-                denoise = GuidedDenoiser(
-                    model,
-                    process,
-                    condition.to(world.device),
-                    scale=config.s,
-                    interval=config.guidance_interval,
-                    autocast=autocast_type(config.precision),
-                )
+                maps = condition.to(world.device)
+                if denoise is None:
+                    denoise = GuidedDenoiser(
+                        model,
+                        process,
+                        maps,
+                        scale=config.s,
+                        interval=config.guidance_interval,
+                        autocast=autocast_type(config.precision),
+                    )
+                else:
+                    denoise = denoise.with_condition(maps)
                 images = sampler(
                     denoise,
                     process,

@@ -29,6 +29,8 @@ MAY_CHANGE = {
     "preview_steps",
     "tensorboard",
     "use_checkpoint",
+    "spade",
+    "compile",
     "microbatch",
     "max_bad_steps",
 }

@@ -13,6 +13,7 @@ from guided_diffusion import pictures
 from guided_diffusion.actions.assemble import autocast_type, model_from_options, process_from_options
 from guided_diffusion.actions.dataset import default_workers, open_training_data
 from guided_diffusion.actions.start import Start, lineage, refuse_other_classes, settle_best, start_of_training
+from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.architecture import height_width
 from guided_diffusion.checkpoint import BEST, LAST
 from guided_diffusion.config import TrainConfig
@@ -24,6 +25,7 @@ from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
 from guided_diffusion.distributed import World, join
 from guided_diffusion.errors import UserError
 from guided_diffusion.logs import RunLog, write_run_record
+from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import load_weights
 from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.training.ema import Ema
@@ -53,6 +55,9 @@ def train(options: dict[str, Any], start: Start, world: World, *, action: str) -
         if world.is_main:
             _say_finished(options, start.checkpoint.progress)
         return
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    wants_compiling(options["compile"], world.device)  # refused here, where it cannot be done, with nothing written
     world.on_main(lambda: make_folder(folder))
     report = world.on_main(lambda: open_training_data(options, world.size))
     refuse_other_classes(report.encoding, start)
@@ -89,6 +94,9 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
     if source is not None:
         load_weights(model, source.model, source=str(source.path))
     model.to(world.device)
+    if wants_compiling(options["compile"], world.device):
+        log.say(COMPILING)
+        compile_network(model)
     origin = lineage(options, start)
     ema = Ema(model, options["ema_rate"], head_start=EMA_HEAD_START if "started_from" in origin else 0)
     process = process_from_options(options)
@@ -98,7 +106,13 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
         model=model,
         diffusion=process,
         timestep_sampler=build_timestep_sampler(options["schedule_sampler"], process.num_timesteps),
-        loader=TrainLoader(dataset, batches, num_workers=default_workers(options, world), device=world.device),
+        loader=TrainLoader(
+            dataset,
+            batches,
+            num_workers=default_workers(options, world),
+            device=world.device,
+            count_at=model.lookup_sizes(height_width(options["image_size"])),
+        ),
         optimizer=torch.optim.AdamW(
             model.parameters(),
             lr=options["lr"],
@@ -175,7 +189,7 @@ def previewer(options: Mapping[str, Any], report: ScanReport, model: Any, ema: E
     return Previewer(
         model,
         ema,
-        process_from_options(options, steps),
+        process_from_options(options, steps=steps, time_grid="logsnr"),
         image=image,
         condition=condition,
         class_names=report.encoding.names,

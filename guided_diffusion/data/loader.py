@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from guided_diffusion.data.datasets import SampleKey, SegmentationDataset
 from guided_diffusion.errors import UserError
 from guided_diffusion.seeding import Stream, derive_seed
-from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.semantic_map import SemanticMap, Size
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,10 @@ class TrainBatch:
 
 
 class TrainLoader:
-    """Brings the batches of an epoch, decoded in this process (`num_workers` 0) or in worker processes."""
+    """Brings the batches of an epoch, decoded in this process (`num_workers` 0) or in worker processes.
+
+    count_at: the sizes (height, width) at which the neighbourhoods of the label maps are counted there, too.
+    """
 
     def __init__(
         self,
@@ -103,17 +106,17 @@ class TrainLoader:
         *,
         num_workers: int = 0,
         device: torch.device | str = "cpu",
+        count_at: Sequence[Size] = (),
     ):
         assert epoch_batches.num_items == len(dataset)
         self.epoch_batches = epoch_batches
-        self._num_classes = dataset.encoding.num_classes
         self._device = torch.device(device)
         self._keys: list[list[SampleKey]] = []
         self._loader = DataLoader(
             _Guarded(dataset),
             batch_sampler=_Keys(self._keys),
             num_workers=num_workers,
-            collate_fn=_collate,
+            collate_fn=_Collate(dataset.encoding.num_classes, tuple(count_at)),
             pin_memory=self._device.type == "cuda",
             worker_init_fn=_leave_signals_to_the_trainer,
             # Workers outlive the epochs: what they cached is kept, and keys tell them the epoch.
@@ -132,11 +135,10 @@ class TrainLoader:
                 raise collated.error_type(collated.messages)
             yield self._on_device(collated, global_size)
 
-    def _on_device(self, collated: dict[str, Tensor], global_size: int) -> TrainBatch:
-        condition = SemanticMap(collated["label"], self._num_classes, collated.get("edge"))
+    def _on_device(self, collated: dict[str, Any], global_size: int) -> TrainBatch:
         return TrainBatch(
             collated["image"].to(self._device, non_blocking=True),
-            condition.to(self._device, non_blocking=True),
+            collated["condition"].to(self._device, non_blocking=True),
             collated["slot"],
             collated["weight"].to(self._device, torch.float32, non_blocking=True),
             global_size,
@@ -145,8 +147,9 @@ class TrainLoader:
 
 def stack_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:
     """Return chosen examples as one batch for pictures: images [N, C, H, W] in [-1, 1] and their maps, on the CPU."""
-    examples = default_collate([dataset[SampleKey(0, index, 0, 1.0)] for index in indices])
-    return examples["image"], SemanticMap(examples["label"], dataset.encoding.num_classes, examples.get("edge"))
+    collate = _Collate(dataset.encoding.num_classes)
+    examples = collate([dataset[SampleKey(0, index, 0, 1.0)] for index in indices])
+    return examples["image"], examples["condition"]
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
@@ -194,6 +197,17 @@ class _Guarded(Dataset[Any]):
             return _Failure(type(error), error.messages)
 
 
-def _collate(examples: list[dict[str, Any] | _Failure]) -> dict[str, Tensor] | _Failure:
-    failures = [example for example in examples if isinstance(example, _Failure)]
-    return failures[0] if failures else default_collate(examples)
+@dataclass(frozen=True)
+class _Collate:
+    """Makes a batch of examples, its label maps one SemanticMap; a failure among them takes its place."""
+
+    num_classes: int
+    count_at: tuple[Size, ...] = ()
+
+    def __call__(self, examples: list[dict[str, Any] | _Failure]) -> dict[str, Any] | _Failure:
+        failures = [example for example in examples if isinstance(example, _Failure)]
+        if failures:
+            return failures[0]
+        batch = default_collate(examples)
+        condition = SemanticMap(batch.pop("label"), self.num_classes, batch.pop("edge", None))
+        return {**batch, "condition": condition.with_numbers(self.count_at)}

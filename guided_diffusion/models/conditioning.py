@@ -41,9 +41,8 @@ class Places:
     @staticmethod
     def of(index: Tensor, count: int) -> Places:
         """Return the places of `index` [N, H, W] int64 in 0..count-1."""
-        n, pixels = index.shape[0], index[0].numel()
-        image = torch.arange(n, device=index.device).repeat_interleave(pixels)
-        pairs, row = torch.unique(image * count + index.flatten(), return_inverse=True)
+        image = torch.arange(len(index), device=index.device)[:, None]
+        pairs, row = torch.unique(image * count + index.flatten(1), return_inverse=True)
         return Places(index, count, Rows.of(row, pairs // count), pairs % count)
 
 

@@ -26,6 +26,8 @@ class GroupNorm32(nn.GroupNorm):
         """Return SiLU(normalise(x) * (1 + scale) + shift) for x [N, C, H, W] and scale, shift [N, C] or None."""
         if scale is None:
             return F.silu(self(x))
+        if torch.compiler.is_compiling():  # a compiler joins these operations itself
+            return F.silu(self(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None])
         factor = 1 + scale
         rows = image_rows(x.shape[0], x.shape[2] * x.shape[3], x.device)
         return modulated_norm(x, self.weight * factor, self.bias * factor + shift, rows, groups=self.num_groups)

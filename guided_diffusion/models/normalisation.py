@@ -26,7 +26,8 @@ CACHE = 2**21
 class Sums(NamedTuple):
     """How to sum over the pixels of each row: chunk by chunk, then over the chunks of a row.
 
-    order: [P] int64, the pixels by row. start: of each chunk in `order`. first: chunk of each row.
+    order: [N, H * W] int64, all pixels in the order of their rows. start: of each chunk in `order`. first: chunk of
+        each row.
     """
 
     order: Tensor
@@ -34,8 +35,8 @@ class Sums(NamedTuple):
     first: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return [M, C]: the sums of `pixels` [P, C] by row. The order of summation is fixed."""
-        chunks = F.embedding_bag(self.order, pixels, self.start, mode="sum")
+        """Return [M, C]: the sums of `pixels` [N * H * W, C] by row. The order of summation is fixed."""
+        chunks = F.embedding_bag(self.order.flatten(), pixels, self.start, mode="sum")
         return F.embedding_bag(torch.arange(len(self.start), device=pixels.device), chunks, self.first, mode="sum")
 
 
@@ -43,7 +44,7 @@ class Sums(NamedTuple):
 class Rows:
     """Which table row each pixel of a batch reads.
 
-    row: [N * H * W] int64 in 0..M-1, pixels in the order of [N, H, W].
+    row: [N, H * W] int64 in 0..M-1.
     image: [M] int64, the image whose pixels read a row; a row belongs to one image.
     sums: what a backward pass needs; None where there will be none.
     """
@@ -54,17 +55,18 @@ class Rows:
 
     @staticmethod
     def of(row: Tensor, image: Tensor) -> Rows:
-        """Return the rows, with `sums` where gradients are enabled."""
+        """Return the rows of `row` [N, H * W] and `image` [M], with `sums` where gradients are enabled."""
         return Rows(row, image, _sums(row, len(image)) if torch.is_grad_enabled() else None)
 
 
 def _sums(row: Tensor, count: int) -> Sums:
-    sizes = torch.bincount(row, minlength=count)
+    sizes = torch.bincount(row.flatten(), minlength=count)
     chunks = (sizes + CHUNK - 1) // CHUNK
     first_pixel, first_chunk = sizes.cumsum(0) - sizes, chunks.cumsum(0) - chunks
     owner = torch.repeat_interleave(torch.arange(count, device=row.device), chunks)
     within = torch.arange(len(owner), device=row.device) - first_chunk[owner]
-    return Sums(row.argsort(stable=True), first_pixel[owner] + within * CHUNK, first_chunk)
+    order = row.flatten().argsort(stable=True).view(row.shape)
+    return Sums(order, first_pixel[owner] + within * CHUNK, first_chunk)
 
 
 @lru_cache(maxsize=64)
@@ -72,7 +74,7 @@ def image_rows(images: int, pixels: int, device: torch.device) -> Rows:
     """Return the rows of a batch of `images` with `pixels` each where one row an image is all."""
     with torch.inference_mode(False), torch.enable_grad():  # whatever mode the first caller is in
         image = torch.arange(images, device=device)
-        return Rows.of(image.repeat_interleave(pixels), image)
+        return Rows.of(image[:, None].repeat(1, pixels), image)
 
 
 def normalise(x: Tensor, *, groups: int, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -107,6 +109,7 @@ class _ModulatedNorm(torch.autograd.Function):
         first: Tensor | None,
         groups: int,
     ) -> Tensor:
+        row = row.flatten()
         output, rstd = _normalise(x, groups)
         for part in _parts(output):
             F.silu(_modulate_(output[part], scale, shift, row[part]), inplace=True)
@@ -146,9 +149,10 @@ class _ModulatedNorm(torch.autograd.Function):
 
 def _parts(pixels: Tensor) -> list[slice]:
     """Cut [P, C] so that what is done to one part in several operations stays in a CPU's cache; a GPU takes all."""
+    if pixels.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(None)]
     count, channels = pixels.shape
-    whole = pixels.device.type != "cpu" or torch.compiler.is_compiling()
-    step = count if whole else max(CHUNK, CACHE // (channels * pixels.element_size()))
+    step = max(CHUNK, CACHE // (channels * pixels.element_size()))
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
@@ -160,8 +164,15 @@ def _modulate_(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor) -> Ten
 def _normalise(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Return x_hat as pixels [N * H * W, C] and 1 / standard deviation [N, groups]; float32 for half types."""
     n, channels, height, width = x.shape
-    normalised, _, rstd = torch.native_group_norm(_wide(x), None, None, n, channels, height * width, groups, EPSILON)
-    return _pixels(normalised), rstd
+    wide = _wide(x)
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        normalised, _, rstd = torch.native_group_norm(wide, None, None, n, channels, height * width, groups, EPSILON)
+        return _pixels(normalised), rstd
+    # Elsewhere PyTorch's own group norm wants contiguous memory, and a compiler joins what follows.
+    grouped = _pixels(wide).view(n, height * width, groups, channels // groups)
+    variance, mean = torch.var_mean(grouped, dim=(1, 3), correction=0, keepdim=True)
+    rstd = (variance + EPSILON).rsqrt()
+    return ((grouped - mean) * rstd).view(-1, channels), rstd.view(n, groups)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -116,6 +116,10 @@ class UNetModel(nn.Module):
         """Return the sizes that maps of `size` (height, width) are brought to, from fine to coarse."""
         return [(size[0] >> level, size[1] >> level) for level in range(self.num_levels)]
 
+    def lookup_sizes(self, size: Size) -> list[Size]:
+        """Return those of `level_sizes` at which neighbourhoods are asked for."""
+        return [] if self.spade == "dense" else self.level_sizes(size)
+
     def forward(self, x: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
         """Return the output [N, out_channels, H, W] for x [N, C, H, W], t [N] and a condition of N maps of H x W."""
         return self.decode(*self.encode(x, t), self.modulate(condition))

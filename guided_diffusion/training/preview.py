@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from guided_diffusion import pictures
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser
-from guided_diffusion.diffusion.samplers import draw_noise, sample_ddim
+from guided_diffusion.diffusion.samplers import draw_noise, sample_dpmpp_2m
 from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.semantic_map import SemanticMap
 from guided_diffusion.training.ema import Ema
@@ -78,4 +78,4 @@ class Previewer:
             condition = self.condition.to(self.device)
             denoise = GuidedDenoiser(self.model, self.diffusion, condition, autocast=self.autocast)
             noise = draw_noise(generators, self.image.shape[1:], self.device)
-            return sample_ddim(denoise, self.diffusion, noise, generators=generators).cpu()
+            return sample_dpmpp_2m(denoise, self.diffusion, noise, generators=generators).cpu()

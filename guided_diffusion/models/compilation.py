@@ -1,0 +1,73 @@
+"""torch.compile for the network, once for all batches."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.models.conditioning import DenseModulation, JoinedModulation, Modulation, Modulations
+from guided_diffusion.models.unet import UNetModel
+
+COMPILING = "compiling the network: the first steps take a minute or more (compile=false does without)"
+COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
+
+
+def wants_compiling(asked: bool | str, device: torch.device) -> bool:
+    """Return whether the network on `device` is to be compiled: as `asked`, or for "auto" where that is sure to work.
+
+    Raises ConfigError where it is asked for and cannot be done.
+    """
+    compiler = any(map(shutil.which, COMPILERS))
+    if asked == "auto":
+        return device.type == "cuda" and compiler and importlib.util.find_spec("triton") is not None
+    if asked and not compiler:
+        raise ConfigError(
+            f"compile is true, but there is no C++ compiler ({', '.join(COMPILERS)}) on the PATH, which torch.compile "
+            "needs: install one, or set compile to false"
+        )
+    return bool(asked)
+
+
+def compile_network(model: UNetModel, *, backend: str = "inductor") -> None:
+    """Have `encode` and `decode` of `model` compiled when they are first called.
+
+    They are compiled for any number of images (two or more) and of distinct neighbourhoods, as both change from batch
+    to batch. `modulate` stays as it is: it counts, and what it puts out has sizes that no compiler can foresee.
+    """
+    encode, decode = (torch.compile(part, backend=backend) for part in (model.encode, model.decode))
+
+    def encode_any(x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]:
+        _may_vary((x, t))
+        return encode(x, t)
+
+    def decode_any(skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
+        _may_vary((*skips, emb))
+        for modulation in modulations:
+            _may_vary(_tensors(modulation))
+        return decode(skips, emb, modulations)
+
+    model.encode, model.decode = encode_any, decode_any
+
+
+def _may_vary(tensors: Iterable[Tensor]) -> None:
+    """Tell the compiler that the first dimension of each of `tensors` differs between calls."""
+    for tensor in tensors:
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+
+
+def _tensors(modulation: Modulation) -> Iterable[Tensor]:
+    if isinstance(modulation, JoinedModulation):
+        for part in modulation.parts:
+            yield from _tensors(part)
+    elif isinstance(modulation, DenseModulation):
+        yield from (modulation.gamma, modulation.beta)
+    else:
+        places = modulation.places
+        yield from (modulation.gamma, modulation.beta, places.index, places.number)
+        yield from (places.rows.row, places.rows.image, *(places.rows.sums or ()))

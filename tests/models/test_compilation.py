@@ -1,0 +1,76 @@
+"""The compiled network; with a backend that makes no machine code but captures, differentiates and guards alike."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.models.compilation import compile_network, wants_compiling
+from guided_diffusion.models.unet import UNetModel
+from guided_diffusion.semantic_map import SemanticMap
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def batch(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, SemanticMap]:
+    draw = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, 4, (n, 4, 4), generator=draw).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return torch.randn(n, 3, 16, 16, generator=draw), 1000 * torch.rand(n, generator=draw), SemanticMap(label, 4)
+
+
+def gradients(model: UNetModel, *inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    model.zero_grad(set_to_none=True)
+    out = model(*inputs)
+    out.square().mean().backward()
+    return out.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("form", ["lookup", "dense"])
+def test_one_compilation_serves_all_batches_the_last_short_one_too(tiny, form):
+    plain, compiled = (tiny(spade=form, channel_mult=(1,)) for _ in range(2))
+    compile_network(compiled, backend="aot_eager")
+    gradients(compiled, *batch(4, seed=0))
+    counted = set()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for n, seed in ((4, 1), (3, 2), (2, 3), (4, 4)):
+            inputs = batch(n, seed)
+            out, gradient = gradients(compiled, *inputs)
+            expected, wanted = gradients(plain, *inputs)
+            torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+            assert (gradient - wanted).norm() <= 1e-5 * wanted.norm()
+            counted.add(len(inputs[2].neighbourhoods((16, 16))))
+    assert len(counted) > 1
+
+
+def test_guided_sampling_compiles_once_too(tiny):
+    plain, compiled = (tiny(channel_mult=(1,)) for _ in range(2))
+    compile_network(compiled, backend="aot_eager")
+
+    def branches(model: UNetModel, n: int, seed: int) -> torch.Tensor:
+        x, t, condition = batch(n, seed)
+        modulations = type(model.modulate(condition)).cat([model.modulate(condition), model.modulate(condition.null())])
+        skips, emb = model.encode(x, t)
+        return model.decode([torch.cat([skip, skip]) for skip in skips], torch.cat([emb, emb]), modulations)
+
+    with torch.inference_mode():
+        branches(compiled, 4, 0)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for n, seed in ((4, 1), (3, 2)):
+                torch.testing.assert_close(branches(compiled, n, seed), branches(plain, n, seed), rtol=1e-4, atol=1e-5)
+
+
+def test_auto_compiles_on_cuda_only(monkeypatch):
+    assert not wants_compiling("auto", torch.device("cpu"))
+    assert not wants_compiling(False, torch.device("cuda"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not wants_compiling("auto", torch.device("cuda"))
+    with pytest.raises(ConfigError, match=r"compile is true, but there is no C\+\+ compiler .* set compile to false"):
+        wants_compiling(True, torch.device("cpu"))
