@@ -99,8 +99,6 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "model_path": str(root / "finetune"),
         "data_dir": str(data_dir),
         "results_path": str(root / "samples"),
-        "sampler": "ddim",
-        "steps": 50,
         "s": 1.5,
         "batch_size": TEST_PAIRS,
         "seed": config.seed,

@@ -18,7 +18,7 @@ from guided_diffusion.semantic_map import Neighbourhoods, SemanticMap, Size
 
 Form = Literal["auto", "lookup", "dense"]
 
-DENSE_ABOVE = 0.25
+DENSE_ABOVE = 0.75
 """Distinct neighbourhoods by pixels from which `auto` takes the dense form; see docs/performance.md."""
 OF_ONE_LABEL = 25
 """Neighbourhoods of a map of one label, by the distances to its borders: a null map is always looked up."""
