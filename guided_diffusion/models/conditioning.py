@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -215,10 +215,16 @@ class LevelCondition:
         return encoded.flatten(1)
 
     @cached_property
-    def summands(self) -> Tensor:
-        """[K, 9] int64: which of 9 * (K3 + 1) products, position by position, make up each 5x5 neighbourhood."""
-        parts = self.neighbourhoods.parts
-        return parts + (len(self.neighbourhoods.label) + 1) * torch.arange(9, device=parts.device)
+    def summands(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Which of 9 * (K3 + 1) products, position by position, make up each 5x5 neighbourhood, and the converse.
+
+        [K, 9] int64, the products of each neighbourhood; [9 * K], the neighbourhoods by the products they are made of;
+        [9 * (K3 + 1)], where those of each product begin.
+        """
+        parts, kinds = self.neighbourhoods.parts, len(self.neighbourhoods.label) + 1
+        products = parts + kinds * torch.arange(9, device=parts.device)
+        sizes = torch.bincount(products.flatten(), minlength=9 * kinds)
+        return products, products.flatten().argsort(stable=True) // 9, sizes.cumsum(0) - sizes
 
     @cached_property
     def one_hot(self) -> Tensor:
@@ -264,7 +270,7 @@ class SPADEGroupNorm(nn.Module):
             # Each 3x3 neighbourhood times each of the nine positions; then a sum of nine of these for each 5x5 one.
             products = F.linear(hidden, conv.weight.permute(0, 2, 3, 1).reshape(-1, hidden.shape[1]))
             products = products.view(len(hidden), -1, 9).permute(2, 0, 1).reshape(9 * len(hidden), -1)
-            return F.embedding_bag(level.summands, products, mode="sum") + conv.bias
+            return _SumOfRows.apply(products, *level.summands) + conv.bias
 
         return LookupModulation(table(self.mlp_gamma), table(self.mlp_beta), level.places)
 
@@ -273,3 +279,17 @@ class SPADEGroupNorm(nn.Module):
     ) -> Tensor:
         """Return SiLU(modulate(normalise(x)) * (1 + scale) + shift), x [N, C, H, W], scale and shift [N, C] or None."""
         return modulation.normalise(x, scale, shift)
+
+
+class _SumOfRows(torch.autograd.Function):
+    """Sums of chosen rows; the gradient sums over the users of each row, which are known beforehand."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, chosen: Tensor, users: Tensor, start: Tensor) -> Tensor:
+        ctx.save_for_backward(users, start)
+        return F.embedding_bag(chosen, rows, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        users, start = ctx.saved_tensors
+        return F.embedding_bag(users, grad.contiguous(), start, mode="sum"), None, None, None

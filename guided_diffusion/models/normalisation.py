@@ -109,10 +109,9 @@ class _ModulatedNorm(torch.autograd.Function):
         first: Tensor | None,
         groups: int,
     ) -> Tensor:
-        row = row.flatten()
         output, rstd = _normalise(x, groups)
         for part in _parts(output):
-            F.silu(_modulate_(output[part], scale, shift, row[part]), inplace=True)
+            F.silu(_modulate_(output[part].flatten(0, 1), scale, shift, row[part].flatten()), inplace=True)
         ctx.save_for_backward(x, scale, shift, rstd, row, image, order, start, first)
         ctx.groups = groups
         return _like(output.to(x.dtype), x)
@@ -124,36 +123,43 @@ class _ModulatedNorm(torch.autograd.Function):
         outer = _pixels(grad).to(normalised.dtype)
         grad = torch.empty_like(outer)  # of the input of SiLU
         for part in _parts(grad):
-            scales, shifts = (table.index_select(0, row[part]) for table in (scale, shift))
-            before = shifts.addcmul_(normalised[part], scales)
-            torch.ops.aten.silu_backward.grad_input(outer[part], before, grad_input=grad[part])
-
+            scales, shifts = (table.index_select(0, row[part].flatten()) for table in (scale, shift))
+            before = shifts.addcmul_(normalised[part].flatten(0, 1), scales)
+            torch.ops.aten.silu_backward.grad_input(
+                outer[part].flatten(0, 1), before, grad_input=grad[part].flatten(0, 1)
+            )
         row_sums = Sums(*sums)
-        grad_shift, grad_scale = row_sums(grad), row_sums(grad * normalised)
+        grad_shift, grad_scale = (row_sums(values.flatten(0, 1)) for values in (grad, grad * normalised))
         # With g = dL/d(x_hat) = grad * scale: dL/dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat)), the means over
         # the image's group. They follow from the row sums, as scale is constant in a row.
+        images, pixels, channels = grad.shape
         by_row = torch.stack([scale * grad_shift, scale * grad_scale])
-        images, channels = rstd.shape[0], x.shape[1]
         by_image = by_row.new_zeros(2, images, channels).index_add_(1, image, by_row)
-        size = channels // ctx.groups * (x.numel() // (images * channels))
-        means = by_image.view(2, images, ctx.groups, -1).sum(-1) / size
+        means = by_image.view(2, images, ctx.groups, -1).sum(-1) / (channels // ctx.groups * pixels)
         by_group = torch.stack([-means[0] * rstd, -means[1] * rstd, rstd])
-        mean, slope, factor = by_group.repeat_interleave(channels // ctx.groups, dim=2).index_select(1, image)
-        factor *= scale
+        mean, slope, factor = by_group.repeat_interleave(channels // ctx.groups, dim=2)[:, :, None]
+        factor = scale * factor[:, 0].index_select(0, image)
         grad_x = normalised
         for part in _parts(grad_x):
-            _modulate_(grad_x[part], slope, mean, row[part])
-            grad_x[part].addcmul_(grad[part], factor.index_select(0, row[part]))
+            block = grad_x[part].mul_(slope[part[0]]).add_(mean[part[0]])
+            block.flatten(0, 1).addcmul_(grad[part].flatten(0, 1), factor.index_select(0, row[part].flatten()))
         return _like(grad_x.to(x.dtype), x), grad_scale, grad_shift, *(None,) * 6
 
 
-def _parts(pixels: Tensor) -> list[slice]:
-    """Cut [P, C] so that what is done to one part in several operations stays in a CPU's cache; a GPU takes all."""
+def _parts(pixels: Tensor) -> list[tuple[slice, slice]]:
+    """Cut [N, H * W, C] into images and pixels, so that what several operations do to a part stays in a CPU's cache.
+
+    A part is whole images, or lies in one. A GPU takes all at once.
+    """
     if pixels.device.type != "cpu" or torch.compiler.is_compiling():
-        return [slice(None)]
-    count, channels = pixels.shape
-    step = max(CHUNK, CACHE // (channels * pixels.element_size()))
-    return [slice(start, start + step) for start in range(0, count, step)]
+        return [(slice(None), slice(None))]
+    images, count, channels = pixels.shape
+    room = max(CHUNK, CACHE // (channels * pixels.element_size()))
+    if room >= count:
+        step = room // count
+        return [(slice(image, image + step), slice(None)) for image in range(0, images, step)]
+    starts = range(0, count, room)
+    return [(slice(image, image + 1), slice(start, start + room)) for image in range(images) for start in starts]
 
 
 def _modulate_(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor) -> Tensor:
@@ -162,17 +168,17 @@ def _modulate_(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor) -> Ten
 
 
 def _normalise(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Return x_hat as pixels [N * H * W, C] and 1 / standard deviation [N, groups]; float32 for half types."""
+    """Return x_hat as pixels [N, H * W, C] and 1 / standard deviation [N, groups]; float32 for half types."""
     n, channels, height, width = x.shape
     wide = _wide(x)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         normalised, _, rstd = torch.native_group_norm(wide, None, None, n, channels, height * width, groups, EPSILON)
         return _pixels(normalised), rstd
     # Elsewhere PyTorch's own group norm wants contiguous memory, and a compiler joins what follows.
-    grouped = _pixels(wide).view(n, height * width, groups, channels // groups)
+    grouped = _pixels(wide).unflatten(2, (groups, channels // groups))
     variance, mean = torch.var_mean(grouped, dim=(1, 3), correction=0, keepdim=True)
     rstd = (variance + EPSILON).rsqrt()
-    return ((grouped - mean) * rstd).view(-1, channels), rstd.view(n, groups)
+    return ((grouped - mean) * rstd).flatten(2), rstd.view(n, groups)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -180,11 +186,11 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """Return [N, C, H, W] as [N * H * W, C], without a copy where the channels lie last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    """Return [N, C, H, W] as contiguous [N, H * W, C], without a copy where the channels lie last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
 
 
 def _like(pixels: Tensor, x: Tensor) -> Tensor:
-    """Return pixels [N * H * W, C] in the shape of x [N, C, H, W], channels last."""
+    """Return pixels [N, H * W, C] in the shape of x [N, C, H, W], channels last."""
     n, channels, height, width = x.shape
     return pixels.view(n, height, width, channels).permute(0, 3, 1, 2)
