@@ -162,3 +162,21 @@ def test_the_whole_journey_with_other_options(values, options, lemons, isdm, tmp
         "check", data_dir=str(results), dataset_mode="multi-class", output_dir=str(tmp_path / "check"), **check
     )
     assert code == 0, shown
+
+
+def test_a_run_begun_with_another_memory_format_goes_on_as_if_it_had_been_this_one(options, isdm, tmp_path):
+    whole, begun = ({**options, "output_dir": str(tmp_path / name)} for name in ("whole", "begun"))
+    assert isdm("train", **{**whole, "max_epochs": 3})[0] == 0
+    assert isdm("train", **{**begun, "max_epochs": 1})[0] == 0
+    last = tmp_path / "begun" / LAST
+
+    def contiguous(value):
+        if isinstance(value, dict):
+            return {key: contiguous(item) for key, item in value.items()}
+        return value.contiguous() if isinstance(value, torch.Tensor) else value
+
+    state = torch.load(last, weights_only=True)
+    assert any(not weight.is_contiguous() for weight in state["model"].values())
+    torch.save(contiguous(state), last)
+    assert isdm("train", **{**begun, "max_epochs": 3})[0] == 0
+    assert weights_equal(tmp_path / "whole" / LAST, last)

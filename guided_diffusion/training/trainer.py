@@ -28,6 +28,7 @@ from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.training.ema import Ema
 from guided_diffusion.training.interruption import StopRequest
 from guided_diffusion.training.measure import peak_memory_gib
+from guided_diffusion.training.optimizer_state import restore_optimizer
 from guided_diffusion.training.progress import EpochSums, Progress
 
 SAVING_SHARE = 0.05
@@ -324,10 +325,7 @@ class Trainer:
         """
         self.progress = Progress.from_state(checkpoint.progress)
         self.ema.load_state_dict(checkpoint.ema)
-        decay = self.optimizer.param_groups[0]["weight_decay"]
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        for group in self.optimizer.param_groups:
-            group["weight_decay"] = decay
+        restore_optimizer(self.optimizer, checkpoint.optimizer)
         self._restart_epoch_of_other_batches()
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
