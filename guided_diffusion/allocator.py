@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
     """Have glibc reuse large freed blocks instead of returning them to the system; return whether it will.
 
     By default it maps every block of more than 32 MiB anew, and the system clears each page at first touch. The
-    features of a 128 px network are such blocks: the clearing then takes longer than what is computed in them. The
-    price is that the process stays as large as it once was. Elsewhere (Windows, macOS, musl) nothing is done.
+    features of a 128 px network are such blocks, and clearing them takes time in every layer. The price is that the
+    process stays as large as it once was. Elsewhere (Windows, macOS, musl) nothing is done.
     """
     if sys.platform != "linux":
         return False
