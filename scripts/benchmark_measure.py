@@ -123,24 +123,23 @@ def peak_training_memory(case: Case, name: str) -> float:
 
 
 def _train_for_memory(case: Case, name: str) -> float:
-    device = torch.device(case.device)
+    device, before = torch.device(case.device), 0.0
     VARIANTS[name].load()
     if device.type == "cpu":
         keep_freed_memory()
-        before = _resident_gib("VmRSS")
+        before = _resident_gib()
     step = training_step(VARIANTS[name](case), make_batch(case))
     for _ in range(3):  # the optimizer's averages are there from the second on
         step()
-    return _resident_gib("VmHWM") - before if device.type == "cpu" else peak_memory_gib(device)
+    return peak_memory_gib(device) - before
 
 
-def _resident_gib(field: str) -> float:
-    """Return the resident size of this process, "VmRSS" now or "VmHWM" at most, in GiB."""
+def _resident_gib() -> float:
+    """Return the resident size of this process now in GiB, or its peak so far where only that is known."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_memory_gib(torch.device("cpu"))
-    # Not ru_maxrss: it starts from the size of the process that started this one.
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 2**20
 
 

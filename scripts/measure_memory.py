@@ -19,6 +19,7 @@ from pathlib import Path
 CASE = """
 import sys
 import torch
+from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.distributed import choose_device
 from guided_diffusion.models.unet import build_unet
 from guided_diffusion.semantic_map import SemanticMap
@@ -26,6 +27,8 @@ from guided_diffusion.training.measure import peak_memory_gib
 
 size, channels, batch, classes, checkpointed, precision, device = (
     *map(int, sys.argv[1:6]), sys.argv[6], choose_device(sys.argv[7]))
+if device.type == "cpu":
+    keep_freed_memory()  # as training does
 before = 0.0 if device.type == "cuda" else peak_memory_gib(device)
 model = build_unet(image_size=size, num_classes=classes, num_channels=channels, num_res_blocks=2, num_head_channels=32,
                    resblock_updown=True, use_checkpoint=bool(checkpointed)).to(device)

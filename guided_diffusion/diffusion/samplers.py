@@ -145,19 +145,14 @@ def sample_dpmpp_2m(
     """
     assert len(generators) == len(noise)
     path = _LogSnrPath(diffusion)
-    x, before = noise.float(), None
-    for done, index, t in _steps(diffusion, x):
-        x0 = diffusion.denoised(denoise(x, t), x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn)
-        if index > 0:
-            h = path.width(index)
-            ahead = path.extrapolate(x0, before, index)
-            x = path.sigma(index - 1) / path.sigma(index) * x - path.alpha(index - 1) * math.expm1(-h) * ahead
-        else:
-            x = x0
-        before = x0
-        if callback is not None:
-            callback(done, diffusion.num_timesteps, x)
-    return x
+
+    def advance(x: Tensor, ahead: Tensor, index: int) -> Tensor:
+        kept = path.sigma(index - 1) / path.sigma(index)
+        return kept * x - path.alpha(index - 1) * math.expm1(-path.width(index)) * ahead
+
+    return _multistep(
+        denoise, advance, path, diffusion, noise, callback, clip_denoised=clip_denoised, denoised_fn=denoised_fn
+    )
 
 
 @torch.no_grad()
@@ -180,22 +175,17 @@ def sample_dpmpp_2m_sde(
     """
     assert len(generators) == len(noise)
     path = _LogSnrPath(diffusion)
-    x, before = noise.float(), None
-    for done, index, t in _steps(diffusion, x):
-        x0 = diffusion.denoised(denoise(x, t), x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn)
-        if index > 0:
-            h = path.width(index)
-            ahead = path.extrapolate(x0, before, index)
-            renewed = -math.expm1(-2 * h)
-            kept = path.sigma(index - 1) / path.sigma(index) * math.exp(-h)
-            x = kept * x + path.alpha(index - 1) * renewed * ahead
-            x = x + path.sigma(index - 1) * math.sqrt(renewed) * draw_noise(generators, x.shape[1:], x.device)
-        else:
-            x = x0
-        before = x0
-        if callback is not None:
-            callback(done, diffusion.num_timesteps, x)
-    return x
+
+    def advance(x: Tensor, ahead: Tensor, index: int) -> Tensor:
+        h = path.width(index)
+        renewed = -math.expm1(-2 * h)
+        kept = path.sigma(index - 1) / path.sigma(index) * math.exp(-h)
+        x = kept * x + path.alpha(index - 1) * renewed * ahead
+        return x + path.sigma(index - 1) * math.sqrt(renewed) * draw_noise(generators, x.shape[1:], x.device)
+
+    return _multistep(
+        denoise, advance, path, diffusion, noise, callback, clip_denoised=clip_denoised, denoised_fn=denoised_fn
+    )
 
 
 class _LogSnrPath:
@@ -222,6 +212,31 @@ class _LogSnrPath:
         if before is None:
             return x0
         return x0 + self.width(index) / (2 * self.width(index + 1)) * (x0 - before)
+
+
+def _multistep(
+    denoise: Denoise,
+    advance: Callable[[Tensor, Tensor, int], Tensor],
+    path: _LogSnrPath,
+    diffusion: GaussianDiffusion,
+    noise: Tensor,
+    callback: Callback | None,
+    *,
+    clip_denoised: bool,
+    denoised_fn: DenoisedFn | None,
+) -> Tensor:
+    """Return x0 of a solver of second order, which takes x0 from this step and the one before.
+
+    advance: (x_t, x0 at the middle of the step, index) -> x_{t-1}; the last step goes to the predicted x0 instead.
+    """
+    x, before = noise.float(), None
+    for done, index, t in _steps(diffusion, x):
+        x0 = diffusion.denoised(denoise(x, t), x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn)
+        x = advance(x, path.extrapolate(x0, before, index), index) if index > 0 else x0
+        before = x0
+        if callback is not None:
+            callback(done, diffusion.num_timesteps, x)
+    return x
 
 
 def _steps(diffusion: GaussianDiffusion, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
