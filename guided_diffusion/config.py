@@ -17,6 +17,7 @@ from guided_diffusion.architecture import (
     height_width,
 )
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.evaluation_options import QualityOptions, StudyOptions, ViewOptions
 from guided_diffusion.option_text import expected
 from guided_diffusion.options import (
     ActionConfig,
@@ -165,6 +166,18 @@ class CheckConfig(GeometryOptions, SourceOptions, ActionConfig):
     preview_images: int = option(12, "pairs in a preview picture, 0: no picture", ge=0, le=200)
 
 
+class EvaluateConfig(QualityOptions, StudyOptions, ViewOptions, SourceOptions, ActionConfig):
+    """Keys of `evaluate`."""
+
+    required: ClassVar = ("data_dir", "synthetic_dir", "output_dir")
+    summary: ClassVar = "measure the samples, and whether they make a segmentation model better; writes a report"
+
+    synthetic_dir: str = option("", "samples to judge: results_path of sample, or any folder with images/ and masks/")
+    output_dir: str = option("", "folder for report.html, report.json and the results of the study")
+    dataset_mode: str = option("", f"{SourceOptions.model_fields['dataset_mode'].description}; empty: as the samples")
+    device: str = option("auto", PrecisionOptions.model_fields["device"].description)
+
+
 class DemoConfig(ActionConfig):
     """Keys of `demo`."""
 
@@ -197,6 +210,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "finetune": FinetuneConfig,
     "sample": SampleConfig,
     "check": CheckConfig,
+    "evaluate": EvaluateConfig,
     "demo": DemoConfig,
     "export": ExportConfig,
 }

@@ -17,6 +17,7 @@ BOTTOM = {
     "config",
     "distributed",
     "errors",
+    "evaluation_options",
     "logs",
     "option_text",
     "options",
@@ -71,7 +72,16 @@ def test_evaluations_stand_alone():
 
 
 @pytest.mark.parametrize(
-    "file", ["cli.py", "config.py", "options.py", "option_text.py", "architecture.py", "errors.py"]
+    "file",
+    [
+        "cli.py",
+        "config.py",
+        "options.py",
+        "evaluation_options.py",
+        "option_text.py",
+        "architecture.py",
+        "errors.py",
+    ],
 )
 def test_the_command_line_answers_without_torch(file):
     assert not {name for name in imports_of(PACKAGE / file) if name.split(".")[0] in ("torch", "numpy", "PIL")}

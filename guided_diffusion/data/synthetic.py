@@ -97,6 +97,23 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a manifest, whose paths all lie in its folder; DataError where it is none of ours."""
+    needed = {"index": int, "image": str, "mask": str, "source_mask": str, "source_digest": str}
+    try:
+        lines = read_json_lines(path)
+    except (OSError, UnicodeDecodeError):
+        lines = [None]
+    for line in lines:
+        if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in needed.items()):
+            raise DataError(f"{path}: is no manifest of samples, or damaged: choose an empty results_path")
+        for kind in ("image", "mask"):
+            named = Path(line[kind])
+            if named.is_absolute() or ".." in named.parts:
+                raise DataError(f"{path}: names {line[kind]!r}, which is outside its folder: it was tampered with")
+    return lines
+
+
 class SyntheticFolder:
     """`<root>/<split>/{images,masks}` with `manifest.jsonl` beside them; existing samples are never written again.
 
@@ -200,7 +217,7 @@ class SyntheticFolder:
         lines: dict[int, dict[str, Any]] = {}
         for path in [self.manifest, *self._parts]:
             if path.exists():
-                lines.update({line["index"]: line for line in self._read(path)})
+                lines.update({line["index"]: line for line in read_manifest(path)})
         return dict(sorted(lines.items()))
 
     def _merge(self) -> dict[int, dict[str, Any]]:
@@ -213,29 +230,8 @@ class SyntheticFolder:
         return there
 
     def _is_there(self, line: Mapping[str, Any]) -> bool:
-        files = [self._inside(line[kind]) for kind in ("image", "mask")]
+        files = [self.folder / line[kind] for kind in ("image", "mask")]
         return all(file.is_file() and file.stat().st_size for file in files)
-
-    def _read(self, path: Path) -> list[dict[str, Any]]:
-        """Return the lines of a manifest; DataError where they are none of ours."""
-        needed = {"index": int, "image": str, "mask": str, "source_mask": str, "source_digest": str}
-        try:
-            lines = read_json_lines(path)
-        except (OSError, UnicodeDecodeError):
-            lines = [None]
-        for line in lines:
-            if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in needed.items()):
-                raise DataError(f"{path}: is no manifest of samples, or damaged: choose an empty results_path")
-            for kind in ("image", "mask"):
-                self._inside(line[kind])
-        return lines
-
-    def _inside(self, relative: str) -> Path:
-        """Return the path that a manifest names; DataError where it would lie outside the folder."""
-        path = Path(relative)
-        if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"{self.manifest}: names {relative!r}, which is outside its folder: it was tampered with")
-        return self.folder / path
 
     def open_part(self, rank: int) -> None:
         """Begin this process's part of the manifest."""
@@ -272,5 +268,5 @@ class SyntheticFolder:
     def tiles(self, lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples, for pictures of them."""
         for line in lines:
-            with Image.open(self._inside(line["image"])) as image, Image.open(self._inside(line["mask"])) as mask:
+            with Image.open(self.folder / line["image"]) as image, Image.open(self.folder / line["mask"]) as mask:
                 yield np.asarray(image), self.encoding.decode(mask, line["mask"])

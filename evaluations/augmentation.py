@@ -1,0 +1,202 @@
+"""What a user would try before synthetic data: the usual augmentation, and copy-paste of defects.
+
+Images are uint8 tensors [3, H, W], label maps int64 tensors [H, W] in `0..num_classes`; `num_classes` marks pixels of
+no class, and class 0 is the background. All randomness comes from the CPU generator that is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Generator, Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+ROTATION = 15.0  # degrees, either way
+SCALE = (0.8, 1.25)  # drawn evenly in the logarithm
+TRANSLATION = 0.1  # of the side, either way
+BRIGHTNESS = CONTRAST = 0.2  # factors of 0.8 to 1.2
+SATURATION = 0.1
+HUE = 0.02  # of the colour circle, either way
+BLUR_SHARE, BLUR_SIGMA = 0.1, 0.8  # share of the images; at most so many pixels
+NOISE_SHARE, NOISE_DEVIATION = 0.1, 8.0  # share of the images; at most so many grey levels of 255
+
+
+# ------------------------------------------------------------------------------------------ usual augmentation
+
+
+def usual_augmentation(
+    image: Tensor, label: Tensor, generator: Generator, *, num_classes: int, vertical_flip: bool
+) -> tuple[Tensor, Tensor]:
+    """Return a varied copy of an image and its label map: what a practitioner takes without knowing the data.
+
+    A horizontal flip, a vertical one if wanted, rotation, scale, translation, colour jitter, and now and then a slight
+    blur or noise. The label map is moved by nearest neighbours; what comes from outside is of no class, and has the
+    mean colour in the image.
+    """
+    _check_pair(image, label)
+    draws = iter(torch.rand(14, generator=generator).tolist())
+    image, label = _moved(image, label, draws, num_classes, vertical_flip)
+    image = _recoloured(image, draws)
+    if next(draws) < BLUR_SHARE:
+        image = transforms.gaussian_blur(image, [3, 3], [0.1 + next(draws) * (BLUR_SIGMA - 0.1)] * 2)
+    if next(draws) < NOISE_SHARE:
+        noise = torch.randn(image.shape, generator=generator) * (next(draws) * NOISE_DEVIATION)
+        image = (image + noise.to(image.device)).round().clamp(0, 255).to(torch.uint8)
+    return image, label
+
+
+def _check_pair(image: Tensor, label: Tensor) -> None:
+    assert image.dtype == torch.uint8
+    assert label.dtype == torch.int64
+    assert image.shape == (3, *label.shape)
+
+
+def _moved(
+    image: Tensor, label: Tensor, draws: Iterator[float], num_classes: int, vertical_flip: bool
+) -> tuple[Tensor, Tensor]:
+    """Flip, turn, scale and shift image and label map alike."""
+    label = label[None]
+    if next(draws) < 0.5:
+        image, label = transforms.horizontal_flip(image), transforms.horizontal_flip(label)
+    if next(draws) < 0.5 and vertical_flip:
+        image, label = transforms.vertical_flip(image), transforms.vertical_flip(label)
+    height, width = label.shape[1:]
+    motion = {
+        "angle": _between(-ROTATION, ROTATION, next(draws)),
+        "translate": [_between(-TRANSLATION, TRANSLATION, next(draws)) * side for side in (width, height)],
+        "scale": SCALE[0] * (SCALE[1] / SCALE[0]) ** next(draws),
+        "shear": [0.0, 0.0],
+    }
+    mean = image.float().mean(dim=(1, 2)).tolist()
+    image = transforms.affine(image, **motion, interpolation=InterpolationMode.BILINEAR, fill=mean)
+    label = transforms.affine(label, **motion, interpolation=InterpolationMode.NEAREST, fill=[float(num_classes)])
+    return image, label[0]
+
+
+def _recoloured(image: Tensor, draws: Iterator[float]) -> Tensor:
+    """Vary brightness, contrast, saturation and hue."""
+    image = transforms.adjust_brightness(image, _between(1 - BRIGHTNESS, 1 + BRIGHTNESS, next(draws)))
+    image = transforms.adjust_contrast(image, _between(1 - CONTRAST, 1 + CONTRAST, next(draws)))
+    saturation, hue = _between(1 - SATURATION, 1 + SATURATION, next(draws)), _between(-HUE, HUE, next(draws))
+    if bool((image[0] == image[1]).all() and (image[1] == image[2]).all()):
+        return image  # of a grey image they would change nothing, and hue takes as long as all the rest
+    return transforms.adjust_hue(transforms.adjust_saturation(image, saturation), hue)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + (high - low) * share
+
+
+# -------------------------------------------------------------------------------------------------- copy-paste
+
+
+@dataclass(frozen=True)
+class Component:
+    """A connected piece of one class in its bounding box: `pixels` uint8 [3, h, w], `mask` bool [h, w]."""
+
+    pixels: Tensor
+    mask: Tensor
+    label: int
+
+
+class DefectBank:
+    """The connected components of all foreground classes of a dataset, for pasting into other images.
+
+    After Ghiasi et al. 2021, "Simple Copy-Paste is a Strong Data Augmentation Method" (arXiv 2012.07177), without its
+    large-scale jitter: what is pasted keeps its size. They find that blending the edge makes no difference, so that
+    `paste` does without unless asked.
+
+    Components are 8-connected. One of fewer than `LEAST_PIXELS` is taken for noise of the annotation. One that fills
+    more than `LARGEST_SHARE` of its image is no object on a background, and would replace the image: `too_large`
+    counts them.
+    """
+
+    LEAST_PIXELS = 4
+    LARGEST_SHARE = 0.5
+
+    def __init__(self, images: Tensor, labels: Tensor, num_classes: int) -> None:
+        """images: uint8 [N, 3, H, W]; labels: int64 [N, H, W] in `0..num_classes`."""
+        assert len(images) == len(labels)
+        self.components: list[Component] = []
+        self.too_large = 0
+        for image, label in zip(images, labels, strict=True):
+            _check_pair(image, label)
+            ids = label.cpu().numpy()
+            for class_id in np.unique(ids[(ids > 0) & (ids < num_classes)]).tolist():
+                self._collect(image.cpu(), ids == class_id, class_id)
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+    def _collect(self, image: Tensor, of_class: np.ndarray, class_id: int) -> None:
+        """Add the components of one class of an image; `of_class` is bool [H, W]."""
+        numbered, _ = ndimage.label(of_class, structure=np.ones((3, 3)))
+        for number, box in enumerate(ndimage.find_objects(numbered), start=1):
+            mask = numbered[box] == number
+            if mask.sum() > self.LARGEST_SHARE * of_class.size:
+                self.too_large += 1
+            elif mask.sum() >= self.LEAST_PIXELS:
+                self.components.append(Component(image[(slice(None), *box)].clone(), torch.from_numpy(mask), class_id))
+
+    def paste(
+        self, image: Tensor, label: Tensor, generator: Generator, *, at_most: int = 3, feather: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return copies of an image and its label map with 0 to `at_most` components pasted, all counts equally likely.
+
+        Each is flipped and turned by quarters at random, and lies wholly inside the image. Later ones cover earlier
+        ones and what was there. Without components, or with none that fits, nothing changes.
+
+        feather: mix the outermost pixels of each component half and half with what was there.
+        """
+        _check_pair(image, label)
+        image, label = image.clone(), label.clone()
+        count = _below(at_most + 1, generator) if self.components else 0
+        for _ in range(count):
+            drawn = _turned(self.components[_below(len(self.components), generator)], label.shape, generator)
+            if drawn is not None:
+                _put(drawn, image, label, generator, feather)
+        return image, label
+
+
+def _below(count: int, generator: Generator) -> int:
+    """Draw one of `0..count - 1`."""
+    return int(torch.randint(count, (), generator=generator))
+
+
+def _turned(component: Component, size: torch.Size, generator: Generator) -> Component | None:
+    """Return the component flipped at random and at a random quarter turn that fits `size`, None if there is none."""
+    flip, turns = _below(2, generator), _below(4, generator)
+    fits = [all(box <= side for box, side in zip(shape, size, strict=True)) for shape in _both_ways(component.mask)]
+    if not any(fits):
+        return None
+    if not fits[turns % 2]:
+        turns = (turns + 1) % 4
+    pixels, mask = component.pixels, component.mask
+    if flip:
+        pixels, mask = pixels.flip(-1), mask.flip(-1)
+    return Component(pixels.rot90(turns, (-2, -1)), mask.rot90(turns, (-2, -1)), component.label)
+
+
+def _both_ways(mask: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    height, width = mask.shape
+    return (height, width), (width, height)
+
+
+def _put(component: Component, image: Tensor, label: Tensor, generator: Generator, feather: bool) -> None:
+    """Paste at a random place, in place."""
+    height, width = component.mask.shape
+    top = _below(label.shape[0] - height + 1, generator)
+    left = _below(label.shape[1] - width + 1, generator)
+    mask, pixels = component.mask.to(image.device), component.pixels.to(image.device)
+    there = image[:, top : top + height, left : left + width]
+    if feather:
+        inner = torch.from_numpy(ndimage.binary_erosion(component.mask.numpy())).to(image.device)
+        mixed = (pixels.int() + there.int() + 1).div(2, rounding_mode="floor").to(torch.uint8)
+        pixels = torch.where(inner, pixels, mixed)
+    there[:, mask] = pixels[:, mask]
+    label[top : top + height, left : left + width][mask] = component.label

@@ -1,0 +1,315 @@
+"""Do the samples look like the real images, statistically?
+
+Four things are compared: the mean and the standard deviation of each channel (over all pixels of all images, in grey
+levels 0..255), the share that each class has of the area, and how the power of the images is spread over frequencies.
+
+Every one of these is a mean over the images of some value (where it is not by itself, of its linearisation, the
+influence of an image on it: for the standard deviation s of a set, (s^2 + v) / 2s, where v is the mean of (x - mean)^2
+in the image). So chance is judged by Welch's t test on the images of both sets. It takes images to be independent,
+which samples from one and the same mask are not for class areas.
+
+A difference is warned of if it is beyond chance, p < 0.0027 (for many images: more than 3 standard errors), and large:
+
+mean, standard deviation: more than 2 grey levels and more than a quarter of the standard deviation that the value has
+    among the real images.
+class area: more than twice or less than half the share. Of a class that one of the sets does not have at all, if by
+    Fisher's exact test on the number of images that show it this is beyond chance.
+spectrum: the power of the highest third of the frequencies differs by more than 3 dB, that is by a factor of 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.signal
+import scipy.stats
+from numpy.typing import NDArray
+
+from evaluations.errors import EvaluationError
+from evaluations.sets import ImageSet, Labels, Pixels
+
+Values = NDArray[np.float64]
+
+BEYOND_CHANCE = 0.0027  # p value
+LARGE_SPREAD = 0.25  # of the standard deviation among the real images
+LARGE_LEVELS = 2.0  # grey levels
+LARGE_AREA = 2.0  # factor
+LARGE_POWER = 3.0  # dB
+HIGH_FREQUENCY = 1 / 3  # cycles per pixel; along an axis there are none above 1/2
+ROUNDING_POWER = 1 / 12  # of the rounding to whole grey levels: there is nothing to be seen below
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One statistic of both sets.
+
+    real, synthetic: its values. spread: its standard deviation from image to image in the real set.
+    z: the difference over its standard error; None where nothing varies. p: how probable a difference so large is by
+        chance. large: whether it is, by the rules at the head of this file.
+    """
+
+    real: float
+    synthetic: float
+    spread: float
+    z: float | None
+    p: float
+    large: bool
+
+    @property
+    def change(self) -> float:
+        return self.synthetic - self.real
+
+    @property
+    def notable(self) -> bool:
+        """It is large and beyond chance: what is warned of."""
+        return self.large and self.p < BEYOND_CHANCE
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How `num_synthetic` images differ from `num_real`.
+
+    channels: their names; ("grey",) where all images are grey. mean, std: for each channel, in grey levels.
+    areas: for each class, its share of the pixels that have a class, in 0..1.
+    high_power: of the highest third of the frequencies, in dB.
+    frequency: [B], cycles per pixel. real_spectrum, synthetic_spectrum: [B], in dB, means over the images; see spectra.
+    """
+
+    num_real: int
+    num_synthetic: int
+    channels: tuple[str, ...]
+    mean: tuple[Difference, ...]
+    std: tuple[Difference, ...]
+    areas: tuple[Difference, ...]
+    high_power: Difference
+    frequency: Values
+    real_spectrum: Values
+    synthetic_spectrum: Values
+
+    def warnings(self, class_names: Sequence[str]) -> list[str]:
+        """Return a line for each notable difference, with its numbers and what to do; none if there is none."""
+        assert len(class_names) == len(self.areas)
+        lines = [_mean_line(*pair) for pair in zip(self.channels, self.mean, strict=True) if pair[1].notable]
+        lines += [_std_line(*pair) for pair in zip(self.channels, self.std, strict=True) if pair[1].notable]
+        lines += [_area_line(*pair) for pair in zip(class_names, self.areas, strict=True) if pair[1].notable]
+        return lines + ([_power_line(self.high_power)] if self.high_power.notable else [])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what json.dump takes."""
+        single = {name: _json_of(getattr(self, name)) for name in ("mean", "std")}
+        return {
+            "num_real": self.num_real,
+            "num_synthetic": self.num_synthetic,
+            **{name: dict(zip(self.channels, values, strict=True)) for name, values in single.items()},
+            "areas": _json_of(self.areas),
+            "high_power": _json_of([self.high_power])[0],
+            "frequency": self.frequency.tolist(),
+            "real_spectrum": self.real_spectrum.tolist(),
+            "synthetic_spectrum": self.synthetic_spectrum.tolist(),
+        }
+
+
+def _json_of(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    return [{**asdict(each), "notable": each.notable} for each in differences]
+
+
+def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
+    """Return how the images and labels of `synthetic` differ from those of `real`.
+
+    Raises EvaluationError for sets of fewer than 2 images, sets of differing sizes and classes, and pixels of no class
+    alone.
+    """
+    _check(real, synthetic)
+    grey = all((each.images == each.images[..., :1]).all() for each in (real, synthetic))
+    kept, channels = (slice(1), ("grey",)) if grey else (slice(None), ("red", "green", "blue"))
+    (real_means, real_stds), (means, stds) = (channel_moments(each.images[..., kept]) for each in (real, synthetic))
+    (real_areas, real_shown), (areas, shown) = (
+        class_areas(each.labels, each.num_classes) for each in (real, synthetic)
+    )
+    real_power, power = spectra(real.images), spectra(synthetic.images)
+    return Drift(
+        num_real=len(real),
+        num_synthetic=len(synthetic),
+        channels=channels,
+        mean=tuple(_levels(*pair) for pair in zip(real_means.T, means.T, strict=True)),
+        std=tuple(_levels(*pair) for pair in zip(real_stds.T, stds.T, strict=True)),
+        areas=tuple(_area(*four) for four in zip(real_areas.T, areas.T, real_shown.T, shown.T, strict=True)),
+        high_power=_power(real_power.high, power.high),
+        frequency=power.frequency,
+        real_spectrum=real_power.radial.mean(0),
+        synthetic_spectrum=power.radial.mean(0),
+    )
+
+
+def _check(real: ImageSet, synthetic: ImageSet) -> None:
+    for name, each in (("real", real), ("synthetic", synthetic)):
+        if len(each) < 2:
+            raise EvaluationError(f"drift: {len(each)} {name} image(s) found, at least 2 are needed; add some")
+        if (each.labels == each.num_classes).all():
+            raise EvaluationError(f"drift: no pixel of the {name} masks has a class; check their class ids")
+    if real.images.shape[1:] != synthetic.images.shape[1:]:
+        (height, width), (other_height, other_width) = real.images.shape[1:3], synthetic.images.shape[1:3]
+        raise EvaluationError(
+            f"drift: real images of {width} x {height} and synthetic ones of {other_width} x {other_height} pixels; "
+            "bring both to one size"
+        )
+    if real.num_classes != synthetic.num_classes:
+        raise EvaluationError(
+            f"drift: {real.num_classes} classes in the real set and {synthetic.num_classes} in the synthetic one; "
+            "use samples of a generator that was trained for these classes"
+        )
+
+
+# -------------------------------------------------------------------------------------------------- statistics
+
+
+class Spectra(NamedTuple):
+    """Power of N images: frequency [B] in cycles per pixel, radial [N, B] and high [N] in dB."""
+
+    frequency: Values
+    radial: Values
+    high: Values
+
+
+def channel_moments(images: Pixels) -> tuple[Values, Values]:
+    """Return two arrays [N, C] whose means over the N images are the mean and the standard deviation of each channel.
+
+    images: uint8 [N, H, W, C]. Both are in grey levels, over all pixels of all images. The first are the means of the
+    images, the second the influences of the images on the standard deviation, as at the head of this file.
+    """
+    sizes = images.shape[1] * images.shape[2]
+    means = images.sum((1, 2), dtype=np.int64) / sizes
+    squares = np.stack([np.square(image, dtype=np.int64).sum((0, 1)) for image in images]) / sizes
+    mean = means.mean(0)
+    variances = np.maximum(squares - 2 * mean * means + mean**2, 0)
+    std = np.sqrt(variances.mean(0))
+    influences = (std**2 + variances) / np.where(std > 0, 2 * std, 1)
+    return means, influences
+
+
+def class_areas(labels: Labels, num_classes: int) -> tuple[Values, NDArray[np.bool_]]:
+    """Return [N, num_classes] whose means over the N images are the classes' shares of all pixels that have a class.
+
+    labels: integers [N, H, W] in `0..num_classes`, the last for pixels of no class; at least one has a class.
+    The values are the influences of the images on the ratio of sums, share + (pixels - share * all) / mean(all); they
+    lie outside 0..1 for some. Second, booleans [N, num_classes]: whether the image shows the class.
+    """
+    counts = np.stack([np.bincount(label.ravel(), minlength=num_classes + 1)[:num_classes] for label in labels])
+    totals = counts.sum(1, keepdims=True)
+    shares = counts.sum(0) / totals.sum()
+    return shares + (counts - shares * totals) / totals.mean(), counts > 0
+
+
+def spectra(images: Pixels) -> Spectra:
+    """Return the radially averaged power spectra of `images` [N, H, W, 3], of the mean of their channels.
+
+    The power |F(w (x - m))|^2 / sum(w^2) is that of the image less its mean m under a Hann window w, which keeps the
+    edges of the picture from counting as detail; for white noise it is the noise's variance at all frequencies. A bin
+    is as wide as one cycle on the shorter side; there are bins for 1 cycle to Nyquist's frequency. "high" is the
+    mean power at all frequencies above a third of a cycle per pixel, those in the corners of the spectrum among them,
+    where a checkerboard is. In dB: 10 log10 of the power in squared grey levels, to which 1/12 is added, that of the
+    rounding to whole levels.
+    """
+    height, width = images.shape[1:3]
+    window = np.outer(*(scipy.signal.windows.hann(side, sym=False) for side in (height, width)))
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
+    shorter = min(height, width)
+    bins = np.rint(radius * shorter).astype(np.int64).ravel()
+    frequency = np.arange(1, shorter // 2 + 1) / shorter
+    radial, high = [], []
+    for image in images:
+        grey = image.mean(-1)
+        centred = grey - (grey * window).sum() / window.sum()
+        power = np.abs(np.fft.fft2(centred * window)) ** 2 / np.square(window).sum()
+        sums = np.bincount(bins, power.ravel())[1 : len(frequency) + 1]
+        radial.append(sums / np.bincount(bins)[1 : len(frequency) + 1])
+        high.append(power[radius > HIGH_FREQUENCY].mean())
+    decibels = [10 * np.log10(np.array(values) + ROUNDING_POWER) for values in (radial, high)]
+    return Spectra(frequency, *decibels)
+
+
+# ------------------------------------------------------------------------------------------------- differences
+
+
+def _difference(real: Values, synthetic: Values, *, large: bool, p: float | None = None) -> Difference:
+    """Return the difference of the means of two samples [N], [M]; p is that of Welch's t test unless it is given."""
+    change = synthetic.mean() - real.mean()
+    spreads = [float(values.std(ddof=1)) for values in (real, synthetic)]
+    error = np.hypot(
+        *(spread / np.sqrt(len(values)) for spread, values in zip(spreads, (real, synthetic), strict=True))
+    )
+    if p is None and error > 0:
+        moments = (real.mean(), spreads[0], len(real), synthetic.mean(), spreads[1], len(synthetic))
+        p = float(scipy.stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
+    return Difference(
+        real=float(real.mean()),
+        synthetic=float(synthetic.mean()),
+        spread=spreads[0],
+        z=float(change / error) if error > 0 else None,
+        p=p if p is not None else float(change == 0),
+        large=large,
+    )
+
+
+def _levels(real: Values, synthetic: Values) -> Difference:
+    least = max(LARGE_LEVELS, LARGE_SPREAD * real.std(ddof=1))
+    return _difference(real, synthetic, large=bool(abs(synthetic.mean() - real.mean()) > least))
+
+
+def _power(real: Values, synthetic: Values) -> Difference:
+    return _difference(real, synthetic, large=bool(abs(synthetic.mean() - real.mean()) > LARGE_POWER))
+
+
+def _area(real: Values, synthetic: Values, real_shown: NDArray[np.bool_], shown: NDArray[np.bool_]) -> Difference:
+    if real_shown.any() and shown.any():
+        factor = synthetic.mean() / real.mean()
+        return _difference(real, synthetic, large=bool(max(factor, 1 / factor) > LARGE_AREA))
+    # Where nothing varies in one of the sets, the t test takes its value for certain.
+    table = [[each.sum(), len(each) - each.sum()] for each in (real_shown, shown)]
+    p = float(scipy.stats.fisher_exact(table).pvalue)
+    return _difference(real, synthetic, large=bool(real_shown.any() or shown.any()), p=p)
+
+
+# ---------------------------------------------------------------------------------------------------- warnings
+
+
+def _mean_line(channel: str, found: Difference) -> str:
+    return (
+        f"{channel} is {abs(found.change):.1f} grey levels {'brighter' if found.change > 0 else 'darker'} than in the "
+        f"real images ({found.synthetic:.1f} against {found.real:.1f}; their own images vary by {found.spread:.1f}): "
+        "lower the guidance scale, sample with more steps or train longer"
+    )
+
+
+def _std_line(channel: str, found: Difference) -> str:
+    more = found.change > 0
+    return (
+        f"{channel} has {'more' if more else 'less'} contrast than in the real images (standard deviation "
+        f"{found.synthetic:.1f} against {found.real:.1f} grey levels): "
+        + ("lower the guidance scale or train longer" if more else "train longer or sample with more steps")
+    )
+
+
+def _area_line(name: str, found: Difference) -> str:
+    if found.synthetic == 0:
+        finding = f"no mask of the samples has class '{name}', which covers {found.real:.2%} of the real ones"
+    elif found.real == 0:
+        finding = f"class '{name}' covers {found.synthetic:.2%} of the samples' masks, but no real one has it"
+    else:
+        finding = (
+            f"class '{name}' covers {found.synthetic:.2%} of the samples' masks, {found.synthetic / found.real:.2g} "
+            f"times its share of {found.real:.2%} of the real ones"
+        )
+    return f"{finding}: choose the masks to sample from in the proportions that are wanted"
+
+
+def _power_line(found: Difference) -> str:
+    more = found.change > 0
+    return (
+        f"the highest third of the frequencies has {abs(found.change):.1f} dB {'more' if more else 'less'} power than "
+        f"in the real images, so the samples are {'noisy or have a fine pattern' if more else 'blurred'}: "
+        + ("sample with more steps or train longer" if more else "train longer")
+    )

@@ -1,0 +1,245 @@
+"""Segmentation scores from counts of pixels: IoU, Dice, precision and recall, per class, macro and micro.
+
+Counts are kept for every image, so that a comparison can draw test images anew without segmenting them again. All
+scores are of the summed counts, as in PASCAL VOC (Everingham et al. 2015), not means of scores of single images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+SUMMARIES = ("miou", "foreground_miou", "dice", "precision", "recall", "micro_iou", "micro_dice", "pixel_accuracy")
+"""The scores of a whole set that are one number each: see `Scores`."""
+
+
+# ---------------------------------------------------------------------------------------------------- counts
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Pixels of each test image by class: int64 [N, C] each.
+
+    true_positive: of the class, and predicted so.
+    false_positive: predicted to be of the class, but of another.
+    false_negative: of the class, but predicted to be of another.
+    """
+
+    true_positive: Integers
+    false_positive: Integers
+    false_negative: Integers
+
+    def __post_init__(self) -> None:
+        assert self.true_positive.ndim == 2
+        for pixels in self.columns:
+            assert pixels.dtype == np.int64
+            assert pixels.shape == self.true_positive.shape
+
+    def __len__(self) -> int:
+        return len(self.true_positive)
+
+    @property
+    def columns(self) -> tuple[Integers, Integers, Integers]:
+        """True positives, false positives and false negatives."""
+        return self.true_positive, self.false_positive, self.false_negative
+
+    @property
+    def truth(self) -> Integers:
+        """Pixels of each class in the labels, [N, C]: the same for all predictions of the same images."""
+        return self.true_positive + self.false_negative
+
+    def of_images(self, indices: Sequence[int] | Integers) -> Counts:
+        """Return the rows at `indices`, in that order; an index may come more than once."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Counts(*(pixels[chosen] for pixels in self.columns))
+
+    def joined(self, other: Counts) -> Counts:
+        """Return the rows of both, this one's first."""
+        return Counts(*(np.concatenate(pair) for pair in zip(self.columns, other.columns, strict=True)))
+
+    def to_json(self) -> dict[str, list[list[int]]]:
+        """Return plain lists, for a JSON file."""
+        names = ("true_positive", "false_positive", "false_negative")
+        return {name: pixels.tolist() for name, pixels in zip(names, self.columns, strict=True)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, list[list[int]]]) -> Counts:
+        """Return what `to_json` has written."""
+        return cls(**{name: np.array(pixels, dtype=np.int64) for name, pixels in content.items()})
+
+
+def count(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Counts:
+    """Return the counts of each image.
+
+    labels: integers [N, H, W] in `0..num_classes`. Pixels of label `num_classes` have no class: they are left out
+        altogether, so that nothing predicted there is a false positive.
+    predictions: integers [N, H, W] in `0..num_classes - 1`.
+    """
+    rows = np.zeros((3, len(np.asarray(labels)), num_classes), dtype=np.int64)
+    for index, pair in enumerate(_images(labels, predictions)):
+        confusion = _confusion(*pair, num_classes)
+        hits = confusion.diagonal()
+        rows[:, index] = hits, confusion.sum(axis=0) - hits, confusion.sum(axis=1) - hits
+    return Counts(*rows)
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Integers:
+    """Return int64 [C, C]: pixels of all images by true class (rows) and predicted class (columns).
+
+    labels, predictions: as for `count`.
+    """
+    total = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for pair in _images(labels, predictions):
+        total += _confusion(*pair, num_classes)
+    return total
+
+
+def _images(labels: ArrayLike, predictions: ArrayLike) -> zip[tuple[NDArray[Any], NDArray[Any]]]:
+    truth, predicted = np.asarray(labels), np.asarray(predictions)
+    assert truth.ndim == 3, "labels must be of shape [N, H, W]"
+    assert truth.shape == predicted.shape, "labels and predictions must be of one shape"
+    assert truth.dtype.kind in "iu", "labels must be integers"
+    assert predicted.dtype.kind in "iu", "predictions must be integers"
+    return zip(truth, predicted, strict=True)
+
+
+def _confusion(label: NDArray[Any], prediction: NDArray[Any], num_classes: int) -> Integers:
+    """Return the confusion matrix [C, C] of one image: int64 indices of all at once would take 16 times the room."""
+    truth, predicted = label.astype(np.int64).ravel(), prediction.astype(np.int64).ravel()
+    assert truth.size == 0 or (truth.min() >= 0 and truth.max() <= num_classes), "a label is out of range"
+    assert truth.size == 0 or (predicted.min() >= 0 and predicted.max() < num_classes), "a prediction is out of range"
+    kept = truth < num_classes
+    cells = np.bincount(truth[kept] * num_classes + predicted[kept], minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+# ---------------------------------------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of a whole set, all in 0..1. TP, FP and FN are its summed counts.
+
+    Per class, float64 [C]; NaN for a class that no pixel of the labels has (it is absent: not scored, not zero):
+        class_iou = TP / (TP + FP + FN), the Jaccard index; class_dice = 2 TP / (2 TP + FP + FN), the F1 score;
+        class_precision = TP / (TP + FP), by convention 0 for a class that is present and never predicted;
+        class_recall = TP / (TP + FN).
+    present: booleans [C], whether the labels have the class.
+
+    Macro, the mean over the present classes: miou, dice, precision, recall; foreground_miou leaves class 0 out.
+    Micro, of the counts summed over all classes: micro_iou, micro_dice. Every wrong pixel is there twice, as a false
+        negative of its true class and as a false positive of the predicted one, be that absent or not. So micro Dice,
+        precision and recall all equal pixel_accuracy, the share of pixels predicted rightly.
+    A mean over no class, and any score of no pixel, is NaN.
+    """
+
+    class_iou: Floats
+    class_dice: Floats
+    class_precision: Floats
+    class_recall: Floats
+    present: NDArray[np.bool_]
+    miou: float
+    foreground_miou: float
+    dice: float
+    precision: float
+    recall: float
+    micro_iou: float
+    micro_dice: float
+    pixel_accuracy: float
+
+    def absent(self, class_names: Sequence[str]) -> list[str]:
+        """Return the names of the classes that the labels do not have."""
+        return [name for name, there in zip(class_names, self.present, strict=True) if not there]
+
+    def to_json(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return plain values for a JSON file, null for NaN: every summary, the classes by name, the absent ones."""
+        per_class = {
+            name: {
+                "present": bool(self.present[index]),
+                **{score: _plain(values[index]) for score, values in self.per_class().items()},
+            }
+            for index, name in enumerate(class_names)
+        }
+        summaries = {name: _plain(getattr(self, name)) for name in SUMMARIES}
+        return {**summaries, "classes": per_class, "absent": self.absent(class_names)}
+
+    def per_class(self) -> dict[str, Floats]:
+        """Return the four scores of each class, [C] each, by their names in a table."""
+        names = ("iou", "dice", "precision", "recall")
+        return {name: getattr(self, f"class_{name}") for name in names}
+
+
+def scores(counts: Counts) -> Scores:
+    """Return the scores of all images of `counts` together."""
+    summed = [pixels.sum(axis=0) for pixels in counts.columns]
+    per_class = {f"class_{name}": class_score(name, *summed) for name in ("iou", "dice", "precision", "recall")}
+    summaries = {name: float(summary(name, *summed)) for name in SUMMARIES}
+    return Scores(**per_class, present=summed[0] + summed[2] > 0, **summaries)
+
+
+def class_score(name: str, true_positive: ArrayLike, false_positive: ArrayLike, false_negative: ArrayLike) -> Floats:
+    """Return one score of each class, [..., C], NaN where it is absent from the labels: see `Scores`.
+
+    name: "iou", "dice", "precision" or "recall".
+    true_positive, false_positive, false_negative: summed counts [..., C], integers or whole float64 numbers.
+    """
+    columns = (true_positive, false_positive, false_negative)
+    hits, wrong, missed = (np.asarray(pixels, dtype=np.float64) for pixels in columns)
+    value = _formula(name, hits, wrong, missed)
+    if name == "precision":
+        value = np.nan_to_num(value, nan=0.0)
+    return np.where(hits + missed > 0, value, np.nan)
+
+
+def summary(name: str, true_positive: ArrayLike, false_positive: ArrayLike, false_negative: ArrayLike) -> Floats:
+    """Return the score `name` of `SUMMARIES`, [...], of summed counts [..., C]: see `Scores`.
+
+    The leading axes are sets of their own: resamples of the test images, for instance.
+    """
+    assert name in SUMMARIES, name
+    columns = [np.asarray(pixels, dtype=np.float64) for pixels in (true_positive, false_positive, false_negative)]
+    if name in ("micro_iou", "micro_dice", "pixel_accuracy"):
+        formula = {"micro_iou": "iou", "micro_dice": "dice", "pixel_accuracy": "recall"}[name]
+        return _formula(formula, *(pixels.sum(axis=-1) for pixels in columns))
+    if name == "foreground_miou":
+        columns = [pixels[..., 1:] for pixels in columns]
+    return _mean_over_classes(class_score("iou" if name.endswith("miou") else name, *columns))
+
+
+def image_iou(counts: Counts) -> Floats:
+    """Return the IoU of each class in each image, [N, C]; NaN where neither its labels nor its prediction have it.
+
+    A class that is predicted where it is not has IoU 0, unlike in `scores`: of one image, that is an error to be seen.
+    """
+    return _formula("iou", *(pixels.astype(np.float64) for pixels in counts.columns))
+
+
+def _formula(name: str, hits: Floats, wrong: Floats, missed: Floats) -> Floats:
+    """Return the ratio that the score `name` is; NaN for 0 / 0."""
+    above, below = {
+        "iou": (hits, hits + wrong + missed),
+        "dice": (2 * hits, 2 * hits + wrong + missed),
+        "precision": (hits, hits + wrong),
+        "recall": (hits, hits + missed),
+    }[name]
+    return _ratio(above, below)
+
+
+def _mean_over_classes(values: Floats) -> Floats:
+    """Return the mean over the last axis without NaN; NaN where nothing is left, and no warning as of `nanmean`."""
+    return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(axis=-1).astype(np.float64))
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,124 @@
+"""`evaluate`: whether the samples make a segmentation model better, and how good they are; a report for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evaluations.errors import EvaluationError
+from guided_diffusion.actions.evaluation.data import EvaluationData, open_data
+from guided_diffusion.actions.evaluation.quality import Quality, load_networks, measure_quality
+from guided_diffusion.actions.evaluation.report import report_page
+from guided_diffusion.actions.evaluation.study import prepare_study, summarise, train_models
+from guided_diffusion.allocator import keep_freed_memory
+from guided_diffusion.config import EvaluateConfig
+from guided_diffusion.data.samples import write_selection
+from guided_diffusion.distributed import World, join
+from guided_diffusion.errors import UserError
+from guided_diffusion.logs import library_versions, write_run_record
+from guided_diffusion.writing import make_folder, write_text
+
+REPORT, RECORD, FILTERED = "report.html", "report.json", "filtered"
+
+
+def run(config: EvaluateConfig) -> int:
+    """Measure what `config` asks for and write the report; segmentation models trained before are not trained again."""
+    world = join(config.device)
+    try:
+        if world.size > 1:
+            raise UserError("evaluate runs in one process: start it without torchrun or mpiexec", everywhere=True)
+        if world.device.type == "cpu":
+            keep_freed_memory()
+        evaluate(config, world)
+    except EvaluationError as error:
+        raise UserError(str(error)) from error
+    finally:
+        world.close()
+    return 0
+
+
+def evaluate(config: EvaluateConfig, world: World) -> None:
+    """Check everything that can be checked, train and measure, then write the report."""
+    folder = Path(config.output_dir)
+    data = open_data(config)
+    study = prepare_study(data, folder, world.device)
+    networks = load_networks(data.options, world.device)
+    filtered = Path(config.filtered_dir) if config.filtered_dir else folder / FILTERED
+    if config.filter_below is not None:
+        refuse_filled(filtered, data)
+    make_folder(folder)
+    write_run_record(folder, "evaluate", data.options)
+    _announce(data, networks.notes)
+    if config.study or config.agreement:
+        train_models(study, whole=config.study)
+    quality = measure_quality(data, study if config.agreement else None, networks, world.device)
+    record = {
+        "data": describe(data),
+        "study": summarise(study, data.encoding.names) if config.study else None,
+        **quality.record,
+        "options": data.options,
+        "versions": library_versions(),
+    }
+    if config.filter_below is not None:
+        record["filtered"] = write_filtered(data, quality, config.filter_below, filtered)
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_text(folder / REPORT, report_page(record, data, quality))
+    _finish(record, quality, folder)
+
+
+def describe(data: EvaluationData) -> dict[str, Any]:
+    """Return what was compared, for the record: where it lies, how much there is of it, digests, warnings."""
+    splits = {"training": data.training, "test": data.test, "samples": data.synthetic}
+    return {
+        "data_dir": str(Path(data.options["data_dir"]).absolute()),
+        "synthetic_dir": str(data.samples.folder),
+        "classes": list(data.encoding.names),
+        "images": {name: len(split.pairs) for name, split in splits.items()},
+        "digests": {name: split.digest for name, split in splits.items()},
+        "checkpoint": data.samples.checkpoint,
+        "image_size": list(data.training.images.images.shape[1:3]),
+        "warnings": list(data.warnings),
+    }
+
+
+def refuse_filled(target: Path, data: EvaluationData) -> None:
+    """Raise UserError where a filtered copy would go into the samples themselves."""
+    if target.absolute() in (data.samples.folder, data.samples.folder.parent):
+        raise UserError(f"filtered_dir is {target}, where the samples themselves lie: choose another folder")
+
+
+def write_filtered(data: EvaluationData, quality: Quality, threshold: float, target: Path) -> dict[str, Any]:
+    """Copy the samples whose agreement is at least `threshold`; return what the record says of the copy."""
+    assert quality.agreement is not None
+    kept = [index for index, low in enumerate(quality.agreement.below(threshold)) if not low]
+    notes = [{"agreement": round(float(quality.agreement.score[index]), 4)} for index in kept]
+    pairs = [data.synthetic.pairs[index] for index in kept]
+    manifest = write_selection(data.samples, pairs, data.encoding, target, notes)
+    return {"folder": str(manifest.parent.absolute()), "threshold": threshold, "kept": len(kept)}
+
+
+def _announce(data: EvaluationData, notes: list[str]) -> None:
+    height, width = data.training.images.images.shape[1:3]
+    counts = f"{len(data.training.pairs)} training and {len(data.test.pairs)} test images"
+    print(f"{counts}, {len(data.synthetic.pairs)} samples of {data.samples.folder}, all at {width}x{height} pixels")
+    for line in (*data.warnings, *notes):
+        print(f"warning: {line}")
+
+
+def _finish(record: dict[str, Any], quality: Quality, folder: Path) -> None:
+    study = record["study"]
+    if study is not None:
+        print(f"\n{study['headline']}")
+        for entry in study["architectures"].values():
+            if "verdict" in entry:
+                print(f"  {entry['verdict']['line']}")
+    for line in quality.findings:
+        print(line)
+    for line in quality.warnings:
+        print(f"warning: {line}")
+    filtered = record.get("filtered")
+    if filtered:
+        print(f"{filtered['kept']} of {len(quality.agreement.score)} samples copied to {filtered['folder']}")
+    for name in (REPORT, RECORD):
+        print(f"  {(folder / name).absolute()}")

@@ -1,0 +1,280 @@
+"""The quality of the samples in `evaluate`: distances, diversity, mask agreement, copies, drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from evaluations.agreement import Agreement
+from evaluations.drift import Drift, compare_sets
+from evaluations.errors import EvaluationError
+from evaluations.fidelity import frechet_distance, kernel_distance, precision_recall
+from evaluations.inception import InceptionFeatures, load_inception
+from evaluations.memorisation import (
+    Memorisation,
+    Nearest,
+    judge,
+    nearest,
+    nearest_features,
+    nearest_other,
+    nearest_other_features,
+    views,
+)
+from evaluations.perceptual import PerceptualDistance, load_lpips, pairwise_diversity
+from evaluations.segmenters import encoder_features
+from evaluations.sets import ImageSet, Pixels
+from guided_diffusion.actions.evaluation.data import EvaluationData
+from guided_diffusion.actions.evaluation.study import Study, load_segmenter, measure_agreement
+from guided_diffusion.architecture import height_width
+from guided_diffusion.data.arrays import load_arrays
+from guided_diffusion.data.samples import find_samples, open_samples
+from guided_diffusion.data.transforms import JointTransform
+
+ENOUGH_FOR_FID = 2048  # images: with fewer than it has dimensions the covariance has no full rank
+PUBLISHED_SAMPLES = 10  # of a mask, in the protocol of SDM
+BATCH = 32
+
+Features = Callable[[Pixels, str], np.ndarray]
+"""(images [N, H, W, 3], what a progress bar says) -> features [N, D]."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of published metrics, None where they are left out; `skipped` says why, by metric."""
+
+    inception: InceptionFeatures | None
+    lpips: PerceptualDistance | None
+    skipped: dict[str, str]
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines about what was wanted and could not be had."""
+        return [reason for reason in self.skipped.values() if "could not" in reason]
+
+
+@dataclass
+class Quality:
+    """What was measured on the samples.
+
+    record: as report.json holds it. findings, warnings: lines for people.
+    """
+
+    record: dict[str, Any] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    agreement: Agreement | None = None
+    memorisation: Memorisation | None = None
+    neighbours: tuple[dict[str, Nearest], dict[str, Nearest]] | None = None
+    drift: Drift | None = None
+
+
+def load_networks(options: Mapping[str, Any], device: torch.device) -> Networks:
+    """Return the networks that `options` ask for; "auto" ones that cannot be downloaded are left out.
+
+    Raises EvaluationError for a file that is missing or does not fit.
+    """
+    skipped: dict[str, str] = {}
+
+    def load(metric: str, key: str, loader: Callable[[str], Any]) -> Any:
+        if options[key] in ("", "none"):
+            skipped[metric] = f'not measured: {key} is "none"'
+            return None
+        try:
+            return loader(options[key])
+        except EvaluationError as error:
+            if options[key] != "auto":
+                raise
+            skipped[metric] = f"not measured: {error}"
+            return None
+
+    inception = load("distances", "inception_weights", lambda weights: load_inception(weights, device))
+    lpips = load("diversity", "lpips_weights", lambda weights: load_lpips(options["lpips_net"], weights, device))
+    return Networks(inception, lpips, skipped)
+
+
+def measure_quality(data: EvaluationData, study: Study | None, networks: Networks, device: torch.device) -> Quality:
+    """Measure everything but the downstream study; `study` has the segmenter that agreement needs, None without."""
+    quality = Quality()
+    segmenter = None
+    if study is not None:
+        segmenter = load_segmenter(study)
+        _agreement(quality, data, study, segmenter)
+    _distances(quality, data, networks)
+    _diversity(quality, data, networks)
+    if data.options["memorisation"]:
+        _memorisation(quality, data, *_feature_space(networks, segmenter, device), device)
+    _drift(quality, data)
+    return quality
+
+
+def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: nn.Module) -> None:
+    found, real = measure_agreement(study, segmenter)
+    names = data.encoding.names
+    quality.agreement = found
+    quality.record["agreement"] = {
+        "segmenter": f"{study.architectures[0]}, trained on the real training images with the usual augmentation",
+        "samples": {**found.summary(), **found.scores.to_json(names)},
+        "real_test_images": {**real.summary(), **real.scores.to_json(names)},
+        "by_sample": dict(zip(data.synthetic.images.names, map(float, found.score), strict=True)),
+    }
+    sample, test = found.summary()["median"], real.summary()["median"]
+    quality.findings.append(
+        f"mask agreement: median {sample:.2f} over {len(found.score)} samples ({test:.2f} on the real test images)"
+    )
+    if sample < 0.5 * test:
+        quality.warnings.append(
+            f"a segmenter finds the masks in the samples less than half as well ({sample:.2f}) as in real images "
+            f"({test:.2f}): sample with a larger s, train longer, or look at the worst ones in the report"
+        )
+
+
+def _distances(quality: Quality, data: EvaluationData, networks: Networks) -> None:
+    if networks.inception is None:
+        quality.record["distances"] = {"skipped": networks.skipped["distances"]}
+        return
+    compute = _inception_features(networks.inception)
+    training = compute(data.training.images.images, "features of training images")
+    test = compute(data.test.images.images, "features of test images")
+    samples = compute(data.synthetic.images.images, "features of samples")
+    real = np.concatenate([training, test])
+    seed = data.options["seed"] % 2**32
+    sets = {"samples": (samples, real), "test_against_training": (test, training)}
+    record: dict[str, Any] = {
+        "features": networks.inception.description,
+        "image_size": list(data.training.images.images.shape[1:3]),
+        "resampling": f"images brought to that size ({data.options['resize']}, bilinear, antialiased)",
+    }
+    for name, (found, yardstick) in sets.items():
+        kid, near = kernel_distance(found, yardstick, seed=seed), precision_recall(found, yardstick)
+        record[name] = {
+            "images": len(found),
+            "against": len(yardstick),
+            "kid": kid._asdict(),
+            "fid": frechet_distance(found, yardstick),
+            **near._asdict(),
+        }
+    quality.record["distances"] = record
+    kid, fid = record["samples"]["kid"]["mean"], record["samples"]["fid"]
+    quality.findings.append(
+        f"KID {kid:.4f}, FID {fid:.1f} of {len(samples)} samples against {len(real)} real images (test against "
+        f"training images: KID {record['test_against_training']['kid']['mean']:.4f})"
+    )
+    fewest = min(len(samples), len(real))
+    if fewest < ENOUGH_FOR_FID:
+        quality.warnings.append(
+            f"FID is of {fewest} images where it needs {ENOUGH_FOR_FID}: it is biased upwards and only to be compared "
+            "with one of as many images; read KID first"
+        )
+
+
+def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> None:
+    if networks.lpips is None:
+        quality.record["diversity"] = {"skipped": networks.skipped["diversity"]}
+        return
+    samples = _diverse_samples(data)
+    groups = list(_groups_of_one_mask(samples))
+    if not groups:
+        quality.record["diversity"] = {
+            "skipped": "not measured: no mask has two samples; sample with num_samples 10 times the number of masks "
+            "and augment_masks false, and give its results_path as diversity_dir"
+        }
+        return
+    found = pairwise_diversity(
+        networks.lpips,
+        tqdm([samples.images[group] for group in groups], desc="diversity", unit="mask"),
+        batch_size=BATCH,
+    )
+    quality.record["diversity"] = {
+        **found._asdict(),
+        "network": networks.lpips.description,
+        "image_size": list(samples.images.shape[1:3]),
+    }
+    quality.findings.append(
+        f"LPIPS diversity {found.mean:.3f} over {found.masks} masks, at least {found.samples_per_mask} samples of each"
+    )
+
+
+def _diverse_samples(data: EvaluationData) -> ImageSet:
+    """Return the samples whose diversity is asked for: those that are judged, or others of the same dataset."""
+    options = data.options
+    if not options["diversity_dir"]:
+        return data.synthetic.images
+    pairs = open_samples(find_samples(options["diversity_dir"]), data.encoding, options["image_channels"])
+    transform = JointTransform(height_width(options["image_size"]), resize=options["resize"], train=False)
+    images, labels = load_arrays(pairs, data.encoding, transform, options["image_channels"], progress="reading samples")
+    return ImageSet(images, labels, tuple(pair.stem for pair in pairs), data.encoding.num_classes)
+
+
+def _groups_of_one_mask(samples: ImageSet) -> Iterator[list[int]]:
+    """Yield, for each mask that has several samples, the indices of at most 10 of them."""
+    by_mask: dict[bytes, list[int]] = {}
+    for index, label in enumerate(samples.labels):
+        by_mask.setdefault(label.tobytes(), []).append(index)
+    return (group[:PUBLISHED_SAMPLES] for group in by_mask.values() if len(group) > 1)
+
+
+def _inception_features(inception: InceptionFeatures) -> Features:
+    def compute(images: Pixels, progress: str) -> np.ndarray:
+        with tqdm(total=len(images), desc=progress, unit="image") as bar:
+            return inception.features(images, BATCH, lambda done, total: bar.update(done - bar.n))
+
+    return compute
+
+
+def _feature_space(
+    networks: Networks, segmenter: nn.Module | None, device: torch.device
+) -> tuple[Features | None, str]:
+    """Return the features by which copies are looked for beside pixels, and their name."""
+    if networks.inception is not None:
+        return _inception_features(networks.inception), networks.inception.description
+    if segmenter is not None:
+        return (
+            lambda images, progress: encoder_features(segmenter, images, batch_size=BATCH, device=device),
+            "encoder of the segmenter trained on the real images, averaged over pixels",
+        )
+    return None, "none"
+
+
+def _memorisation(
+    quality: Quality, data: EvaluationData, compute: Features | None, name: str, device: torch.device
+) -> None:
+    # Pixel distances are computed in float64, which MPS lacks.
+    pixel_device = device if device.type == "cuda" else torch.device("cpu")
+    samples, training, test = (part.images.images for part in (data.synthetic, data.training, data.test))
+    print(f"looking for {len(training)} training images among {len(samples)} samples", flush=True)
+    found = nearest(samples, training, device=pixel_device)
+    yardstick = nearest_other(training, device=pixel_device)
+    held_out = nearest(test, training, device=pixel_device)
+    if compute is not None:
+        keys = np.stack([compute(view, "features of turned training images") for view in views(training)])
+        found |= nearest_features(compute(samples, "features of samples"), keys)
+        yardstick |= nearest_other_features(keys)
+        held_out |= nearest_features(compute(test, "features of test images"), keys)
+    result = judge(found, yardstick, held_out)
+    quality.memorisation, quality.neighbours = result, (found, yardstick)
+    quality.record["memorisation"] = {"features": name, **result.to_json()}
+    for entry, sample in zip(quality.record["memorisation"]["samples"], data.synthetic.images.names, strict=True):
+        entry["image"], entry["training_image"] = sample, data.training.images.names[entry["training_index"]]
+    count = int(result.suspected.sum())
+    real = result.real_suspects or 0.0
+    quality.findings.append(
+        f"suspected copies of training images: {count} of {len(samples)} samples ({100 * result.share:.1f} %; of the "
+        f"real test images the same rule flags {100 * real:.1f} %)"
+    )
+    if count and result.share > real:
+        quality.warnings.append(
+            f"{count} samples are suspected copies of training images: look at the closest pairs in the report"
+        )
+
+
+def _drift(quality: Quality, data: EvaluationData) -> None:
+    drift = compare_sets(data.training.images.joined(data.test.images), data.synthetic.images)
+    quality.drift = drift
+    quality.record["drift"] = drift.to_json()
+    quality.warnings += drift.warnings(data.encoding.names)

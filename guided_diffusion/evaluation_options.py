@@ -1,0 +1,108 @@
+"""The option groups of `evaluate`: the downstream study and the quality of the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from guided_diffusion.options import FloatList, GeometryOptions, ImageSize, OptionGroup, Problem, option
+
+
+def _names(value: Any) -> Any:
+    """Turn "fpn, unetplusplus" or a list into a tuple; leave the rest for pydantic to refuse."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+NameList = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_names),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
+]
+
+AS_SAMPLES = "null: as the samples were made"
+_GEOMETRY = GeometryOptions.model_fields
+
+
+class ViewOptions(OptionGroup):
+    """What the metrics and the segmentation models see."""
+
+    image_size: ImageSize | None = option(
+        None, "side, or [height, width], of the images compared and segmented; multiples of 32; " + AS_SAMPLES
+    )
+    image_channels: Literal[1, 3] | None = option(None, f"1 looks at grey images, 3 at RGB; {AS_SAMPLES}")
+    resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_GEOMETRY['resize'].description}; {AS_SAMPLES}")
+
+    def contradictions(self) -> Iterator[Problem]:
+        size = self.image_size
+        sides = (size, size) if isinstance(size, int) else size or ()
+        if any(side % 32 for side in sides):
+            fitting = [max(32, round(side / 32) * 32) for side in sides]
+            yield (
+                "image_size",
+                f"image_size is {size if isinstance(size, int) else list(size)}: the segmentation models need "
+                f"multiples of 32, such as {fitting[0] if isinstance(size, int) else fitting}",
+            )
+
+
+class StudyOptions(OptionGroup):
+    """The segmentation models that tell whether the samples help."""
+
+    study: bool = option(True, "train segmentation models on real, mixed and synthetic data and compare them")
+    architectures: NameList = option(
+        ("unetplusplus", "fpn", "deeplabv3plus"), "models of segmentation-models-pytorch, such as unetplusplus, fpn"
+    )
+    encoder: str = option("resnet34", "encoder of the models, by its name in segmentation-models-pytorch")
+    encoder_weights: str = option(
+        "imagenet", 'where the encoder starts: a name to download, a local file, or "none" for random weights'
+    )
+    ratios: FloatList = option((0.5, 1.0, 2.0), "synthetic images for each real one, an arm for each")
+    synthetic_only: bool = option(True, "an arm with synthetic images alone")
+    rivals: bool = option(True, "arms with what else could be done: usual augmentation, copy-paste of defects")
+    seeds: int = option(3, "repeats of each arm", ge=1, le=100)
+    train_steps: int = option(2000, "optimisation steps of each model, the same for all arms", ge=1)
+    batch_size: int = option(16, "images of a step", ge=2)
+    lr: float = option(5e-4, "largest learning rate of AdamW", gt=0)
+    validation_share: float = option(0.2, "share of the training images that chooses the best state", gt=0, lt=1)
+    vertical_flip: bool = option(False, "augmentation and copy-paste may turn things upside down, too")
+    seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
+
+    def contradictions(self) -> Iterator[Problem]:
+        if not self.architectures:
+            yield ("architectures", "architectures is empty: give at least one, such as unetplusplus")
+        for name in {name for name in self.architectures if self.architectures.count(name) > 1}:
+            yield ("architectures", f"architectures has {name!r} twice: keep one")
+        for ratio in self.ratios or ():
+            if not 0 < ratio <= 1000:
+                yield ("ratios", f"ratios has {ratio:g}: every ratio must be above 0, such as 0.5")
+        if len(set(self.ratios or ())) < len(self.ratios or ()):
+            yield ("ratios", f"ratios is {list(self.ratios)}: it has one ratio twice; keep one")
+
+
+class QualityOptions(OptionGroup):
+    """What is measured on the samples themselves."""
+
+    agreement: bool = option(True, "let a segmenter trained on real images look for the masks in the samples")
+    filter_below: float | None = option(
+        None, "write a copy of the samples without those whose agreement is below this, 0 to 1; null: none", ge=0, le=1
+    )
+    filtered_dir: str = option("", 'folder of that copy; "": filtered, in output_dir')
+    inception_weights: str = option(
+        "auto", 'for FID, KID, precision and recall: "auto" (download), a local file, or "none" to leave them out'
+    )
+    lpips_net: Literal["alex", "vgg", "squeeze"] = option("alex", "network of LPIPS; published diversities: alex")
+    lpips_weights: str = option("auto", 'its ImageNet weights: "auto" (download), a local file, or "none"')
+    diversity_dir: str = option(
+        "", 'samples with several a mask, for LPIPS diversity (published: 10); "": synthetic_dir'
+    )
+    memorisation: bool = option(True, "look for training images among the samples")
+    report_images: int = option(12, "samples shown in the report's pictures", ge=1, le=200)
+
+    def contradictions(self) -> Iterator[Problem]:
+        if self.filter_below is not None and not self.agreement:
+            yield ("filter_below", "filter_below needs agreement, which is false: set agreement to true")
+        if self.filtered_dir and self.filter_below is None:
+            yield ("filtered_dir", "filtered_dir is given, but filter_below is null: set filter_below, such as 0.3")
