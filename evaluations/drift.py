@@ -8,7 +8,9 @@ influence of an image on it: for the standard deviation s of a set, (s^2 + v) / 
 in the image). So chance is judged by Welch's t test on the images of both sets. It takes images to be independent,
 which samples from one and the same mask are not for class areas.
 
-A difference is warned of if it is beyond chance, p < 0.0027 (for many images: more than 3 standard errors), and large:
+A difference is warned of if it is beyond chance and large. Beyond chance: p < 0.01 after Bonferroni's correction for
+the number of statistics, so that of 100 pairs of equal sets at most about one raises any warning; for 12 statistics of
+many images that is a difference of more than 3.3 standard errors. Large:
 
 mean, standard deviation: more than 2 grey levels and more than a quarter of the standard deviation that the value has
     among the real images.
@@ -20,7 +22,8 @@ spectrum: the power of the highest third of the frequencies differs by more than
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +36,7 @@ from evaluations.sets import ImageSet, Labels, Pixels
 
 Values = NDArray[np.float64]
 
-BEYOND_CHANCE = 0.0027  # p value
+BEYOND_CHANCE = 0.01  # p value for all statistics together
 LARGE_SPREAD = 0.25  # of the standard deviation among the real images
 LARGE_LEVELS = 2.0  # grey levels
 LARGE_AREA = 2.0  # factor
@@ -47,8 +50,9 @@ class Difference:
     """One statistic of both sets.
 
     real, synthetic: its values. spread: its standard deviation from image to image in the real set.
-    z: the difference over its standard error; None where nothing varies. p: how probable a difference so large is by
-        chance. large: whether it is, by the rules at the head of this file.
+    z: the difference over its standard error; None where nothing varies.
+    p: how probable such a difference is by chance, times the number of all statistics and at most 1.
+    large: whether it is, by the rules at the head of this file.
     """
 
     real: float
@@ -130,14 +134,15 @@ def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
         class_areas(each.labels, each.num_classes) for each in (real, synthetic)
     )
     real_power, power = spectra(real.images), spectra(synthetic.images)
+    corrected = partial(_corrected, count=2 * len(channels) + real.num_classes + 1)
     return Drift(
         num_real=len(real),
         num_synthetic=len(synthetic),
         channels=channels,
-        mean=tuple(_levels(*pair) for pair in zip(real_means.T, means.T, strict=True)),
-        std=tuple(_levels(*pair) for pair in zip(real_stds.T, stds.T, strict=True)),
-        areas=tuple(_area(*four) for four in zip(real_areas.T, areas.T, real_shown.T, shown.T, strict=True)),
-        high_power=_power(real_power.high, power.high),
+        mean=tuple(corrected(_levels(*pair)) for pair in zip(real_means.T, means.T, strict=True)),
+        std=tuple(corrected(_levels(*pair)) for pair in zip(real_stds.T, stds.T, strict=True)),
+        areas=tuple(corrected(_area(*four)) for four in zip(real_areas.T, areas.T, real_shown.T, shown.T, strict=True)),
+        high_power=corrected(_power(real_power.high, power.high)),
         frequency=power.frequency,
         real_spectrum=real_power.radial.mean(0),
         synthetic_spectrum=power.radial.mean(0),
@@ -252,6 +257,10 @@ def _difference(real: Values, synthetic: Values, *, large: bool, p: float | None
         p=p if p is not None else float(change == 0),
         large=large,
     )
+
+
+def _corrected(found: Difference, count: int) -> Difference:
+    return replace(found, p=min(1.0, found.p * count))
 
 
 def _levels(real: Values, synthetic: Values) -> Difference:

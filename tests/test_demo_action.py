@@ -16,15 +16,20 @@ def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path):
         "train",
         "finetune",
         "sample",
+        "sample_synthetic",
+        "evaluate",
     ]
     assert len((folder / "samples" / "manifest.jsonl").read_text().splitlines()) == 24
+    assert len((folder / "synthetic" / "manifest.jsonl").read_text().splitlines()) == 128
+    assert "one seed" in (folder / "evaluate" / "report.html").read_text()
     with Image.open(folder / "demo.png") as picture:
         assert picture.width > 6 * 128
-    for name in ("check", "train", "finetune", "sample"):
+    for name in ("check", "train", "finetune", "sample", "sample_synthetic", "evaluate"):
         assert json.loads((folder / "configs" / f"{name}.json").read_text())
     before = (folder / "train" / "last.pt").read_bytes()
     code, shown, _ = isdm("demo", output_dir=str(folder), max_epochs=1)
     assert code == 0
     assert shown.count("this run is finished") == 2
     assert "24 samples, 24 are there already" in shown
+    assert "7 of 7 segmentation models are there already" in shown
     assert (folder / "train" / "last.pt").read_bytes() == before

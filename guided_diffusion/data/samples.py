@@ -22,6 +22,7 @@ from guided_diffusion.errors import DataError
 from guided_diffusion.writing import make_folder, write_text, writing_to
 
 KINDS = ("images", "masks")
+RUN_CONFIG = "config.json"
 LAYOUT = "multi-class"  # of every folder of samples, whatever the layout of the real dataset
 
 
@@ -70,7 +71,7 @@ def find_samples(directory: str | Path) -> SampleFolder:
 def _run_config(folder: Path) -> dict[str, Any]:
     """Return the resolved options of the run that wrote `folder`, empty where there is no record of it."""
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -117,7 +118,7 @@ def write_selection(
     target: str | Path,
     notes: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Copy some pairs of a folder of samples, with their lines of the manifest, to `target`; return the manifest.
+    """Copy some samples, with their lines of the manifest and the options they were made with; return the manifest.
 
     notes: for each pair what its line says beside what it said before.
 
@@ -141,5 +142,7 @@ def write_selection(
         known = samples.line_of(pair) or dict(zip(("image", "mask"), (p.as_posix() for p in places), strict=True))
         lines.append({**known, **note})
     write_text(target / FILE_NAME, classes_text(encoding))
+    if samples.config:
+        write_text(target / RUN_CONFIG, json.dumps(samples.config, indent=2) + "\n")
     write_text(target / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines))
     return target / MANIFEST
