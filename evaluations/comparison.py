@@ -310,16 +310,17 @@ def overall(verdicts: Mapping[str, ArchitectureVerdict]) -> tuple[str, str]:
         return "not measured", "Whether synthetic data helps was not measured"
     kinds = [verdict.kind for verdict in verdicts.values()]
     kind = _kind_of_all(kinds)
+    # What another training might turn round is not said as if it were known.
+    tentative = any(verdict.tentative for verdict in verdicts.values())
+    helps, hurts = ("seems to help", "seems to hurt") if tentative else ("helps", "hurts")
     opening = {
-        "helps": "Synthetic data helps",
-        "hurts": "Synthetic data hurts",
-        "mixed": "Synthetic data helps in some cases and hurts in others",
+        "helps": f"Synthetic data {helps}",
+        "hurts": f"Synthetic data {hurts}",
+        "mixed": f"Synthetic data {helps} in some cases and {hurts} in others",
         "cannot tell": "Cannot tell whether synthetic data helps",
     }[kind]
     headline = f"{opening}: {_counted(kinds)}"
-    if any(verdict.tentative for verdict in verdicts.values()):
-        headline += f" ({_ONE_SEED})"
-    return kind, headline
+    return kind, f"{headline} ({_ONE_SEED})" if tentative else headline
 
 
 def _counted(kinds: Sequence[str]) -> str:
