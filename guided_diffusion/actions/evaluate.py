@@ -13,7 +13,7 @@ from guided_diffusion.actions.evaluation.report import report_page
 from guided_diffusion.actions.evaluation.study import prepare_study, summarise, train_models
 from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.config import EvaluateConfig
-from guided_diffusion.data.samples import write_selection
+from guided_diffusion.data.samples import refuse_target, write_selection
 from guided_diffusion.distributed import World, join
 from guided_diffusion.errors import UserError
 from guided_diffusion.logs import library_versions, write_run_record
@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig, world: World) -> None:
     networks = load_networks(data.options, world.device)
     filtered = Path(config.filtered_dir) if config.filtered_dir else folder / FILTERED
     if config.filter_below is not None:
-        refuse_filled(filtered, data)
+        refuse_target(data.samples, data.synthetic.pairs, filtered)
     make_folder(folder)
     write_run_record(folder, "evaluate", data.options)
     _announce(data, networks.notes)
@@ -80,12 +80,6 @@ def describe(data: EvaluationData) -> dict[str, Any]:
         "image_size": list(data.training.images.images.shape[1:3]),
         "warnings": list(data.warnings),
     }
-
-
-def refuse_filled(target: Path, data: EvaluationData) -> None:
-    """Raise UserError where a filtered copy would go into the samples themselves."""
-    if target.absolute() in (data.samples.folder, data.samples.folder.parent):
-        raise UserError(f"filtered_dir is {target}, where the samples themselves lie: choose another folder")
 
 
 def write_filtered(data: EvaluationData, quality: Quality, threshold: float, target: Path) -> dict[str, Any]:

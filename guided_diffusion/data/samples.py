@@ -111,6 +111,29 @@ def mask_digests(pairs: Sequence[Pair]) -> list[str]:
     return [sha256(read_bytes(pair.mask)).hexdigest()[:16] for pair in pairs]
 
 
+def refuse_target(samples: SampleFolder, pairs: Sequence[Pair], target: str | Path) -> None:
+    """Raise DataError where a selection of `pairs` cannot go to `target`.
+
+    That is among the samples themselves, and where it holds images or masks that are not called like theirs. An
+    earlier selection may be there: a new one takes its place.
+    """
+    target = Path(target).absolute()
+    if target in (samples.folder, samples.folder.parent):
+        raise DataError(f"filtered_dir is {target}, where the samples themselves lie; choose another folder")
+    ours = _places(samples, pairs)
+    for path in _pictures_in(target):
+        if path.relative_to(target) not in ours:
+            raise DataError(f"{path}: is not one of the samples to be copied; choose an empty filtered_dir")
+
+
+def _places(samples: SampleFolder, pairs: Sequence[Pair]) -> set[Path]:
+    return {Path(path).relative_to(samples.folder) for pair in pairs for path in (pair.image, pair.mask)}
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return [path for kind in KINDS for path in sorted((folder / kind).rglob("*")) if path.is_file()]
+
+
 def write_selection(
     samples: SampleFolder,
     pairs: Sequence[Pair],
@@ -122,16 +145,17 @@ def write_selection(
 
     notes: for each pair what its line says beside what it said before.
 
-    The manifest is written last, so that a copy that was broken off has none. Raises DataError where `target` holds
-    anything that this copy would not write, UserError where it cannot be written.
+    What an earlier selection has there beyond these is removed; `refuse_target` has seen that nothing else is there.
+    The manifest is written last, so that a copy that was broken off has none. Raises UserError where `target` cannot be
+    written.
     """
-    target = Path(target)
-    wanted = {Path(path).relative_to(samples.folder) for pair in pairs for path in (pair.image, pair.mask)}
-    for kind in KINDS:
-        for path in sorted((target / kind).rglob("*")):
-            if path.is_file() and path.relative_to(target) not in wanted:
-                raise DataError(f"{path}: is not among the samples to be copied; choose an empty filtered_dir")
-    (target / MANIFEST).unlink(missing_ok=True)
+    target = Path(target).absolute()
+    wanted = _places(samples, pairs)
+    with writing_to(target):
+        (target / MANIFEST).unlink(missing_ok=True)
+        for path in _pictures_in(target):
+            if path.relative_to(target) not in wanted:
+                path.unlink()
     lines = []
     for pair, note in zip(pairs, notes, strict=True):
         places = [Path(path).relative_to(samples.folder) for path in (pair.image, pair.mask)]

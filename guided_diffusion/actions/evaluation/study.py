@@ -69,9 +69,10 @@ def prepare_study(data: EvaluationData, folder: Path, device: torch.device) -> S
     """
     options = data.options
     architectures = tuple(architecture_name(name) for name in options["architectures"])
-    height, width = height_width(options["image_size"])
     for name in architectures:
-        check_size(height, width, name)
+        if architectures.count(name) > 1:
+            raise ConfigError(f"architectures has {name!r} twice, in two spellings: keep one")
+    height, width = height_width(options["image_size"])
     settings = {
         **{key: options[key] for key in ("image_channels", "resize", "encoder", "encoder_weights")},
         **{key: options[key] for key in ("train_steps", "batch_size", "lr", "validation_share", "vertical_flip")},
