@@ -18,10 +18,14 @@ class Agreement:
     """Agreement of N samples with their masks.
 
     score: [N] in 0..1, see `sample_scores`.
+    by_class: [N, C], the IoU of each class in each sample; NaN where neither its mask nor the prediction has it.
+    bare: booleans [N], masks of nothing but background.
     scores: of the counts of all samples together.
     """
 
     score: Floats
+    by_class: Floats
+    bare: NDArray[np.bool_]
     scores: Scores
 
     def below(self, threshold: float) -> NDArray[np.bool_]:
@@ -33,15 +37,21 @@ class Agreement:
         return np.argsort(self.score, kind="stable")
 
     def summary(self) -> dict[str, Any]:
-        """Return what describes the distribution of the scores, in JSON types."""
-        quantiles = np.quantile(self.score, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])
+        """Return what describes the distribution of the scores, in JSON types.
+
+        Of the masks that show something, where there are any: bare ones are agreed with by seeing nothing.
+        """
+        counted = self.score if self.bare.all() else self.score[~self.bare]
+        quantiles = np.quantile(counted, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])
         names = ("min", "p10", "p25", "median", "p75", "p90", "max")
-        return {"mean": float(self.score.mean()), **dict(zip(names, map(float, quantiles), strict=True))}
+        distribution = {"mean": float(counted.mean()), **dict(zip(names, map(float, quantiles), strict=True))}
+        return {**distribution, "counted": len(counted), "bare": int(self.bare.sum())}
 
 
 def agreement(counts: Counts) -> Agreement:
     """Return the agreement of samples from the counts of a segmenter's predictions on them, against their masks."""
-    return Agreement(sample_scores(counts), scores(counts))
+    bare = ~(counts.truth[:, 1:] > 0).any(axis=1)
+    return Agreement(sample_scores(counts), image_iou(counts), bare, scores(counts))
 
 
 def sample_scores(counts: Counts) -> Floats:

@@ -35,7 +35,7 @@ What the rule cannot see: copies at another place or scale, and copies of only a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -221,12 +221,12 @@ def apply_symmetry(images: NDArray[Any], symmetry: int) -> NDArray[Any]:
     return images
 
 
-def views(images: Pixels) -> Pixels:
-    """Return all flips and turns of `images` [N, H, W, C], in the order of SYMMETRIES: [8, N, H, W, C].
+def views(images: Pixels) -> Iterator[Pixels]:
+    """Yield all flips and turns of `images` [N, H, W, C] one after the other, in the order of SYMMETRIES.
 
-    Images that are not square have no turns by 90 degrees: [4, N, H, W, C].
+    Images that are not square have no turns by 90 degrees: four views, not eight.
     """
-    return np.stack([apply_symmetry(images, symmetry) for symmetry in _symmetries_of(images)])
+    return (apply_symmetry(images, symmetry) for symmetry in _symmetries_of(images))
 
 
 def _symmetries_of(images: Pixels) -> range:

@@ -111,7 +111,8 @@ def load_lpips(net: Net, weights: str, device: str | torch.device) -> Perceptual
     network.requires_grad_(False)
     assert all((linear.model[-1].weight >= 0).all() for linear in network.lins)
     description = (
-        f"LPIPS 0.1 of lpips {version('lpips')} on {_BACKBONES[net]} of torchvision; images in [-1, 1], not resized; "
+        f"LPIPS 0.1 of lpips {version('lpips')} on {_BACKBONES[net]} of torchvision; images in [-1, 1], at "
+        "the size they are given in; "
         f"backbone weights {found.path.name}, SHA-256 {found.digest}"
     )
     device = torch.device(device)

@@ -82,8 +82,8 @@ class StudyOptions:
 
     build: (architecture, seed) -> an untrained model.
     validation_share: of the real training images that choose the best state; of each arm and seed the same ones.
-    seeds: repeats; repeat k of every arm has the seed (seed, k).
-    vertical_flip: whether the usual augmentation and copy-paste turn things upside down, too.
+    seed: repeat k of every arm has the seed (seed, k).
+    vertical_flip: whether the usual augmentation turns images upside down, too.
     """
 
     build: Callable[[str, int], nn.Module]
@@ -154,7 +154,8 @@ def split_validation(labels: Labels, num_classes: int, share: float, seed: int) 
     """Return (training indices, validation indices) of label maps [N, H, W], neither empty.
 
     Images are grouped by the rarest class that they show, and `share` of each group goes to validation, so that a
-    rare class is in both where it can be; a class of one image stays in training.
+    rare class is in both where it can be; a class of one image stays in training. Many small groups would give nearly
+    nothing: where less than half of the share comes together, it is topped up at random.
     """
     assert len(labels) >= 2
     shown = np.stack([(labels == index).any((1, 2)) for index in range(num_classes)], axis=1)  # [N, C]
@@ -167,6 +168,10 @@ def split_validation(labels: Labels, num_classes: int, share: float, seed: int) 
         chosen += group[: min(round(share * len(group)), len(group) - 1)].tolist()
     if not chosen:
         chosen = [int(rng.permutation(np.flatnonzero(rarest == np.bincount(rarest).argmax()))[0])]
+    wanted = min(round(share * len(labels)), len(labels) - 1)
+    if len(chosen) < wanted / 2:
+        others = np.setdiff1d(np.arange(len(labels)), chosen)
+        chosen += rng.permutation(others)[: wanted - len(chosen)].tolist()
     held = np.zeros(len(labels), bool)
     held[chosen] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
@@ -198,7 +203,8 @@ def lacking_samples(data: StudyData, arms: Sequence[Arm], options: StudyOptions,
     lacking = 0
     for repeat in range(seeds):
         kept, _, usable = _division(data, options, repeat)
-        lacking = max([lacking, *(round(arm.ratio * len(kept)) - len(usable) for arm in arms if arm.ratio)])
+        wanted = [1 if arm.ratio is None else round(arm.ratio * len(kept)) for arm in arms]
+        lacking = max(lacking, max(wanted) - len(usable))
     return lacking
 
 

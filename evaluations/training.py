@@ -90,7 +90,7 @@ def _train(
     loss_of = SegmentationLoss(training.num_classes)
     generator = torch.Generator().manual_seed(seed)
     due = {math.ceil((part + 1) * plan.steps / plan.validations) for part in range(plan.validations)}
-    best = (-1.0, 0, {})
+    best = (-math.inf, 0, {})
     for step, indices in zip(range(1, plan.steps + 1), _batches(len(training), plan.batch_size, seed), strict=False):
         images, labels = _batch(training, indices, augment, generator)
         loss = loss_of(model(_network_input(images, device)), labels.to(device))
@@ -103,6 +103,7 @@ def _train(
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"the loss of the segmentation model is {loss.item()} after {step} steps")
             found = scores(evaluate_segmenter(model, validation, plan.batch_size, device)).miou
+            found = 0.0 if math.isnan(found) else found  # validation images without any labelled pixel
             if found >= best[0]:  # of equal ones the later, which has seen more
                 best = (found, step, {name: value.detach().clone() for name, value in model.state_dict().items()})
             model.train()

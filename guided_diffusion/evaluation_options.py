@@ -67,7 +67,9 @@ class StudyOptions(OptionGroup):
     batch_size: int = option(16, "images of a step", ge=2)
     lr: float = option(5e-4, "largest learning rate of AdamW", gt=0)
     validation_share: float = option(0.2, "share of the training images that chooses the best state", gt=0, lt=1)
-    vertical_flip: bool = option(False, "augmentation and copy-paste may turn things upside down, too")
+    vertical_flip: bool = option(
+        False, "the usual augmentation may flip images upside down, too; copy-paste always turns what it pastes"
+    )
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
 
     def contradictions(self) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from guided_diffusion.writing import make_folder, write_text, writing_to
+
+LIBRARIES = ("isdm", "torch", "torchvision", "numpy", "pillow", "pydantic")
 
 
 class RunLog:
@@ -105,10 +107,10 @@ def write_run_record(folder: str | Path, action: str, config: Mapping[str, Any])
         write_text(Path(folder) / name, json.dumps(content, indent=2) + "\n")
 
 
-def library_versions() -> dict[str, str]:
+def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Return the versions of Python, the platform and the libraries that results depend on."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in ("isdm", "torch", "torchvision", "numpy", "pillow", "pydantic"):
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

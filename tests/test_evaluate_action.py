@@ -122,9 +122,9 @@ def test_quality_is_told_with_its_numbers(record):
 
 
 def test_the_filtered_copy_is_a_dataset_with_its_manifest(evaluated, record, samples, isdm, lemons, tmp_path):
-    copy = evaluated / "filtered"
+    copy = evaluated / "filtered" / "train"
     lines = [json.loads(line) for line in (copy / "manifest.jsonl").read_text().splitlines()]
-    scores = record["agreement"]["by_sample"]
+    scores = {name: entry["score"] for name, entry in record["agreement"]["by_sample"].items()}
     kept = {name for name, score in scores.items() if score >= 0.001}
     assert record["filtered"]["kept"] == len(lines) == len(kept)
     assert {Path(line["image"]).stem for line in lines} == kept
@@ -156,14 +156,13 @@ def test_a_second_start_trains_nothing_and_more_seeds_only_what_is_new(evaluated
     code, _, errors = isdm("evaluate", config, output_dir=folder, lr=0.1)
     assert code == 2
     assert errors == [
-        f"error: lr differs from the study in {folder / 'study'}: lr (0.1 here, 0.0005 there); set it "
-        "back, or choose another output_dir"
+        f"error: lr is 0.1, but 0.0005 in the study in {folder / 'study'}; set it back, or choose another output_dir"
     ]
+    assert json.loads((folder / "config.json").read_text())["lr"] == 0.0005
 
 
 def test_what_the_samples_say_need_not_be_said_again(samples, lemons, isdm, tmp_path):
     values = {"study": False, "agreement": False, "inception_weights": "none", "lpips_weights": "none"}
-    values |= {"encoder_weights": "none", "encoder": "resnet18"}
     code, _, errors = isdm("evaluate", data_dir=lemons, synthetic_dir=samples, output_dir=tmp_path / "out", **values)
     assert (code, errors) == (0, [])
     options = json.loads((tmp_path / "out" / "config.json").read_text())

@@ -67,7 +67,7 @@ def test_the_samples_themselves_are_fine(isdm, lemons, synthetic, tmp_path):
         "evaluate", data_dir=lemons, synthetic_dir=synthetic, output_dir=tmp_path / "out", **QUICK
     )
     assert (code, errors) == (0, [])
-    assert "nobody knows which training mask" in shown
+    assert "of 12 of 12 samples nobody knows which mask they were made from" in shown
     assert (tmp_path / "out" / "report.html").exists()
 
 
@@ -95,7 +95,7 @@ def test_the_samples_themselves_are_fine(isdm, lemons, synthetic, tmp_path):
         ({"filtered_dir": "x"}, "filtered_dir is given, but filter_below is null"),
         ({"ratio": 1}, "ratio is not a key of evaluate: did you mean 'ratios'?"),
         ({"dataset_mode": ""}, "dataset_mode is missing"),
-        ({"dataset_mode": "binary"}, ""),
+        ({"dataset_mode": "binary"}, "5 classes, but dataset_mode lemon-binary has 2"),
         ({"device": "gpu"}, "device is 'gpu'"),
     ],
     ids=str,
@@ -234,10 +234,14 @@ def test_a_filtered_copy_over_other_files_is_refused(refused, tmp_path, syntheti
     (line,) = refused(filter_below=0.1, filtered_dir=str(taken))
     assert "mine.png" in line
     assert (taken / "images" / "mine.png").read_bytes() == b"mine"
-    before = sorted(path.name for path in synthetic.rglob("*"))
+    before = {path: path.read_bytes() for path in synthetic.rglob("*") if path.is_file()}
+    (line,) = refused(filter_below=0.1, filtered_dir=str(synthetic / ".." / synthetic.name))
+    assert "where the samples themselves lie" in line
+    (line,) = refused(filter_below=0.1, filtered_dir=str(synthetic.parent / "test"))
+    assert "was not copied there by evaluate" in line
     (line,) = refused(filter_below=0.1, filtered_dir=str(synthetic))
     assert "where the samples themselves lie" in line
-    assert sorted(path.name for path in synthetic.rglob("*")) == before
+    assert {path: path.read_bytes() for path in synthetic.rglob("*") if path.is_file()} == before
 
 
 def test_another_threshold_replaces_the_filtered_copy(isdm, lemons, synthetic, tmp_path):
@@ -245,12 +249,76 @@ def test_another_threshold_replaces_the_filtered_copy(isdm, lemons, synthetic, t
     for threshold in (0, 1):
         code, shown, errors = isdm("evaluate", **values, filter_below=threshold)
         assert (code, errors) == (0, [])
-        lines = (tmp_path / "out" / "filtered" / "manifest.jsonl").read_text().splitlines()
         images = list((tmp_path / "out" / "filtered" / "images").iterdir())
-        assert len(lines) == len(images)
-        assert f"{len(lines)} of 12 samples copied" in shown
-        assert threshold or len(lines) == 12
-    assert len(lines) < 12
+        assert f"{len(images)} of 12 samples copied" in shown
+        assert threshold or len(images) == 12
+    assert len(images) < 12
+
+
+def test_samples_that_are_not_finished(refused, copied):
+    _, samples = copied
+    (samples / ".synthetic").touch()
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "its samples are not finished; run the same sample command again first" in line
+
+
+def test_classes_written_otherwise(refused, copied):
+    _, samples = copied
+    names = list(json.loads((samples / "classes.json").read_text()).values())
+    swapped = {str(index): {"name": name, "value": (index + 1) % 5} for index, name in enumerate(names)}
+    (samples / "classes.json").write_text(json.dumps(swapped))
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "its classes are written as" in line
+
+
+def test_test_masks_are_recognised_without_a_manifest(refused, copied, lemons):
+    _, samples = copied
+    for path in (lemons / "test" / "masks").iterdir():
+        with Image.open(path) as mask, Image.open(lemons / "test" / "images" / path.name) as image:
+            mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(samples / "masks" / f"test_{path.name}")
+            image.save(samples / "images" / f"test_{path.name}")
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "4 of 16 samples were made from masks of the test split" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("image_size", "64"), ("image_size", [64]), ("resize", "stretch"), ("dataset_mode", 3)]
+)
+def test_a_record_of_sampling_that_says_nonsense(refused, copied, key, value):
+    _, samples = copied
+    (samples / "config.json").write_text(json.dumps({key: value}))
+    left_open = {"dataset_mode": ""}.get(key)
+    (line,) = refused(**{"synthetic_dir": str(samples), key: left_open})
+    assert line.startswith(f"error: {key} is {json.dumps(value)}")
+
+
+def test_the_folder_of_another_run_is_not_written_to(isdm, lemons, synthetic, trained):
+    before = (trained / "config.json").read_bytes()
+    values = {**QUICK, "data_dir": lemons, "synthetic_dir": synthetic, "output_dir": trained}
+    code, _, errors = isdm("evaluate", **values)
+    assert code == 2
+    assert errors == [f"error: output_dir is {trained}, which holds the results of train: choose another folder"]
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_results_without_their_settings_are_not_taken(isdm, lemons, synthetic, tmp_path):
+    values = {**QUICK, "data_dir": lemons, "synthetic_dir": synthetic, "output_dir": tmp_path / "out", "rivals": False}
+    values |= {"agreement": False, "memorisation": False, "synthetic_only": False}
+    assert isdm("evaluate", **values)[0] == 0
+    settings = tmp_path / "out" / "study" / "settings.json"
+    content = settings.read_text()
+    settings.unlink()
+    code, _, errors = isdm("evaluate", **values)
+    assert code == 2
+    assert "has results, but no settings.json" in errors[0]
+    settings.write_text(content)
+    path = next((synthetic / "images").iterdir())
+    before = path.read_bytes()
+    Image.new("RGB", (24, 24)).save(path)
+    code, _, errors = isdm("evaluate", **values)
+    path.write_bytes(before)
+    assert code == 2
+    assert "samples: other than those of the study" in errors[0]
 
 
 def test_a_damaged_result_is_named(isdm, lemons, synthetic, tmp_path):

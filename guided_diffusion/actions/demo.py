@@ -112,7 +112,7 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "device": config.device,
     }
     # The picture shows masks that training never saw; what is to train a segmentation model may not know the test.
-    more = {"data_split": "train", "num_samples": TRAIN_PAIRS, "augment_masks": True}
+    more = {"data_split": "train", "num_samples": TRAIN_PAIRS}
     synthetic = {**sample, **more, "results_path": str(root / "synthetic"), "batch_size": SAMPLES_AT_A_TIME}
     # One seed and few steps tell little, which the report says, too. Nothing is downloaded.
     evaluate = {

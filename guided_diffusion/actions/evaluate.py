@@ -20,6 +20,7 @@ from guided_diffusion.logs import library_versions, write_run_record
 from guided_diffusion.writing import make_folder, write_text
 
 REPORT, RECORD, FILTERED = "report.html", "report.json", "filtered"
+METRIC_LIBRARIES = ("segmentation-models-pytorch", "timm", "torch-fidelity", "lpips", "scipy")
 
 
 def run(config: EvaluateConfig) -> int:
@@ -41,30 +42,43 @@ def run(config: EvaluateConfig) -> int:
 def evaluate(config: EvaluateConfig, world: World) -> None:
     """Check everything that can be checked, train and measure, then write the report."""
     folder = Path(config.output_dir)
+    refuse_other_output(folder)
     data = open_data(config)
     study = prepare_study(data, folder, world.device)
     networks = load_networks(data.options, world.device)
     filtered = Path(config.filtered_dir) if config.filtered_dir else folder / FILTERED
     if config.filter_below is not None:
-        refuse_target(data.samples, data.synthetic.pairs, filtered)
+        refuse_target(data.samples, filtered)
     make_folder(folder)
+    if study is not None:
+        study.results.begin()
     write_run_record(folder, "evaluate", data.options)
     _announce(data, networks.notes)
-    if config.study or config.agreement:
-        train_models(study, whole=config.study)
-    quality = measure_quality(data, study if config.agreement else None, networks, world.device)
+    if study is not None:
+        train_models(study)
+    quality = measure_quality(data, study, networks, world.device)
     record = {
         "data": describe(data),
         "study": summarise(study, data.encoding.names) if config.study else None,
         **quality.record,
         "options": data.options,
-        "versions": library_versions(),
+        "versions": library_versions() | library_versions(METRIC_LIBRARIES),
     }
     if config.filter_below is not None:
         record["filtered"] = write_filtered(data, quality, config.filter_below, filtered)
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     write_text(folder / REPORT, report_page(record, data, quality))
     _finish(record, quality, folder)
+
+
+def refuse_other_output(folder: Path) -> None:
+    """Raise UserError where `folder` holds what another action wrote, whose records would be overwritten."""
+    try:
+        action = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("action")
+    except (OSError, ValueError, AttributeError):
+        return
+    if action != "evaluate":
+        raise UserError(f"output_dir is {folder}, which holds the results of {action}: choose another folder")
 
 
 def describe(data: EvaluationData) -> dict[str, Any]:
@@ -88,8 +102,8 @@ def write_filtered(data: EvaluationData, quality: Quality, threshold: float, tar
     kept = [index for index, low in enumerate(quality.agreement.below(threshold)) if not low]
     notes = [{"agreement": round(float(quality.agreement.score[index]), 4)} for index in kept]
     pairs = [data.synthetic.pairs[index] for index in kept]
-    manifest = write_selection(data.samples, pairs, data.encoding, target, notes)
-    return {"folder": str(manifest.parent.absolute()), "threshold": threshold, "kept": len(kept)}
+    folder = write_selection(data.samples, pairs, data.encoding, target, notes)
+    return {"folder": str(folder), "threshold": threshold, "kept": len(kept)}
 
 
 def _announce(data: EvaluationData, notes: list[str]) -> None:
@@ -105,8 +119,9 @@ def _finish(record: dict[str, Any], quality: Quality, folder: Path) -> None:
     if study is not None:
         print(f"\n{study['headline']}")
         for entry in study["architectures"].values():
-            if "verdict" in entry:
-                print(f"  {entry['verdict']['line']}")
+            for line in (entry.get("verdict"), entry.get("rivals")):
+                if line:
+                    print(f"  {line['line']}")
     for line in quality.findings:
         print(line)
     for line in quality.warnings:

@@ -10,19 +10,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion.data.classes import FILE_NAME, classes_text, read_classes
+from guided_diffusion.data.classes import FILE_NAME, ClassesFile, classes_text, read_classes
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.problems import problem_lines
 from guided_diffusion.data.scan import scan_dataset
-from guided_diffusion.data.synthetic import MANIFEST, read_manifest
+from guided_diffusion.data.synthetic import MANIFEST, UNFINISHED, read_manifest
 from guided_diffusion.errors import DataError
 from guided_diffusion.writing import make_folder, write_text, writing_to
 
 KINDS = ("images", "masks")
 RUN_CONFIG = "config.json"
+SELECTION = "selection.json"  # tells a folder that was filled from here from all others
 LAYOUT = "multi-class"  # of every folder of samples, whatever the layout of the real dataset
 
 
@@ -30,11 +31,13 @@ LAYOUT = "multi-class"  # of every folder of samples, whatever the layout of the
 class SampleFolder:
     """A folder with images/ and masks/.
 
+    split: its name below the results_path, "" where it is that itself.
     config: what `sample` was run with, empty where it says nothing.
     lines: by the image's path relative to the folder, its line of the manifest; empty where there is none.
     """
 
     folder: Path
+    split: str
     config: Mapping[str, Any]
     lines: Mapping[str, Mapping[str, Any]]
 
@@ -51,7 +54,7 @@ class SampleFolder:
 def find_samples(directory: str | Path) -> SampleFolder:
     """Return the samples of a `results_path`: in `directory` itself, or in the one sub-folder that `split` made.
 
-    Raises DataError where there are none, or where there are several such sub-folders.
+    Raises DataError where there are none, where there are several such sub-folders, and where they are not finished.
     """
     root = Path(directory).absolute()
     if not root.is_dir():
@@ -63,9 +66,11 @@ def find_samples(directory: str | Path) -> SampleFolder:
         names = ", ".join(path.name for path in inside)
         raise DataError(f"{directory}: has samples in {names}; give one of these folders")
     folder = inside[0]
+    if (folder / UNFINISHED).exists():
+        raise DataError(f"{folder}: its samples are not finished; run the same sample command again first")
     manifest = folder / MANIFEST
     lines = {line["image"]: line for line in read_manifest(manifest)} if manifest.exists() else {}
-    return SampleFolder(folder, _run_config(folder), lines)
+    return SampleFolder(folder, "" if folder == root else folder.name, _run_config(folder), lines)
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
@@ -88,11 +93,7 @@ def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels:
         if problems:
             raise DataError(problem_lines(problems))
         if classes is not None:
-            if classes.names != encoding.names:
-                raise DataError(
-                    f"{root / FILE_NAME}: has {len(classes.names)} classes ({', '.join(classes.names)}), but the real "
-                    f"dataset has {len(encoding.names)} ({', '.join(encoding.names)}): judge samples of this dataset"
-                )
+            _refuse_other_classes(root / FILE_NAME, classes, encoding)
             break
     mode = get_mode(LAYOUT)
     report = scan_dataset(folder.parent, mode, folder.name, image_channels=image_channels, encoding=encoding)
@@ -106,28 +107,34 @@ def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels:
     return report.pairs
 
 
+def _refuse_other_classes(path: Path, classes: ClassesFile, encoding: LabelEncoding) -> None:
+    """Raise DataError where the classes of the samples, or what they are written as, are not the real dataset's."""
+    if classes.names != encoding.names:
+        raise DataError(
+            f"{path}: has {len(classes.names)} classes ({', '.join(classes.names)}), but the real dataset has "
+            f"{len(encoding.names)} ({', '.join(encoding.names)}); judge samples of this dataset"
+        )
+    for ours, theirs in ((classes.values, encoding.values), (classes.colors, encoding.colors)):
+        if any(ours) and any(theirs) and ours != theirs:
+            raise DataError(
+                f"{path}: its classes are written as {list(ours)}, those of the real dataset as {list(theirs)}; write "
+                "both alike"
+            )
+
+
 def mask_digests(pairs: Sequence[Pair]) -> list[str]:
     """Return of each mask file the digest by which a manifest names it: 16 hexadecimal digits of its SHA-256."""
     return [sha256(read_bytes(pair.mask)).hexdigest()[:16] for pair in pairs]
 
 
-def refuse_target(samples: SampleFolder, pairs: Sequence[Pair], target: str | Path) -> None:
-    """Raise DataError where a selection of `pairs` cannot go to `target`.
-
-    That is among the samples themselves, and where it holds images or masks that are not called like theirs. An
-    earlier selection may be there: a new one takes its place.
-    """
-    target = Path(target).absolute()
-    if target in (samples.folder, samples.folder.parent):
+def refuse_target(samples: SampleFolder, target: str | Path) -> None:
+    """Raise DataError where `target` is the folder of the samples, or holds what is no earlier selection."""
+    folder = Path(target).absolute() / samples.split
+    if folder.resolve() == samples.folder.resolve():
         raise DataError(f"filtered_dir is {target}, where the samples themselves lie; choose another folder")
-    ours = _places(samples, pairs)
-    for path in _pictures_in(target):
-        if path.relative_to(target) not in ours:
-            raise DataError(f"{path}: is not one of the samples to be copied; choose an empty filtered_dir")
-
-
-def _places(samples: SampleFolder, pairs: Sequence[Pair]) -> set[Path]:
-    return {Path(path).relative_to(samples.folder) for pair in pairs for path in (pair.image, pair.mask)}
+    there = _pictures_in(folder)
+    if there and not (folder / SELECTION).is_file():
+        raise DataError(f"{there[0]}: is in filtered_dir, but was not copied there by evaluate; choose an empty folder")
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -141,32 +148,32 @@ def write_selection(
     target: str | Path,
     notes: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Copy some samples, with their lines of the manifest and the options they were made with; return the manifest.
+    """Copy some samples, with their lines of the manifest and the options they were made with; return their folder.
 
-    notes: for each pair what its line says beside what it said before.
+    notes: for each pair what is to be known of it: what its line of the manifest says beside what it said before.
 
-    What an earlier selection has there beyond these is removed; `refuse_target` has seen that nothing else is there.
-    The manifest is written last, so that a copy that was broken off has none. Raises UserError where `target` cannot be
-    written.
+    They take the place of an earlier selection (see `refuse_target`). The manifest is written last, so that a copy that
+    was broken off has none. Raises UserError where `target` cannot be written.
     """
-    target = Path(target).absolute()
-    wanted = _places(samples, pairs)
-    with writing_to(target):
-        (target / MANIFEST).unlink(missing_ok=True)
-        for path in _pictures_in(target):
-            if path.relative_to(target) not in wanted:
+    root = Path(target).absolute()
+    folder = root / samples.split
+    names = [[Path(path).relative_to(samples.folder).as_posix() for path in (pair.image, pair.mask)] for pair in pairs]
+    write_text(folder / SELECTION, json.dumps({"from": str(samples.folder), "pairs": len(pairs)}, indent=2) + "\n")
+    with writing_to(folder):
+        (folder / MANIFEST).unlink(missing_ok=True)
+        wanted = {name for both in names for name in both}
+        for path in _pictures_in(folder):
+            if path.relative_to(folder).as_posix() not in wanted:
                 path.unlink()
-    lines = []
-    for pair, note in zip(pairs, notes, strict=True):
-        places = [Path(path).relative_to(samples.folder) for path in (pair.image, pair.mask)]
-        for place in places:
-            make_folder((target / place).parent)
-            with writing_to(target / place):
-                shutil.copyfile(samples.folder / place, target / place)
-        known = samples.line_of(pair) or dict(zip(("image", "mask"), (p.as_posix() for p in places), strict=True))
-        lines.append({**known, **note})
-    write_text(target / FILE_NAME, classes_text(encoding))
+    for name in wanted:
+        make_folder((folder / name).parent)
+        with writing_to(folder / name):
+            shutil.copyfile(samples.folder / name, folder / name)
+    write_text(root / FILE_NAME, classes_text(encoding))
     if samples.config:
-        write_text(target / RUN_CONFIG, json.dumps(samples.config, indent=2) + "\n")
-    write_text(target / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines))
-    return target / MANIFEST
+        write_text(folder / RUN_CONFIG, json.dumps(samples.config, indent=2) + "\n")
+    if samples.lines:
+        known = [samples.line_of(pair) for pair in pairs]
+        lines = [{**line, **note} for line, note in zip(known, notes, strict=True) if line is not None]
+        write_text(folder / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines))
+    return folder

@@ -33,6 +33,7 @@ from guided_diffusion.semantic_map import SemanticMap
 from guided_diffusion.writing import make_folder, remove_leftovers, replacing, write_text, writing_to
 
 MANIFEST = "manifest.jsonl"
+UNFINISHED = ".synthetic"  # there while samples are being made
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
         lines = [None]
     for line in lines:
         if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in needed.items()):
-            raise DataError(f"{path}: is no manifest of samples, or damaged: choose an empty results_path")
+            raise DataError(f"{path}: is no manifest of samples, or damaged: restore it, or use another folder")
         for kind in ("image", "mask"):
             named = Path(line[kind])
             if named.is_absolute() or ".." in named.parts:
@@ -205,8 +206,8 @@ class SyntheticFolder:
 
     @property
     def _begun(self) -> Path:
-        # There while samples are being made: tells the files of a killed run from those of another origin.
-        return self.folder / ".synthetic"
+        # Tells the files of a killed run from those of another origin.
+        return self.folder / UNFINISHED
 
     @property
     def _parts(self) -> list[Path]:

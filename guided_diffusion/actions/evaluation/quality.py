@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,31 +32,23 @@ from evaluations.segmenters import encoder_features
 from evaluations.sets import ImageSet, Pixels
 from guided_diffusion.actions.evaluation.data import EvaluationData
 from guided_diffusion.actions.evaluation.study import Study, load_segmenter, measure_agreement
-from guided_diffusion.architecture import height_width
-from guided_diffusion.data.arrays import load_arrays
-from guided_diffusion.data.samples import find_samples, open_samples
-from guided_diffusion.data.transforms import JointTransform
 
 ENOUGH_FOR_FID = 2048  # images: with fewer than it has dimensions the covariance has no full rank
 PUBLISHED_SAMPLES = 10  # of a mask, in the protocol of SDM
 BATCH = 32
 
-Features = Callable[[Pixels, str], np.ndarray]
-"""(images [N, H, W, 3], what a progress bar says) -> features [N, D]."""
-
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of published metrics, None where they are left out; `skipped` says why, by metric."""
+    """The networks of published metrics, None where they are left out.
+
+    skipped: why, by metric. notes: the same of those that were wanted.
+    """
 
     inception: InceptionFeatures | None
     lpips: PerceptualDistance | None
     skipped: dict[str, str]
-
-    @property
-    def notes(self) -> list[str]:
-        """Lines about what was wanted and could not be had."""
-        return [reason for reason in self.skipped.values() if "could not" in reason]
+    notes: list[str]
 
 
 @dataclass
@@ -80,6 +73,7 @@ def load_networks(options: Mapping[str, Any], device: torch.device) -> Networks:
     Raises EvaluationError for a file that is missing or does not fit.
     """
     skipped: dict[str, str] = {}
+    notes: list[str] = []
 
     def load(metric: str, key: str, loader: Callable[[str], Any]) -> Any:
         if options[key] in ("", "none"):
@@ -91,24 +85,28 @@ def load_networks(options: Mapping[str, Any], device: torch.device) -> Networks:
             if options[key] != "auto":
                 raise
             skipped[metric] = f"not measured: {error}"
+            notes.append(skipped[metric])
             return None
 
     inception = load("distances", "inception_weights", lambda weights: load_inception(weights, device))
     lpips = load("diversity", "lpips_weights", lambda weights: load_lpips(options["lpips_net"], weights, device))
-    return Networks(inception, lpips, skipped)
+    return Networks(inception, lpips, skipped, notes)
 
 
 def measure_quality(data: EvaluationData, study: Study | None, networks: Networks, device: torch.device) -> Quality:
     """Measure everything but the downstream study; `study` has the segmenter that agreement needs, None without."""
     quality = Quality()
     segmenter = None
-    if study is not None:
+    if study is not None and study.with_agreement:
         segmenter = load_segmenter(study)
         _agreement(quality, data, study, segmenter)
-    _distances(quality, data, networks)
+    features = None
+    if networks.inception is not None or data.options["memorisation"]:
+        features = _features(data, networks, segmenter, device)
+    _distances(quality, data, networks, features)
     _diversity(quality, data, networks)
     if data.options["memorisation"]:
-        _memorisation(quality, data, *_feature_space(networks, segmenter, device), device)
+        _memorisation(quality, data, features, device)
     _drift(quality, data)
     return quality
 
@@ -121,7 +119,10 @@ def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: 
         "segmenter": f"{study.architectures[0]}, trained on the real training images with the usual augmentation",
         "samples": {**found.summary(), **found.scores.to_json(names)},
         "real_test_images": {**real.summary(), **real.scores.to_json(names)},
-        "by_sample": dict(zip(data.synthetic.images.names, map(float, found.score), strict=True)),
+        "by_sample": {
+            name: {"score": float(score), "iou": dict(zip(names, map(_plain, by_class), strict=True))}
+            for name, score, by_class in zip(data.synthetic.images.names, found.score, found.by_class, strict=True)
+        },
     }
     sample, test = found.summary()["median"], real.summary()["median"]
     quality.findings.append(
@@ -134,38 +135,32 @@ def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: 
         )
 
 
-def _distances(quality: Quality, data: EvaluationData, networks: Networks) -> None:
+def _distances(quality: Quality, data: EvaluationData, networks: Networks, features: FeatureSets | None) -> None:
     if networks.inception is None:
         quality.record["distances"] = {"skipped": networks.skipped["distances"]}
         return
-    compute = _inception_features(networks.inception)
-    training = compute(data.training.images.images, "features of training images")
-    test = compute(data.test.images.images, "features of test images")
-    samples = compute(data.synthetic.images.images, "features of samples")
-    real = np.concatenate([training, test])
-    seed = data.options["seed"] % 2**32
-    sets = {"samples": (samples, real), "test_against_training": (test, training)}
+    assert features is not None
     record: dict[str, Any] = {
         "features": networks.inception.description,
         "image_size": list(data.training.images.images.shape[1:3]),
-        "resampling": f"images brought to that size ({data.options['resize']}, bilinear, antialiased)",
+        "resampling": f"images brought to that size ({data.options['resize']}, bicubic, antialiased)",
     }
-    for name, (found, yardstick) in sets.items():
-        kid, near = kernel_distance(found, yardstick, seed=seed), precision_recall(found, yardstick)
+    for name, found in (("samples", features.samples), ("test", features.test)):
+        kid = kernel_distance(found, features.training, seed=data.options["seed"] % 2**32)
         record[name] = {
             "images": len(found),
-            "against": len(yardstick),
+            "against": len(features.training),
             "kid": kid._asdict(),
-            "fid": frechet_distance(found, yardstick),
-            **near._asdict(),
+            "fid": frechet_distance(found, features.training),
+            **precision_recall(found, features.training)._asdict(),
         }
     quality.record["distances"] = record
     kid, fid = record["samples"]["kid"]["mean"], record["samples"]["fid"]
     quality.findings.append(
-        f"KID {kid:.4f}, FID {fid:.1f} of {len(samples)} samples against {len(real)} real images (test against "
-        f"training images: KID {record['test_against_training']['kid']['mean']:.4f})"
+        f"KID {kid:.4f}, FID {fid:.1f} of {len(features.samples)} samples against {len(features.training)} training "
+        f"images (the test images: KID {record['test']['kid']['mean']:.4f})"
     )
-    fewest = min(len(samples), len(real))
+    fewest = min(len(features.samples), len(features.training))
     if fewest < ENOUGH_FOR_FID:
         quality.warnings.append(
             f"FID is of {fewest} images where it needs {ENOUGH_FOR_FID}: it is biased upwards and only to be compared "
@@ -177,7 +172,7 @@ def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> No
     if networks.lpips is None:
         quality.record["diversity"] = {"skipped": networks.skipped["diversity"]}
         return
-    samples = _diverse_samples(data)
+    samples = data.diverse
     groups = list(_groups_of_one_mask(samples))
     if not groups:
         quality.record["diversity"] = {
@@ -185,30 +180,18 @@ def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> No
             "and augment_masks false, and give its results_path as diversity_dir"
         }
         return
-    found = pairwise_diversity(
-        networks.lpips,
-        tqdm([samples.images[group] for group in groups], desc="diversity", unit="mask"),
-        batch_size=BATCH,
-    )
+    bar = tqdm(groups, desc="diversity", unit="mask")
+    found = pairwise_diversity(networks.lpips, (samples.images[group] for group in bar), batch_size=BATCH)
     quality.record["diversity"] = {
         **found._asdict(),
+        "images": sum(map(len, groups)),
+        "folder": data.options["diversity_dir"] or str(data.samples.folder),
         "network": networks.lpips.description,
         "image_size": list(samples.images.shape[1:3]),
     }
     quality.findings.append(
         f"LPIPS diversity {found.mean:.3f} over {found.masks} masks, at least {found.samples_per_mask} samples of each"
     )
-
-
-def _diverse_samples(data: EvaluationData) -> ImageSet:
-    """Return the samples whose diversity is asked for: those that are judged, or others of the same dataset."""
-    options = data.options
-    if not options["diversity_dir"]:
-        return data.synthetic.images
-    pairs = open_samples(find_samples(options["diversity_dir"]), data.encoding, options["image_channels"])
-    transform = JointTransform(height_width(options["image_size"]), resize=options["resize"], train=False)
-    images, labels = load_arrays(pairs, data.encoding, transform, options["image_channels"], progress="reading samples")
-    return ImageSet(images, labels, tuple(pair.stem for pair in pairs), data.encoding.num_classes)
 
 
 def _groups_of_one_mask(samples: ImageSet) -> Iterator[list[int]]:
@@ -219,7 +202,46 @@ def _groups_of_one_mask(samples: ImageSet) -> Iterator[list[int]]:
     return (group[:PUBLISHED_SAMPLES] for group in by_mask.values() if len(group) > 1)
 
 
-def _inception_features(inception: InceptionFeatures) -> Features:
+@dataclass(frozen=True)
+class FeatureSets:
+    """Features [N, D] of the samples, test and training images, and [V, T, D] of all views of the latter."""
+
+    name: str
+    samples: np.ndarray
+    test: np.ndarray
+    views: np.ndarray
+
+    @property
+    def training(self) -> np.ndarray:
+        """[T, D], of the training images as they are."""
+        return self.views[0]
+
+
+def _features(
+    data: EvaluationData, networks: Networks, segmenter: nn.Module | None, device: torch.device
+) -> FeatureSets | None:
+    """Return the features of Inception, or else of the segmenter's encoder; None without either.
+
+    The views are of flips and turns; without a search for copies there is only the first.
+    """
+    if networks.inception is not None:
+        name, compute = networks.inception.description, _inception_features(networks.inception)
+    elif segmenter is not None:
+        name = "encoder of the segmenter trained on the real images, averaged over pixels"
+        compute = partial(_encoder_features, segmenter, device)
+    else:
+        return None
+    training = data.training.images.images
+    turned = views(training) if data.options["memorisation"] else [training]
+    return FeatureSets(
+        name,
+        compute(data.synthetic.images.images, "features of samples"),
+        compute(data.test.images.images, "features of test images"),
+        np.stack([compute(np.ascontiguousarray(view), "features of training images") for view in turned]),
+    )
+
+
+def _inception_features(inception: InceptionFeatures) -> Callable[[Pixels, str], np.ndarray]:
     def compute(images: Pixels, progress: str) -> np.ndarray:
         with tqdm(total=len(images), desc=progress, unit="image") as bar:
             return inception.features(images, BATCH, lambda done, total: bar.update(done - bar.n))
@@ -227,23 +249,11 @@ def _inception_features(inception: InceptionFeatures) -> Features:
     return compute
 
 
-def _feature_space(
-    networks: Networks, segmenter: nn.Module | None, device: torch.device
-) -> tuple[Features | None, str]:
-    """Return the features by which copies are looked for beside pixels, and their name."""
-    if networks.inception is not None:
-        return _inception_features(networks.inception), networks.inception.description
-    if segmenter is not None:
-        return (
-            lambda images, progress: encoder_features(segmenter, images, batch_size=BATCH, device=device),
-            "encoder of the segmenter trained on the real images, averaged over pixels",
-        )
-    return None, "none"
+def _encoder_features(segmenter: nn.Module, device: torch.device, images: Pixels, progress: str) -> np.ndarray:
+    return encoder_features(segmenter, images, batch_size=BATCH, device=device)
 
 
-def _memorisation(
-    quality: Quality, data: EvaluationData, compute: Features | None, name: str, device: torch.device
-) -> None:
+def _memorisation(quality: Quality, data: EvaluationData, features: FeatureSets | None, device: torch.device) -> None:
     # Pixel distances are computed in float64, which MPS lacks.
     pixel_device = device if device.type == "cuda" else torch.device("cpu")
     samples, training, test = (part.images.images for part in (data.synthetic, data.training, data.test))
@@ -251,14 +261,13 @@ def _memorisation(
     found = nearest(samples, training, device=pixel_device)
     yardstick = nearest_other(training, device=pixel_device)
     held_out = nearest(test, training, device=pixel_device)
-    if compute is not None:
-        keys = np.stack([compute(view, "features of turned training images") for view in views(training)])
-        found |= nearest_features(compute(samples, "features of samples"), keys)
-        yardstick |= nearest_other_features(keys)
-        held_out |= nearest_features(compute(test, "features of test images"), keys)
+    if features is not None:
+        found |= nearest_features(features.samples, features.views)
+        yardstick |= nearest_other_features(features.views)
+        held_out |= nearest_features(features.test, features.views)
     result = judge(found, yardstick, held_out)
     quality.memorisation, quality.neighbours = result, (found, yardstick)
-    quality.record["memorisation"] = {"features": name, **result.to_json()}
+    quality.record["memorisation"] = {"features": features.name if features else "none", **result.to_json()}
     for entry, sample in zip(quality.record["memorisation"]["samples"], data.synthetic.images.names, strict=True):
         entry["image"], entry["training_image"] = sample, data.training.images.names[entry["training_index"]]
     count = int(result.suspected.sum())
@@ -267,7 +276,9 @@ def _memorisation(
         f"suspected copies of training images: {count} of {len(samples)} samples ({100 * result.share:.1f} %; of the "
         f"real test images the same rule flags {100 * real:.1f} %)"
     )
-    if count and result.share > real:
+    if result.training_suspects > 0.5:
+        quality.warnings.append("most training images nearly repeat another one: the rule for copies is of no use here")
+    elif count and result.share > real:
         quality.warnings.append(
             f"{count} samples are suspected copies of training images: look at the closest pairs in the report"
         )
@@ -278,3 +289,7 @@ def _drift(quality: Quality, data: EvaluationData) -> None:
     quality.drift = drift
     quality.record["drift"] = drift.to_json()
     quality.warnings += drift.warnings(data.encoding.names)
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -63,11 +63,7 @@ def _verdict(record: Record) -> Verdict:
         if "verdict" in entry:
             lines.append(entry["verdict"]["line"])
         if entry.get("rivals"):
-            rivals, difference = entry["rivals"], entry["rivals"]["difference"]
-            lines.append(
-                f"its best mix ({rivals['mix']}) against the best cheap rival ({rivals['rival']}): "
-                f"{_points(difference['mean'])} points ({_points(difference['low'])} to {_points(difference['high'])})"
-            )
+            lines.append(entry["rivals"]["line"])
     return Verdict(study["kind"], study["headline"], lines)
 
 
@@ -104,7 +100,11 @@ def _study_sections(study: Record | None) -> list[Section]:
         "images; mIoU is the mean over the classes that they have.",
         "Differences are to the arm real only. Their intervals hold for 95 % of test sets like this one and, with "
         "several seeds, of trainings like these. The verdicts hold for all mixing ratios together, so that their "
-        "intervals are wider than those of single arms.",
+        "intervals are wider than those of single arms. The best mix and the best cheap rival are those of the best "
+        "validation scores.",
+        "No arm but the usual augmentation is augmented. The generator was trained on all training images, the models "
+        f"on all but the {100 * settings['validation_share']:.0f} % that choose their best states, so that samples "
+        "also carry what the generator saw in those.",
     ]
     if study["absent_classes"]:
         text.append(f"Not in the test images, so not scored: {', '.join(study['absent_classes'])}.")
@@ -167,7 +167,7 @@ def _arm_table(name: str, arms: Sequence[Record]) -> Table:
 def _examples(data: EvaluationData, quality: Quality) -> Section:
     chosen = pictures.spread(range(len(data.synthetic.images)), data.options["report_images"])
     figures = [_sheet(data, chosen, "Spread over all samples", quality)]
-    text = ["Each row: the real image whose mask was used (where that is known), the mask, the sample made from it."]
+    text = ["The real image whose mask was used (where that is known), the mask, and the sample made from it."]
     return Section("Real, mask, sample", text, figures=figures)
 
 
@@ -177,8 +177,11 @@ def _agreement_sections(record: Record, data: EvaluationData, quality: Quality) 
     entry, threshold = record["agreement"], data.options["filter_below"]
     text = [
         f"A segmenter ({entry['segmenter']}) looks for the mask in each sample. A sample's score is the mean IoU over "
-        "the classes of its mask without class 0. What it reaches on real test images is the yardstick.",
+        "the classes of its mask without class 0; things seen that are not in the mask cost nothing. What it reaches "
+        "on real test images is the yardstick, though it has seen the images that the masks of samples are from.",
     ]
+    if entry["samples"]["bare"]:
+        text.append(f"{entry['samples']['bare']} samples whose mask is all class 0 are left out of the distribution.")
     if "filtered" in record:
         text.append(
             f"{record['filtered']['kept']} samples of at least {threshold:g} were copied to "
@@ -198,10 +201,8 @@ def _agreement_sections(record: Record, data: EvaluationData, quality: Quality) 
         for name in data.encoding.names
     ]
     ranked, count = quality.agreement.ranked(), data.options["report_images"] // 2 or 1
-    labels = data.synthetic.images.labels
-    something = ((labels > 0) & (labels < data.encoding.num_classes)).any((1, 2))
-    if something.any():  # bare masks are agreed with by seeing nothing, which is no picture worth showing
-        ranked = ranked[something[ranked]]
+    if not quality.agreement.bare.all():  # that nothing is seen in a bare mask is no picture worth showing
+        ranked = ranked[~quality.agreement.bare[ranked]]
     figures = [
         _chart(charts.score_histogram(quality.agreement.score, threshold, "", "agreement"), "Scores of the samples"),
         _sheet(data, ranked[:count], "Worst agreement", quality),
@@ -219,7 +220,7 @@ def _distances(record: Record) -> Section:
     if "skipped" in distances:
         text.append(f"KID, FID, precision and recall: {distances['skipped']}.")
     else:
-        labels = {"samples": "samples against real images", "test_against_training": "real test against training"}
+        labels = {"samples": "samples against training images", "test": "test against training images"}
         for name, label in labels.items():
             found = distances[name]
             kid = found["kid"]
@@ -235,13 +236,17 @@ def _distances(record: Record) -> Section:
             )
         height, width = distances["image_size"]
         text.append(f"{distances['features']}. {distances['resampling']}: {width} x {height} pixels.")
+        text.append(
+            "FID, precision and recall depend on how many images there are, and the two rows differ in that. Precision "
+            "and recall are of these features; published ones are mostly of VGG16's."
+        )
     if "skipped" in diversity:
         text.append(f"LPIPS diversity: {diversity['skipped']}.")
     else:
         text.append(
             f"LPIPS diversity {diversity['mean']:.3f} (standard deviation over masks {diversity['std']:.3f}), "
-            f"{diversity['masks']} masks, at least {diversity['samples_per_mask']} samples of each; "
-            f"{diversity['network']}."
+            f"{diversity['images']} samples of {diversity['masks']} masks, at least {diversity['samples_per_mask']} of "
+            f"each; {diversity['network']}."
         )
     tables = [Table(["sets", "images", "KID", "FID", "precision", "recall"], rows)] if rows else []
     return Section("Distance to the real images", text, tables)

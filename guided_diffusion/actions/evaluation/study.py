@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from evaluations.study import (
     arms_of,
     counts_of,
     lacking_samples,
+    material_of,
     run_study,
     runs_of,
 )
@@ -41,13 +43,19 @@ FOLDER = "study"
 
 @dataclass(frozen=True)
 class Study:
-    """A study that is ready to run: everything a user can get wrong in it has been checked."""
+    """Trainings that are ready to run: everything a user can get wrong in them has been checked.
+
+    runs: all of them. compared: whether arms are compared, or one segmenter trained alone.
+    """
 
     data: StudyData
     options: StudyOptions
     architectures: tuple[str, ...]
     arms: tuple[Arm, ...]
     seeds: int
+    runs: tuple[Run, ...]
+    compared: bool
+    with_agreement: bool
     results: StudyResults
 
     @property
@@ -61,29 +69,46 @@ class Study:
         return self.results.folder / f"{self.segmenter_run.key}.pt"
 
 
-def prepare_study(data: EvaluationData, folder: Path, device: torch.device) -> Study:
-    """Return the study that the options of `data` ask for, with every model built once to see that it can be.
+def prepare_study(data: EvaluationData, folder: Path, device: torch.device) -> Study | None:
+    """Return what the options of `data` ask for, each model built once to see that it can be; None for nothing.
 
     Raises UserError for names, sizes and weights that do not fit, for too few samples, and where samples were made
     from masks of the test images.
     """
     options = data.options
+    if not options["study"] and not options["agreement"]:
+        return None
     architectures = tuple(architecture_name(name) for name in options["architectures"])
     for name in architectures:
         if architectures.count(name) > 1:
             raise ConfigError(f"architectures has {name!r} twice, in two spellings: keep one")
+    arms = arms_of(options["ratios"] or (), rivals=options["rivals"], synthetic_only=options["synthetic_only"])
+    runs = runs_of(architectures, arms, options["seeds"]) if options["study"] else []
+    segmenter = Run(architectures[0], USUAL, 0)
+    if options["agreement"]:
+        runs = [segmenter, *(run for run in runs if run != segmenter)]
+    study = Study(
+        StudyData(data.training.images, data.test.images, data.synthetic.images, data.origin),
+        study_options(data, device),
+        architectures,
+        tuple(arms),
+        options["seeds"],
+        tuple(runs),
+        options["study"],
+        options["agreement"],
+        StudyResults(folder / FOLDER, study_settings(data)),
+    )
     height, width = height_width(options["image_size"])
-    settings = {
-        **{key: options[key] for key in ("image_channels", "resize", "encoder", "encoder_weights")},
-        **{key: options[key] for key in ("train_steps", "batch_size", "lr", "validation_share", "vertical_flip")},
-        "image_size": [height, width],
-        "seed": options["seed"],
-        "encoder_digest": weights_digest(options["encoder_weights"]),
-        "classes": list(data.encoding.names),
-        "training images": data.training.digest,
-        "test images": data.test.digest,
-        "samples": data.synthetic.digest,
-    }
+    for name in dict.fromkeys(run.architecture for run in runs):
+        check_size(height, width, study.options.build(name, 0))
+    if study.compared:
+        _refuse_unfit_samples(data, study)
+    return study
+
+
+def study_options(data: EvaluationData, device: torch.device) -> StudyOptions:
+    """Return how models are built and trained."""
+    options = data.options
 
     def build(architecture: str, seed: int) -> nn.Module:
         return build_segmenter(
@@ -94,27 +119,27 @@ def prepare_study(data: EvaluationData, folder: Path, device: torch.device) -> S
             seed=seed,
         )
 
-    for name in architectures:
-        check_size(height, width, build(name, 0))
-    arms = arms_of(options["ratios"] or (), rivals=options["rivals"], synthetic_only=options["synthetic_only"])
-    study = Study(
-        StudyData(data.training.images, data.test.images, data.synthetic.images, data.origin),
-        StudyOptions(
-            build,
-            TrainingPlan(options["train_steps"], options["batch_size"], options["lr"]),
-            options["validation_share"],
-            device,
-            options["seed"],
-            options["vertical_flip"],
-        ),
-        architectures,
-        tuple(arms),
-        options["seeds"],
-        StudyResults(folder / FOLDER, settings),
+    plan = TrainingPlan(options["train_steps"], options["batch_size"], options["lr"])
+    return StudyOptions(
+        build, plan, options["validation_share"], device, seed=options["seed"], vertical_flip=options["vertical_flip"]
     )
-    if options["study"]:
-        _refuse_unfit_samples(data, study)
-    return study
+
+
+def study_settings(data: EvaluationData) -> dict[str, Any]:
+    """Return all that a result depends on beside its architecture, arm and repeat."""
+    options = data.options
+    keys = ("image_channels", "resize", "encoder", "train_steps", "batch_size", "lr", "validation_share")
+    return {
+        **{key: options[key] for key in (*keys, "vertical_flip", "seed")},
+        # A file is known by its contents, wherever it lies.
+        "encoder_weights": weights_digest(options["encoder_weights"]) or options["encoder_weights"],
+        "image_size": list(height_width(options["image_size"])),
+        "classes": list(data.encoding.names),
+        "training images": data.training.digest,
+        "test images": data.test.digest,
+        "samples": data.synthetic.digest,
+        "origin of the samples": sha256(data.origin.astype("<i8").tobytes()).hexdigest()[:16],
+    }
 
 
 def _refuse_unfit_samples(data: EvaluationData, study: Study) -> None:
@@ -127,28 +152,27 @@ def _refuse_unfit_samples(data: EvaluationData, study: Study) -> None:
     lacking = lacking_samples(study.data, study.arms, study.options, study.seeds)
     if lacking:
         raise ConfigError(
-            f"ratios is {list(data.options['ratios'])}, but {data.samples.folder} has {lacking} samples too few for "
-            "the largest (those of validation masks do not count): sample more, or lower ratios"
+            f"ratios is {list(data.options['ratios'] or ())}, but {data.samples.folder} has {lacking} samples too few "
+            "for the largest (those of validation masks do not count): sample more, or lower ratios"
         )
+    for arm in study.arms:
+        if arm.is_mix and not material_of(study.data, arm, study.options, 0).synthetic:
+            raise ConfigError(f"ratios has {arm.ratio:g}, which is not one sample here: leave it out")
 
 
-def train_models(study: Study, *, whole: bool) -> None:
-    """Train what the results lack: all runs, or (`whole` False) only the segmenter's."""
+def train_models(study: Study) -> None:
+    """Train what the results lack."""
     first = study.segmenter_run
-    runs = [first]
-    if whole:
-        runs += [run for run in runs_of(study.architectures, study.arms, study.seeds) if run != first]
-    study.results.begin()
-    if first.key in study.results and not study.segmenter_path.exists():
+    if study.with_agreement and first.key in study.results and not study.segmenter_path.exists():
         del study.results[first.key]
 
     def keep(run: Run, model: nn.Module) -> None:
-        if run == first:
+        if run == first and study.with_agreement:
             save_checkpoint(study.segmenter_path, {"model": model.state_dict()})
 
-    todo = [run for run in runs if run.key not in study.results]
-    if len(todo) < len(runs):
-        print(f"{len(runs) - len(todo)} of {len(runs)} segmentation models are there already")
+    todo = [run for run in study.runs if run.key not in study.results]
+    if len(todo) < len(study.runs):
+        print(f"{len(study.runs) - len(todo)} of {len(study.runs)} segmentation models are there already")
     with tqdm(total=len(todo) * study.options.plan.steps, unit="step", disable=not todo, desc="study") as bar:
 
         def show(run: Run) -> None:
@@ -191,10 +215,17 @@ def summarise(study: Study, class_names: Sequence[str], confidence: float = 0.95
                 counts[BASELINE.name], mixes, architecture=name, confidence=confidence, seed=study.options.seed
             )
             entry["verdict"] = verdicts[name].to_json()
-            entry["rivals"] = _against_rivals(study, counts, confidence)
+            entry["rivals"] = _against_rivals(study, name, counts, confidence)
         entry["arms"] = [_summary_of(study, name, arm, counts, class_names, confidence) for arm in study.arms]
         architectures[name] = entry
     kind, headline = overall(verdicts)
+    beaten = [
+        entry
+        for entry in architectures.values()
+        if (entry.get("rivals") or {"difference": {"kind": ""}})["difference"]["kind"] == "hurts"
+    ]
+    if beaten:
+        headline += f"; a cheap rival is better for {len(beaten)}"
     first = counts_of(study.results, study.architectures[0], BASELINE, study.seeds)[0]
     return {
         "kind": kind,
@@ -251,20 +282,33 @@ def _mean_per_class(found: Sequence[Any]) -> dict[str, np.ndarray]:
     return {key: np.mean([values[key] for values in per_seed], axis=0) for key in per_seed[0]}
 
 
-def _against_rivals(study: Study, counts: Mapping[str, Sequence[Counts]], confidence: float) -> dict[str, Any] | None:
-    """Return the best mix against the best cheap rival, None without a rival; best by the mean over the seeds."""
+def _against_rivals(
+    study: Study, architecture: str, counts: Mapping[str, Sequence[Counts]], confidence: float
+) -> dict[str, Any] | None:
+    """Return the best mix against the best cheap rival, None without a rival.
+
+    Which are best is told by the validation images, so that the test images do not choose what they judge.
+    """
     rivals = [arm for arm in study.arms if arm.augmentation != "none"]
     if not rivals:
         return None
 
-    def mean(arm: Arm) -> float:
-        return float(np.nanmean([scores(each).miou for each in counts[arm.name]]))
+    def validated(arm: Arm) -> float:
+        keys = [Run(architecture, arm, repeat).key for repeat in range(study.seeds)]
+        return float(np.mean([study.results[key]["validation_miou"] for key in keys]))
 
-    mix, rival = max((arm for arm in study.arms if arm.is_mix), key=mean), max(rivals, key=mean)
+    mix, rival = max((arm for arm in study.arms if arm.is_mix), key=validated), max(rivals, key=validated)
     difference = bootstrap_difference(
         counts[rival.name], counts[mix.name], confidence=confidence, seed=study.options.seed
     )
-    return {"mix": mix.label, "rival": rival.label, "difference": difference.to_json()}
+    mean, low, high = (f"{100 * value:+.1f}" for value in (difference.mean, difference.low, difference.high))
+    opening = {
+        "helps": f"its best mix ({mix.label}) is better than its best cheap rival ({rival.label})",
+        "hurts": f"its best cheap rival ({rival.label}) is better than its best mix ({mix.label})",
+        "cannot tell": f"between its best mix ({mix.label}) and its best cheap rival ({rival.label}) it cannot tell",
+    }[difference.kind]
+    line = f"{architecture}: {opening}: mIoU of the mix {mean} points ({low} to {high}) against the rival"
+    return {"mix": mix.label, "rival": rival.label, "line": line, "difference": difference.to_json()}
 
 
 def _plain(value: float) -> float | None:

@@ -25,7 +25,7 @@ def training_sections(samples: SampleFolder) -> list[Section]:
             "folders that it names are elsewhere."
         )
         return [Section("How the samples were made", [text], details=sample)]
-    history = {folder.name: epochs for folder, (_, epochs) in runs.items() if epochs}
+    history = {folder.as_posix(): epochs for folder, (_, epochs) in runs.items() if epochs}
     figures = []
     if history:
         chart = loss_curve(history)
