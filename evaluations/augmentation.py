@@ -109,7 +109,7 @@ class DefectBank:
 
     After Ghiasi et al. 2021, "Simple Copy-Paste is a Strong Data Augmentation Method" (arXiv 2012.07177), without its
     large-scale jitter: what is pasted keeps its size. They find that blending the edge makes no difference, so that
-    `paste` does without unless asked.
+    `paste` does without.
 
     Components are 8-connected. One of fewer than `LEAST_PIXELS` is taken for noise of the annotation. One that fills
     more than `LARGEST_SHARE` of its image is no object on a background, and would replace the image: `too_large`
@@ -143,15 +143,11 @@ class DefectBank:
             elif mask.sum() >= self.LEAST_PIXELS:
                 self.components.append(Component(image[(slice(None), *box)].clone(), torch.from_numpy(mask), class_id))
 
-    def paste(
-        self, image: Tensor, label: Tensor, generator: Generator, *, at_most: int = 3, feather: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def paste(self, image: Tensor, label: Tensor, generator: Generator, *, at_most: int = 3) -> tuple[Tensor, Tensor]:
         """Return copies of an image and its label map with 0 to `at_most` components pasted, all counts equally likely.
 
         Each is flipped and turned by quarters at random, and lies wholly inside the image. Later ones cover earlier
         ones and what was there. Without components, or with none that fits, nothing changes.
-
-        feather: mix the outermost pixels of each component half and half with what was there.
         """
         _check_pair(image, label)
         image, label = image.clone(), label.clone()
@@ -159,7 +155,7 @@ class DefectBank:
         for _ in range(count):
             drawn = _turned(self.components[_below(len(self.components), generator)], label.shape, generator)
             if drawn is not None:
-                _put(drawn, image, label, generator, feather)
+                _put(drawn, image, label, generator)
         return image, label
 
 
@@ -187,16 +183,12 @@ def _both_ways(mask: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
     return (height, width), (width, height)
 
 
-def _put(component: Component, image: Tensor, label: Tensor, generator: Generator, feather: bool) -> None:
+def _put(component: Component, image: Tensor, label: Tensor, generator: Generator) -> None:
     """Paste at a random place, in place."""
     height, width = component.mask.shape
     top = _below(label.shape[0] - height + 1, generator)
     left = _below(label.shape[1] - width + 1, generator)
     mask, pixels = component.mask.to(image.device), component.pixels.to(image.device)
     there = image[:, top : top + height, left : left + width]
-    if feather:
-        inner = torch.from_numpy(ndimage.binary_erosion(component.mask.numpy())).to(image.device)
-        mixed = (pixels.int() + there.int() + 1).div(2, rounding_mode="floor").to(torch.uint8)
-        pixels = torch.where(inner, pixels, mixed)
     there[:, mask] = pixels[:, mask]
     label[top : top + height, left : left + width][mask] = component.label

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from evaluations.scores import Counts, summary
+from evaluations.scores import Counts, plain, summary
 
 Floats = NDArray[np.float64]
 
@@ -31,8 +31,8 @@ _IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": 
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A score, or a difference of scores, with its interval; in 0..1 or -1..1, NaN where no class could be scored.
+class Difference:
+    """An arm's score minus the baseline's, with its interval; in -1..1, NaN where no class could be scored.
 
     mean: over the seeds. low, high: the interval that holds the true value with probability `confidence`.
     by_seed: the value of each seed. images: how many test images there are.
@@ -54,18 +54,6 @@ class Estimate:
         """Standard deviation over the seeds (with n - 1), NaN for one seed."""
         return float(np.std(self.by_seed, ddof=1)) if self.seeds > 1 else float("nan")
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for a JSON file, null for NaN."""
-        numbers = {"mean": self.mean, "std": self.std, "low": self.low, "high": self.high}
-        plain = {name: None if np.isnan(value) else value for name, value in numbers.items()}
-        by_seed = [None if np.isnan(value) else value for value in self.by_seed]
-        return {**plain, "confidence": self.confidence, "by_seed": by_seed, "images": self.images}
-
-
-@dataclass(frozen=True)
-class Difference(Estimate):
-    """An arm's score minus the baseline's, and what its interval says."""
-
     @property
     def kind(self) -> str:
         """ "helps" for an interval above zero, "hurts" for one below, else "cannot tell"."""
@@ -79,20 +67,15 @@ class Difference(Estimate):
         return self.seeds == 1
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "kind": self.kind, "tentative": self.tentative}
-
-
-def bootstrap_score(
-    arm: Sequence[Counts], *, score: str = "miou", confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Estimate:
-    """Return the score of one arm, the mean over its seeds, with its interval: see the module.
-
-    arm: one `Counts` per seed, of the same test images.
-    score: one of `scores.SUMMARIES`.
-    """
-    values, resampled = _scores_of([arm], score, resamples, seed)
-    (estimate,) = _intervals(Estimate, values, resampled, confidence, seed, images=len(arm[0]))
-    return estimate
+        """Return plain values for a JSON file, null for NaN."""
+        return {
+            **{name: plain(getattr(self, name)) for name in ("mean", "std", "low", "high")},
+            "confidence": self.confidence,
+            "by_seed": [plain(value) for value in self.by_seed],
+            "images": self.images,
+            "kind": self.kind,
+            "tentative": self.tentative,
+        }
 
 
 def bootstrap_difference(
@@ -126,18 +109,16 @@ def _differences(
 ) -> list[Difference]:
     values, resampled = _scores_of([baseline, *arms], score, resamples, seed)
     values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
-    return _intervals(Difference, values, resampled, confidence, seed, images=len(baseline[0]))
+    return _intervals(values, resampled, confidence, seed, images=len(baseline[0]))
 
 
-def _intervals(
-    kind: type[Any], values: Floats, resampled: Floats, confidence: float, seed: int, *, images: int
-) -> list[Any]:
-    """Return one estimate of type `kind` for each arm.
+def _intervals(values: Floats, resampled: Floats, confidence: float, seed: int, *, images: int) -> list[Difference]:
+    """Return one difference for each arm.
 
     values: [A, S] by arm and seed. resampled: [R, A, S], the same of each resample of the images.
     """
     luck = _luck_of_training(values, len(resampled), seed)
-    estimates = []
+    differences = []
     for arm, by_seed in enumerate(values):
         draws = resampled[:, arm].mean(axis=1) + luck
         draws = draws[np.isfinite(draws)]  # a resample may have no class to score
@@ -145,8 +126,8 @@ def _intervals(
         low, high = float("nan"), float("nan")
         if np.isfinite(mean) and len(draws):
             low, high = (float(end) for end in np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]))
-        estimates.append(kind(mean, low, high, confidence, tuple(by_seed.tolist()), images))
-    return estimates
+        differences.append(Difference(mean, low, high, confidence, tuple(by_seed.tolist()), images))
+    return differences
 
 
 def _luck_of_training(values: Floats, draws: int, seed: int) -> Floats:

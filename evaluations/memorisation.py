@@ -146,22 +146,6 @@ class Memorisation:
 # -------------------------------------------------------------------------------------------------- the rule
 
 
-def suspected_copies(
-    samples: Pixels, training: Pixels, held_out: Pixels | None = None, *, device: str | torch.device = "cpu"
-) -> Memorisation:
-    """Return which of `samples` [N, H, W, 3] are suspected copies of `training` [T, H, W, 3], by both pixel distances.
-
-    held_out: real images [R, H, W, 3] that the generator was not trained on. All are uint8 and of one size.
-
-    Raises EvaluationError for fewer than 3 training images, no samples and differing sizes.
-    """
-    return judge(
-        nearest(samples, training, device=device),
-        nearest_other(training, device=device),
-        nearest(held_out, training, device=device) if held_out is not None and len(held_out) else None,
-    )
-
-
 def judge(
     found: Mapping[str, Nearest], training: Mapping[str, Nearest], held_out: Mapping[str, Nearest] | None = None
 ) -> Memorisation:

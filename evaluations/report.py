@@ -44,15 +44,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; a column of numbers is set to the right. None and NaN show as a dash.
-
-    highlight: indices of the rows to set off.
-    """
+    """Rows under a header; a column of numbers is set to the right. None and NaN show as a dash."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
-    highlight: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.header) for row in self.rows)
@@ -104,10 +100,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report, in this order: text, tables, figures, note, details.
+    """A part of the report, in this order: text, tables, figures, details.
 
     text: paragraphs.
-    note: how the section is to be read.
     details: (title, preformatted text) pairs that the reader unfolds, such as a configuration.
     """
 
@@ -116,7 +111,6 @@ class Section:
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     details: Sequence[tuple[str, str]] = ()
-    note: str = ""
 
 
 def render_report(

@@ -55,15 +55,6 @@ class Counts:
         """Pixels of each class in the labels, [N, C]: the same for all predictions of the same images."""
         return self.true_positive + self.false_negative
 
-    def of_images(self, indices: Sequence[int] | Integers) -> Counts:
-        """Return the rows at `indices`, in that order; an index may come more than once."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return Counts(*(pixels[chosen] for pixels in self.columns))
-
-    def joined(self, other: Counts) -> Counts:
-        """Return the rows of both, this one's first."""
-        return Counts(*(np.concatenate(pair) for pair in zip(self.columns, other.columns, strict=True)))
-
     def to_json(self) -> dict[str, list[list[int]]]:
         """Return plain lists, for a JSON file."""
         names = ("true_positive", "false_positive", "false_negative")
@@ -82,36 +73,24 @@ def count(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Counts
         altogether, so that nothing predicted there is a false positive.
     predictions: integers [N, H, W] in `0..num_classes - 1`.
     """
-    rows = np.zeros((3, len(np.asarray(labels)), num_classes), dtype=np.int64)
-    for index, pair in enumerate(_images(labels, predictions)):
+    truth, predicted = np.asarray(labels), np.asarray(predictions)
+    assert truth.ndim == 3, "labels must be of shape [N, H, W]"
+    assert truth.shape == predicted.shape, "labels and predictions must be of one shape"
+    assert truth.dtype.kind in "iu", "labels must be integers"
+    assert predicted.dtype.kind in "iu", "predictions must be integers"
+    rows = np.zeros((3, len(truth), num_classes), dtype=np.int64)
+    for index, pair in enumerate(zip(truth, predicted, strict=True)):
         confusion = _confusion(*pair, num_classes)
         hits = confusion.diagonal()
         rows[:, index] = hits, confusion.sum(axis=0) - hits, confusion.sum(axis=1) - hits
     return Counts(*rows)
 
 
-def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Integers:
-    """Return int64 [C, C]: pixels of all images by true class (rows) and predicted class (columns).
-
-    labels, predictions: as for `count`.
-    """
-    total = np.zeros((num_classes, num_classes), dtype=np.int64)
-    for pair in _images(labels, predictions):
-        total += _confusion(*pair, num_classes)
-    return total
-
-
-def _images(labels: ArrayLike, predictions: ArrayLike) -> zip[tuple[NDArray[Any], NDArray[Any]]]:
-    truth, predicted = np.asarray(labels), np.asarray(predictions)
-    assert truth.ndim == 3, "labels must be of shape [N, H, W]"
-    assert truth.shape == predicted.shape, "labels and predictions must be of one shape"
-    assert truth.dtype.kind in "iu", "labels must be integers"
-    assert predicted.dtype.kind in "iu", "predictions must be integers"
-    return zip(truth, predicted, strict=True)
-
-
 def _confusion(label: NDArray[Any], prediction: NDArray[Any], num_classes: int) -> Integers:
-    """Return the confusion matrix [C, C] of one image: int64 indices of all at once would take 16 times the room."""
+    """Return the pixels of one image, [C, C], by true class (rows) and predicted class (columns).
+
+    One image at a time: int64 indices of all at once would take 16 times the room.
+    """
     truth, predicted = label.astype(np.int64).ravel(), prediction.astype(np.int64).ravel()
     assert truth.size == 0 or (truth.min() >= 0 and truth.max() <= num_classes), "a label is out of range"
     assert truth.size == 0 or (predicted.min() >= 0 and predicted.max() < num_classes), "a prediction is out of range"
@@ -163,11 +142,11 @@ class Scores:
         per_class = {
             name: {
                 "present": bool(self.present[index]),
-                **{score: _plain(values[index]) for score, values in self.per_class().items()},
+                **{score: plain(values[index]) for score, values in self.per_class().items()},
             }
             for index, name in enumerate(class_names)
         }
-        summaries = {name: _plain(getattr(self, name)) for name in SUMMARIES}
+        summaries = {name: plain(getattr(self, name)) for name in SUMMARIES}
         return {**summaries, "classes": per_class, "absent": self.absent(class_names)}
 
     def per_class(self) -> dict[str, Floats]:
@@ -241,5 +220,6 @@ def _ratio(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
+    """Return the number as a JSON file takes it: None, which is null there, for NaN."""
     return None if np.isnan(value) else float(value)

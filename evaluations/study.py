@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from evaluations.augmentation import DefectBank, usual_augmentation
 from evaluations.scores import Counts
@@ -50,11 +50,17 @@ BASELINE = Arm(REAL, "real only")
 USUAL = Arm(AUGMENTED, "real, usual augmentation", augmentation="usual")
 
 
-def arms_of(ratios: Sequence[float], *, rivals: bool = True, synthetic_only: bool = True) -> list[Arm]:
-    """Return the arms of a study: real only, a mix for each ratio, synthetic only, and the cheap rivals."""
+def arms_of(
+    ratios: Sequence[float], *, rivals: bool = True, synthetic_only: bool = True, augment_all: bool = False
+) -> list[Arm]:
+    """Return the arms of a study: real only, a mix for each ratio, synthetic only, and the cheap rivals.
+
+    augment_all: every arm has the usual augmentation, so that it is no rival.
+    """
     mixes = [Arm(f"mix_{ratio:g}", f"real + {ratio:g} synthetic", ratio=ratio) for ratio in ratios]
     alone = [Arm(SYNTHETIC, "synthetic only", real=False, ratio=None)] if synthetic_only else []
     cheap = [USUAL, Arm(COPY_PASTE, "real, copy-paste", augmentation="copy-paste")] if rivals else []
+    cheap = [arm for arm in cheap if arm != USUAL or not augment_all]
     return [BASELINE, *mixes, *alone, *cheap]
 
 
@@ -84,6 +90,7 @@ class StudyOptions:
     validation_share: of the real training images that choose the best state; of each arm and seed the same ones.
     seed: repeat k of every arm has the seed (seed, k).
     vertical_flip: whether the usual augmentation turns images upside down, too.
+    augment_all: whether every arm has the usual augmentation; copy-paste then comes first.
     """
 
     build: Callable[[str, int], nn.Module]
@@ -92,6 +99,7 @@ class StudyOptions:
     device: torch.device
     seed: int = 0
     vertical_flip: bool = False
+    augment_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,9 +245,17 @@ def _train(options: StudyOptions, run: Run, material: Material, callback: Callab
 
 
 def _augmentation(arm: Arm, training: ImageSet, options: StudyOptions) -> Augmentation | None:
-    if arm.augmentation == "usual":
-        return partial(usual_augmentation, num_classes=training.num_classes, vertical_flip=options.vertical_flip)
+    usual = partial(usual_augmentation, num_classes=training.num_classes, vertical_flip=options.vertical_flip)
+    chain: list[Augmentation] = []
     if arm.augmentation == "copy-paste":
         images = torch.from_numpy(training.images).permute(0, 3, 1, 2)
-        return DefectBank(images, torch.from_numpy(training.labels.astype(np.int64)), training.num_classes).paste
-    return None
+        chain.append(DefectBank(images, torch.from_numpy(training.labels.astype(np.int64)), training.num_classes).paste)
+    if arm.augmentation == "usual" or options.augment_all:
+        chain.append(usual)
+
+    def augment(image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        for change in chain:
+            image, label = change(image, label, generator)
+        return image, label
+
+    return augment if chain else None

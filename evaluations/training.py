@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluations.scores import Counts, count, scores
-from evaluations.segmenters import to_input
+from evaluations.segmenters import MIN_BATCH, to_input
 from evaluations.sets import ImageSet, Labels, Pixels
 
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -36,9 +36,8 @@ class TrainingPlan:
     validations: int = 10
 
     def __post_init__(self) -> None:
-        # Batch normalisation after a global pooling (DeepLabV3+) has one value a channel in a batch of one.
         assert self.steps >= 1
-        assert self.batch_size >= 2
+        assert self.batch_size >= MIN_BATCH
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,9 @@ class StudyOptions(OptionGroup):
     ratios: FloatList = option((0.5, 1.0, 2.0), "synthetic images for each real one, an arm for each")
     synthetic_only: bool = option(True, "an arm with synthetic images alone")
     rivals: bool = option(True, "arms with what else could be done: usual augmentation, copy-paste of defects")
+    augment_all: bool = option(
+        False, "the usual augmentation in all arms: do the samples help on top of it, not in its place?"
+    )
     seeds: int = option(3, "repeats of each arm", ge=1, le=100)
     train_steps: int = option(2000, "optimisation steps of each model, the same for all arms", ge=1)
     batch_size: int = option(16, "images of a step", ge=2)

@@ -66,6 +66,12 @@ def test_rooms_import_one_way(path):
     assert not breaches, f"{path.relative_to(ROOT)} imports {sorted(breaches)}"
 
 
+def test_only_actions_know_the_evaluations():
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] != "actions":
+            assert not {name for name in imports_of(path) if name.split(".")[0] == "evaluations"}, path
+
+
 def test_evaluations_stand_alone():
     for path in (ROOT / "evaluations").rglob("*.py"):
         assert not rooms_of(imports_of(path)), f"{path.relative_to(ROOT)} imports guided_diffusion"
@@ -88,7 +94,7 @@ def test_the_command_line_answers_without_torch(file):
 
 
 def test_nothing_is_unpickled():
-    for path in FILES:
+    for path in [*FILES, *sorted((ROOT / "evaluations").rglob("*.py"))]:
         source = path.read_text(encoding="utf-8")
         assert "pickle" not in {name.split(".")[0] for name in imports_of(path)}
         for node in ast.walk(ast.parse(source)):

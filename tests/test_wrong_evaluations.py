@@ -337,3 +337,34 @@ def test_a_damaged_result_is_named(isdm, lemons, synthetic, tmp_path):
     assert errors == [f"error: {model}: is damaged; delete it, and the segmenter is trained again"]
     model.unlink()
     assert isdm("evaluate", **values)[0] == 0
+
+
+def test_borders_of_padded_samples_are_of_no_class(isdm, copied, tmp_path):
+    real, samples = copied
+    for path in (samples / "masks").iterdir():
+        with Image.open(path) as mask:
+            label = np.array(mask)
+        label[:4] = label[-4:] = 255
+        Image.fromarray(label).save(path)
+    (samples / "classes.json").unlink()
+    values = {**QUICK, "data_dir": real, "synthetic_dir": samples, "study": False, "agreement": False}
+    code, _, errors = isdm("evaluate", **values, output_dir=tmp_path / "cropped")
+    assert code == 2
+    assert all("255" in line for line in errors)
+    code, _, errors = isdm("evaluate", **values, resize="pad", output_dir=tmp_path / "padded")
+    assert (code, errors) == (0, [])
+
+
+def test_binary_masks_of_0_and_255(isdm, copied, tmp_path):
+    real, samples = copied
+    (real / "classes.json").unlink()
+    (samples / "classes.json").unlink()
+    for path in [*real.glob("*/masks/*"), *samples.glob("masks/*")]:
+        with Image.open(path) as mask:
+            label = np.array(mask)
+        Image.fromarray(np.where(label > 0, 255, 0).astype(np.uint8)).save(path)
+    values = {**QUICK, "dataset_mode": "binary", "data_dir": real, "synthetic_dir": samples, "study": False}
+    code, _, errors = isdm("evaluate", **values, output_dir=tmp_path / "out")
+    assert (code, errors) == (0, [])
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(record["agreement"]["samples"]["classes"]) == {"background", "foreground"}

@@ -23,6 +23,7 @@ from evaluations.memorisation import (
     SYMMETRIES,
     TRIMMED,
     WHOLE,
+    Memorisation,
     Nearest,
     apply_symmetry,
     closest_pairs,
@@ -31,7 +32,6 @@ from evaluations.memorisation import (
     nearest_features,
     nearest_other,
     nearest_other_features,
-    suspected_copies,
     views,
 )
 from guided_diffusion.data.demo import write_demo_dataset
@@ -83,6 +83,12 @@ def with_defect(lemons: Lemons, index: int, source: int) -> Pixels:
     mask = lemons.defects[source][:, ::-1, None]
     assert 0.01 < mask.mean() < 0.25
     return np.where(mask, lemons.training[source][:, ::-1], lemons.training[index])
+
+
+def suspected_copies(samples: Pixels, training: Pixels, held_out: Pixels | None = None) -> Memorisation:
+    """Judge `samples` by both distances of pixels."""
+    real = None if held_out is None else nearest(held_out, training)
+    return judge(nearest(samples, training), nearest_other(training), real)
 
 
 def planted(lemons: Lemons) -> tuple[list[int], Pixels]:

@@ -58,8 +58,8 @@ def report_of(name: str, kind: VerdictKind = "helps") -> str:
         Figure(name, SVG.format("light"), SVG.format("dark"), "svg", name, name),
         Figure(name, png(30, 20), None, "png"),
     ]
-    table = Table([name, "IoU"], [[name, 0.5], [name, None]], name, [1])
-    sections = [Section(name, [name], [table], figures, [(name, name)], name), Section(name)]
+    table = Table([name, "IoU"], [[name, 0.5], [name, None]], name)
+    sections = [Section(name, [name], [table], figures, [(name, name)]), Section(name)]
     return render_report(
         title=name,
         verdict=Verdict(kind, name, [name]),
@@ -168,13 +168,9 @@ def test_columns_of_numbers(column: list, numeric: bool) -> None:
     assert page.count('class="number"') == 4 * numeric
 
 
-def test_missing_numbers_are_dashes_and_rows_are_set_off() -> None:
-    table = Table(["a", "b"], [["x", float("nan")], ["y", 0.123456], ["z", None]], highlight=(1,))
+def test_missing_numbers_are_dashes() -> None:
+    table = Table(["a", "b"], [["x", float("nan")], ["y", 0.123456], ["z", None]])
     assert table.cells == [["x", "–"], ["y", "0.1235"], ["z", "–"]]
-    elements = Elements(
-        render_report(title="t", verdict=Verdict("mixed", "h"), sections=[Section("s", tables=[table])])
-    )
-    assert [values.get("class") for values in elements.attributes("tr")] == [None, None, "highlight", None]
 
 
 @pytest.mark.parametrize(

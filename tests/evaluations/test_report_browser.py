@@ -64,12 +64,12 @@ def study(rng: np.random.Generator) -> Section:
     scores = {arm: np.minimum(real + 0.03 * k + rng.normal(0, 0.02, 6), 0.99) for k, arm in enumerate(ARMS[:4])}
     figures.append(embedded("IoU of each class, fpn", class_bars(CLASSES, scores)))
     header = ["arm", "mIoU", "difference to real only", "Dice", "seeds"]
-    table = Table(
-        header, rows, "All scores in percent, on 84 test images; mean and standard deviation over seeds.", (2, 9)
-    )
-    text = ["Each arm trains the same network for the same number of steps; only the training images differ."]
-    note = "The class break has no pixel in the test split and is not in the mean."
-    return Section("Downstream study", text, [table], figures, note=note)
+    table = Table(header, rows, "All scores in percent, on 84 test images; mean and standard deviation over seeds.")
+    text = [
+        "Each arm trains the same network for the same number of steps; only the training images differ.",
+        "The class break has no pixel in the test split and is not in the mean.",
+    ]
+    return Section("Downstream study", text, [table], figures)
 
 
 def quality(rng: np.random.Generator) -> list[Section]:
@@ -160,9 +160,9 @@ def test_the_report_opens(tmp_path: Path) -> None:
 def small_report(kind: str) -> str:
     chart = embedded("Channel means", paired_bars(["red"], [121.3], [128.4], "mean, 0 to 255"))
     sheet = Figure("Pairs", picture(np.random.default_rng(0), 160, 80), kind="png")
-    table = Table(["arm", "a column with a long name", "another long one"], [["real", 71.2, 3]] * 2, highlight=[1])
+    table = Table(["arm", "a column with a long name", "another long one"], [["real", 71.2, 3]] * 2)
     sections = [
-        Section("Drift", ["Text."], [table], [chart, sheet], [("config.json", "{}")], "A note."),
+        Section("Drift", ["Text."], [table], [chart, sheet], [("config.json", "{}")]),
         Section("End"),
     ]
     verdict = Verdict(kind, HEADLINES[kind], ["fpn: one line."] * 3)

@@ -20,7 +20,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from evaluations.scores import SUMMARIES, Counts, class_score, confusion_matrix, count, image_iou, scores, summary
+from evaluations.scores import SUMMARIES, Counts, class_score, count, image_iou, scores, summary
 
 Maps = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -44,7 +44,6 @@ def test_three_by_three_by_hand() -> None:
     assert counts.false_positive.tolist() == [[1, 1, 1]]
     assert counts.false_negative.tolist() == [[2, 1, 0]]
     assert counts.truth.tolist() == [[4, 4, 0]]
-    assert confusion_matrix(labels, predictions, 3).tolist() == [[2, 1, 1], [1, 3, 0], [0, 0, 0]]
 
     found = scores(counts)
     nan = float("nan")
@@ -65,7 +64,8 @@ def test_three_by_three_by_hand() -> None:
 @pytest.mark.parametrize(("num_classes", "absent"), [(2, None), (5, None), (5, 3), (5, 0), (2, 1)])
 def test_equal_to_torchmetrics(num_classes: int, absent: int | None) -> None:
     labels, predictions = random_maps(num_classes, absent)
-    found = scores(count(labels, predictions, num_classes))
+    counts = count(labels, predictions, num_classes)
+    found = scores(counts)
     present = [index for index in range(num_classes) if index != absent]
     assert np.flatnonzero(found.present).tolist() == present
 
@@ -91,8 +91,10 @@ def test_equal_to_torchmetrics(num_classes: int, absent: int | None) -> None:
     assert found.micro_iou == pytest.approx(theirs(MulticlassJaccardIndex, average="micro"), rel=1e-6)
     assert found.micro_dice == pytest.approx(theirs(MulticlassF1Score, average="micro"), rel=1e-6)
     assert found.pixel_accuracy == pytest.approx(theirs(MulticlassAccuracy, average="micro"), rel=1e-6)
-    ours_matrix = confusion_matrix(labels, predictions, num_classes)
-    np.testing.assert_array_equal(ours_matrix, theirs(MulticlassConfusionMatrix))
+    confusion = theirs(MulticlassConfusionMatrix)
+    hits = confusion.diagonal()
+    expected_counts = [hits, confusion.sum(axis=0) - hits, confusion.sum(axis=1) - hits]
+    np.testing.assert_array_equal([pixels.sum(axis=0) for pixels in counts.columns], expected_counts)
 
 
 def test_what_is_predicted_where_there_is_no_class_does_not_matter() -> None:
@@ -108,12 +110,12 @@ def test_what_is_predicted_where_there_is_no_class_does_not_matter() -> None:
 def test_order_and_splits_of_the_images_do_not_matter(seed: int, classes: int, order: list[int], split: int) -> None:
     labels, predictions = random_maps(classes, seed=seed, images=6)
     counts = count(labels, predictions, classes)
-    shuffled = counts.of_images(order)
-    first, second = (count(labels[part], predictions[part], classes) for part in (slice(split), slice(split, 6)))
+    shuffled = count(labels[order], predictions[order], classes)
+    parts = [count(labels[part], predictions[part], classes) for part in (slice(split), slice(split, 6))]
     names = [f"class {index}" for index in range(classes)]
-    assert first.joined(second).to_json() == counts.to_json()
+    np.testing.assert_array_equal(np.concatenate([part.columns for part in parts], axis=1), counts.columns)
+    np.testing.assert_array_equal(shuffled.columns, np.stack(counts.columns)[:, order])
     assert scores(shuffled).to_json(names) == scores(counts).to_json(names)
-    assert shuffled.to_json() == count(labels[order], predictions[order], classes).to_json()
 
 
 def test_a_class_that_is_never_predicted_is_zero_and_an_absent_one_is_not() -> None:
@@ -172,8 +174,6 @@ def test_many_classes_of_small_integers(dtype: type) -> None:
 def test_values_out_of_range_are_not_counted_as_something_else(labels: list[Any], predictions: list[Any]) -> None:
     with pytest.raises(AssertionError):
         count(labels, predictions, 2)
-    with pytest.raises(AssertionError):
-        confusion_matrix(labels, predictions, 2)
 
 
 def test_json_round_trip_has_no_nan() -> None:

@@ -48,6 +48,7 @@ def options(**changes) -> StudyOptions:
 def test_the_arms_are_those_of_the_question():
     assert list(ARMS) == ["real", "mix_0.5", "mix_1", "mix_2", "synthetic", "augmented", "copy_paste"]
     assert [name for name, arm in ARMS.items() if arm.is_mix] == ["mix_0.5", "mix_1", "mix_2"]
+    assert "augmented" not in [arm.name for arm in arms_of((1,), augment_all=True)]
     assert [arm.name for arm in arms_of((), rivals=False, synthetic_only=False)] == ["real"]
 
 
@@ -115,6 +116,8 @@ def test_validation_has_a_share_of_every_class():
     assert sum(index < 2 for index in held) == 0  # round(0.25 * 2) is 0, so the two stay in training
     assert sum(2 <= index < 10 for index in held) == 2
     assert len(held) == 2 + round(0.25 * 29)
+    many = np.zeros((40, 2, 2), np.int64) + np.arange(40)[:, None, None] // 2  # 20 classes of two images each
+    assert len(split_validation(many, 20, 0.2, seed=0)[1]) == 8
     two = split_validation(labels[:2], 4, 0.01, seed=0)
     assert [len(part) for part in two] == [1, 1]
 
@@ -154,3 +157,15 @@ def test_arms_of_a_seed_begin_alike(data):
     assert len(begun) == 2
     assert all(torch.equal(*pair) for pair in begun.values())
     assert not torch.equal(*[pair[0] for pair in begun.values()])
+
+
+def test_augmentation_of_all_arms_changes_their_training_and_nothing_else(data):
+    arms = arms_of((), synthetic_only=False, augment_all=True)
+    runs, results = runs_of(["fpn"], arms, 1), ({}, {})
+    for augment_all, found in zip((False, True), results, strict=True):
+        run_study(data, options(augment_all=augment_all), runs, found)
+    assert results[0].keys() == results[1].keys()
+    assert all(results[0][key]["counts"] != results[1][key]["counts"] for key in results[0])
+    usual: dict = {}
+    run_study(data, options(), runs_of(["fpn"], [USUAL], 1), usual)
+    assert usual["fpn-augmented-0"]["counts"] == results[1]["fpn-real-0"]["counts"]

@@ -28,6 +28,7 @@ from evaluations.memorisation import (
     views,
 )
 from evaluations.perceptual import PerceptualDistance, load_lpips, pairwise_diversity
+from evaluations.scores import plain
 from evaluations.segmenters import encoder_features
 from evaluations.sets import ImageSet, Pixels
 from guided_diffusion.actions.evaluation.data import EvaluationData
@@ -120,7 +121,7 @@ def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: 
         "samples": {**found.summary(), **found.scores.to_json(names)},
         "real_test_images": {**real.summary(), **real.scores.to_json(names)},
         "by_sample": {
-            name: {"score": float(score), "iou": dict(zip(names, map(_plain, by_class), strict=True))}
+            name: {"score": float(score), "iou": dict(zip(names, map(plain, by_class), strict=True))}
             for name, score, by_class in zip(data.synthetic.images.names, found.score, found.by_class, strict=True)
         },
     }
@@ -289,7 +290,3 @@ def _drift(quality: Quality, data: EvaluationData) -> None:
     quality.drift = drift
     quality.record["drift"] = drift.to_json()
     quality.warnings += drift.warnings(data.encoding.names)
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

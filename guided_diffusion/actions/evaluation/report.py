@@ -102,9 +102,12 @@ def _study_sections(study: Record | None) -> list[Section]:
         "several seeds, of trainings like these. The verdicts hold for all mixing ratios together, so that their "
         "intervals are wider than those of single arms. The best mix and the best cheap rival are those of the best "
         "validation scores.",
-        "No arm but the usual augmentation is augmented. The generator was trained on all training images, the models "
-        f"on all but the {100 * settings['validation_share']:.0f} % that choose their best states, so that samples "
-        "also carry what the generator saw in those.",
+        "All arms have the usual augmentation."
+        if settings["augment_all"]
+        else "No arm but that of the usual augmentation is augmented (augment_all tells whether samples help on top).",
+        "The generator was trained on all training images, the models on all but the "
+        f"{100 * settings['validation_share']:.0f} % that choose their best states, so that samples also carry what "
+        "the generator saw in those.",
     ]
     if study["absent_classes"]:
         text.append(f"Not in the test images, so not scored: {', '.join(study['absent_classes'])}.")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from evaluations.agreement import Agreement, agreement
 from evaluations.comparison import bootstrap_difference, judge_architecture, overall
-from evaluations.scores import SUMMARIES, Counts, scores
+from evaluations.scores import SUMMARIES, Counts, plain, scores
 from evaluations.segmenters import architecture_name, build_segmenter, check_size, weights_digest
 from evaluations.study import (
     BASELINE,
@@ -45,7 +45,7 @@ FOLDER = "study"
 class Study:
     """Trainings that are ready to run: everything a user can get wrong in them has been checked.
 
-    runs: all of them. compared: whether arms are compared, or one segmenter trained alone.
+    compared: whether arms are compared, or one segmenter trained alone.
     """
 
     data: StudyData
@@ -53,7 +53,6 @@ class Study:
     architectures: tuple[str, ...]
     arms: tuple[Arm, ...]
     seeds: int
-    runs: tuple[Run, ...]
     compared: bool
     with_agreement: bool
     results: StudyResults
@@ -61,7 +60,14 @@ class Study:
     @property
     def segmenter_run(self) -> Run:
         """The run whose model looks for the masks in the samples: real images with the usual augmentation."""
-        return Run(self.architectures[0], USUAL, 0)
+        return Run(self.architectures[0], BASELINE if self.options.augment_all else USUAL, 0)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All trainings, the segmenter's first."""
+        compared = runs_of(self.architectures, self.arms, self.seeds) if self.compared else []
+        first = [self.segmenter_run] if self.with_agreement else []
+        return [*first, *(run for run in compared if run not in first)]
 
     @property
     def segmenter_path(self) -> Path:
@@ -82,24 +88,24 @@ def prepare_study(data: EvaluationData, folder: Path, device: torch.device) -> S
     for name in architectures:
         if architectures.count(name) > 1:
             raise ConfigError(f"architectures has {name!r} twice, in two spellings: keep one")
-    arms = arms_of(options["ratios"] or (), rivals=options["rivals"], synthetic_only=options["synthetic_only"])
-    runs = runs_of(architectures, arms, options["seeds"]) if options["study"] else []
-    segmenter = Run(architectures[0], USUAL, 0)
-    if options["agreement"]:
-        runs = [segmenter, *(run for run in runs if run != segmenter)]
+    arms = arms_of(
+        options["ratios"] or (),
+        rivals=options["rivals"],
+        synthetic_only=options["synthetic_only"],
+        augment_all=options["augment_all"],
+    )
     study = Study(
         StudyData(data.training.images, data.test.images, data.synthetic.images, data.origin),
         study_options(data, device),
         architectures,
         tuple(arms),
         options["seeds"],
-        tuple(runs),
         options["study"],
         options["agreement"],
         StudyResults(folder / FOLDER, study_settings(data)),
     )
     height, width = height_width(options["image_size"])
-    for name in dict.fromkeys(run.architecture for run in runs):
+    for name in dict.fromkeys(run.architecture for run in study.runs):
         check_size(height, width, study.options.build(name, 0))
     if study.compared:
         _refuse_unfit_samples(data, study)
@@ -120,9 +126,8 @@ def study_options(data: EvaluationData, device: torch.device) -> StudyOptions:
         )
 
     plan = TrainingPlan(options["train_steps"], options["batch_size"], options["lr"])
-    return StudyOptions(
-        build, plan, options["validation_share"], device, seed=options["seed"], vertical_flip=options["vertical_flip"]
-    )
+    more = {key: options[key] for key in ("seed", "vertical_flip", "augment_all")}
+    return StudyOptions(build, plan, options["validation_share"], device, **more)
 
 
 def study_settings(data: EvaluationData) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def study_settings(data: EvaluationData) -> dict[str, Any]:
     options = data.options
     keys = ("image_channels", "resize", "encoder", "train_steps", "batch_size", "lr", "validation_share")
     return {
-        **{key: options[key] for key in (*keys, "vertical_flip", "seed")},
+        **{key: options[key] for key in (*keys, "vertical_flip", "augment_all", "seed")},
         # A file is known by its contents, wherever it lies.
         "encoder_weights": weights_digest(options["encoder_weights"]) or options["encoder_weights"],
         "image_size": list(height_width(options["image_size"])),
@@ -253,9 +258,9 @@ def _summary_of(
     for key in SUMMARIES:
         values = np.array([getattr(each, key) for each in found])
         summaries[key] = {
-            "mean": _plain(values.mean()),
-            "std": _plain(values.std(ddof=1)) if len(values) > 1 else None,
-            "by_seed": [_plain(value) for value in values],
+            "mean": plain(values.mean()),
+            "std": plain(values.std(ddof=1)) if len(values) > 1 else None,
+            "by_seed": [plain(value) for value in values],
         }
     entry = {
         "name": arm.name,
@@ -265,7 +270,7 @@ def _summary_of(
         "best_step": [result["best_step"] for result in results],
         "scores": summaries,
         "classes": {
-            key: dict(zip(class_names, map(_plain, values), strict=True))
+            key: dict(zip(class_names, map(plain, values), strict=True))
             for key, values in _mean_per_class(found).items()
         },
     }
@@ -302,14 +307,11 @@ def _against_rivals(
         counts[rival.name], counts[mix.name], confidence=confidence, seed=study.options.seed
     )
     mean, low, high = (f"{100 * value:+.1f}" for value in (difference.mean, difference.low, difference.high))
+    best, cheap = f"its best mix ({mix.label})", f"its best cheap rival ({rival.label})"
     opening = {
-        "helps": f"its best mix ({mix.label}) is better than its best cheap rival ({rival.label})",
-        "hurts": f"its best cheap rival ({rival.label}) is better than its best mix ({mix.label})",
-        "cannot tell": f"between its best mix ({mix.label}) and its best cheap rival ({rival.label}) it cannot tell",
+        "helps": f"{best} is better than {cheap}",
+        "hurts": f"{cheap} is better than {best}",
+        "cannot tell": f"cannot tell whether {best} or {cheap} is better",
     }[difference.kind]
     line = f"{architecture}: {opening}: mIoU of the mix {mean} points ({low} to {high}) against the rival"
     return {"mix": mix.label, "rival": rival.label, "line": line, "difference": difference.to_json()}
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
