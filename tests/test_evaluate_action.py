@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-import torchvision
 from browser import check_report
 from PIL import Image
+from random_networks import random_alexnet, random_inception
 
 from guided_diffusion import cli
+from guided_diffusion.writing import digest
 
 TINY_STUDY = {
     "image_size": 32,
@@ -42,12 +42,7 @@ def samples(trained, lemons, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def alexnet(tmp_path_factory) -> Path:
-    """A file of AlexNet's weights, random ones."""
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pt"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
-    return path
+    return random_alexnet(tmp_path_factory.mktemp("weights") / "alexnet.pt")
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +114,25 @@ def test_quality_is_told_with_its_numbers(record):
     assert record["distances"] == {"skipped": 'not measured: inception_weights is "none"'}
     assert set(record["data"]["digests"]) == {"training", "test", "samples"}
     assert record["options"]["encoder"] == "resnet18"
+
+
+def test_distances_are_told_with_what_they_depend_on(samples, lemons, isdm, tmp_path):
+    weights = random_inception(tmp_path / "inception.pt")
+    values = {**TINY_STUDY, "study": False, "agreement": False, "memorisation": False, "inception_weights": weights}
+    code, shown, errors = isdm(
+        "evaluate", data_dir=lemons, synthetic_dir=samples, output_dir=tmp_path / "out", **values
+    )
+    assert (code, errors) == (0, [])
+    assert "warning: FID is of 8 images where it needs 2048" in shown
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["distances"]
+    assert [(found[name]["images"], found[name]["against"]) for name in ("samples", "test")] == [(24, 8), (4, 8)]
+    assert found["samples"]["kid"]["subset_size"] == 8
+    assert found["samples"]["fid"] > 0
+    assert 0 <= found["samples"]["precision"] <= 1
+    assert "inception.pt" in found["features"]
+    assert digest(weights) in found["features"]
+    assert found["image_size"] == [32, 32]
+    assert "bicubic" in found["resampling"]
 
 
 def test_the_filtered_copy_is_a_dataset_with_its_manifest(evaluated, record, samples, isdm, lemons, tmp_path):

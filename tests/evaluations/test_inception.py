@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
 import socket
@@ -16,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_networks import random_inception
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from evaluations import inception
 from evaluations.errors import EvaluationError
@@ -28,28 +27,9 @@ from evaluations.fidelity import frechet_distance, kernel_distance, precision_re
 from evaluations.inception import load_inception, read_weights
 
 
-class Unloaded(FeatureExtractorInceptionV3):
-    """The library's network as it is before it loads weights."""
-
-    def load_state_dict(self, *_args, **_keywords) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """Random weights that keep the size of what passes through all layers."""
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = Unloaded("inception-v3", ["2048"], feature_extractor_weights_path=nothing)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    torch.save(network.state_dict(), path)
-    return path
+    return random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
 @pytest.fixture(scope="module")
