@@ -124,7 +124,7 @@ def _finish(record: dict[str, Any], quality: Quality, folder: Path) -> None:
                     print(f"  {line['line']}")
     for line in quality.findings:
         print(line)
-    for line in quality.warnings:
+    for line in [*(study["warnings"] if study else []), *quality.warnings]:
         print(f"warning: {line}")
     filtered = record.get("filtered")
     if filtered:

@@ -31,6 +31,7 @@ from evaluations.perceptual import PerceptualDistance, load_lpips, pairwise_dive
 from evaluations.scores import plain
 from evaluations.segmenters import encoder_features
 from evaluations.sets import ImageSet, Pixels
+from evaluations.study import USUAL
 from guided_diffusion.actions.evaluation.data import EvaluationData
 from guided_diffusion.actions.evaluation.study import Study, load_segmenter, measure_agreement
 
@@ -117,7 +118,7 @@ def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: 
     names = data.encoding.names
     quality.agreement = found
     quality.record["agreement"] = {
-        "segmenter": f"{study.architectures[0]}, trained on the real training images with the usual augmentation",
+        "segmenter": f"{study.architectures[0]}, trained on the real training images {_augmentation_of(study)}",
         "samples": {**found.summary(), **found.scores.to_json(names)},
         "real_test_images": {**real.summary(), **real.scores.to_json(names)},
         "by_sample": {
@@ -134,6 +135,11 @@ def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: 
             f"a segmenter finds the masks in the samples less than half as well ({sample:.2f}) as in real images "
             f"({test:.2f}): sample with a larger s, train longer, or look at the worst ones in the report"
         )
+
+
+def _augmentation_of(study: Study) -> str:
+    augmented = study.options.augment_all or study.segmenter_run.arm == USUAL
+    return "with the usual augmentation" if augmented else "without augmentation, which did better in validation"
 
 
 def _distances(quality: Quality, data: EvaluationData, networks: Networks, features: FeatureSets | None) -> None:

@@ -48,7 +48,7 @@ def report_page(record: Record, data: EvaluationData, quality: Quality) -> str:
         title=f"Does the synthetic data help? {Path(record['data']['data_dir']).name}",
         verdict=_verdict(record),
         facts=facts,
-        warnings=[*data.warnings, *quality.warnings],
+        warnings=[*(record["study"]["warnings"] if record["study"] else []), *data.warnings, *quality.warnings],
         sections=sections,
         footer=f"isdm {record['versions']['isdm']}, torch {record['versions']['torch']}; report.json has all numbers",
     )

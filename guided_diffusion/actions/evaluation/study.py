@@ -58,21 +58,28 @@ class Study:
     results: StudyResults
 
     @property
+    def candidates(self) -> list[Run]:
+        """The runs whose models can look for the masks in the samples: trained on real images alone.
+
+        Of these the validation images choose: the usual augmentation helps, unless training is short.
+        """
+        arms = [BASELINE] if self.options.augment_all else [BASELINE, USUAL]
+        return [Run(self.architectures[0], arm, 0) for arm in arms] if self.with_agreement else []
+
+    @property
     def segmenter_run(self) -> Run:
-        """The run whose model looks for the masks in the samples: real images with the usual augmentation."""
-        return Run(self.architectures[0], BASELINE if self.options.augment_all else USUAL, 0)
+        """The candidate of the best validation score, once all are trained."""
+        return max(self.candidates, key=lambda run: self.results[run.key]["validation_miou"])
 
     @property
     def runs(self) -> list[Run]:
-        """All trainings, the segmenter's first."""
+        """All trainings, the candidates first."""
         compared = runs_of(self.architectures, self.arms, self.seeds) if self.compared else []
-        first = [self.segmenter_run] if self.with_agreement else []
-        return [*first, *(run for run in compared if run not in first)]
+        return [*self.candidates, *(run for run in compared if run not in self.candidates)]
 
-    @property
-    def segmenter_path(self) -> Path:
-        """Where that model's weights lie."""
-        return self.results.folder / f"{self.segmenter_run.key}.pt"
+    def weights_of(self, run: Run) -> Path:
+        """Return where the weights of a candidate lie."""
+        return self.results.folder / f"{run.key}.pt"
 
 
 def prepare_study(data: EvaluationData, folder: Path, device: torch.device) -> Study | None:
@@ -167,13 +174,13 @@ def _refuse_unfit_samples(data: EvaluationData, study: Study) -> None:
 
 def train_models(study: Study) -> None:
     """Train what the results lack."""
-    first = study.segmenter_run
-    if study.with_agreement and first.key in study.results and not study.segmenter_path.exists():
-        del study.results[first.key]
+    for run in study.candidates:
+        if run.key in study.results and not study.weights_of(run).exists():
+            del study.results[run.key]
 
     def keep(run: Run, model: nn.Module) -> None:
-        if run == first and study.with_agreement:
-            save_checkpoint(study.segmenter_path, {"model": model.state_dict()})
+        if run in study.candidates:
+            save_checkpoint(study.weights_of(run), {"model": model.state_dict()})
 
     todo = [run for run in study.runs if run.key not in study.results]
     if len(todo) < len(study.runs):
@@ -192,7 +199,7 @@ def train_models(study: Study) -> None:
 
 def load_segmenter(study: Study) -> nn.Module:
     """Return the trained segmenter of the study, in evaluation mode; UserError where its file is damaged."""
-    path = study.segmenter_path
+    path = study.weights_of(study.segmenter_run)
     model = study.options.build(study.architectures[0], 0)
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
@@ -239,6 +246,7 @@ def summarise(study: Study, class_names: Sequence[str], confidence: float = 0.95
         "seeds": study.seeds,
         "test_images": len(first),
         "absent_classes": scores(first).absent(class_names),
+        "warnings": _signs_of_short_training(architectures, study.options.plan.steps),
         "settings": study.results.settings,
         "architectures": architectures,
     }
@@ -285,6 +293,23 @@ def _summary_of(
 def _mean_per_class(found: Sequence[Any]) -> dict[str, np.ndarray]:
     per_seed = [each.per_class() for each in found]
     return {key: np.mean([values[key] for values in per_seed], axis=0) for key in per_seed[0]}
+
+
+def _signs_of_short_training(architectures: Mapping[str, Any], steps: int) -> list[str]:
+    """Return a line where the usual augmentation hurts, which says more of the training than of augmentation."""
+    hurt = [
+        name
+        for name, entry in architectures.items()
+        for arm in entry["arms"]
+        if arm["name"] == USUAL.name and arm["difference"]["kind"] == "hurts"
+    ]
+    if not hurt:
+        return []
+    return [
+        f"the usual augmentation hurts {', '.join(hurt)}, which it rarely does where training is long enough: "
+        f"train_steps {steps} is probably too short to learn from varied images, and favours the arm that has the "
+        "fewest; raise it, or start from encoder_weights"
+    ]
 
 
 def _against_rivals(
