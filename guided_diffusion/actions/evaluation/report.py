@@ -71,7 +71,7 @@ def _quality_facts(record: Record) -> list[tuple[str, str]]:
     facts = []
     if "agreement" in record:
         found, real = record["agreement"]["samples"], record["agreement"]["real_test_images"]
-        facts.append(("Mask agreement", f"median {found['median']:.2f} (real test images {real['median']:.2f})"))
+        facts.append(("Mask agreement", f"mean {found['mean']:.2f} (real test images {real['mean']:.2f})"))
     if "memorisation" in record:
         copies = record["memorisation"]
         facts.append(
