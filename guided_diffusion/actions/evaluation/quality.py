@@ -128,7 +128,7 @@ def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: 
     }
     ours, theirs = found.summary(), real.summary()
     quality.findings.append(
-        f"mask agreement of {ours['counted']} samples: mean {ours['mean']:.2f}, median {ours['median']:.2f} (of the real "
+        f"mask agreement of {ours['counted']} samples: mean {ours['mean']:.2f}, median {ours['median']:.2f} (of real "
         f"test images: {theirs['mean']:.2f}, {theirs['median']:.2f})"
     )
     # The mean: where most defects are tiny, both medians are 0.
