@@ -91,10 +91,12 @@ def option(default: Any, meaning: str, **constraints: Any) -> Any:
 class SourceOptions(OptionGroup):
     """Where the pairs lie and what their masks mean."""
 
-    data_dir: str = option("", "dataset folder with {train,test}/{images,masks} inside; any path blobfile opens")
-    dataset_mode: str = option("", "layout and label rule of the dataset: binary, multi-class (or lemon-binary, ...)")
+    data_dir: str = option("", "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path")
+    dataset_mode: str = option(
+        "", "layout and label rule of the dataset: binary, multi-class, cityscapes, ade20k, celeba or coco"
+    )
     num_classes: int | None = option(
-        None, "number of classes, background included; null: 2 for binary, else from classes.json", ge=1, le=65535
+        None, "number of classes, background included; null: by dataset_mode, else classes.json", ge=1, le=65535
     )
     ignore_label: int | None = option(
         None, "mask value that belongs to no class: its pixels carry no condition", ge=0, le=65535
@@ -107,7 +109,9 @@ class GeometryOptions(OptionGroup):
     image_size: ImageSize = option(64, "side of the square the model sees, or [height, width], in pixels")
     image_channels: Literal[1, 3] = option(3, "1 for grey images, 3 for RGB")
     resize: Literal["crop", "squash", "pad"] = option(
-        "crop", "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad"
+        "crop",
+        "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "
+        "(default of cityscapes)",
     )
     no_instance: bool = option(
         True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"

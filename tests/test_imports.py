@@ -18,6 +18,7 @@ BOTTOM = {
     "distributed",
     "errors",
     "evaluation_options",
+    "label_eta",
     "logs",
     "option_text",
     "options",

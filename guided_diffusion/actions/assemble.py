@@ -21,8 +21,8 @@ MODEL_KEYS = tuple(key for key in ModelOptions.model_fields if key != "class_con
 PROCESS_KEYS = tuple(key for key in DiffusionOptions.model_fields if key != "predict_xstart")
 GEOMETRY_KEYS = tuple(GeometryOptions.model_fields)
 LABEL_KEYS = ("dataset_mode", "num_classes", "ignore_label")
-FREE_KEYS = ("dropout", "use_checkpoint", "spade")
-"""Keys of the network that change how it runs and not what its weights mean."""
+FREE_KEYS = ("dropout", "use_checkpoint", "spade", "resize")
+"""Keys that do not change what the weights mean: how the network runs, and which part of a picture it sees."""
 
 
 def model_from_options(options: Mapping[str, Any]) -> UNetModel:
@@ -132,7 +132,7 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
             [f"{key} does not fit the shapes in {source}: {said}; leave it out" for key, said in clashes.items()]
         )
     # Published networks predict the noise; what we train by default is another matter.
-    published = {"prediction": "eps", "ignore_label": None}
+    published = {"prediction": "eps", "ignore_label": None, "resize": get_mode(given["dataset_mode"]).resize}
     return {**_defaults(), **published, **given, **seen}
 
 

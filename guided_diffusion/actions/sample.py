@@ -24,6 +24,7 @@ from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.architecture import height_width
 from guided_diffusion.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.config import SampleConfig
+from guided_diffusion.data.label_rules import LabelOptions, resolve_encoding
 from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import MaskEntry, Pair
@@ -36,7 +37,7 @@ from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
 from guided_diffusion.diffusion.thresholding import dynamic_threshold
 from guided_diffusion.distributed import World, join
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.logs import write_run_record
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.unet import UNetModel
@@ -97,7 +98,7 @@ def find_masks(
         if known is None:
             if options["num_classes"] is None:
                 raise ConfigError("num_classes is missing: bare weights do not say what mask values mean; set it")
-            known = LabelEncoding.identity(options["num_classes"])
+            known = _encoding_of_mode(options)
         report = scan_masks(config.mask_dir, known)
     else:
         report = scan_dataset(
@@ -108,6 +109,7 @@ def find_masks(
             image_channels=options["image_channels"],
             ignore_label=options["ignore_label"],
             encoding=known,
+            with_instances=not options["no_instance"],
         )
     encoding = report.raise_if_fatal()
     for line in problem_lines(problem for problem in report.warnings if "empty class" not in problem.kind):
@@ -115,6 +117,21 @@ def find_masks(
     if options["resize"] == "pad":
         encoding = encoding.with_ignore()
     return report.pairs, encoding
+
+
+def _encoding_of_mode(options: Mapping[str, Any]) -> LabelEncoding:
+    """Return what masks mean by the dataset_mode alone; those of a binary mode hold 0 and 1 then.
+
+    Raises DataError where the options contradict it.
+    """
+    mode = get_mode(options["dataset_mode"])
+    if mode.binary:
+        return LabelEncoding.identity(options["num_classes"])
+    said = LabelOptions(options["num_classes"], options["ignore_label"])
+    encoding, problems = resolve_encoding(mode, None, (), said)
+    if encoding is None:
+        raise DataError(problem_lines(problems))
+    return encoding
 
 
 def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: World) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from guided_diffusion import pictures
 from guided_diffusion.actions.assemble import autocast_type, model_from_options, process_from_options
-from guided_diffusion.actions.dataset import default_workers, open_training_data
+from guided_diffusion.actions.dataset import default_workers, open_training_data, take_mode_defaults
 from guided_diffusion.actions.start import Start, lineage, refuse_other_classes, settle_best, start_of_training
 from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.architecture import height_width
@@ -40,6 +40,7 @@ EMA_HEAD_START = 100
 
 def run(config: TrainConfig) -> int:
     """Train, or continue, the run of `config.output_dir`."""
+    take_mode_defaults(config)
     world = join(config.device)
     try:
         train(config.to_json(), start_of_training(config), world, action="train")
