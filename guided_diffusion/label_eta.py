@@ -14,8 +14,16 @@ from guided_diffusion.writing import replacing
 PUBLISHED_SCALE = 0.284
 """With it `eta_from_statistics` fits what was published for ADE20K, with an error of 0.08 in the logarithm."""
 
+UNLABELLED = ("unlabelled", "unlabeled")
+"""Names of a class that stands for "not labelled"."""
+
 LEAST = 1.0
 """The process has no smaller eta: a class at 1 or below is nulled at the rate tau, the fastest there is."""
+
+
+def unlabelled_classes(names: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids of the classes in `names` that stand for "not labelled"."""
+    return tuple(index for index, name in enumerate(names) if name in UNLABELLED)
 
 
 def load_eta(path: str | Path, num_classes: int, *, unlabelled: Sequence[int] = ()) -> NDArray[np.float64]:

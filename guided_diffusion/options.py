@@ -365,6 +365,7 @@ class SamplerOptions(OptionGroup):
 
 PATH_KEYS = {"data_dir", "mask_dir", "output_dir", "results_path", "model_path", "resume_checkpoint", "export_path"}
 PATH_KEYS |= {"synthetic_dir", "diversity_dir", "filtered_dir", "encoder_weights", "inception_weights", "lpips_weights"}
+PATH_KEYS |= {"eta_path"}
 
 
 class ActionConfig(OptionGroup):
@@ -382,7 +383,8 @@ class ActionConfig(OptionGroup):
     def settle(self) -> None:
         """Spell out `~`, which a shell would have and JSON does not."""
         for key in PATH_KEYS & type(self).model_fields.keys():
-            setattr(self, key, os.path.expanduser(getattr(self, key)))
+            if getattr(self, key) is not None:
+                setattr(self, key, os.path.expanduser(getattr(self, key)))
 
     @classmethod
     def action(cls) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from guided_diffusion import pictures
 from guided_diffusion.actions.dataset import scan, take_mode_defaults
+from guided_diffusion.actions.labels import eta_of_data
 from guided_diffusion.architecture import height_width
 from guided_diffusion.config import CheckConfig
 from guided_diffusion.data.datasets import SegmentationDataset
@@ -40,7 +41,9 @@ def run(config: CheckConfig) -> int:
         # What the training masks mean is what the others have to mean.
         report = scan(options, split, encoding=encoding)
         encoding = encoding or (None if report.fatal else report.encoding)
-        texts.append(f"{split}: {mode.folder(mode.images, config.data_dir, split)}\n{report.table()}")
+        # What class-wise label diffusion would train with.
+        eta = eta_of_data(options, report) if split == "train" and not report.fatal else None
+        texts.append(f"{split}: {mode.folder(mode.images, config.data_dir, split)}\n{report.table(eta)}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         if not report.fatal and config.preview_images:

@@ -38,6 +38,14 @@ class FileRule:
 
 
 @dataclass(frozen=True)
+class PublishedNetwork:
+    """What the weights published for a mode were trained with and their shapes do not tell."""
+
+    image_size: int | tuple[int, int]
+    num_head_channels: int
+
+
+@dataclass(frozen=True)
 class DatasetMode:
     """Layout and label rule of a kind of dataset.
 
@@ -49,6 +57,7 @@ class DatasetMode:
     ignore: mask values that stand for no class.
     names: one per class; empty where classes.json says them or nobody does.
     resize: the resize policy where the options choose none (see transforms.JointTransform).
+    published: what bare weights are taken to be of where the options do not say it; None where none are published.
     """
 
     name: str
@@ -63,6 +72,7 @@ class DatasetMode:
     ignore: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     resize: Literal["crop", "squash", "pad"] = "crop"
+    published: PublishedNetwork | None = None
 
     def __post_init__(self) -> None:
         assert not self.values or len(self.values) == self.num_classes, f"{self.name}: values of every class, or none"
@@ -78,6 +88,7 @@ _LEMON_MASKS = FileRule("{split}/masks", (".png",))
 
 _PNG = (".png",)
 _PHOTOGRAPHS = (".png", ".jpeg", ".jpg")
+_SDM_256 = PublishedNetwork(image_size=256, num_head_channels=64)
 
 # fmt: off
 _CITYSCAPES_NAMES = (
@@ -107,6 +118,7 @@ _PUBLISHED_MODES = (
         names=_CITYSCAPES_NAMES,
         # Never cropped: image_size [256, 512] has the aspect of the images, so that there is no border.
         resize="pad",
+        published=PublishedNetwork(image_size=(256, 512), num_head_channels=64),
     ),
     # Files hold 1..150, and 0 where nothing is labelled, which becomes the last class.
     DatasetMode(
@@ -117,6 +129,7 @@ _PUBLISHED_MODES = (
         num_classes=151,
         values=(*((index + 1,) for index in range(150)), (0,)),
         names=(*(f"class {index}" for index in range(150)), "unlabelled"),
+        published=_SDM_256,
     ),
     # No instance maps: the edges of the label maps are those of the instances.
     DatasetMode(
@@ -125,6 +138,7 @@ _PUBLISHED_MODES = (
         FileRule("{split}/labels", _PNG),
         num_classes=19,
         names=_CELEBA_NAMES,
+        published=_SDM_256,
     ),
     # Files hold 0..181, and 255 where nothing is labelled, which becomes the last class.
     DatasetMode(
@@ -136,6 +150,7 @@ _PUBLISHED_MODES = (
         num_classes=183,
         values=(*((index,) for index in range(182)), (255,)),
         names=(*(f"class {index}" for index in range(182)), "unlabelled"),
+        published=_SDM_256,
     ),
 )
 
