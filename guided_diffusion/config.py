@@ -18,6 +18,7 @@ from guided_diffusion.architecture import (
 )
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation_options import QualityOptions, StudyOptions, ViewOptions
+from guided_diffusion.label_options import EtaOptions, LabelDiffusionOptions, SampledLabelOptions
 from guided_diffusion.option_text import expected
 from guided_diffusion.options import (
     ActionConfig,
@@ -49,6 +50,8 @@ def _left_to_checkpoint(group: type[OptionGroup]) -> type[OptionGroup]:
 GeometryFromCheckpoint = _left_to_checkpoint(GeometryOptions)
 ModelFromCheckpoint = _left_to_checkpoint(ModelOptions)
 DiffusionFromCheckpoint = _left_to_checkpoint(DiffusionOptions)
+LabelDiffusionFromCheckpoint = _left_to_checkpoint(LabelDiffusionOptions)
+EtaFromCheckpoint = _left_to_checkpoint(EtaOptions)
 
 
 class ArchitectureChecks(OptionGroup):
@@ -71,6 +74,8 @@ class TrainConfig(
     RunOptions,
     PrecisionOptions,
     OptimizerOptions,
+    LabelDiffusionOptions,
+    EtaOptions,
     DiffusionOptions,
     ModelOptions,
     LoaderOptions,
@@ -101,6 +106,8 @@ class FinetuneConfig(
     RunOptions,
     PrecisionOptions,
     OptimizerOptions,
+    LabelDiffusionFromCheckpoint,
+    EtaFromCheckpoint,
     DiffusionFromCheckpoint,
     ModelFromCheckpoint,
     LoaderOptions,
@@ -124,6 +131,8 @@ class FinetuneConfig(
 class SampleConfig(
     PrecisionOptions,
     SamplerOptions,
+    SampledLabelOptions,
+    LabelDiffusionFromCheckpoint,
     DiffusionFromCheckpoint,
     ModelFromCheckpoint,
     GeometryFromCheckpoint,
@@ -155,7 +164,7 @@ class SampleConfig(
             yield ("split", f"split is {self.split!r}: it must be a plain folder name, such as train")
 
 
-class CheckConfig(GeometryOptions, SourceOptions, ActionConfig):
+class CheckConfig(GeometryOptions, SourceOptions, EtaOptions, ActionConfig):
     """Keys of `check`."""
 
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")

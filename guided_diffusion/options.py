@@ -91,10 +91,12 @@ def option(default: Any, meaning: str, **constraints: Any) -> Any:
 class SourceOptions(OptionGroup):
     """Where the pairs lie and what their masks mean."""
 
-    data_dir: str = option("", "dataset folder with {train,test}/{images,masks} inside; any path blobfile opens")
-    dataset_mode: str = option("", "layout and label rule of the dataset: binary, multi-class (or lemon-binary, ...)")
+    data_dir: str = option("", "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path")
+    dataset_mode: str = option(
+        "", "layout and label rule of the dataset: binary, multi-class, cityscapes, ade20k, celeba or coco"
+    )
     num_classes: int | None = option(
-        None, "number of classes, background included; null: 2 for binary, else from classes.json", ge=1, le=65535
+        None, "number of classes, background included; null: by dataset_mode, else classes.json", ge=1, le=65535
     )
     ignore_label: int | None = option(
         None, "mask value that belongs to no class: its pixels carry no condition", ge=0, le=65535
@@ -107,7 +109,9 @@ class GeometryOptions(OptionGroup):
     image_size: ImageSize = option(64, "side of the square the model sees, or [height, width], in pixels")
     image_channels: Literal[1, 3] = option(3, "1 for grey images, 3 for RGB")
     resize: Literal["crop", "squash", "pad"] = option(
-        "crop", "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad"
+        "crop",
+        "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "
+        "(default of cityscapes)",
     )
     no_instance: bool = option(
         True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"
@@ -361,6 +365,7 @@ class SamplerOptions(OptionGroup):
 
 PATH_KEYS = {"data_dir", "mask_dir", "output_dir", "results_path", "model_path", "resume_checkpoint", "export_path"}
 PATH_KEYS |= {"synthetic_dir", "diversity_dir", "filtered_dir", "encoder_weights", "inception_weights", "lpips_weights"}
+PATH_KEYS |= {"eta_path"}
 
 
 class ActionConfig(OptionGroup):
@@ -378,7 +383,8 @@ class ActionConfig(OptionGroup):
     def settle(self) -> None:
         """Spell out `~`, which a shell would have and JSON does not."""
         for key in PATH_KEYS & type(self).model_fields.keys():
-            setattr(self, key, os.path.expanduser(getattr(self, key)))
+            if getattr(self, key) is not None:
+                setattr(self, key, os.path.expanduser(getattr(self, key)))
 
     @classmethod
     def action(cls) -> str:

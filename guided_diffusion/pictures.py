@@ -118,6 +118,14 @@ def overlay(image: Pixels, label: ArrayLike, palette: Pixels, alpha: float = 0.4
     return np.where(np.asarray(label)[..., None] != 0, mixed, image)
 
 
+def draw_edges(image: Pixels, edge: ArrayLike) -> Pixels:
+    """Return the image [H, W, 3] at half its brightness with the pixels of `edge` ([H, W] booleans) in white."""
+    image, edge = to_rgb(image), np.asarray(edge)
+    assert edge.dtype == bool, "edge must be booleans"
+    assert image.shape[:2] == edge.shape, "image and edge differ in size"
+    return np.where(edge[..., None], np.uint8(255), image // 2)
+
+
 # ------------------------------------------------------------------------------------------------------ grids
 
 

@@ -25,6 +25,8 @@ class Stream(IntEnum):
     SAMPLE = 7
     MASK = 8
     DEMO = 9
+    LABEL = 10
+    NOISY_MASK = 11
 
 
 def derive_seed(stream: Stream, *key: int) -> int:

@@ -86,6 +86,11 @@ class SemanticMap:
             },
         )
 
+    def without(self, classes: Sequence[int]) -> SemanticMap:
+        """Return the maps with the pixels of `classes` null; edges stay, and what was counted is left behind."""
+        gone = torch.isin(self.label.long(), torch.tensor(classes, dtype=torch.int64, device=self.label.device))
+        return replace(self, label=self.label.masked_fill(gone, self.num_classes), numbered={})
+
     def null(self) -> SemanticMap:
         """Return null maps of the same shape: the unconditional branch of classifier-free guidance."""
         return self.drop(torch.ones(len(self), dtype=torch.bool))

@@ -80,6 +80,12 @@ class TestLabelMaps:
         np.testing.assert_array_equal(pictures.overlay(image, label, palette, 0), pictures.to_rgb(image))
         np.testing.assert_array_equal(pictures.overlay(image, label, palette, 1), pictures.colorize(label, palette))
 
+    def test_edges_are_white_on_the_darkened_image(self) -> None:
+        image = np.full((2, 2, 3), 101, np.uint8)
+        drawn = pictures.draw_edges(image, np.array([[True, False], [False, False]]))
+        assert drawn.dtype == np.uint8
+        assert drawn[..., 0].tolist() == [[255, 50], [50, 50]]
+
     @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
     def test_to_rgb(self, shape: tuple[int, ...]) -> None:
         image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)

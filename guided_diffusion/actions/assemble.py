@@ -10,9 +10,10 @@ import torch
 from guided_diffusion.architecture import height_width
 from guided_diffusion.checkpoint import Checkpoint
 from guided_diffusion.config import ArchitectureChecks, differing_keys
-from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.errors import CheckpointError, ConfigError
+from guided_diffusion.label_options import EtaOptions, LabelDiffusionOptions
 from guided_diffusion.models.state_dict import infer_architecture, load_weights
 from guided_diffusion.models.unet import UNetModel, build_unet
 from guided_diffusion.options import ActionConfig, DiffusionOptions, GeometryOptions, ModelOptions
@@ -20,9 +21,10 @@ from guided_diffusion.options import ActionConfig, DiffusionOptions, GeometryOpt
 MODEL_KEYS = tuple(key for key in ModelOptions.model_fields if key != "class_cond")
 PROCESS_KEYS = tuple(key for key in DiffusionOptions.model_fields if key != "predict_xstart")
 GEOMETRY_KEYS = tuple(GeometryOptions.model_fields)
+LABEL_DIFFUSION_KEYS = (*LabelDiffusionOptions.model_fields, *EtaOptions.model_fields)
 LABEL_KEYS = ("dataset_mode", "num_classes", "ignore_label")
-FREE_KEYS = ("dropout", "use_checkpoint", "spade")
-"""Keys of the network that change how it runs and not what its weights mean."""
+FREE_KEYS = ("dropout", "use_checkpoint", "spade", "resize")
+"""Keys that do not change what the weights mean: how the network runs, and which part of a picture it sees."""
 
 
 def model_from_options(options: Mapping[str, Any]) -> UNetModel:
@@ -79,14 +81,20 @@ def options_of_checkpoint(checkpoint: Checkpoint, config: ArchitectureChecks) ->
     given = {key: value for key, value in config.to_json().items() if value not in (None, "")}
     if checkpoint.is_bare:
         return _options_of_bare_weights(checkpoint, given)
-    fixed = [key for key in (*GEOMETRY_KEYS, *MODEL_KEYS, *PROCESS_KEYS, *LABEL_KEYS) if key not in FREE_KEYS]
-    clashes = differing_keys(comparable(given), comparable(checkpoint.config), fixed)
+    keys = (*GEOMETRY_KEYS, *MODEL_KEYS, *PROCESS_KEYS, *LABEL_DIFFUSION_KEYS, *LABEL_KEYS)
+    trained = trained_options(checkpoint)
+    clashes = differing_keys(comparable(given), comparable(trained), [key for key in keys if key not in FREE_KEYS])
     if clashes:
         raise ConfigError(
             [f"{key} differs from {checkpoint.path}: {said}; leave it out" for key, said in clashes.items()]
         )
-    # A checkpoint of an older version lacks keys that were added since; their defaults are what it was trained with.
-    return {**_defaults(), **checkpoint.config, **{key: given[key] for key in FREE_KEYS if key in given}}
+    return {**trained, **{key: given[key] for key in FREE_KEYS if key in given}}
+
+
+def trained_options(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the options that a checkpoint of ours was trained with."""
+    # One of an older version lacks keys that were added since; their defaults are what it was trained with.
+    return {**_defaults(), **checkpoint.config}
 
 
 def completed(config: ActionConfig, trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +116,8 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
     """Complete what shapes tell with published defaults and with what the config says; ask for the rest by name."""
     source = str(checkpoint.path)
     found = infer_architecture(checkpoint.model, source=source)
+    if "dataset_mode" in given:
+        given = {**_published_network(get_mode(given["dataset_mode"]), given), **given}
     missing = [key for key in ("image_size", "dataset_mode") if key not in given]
     # The bottleneck always has attention, so that the heads always matter.
     if not {"num_heads", "num_head_channels"} & set(given):
@@ -120,10 +130,10 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
                 for key in missing
             ]
         )
-    no_instance = given.get("no_instance", True)
-    if "num_classes" in given and "no_instance" not in given:
-        no_instance = found.condition_channels == given["num_classes"]
-    seen = found.build_options(image_size=given["image_size"], no_instance=no_instance)
+    mode = get_mode(given["dataset_mode"])
+    seen = found.build_options(
+        image_size=given["image_size"], no_instance=_without_edges(found.condition_channels, mode, given)
+    )
     clashes = differing_keys(
         comparable(given), comparable(seen), [*MODEL_KEYS, "image_channels", "num_classes", "learn_sigma"]
     )
@@ -131,13 +141,35 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
         raise CheckpointError(
             [f"{key} does not fit the shapes in {source}: {said}; leave it out" for key, said in clashes.items()]
         )
+    if mode.num_classes not in (None, seen["num_classes"]):
+        raise CheckpointError(
+            f"{source}: its condition has {found.condition_channels} channels, but dataset_mode {mode.name} has "
+            f"{mode.num_classes} classes (and a channel for edges with no_instance=false): set dataset_mode and "
+            "no_instance as they were in its training"
+        )
     # Published networks predict the noise; what we train by default is another matter.
-    published = {"prediction": "eps", "ignore_label": None}
+    published = {"prediction": "eps", "ignore_label": None, "resize": mode.resize}
     return {**_defaults(), **published, **given, **seen}
 
 
+def _published_network(mode: DatasetMode, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mode's published weights were trained with, the heads only where `given` says nothing of them."""
+    if mode.published is None:
+        return {}
+    heads = {} if "num_heads" in given else {"num_head_channels": mode.published.num_head_channels}
+    return {"image_size": mode.published.image_size, **heads}
+
+
+def _without_edges(condition_channels: int, mode: DatasetMode, given: Mapping[str, Any]) -> bool:
+    """Return `no_instance`: as `given` says, else false where the condition has one channel more than classes."""
+    if "no_instance" in given:
+        return given["no_instance"]
+    num_classes = given.get("num_classes", mode.num_classes)
+    return num_classes is None or condition_channels != num_classes + 1
+
+
 def _defaults() -> dict[str, Any]:
-    groups = (GeometryOptions, ModelOptions, DiffusionOptions)
+    groups = (GeometryOptions, ModelOptions, DiffusionOptions, LabelDiffusionOptions, EtaOptions)
     return {key: field.default for group in groups for key, field in group.model_fields.items()}
 
 

@@ -8,7 +8,8 @@ import blobfile as bf
 from PIL import Image
 
 from guided_diffusion import pictures
-from guided_diffusion.actions.dataset import scan
+from guided_diffusion.actions.dataset import scan, take_mode_defaults
+from guided_diffusion.actions.labels import eta_of_data
 from guided_diffusion.architecture import height_width
 from guided_diffusion.config import CheckConfig
 from guided_diffusion.data.datasets import SegmentationDataset
@@ -25,6 +26,7 @@ SPLITS = ("train", "test")
 
 def run(config: CheckConfig) -> int:
     """Scan both splits, print a table for each and write a picture of overlays; fail where training would."""
+    take_mode_defaults(config)
     options = config.to_json()
     mode = get_mode(config.dataset_mode)
     folder = Path(config.output_dir)
@@ -39,7 +41,9 @@ def run(config: CheckConfig) -> int:
         # What the training masks mean is what the others have to mean.
         report = scan(options, split, encoding=encoding)
         encoding = encoding or (None if report.fatal else report.encoding)
-        texts.append(f"{split}: {mode.folder(mode.images, config.data_dir, split)}\n{report.table()}")
+        # What class-wise label diffusion would train with.
+        eta = eta_of_data(options, report) if split == "train" and not report.fatal else None
+        texts.append(f"{split}: {mode.folder(mode.images, config.data_dir, split)}\n{report.table(eta)}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         if not report.fatal and config.preview_images:
@@ -62,19 +66,33 @@ def has_split(config: CheckConfig, split: str) -> bool:
 
 
 def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
-    """Return a picture of pairs spread over the split: the image as the model sees it, its mask, one over the other."""
+    """Return a picture of pairs spread over the split: the image as the model sees it, its mask, one over the other.
+
+    With instance edges they are shown too, over the darkened image.
+    """
     chosen = pictures.spread(report.pairs, config.preview_images)
     transform = JointTransform(height_width(config.image_size), resize=config.resize, train=False)
-    dataset = SegmentationDataset(chosen, report.encoding, transform, image_channels=config.image_channels)
+    dataset = SegmentationDataset(
+        chosen,
+        report.encoding,
+        transform,
+        image_channels=config.image_channels,
+        with_edges=not config.no_instance,
+    )
     images, condition = stack_examples(dataset, range(len(chosen)))
     palette = pictures.class_palette(report.encoding.num_classes)
     rows = [
-        (image, pictures.colorize(label, palette), pictures.overlay(image, label, palette))
+        [image, pictures.colorize(label, palette), pictures.overlay(image, label, palette)]
         for image, label in zip(pictures.to_pixels(images.numpy()), condition.label.numpy(), strict=True)
     ]
+    titles = ["image", "mask", "overlay"]
+    if condition.edge is not None:
+        titles.append("edges")
+        for row, edge in zip(rows, condition.edge.numpy(), strict=True):
+            row.append(pictures.draw_edges(row[0], edge))
     return pictures.grid(
         rows,
-        column_titles=("image", "mask", "overlay"),
+        column_titles=titles,
         row_titles=[pair.stem for pair in chosen],
         legend=pictures.legend_of(report.encoding.names),
         title=f"as the model sees them: image_size {config.image_size}, resize {config.resize}",

@@ -7,12 +7,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from guided_diffusion.config import CheckConfig, TrainConfig
 from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.problems import problem_lines
 from guided_diffusion.data.scan import scan_dataset
 from guided_diffusion.data.scan_report import ScanReport
 from guided_diffusion.distributed import World
+
+
+def take_mode_defaults(config: TrainConfig | CheckConfig) -> None:
+    """Set in `config` what its dataset_mode has a default for and the user did not say."""
+    if "resize" not in config.model_fields_set:
+        config.resize = get_mode(config.dataset_mode).resize
 
 
 def scan(
@@ -28,6 +35,7 @@ def scan(
         batch_size=options["batch_size"] * processes,
         ignore_label=options["ignore_label"],
         encoding=encoding,
+        with_instances=not options.get("no_instance", True),
     )
 
 

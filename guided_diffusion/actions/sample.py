@@ -20,10 +20,12 @@ from guided_diffusion.actions.assemble import (
     options_of_checkpoint,
     process_from_options,
 )
+from guided_diffusion.actions.labels import classes_to_null, eta_of_sampling, label_process
 from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.architecture import height_width
 from guided_diffusion.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.config import SampleConfig
+from guided_diffusion.data.label_rules import LabelOptions, resolve_encoding
 from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import MaskEntry, Pair
@@ -31,12 +33,13 @@ from guided_diffusion.data.problems import problem_lines
 from guided_diffusion.data.scan import scan_dataset, scan_masks
 from guided_diffusion.data.synthetic import PlannedSample, SyntheticFolder, plan_samples, read_conditions
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.diffusion.gaussian import DenoisedFn, GaussianDiffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
+from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, label_generators
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
-from guided_diffusion.diffusion.thresholding import dynamic_threshold
+from guided_diffusion.diffusion.thresholding import dynamic_threshold, extrapolation, in_turn
 from guided_diffusion.distributed import World, join
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.logs import write_run_record
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.unet import UNetModel
@@ -62,10 +65,12 @@ def run(config: SampleConfig) -> int:
         # Built before anything is written, so that a mistake in the options leaves nothing behind.
         process = sampling_process(config, options)
         guided_steps(process, config.guidance_interval)
+        labels = label_process(options, process, eta_of_sampling(options, encoding.names))
+        classes_to_null(config.unlabeled_to_zero, encoding.names)
         compiling = wants_compiling(config.compile, world.device)
         model = model_from_checkpoint(checkpoint, options, config.weights).to(world.device).eval()
         plan = plan_samples(sources, config.num_samples, config.seed)
-        output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, path, process))
+        output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, options, path, process))
         done = world.on_main(lambda: output.begin(plan))
         if world.is_main:
             write_run_record(output.folder, "sample", completed(config, options))
@@ -75,7 +80,7 @@ def run(config: SampleConfig) -> int:
         if compiling:
             compile_network(model)
         todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
-        _sample(config, options, model, process, todo, output, world)
+        _sample(config, options, model, process, labels, todo, output, world)
         world.barrier()
         if world.is_main:
             _finish(output, len(plan), encoding)
@@ -97,7 +102,7 @@ def find_masks(
         if known is None:
             if options["num_classes"] is None:
                 raise ConfigError("num_classes is missing: bare weights do not say what mask values mean; set it")
-            known = LabelEncoding.identity(options["num_classes"])
+            known = _encoding_of_mode(options)
         report = scan_masks(config.mask_dir, known)
     else:
         report = scan_dataset(
@@ -108,6 +113,7 @@ def find_masks(
             image_channels=options["image_channels"],
             ignore_label=options["ignore_label"],
             encoding=known,
+            with_instances=not options["no_instance"],
         )
     encoding = report.raise_if_fatal()
     for line in problem_lines(problem for problem in report.warnings if "empty class" not in problem.kind):
@@ -115,6 +121,21 @@ def find_masks(
     if options["resize"] == "pad":
         encoding = encoding.with_ignore()
     return report.pairs, encoding
+
+
+def _encoding_of_mode(options: Mapping[str, Any]) -> LabelEncoding:
+    """Return what masks mean by the dataset_mode alone; those of a binary mode hold 0 and 1 then.
+
+    Raises DataError where the options contradict it.
+    """
+    mode = get_mode(options["dataset_mode"])
+    if mode.binary:
+        return LabelEncoding.identity(options["num_classes"])
+    said = LabelOptions(options["num_classes"], options["ignore_label"])
+    encoding, problems = resolve_encoding(mode, None, (), said)
+    if encoding is None:
+        raise DataError(problem_lines(problems))
+    return encoding
 
 
 def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: World) -> None:
@@ -146,8 +167,13 @@ def spacing(config: SampleConfig) -> str | None:
     return None if named == "uniform" or respacing.isdecimal() else named
 
 
-def _settings(config: SampleConfig, path: Path, process: GaussianDiffusion) -> dict[str, Any]:
-    """Return what all samples of this run have in common, as the manifest records it."""
+def _settings(
+    config: SampleConfig, options: Mapping[str, Any], path: Path, process: GaussianDiffusion
+) -> dict[str, Any]:
+    """Return what all samples of this run have in common, as the manifest records it.
+
+    What is off is None where the key was added later, as it is for folders that were begun before.
+    """
     return {
         "run_seed": config.seed,
         "sampler": config.sampler,
@@ -158,6 +184,11 @@ def _settings(config: SampleConfig, path: Path, process: GaussianDiffusion) -> d
         "guidance_interval": list(config.guidance_interval) if config.guidance_interval else None,
         "clip_denoised": config.clip_denoised,
         "dynamic_threshold": config.dynamic_threshold,
+        "extrapolation": config.extrapolation,
+        "cond_diffuse": options["cond_diffuse"] or None,
+        "cond_opt": options["cond_opt"] if options["cond_diffuse"] else None,
+        "eta_path": digest(Path(config.eta_path)) if config.eta_path else None,
+        "unlabeled_to_zero": config.unlabeled_to_zero or None,
         "weights": config.weights,
         "augment_masks": config.augment_masks,
         "precision": config.precision,
@@ -182,6 +213,7 @@ def _sample(
     options: Mapping[str, Any],
     model: UNetModel,
     process: GaussianDiffusion,
+    labels: LabelDiffusion | None,
     todo: Sequence[PlannedSample],
     output: SyntheticFolder,
     world: World,
@@ -191,7 +223,8 @@ def _sample(
     batches = [todo[start : start + config.batch_size] for start in range(0, len(todo), config.batch_size)]
     sampler = SAMPLERS[config.sampler]
     extra = {"eta": config.eta} if config.sampler == "ddim" else {}
-    denoised_fn = None if config.dynamic_threshold is None else dynamic_threshold(config.dynamic_threshold)
+    nulled = classes_to_null(config.unlabeled_to_zero, output.encoding.names)
+    denoised_fn = _denoised_fn(config)
     denoise: GuidedDenoiser | None = None
     output.open_part(world.rank)
     bar = tqdm(total=len(todo) * process.num_timesteps, unit="step", disable=not world.is_main, desc="sampling")
@@ -204,7 +237,10 @@ def _sample(
             count = len(batch)
             generators = [torch.Generator(world.device).manual_seed(sample.seed) for sample in batch]
             with torch.inference_mode():
-                maps = condition.to(world.device)
+                maps = condition.without(nulled).to(world.device)
+                vanishing = labels and labels.at_each_step(
+                    label_generators([sample.seed for sample in batch], world.device)
+                )
                 if denoise is None:
                     denoise = GuidedDenoiser(
                         model,
@@ -213,9 +249,10 @@ def _sample(
                         scale=config.s,
                         interval=config.guidance_interval,
                         autocast=autocast_type(config.precision),
+                        condition_at=vanishing,
                     )
                 else:
-                    denoise = denoise.with_condition(maps)
+                    denoise = denoise.with_condition(maps, vanishing)
                 images = sampler(
                     denoise,
                     process,
@@ -231,6 +268,16 @@ def _sample(
     finally:
         bar.close()
         output.close_part()
+
+
+def _denoised_fn(config: SampleConfig) -> DenoisedFn | None:
+    """Return what is done to the predicted images, in the published order."""
+    functions = []
+    if config.extrapolation is not None:
+        functions.append(extrapolation(config.extrapolation))
+    if config.dynamic_threshold is not None:
+        functions.append(dynamic_threshold(config.dynamic_threshold))
+    return in_turn(functions)
 
 
 def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> None:

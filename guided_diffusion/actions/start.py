@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion.actions.assemble import MODEL_KEYS, PROCESS_KEYS, comparable
+from guided_diffusion.actions.assemble import (
+    LABEL_DIFFUSION_KEYS,
+    MODEL_KEYS,
+    PROCESS_KEYS,
+    comparable,
+    trained_options,
+)
 from guided_diffusion.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.config import TrainConfig, differing_keys
 from guided_diffusion.data.labels import LabelEncoding
@@ -84,8 +90,8 @@ def start_of_training(config: TrainConfig) -> Start:
         return Start(source)
     fixed = [*MODEL_KEYS, *PROCESS_KEYS, "image_channels", "no_instance"]
     if source.resumable:
-        fixed += ["batch_size", "schedule_sampler", "seed"]
-    clashes = differing_keys(comparable(options), comparable(source.config), fixed)
+        fixed += ["batch_size", "schedule_sampler", "seed", *LABEL_DIFFUSION_KEYS]
+    clashes = differing_keys(comparable(options), comparable(trained_options(source)), fixed)
     if clashes:
         raise ConfigError([f"{key} differs from {source.path}: {said}; set it back" for key, said in clashes.items()])
     start = Start(source, continues=source.resumable)
@@ -114,7 +120,8 @@ def own_state(output_dir: str) -> Checkpoint | None:
 def refuse_other_run(options: Mapping[str, Any], own: Checkpoint) -> None:
     """Raise ConfigError where the run saved in the output folder had other options or another source."""
     folder = own.path.parent
-    clashes = differing_keys(comparable(options), comparable(own.config), [k for k in options if k not in MAY_CHANGE])
+    compared = [key for key in options if key not in MAY_CHANGE]
+    clashes = differing_keys(comparable(options), comparable(trained_options(own)), compared)
     # null stands for what the masks told, which the checkpoint has resolved.
     if options["num_classes"] is None:
         clashes.pop("num_classes", None)

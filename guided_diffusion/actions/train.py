@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from guided_diffusion import pictures
 from guided_diffusion.actions.assemble import autocast_type, model_from_options, process_from_options
-from guided_diffusion.actions.dataset import default_workers, open_training_data
+from guided_diffusion.actions.dataset import default_workers, open_training_data, take_mode_defaults
+from guided_diffusion.actions.labels import ETA, STORED, eta_of_training, label_process
 from guided_diffusion.actions.start import Start, lineage, refuse_other_classes, settle_best, start_of_training
 from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.architecture import height_width
@@ -24,6 +27,7 @@ from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
 from guided_diffusion.distributed import World, join
 from guided_diffusion.errors import UserError
+from guided_diffusion.label_eta import save_eta
 from guided_diffusion.logs import RunLog, write_run_record
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import load_weights
@@ -40,6 +44,7 @@ EMA_HEAD_START = 100
 
 def run(config: TrainConfig) -> int:
     """Train, or continue, the run of `config.output_dir`."""
+    take_mode_defaults(config)
     world = join(config.device)
     try:
         train(config.to_json(), start_of_training(config), world, action="train")
@@ -88,6 +93,7 @@ def train(options: dict[str, Any], start: Start, world: World, *, action: str) -
 def build_trainer(options: dict[str, Any], start: Start, world: World, report: ScanReport, log: RunLog) -> Trainer:
     """Return the trainer of a run, with its network, data and noise process built and `start` taken over."""
     folder, source = Path(options["output_dir"]), start.checkpoint
+    eta = eta_of_training(options, report, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(Stream.WEIGHTS, options["seed"]))
         model = model_from_options(options)
@@ -100,6 +106,7 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
     origin = lineage(options, start)
     ema = Ema(model, options["ema_rate"], head_start=EMA_HEAD_START if "started_from" in origin else 0)
     process = process_from_options(options)
+    labels = label_process(options, process, eta)
     dataset = training_dataset(options, report, world)
     batches = EpochBatches(len(dataset), options["batch_size"], world.size, world.rank, options["seed"])
     trainer = Trainer(
@@ -111,7 +118,8 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
             batches,
             num_workers=default_workers(options, world),
             device=world.device,
-            count_at=model.lookup_sizes(height_width(options["image_size"])),
+            # With label diffusion the maps that the network sees are others.
+            count_at=() if labels else model.lookup_sizes(height_width(options["image_size"])),
         ),
         optimizer=torch.optim.AdamW(
             model.parameters(),
@@ -124,10 +132,17 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
         world=world,
         log=log,
         folder=folder,
-        describe={"config": options, "encoding": report.encoding.to_dict(), "lineage": origin},
+        describe={
+            "config": {**options, STORED: None if eta is None else eta.tolist()},
+            "encoding": report.encoding.to_dict(),
+            "lineage": origin,
+        },
         autocast=autocast_type(options["precision"]),
-        preview=previewer(options, report, model, ema, world) if options["preview_interval"] else None,
+        label_diffusion=labels,
+        preview=previewer(options, report, model, ema, world, eta) if options["preview_interval"] else None,
     )
+    if eta is not None and world.is_main:
+        save_eta(folder / ETA, eta)
     if start.continues:
         trainer.resume(source)
         _refuse_different_positions(trainer)
@@ -174,7 +189,14 @@ def training_dataset(options: Mapping[str, Any], report: ScanReport, world: Worl
     )
 
 
-def previewer(options: Mapping[str, Any], report: ScanReport, model: Any, ema: Ema, world: World) -> Previewer:
+def previewer(
+    options: Mapping[str, Any],
+    report: ScanReport,
+    model: Any,
+    ema: Ema,
+    world: World,
+    eta: NDArray[np.float64] | None = None,
+) -> Previewer:
     """Return what draws the previews, on pairs spread over the training set."""
     chosen = pictures.spread(report.pairs, options["preview_images"])
     shown = SegmentationDataset(
@@ -186,10 +208,11 @@ def previewer(options: Mapping[str, Any], report: ScanReport, model: Any, ema: E
     )
     image, condition = stack_examples(shown, range(len(chosen)))
     steps = min(options["preview_steps"], options["diffusion_steps"])
+    process = process_from_options(options, steps=steps, time_grid="logsnr")
     return Previewer(
         model,
         ema,
-        process_from_options(options, steps=steps, time_grid="logsnr"),
+        process,
         image=image,
         condition=condition,
         class_names=report.encoding.names,
@@ -197,6 +220,7 @@ def previewer(options: Mapping[str, Any], report: ScanReport, model: Any, ema: E
         seed=options["seed"],
         device=world.device,
         autocast=autocast_type(options["precision"]),
+        label_diffusion=label_process(options, process, eta),
     )
 
 

@@ -60,7 +60,7 @@ def resolve_encoding(
         values, problems = _class_values(mode, classes, masks, count, ignore)
         if problems:
             return None, problems
-    names = classes.names if classes else ("background", "foreground") if mode.binary else _default_names(count)
+    names = classes.names if classes else mode.names or _default_names(count)
     kind, palette = _written_form(masks, values)
     plain = LabelEncoding(
         count,
@@ -128,7 +128,8 @@ def _class_count(
     count = mode.num_classes or listed or asked
     if asked is not None and asked != count:
         source = f"dataset_mode {mode.name} has" if mode.num_classes else f"{FILE_NAME} lists"
-        remedy = "use dataset_mode multi-class, or remove num_classes" if mode.binary else "correct one of the two"
+        remedy = "remove num_classes" if mode.num_classes else "correct one of the two"
+        remedy = f"use dataset_mode multi-class, or {remedy}" if mode.binary else remedy
         problems.append(Problem("num_classes", f"{asked} found, but {source} {count}", remedy, "num_classes"))
     if count is None:
         found = f"not set, and there is no {FILE_NAME}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import blobfile as bf
@@ -20,8 +20,14 @@ _FOLDER_SYNONYMS = {
     "masks": ("mask", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "segmentation"),
     "train": ("training", "trn"),
     "test": ("testing", "val", "valid", "validation"),
+    "training": ("train", "trn"),
+    "validation": ("val", "valid"),
+    "val": ("valid", "validation"),
+    "annotations": ("annotation", "masks", "labels", "sceneparsing"),
+    "labels": ("label", "masks", "annotations"),
 }
 _ANY_PNG = FileRule("", (".png",))
+_INSTANCE_MAP = "instance map"
 
 
 @dataclass(frozen=True)
@@ -43,30 +49,37 @@ class Pair:
     instance: str | None = None
 
 
-def index_pairs(data_dir: str | Path, mode: DatasetMode, split: str) -> tuple[list[Pair], list[Problem]]:
+def index_pairs(
+    data_dir: str | Path, mode: DatasetMode, split: str, *, with_instances: bool = True
+) -> tuple[list[Pair], list[Problem]]:
     """Return the pairs of a split, sorted by stem, and everything that does not pair.
 
     Fatal problems: missing or empty folders, images without masks and masks without images (and instance maps, where
     the mode has them), two files of one stem. Nothing is paired by position.
+
+    with_instances: False passes over instance maps, which need not be there then.
     """
     rules = {"image": mode.images, "mask": mode.masks}
-    if mode.instances is not None:
-        rules["instance map"] = mode.instances
+    if mode.instances is not None and with_instances:
+        rules[_INSTANCE_MAP] = mode.instances
     files: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []
     for what, rule in rules.items():
         folder = mode.folder(rule, data_dir, split)
         files[what], found = _index_folder(folder, what, rule)
+        if what == _INSTANCE_MAP and not files[what]:
+            # Only edges need them.
+            found = [replace(problem, remedy=f"{problem.remedy}, or set no_instance to true") for problem in found]
         # A folder that all parts miss (the data directory, the split) is one finding.
         problems += [problem for problem in found if problem not in problems]
     if not all(files.values()):
         return [], problems
-    images, masks, instances = files["image"], files["mask"], files.get("instance map")
+    images, masks, instances = files["image"], files["mask"], files.get(_INSTANCE_MAP)
     problems += _unpaired("image", images, "mask", masks, mode.folder(mode.masks, data_dir, split), mode.masks)
     problems += _unpaired("mask", masks, "image", images, mode.folder(mode.images, data_dir, split), mode.images)
     if instances is not None and mode.instances is not None:
         folder = mode.folder(mode.instances, data_dir, split)
-        problems += _unpaired("mask", masks, "instance map", instances, folder, mode.instances)
+        problems += _unpaired("mask", masks, _INSTANCE_MAP, instances, folder, mode.instances)
     stems = sorted(images.keys() & masks.keys())
     pairs = [Pair(stem, images[stem], masks[stem], (instances or {}).get(stem)) for stem in stems]
     return pairs, problems

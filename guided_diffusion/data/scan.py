@@ -29,6 +29,7 @@ from guided_diffusion.errors import DataError
 _KEPT_CODES = 4096
 _MUCH_BACKGROUND = 0.5
 _DARK_16_BIT = 16384
+_AS_IN_TRAINING = "what masks mean was fixed by the training masks: write these in the same values as those"
 
 _Entry = TypeVar("_Entry", Pair, MaskEntry)
 
@@ -54,15 +55,22 @@ def scan_dataset(
     batch_size: int | None = None,
     ignore_label: int | None = None,
     encoding: LabelEncoding | None = None,
+    with_instances: bool = True,
     progress: bool = True,
 ) -> ScanReport:
     """Open every pair of a split and return what was found, mistakes included; nothing is raised for those.
 
     batch_size: over all processes; a smaller dataset gets a warning.
     encoding: hold the masks against this one (a checkpoint's, another split's) instead of finding it.
+    with_instances: open instance maps too, where the mode has them; without they need not be there.
     """
-    fixed = encoding is not None
-    pairs, problems = index_pairs(data_dir, mode, split)
+    remedy = _AS_IN_TRAINING if encoding is not None else None
+    if encoding is None and mode.num_classes is not None and not mode.binary:
+        remedy = (
+            f"dataset_mode {mode.name} has the values of {mode.num_classes} classes: correct the masks, or set "
+            "ignore_label to the value that stands for no class"
+        )
+    pairs, problems = index_pairs(data_dir, mode, split, with_instances=with_instances)
     facts = _in_threads(lambda pair: _scan_pair(pair, image_channels), pairs, "scanning pairs", progress)
     problems += [problem for fact in facts for problem in fact.problems]
     masks = [fact.mask for fact in facts if fact.mask is not None]
@@ -75,9 +83,9 @@ def scan_dataset(
     problems += _image_warnings(facts, image_channels)
     if batch_size is not None and 0 < len(pairs) < batch_size:
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
-        remedy = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
-        problems.append(_warning(str(data_dir), found, remedy, "short batch"))
-    return _report(pairs, facts, encoding, problems, fixed=fixed)
+        advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
+        problems.append(_warning(str(data_dir), found, advice, "short batch"))
+    return _report(pairs, facts, encoding, problems, remedy)
 
 
 def scan_masks(
@@ -90,7 +98,7 @@ def scan_masks(
     entries, problems = index_masks(folder, mode)
     facts = _in_threads(_scan_mask, entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
-    return _report(entries, facts, encoding, problems, fixed=True)
+    return _report(entries, facts, encoding, problems, _AS_IN_TRAINING)
 
 
 def _in_threads(
@@ -192,18 +200,17 @@ def _report(
     facts: Sequence[_Facts],
     encoding: LabelEncoding | None,
     problems: list[Problem],
-    *,
-    fixed: bool,
+    remedy: str | None,
 ) -> ScanReport:
     """Hold the masks against the encoding, count classes and sizes.
 
-    fixed: the encoding was given, so that no option can change what mask values mean.
+    remedy: for codes that stand for no class; None judges by the codes what the mistake is.
     """
     masks = [fact.mask for fact in facts if fact.mask is not None]
     classes: tuple[ClassStats, ...] = ()
     ignored_share, all_background = 0.0, 0
     if encoding is not None and masks:
-        problems += _unexpected_codes(masks, encoding, fixed)
+        problems += _unexpected_codes(masks, encoding, remedy)
         pixels, images, all_background = _count_classes(masks, encoding)
         total = max(1, int(pixels.sum()))
         classes = tuple(
@@ -226,8 +233,8 @@ def _report(
     )
 
 
-def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, fixed: bool) -> list[Problem]:
-    """Return a problem for each mask with codes that stand for no class; the remedy is judged on all masks."""
+def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remedy: str | None) -> list[Problem]:
+    """Return a problem for each mask with codes that stand for no class; a remedy not given is judged on all masks."""
     present = present_values(masks)
     problems = []
     for mask in masks:
@@ -235,10 +242,8 @@ def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, fixed
         if not unexpected.size:
             continue
         seen = mask.raw.codes if mask.raw.kind == "rgb" else present
-        found, remedy = encoding.explain(mask.raw.kind, unexpected, seen)
-        if fixed:
-            remedy = "what masks mean was fixed by the training masks: write these in the same values as those"
-        problems.append(Problem(mask.path, found, remedy, "mask values outside the classes"))
+        found, judged = encoding.explain(mask.raw.kind, unexpected, seen)
+        problems.append(Problem(mask.path, found, remedy or judged, "mask values outside the classes"))
     return problems
 
 

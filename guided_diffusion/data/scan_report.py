@@ -81,9 +81,12 @@ class ScanReport:
         assert self.encoding is not None
         return self.encoding
 
-    def table(self) -> str:
-        """Return the one table: per class its pixel share and the images that have it; sizes; problems."""
-        lines = self._class_lines() + self._picture_lines()
+    def table(self, eta: Sequence[float] | None = None) -> str:
+        """Return the one table: per class its pixel share and the images that have it; sizes; problems.
+
+        eta: one number a class, how long it stays in class-wise label diffusion; None leaves it out.
+        """
+        lines = self._class_lines(eta) + self._picture_lines()
         for title, problems in (("error", self.fatal), ("warning", self.warnings)):
             lines += [f"{title}: {line}" for line in problem_lines(problems)]
         if not self.problems:
@@ -94,16 +97,21 @@ class ScanReport:
     def _noun(self) -> str:
         return "masks" if self.pairs and isinstance(self.pairs[0], MaskEntry) else "pairs"
 
-    def _class_lines(self) -> list[str]:
+    def _class_lines(self, eta: Sequence[float] | None) -> list[str]:
         if not self.classes:
             return []
         rows = [(str(index), c.name, _percent(c.pixel_share), str(c.images)) for index, c in enumerate(self.classes)]
         if self.ignored_share:
             rows.append(("", "(ignored)", _percent(self.ignored_share), ""))
         rows.insert(0, ("", "class", "pixels", "images"))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        if eta is not None:
+            column = ["eta", *(f"{value:.4g}" for value in eta), *[""] * (len(rows) - 1 - len(eta))]
+            rows = [(*row, value) for row, value in zip(rows, column, strict=True)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return [
-            f"{row[0]:>{widths[0]}} {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}" for row in rows
+            f"{row[0]:>{widths[0]}} {row[1]:<{widths[1]}}"
+            + "".join(f"  {value:>{width}}" for value, width in zip(row[2:], widths[2:], strict=True))
+            for row in rows
         ]
 
     def _picture_lines(self) -> list[str]:

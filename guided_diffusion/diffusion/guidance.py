@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -15,6 +15,9 @@ from torch import Tensor
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.semantic_map import SemanticMap
+
+# The maps [N] that the network is called with at t [N], of the maps that the batch has.
+ConditionAt = Callable[[SemanticMap, Tensor], SemanticMap]
 
 
 class Modulations(Protocol):
@@ -70,13 +73,16 @@ class GuidedDenoiser:
     weights of the two branches sum to 1.
 
     What the condition gives is computed once, here, and what the null condition gives once for all denoisers that come
-    from one another `with_condition`. Both branches share one encode, which is exact as the encoder does not see the
+    from one another `with_condition`. With `condition_at` the condition of every call is another one, and only what
+    the null condition gives is kept. Both branches share one encode, which is exact as the encoder does not see the
     condition, and their decodes run as one batch of 2N.
 
     model, condition: on one device; `condition` has the N maps of the batch that is to be denoised.
     scale: 1 is the condition alone and 0 the null condition alone, each without a second branch.
     interval: noise levels (low, high] outside of which scale is 1 (see `guided_steps`); None: guided everywhere.
     autocast: the type the network runs in (torch.bfloat16, torch.float16), None for that of its weights.
+    condition_at: makes the maps of each call from `condition`, for example by label diffusion (`LabelDiffusion`); None
+        for maps that stay. The null branch has null maps in any case.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class GuidedDenoiser:
         scale: float = 1.0,
         interval: Sequence[float] | None = None,
         autocast: torch.dtype | None = None,
+        condition_at: ConditionAt | None = None,
     ):
         self.model = model
         self.diffusion = diffusion
@@ -97,18 +104,27 @@ class GuidedDenoiser:
         self._scales = {scale} if interval is None else {scale, 1.0}
         # Null maps are all alike: one is enough.
         self._null = None if self._scales == {1} else self._modulate(condition[:1].null())
-        self._modulations = self._branches(condition)
+        self._take(condition, condition_at)
 
-    def with_condition(self, condition: SemanticMap) -> GuidedDenoiser:
-        """Return a denoiser for other maps of the same size: the next batch, or maps that change from step to step."""
+    def with_condition(self, condition: SemanticMap, condition_at: ConditionAt | None = None) -> GuidedDenoiser:
+        """Return a denoiser for the next batch: other maps of the same size, and what changes them at each step."""
+        assert (condition_at is None) == (self._condition_at is None), "condition_at belongs to a batch: give its own"
         other = copy.copy(self)
-        other._modulations = other._branches(condition)
+        other._take(condition, condition_at)
         return other
+
+    def _take(self, condition: SemanticMap, condition_at: ConditionAt | None) -> None:
+        self._condition, self._condition_at = condition, condition_at
+        self._nulls = None if self._null is None else self._null.expand(len(condition))
+        self._modulations: dict[float, Modulations] = {}
+        if condition_at is None:
+            cond = None if self._scales == {0} else self._modulate(condition)
+            self._modulations = {scale: self._branches(scale, cond) for scale in self._scales}
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the model output [N, C or 2C, H, W] float32 for `x_t` [N, C, H, W] at the indices `t` [N]."""
         scale = self._scale_at(t)
-        modulations = self._modulations[scale]
+        modulations = self._modulations_at(scale, t)
         with self._precision(x_t.device):
             skips, emb = self.model.encode(x_t, self.diffusion.model_t(t))
             if scale in (0, 1):
@@ -129,14 +145,18 @@ class GuidedDenoiser:
         assert len(sides) == 1, "images inside and outside of the guidance interval in one batch"
         return self.scale if sides.pop() else 1.0
 
-    def _branches(self, condition: SemanticMap) -> dict[float, Modulations]:
-        """Return the modulations for each scale there is: of N images, or of 2N (condition, then null)."""
-        cond = None if self._scales == {0} else self._modulate(condition)
-        if self._null is None:
-            return {self.scale: cond}
-        null = self._null.expand(len(condition))
-        alone = {0.0: null, 1.0: cond}
-        return {s: alone[s] if s in alone else type(null).cat([cond, null]) for s in self._scales}
+    def _modulations_at(self, scale: float, t: Tensor) -> Modulations:
+        if self._condition_at is None:
+            return self._modulations[scale]
+        return self._branches(scale, None if scale == 0 else self._modulate(self._condition_at(self._condition, t)))
+
+    def _branches(self, scale: float, cond: Modulations | None) -> Modulations:
+        """Return the modulations that `scale` needs: of N images, or of 2N (condition, then null)."""
+        if scale == 1:
+            return cond
+        if scale == 0:
+            return self._nulls
+        return type(self._nulls).cat([cond, self._nulls])
 
     def _modulate(self, condition: SemanticMap) -> Modulations:
         with torch.no_grad(), self._precision(condition.label.device):

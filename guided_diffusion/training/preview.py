@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from guided_diffusion import pictures
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, label_generators
 from guided_diffusion.diffusion.samplers import draw_noise, sample_dpmpp_2m
 from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.semantic_map import SemanticMap
@@ -21,6 +22,7 @@ class Previewer:
 
     diffusion: the process, respaced to the few steps of a preview.
     image: [N, C, H, W] real images in [-1, 1]; condition: their N maps. Both on the CPU.
+    label_diffusion: what vanishes from the maps at the steps of `diffusion`; None for nothing.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Previewer:
         seed: int,
         device: torch.device,
         autocast: torch.dtype | None = None,
+        label_diffusion: LabelDiffusion | None = None,
     ):
         self.model = model
         self.ema = ema
@@ -47,6 +50,7 @@ class Previewer:
         self.seed = seed
         self.device = device
         self.autocast = autocast
+        self.label_diffusion = label_diffusion
 
     def __call__(self, epoch: int) -> Path:
         """Draw the picture of `epoch` and return its path. The model's weights are afterwards as they were."""
@@ -70,12 +74,17 @@ class Previewer:
 
     def _sample(self) -> Tensor:
         """Return [N, C, H, W] samples on the CPU."""
-        generators = [
-            torch.Generator().manual_seed(derive_seed(Stream.SAMPLE, self.seed, index))
-            for index in range(len(self.image))
-        ]
+        seeds = [derive_seed(Stream.SAMPLE, self.seed, index) for index in range(len(self.image))]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        labels = self.label_diffusion
         with torch.inference_mode():
             condition = self.condition.to(self.device)
-            denoise = GuidedDenoiser(self.model, self.diffusion, condition, autocast=self.autocast)
+            denoise = GuidedDenoiser(
+                self.model,
+                self.diffusion,
+                condition,
+                autocast=self.autocast,
+                condition_at=None if labels is None else labels.at_each_step(label_generators(seeds)),
+            )
             noise = draw_noise(generators, self.image.shape[1:], self.device)
             return sample_dpmpp_2m(denoise, self.diffusion, noise, generators=generators).cpu()

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from guided_diffusion.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from guided_diffusion.data.loader import TrainBatch, TrainLoader
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, draw_uniform
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import TimestepSampler
 from guided_diffusion.distributed import World
@@ -26,6 +27,7 @@ from guided_diffusion.errors import Interrupted, UserError
 from guided_diffusion.logs import RunLog
 from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.training.ema import Ema
+from guided_diffusion.training.generators import step_generators
 from guided_diffusion.training.interruption import StopRequest
 from guided_diffusion.training.measure import peak_memory_gib
 from guided_diffusion.training.optimizer_state import restore_optimizer
@@ -59,6 +61,7 @@ class Trainer:
     folder: where `last.pt` and `best.pt` go.
     describe: what every checkpoint says of the run beside its state (config, encoding).
     autocast: the type the network runs in, None for that of its weights; float16 comes with loss scaling.
+    label_diffusion: what vanishes from the maps at each t of `diffusion`; None for nothing.
     preview: called with the epoch after every `preview_interval` epochs and after the last, in the main process.
     """
 
@@ -77,6 +80,7 @@ class Trainer:
         folder: Path,
         describe: Mapping[str, Any],
         autocast: torch.dtype | None = None,
+        label_diffusion: LabelDiffusion | None = None,
         preview: Callable[[int], None] | None = None,
     ):
         self.model = model
@@ -91,6 +95,7 @@ class Trainer:
         self.folder = folder
         self.describe = describe
         self.autocast = autocast
+        self.label_diffusion = label_diffusion
         self.preview = preview
         batches = loader.epoch_batches
         self.progress = Progress(global_batch=batches.global_batch, dataset_size=batches.num_items)
@@ -283,14 +288,13 @@ class Trainer:
         device = self.world.device
         slots = batch.slot[part].tolist()
         x0 = batch.image[part]
-        dropped = self._dropped(slots, key)
-        condition = batch.condition[part].drop(dropped)
         t = t.to(device)
-        noise = draw_noise(
-            [torch.Generator(device).manual_seed(derive_seed(Stream.NOISE, *key, slot)) for slot in slots],
-            x0.shape[1:],
-            device,
-        )
+        condition = batch.condition[part]
+        if self.label_diffusion is not None:
+            uniform = draw_uniform(step_generators(Stream.LABEL, key, slots, device), condition.size, device)
+            condition = self.label_diffusion.diffuse(condition, t, uniform)
+        condition = condition.drop(self._dropped(slots, key))
+        noise = draw_noise(step_generators(Stream.NOISE, key, slots, device), x0.shape[1:], device)
         x_t = self.diffusion.q_sample(x0, t, noise)
         # Dropout is the one draw that PyTorch takes from its global generator.
         torch.manual_seed(derive_seed(Stream.DROPOUT, *key, slots[0]))
@@ -300,7 +304,7 @@ class Trainer:
 
     def _dropped(self, slots: list[int], key: tuple[int, int, int]) -> Tensor:
         """Return [n] booleans: which images lose their condition in this step."""
-        generators = (torch.Generator().manual_seed(derive_seed(Stream.DROP, *key, slot)) for slot in slots)
+        generators = step_generators(Stream.DROP, key, slots)
         return torch.tensor([float(torch.rand((), generator=g)) < self.options.drop_rate for g in generators])
 
     def _teach_timestep_sampler(self, batch: TrainBatch, t: Tensor, losses: Tensor) -> None:

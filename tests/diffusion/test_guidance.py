@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
+from guided_diffusion.diffusion.label_diffusion import LabelDiffusion
 from guided_diffusion.diffusion.samplers import draw_noise, sample_ddpm
 from guided_diffusion.errors import UserError
 from guided_diffusion.semantic_map import SemanticMap
@@ -132,6 +134,59 @@ def test_maps_that_change_keep_the_null_branch(condition: SemanticMap) -> None:
         torch.testing.assert_close(changed(x[:n], t[:n]), wanted)
         assert not torch.allclose(changed(x[:n], t[:n]), before[:n])
     assert torch.equal(denoise(x, t), before)
+
+
+class TestMapsThatChange:
+    """`condition_at`, by label processes that are the same at every step."""
+
+    def denoiser(
+        self, model: TinyNetwork, condition: SemanticMap, null_probability: float, **options
+    ) -> GuidedDenoiser:
+        diffusion = process()
+        labels = LabelDiffusion(np.full((diffusion.num_timesteps, CLASSES), null_probability))
+        draw = labels.at_each_step([torch.Generator().manual_seed(i) for i in range(len(condition))])
+        return GuidedDenoiser(model, diffusion, condition, condition_at=draw, **options)
+
+    @pytest.mark.parametrize("scale", [0.0, 1.0, 1.5])
+    @torch.no_grad()
+    def test_nothing_vanishes(self, condition: SemanticMap, scale: float) -> None:
+        model = TinyNetwork(3, 6)
+        wanted = GuidedDenoiser(model, process(), condition, scale=scale)(*inputs())
+        assert torch.equal(self.denoiser(model, condition, 0.0, scale=scale)(*inputs()), wanted)
+
+    @pytest.mark.parametrize("scale", [1.0, 1.5])
+    @torch.no_grad()
+    def test_everything_vanishes(self, condition: SemanticMap, scale: float) -> None:
+        model = TinyNetwork(3, 6)
+        _, null = branches(model, process(), condition)
+        torch.testing.assert_close(self.denoiser(model, condition, 1.0, scale=scale)(*inputs()), null)
+
+    @torch.no_grad()
+    def test_every_call_has_its_own_map_and_the_null_branch_is_kept(self, condition: SemanticMap) -> None:
+        model = TinyNetwork(3, 6)
+        denoise = self.denoiser(model, condition, 0.5, scale=2.0)
+        first, second = (denoise(*inputs()) for _ in range(2))
+        assert not torch.allclose(first, second)
+        assert model.runs == {"encode": [N] * 2, "modulate": [1, N, N], "decode": [2 * N] * 2}
+        _, null = branches(model, process(), condition)
+        maps = SemanticMap(condition.label, CLASSES)
+        again = denoise.with_condition(maps, lambda clean, t: clean.null())(*inputs())
+        torch.testing.assert_close(again, null)
+
+    @torch.no_grad()
+    def test_the_null_branch_alone_asks_for_no_maps(self, condition: SemanticMap) -> None:
+        model = TinyNetwork(3, 6)
+        self.denoiser(model, condition, 0.5, scale=0.0)(*inputs())
+        assert model.runs["modulate"] == [1]
+
+    @torch.no_grad()
+    def test_with_an_interval(self, condition: SemanticMap) -> None:
+        model, (x, _) = TinyNetwork(3, 6), inputs()
+        plain = GuidedDenoiser(model, process(), condition, scale=1.5, interval=(0.5, 5.0))
+        found = self.denoiser(model, condition, 0.0, scale=1.5, interval=(0.5, 5.0))
+        for index in (0, 11, 24):
+            t = torch.full((N,), index)
+            assert torch.equal(found(x, t), plain(x, t))
 
 
 class TestInterval:

@@ -32,7 +32,7 @@ def learned(history: list[dict]) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in ("images_per_second", "peak_memory_gib")} for line in history]
 
 
-EVERYTHING_RANDOM = {"dropout": 0.1, "drop_rate": 0.3, "vertical_flip": True, "rotate90": True}
+EVERYTHING_RANDOM = {"dropout": 0.1, "drop_rate": 0.3, "vertical_flip": True, "rotate90": True, "cond_diffuse": True}
 
 
 @pytest.mark.parametrize("sampler", ["stratified", "uniform", "loss-second-moment"])

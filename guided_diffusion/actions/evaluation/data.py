@@ -20,6 +20,7 @@ from guided_diffusion.config import EvaluateConfig, load_config
 from guided_diffusion.data.arrays import load_arrays
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.labels import LabelEncoding
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.problems import problem_lines
 from guided_diffusion.data.samples import SampleFolder, find_samples, mask_digests, open_samples
@@ -87,13 +88,15 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> dict[str, 
         raise ConfigError(
             [f"{key} is missing, and {samples.folder} has no config.json of sample: set it" for key in missing]
         )
-    for key in ("image_channels", "resize"):
-        if options[key] is None:
-            options[key] = GeometryOptions.model_fields[key].default
+    if options["image_channels"] is None:
+        options["image_channels"] = GeometryOptions.model_fields["image_channels"].default
     if not options["encoder_weights"]:
         options["encoder_weights"] = "none"
     # Also what the samples say is only text in a file.
-    return load_config("evaluate", options).to_json()
+    options = load_config("evaluate", options).to_json()
+    if options["resize"] is None:
+        options["resize"] = get_mode(options["dataset_mode"]).resize
+    return options
 
 
 def open_data(config: EvaluateConfig) -> EvaluationData:

@@ -1,0 +1,84 @@
+"""What the scripts that write a dataset have in common: a new folder, copies, threads, numbers of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.writing import make_folder, replacing, writing_to
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def refuse_filled(output: Path) -> None:
+    """Raise ConfigError unless `output` is an empty folder or not there, so that nothing is ever overwritten."""
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if output.exists() or output.is_symlink():
+        found = "holds files" if output.is_dir() else "is a file"
+        raise ConfigError(f"--output: {output} {found}; choose a new folder, or empty this one")
+
+
+def refuse_inside(output: Path, source: Path) -> None:
+    """Raise ConfigError if `output` is `source` or lies in it, where its files would be taken for the source's."""
+    if output.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"--output: {output} is in {source}, which is read; choose a folder elsewhere")
+
+
+def put(source: str | Path, target: Path, *, link: bool) -> None:
+    """Copy a file, whole or not at all, or make `target` another name of it (a hard link)."""
+    if link:
+        make_folder(target.parent)
+        with writing_to(target):
+            os.link(source, target)
+        return
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> list[Result]:
+    """Return what `function` gives for every item, in order; in threads, as files leave Python. An error ends it."""
+    executor = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
+    try:
+        futures = [executor.submit(function, item) for item in items]
+        return [future.result() for future in tqdm(futures, desc=description, unit="file")]
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def count_in_test(number: int, share: float) -> int:
+    """Return how many of `number` items are for testing, with at least one for testing and one for training."""
+    return min(max(round(number * share), 1), number - 1)
+
+
+def named(values: Iterable[object], most: int = 5) -> str:
+    """Return the first `most` values as text, and that there are more of them."""
+    listed = [str(value) for value in values]
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def share(text: str) -> float:
+    """Read a number above 0 and below 1, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, found {text!r}")
+    return number
+
+
+def natural(text: str) -> int:
+    """Read a whole number from 0 on, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
+    return int(text)

@@ -1,0 +1,129 @@
+"""Split a plain folder of images/ and masks/ into train/ and test/, each class in both where it can be.
+
+    python scripts/split_dataset.py --data-dir data/unsorted --output data/my_dataset --test-share 0.2
+
+Images and masks pair by name. Every image counts for the rarest mask value in it (the one in the fewest images), and
+the test images are spread evenly over the images so grouped: systematic sampling with implicit stratification. An image
+that alone has its rarest value is for training, as long as others are left for testing. A table of the mask values of
+both sides is printed. Which images are drawn depends on `--seed` and on the names and masks alone.
+
+Files are copied (`--link`: hard links, for files on the same disk), with classes.json where there is one; the source
+stays as it is, and nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from dataset_folders import count_in_test, in_threads, natural, put, refuse_filled, refuse_inside, share
+from numpy.typing import NDArray
+
+from guided_diffusion.data.classes import FILE_NAME
+from guided_diffusion.data.files import open_mask
+from guided_diffusion.data.labels import raw_mask
+from guided_diffusion.data.modes import DatasetMode, FileRule
+from guided_diffusion.data.pairing import Pair, index_pairs
+from guided_diffusion.data.problems import problem_lines
+from guided_diffusion.errors import DataError, UserError
+
+PLAIN = DatasetMode("plain", FileRule("images", (".jpg", ".jpeg", ".png")), FileRule("masks", (".png",)))
+SHOWN_VALUES = 30
+
+
+def values_in(path: str) -> tuple[int, ...]:
+    """Return the distinct values of a mask file in order: grey values, palette indices, or colours as 0xRRGGBB."""
+    return tuple(np.unique(raw_mask(open_mask(path), path).codes).tolist())
+
+
+def rarest_values(values: Sequence[Sequence[int]]) -> list[int]:
+    """Return for the values of each image the one that is in the fewest images, the smallest of several."""
+    images = Counter(value for present in values for value in set(present))
+    return [min(present, key=lambda value: (images[value], value)) for present in values]
+
+
+def draw_test(groups: Sequence[Hashable], test_share: float, seed: int) -> NDArray[np.bool_]:
+    """Return which of N >= 2 items are for testing, [N]: `test_share` of them and of every group, by chance within it.
+
+    A group's share is rounded up or down. An item that is alone in its group is for training, unless too few are left.
+    """
+    size = Counter(groups)
+    number = count_in_test(len(groups), test_share)
+    pool = [index for index, group in enumerate(groups) if size[group] > 1]
+    if len(pool) < number:
+        pool = list(range(len(groups)))
+    generator = np.random.default_rng(seed)
+    ranks = generator.permutation(len(groups))
+    place = {group: position for position, group in enumerate(dict.fromkeys(groups))}
+    pool.sort(key=lambda index: (size[groups[index]], place[groups[index]], ranks[index]))
+    # Systematic sampling: every (len(pool) / number)-th of the ordered pool, from a random start.
+    positions = ((np.arange(number) + generator.random()) * len(pool) / number).astype(int)
+    chosen = np.zeros(len(groups), dtype=bool)
+    chosen[np.asarray(pool)[positions]] = True
+    return chosen
+
+
+def split(arguments: argparse.Namespace) -> None:
+    """Write the two splits and say what is in them."""
+    source, output = Path(arguments.data_dir).absolute(), Path(arguments.output).absolute()
+    refuse_filled(output)
+    for folder in ("images", "masks"):
+        refuse_inside(output, source / folder)
+    pairs, problems = index_pairs(source, PLAIN, "")
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal:
+        raise DataError(problem_lines(fatal))
+    for line in problem_lines(problems):
+        print(f"warning: {line}")
+    if len(pairs) < 2:
+        raise DataError(f"{source}: has {len(pairs)} pair, and a split needs one for each side; add more")
+    values = in_threads(lambda pair: values_in(pair.mask), pairs, "reading masks")
+    in_test = draw_test(rarest_values(values), arguments.test_share, arguments.seed).tolist()
+    splits = ["test" if chosen else "train" for chosen in in_test]
+    write = partial(_write, source=source, output=output, link=arguments.link)
+    in_threads(write, list(zip(pairs, splits, strict=True)), "writing pairs")
+    if (source / FILE_NAME).is_file():
+        put(source / FILE_NAME, output / FILE_NAME, link=False)
+    for line in _table(values, in_test):
+        print(line)
+    print(f"{splits.count('train')} pairs for training, {splits.count('test')} for testing: {output}")
+
+
+def _write(item: tuple[Pair, str], *, source: Path, output: Path, link: bool) -> None:
+    pair, folder = item
+    for path in (pair.image, pair.mask):
+        put(path, output / folder / Path(path).relative_to(source), link=link)
+
+
+def _table(values: Sequence[Sequence[int]], in_test: Sequence[bool]) -> list[str]:
+    """Return a line for every mask value: how many images of each side have it."""
+    sides = (Counter[int](), Counter[int]())
+    for present, test in zip(values, in_test, strict=True):
+        sides[test].update(present)
+    known = sorted(set(sides[0]) | set(sides[1]))
+    lines = ["mask value  images for training  for testing"]
+    lines += [f"{value:>10}  {sides[0][value]:>19}  {sides[1][value]:>11}" for value in known[:SHOWN_VALUES]]
+    return lines + ([f"and {len(known) - SHOWN_VALUES} more values"] if len(known) > SHOWN_VALUES else [])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Split what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, help="the folder with images/ and masks/")
+    parser.add_argument("--output", required=True, help="a new folder")
+    parser.add_argument("--test-share", type=share, default=0.2)
+    parser.add_argument("--seed", type=natural, default=0)
+    parser.add_argument("--link", action="store_true", help="hard links instead of copies")
+    arguments = parser.parse_args(argv)
+    try:
+        split(arguments)
+    except UserError as error:
+        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
+
+
+if __name__ == "__main__":
+    main()
