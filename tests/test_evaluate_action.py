@@ -109,6 +109,8 @@ def test_quality_is_told_with_its_numbers(record):
     assert record["diversity"]["samples_per_mask"] == 3
     assert record["diversity"]["mean"] > 0
     assert "alexnet.pt" in record["diversity"]["network"]
+    assert (record["diversity"]["images"], record["diversity"]["image_size"]) == (24, [32, 32])
+    assert "bicubic" in record["diversity"]["resampling"]
     assert len(record["memorisation"]["samples"]) == 24
     assert {"mean", "std", "areas", "high_power"} <= record["drift"].keys()
     assert record["distances"] == {"skipped": 'not measured: inception_weights is "none"'}

@@ -152,7 +152,7 @@ def _distances(quality: Quality, data: EvaluationData, networks: Networks, featu
     record: dict[str, Any] = {
         "features": networks.inception.description,
         "image_size": list(data.training.images.images.shape[1:3]),
-        "resampling": f"images brought to that size ({data.options['resize']}, bicubic, antialiased)",
+        "resampling": _resampling(data),
     }
     for name, found in (("samples", features.samples), ("test", features.test)):
         kid = kernel_distance(found, features.training, seed=data.options["seed"] % 2**32)
@@ -177,6 +177,10 @@ def _distances(quality: Quality, data: EvaluationData, networks: Networks, featu
         )
 
 
+def _resampling(data: EvaluationData) -> str:
+    return f"images brought to that size ({data.options['resize']}, bicubic, antialiased)"
+
+
 def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> None:
     if networks.lpips is None:
         quality.record["diversity"] = {"skipped": networks.skipped["diversity"]}
@@ -197,6 +201,7 @@ def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> No
         "folder": data.options["diversity_dir"] or str(data.samples.folder),
         "network": networks.lpips.description,
         "image_size": list(samples.images.shape[1:3]),
+        "resampling": _resampling(data),
     }
     quality.findings.append(
         f"LPIPS diversity {found.mean:.3f} over {found.masks} masks, at least {found.samples_per_mask} samples of each"

@@ -249,7 +249,7 @@ def _distances(record: Record) -> Section:
         text.append(
             f"LPIPS diversity {diversity['mean']:.3f} (standard deviation over masks {diversity['std']:.3f}), "
             f"{diversity['images']} samples of {diversity['masks']} masks, at least {diversity['samples_per_mask']} of "
-            f"each; {diversity['network']}."
+            f"each; {diversity['network']}. {diversity['resampling']}."
         )
     tables = [Table(["sets", "images", "KID", "FID", "precision", "recall"], rows)] if rows else []
     return Section("Distance to the real images", text, tables)
