@@ -166,7 +166,9 @@ def split_validation(labels: Labels, num_classes: int, share: float, seed: int) 
     nothing: where less than half of the share comes together, it is topped up at random.
     """
     assert len(labels) >= 2
-    shown = np.stack([(labels == index).any((1, 2)) for index in range(num_classes)], axis=1)  # [N, C]
+    shown = np.stack(
+        [np.bincount(label.ravel(), minlength=num_classes)[:num_classes] > 0 for label in labels]
+    )  # [N, C]
     images = shown.sum(0)
     rarest = np.where(shown, images, len(labels) + 1).argmin(1)
     rng = np.random.default_rng([seed, len(labels)])

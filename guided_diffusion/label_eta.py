@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from guided_diffusion.errors import ConfigError, DataError
+from guided_diffusion.label_options import ETA_SCALE
 from guided_diffusion.writing import replacing
-
-PUBLISHED_SCALE = 0.284
-"""With it `eta_from_statistics` fits what was published for ADE20K, with an error of 0.08 in the logarithm."""
 
 UNLABELLED = ("unlabelled", "unlabeled")
 """Names of a class that stands for "not labelled"."""
@@ -64,14 +62,14 @@ def save_eta(path: str | Path, eta: ArrayLike) -> None:
 def eta_from_statistics(
     pixel_share: Sequence[float] | NDArray[np.float64],
     image_frequency: Sequence[float] | NDArray[np.float64],
-    scale: float = PUBLISHED_SCALE,
+    scale: float = ETA_SCALE,
     *,
     unlabelled: Sequence[int] = (),
 ) -> NDArray[np.float64]:
     """Return eta, [K] float64 of at least 1: scale * (-ln image_frequency) / pixel_share.
 
     Classes that are rare or small stay for longer. The published files are not accompanied by a formula; this one fits
-    that of ADE20K (see `PUBLISHED_SCALE`).
+    that of ADE20K (see `ETA_SCALE`).
 
     pixel_share: [K] in [0, 1], of the pixels of all training masks. image_frequency: [K] in [0, 1], of the masks that
         have the class.
@@ -87,7 +85,7 @@ def eta_from_statistics(
     assert share.shape == frequency.shape
     assert all(((values >= 0) & (values <= 1)).all() for values in (share, frequency))
     if not (np.isfinite(scale) and scale > 0):
-        raise ConfigError(f"eta_scale: must be above 0 ({PUBLISHED_SCALE} fits the published numbers), found {scale}")
+        raise ConfigError(f"eta_scale: must be above 0 ({ETA_SCALE} fits the published numbers), found {scale}")
     present = (share > 0) & (frequency > 0)
     if not present.any():
         raise DataError("masks: none has a pixel of any class, so that eta cannot be computed; give a file of eta")

@@ -107,6 +107,15 @@ def write_run_record(folder: str | Path, action: str, config: Mapping[str, Any])
         write_text(Path(folder) / name, json.dumps(content, indent=2) + "\n")
 
 
+def read_run_record(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
+    """Return what `write_run_record` left in `folder` under `name`, empty where there is no such record."""
+    try:
+        content = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Return the versions of Python, the platform and the libraries that results depend on."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}

@@ -25,20 +25,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+from dataset_folders import in_threads, natural, put
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from guided_diffusion.data.classes import FILE_NAME, classes_text
 from guided_diffusion.data.datasets import read_mask
@@ -51,7 +48,7 @@ from guided_diffusion.data.scan_report import ScanReport
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.errors import ConfigError, DataError, UserError
 from guided_diffusion.seeding import Stream, derive_seed
-from guided_diffusion.writing import make_folder, replacing, write_text, writing_to
+from guided_diffusion.writing import replacing, write_text
 
 KINDS = ("downsample", "edge", "random")
 RECORD = "noisy_masks.json"
@@ -172,7 +169,7 @@ def make(arguments: argparse.Namespace) -> None:
     size = arguments.image_size
     transform = None if size is None else JointTransform((size[0], size[-1]), resize, train=False)
     write = partial(_write_pair, arguments=arguments, encoding=encoding, noise=noise, transform=transform)
-    _in_threads(write, pairs, targets)
+    in_threads(lambda pair: write(*pair), list(zip(pairs, targets, strict=True)), "writing masks")
     if (source / FILE_NAME).is_file() and not arguments.masks_only:
         write_text(output / FILE_NAME, classes_text(encoding))
     record = {key: value for key, value in vars(arguments).items() if key != "output"}
@@ -229,13 +226,13 @@ def _write_pair(
     if arguments.masks_only:
         return
     source, output = Path(arguments.data_dir).absolute(), Path(arguments.output).absolute()
-    _copy(pair.image, output / _relative(pair.image, source))
+    put(pair.image, output / _relative(pair.image, source), link=False)
     if pair.instance is not None and pair.instance != pair.mask:
         copied = output / _relative(pair.instance, source)
         if arguments.kind == "downsample":
             _save(_downsampled_picture(open_mask(pair.instance), arguments.size), copied)
         else:
-            _copy(pair.instance, copied)
+            put(pair.instance, copied, link=False)
 
 
 def _downsampled_picture(picture: Image.Image, size: int) -> Image.Image:
@@ -253,23 +250,6 @@ def _downsampled_picture(picture: Image.Image, size: int) -> Image.Image:
 def _save(picture: Image.Image, path: Path) -> None:
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
-
-
-def _copy(path: str, target: Path) -> None:
-    make_folder(target.parent)
-    with writing_to(target):
-        shutil.copyfile(path, target)
-
-
-def _in_threads(write: Callable[[Pair, Path], None], pairs: Sequence[Pair], targets: Iterable[Path]) -> None:
-    """Call `write` for every pair, in threads as decoding and encoding leave Python; the first error ends it."""
-    executor = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
-    try:
-        futures = [executor.submit(write, pair, target) for pair, target in zip(pairs, targets, strict=True)]
-        for future in tqdm(futures, desc="writing masks", unit="mask"):
-            future.result()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -297,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=_positive, default=64, help="of downsample: rows and columns")
     parser.add_argument("--distance", type=_positive, default=2, help="of edge: pixels")
     parser.add_argument("--share", type=_share, default=0.1, help="of random: probability")
-    parser.add_argument("--seed", type=_natural, default=0, help="of random")
+    parser.add_argument("--seed", type=natural, default=0, help="of random")
     arguments = parser.parse_args(argv)
     if arguments.image_size is not None and not arguments.masks_only:
         parser.error("--image-size: the images stay as they are, and would not fit the masks; add --masks-only")
@@ -314,12 +294,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
     return int(text)
 
 

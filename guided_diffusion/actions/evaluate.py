@@ -16,7 +16,7 @@ from guided_diffusion.config import EvaluateConfig
 from guided_diffusion.data.samples import refuse_target, write_selection
 from guided_diffusion.distributed import World, join
 from guided_diffusion.errors import UserError
-from guided_diffusion.logs import library_versions, write_run_record
+from guided_diffusion.logs import library_versions, read_run_record, write_run_record
 from guided_diffusion.writing import make_folder, write_text
 
 REPORT, RECORD, FILTERED = "report.html", "report.json", "filtered"
@@ -73,10 +73,7 @@ def evaluate(config: EvaluateConfig, world: World) -> None:
 
 def refuse_other_output(folder: Path) -> None:
     """Raise UserError where `folder` holds what another action wrote, whose records would be overwritten."""
-    try:
-        action = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("action")
-    except (OSError, ValueError, AttributeError):
-        return
+    action = read_run_record(folder, "environment.json").get("action", "evaluate")
     if action != "evaluate":
         raise UserError(f"output_dir is {folder}, which holds the results of {action}: choose another folder")
 

@@ -19,6 +19,7 @@ from guided_diffusion.data.problems import problem_lines
 from guided_diffusion.data.scan import scan_dataset
 from guided_diffusion.data.synthetic import MANIFEST, UNFINISHED, read_manifest
 from guided_diffusion.errors import DataError
+from guided_diffusion.logs import read_run_record
 from guided_diffusion.writing import make_folder, write_text, writing_to
 
 KINDS = ("images", "masks")
@@ -70,16 +71,7 @@ def find_samples(directory: str | Path) -> SampleFolder:
         raise DataError(f"{folder}: its samples are not finished; run the same sample command again first")
     manifest = folder / MANIFEST
     lines = {line["image"]: line for line in read_manifest(manifest)} if manifest.exists() else {}
-    return SampleFolder(folder, "" if folder == root else folder.name, _run_config(folder), lines)
-
-
-def _run_config(folder: Path) -> dict[str, Any]:
-    """Return the resolved options of the run that wrote `folder`, empty where there is no record of it."""
-    try:
-        content = json.loads((folder / RUN_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return SampleFolder(folder, "" if folder == root else folder.name, read_run_record(folder), lines)
 
 
 def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels: int) -> tuple[Pair, ...]:

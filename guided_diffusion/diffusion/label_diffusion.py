@@ -24,10 +24,10 @@ from torch import Tensor
 
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.label_options import CLASSWISE, UNIFORM
 from guided_diffusion.seeding import Stream, derive_seed
 from guided_diffusion.semantic_map import SemanticMap, Size
 
-UNIFORM, CLASSWISE = "discrete_zero_uniform", "discrete_zero_classwise"
 COND_OPTS = (UNIFORM, CLASSWISE)
 
 

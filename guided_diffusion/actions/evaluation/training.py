@@ -10,7 +10,7 @@ from typing import Any
 from evaluations.charts import loss_curve
 from evaluations.report import Figure, Section
 from guided_diffusion.data.samples import SampleFolder
-from guided_diffusion.logs import read_json_lines
+from guided_diffusion.logs import read_json_lines, read_run_record
 
 _MOST_RUNS = 5  # a chain of finetunings is rarely longer
 
@@ -41,20 +41,12 @@ def _runs_behind(config: Mapping[str, Any]) -> dict[Path, tuple[dict[str, Any], 
     named = config.get("model_path")
     while isinstance(named, str) and named not in ("", "auto") and len(runs) < _MOST_RUNS:
         folder = Path(named) if Path(named).is_dir() else Path(named).parent
-        known = _read_config(folder)
-        if known is None or folder in runs:
+        known = read_run_record(folder)
+        if not known or folder in runs:
             break
         runs[folder] = (known, _epochs(folder))
         named = known.get("resume_checkpoint")
     return dict(reversed(runs.items()))
-
-
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _epochs(folder: Path) -> list[dict[str, Any]]:
