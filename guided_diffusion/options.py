@@ -161,9 +161,9 @@ class ModelOptions(OptionGroup):
     use_scale_shift_norm: bool = option(True, "time embedding scales and shifts the second norm of a block")
     use_new_attention_order: bool = option(False, "split q, k, v before the heads")
     use_checkpoint: bool = option(False, "recompute activations in the backward pass: less memory, slower")
-    spade: Literal["auto", "lookup", "dense"] = option(
+    spade: Literal["auto", "lookup", "mixed", "dense"] = option(
         "auto",
-        "how masks become modulations: lookup of distinct neighbourhoods, dense convolutions, or the cheaper one",
+        "how masks become modulations: lookup of distinct 5x5 neighbourhoods, mixed of 3x3 ones, or dense convolutions",
     )
     class_cond: bool = option(True, "the mask conditions the network; always true")
 

@@ -1,6 +1,7 @@
 """Compare the cost of training and sampling with the published code's, MONAI's and that of no condition at all.
 
     python scripts/benchmark.py [--quick] [--sizes 64:32:6 ...] [--masks FOLDER] [--growth] [--threshold]
+        [--label-diffusion]
 
 One Markdown table goes to stdout and everything measured to a JSON file. The variants:
 
@@ -34,16 +35,18 @@ from typing import Any
 
 import torch
 from benchmark_cases import Case, default_batch, distinct_share, label_maps, make_batch
-from benchmark_measure import START_SECONDS, Progress, Ratio, interleaved, peak_training_memory, ratio, warm_up_runs
-from benchmark_report import RATIOS, Row, as_json, case_lines, conditions, machine, table
-from benchmark_studies import (
+from benchmark_forms import (
+    FORMS,
     NOISE,
-    growth_cases,
-    growth_lines,
-    measure_growth,
+    STEPS,
+    label_diffusion_lines,
+    measure_label_diffusion,
     measure_threshold,
     threshold_lines,
 )
+from benchmark_measure import START_SECONDS, Progress, Ratio, interleaved, peak_training_memory, ratio, warm_up_runs
+from benchmark_report import RATIOS, Row, as_json, case_lines, conditions, machine, table
+from benchmark_studies import growth_cases, growth_lines, measure_growth
 from benchmark_variants import VARIANTS, Ours, Variant, architecture, available, guided_steps, training_step
 from tqdm import tqdm
 
@@ -55,7 +58,10 @@ from guided_diffusion.errors import UserError
 SIZES = ("64:32:6", "128:64:6", "256:128:6", "256:256:151")
 PARTS = ("training", "guided", "memory")
 FIRST = "ours, first step"
-COST = {"training": 3.5, "guided": 2.0, "modulate": 0.5}
+COST = {
+    "training": 3.5,
+    "guided": 2.0,
+}
 """Forward passes that a step is worth, for progress bars only."""
 
 
@@ -174,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.growth:
         print(*measure_all_growth(options, cases[0], report), sep="\n")
     if options.threshold:
-        print(*measure_lookup(options, cases[0], report), sep="\n")
+        print(*measure_forms(options, cases[0], report), sep="\n")
+    if options.label_diffusion:
+        print(*measure_labels(options, cases[0], report), sep="\n")
     path = Path(options.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -213,17 +221,34 @@ def measure_all_growth(options: argparse.Namespace, base: Case, report: dict[str
     return lines
 
 
-def measure_lookup(options: argparse.Namespace, case: Case, report: dict[str, Any]) -> list[str]:
-    """Measure lookup against dense over the noisiness of maps into `report`; return the table."""
+def measure_forms(options: argparse.Namespace, case: Case, report: dict[str, Any]) -> list[str]:
+    """Measure the forms of modulations over the noisiness of maps into `report`; return the table."""
     rounds = rounds_of(case, options.rounds)
-    seconds = (COST["training"] + COST["modulate"]) * case.forward_seconds
-    with Progress(2 * len(NOISE) * (rounds + warm_up_runs(case.device)) * seconds) as progress:
-        progress.now(f"{case.title}, lookup and dense")
+    seconds = (COST["training"] + COST["guided"]) * case.forward_seconds
+    with Progress(len(FORMS) * len(NOISE) * (rounds + warm_up_runs(case.device)) * seconds) as progress:
+        progress.now(f"{case.title}, forms")
         shares = list(
             measure_threshold(case, rounds, lambda case, part: progress.done(COST[part] * case.forward_seconds))
         )
     report["threshold"] = {"case": asdict(case), "shares": [asdict(share) for share in shares]}
     return ["", *threshold_lines(case, shares)]
+
+
+def measure_labels(options: argparse.Namespace, case: Case, report: dict[str, Any]) -> list[str]:
+    """Measure what label diffusion adds to a step into `report`; return the table."""
+    rounds = rounds_of(case, options.rounds)
+    cost = {"training": COST["training"], "guided": STEPS * COST["guided"]}
+    runs = (rounds + warm_up_runs(case.device)) * (len(FORMS) + 3)
+    with Progress(runs * sum(cost.values()) * case.forward_seconds) as progress:
+        progress.now(f"{case.title}, label diffusion")
+        found = measure_label_diffusion(
+            case, rounds, lambda case, part: progress.done(cost[part] * case.forward_seconds)
+        )
+    report["label_diffusion"] = {
+        "case": asdict(case),
+        "ratios": {part: {name: asdict(value) for name, value in row.items()} for part, row in found.items()},
+    }
+    return ["", *label_diffusion_lines(case, found)]
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Case]]:
@@ -232,14 +257,15 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Cas
     parser.add_argument("--quick", action="store_true", help="one small size, few rounds: under a minute")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE:CHANNELS:CLASSES", help=f"default: {' '.join(SIZES)}")
     parser.add_argument("--batch", nargs="+", type=positive, help="one for all sizes or one each; 16, 8, 4, 1 by size")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all; on a CPU from 256 px on guided alone")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, help="default: all; on a CPU from 256 px on guided alone")
     parser.add_argument("--masks", metavar="FOLDER", help="label PNGs in place of procedural masks")
     parser.add_argument("--rounds", type=positive, help="default: 15 on a CPU, 5 of long ones; 30 on a GPU")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of all variants")
     parser.add_argument("--compile", action="store_true", help="torch.compile ours and floor")
     parser.add_argument("--growth", action="store_true", help="also: step times over classes, image size and batch")
-    parser.add_argument("--threshold", action="store_true", help="also: lookup against dense, the first size")
+    parser.add_argument("--threshold", action="store_true", help="also: the forms of modulations, the first size")
+    parser.add_argument("--label-diffusion", action="store_true", help="also: what it costs, the first size")
     parser.add_argument("--json", metavar="FILE", help="default: runs/benchmark-<date>-<time>.json")
     options = parser.parse_args(arguments)
     if options.quick:

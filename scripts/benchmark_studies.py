@@ -1,11 +1,9 @@
-"""What `benchmark.py` finds out about this project's network alone: growth of its steps, and when lookup pays."""
+"""What `benchmark.py` finds out about this project's network alone: how its steps grow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import pairwise
 from statistics import median
 
 import torch
@@ -13,16 +11,11 @@ from benchmark_cases import Case, distinct_share, make_batch
 from benchmark_measure import Ratio, interleaved, ratio
 from benchmark_variants import Ours, Step, guided_steps, training_step
 
-from guided_diffusion.models.conditioning import DENSE_ABOVE
-
 CLASSES = (2, 6, 19, 60, 151, 182)
 SIZES = (32, 64, 128, 256)
 BATCHES = (1, 2, 4, 8, 16)
 OBJECTS = 4
 """Objects of a mask while classes grow: the same shapes for any number."""
-NOISE = (0.0, 0.003, 0.01, 0.02, 0.04, 0.07, 0.1, 0.14, 0.2, 0.3, 1.0)
-"""Shares of pixels that are replaced; each is in 25 neighbourhoods."""
-
 Done = Callable[[Case, str], None]
 
 
@@ -71,74 +64,6 @@ def _training(case: Case) -> Step:
 
 def _guided(case: Case) -> Step:
     return guided_steps([Ours(case)], make_batch(case))["ours"]
-
-
-@dataclass(frozen=True)
-class LookupShare:
-    """Lookup against dense form on maps of one noisiness.
-
-    noise: share of pixels that were replaced. distinct: neighbourhoods by pixels at full size. training, modulate:
-    time of the lookup form over that of the dense form, of a training step and of making the modulations.
-    """
-
-    noise: float
-    distinct: float
-    training: Ratio
-    modulate: Ratio
-
-
-def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[LookupShare]:
-    """Yield lookup over dense for maps of growing noisiness.
-
-    Neighbourhoods are counted before: whoever has to choose has counted them already.
-    """
-    variant = Ours(case)
-    network = variant.network
-    for noise in NOISE:
-        network.spade = "lookup"  # or nothing would be counted
-        batch = make_batch(replace(case, noise=noise))
-        batch = replace(batch, condition=variant.counted(batch.condition))
-        maps = batch.condition.to(case.device)
-        modulate = torch.no_grad()(partial(network.modulate, maps))
-        ratios = {}
-        for part, step in (("training", training_step(variant, batch)), ("modulate", modulate)):
-            steps = {form: _in_form(variant, form, step) for form in ("lookup", "dense")}
-            seconds = interleaved(steps, rounds, case.device, lambda form, part=part: done(case, part))
-            ratios[part] = ratio(seconds["lookup"], seconds["dense"])
-        yield LookupShare(noise, distinct_share(replace(case, noise=noise)), **ratios)
-
-
-def _in_form(variant: Ours, form: str, step: Step) -> Step:
-    def run() -> None:
-        variant.network.spade = form
-        step()
-
-    return run
-
-
-def crossing(shares: Sequence[LookupShare], part: str) -> float | None:
-    """Return the share of distinct neighbourhoods at which lookup takes as long as dense, None if it never does."""
-    for before, after in pairwise(shares):
-        low, high = (getattr(share, part).value for share in (before, after))
-        if low <= 1 < high:
-            return before.distinct + (1 - low) / (high - low) * (after.distinct - before.distinct)
-    return None
-
-
-def threshold_lines(case: Case, shares: Sequence[LookupShare]) -> list[str]:
-    """Return the Markdown table of a threshold study and what follows from it."""
-    lines = [
-        f"Lookup over dense, {case.title} classes, batch {case.batch}:",
-        "",
-        "| pixels replaced | distinct neighbourhoods by pixels | training step | modulate |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| {s.noise:.1%} | {s.distinct:.1%} | {s.training} | {s.modulate} |" for s in shares]
-    for part in ("training", "modulate"):
-        found = crossing(shares, part)
-        where = "at no share measured" if found is None else f"at {found:.1%} distinct neighbourhoods"
-        lines += ["", f"The two are equally fast ({part}) {where}; `auto` changes at {DENSE_ABOVE:.0%}."]
-    return lines
 
 
 def growth_lines(growth: Growth) -> list[str]:

@@ -259,14 +259,24 @@ def available() -> list[str]:
     return [name for name, variant in VARIANTS.items() if variant.load()]
 
 
-def training_step(variant: Variant, batch: Batch) -> Step:
-    """Return a step of training on `batch`: what `Trainer.train_step` does, in the variant's way."""
+def training_step(
+    variant: Variant, batch: Batch, condition_at: Callable[[SemanticMap, Tensor], SemanticMap] | None = None
+) -> Step:
+    """Return a step of training on `batch`: what `Trainer.train_step` does, in the variant's way.
+
+    condition_at: changes the maps by their timesteps (label diffusion); loading has then counted nothing.
+    """
     network, optimizer, update = variant.network.train(), variant.optimizer(), variant.averages()
-    loaded, device, passed = variant.loaded(batch.condition), variant.case.device, 0
+    device, passed = variant.case.device, 0
+    loaded = batch.condition if condition_at is not None else variant.loaded(batch.condition)
 
     def step() -> float:
         nonlocal passed
-        maps = variant.counted(loaded).to(device, non_blocking=True).drop(batch.dropped)
+        if condition_at is None:
+            maps = variant.counted(loaded).to(device, non_blocking=True)
+        else:
+            maps = condition_at(loaded.to(device, non_blocking=True), batch.t)
+        maps = maps.drop(batch.dropped)
         noise = torch.randn_like(batch.image)
         x_t = DIFFUSION.q_sample(batch.image, batch.t, noise)
         with variant.precision:

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 import torch
 from benchmark_cases import Case, label_maps, procedural_masks
+from benchmark_forms import (
+    FORMS,
+    FormsShare,
+    crossing,
+    label_diffusion_lines,
+    measure_label_diffusion,
+    measure_threshold,
+    threshold_lines,
+)
 from benchmark_measure import interleaved, peak_training_memory, ratio
-from benchmark_studies import LookupShare, crossing, growth_cases, growth_lines, measure_growth, measure_threshold
+from benchmark_studies import growth_cases, growth_lines, measure_growth
 from benchmark_variants import perturb
 from PIL import Image
 from published_unet import PublishedUNet, guided
@@ -75,17 +84,35 @@ def test_growth():
 
 
 def test_threshold(monkeypatch):
-    monkeypatch.setattr("benchmark_studies.NOISE", (0.0, 1.0))
+    monkeypatch.setattr("benchmark_forms.NOISE", (0.0, 1.0))
     smooth, noisy = measure_threshold(TINY, 1, lambda case, part: None)
-    assert smooth.distinct < 0.8 < 0.95 < noisy.distinct
-    assert min(smooth.training.value, noisy.modulate.value) > 0
+    assert smooth.windows < smooth.distinct < 0.8 < 0.95 < noisy.distinct
+    for share in (smooth, noisy):
+        assert share.training["lookup"].value == share.guided["lookup"].value == 1
+        assert min(share.training[form].value for form in FORMS) > 0
+    lines = threshold_lines(TINY, [smooth, noisy])
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
 def test_crossing():
-    one, two, three = (ratio([seconds], [1.0]) for seconds in (0.5, 0.75, 1.25))
-    shares = [LookupShare(0.0, 0.1, one, one), LookupShare(0.1, 0.2, two, one), LookupShare(0.2, 0.4, three, one)]
-    assert crossing(shares, "training") == pytest.approx(0.3)
-    assert crossing(shares, "modulate") is None
+    def share(distinct: float, mixed: float) -> FormsShare:
+        ratios = {"lookup": ratio([1.0], [1.0]), "mixed": ratio([mixed], [1.0])}
+        return FormsShare(0.0, distinct, distinct / 2, ratios, dict.fromkeys(ratios, ratios["lookup"]))
+
+    shares = [share(0.1, 1.5), share(0.2, 1.25), share(0.4, 0.75)]
+    assert crossing(shares, "training", "lookup", "mixed", "distinct") == pytest.approx(0.3)
+    assert crossing(shares, "training", "lookup", "mixed", "windows") == pytest.approx(0.15)
+    assert crossing(shares, "training", "mixed", "lookup", "distinct") is None
+
+
+def test_label_diffusion(monkeypatch):
+    monkeypatch.setattr("benchmark_forms.STEPS", 2)
+    found = measure_label_diffusion(TINY, 1, lambda case, part: None)
+    assert set(found) == {"training", "guided"}
+    for ratios in found.values():
+        assert list(ratios) == [*(f"uniform, {form}" for form in ("auto", *FORMS)), "class-wise, auto"]
+        assert all(math.isfinite(value.value) and value.value > 0 for value in ratios.values())
+    assert len(label_diffusion_lines(TINY, found)) == 4 + 5
 
 
 def test_rounds_are_interleaved_in_a_rotating_order():

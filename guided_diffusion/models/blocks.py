@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from guided_diffusion.models.conditioning import Modulation, SPADEGroupNorm
+from guided_diffusion.models.conditioning import SPADEGroupNorm
 from guided_diffusion.models.layers import Downsample, GroupNorm32, Upsample, zero_initialised
+from guided_diffusion.models.modulation import Modulation
 
 
 class ResidualBlock(nn.Module):

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.models.conditioning import DenseModulation, JoinedModulation, Modulation, Modulations
+from guided_diffusion.models.modulation import (
+    DenseModulation,
+    JoinedModulation,
+    LookupModulation,
+    Modulation,
+    Modulations,
+    SummedModulation,
+)
 from guided_diffusion.models.unet import UNetModel
 
 COMPILING = "compiling the network: the first steps take a minute or more (compile=false does without)"
@@ -66,8 +73,11 @@ def _tensors(modulation: Modulation) -> Iterable[Tensor]:
         for part in modulation.parts:
             yield from _tensors(part)
     elif isinstance(modulation, DenseModulation):
-        yield from (modulation.gamma, modulation.beta)
+        yield from (modulation.factor, modulation.beta)
+    elif isinstance(modulation, SummedModulation):
+        yield from (modulation.factor, modulation.beta, modulation.chosen)
     else:
+        assert isinstance(modulation, LookupModulation)
         places = modulation.places
-        yield from (modulation.gamma, modulation.beta, places.index, places.number)
+        yield from (modulation.factor, modulation.beta, places.index, places.number)
         yield from (places.rows.row, places.rows.image, *(places.rows.sums or ()))

@@ -26,8 +26,7 @@ CACHE = 2**21
 class Sums(NamedTuple):
     """How to sum over the pixels of each row: chunk by chunk, then over the chunks of a row.
 
-    order: [N, H * W] int64, all pixels in the order of their rows. start: of each chunk in `order`. first: chunk of
-        each row.
+    order: int64, all pixels in the order of their rows. start: of each chunk in `order`. first: chunk of each row.
     """
 
     order: Tensor
@@ -35,9 +34,20 @@ class Sums(NamedTuple):
     first: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return [M, C]: the sums of `pixels` [N * H * W, C] by row. The order of summation is fixed."""
+        """Return [M, C]: the sums of `pixels` [P, C] by row. The order of summation is fixed."""
         chunks = F.embedding_bag(self.order.flatten(), pixels, self.start, mode="sum")
         return F.embedding_bag(torch.arange(len(self.start), device=pixels.device), chunks, self.first, mode="sum")
+
+    @staticmethod
+    def by(row: Tensor, count: int) -> Sums:
+        """Return how to sum over pixels whose rows are `row`, int64 in 0..count-1 of any shape, which `order` gets."""
+        sizes = torch.bincount(row.flatten(), minlength=count)
+        chunks = (sizes + CHUNK - 1) // CHUNK
+        first_pixel, first_chunk = sizes.cumsum(0) - sizes, chunks.cumsum(0) - chunks
+        owner = torch.repeat_interleave(torch.arange(count, device=row.device), chunks)
+        within = torch.arange(len(owner), device=row.device) - first_chunk[owner]
+        order = row.flatten().argsort(stable=True).view(row.shape)
+        return Sums(order, first_pixel[owner] + within * CHUNK, first_chunk)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +66,7 @@ class Rows:
     @staticmethod
     def of(row: Tensor, image: Tensor) -> Rows:
         """Return the rows of `row` [N, H * W] and `image` [M], with `sums` where gradients are enabled."""
-        return Rows(row, image, _sums(row, len(image)) if torch.is_grad_enabled() else None)
-
-
-def _sums(row: Tensor, count: int) -> Sums:
-    sizes = torch.bincount(row.flatten(), minlength=count)
-    chunks = (sizes + CHUNK - 1) // CHUNK
-    first_pixel, first_chunk = sizes.cumsum(0) - sizes, chunks.cumsum(0) - chunks
-    owner = torch.repeat_interleave(torch.arange(count, device=row.device), chunks)
-    within = torch.arange(len(owner), device=row.device) - first_chunk[owner]
-    order = row.flatten().argsort(stable=True).view(row.shape)
-    return Sums(order, first_pixel[owner] + within * CHUNK, first_chunk)
+        return Rows(row, image, Sums.by(row, len(image)) if torch.is_grad_enabled() else None)
 
 
 @lru_cache(maxsize=64)
@@ -110,11 +110,10 @@ class _ModulatedNorm(torch.autograd.Function):
         groups: int,
     ) -> Tensor:
         output, rstd = _normalise(x, groups)
-        for part in _parts(output):
-            F.silu(_modulate_(output[part].flatten(0, 1), scale, shift, row[part].flatten()), inplace=True)
+        modulate_by_rows_(output, scale, shift, row)
         ctx.save_for_backward(x, scale, shift, rstd, row, image, order, start, first)
         ctx.groups = groups
-        return _like(output.to(x.dtype), x)
+        return as_features(output, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -143,7 +142,46 @@ class _ModulatedNorm(torch.autograd.Function):
         for part in _parts(grad_x):
             block = grad_x[part].mul_(slope[part[0]]).add_(mean[part[0]])
             block.flatten(0, 1).addcmul_(grad[part].flatten(0, 1), factor.index_select(0, row[part].flatten()))
-        return _like(grad_x.to(x.dtype), x), grad_scale, grad_shift, *(None,) * 6
+        return as_features(grad_x, x), grad_scale, grad_shift, *(None,) * 6
+
+
+def normalised_pixels(x: Tensor, *, groups: int) -> Tensor:
+    """Return x [N, C, H, W] normalised by groups, as new pixels [N, H * W, C] of float32 or wider."""
+    return _normalise(x, groups)[0]
+
+
+def modulate_by_rows_(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor) -> None:
+    """Change `pixels` [N, H * W, C] to SiLU(pixels * scale + shift), of tables [M, C] read by `row` [N, H * W]."""
+    for part in _parts(pixels):
+        block, rows = pixels[part].flatten(0, 1), row[part].flatten()
+        block.mul_(scale.index_select(0, rows)).add_(shift.index_select(0, rows))
+        F.silu(block, inplace=True)
+
+
+def modulate_by_sums_(
+    pixels: Tensor, factor: Tensor, offset: Tensor, chosen: Tensor, scale: Tensor | None, shift: Tensor | None
+) -> None:
+    """Change `pixels` [N, H * W, C] to SiLU((pixels * factor + offset) * (1 + scale) + shift).
+
+    factor, offset: tables [P, C], read by `chosen` [N, H * W, 9], whose rows are summed. scale, shift: [N, C] or None.
+    """
+    for part in _parts(pixels):
+        block, rows = pixels[part].flatten(0, 1), chosen[part].flatten(0, 1)
+        block.mul_(F.embedding_bag(rows, factor, mode="sum")).add_(F.embedding_bag(rows, offset, mode="sum"))
+        if scale is not None:
+            block.unflatten(0, pixels[part].shape[:2]).mul_(1 + scale[part[0], None]).add_(shift[part[0], None])
+        F.silu(block, inplace=True)
+
+
+def by_pixel(x: Tensor) -> Tensor:
+    """Return [N, C, H, W] as [N, H * W, C]."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def as_features(pixels: Tensor, x: Tensor) -> Tensor:
+    """Return pixels [N, H * W, C] in the shape and type of x [N, C, H, W], channels last."""
+    n, channels, height, width = x.shape
+    return pixels.to(x.dtype).view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _parts(pixels: Tensor) -> list[tuple[slice, slice]]:
@@ -160,11 +198,6 @@ def _parts(pixels: Tensor) -> list[tuple[slice, slice]]:
         return [(slice(image, image + step), slice(None)) for image in range(0, images, step)]
     starts = range(0, count, room)
     return [(slice(image, image + 1), slice(start, start + room)) for image in range(images) for start in starts]
-
-
-def _modulate_(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor) -> Tensor:
-    """Multiply `pixels` in place by their rows of `scale` and add those of `shift`; return them."""
-    return pixels.mul_(scale.index_select(0, row)).add_(shift.index_select(0, row))
 
 
 def _normalise(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -187,10 +220,4 @@ def _wide(x: Tensor) -> Tensor:
 
 def _pixels(x: Tensor) -> Tensor:
     """Return [N, C, H, W] as contiguous [N, H * W, C], without a copy where the channels lie last."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
-
-
-def _like(pixels: Tensor, x: Tensor) -> Tensor:
-    """Return pixels [N, H * W, C] in the shape of x [N, C, H, W], channels last."""
-    n, channels, height, width = x.shape
-    return pixels.view(n, height, width, channels).permute(0, 3, 1, 2)
+    return by_pixel(x).contiguous()

@@ -22,7 +22,7 @@ from guided_diffusion.architecture import (
 )
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.models.blocks import ConditionedResBlock, ResBlock
-from guided_diffusion.models.conditioning import Form, LevelCondition, Modulation, Modulations
+from guided_diffusion.models.conditioning import Form, LevelCondition
 from guided_diffusion.models.layers import (
     AttentionBlock,
     Downsample,
@@ -31,6 +31,7 @@ from guided_diffusion.models.layers import (
     timestep_embedding,
     zero_initialised,
 )
+from guided_diffusion.models.modulation import Modulation, Modulations
 from guided_diffusion.semantic_map import SemanticMap, Size
 
 
@@ -47,8 +48,8 @@ class UNetModel(nn.Module):
     num_heads, num_heads_upsample: attention heads of encoder and bottleneck, and of the decoder.
     num_head_channels: channels a head; -1 leaves it to the numbers of heads.
     use_checkpoint: recompute every block in the backward pass instead of keeping what it computed.
-    spade: how modulations are computed: by "lookup" of distinct neighbourhoods, "dense" for every pixel, or "auto",
-        whichever is cheaper for the maps at hand. The result is the same but for rounding.
+    spade: how modulations are computed: "lookup", "mixed" or "dense" (see conditioning.py), or "auto", whichever is
+        cheapest for the maps at hand. The result is the same but for rounding.
 
     Weights and features are kept in channels_last memory, in which convolutions and lookups are fastest.
     """

@@ -29,13 +29,13 @@ def test_upsampling_block_modulates_before_and_after(fill, noise, label_map, sca
     x, emb = noise(2, 32, 8, 8), noise(2, 16, seed=1)
     before = block.in_norm.modulate(LevelCondition(condition, (8, 8), "dense"))
     after = block.out_norm.modulate(LevelCondition(condition, (16, 16), "dense"))
-    h = F.silu(F.group_norm(x, 32) * (1 + before.gamma) + before.beta)
+    h = F.silu(F.group_norm(x, 32) * before.factor + before.beta)
     h = block.in_layers[1](F.interpolate(h, scale_factor=2))
     e = block.emb_layers[1](F.silu(emb))[:, :, None, None]
     if scale_shift:
-        h = (F.group_norm(h, 32) * (1 + after.gamma) + after.beta) * (1 + e[:, :32]) + e[:, 32:]
+        h = (F.group_norm(h, 32) * after.factor + after.beta) * (1 + e[:, :32]) + e[:, 32:]
     else:
-        h = F.group_norm(h + e, 32) * (1 + after.gamma) + after.beta
+        h = F.group_norm(h + e, 32) * after.factor + after.beta
     expected = F.interpolate(x, scale_factor=2) + block.out_layers[2](F.silu(h))
     torch.testing.assert_close(block(x, emb, before, after), expected)
 

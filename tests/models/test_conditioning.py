@@ -5,15 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided_diffusion.models.conditioning import (
-    DenseModulation,
-    JoinedModulation,
-    LevelCondition,
-    LookupModulation,
-    Modulations,
-    Places,
-    SPADEGroupNorm,
-)
+from guided_diffusion.models.conditioning import LevelCondition, SPADEGroupNorm
+from guided_diffusion.models.modulation import DenseModulation, LookupModulation, Modulations, Places
 from guided_diffusion.semantic_map import SemanticMap
 
 CLASSES = 5
@@ -53,9 +46,9 @@ def published(layer: SPADEGroupNorm, x: Tensor, condition: SemanticMap, scale: T
 
 
 @pytest.mark.parametrize("time", [False, True], ids=["plain", "timestep"])
-@pytest.mark.parametrize("form", ["lookup", "dense"])
+@pytest.mark.parametrize("form", ["lookup", "mixed", "dense"])
 @pytest.mark.parametrize("name", MAPS)
-def test_both_forms_are_the_published_formula_gradients_too(fill, noise, name, form, time):
+def test_all_forms_are_the_published_formula_gradients_too(fill, noise, name, form, time):
     condition = MAPS[name]
     # The variance of a group of two values can be near 0, which leaves float32 few digits of a gradient.
     dtype = torch.float64 if name == "one pixel" else torch.float32
@@ -68,7 +61,11 @@ def test_both_forms_are_the_published_formula_gradients_too(fill, noise, name, f
     out = layer.activated(x, layer.modulate(LevelCondition(condition, condition.size, form)), *times)
     outer = noise(*x.shape, seed=3).to(dtype)
     wanted, found = (torch.autograd.grad(y, inputs, outer) for y in (expected, out))
-    for ours, theirs in zip((out, *found), (expected, *wanted), strict=True):
+    with torch.no_grad():  # another path, in place
+        kept = x.clone()
+        sampled = layer.activated(x, layer.modulate(LevelCondition(condition, condition.size, form)), *times)
+        assert torch.equal(x, kept)
+    for ours, theirs in zip((out, sampled, *found), (expected, expected, *wanted), strict=True):
         assert (ours - theirs).abs().max() <= 1e-5 * max(theirs.abs().max(), 1)
 
 
@@ -95,22 +92,23 @@ def test_gradients_are_those_of_the_definition_in_double_precision(fill, noise):
 
 
 def test_form_follows_the_number_of_neighbourhoods():
-    def chosen(condition: SemanticMap, form: str = "auto") -> bool:
-        return LevelCondition(condition, condition.size, form).by_lookup
+    def chosen(condition: SemanticMap, form: str = "auto") -> str:
+        return LevelCondition(condition, condition.size, form).form
 
     smooth = SemanticMap(torch.zeros(2, 32, 32, dtype=torch.uint8), CLASSES)
+    vanishing = SemanticMap(smooth.label.where(torch.rand(2, 32, 32) < 0.5, CLASSES), CLASSES)
     speckled = SemanticMap(torch.randint(0, CLASSES, (2, 32, 32)), CLASSES)
-    assert chosen(smooth)
-    assert not chosen(speckled)
-    assert chosen(speckled, "lookup")
-    assert not chosen(smooth, "dense")
+    assert [chosen(condition) for condition in (smooth, vanishing, speckled)] == ["lookup", "mixed", "dense"]
+    assert chosen(speckled, "lookup") == "lookup"
+    assert chosen(smooth, "mixed") == "mixed"
+    assert chosen(smooth, "dense") == "dense"
     # However small the level, a null map is looked up: it has no more neighbourhoods than a map of one label.
-    assert chosen(SemanticMap(torch.full((1, 4, 4), CLASSES), CLASSES))
+    assert chosen(SemanticMap(torch.full((1, 4, 4), CLASSES), CLASSES)) == "lookup"
 
 
 def test_what_a_level_shares_is_made_once():
     level = LevelCondition(blocky(), (6, 10), "auto")
-    for name in ("one_hot", "one_hot_windows", "neighbourhoods", "places", "summands"):
+    for name in ("one_hot", "one_hot_windows", "neighbourhoods", "places", "of_neighbourhoods", "of_pixels"):
         assert getattr(level, name) is getattr(level, name)
     assert level.places.rows is level.places.rows
     assert level.one_hot.shape == (2, CLASSES, 6, 10)
@@ -144,7 +142,7 @@ def modulations(noise, n: int, form: str, seed: int = 0) -> Modulations:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("form", ["lookup", "dense"])
+@pytest.mark.parametrize("form", ["lookup", "mixed", "dense"])
 def test_modulation_of_one_map_stands_for_many(noise, form):
     one, many = (modulations(noise, 1, form) for _ in range(2))
     many = many.expand(3)
@@ -158,7 +156,7 @@ def test_modulation_of_one_map_stands_for_many(noise, form):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("forms", [("lookup", "lookup"), ("dense", "lookup"), ("lookup", "dense"), ("dense", "dense")])
+@pytest.mark.parametrize("forms", [("lookup", "lookup"), ("mixed", "lookup"), ("lookup", "dense"), ("dense", "mixed")])
 @pytest.mark.parametrize("time", [False, True])
 def test_modulations_concatenate_along_the_batch(noise, forms, time):
     first, second = modulations(noise, 2, forms[0]), modulations(noise, 1, forms[1], seed=1)
@@ -173,10 +171,9 @@ def test_modulations_concatenate_along_the_batch(noise, forms, time):
             for layer, part, times in zip((one, two), (x[:2], x[2:]), parts, strict=True)
         ]
         torch.testing.assert_close(both.normalise(x, scale, shift), torch.cat(expected))
-    kind = LookupModulation if forms == ("lookup", "lookup") else JoinedModulation
-    assert {type(layer) for layer in joint} == {kind}
-    if kind is LookupModulation:
-        assert joint[0].places is joint[1].places
+        if "mixed" not in forms:  # which without gradients is made for sampling alone
+            with torch.enable_grad():
+                torch.testing.assert_close(both.normalise(x, scale, shift), torch.cat(expected))
 
 
 def test_only_one_map_can_stand_for_many(noise):
