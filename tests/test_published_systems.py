@@ -213,6 +213,19 @@ def test_what_the_options_say_comes_first(bare, tmp_path):
     assert (options["num_heads"], options["num_head_channels"]) == (2, -1)
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("binary", 2), ("celeba", 20)])
+def test_a_value_of_no_class_may_be_given_beside_bare_weights(mode, channels, bare, tmp_path):
+    write_masks(tmp_path / "masks")
+    label = np.zeros((32, 64), np.uint8)
+    label[:, 20:] = 77
+    Image.fromarray(label).save(tmp_path / "masks" / "only.png")
+    small = {"dataset_mode": mode, "image_size": [32, 64], "num_head_channels": 64}
+    assert bare(channels, **small)[0] == 2
+    code, _, errors = bare(channels, **small, ignore_label=77)
+    assert code == 0, errors
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "masks" / "only.png")), label)
+
+
 @pytest.mark.parametrize(
     ("channels", "values", "message"),
     [

@@ -98,13 +98,13 @@ def find_masks(
     Raises DataError with a line for everything that is wrong with them.
     """
     known = LabelEncoding.from_dict(checkpoint.encoding) if checkpoint.encoding else None
+    if known is None and config.mask_dir:
+        if options["num_classes"] is None:
+            raise ConfigError("num_classes is missing: bare weights do not say what mask values mean; set it")
+        known = _encoding_of_mode(options)
     if known is not None and config.ignore_label is not None:
         known = known.ignoring(config.ignore_label)
     if config.mask_dir:
-        if known is None:
-            if options["num_classes"] is None:
-                raise ConfigError("num_classes is missing: bare weights do not say what mask values mean; set it")
-            known = _encoding_of_mode(options)
         report = scan_masks(
             config.mask_dir,
             known,
