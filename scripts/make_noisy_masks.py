@@ -11,8 +11,8 @@ edge: pixels within L1 distance 2 (`--distance`) of a pixel on a boundary become
 random: every pixel becomes unlabelled with probability 0.1 (`--share`).
 
 "Unlabelled" is the class of that name where the dataset has one, or the class given by `--unlabelled`; otherwise it is
-the null id, written as the dataset's ignore value. Where the dataset has none the largest free value is taken, and a
-model reads such masks if it was trained with that value as `ignore_label`.
+the null id, written as the dataset's ignore value. Where the dataset has none the largest free value is taken, which
+`sample` has to be told as `ignore_label`.
 
 The output is a copy of a split in its own layout, with the images as they are; instance maps are downsampled alike and
 otherwise copied. With `--masks-only` it is a folder of masks for `mask_dir`. Noise is in pixels of the files; the
@@ -183,11 +183,18 @@ def make(arguments: argparse.Namespace) -> None:
 
 def _announce_value(encoding: LabelEncoding) -> None:
     """Say what pixels of no class were written as where the dataset itself has no value for them."""
-    written = encoding.ignore_colors[0] if encoding.kind == "rgb" else encoding.ignore_values[0]
-    print(
-        f"pixels of no class are written as {written}, for which the dataset has no value: a model reads these masks "
-        "if it was trained with that as ignore_label"
-    )
+    if encoding.kind == "rgb":
+        print(
+            f"pixels of no class are written as {encoding.ignore_colors[0]}, for which the dataset has no colour: a "
+            "model reads these masks if it was trained with that as 'ignore' in classes.json; or name a class by "
+            "--unlabelled"
+        )
+    else:
+        value = encoding.ignore_values[0]
+        print(
+            f"pixels of no class are written as {value}, for which the dataset has no value: sample reads these masks "
+            f"with ignore_label={value}"
+        )
 
 
 def _refuse_no_change(arguments: argparse.Namespace, report: ScanReport) -> None:

@@ -169,16 +169,23 @@ def test_eta_stays_what_it_was_when_the_masks_change(runs, lemons, isdm, tmp_pat
     assert (config["cond_diffuse"], config["cond_opt"]) == (True, CLASSWISE)
 
 
+@pytest.mark.parametrize("weights", ["ema", "raw"])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_exported_weights_sample_like_the_run(runs, sample, isdm, tmp_path, suffix):
+def test_exported_weights_sample_like_the_run(runs, sample, isdm, tmp_path, suffix, weights):
     path = tmp_path / f"weights{suffix}"
-    assert isdm("export", model_path=str(runs[CLASSWISE]), export_path=str(path))[0] == 0
+    assert isdm("export", model_path=str(runs[CLASSWISE]), export_path=str(path), weights=weights)[0] == 0
+    config, found = (load_checkpoint(file).config for file in (runs[CLASSWISE] / BEST, path))
     options = {}
-    if suffix == ".pt":
-        config = load_checkpoint(runs[CLASSWISE] / BEST).config
+    if suffix == ".safetensors":
+        kept = ("cond_diffuse", "cond_opt", "label_eta")
+        assert {key: found[key] for key in kept} == {key: config[key] for key in kept}
+        assert found["label_eta"] is not None
+    else:
+        assert not found
         keys = ("dataset_mode", "image_size", "num_heads", "prediction", "diffusion_steps", "cond_diffuse", "cond_opt")
         options = {**{key: config[key] for key in keys}, "eta_path": str(runs[CLASSWISE] / "eta.npy")}
-    exported, original = images(sample(path, "exported", **options)), images(sample(runs[CLASSWISE], "original"))
+    exported = images(sample(path, "exported", **options))
+    original = images(sample(runs[CLASSWISE], "original", weights=weights))
     assert all(np.array_equal(*pair) for pair in zip(exported, original, strict=True))
 
 

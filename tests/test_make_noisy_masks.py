@@ -14,6 +14,7 @@ import pytest
 import torch
 from make_noisy_masks import downsampled, near_boundary, random_pixels
 from PIL import Image
+from published_trees import LAYOUTS, STEMS, grey
 from scipy import ndimage
 
 from guided_diffusion.data.datasets import read_mask
@@ -135,30 +136,16 @@ def test_masks_alone_at_the_size_of_the_network(lemons: Path, noisy: Run, tmp_pa
     assert len(digests(tmp_path / "noisy")) == 4
 
 
-def save(array: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
-
-
 def published_tree(mode: str, root: Path) -> dict[str, Path]:
     """Write one pair of 80 x 96 px in a published layout; returns its files, relative to `root`."""
-    layouts = {
-        "cityscapes": (
-            "leftImg8bit/val/ulm-süd/ulm_1_leftImg8bit.png",
-            "gtFine/val/ulm-süd/ulm_1_gtFine_labelIds.png",
-            "gtFine/val/ulm-süd/ulm_1_gtFine_instanceIds.png",
-        ),
-        "ade20k": ("images/validation/ADE_1.jpg", "annotations/validation/ADE_1.png"),
-        "celeba": ("test/images/7.jpg", "test/labels/7.png"),
-        "coco": ("val_img/009.jpg", "val_label/009.png", "val_inst/009.png"),
-    }
-    files = dict(zip(("image", "mask", "instance"), map(Path, layouts[mode]), strict=False))
-    save(np.random.default_rng(1).integers(0, 255, (80, 96, 3), dtype=np.uint8), root / files["image"])
-    save((blocks(80, 96, 5) + 3).astype(np.uint8), root / files["mask"])
+    paths = [Path(template.format(STEMS[mode][1])) for template in LAYOUTS[mode]["test"]]
+    files = dict(zip(("image", "mask", "instance"), paths, strict=False))
+    grey(root / files["image"], np.random.default_rng(1).integers(0, 255, (80, 96, 3), dtype=np.uint8))
+    grey(root / files["mask"], (blocks(80, 96, 5) + 3).astype(np.uint8))
     if "instance" in files:
         deep = mode == "cityscapes"
         instance = blocks(80, 96, 9, seed=2) * (1000 if deep else 1)
-        save(instance.astype(np.uint16 if deep else np.uint8), root / files["instance"])
+        grey(root / files["instance"], instance.astype(np.uint16 if deep else np.uint8))
     return files
 
 

@@ -1,4 +1,4 @@
-"""SDM as published: its configs describe its networks, and its bare weights need nothing but a dataset mode."""
+"""SDM and SCDM as published: their configs describe their networks, and bare weights need little but a dataset mode."""
 
 from __future__ import annotations
 
@@ -10,34 +10,44 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from published_trees import STEMS, write_tree
 
 from guided_diffusion.actions.assemble import MODEL_KEYS, model_from_options, options_of_checkpoint
+from guided_diffusion.actions.sample import sampling_process
 from guided_diffusion.architecture import attention_factors, level_channels
-from guided_diffusion.checkpoint import Checkpoint
+from guided_diffusion.checkpoint import BEST, Checkpoint, load_checkpoint
 from guided_diffusion.config import load_config, read_config_file
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.label_options import CLASSWISE
 from guided_diffusion.models.unet import build_unet
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "sdm"
+CONFIGS = Path(__file__).parents[1] / "configs"
+GOLDEN = Path(__file__).parent / "golden" / "labels_classwise_ade20k_ddim25.npz"
 # Classes, and channels of the condition, as the published command lines make them.
 PUBLISHED = {"ade20k": (151, 151), "cityscapes": (34, 35), "celeba": (19, 20), "coco": (183, 184)}
 SIZES = {"ade20k": (256, 256), "cityscapes": (256, 512), "celeba": (256, 256), "coco": (256, 256)}
+SCDM = [mode for mode in PUBLISHED if mode != "cityscapes"]
+CASES = [*(("sdm", mode) for mode in PUBLISHED), *(("scdm", mode) for mode in SCDM)]
 
 
-def config_of(mode: str, action: str) -> Any:
-    return load_config(action, read_config_file(CONFIGS / mode / f"{action}.json"))
+def config_of(system: str, mode: str, action: str) -> Any:
+    return load_config(action, read_config_file(CONFIGS / system / mode / f"{action}.json"))
 
 
-def published_network(mode: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def published_network(system: str, mode: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the resolved training options of a mode and the weights they make, without their values."""
-    options = {**config_of(mode, "train").to_json(), "num_classes": get_mode(mode).num_classes}
+    options = {**config_of(system, mode, "train").to_json(), "num_classes": get_mode(mode).num_classes}
     with torch.device("meta"):
         return options, model_from_options(options).state_dict()
 
 
-@pytest.mark.parametrize("mode", PUBLISHED)
-def test_the_training_config_makes_the_published_network(mode):
-    options, weights = published_network(mode)
+def test_every_published_config_is_tested():
+    assert sorted(CASES) == sorted((path.parent.name, path.name) for path in CONFIGS.glob("s*dm/*") if path.is_dir())
+
+
+@pytest.mark.parametrize(("system", "mode"), CASES)
+def test_the_training_config_makes_the_published_network(system, mode):
+    options, weights = published_network(system, mode)
     assert tuple(np.broadcast_to(options["image_size"], 2)) == SIZES[mode]
     assert level_channels(256, options["channel_mult"]) == (256, 256, 512, 512, 1024, 1024)
     assert attention_factors(256, options["channel_mult"], options["attention_resolutions"]) == (8, 16, 32)
@@ -48,12 +58,13 @@ def test_the_training_config_makes_the_published_network(mode):
 
 
 @pytest.mark.parametrize("action", ["finetune", "sample"])
-@pytest.mark.parametrize("mode", PUBLISHED)
-def test_bare_weights_and_a_config_of_the_mode_tell_all_of_the_network(mode, action):
-    options, weights = published_network(mode)
-    config = config_of(mode, action)
+@pytest.mark.parametrize(("system", "mode"), CASES)
+def test_bare_weights_and_a_config_of_the_mode_tell_all_of_the_network(system, mode, action):
+    options, weights = published_network(system, mode)
+    config = config_of(system, mode, action)
     found = options_of_checkpoint(Checkpoint(path=Path("weights.pt"), model=weights), config)
     keys = {*MODEL_KEYS, "image_size", "image_channels", "no_instance", "num_classes", "learn_sigma", "prediction"}
+    keys |= {"cond_diffuse", "cond_opt"}
     keys -= {"use_checkpoint", "num_heads"}  # recomputing is not part of the network, and num_head_channels rules
     plain = {key: json.loads(json.dumps(found[key])) for key in keys}
     assert plain == {key: json.loads(json.dumps(options[key])) for key in keys}
@@ -61,10 +72,61 @@ def test_bare_weights_and_a_config_of_the_mode_tell_all_of_the_network(mode, act
 
 @pytest.mark.parametrize("mode", PUBLISHED)
 def test_sampling_is_that_of_the_paper(mode):
-    config = config_of(mode, "sample")
+    config = config_of("sdm", mode, "sample")
     assert (config.sampler, config.steps, config.s, config.weights) == ("ddpm", 1000, 1.5, "ema")
     assert config.resize == ("pad" if mode == "cityscapes" else "squash")
-    assert config_of(mode, "finetune").drop_rate == 0.2
+    assert config_of("sdm", mode, "finetune").drop_rate == 0.2
+
+
+# --- label diffusion ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", SCDM)
+def test_label_diffusion_and_sampling_are_those_of_the_published_command_lines(mode):
+    train, finetune, sample = (config_of("scdm", mode, action) for action in ("train", "finetune", "sample"))
+    for config in (train, finetune, sample):
+        assert (config.cond_diffuse, config.cond_opt) == (True, CLASSWISE)
+    assert train.lr == (2e-5 if mode == "celeba" else 1e-4)
+    assert finetune.lr == 2e-5
+    assert {(config.batch_size, config.drop_rate) for config in (train, finetune)} == {(10, 0.2)}
+    assert (sample.sampler, sample.s, sample.extrapolation, sample.dynamic_threshold) == ("ddpm", 1.5, 0.8, 0.95)
+    assert (sample.resize, sample.seed, sample.unlabeled_to_zero) == ("squash", 42, False)
+    process = sampling_process(sample, train.to_json())
+    np.testing.assert_array_equal(process.timestep_map, np.load(GOLDEN)["timestep_map"])
+
+
+@pytest.mark.parametrize("mode", SCDM)
+def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
+    """With a small network the whole way, and from bare weights with the one thing that they lack: eta."""
+    folder, data = CONFIGS / "scdm" / mode, write_tree(tmp_path / "data", mode)
+    runs = {name: tmp_path / name for name in ("train", "finetune")}
+    small = {"data_dir": data, "max_epochs": 1, "batch_size": 3, "preview_interval": 0, "precision": "fp32"}
+    network = {"image_size": 16, "num_channels": 32, "num_res_blocks": 1}
+    network |= {"channel_mult": [1, 2], "attention_resolutions": [8]}
+    code, _, errors = isdm("train", folder / "train.json", **small, **network, output_dir=runs["train"])
+    assert code == 0, errors
+    tuned = {**small, "resume_checkpoint": runs["train"], "output_dir": runs["finetune"]}
+    code, _, errors = isdm("finetune", folder / "finetune.json", **tuned)
+    assert code == 0, errors
+    eta = np.load(runs["train"] / "eta.npy")
+    assert eta.shape == (PUBLISHED[mode][0],)
+    assert np.array_equal(np.load(runs["finetune"] / "eta.npy"), eta)
+    assert load_checkpoint(runs["finetune"] / BEST).config["label_eta"] == eta.tolist()
+
+    bare = tmp_path / "weights.pt"
+    assert isdm("export", model_path=runs["finetune"], export_path=bare)[0] == 0
+    images = {}
+    for name, model, extra in (
+        ("run", runs["finetune"], {}),
+        ("bare", bare, {"eta_path": runs["finetune"] / "eta.npy", "image_size": 16}),
+    ):
+        values = {"model_path": model, "results_path": tmp_path / name, "data_dir": data, "precision": "fp32"}
+        code, _, errors = isdm("sample", folder / "sample.json", **values, **extra)
+        assert code == 0, errors
+        images[name] = [(tmp_path / name / "images" / f"{stem}.png").read_bytes() for stem in STEMS[mode]]
+        line = json.loads((tmp_path / name / "manifest.jsonl").read_text().splitlines()[0])
+        assert (line["steps"], line["time_grid"], line["cond_opt"]) == (25, "ddim25", CLASSWISE)
+    assert images["run"] == images["bare"]
 
 
 # --- bare weights ------------------------------------------------------------------------------------------------
@@ -149,6 +211,19 @@ def test_what_the_options_say_comes_first(bare, tmp_path):
     assert code == 0, errors
     assert Image.open(tmp_path / "out" / "images" / "only.png").size == (32, 32)
     assert (options["num_heads"], options["num_head_channels"]) == (2, -1)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("binary", 2), ("celeba", 20)])
+def test_a_value_of_no_class_may_be_given_beside_bare_weights(mode, channels, bare, tmp_path):
+    write_masks(tmp_path / "masks")
+    label = np.zeros((32, 64), np.uint8)
+    label[:, 20:] = 77
+    Image.fromarray(label).save(tmp_path / "masks" / "only.png")
+    small = {"dataset_mode": mode, "image_size": [32, 64], "num_head_channels": 64}
+    assert bare(channels, **small)[0] == 2
+    code, _, errors = bare(channels, **small, ignore_label=77)
+    assert code == 0, errors
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "masks" / "only.png")), label)
 
 
 @pytest.mark.parametrize(

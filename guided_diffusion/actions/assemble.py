@@ -23,8 +23,9 @@ PROCESS_KEYS = tuple(key for key in DiffusionOptions.model_fields if key != "pre
 GEOMETRY_KEYS = tuple(GeometryOptions.model_fields)
 LABEL_DIFFUSION_KEYS = (*LabelDiffusionOptions.model_fields, *EtaOptions.model_fields)
 LABEL_KEYS = ("dataset_mode", "num_classes", "ignore_label")
-FREE_KEYS = ("dropout", "use_checkpoint", "spade", "resize")
-"""Keys that do not change what the weights mean: how the network runs, and which part of a picture it sees."""
+FREE_KEYS = ("dropout", "use_checkpoint", "spade", "resize", "ignore_label")
+"""Keys that do not change what the weights mean: how the network runs, which part of a picture it sees, and which mask
+value is of no class."""
 
 
 def model_from_options(options: Mapping[str, Any]) -> UNetModel:

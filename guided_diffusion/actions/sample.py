@@ -98,12 +98,20 @@ def find_masks(
     Raises DataError with a line for everything that is wrong with them.
     """
     known = LabelEncoding.from_dict(checkpoint.encoding) if checkpoint.encoding else None
+    if known is None and config.mask_dir:
+        if options["num_classes"] is None:
+            raise ConfigError("num_classes is missing: bare weights do not say what mask values mean; set it")
+        known = _encoding_of_mode(options)
+    if known is not None and config.ignore_label is not None:
+        known = known.ignoring(config.ignore_label)
     if config.mask_dir:
-        if known is None:
-            if options["num_classes"] is None:
-                raise ConfigError("num_classes is missing: bare weights do not say what mask values mean; set it")
-            known = _encoding_of_mode(options)
-        report = scan_masks(config.mask_dir, known)
+        report = scan_masks(
+            config.mask_dir,
+            known,
+            mode=get_mode(options["dataset_mode"]),
+            with_instances=not options["no_instance"],
+        )
+        _warn_of_missing_instances(config.mask_dir, report.pairs, options)
     else:
         report = scan_dataset(
             config.data_dir,
@@ -121,6 +129,17 @@ def find_masks(
     if options["resize"] == "pad":
         encoding = encoding.with_ignore()
     return report.pairs, encoding
+
+
+def _warn_of_missing_instances(mask_dir: str, entries: Sequence[Pair | MaskEntry], options: Mapping[str, Any]) -> None:
+    """Say where the network sees other edges than in training: those of the labels."""
+    mode = get_mode(options["dataset_mode"])
+    without = sum(entry.instance is None for entry in entries)
+    if without and mode.instances is not None and not options["no_instance"]:
+        print(
+            f"warning: {mask_dir}: {without} of {len(entries)} masks have no instance map, so that their edges are "
+            f"those of the labels; dataset_mode {mode.name} has instance maps in a data_dir"
+        )
 
 
 def _encoding_of_mode(options: Mapping[str, Any]) -> LabelEncoding:

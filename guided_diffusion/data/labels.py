@@ -227,6 +227,27 @@ class LabelEncoding:
             )
         return replace(self, ignore_values=(free, *self.ignore_values))
 
+    def ignoring(self, value: int) -> LabelEncoding:
+        """Return the encoding in which the mask value `value` stands for no class, too, and can be written.
+
+        Raises DataError where the value stands for a class, or where classes are told by colours alone.
+        """
+        if not self.values:
+            raise DataError(
+                f"ignore_label: {value} is a value, but the classes are colours; leave it out: pixels of no class need "
+                "a colour that classes.json had as 'ignore' in training"
+            )
+        owner = next((name for name, group in zip(self.names, self.values, strict=True) if value in group), None)
+        if owner is not None:
+            raise DataError(
+                f"ignore_label: mask value {value} stands for class {owner!r}; give another, or leave it out"
+            )
+        values = tuple(dict.fromkeys((*self.ignore_values, value)))
+        colors = self.ignore_colors
+        if self.colors and value <= 255:  # RGB files whose channels agree hold values, too
+            colors = tuple(dict.fromkeys((*colors, (value, value, value))))
+        return replace(self, ignore_values=values, ignore_colors=colors).with_ignore()
+
     @property
     def _largest(self) -> int:
         """The largest value that masks of this form can hold."""

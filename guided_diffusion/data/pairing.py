@@ -85,13 +85,23 @@ def index_pairs(
     return pairs, problems
 
 
-def index_masks(folder: str | Path, mode: DatasetMode | None = None) -> tuple[list[MaskEntry], list[Problem]]:
+def index_masks(
+    folder: str | Path, mode: DatasetMode | None = None, *, with_instances: bool = False
+) -> tuple[list[MaskEntry], list[Problem]]:
     """Return the masks below a folder, sorted by stem, and problems (missing or empty folder, two files of one stem).
 
-    Without a mode every PNG is a mask; with one its rule for mask names applies.
+    Where there are files that the mode names as masks, only these are masks; else every PNG is one.
+
+    with_instances: add the instance maps of a mode that keeps them beside its masks, as far as they are there.
     """
-    masks, problems = _index_folder(str(folder), "mask", mode.masks if mode else _ANY_PNG)
-    return [MaskEntry(stem, masks[stem]) for stem in sorted(masks)], problems
+    masks, problems = _index_folder(str(folder), "mask", mode.masks) if mode is not None else ({}, [])
+    if mode is None or not masks:
+        masks, problems = _index_folder(str(folder), "mask", _ANY_PNG)
+        return [MaskEntry(stem, masks[stem]) for stem in sorted(masks)], problems
+    instances: dict[str, str] = {}
+    if with_instances and mode.instances is not None and mode.instances.folder == mode.masks.folder:
+        instances, _ = _index_folder(str(folder), _INSTANCE_MAP, mode.instances)
+    return [MaskEntry(stem, masks[stem], instances.get(stem)) for stem in sorted(masks)], problems
 
 
 def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str], list[Problem]]:

@@ -29,7 +29,10 @@ from guided_diffusion.errors import DataError
 _KEPT_CODES = 4096
 _MUCH_BACKGROUND = 0.5
 _DARK_16_BIT = 16384
-_AS_IN_TRAINING = "what masks mean was fixed by the training masks: write these in the same values as those"
+_AS_IN_TRAINING = (
+    "what masks mean was fixed by the training masks: write these in the same values as those (in sampling, "
+    "ignore_label names one of no class)"
+)
 
 _Entry = TypeVar("_Entry", Pair, MaskEntry)
 
@@ -89,13 +92,19 @@ def scan_dataset(
 
 
 def scan_masks(
-    folder: str | Path, encoding: LabelEncoding, *, mode: DatasetMode | None = None, progress: bool = True
+    folder: str | Path,
+    encoding: LabelEncoding,
+    *,
+    mode: DatasetMode | None = None,
+    with_instances: bool = False,
+    progress: bool = True,
 ) -> ScanReport:
     """Open every mask below a folder and hold its values against `encoding`; the report's pairs are MaskEntry.
 
-    mode: how masks are named in the folder; without it every PNG is a mask.
+    mode: names the masks, where the folder is one of its own; without it every PNG is a mask.
+    with_instances: open the instance maps beside the masks too, where the mode has them there.
     """
-    entries, problems = index_masks(folder, mode)
+    entries, problems = index_masks(folder, mode, with_instances=with_instances)
     facts = _in_threads(_scan_mask, entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
     return _report(entries, facts, encoding, problems, _AS_IN_TRAINING)

@@ -122,6 +122,27 @@ def test_null_pixels_need_an_ignore_value():
         PLAIN.encode(np.array([[0, 4]], np.uint8))
 
 
+def test_one_more_value_of_no_class():
+    grey = Image.fromarray(np.array([[0, 3, 9]], np.uint8))
+    for encoding in (PLAIN, replace(PLAIN, ignore_values=(7,))):
+        more = encoding.ignoring(9)
+        assert more.decode(grey, "m").tolist() == [[0, 3, 4]]
+        assert np.asarray(more.encode(np.array([[4]]))).item() == (encoding.ignore_values or (9,))[0]
+        assert more.ignoring(9) == more
+    # RGB files whose channels agree hold values, too.
+    colors = tuple(((value,) * 3,) for value in range(4))
+    more = replace(PLAIN, kind="rgb", colors=colors).ignoring(9)
+    assert more.decode(grey.convert("RGB"), "m").tolist() == [[0, 3, 4]]
+    assert stored(more.encode(np.array([[4]]))).getpixel((0, 0)) == (9, 9, 9)
+    # A value that masks of this form cannot hold is read all the same; another one is written.
+    written = np.asarray(PLAIN.ignoring(300).encode(np.array([[4]]))).item()
+    assert written == 255
+    with pytest.raises(DataError, match="value 3 stands for class 'class 3'"):
+        PLAIN.ignoring(3)
+    with pytest.raises(DataError, match="classes are colours"):
+        replace(PLAIN, kind="rgb", colors=colors, values=()).ignoring(9)
+
+
 GREY = np.zeros((4, 4), np.uint8)
 
 

@@ -158,3 +158,17 @@ def test_masks_alone(tmp_path):
     assert [entry.stem for entry in entries] == ["b", "sub/a"]
     assert not problems
     assert "does not exist" in lines(index_masks(tmp_path / "no")[1])
+
+
+def test_masks_alone_of_a_mode_that_names_them(tmp_path):
+    for kind in ("a_labelIds", "a_instanceIds", "a_color", "b_labelIds"):
+        touch(tmp_path / "ulm" / f"{kind}.png")
+    entries, problems = index_masks(tmp_path, CITY)
+    assert [(entry.stem, entry.instance) for entry in entries] == [("ulm/a", None), ("ulm/b", None)]
+    assert not problems
+    entries, _ = index_masks(tmp_path, CITY, with_instances=True)
+    assert [entry.instance and entry.instance.rpartition("/")[2] for entry in entries] == ["a_instanceIds.png", None]
+    # Masks from elsewhere are called as they like.
+    for kind in ("a", "b"):
+        (tmp_path / f"ulm/{kind}_labelIds.png").unlink()
+    assert [entry.stem for entry in index_masks(tmp_path, CITY)[0]] == ["ulm/a_color", "ulm/a_instanceIds"]
