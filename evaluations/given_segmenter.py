@@ -107,6 +107,8 @@ def _read_weights(path: Path, model: str) -> nn.Module:
         )
     build = _builder(model)
     state = read_state(path, "segmenter")
+    if all(key.startswith("model.") for key in state):  # of a training module that had the model inside
+        state = {key.removeprefix("model."): value for key, value in state.items()}
     with undisturbed():
         built = build(1, state)
         # The last weights of every one of these models are of the layer that makes the logits.
@@ -217,9 +219,8 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    return lines[-1 if isinstance(error, torch.jit.Error) or "TorchScript" in lines[0] else 0].rstrip(".;: ")[
-        :_LONGEST_REASON
-    ]
+    traced = isinstance(error, torch.jit.Error) or "TorchScript" in lines[0]
+    return lines[-1 if traced else 0].rstrip(".;: ")[:_LONGEST_REASON]
 
 
 # ------------------------------------------------------------------------------------------------ trying out
@@ -245,15 +246,16 @@ def _tried(
     for run in (checked, one_by_one):
         try:
             with torch.inference_mode():
-                return run, max(run(images[:count]).shape[1] for count in (2, 1))
+                outputs = [run(images[:count]).shape[1] for count in (2, 1)]
+            return run, outputs[0]
         except EvaluationError:
             raise
         except Exception as error:  # a program may raise anything
             failure = failure or error
     assert failure is not None
     raise EvaluationError(
-        f"segmenter: {path} fails on images of {size[0]}x{size[1]} pixels, height first ({_reason(failure)}): set "
-        "segmenter_size to what it takes"
+        f"segmenter: {path} fails on images of [{size[0]}, {size[1]}] pixels ({_reason(failure)}): set segmenter_size "
+        "to what it takes"
     ) from failure
 
 
@@ -292,6 +294,7 @@ class GivenSegmenter(nn.Module):
         self.num_classes = num_classes
         self.left_out = tuple(sorted(set(range(num_classes)) - set(classes)))
 
+    @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [N, num_classes + 1, H, W] of images float32 [N, 3, H, W] in the form of the file.
 
