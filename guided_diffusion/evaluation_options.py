@@ -129,8 +129,8 @@ class SegmenterOptions(OptionGroup):
     )
     segmenter_model: str = option(
         "",
-        'what the weights in the file are of, smp/<architecture>/<encoder> or torchvision/<name>; "": the file is a '
-        "program, TorchScript or .pt2 of torch.export, which is run: take one only from someone you trust",
+        'what the weights in the file are of, smp/<architecture>/<encoder> or torchvision/<name>; "": it is a program '
+        "(TorchScript, or .pt2 of torch.export), which is run: only from someone you trust",
     )
     segmenter_labels: str = option(
         "", 'JSON file, output -> class (name or index) or null; "": the outputs are the dataset\'s classes in order'
