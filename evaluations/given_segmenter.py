@@ -157,16 +157,11 @@ def _builder(model: str) -> Callable[[int, Mapping[str, Tensor]], nn.Module]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    return any(name.endswith("/constants.pkl") for name in _names_inside(path))
-
-
-def _names_inside(path: Path) -> Sequence[str]:
-    """Return the names in a zip archive, none where the file is none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):
-        return ()
+        return False
 
 
 def _read_scripted(path: Path, device: torch.device) -> Network:
@@ -180,8 +175,6 @@ def _read_scripted(path: Path, device: torch.device) -> Network:
 
 
 def _read_exported(path: Path, device: torch.device) -> Network:
-    if not any(name.endswith("/archive_format") for name in _names_inside(path)):
-        raise EvaluationError(f"segmenter: {path} is no exported program: write one with torch.export.save")
     try:
         with _quiet():
             program = torch.export.load(path)

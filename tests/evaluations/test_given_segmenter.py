@@ -247,7 +247,7 @@ def test_files_that_cannot_be_read(tmp_path, caplog, capfd):
     assert "is a folder" in refusal(tmp_path)
     for name, said in (
         ("w.pt", "is no TorchScript program; for weights set segmenter_model"),
-        ("w.pt2", "no exported"),
+        ("w.pt2", "could not be read as an exported program"),
     ):
         torch.save({"layer.weight": torch.zeros(2)}, tmp_path / name)
         assert said in refusal(tmp_path / name)

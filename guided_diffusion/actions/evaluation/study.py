@@ -45,6 +45,7 @@ class Study:
     """Trainings that are ready to run: everything a user can get wrong in them has been checked.
 
     compared: whether arms are compared, or one segmenter trained alone.
+    with_agreement: whether a segmenter is trained to look for the masks; none is where one is given.
     """
 
     data: StudyData
