@@ -154,6 +154,7 @@ def test_painted_samples_are_found_by_a_segmenter_of_colours(kind, evaluate, nea
     assert "does not know 147 of 151 classes" in shown
     page = (tmp_path / "out" / "report.html").read_text()
     assert given["sha256"] in page
+    assert "its outputs named by labels.json" in page
     assert "mIoU of the segmenter" in page
 
 

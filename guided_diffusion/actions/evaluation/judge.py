@@ -109,9 +109,10 @@ def given_judge(given: GivenFiles, class_names: Sequence[str], batch_size: int, 
     left_out = tuple(names[index] for index in model.left_out)
     height, width = file.size
     kind = file.model or "a program"
-    line = f"{file.path.name}, SHA-256 {file.digest}, {kind}, trained elsewhere; it looks at {width} x {height} pixels"
+    by_table = "" if given.table is None else f", its outputs named by {given.table_path.name}"
     record = {
-        "segmenter": line,
+        "segmenter": f"{file.path.name}, SHA-256 {file.digest}, {kind}, trained elsewhere{by_table}; it looks at "
+        f"{width} x {height} pixels",
         "given": {
             "file": str(file.path.absolute()),
             "sha256": file.digest,
