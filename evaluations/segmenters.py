@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 import numpy as np
@@ -33,6 +34,8 @@ over the batch, which has no variance with one image; so does any encoder whose 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of red, green and blue in 0..1: what torchvision's ImageNet weights were trained with."""
+
+InputForm = Literal["imagenet", "unit", "symmetric", "bytes"]
 
 _WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 _SMALLEST = {"pan": 128}  # its pyramid halves the features, of stride 16, three times
@@ -123,8 +126,8 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def check_size(height: int, width: int, model: nn.Module | str) -> None:
-    """Raise EvaluationError unless images of [height, width] fit the model, or the architecture of that name.
+def check_size(height: int, width: int, model: nn.Module | str, *, option: str = "image_size") -> None:
+    """Raise EvaluationError, naming `option`, unless images of [height, width] fit the model or architecture.
 
     Both sides must be multiples of the encoder's output stride, mostly 32.
     """
@@ -143,7 +146,7 @@ def check_size(height: int, width: int, model: nn.Module | str) -> None:
     nearest = " or ".join(dict.fromkeys(f"[{tall}, {wide}]" for tall, wide in zip(*choices, strict=True)))
     at_least = f" of at least {least}" if least > stride else ""
     raise EvaluationError(
-        f"image_size is [{height}, {width}], but {name} takes multiples of {stride}{at_least}: use {nearest}"
+        f"{option} is [{height}, {width}], but {name} takes multiples of {stride}{at_least}: use {nearest}"
     )
 
 
@@ -157,22 +160,47 @@ def _output_stride(name: str) -> int:
 # ---------------------------------------------------------------------------------------------------- inputs
 
 
-def to_input(images: Tensor) -> Tensor:
-    """Return uint8 images [N, H, W, 3] as models take them: float32 [N, 3, H, W], by ImageNet's mean and deviation."""
+def to_input(images: Tensor, form: InputForm = "imagenet") -> Tensor:
+    """Return uint8 images [N, H, W, 3] as models take them: float32 [N, 3, H, W].
+
+    form: "imagenet", less its mean and over its deviation; "unit", 0..1; "symmetric", -1..1; "bytes", 0..255.
+    """
     assert images.dtype == torch.uint8
     assert images.ndim == 4
     assert images.shape[-1] == 3
+    levels = images.permute(0, 3, 1, 2).float()
+    if form == "bytes":
+        return levels
+    if form == "unit":
+        return levels / 255
+    if form == "symmetric":
+        return levels / 127.5 - 1
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return (levels / 255 - mean) / std
+
+
+def resized(images: Tensor, height: int, width: int) -> Tensor:
+    """Return images or logits [N, C, H, W] bilinearly brought to [N, C, height, width], smoothed where they shrink."""
+    if images.shape[2:] == (height, width):
+        return images
+    return nn.functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
 
 
 def encoder_features(
-    model: nn.Module, images: NDArray[np.uint8], *, batch_size: int, device: torch.device | str
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    form: InputForm = "imagenet",
+    size: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
     """Return the means over all pixels of the encoder's deepest level, float32 [N, D], of images uint8 [N, H, W, 3].
 
     A feature space that needs no download. The model moves to `device` and keeps its training or evaluation mode.
+
+    form: as `to_input` takes it. size: (height, width) that images are resized to; None: none.
     """
     assert len(images) > 0
     was_training = model.training
@@ -182,7 +210,7 @@ def encoder_features(
         with torch.inference_mode():
             for start in range(0, len(images), batch_size):
                 batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(device)
-                levels = model.encoder(to_input(batch))
+                levels = model.encoder(resized(to_input(batch, form), *(size or batch.shape[1:3])))
                 if isinstance(levels, tuple):  # a vision transformer gives (levels, prefix tokens)
                     levels = levels[0]
                 pooled.append(levels[-1].float().mean(dim=(2, 3)).cpu().numpy())
@@ -200,8 +228,11 @@ def weights_digest(encoder_weights: str) -> str | None:
     Raises EvaluationError when the file is missing.
     """
     path = _weights_file(encoder_weights)
-    if path is None:
-        return None
+    return None if path is None else file_digest(path)
+
+
+def file_digest(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -278,12 +309,12 @@ def _one_line(error: BaseException) -> str:
 
 def _load_encoder(encoder: nn.Module, path: Path, name: str) -> None:
     """Load the weights of the file into `encoder`; EvaluationError naming some keys when they do not fit."""
-    state = _renamed(_read_weights(path), encoder.state_dict().keys())
+    state = _renamed(_encoder_of(read_state(path, "encoder_weights")), encoder.state_dict().keys())
     # A classifier's layers are no part of an encoder, but a layer too many in one of its stages is of another encoder.
     flat = [_flat(key) for key in encoder.state_dict()]
     parts = {part: _has_part(flat, part) for part in {_part(key) for key in state}}
     state = {key: value for key, value in state.items() if parts[_part(key)]}
-    misfits = _misfits(encoder, state)
+    misfits = misfits_of(encoder, state)
     try:
         encoder.load_state_dict(dict(state))  # some of smp's encoders rename keys of older files here, in the mapping
     except (RuntimeError, KeyError, TypeError) as error:
@@ -293,8 +324,11 @@ def _load_encoder(encoder: nn.Module, path: Path, name: str) -> None:
         ) from error
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the state dictionary in a file, without the wrapping and the prefixes that trainers add."""
+def read_state(path: Path, option: str) -> dict[str, Tensor]:
+    """Return the state dictionary in a file, without the wrapping and the prefixes that trainers add.
+
+    Raises EvaluationError, naming `option`, for a file that is damaged or holds anything else; no code in it is run.
+    """
     try:
         if path.suffix.lower() == ".safetensors":
             state = load_file(path, device="cpu")
@@ -302,14 +336,18 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in zip, pickle, json or torch
         raise EvaluationError(
-            f"encoder_weights {path} could not be read as weights ({type(error).__name__}): save a state dictionary "
+            f"{option} {path} could not be read as weights ({type(error).__name__}): save a state dictionary "
             "of tensors alone"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for wrapping in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise EvaluationError(f"encoder_weights {path} holds no state dictionary: save one of tensors alone")
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
+        raise EvaluationError(f"{option} {path} holds no state dictionary: save one of tensors alone")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _encoder_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
     inner = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
     return inner or state  # of a whole segmenter, the encoder alone
 
@@ -333,9 +371,9 @@ def _renamed(state: dict[str, Tensor], expected: Iterable[str]) -> dict[str, Ten
     return {names.get(_flat(key), key): value for key, value in state.items()}
 
 
-def _misfits(encoder: nn.Module, state: dict[str, Tensor]) -> str:
+def misfits_of(model: nn.Module, state: dict[str, Tensor]) -> str:
     """Return in words which keys are missing, too many or of another shape; "" when all fit."""
-    expected = encoder.state_dict()
+    expected = model.state_dict()
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in expected]
     misshaped = [

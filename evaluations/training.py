@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluations.scores import Counts, count, scores
-from evaluations.segmenters import MIN_BATCH, to_input
+from evaluations.segmenters import MIN_BATCH, InputForm, to_input
 from evaluations.sets import ImageSet, Labels, Pixels
 
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -157,21 +157,26 @@ def _batch(
     return torch.stack([image.permute(1, 2, 0) for image, _ in changed]), torch.stack([label for _, label in changed])
 
 
-def _network_input(images: Tensor, device: torch.device) -> Tensor:
-    return to_input(images.to(device)).contiguous(memory_format=torch.channels_last)
+def _network_input(images: Tensor, device: torch.device, form: InputForm = "imagenet") -> Tensor:
+    return to_input(images.to(device), form).contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: Pixels, batch_size: int, device: torch.device) -> Labels:
-    """Return the most likely class [N, H, W] (int16) of each pixel of `images` [N, H, W, 3]."""
+def predict(
+    model: nn.Module, images: Pixels, batch_size: int, device: torch.device, form: InputForm = "imagenet"
+) -> Labels:
+    """Return the most likely class [N, H, W] (int16) of each pixel of `images` [N, H, W, 3].
+
+    form: of the images as the model takes them, see `to_input`.
+    """
     model.to(device).eval()
-    parts = [
-        model(_network_input(torch.from_numpy(images[start : start + batch_size]), device)).argmax(1).short().cpu()
-        for start in range(0, len(images), batch_size)
-    ]
+    batches = (torch.from_numpy(images[start : start + batch_size]) for start in range(0, len(images), batch_size))
+    parts = [model(_network_input(batch, device, form)).argmax(1).short().cpu() for batch in batches]
     return torch.cat(parts).numpy()
 
 
-def evaluate_segmenter(model: nn.Module, images: ImageSet, batch_size: int, device: torch.device) -> Counts:
-    """Return the pixel counts of the model's predictions on each of `images`."""
-    return count(images.labels, predict(model, images.images, batch_size, device), images.num_classes)
+def evaluate_segmenter(
+    model: nn.Module, images: ImageSet, batch_size: int, device: torch.device, form: InputForm = "imagenet"
+) -> Counts:
+    """Return the pixel counts of the model's predictions on each of `images`; `form` as `predict` takes it."""
+    return count(images.labels, predict(model, images.images, batch_size, device, form), images.num_classes)

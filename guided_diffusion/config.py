@@ -17,7 +17,7 @@ from guided_diffusion.architecture import (
     height_width,
 )
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.evaluation_options import QualityOptions, StudyOptions, ViewOptions
+from guided_diffusion.evaluation_options import QualityOptions, SegmenterOptions, StudyOptions, ViewOptions
 from guided_diffusion.label_options import EtaOptions, LabelDiffusionOptions, SampledLabelOptions
 from guided_diffusion.option_text import expected
 from guided_diffusion.options import (
@@ -175,7 +175,7 @@ class CheckConfig(GeometryOptions, SourceOptions, EtaOptions, ActionConfig):
     preview_images: int = option(12, "pairs in a preview picture, 0: no picture", ge=0, le=200)
 
 
-class EvaluateConfig(QualityOptions, StudyOptions, ViewOptions, SourceOptions, ActionConfig):
+class EvaluateConfig(SegmenterOptions, QualityOptions, StudyOptions, ViewOptions, SourceOptions, ActionConfig):
     """Keys of `evaluate`."""
 
     required: ClassVar = ("data_dir", "synthetic_dir", "output_dir")

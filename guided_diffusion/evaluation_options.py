@@ -1,4 +1,4 @@
-"""The option groups of `evaluate`: the downstream study and the quality of the samples."""
+"""The option groups of `evaluate`: the downstream study, the quality of the samples, a segmenter from elsewhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class ViewOptions(OptionGroup):
     """What the metrics and the segmentation models see."""
 
     image_size: ImageSize | None = option(
-        None, "side, or [height, width], of the images compared and segmented; multiples of 32; " + AS_SAMPLES
+        None,
+        "side, or [height, width], of the images compared and segmented; multiples of 32 where models are trained; "
+        + AS_SAMPLES,
     )
     image_channels: Literal[1, 3] | None = option(None, f"1 looks at grey images, 3 at RGB; {AS_SAMPLES}")
     resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_GEOMETRY['resize'].description}; {AS_SAMPLES}")
@@ -39,7 +41,10 @@ class ViewOptions(OptionGroup):
     def contradictions(self) -> Iterator[Problem]:
         size = self.image_size
         sides = (size, size) if isinstance(size, int) else size or ()
-        if any(side % 32 for side in sides):
+        trained = getattr(self, "study", True) or (
+            getattr(self, "agreement", True) and not getattr(self, "segmenter", "")
+        )
+        if trained and any(side % 32 for side in sides):
             fitting = [max(32, round(side / 32) * 32) for side in sides]
             yield (
                 "image_size",
@@ -90,6 +95,9 @@ class StudyOptions(OptionGroup):
 class QualityOptions(OptionGroup):
     """What is measured on the samples themselves."""
 
+    compare_with: Literal["training", "test"] = option(
+        "training", "real images that FID, KID, precision and recall compare the samples with; published: test"
+    )
     agreement: bool = option(True, "let a segmenter trained on real images look for the masks in the samples")
     filter_below: float | None = option(
         None, "write a copy of the samples without those whose agreement is below this, 0 to 1; null: none", ge=0, le=1
@@ -111,3 +119,41 @@ class QualityOptions(OptionGroup):
             yield ("filter_below", "filter_below needs agreement, which is false: set agreement to true")
         if self.filtered_dir and self.filter_below is None:
             yield ("filtered_dir", "filtered_dir is given, but filter_below is null: set filter_below, such as 0.3")
+
+
+class SegmenterOptions(OptionGroup):
+    """A segmenter trained elsewhere, which looks for the masks in place of one trained here."""
+
+    segmenter: str = option(
+        "", 'local file of the segmenter that looks for the masks; "": one is trained here on the real images'
+    )
+    segmenter_model: str = option(
+        "",
+        'what the weights in the file are of, smp/<architecture>/<encoder> or torchvision/<name>; "": it is a program '
+        "(TorchScript, or .pt2 of torch.export), which is run: only from someone you trust",
+    )
+    segmenter_labels: str = option(
+        "", 'JSON file, output -> class (name or index) or null; "": the outputs are the dataset\'s classes in order'
+    )
+    segmenter_size: ImageSize | None = option(
+        None, "side, or [height, width], that images are resized to for it; null: as compared"
+    )
+    segmenter_input: Literal["imagenet", "unit", "symmetric", "bytes"] = option(
+        "imagenet", "its images: imagenet (less mean, over deviation), unit 0..1, symmetric -1..1, bytes 0..255"
+    )
+
+    def contradictions(self) -> Iterator[Problem]:
+        if self.segmenter and not getattr(self, "agreement", True):
+            yield ("segmenter", "segmenter is given, but agreement is false: set agreement to true, or leave it out")
+        fields = type(self).model_fields
+        for key in ("segmenter_model", "segmenter_labels", "segmenter_size", "segmenter_input"):
+            if not self.segmenter and getattr(self, key) != fields[key].default:
+                yield (key, f"{key} is given, but segmenter is empty: give its file, or leave {key} out")
+        model = self.segmenter_model
+        parts = {"smp": 3, "torchvision": 2}.get(model.split("/")[0])
+        if model and (len(model.split("/")) != parts or not all(model.split("/"))):
+            yield (
+                "segmenter_model",
+                f"segmenter_model is {model!r}: expected smp/<architecture>/<encoder>, such as smp/fpn/resnet34, or "
+                "torchvision/<name>, such as torchvision/fcn_resnet50",
+            )

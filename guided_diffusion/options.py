@@ -365,7 +365,7 @@ class SamplerOptions(OptionGroup):
 
 PATH_KEYS = {"data_dir", "mask_dir", "output_dir", "results_path", "model_path", "resume_checkpoint", "export_path"}
 PATH_KEYS |= {"synthetic_dir", "diversity_dir", "filtered_dir", "encoder_weights", "inception_weights", "lpips_weights"}
-PATH_KEYS |= {"eta_path"}
+PATH_KEYS |= {"eta_path", "segmenter", "segmenter_labels"}
 
 
 class ActionConfig(OptionGroup):

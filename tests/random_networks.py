@@ -1,4 +1,4 @@
-"""Weights files of the networks that metrics use, with random weights: nothing can be downloaded in tests."""
+"""Weights files of published networks, with random weights: nothing can be downloaded in tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 import torchvision
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from guided_diffusion.models.unet import build_unet
 
 
 class _Unloaded(FeatureExtractorInceptionV3):
@@ -38,4 +40,21 @@ def random_alexnet(path: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
+    return path
+
+
+def write_bare(path: Path, channels: int) -> Path:
+    """Write weights of a small network by the published names, whose attention has 64 channels."""
+    torch.manual_seed(0)
+    network = build_unet(
+        image_size=64,
+        num_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 1, 1, 2),
+        attention_resolutions=(8,),
+        num_classes=channels,
+        num_head_channels=64,
+        no_instance=True,
+    )
+    torch.save(network.state_dict(), path)
     return path

@@ -217,3 +217,32 @@ def test_planted_copies_are_in_the_report(samples, lemons, isdm, tmp_path):
     assert ranked[0]["image"] == target.stem
     assert ranked[0]["training_image"] == first.stem
     assert ranked[0]["symmetry"] == "mirrored left to right"
+
+
+def test_the_same_segmenter_from_its_file_says_the_same(evaluated, record, samples, lemons, isdm, tmp_path):
+    augmented = "with the usual augmentation" in record["agreement"]["segmenter"]
+    weights = evaluated / "study" / f"fpn-{'augmented' if augmented else 'real'}-0.pt"
+    values = {**TINY_STUDY, "study": False, "segmenter": weights, "segmenter_model": "smp/fpn/resnet18"}
+    code, _, errors = isdm("evaluate", data_dir=lemons, synthetic_dir=samples, output_dir=tmp_path / "out", **values)
+    assert (code, errors) == (0, [])
+    assert not (tmp_path / "out" / "study").exists()
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    for key in ("samples", "real_test_images", "by_sample"):
+        assert found["agreement"][key] == record["agreement"][key]
+    assert found["memorisation"]["features"] == "encoder of the segmenter trained elsewhere, averaged over pixels"
+    assert found["memorisation"]["samples"] == record["memorisation"]["samples"]
+
+
+def test_with_test_images_to_compare_with_the_yardstick_stays_where_training_images_are_read(
+    samples, lemons, isdm, tmp_path
+):
+    weights = random_inception(tmp_path / "inception.pt")
+    values = {**TINY_STUDY, "study": False, "memorisation": False, "compare_with": "test", "inception_weights": weights}
+    code, shown, errors = isdm(
+        "evaluate", data_dir=lemons, synthetic_dir=samples, output_dir=tmp_path / "out", **values
+    )
+    assert (code, errors) == (0, [])
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["distances"]
+    assert [(found[name]["images"], found[name]["against"]) for name in ("samples", "test")] == [(24, 4), (4, 8)]
+    assert "24 samples against 4 test images (the test against the training images: KID" in shown
+    assert "24 of 24 samples were not made from masks of the test images" in shown

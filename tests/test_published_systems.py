@@ -11,15 +11,17 @@ import pytest
 import torch
 from PIL import Image
 from published_trees import STEMS, write_tree
+from random_networks import write_bare
 
+from evaluations.output_labels import classes_of_outputs, read_table
 from guided_diffusion.actions.assemble import MODEL_KEYS, model_from_options, options_of_checkpoint
+from guided_diffusion.actions.evaluation.data import needs_training
 from guided_diffusion.actions.sample import sampling_process
 from guided_diffusion.architecture import attention_factors, level_channels
 from guided_diffusion.checkpoint import BEST, Checkpoint, load_checkpoint
 from guided_diffusion.config import load_config, read_config_file
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.label_options import CLASSWISE
-from guided_diffusion.models.unet import build_unet
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GOLDEN = Path(__file__).parent / "golden" / "labels_classwise_ade20k_ddim25.npz"
@@ -129,24 +131,35 @@ def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
     assert images["run"] == images["bare"]
 
 
+@pytest.mark.parametrize("mode", PUBLISHED)
+def test_evaluation_is_that_of_the_paper(mode):
+    config, sample = config_of("sdm", mode, "evaluate"), config_of("sdm", mode, "sample")
+    assert tuple(np.broadcast_to(config.image_size, 2)) == SIZES[mode]
+    assert (config.compare_with, config.lpips_net, config.study, config.memorisation) == ("test", "alex", False, False)
+    assert (config.inception_weights, config.lpips_weights) == ("auto", "auto")
+    assert not needs_training(config.to_json())
+    same = ("data_dir", "dataset_mode", "resize")
+    assert [getattr(config, key) for key in same] == [getattr(sample, key) for key in same]
+    assert (config.synthetic_dir, sample.data_split) == (sample.results_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("table", "mode", "left_out"),
+    [
+        ("ade20k_150", "ade20k", {"unlabelled"}),
+        ("coco_182", "coco", {"unlabelled"}),
+        ("cityscapes_19", "cityscapes", {"unlabeled", "static", "parking", "caravan", "trailer"}),
+    ],
+)
+def test_label_tables_of_usual_segmenters(table, mode, left_out):
+    path, names = CONFIGS / "segmenter_labels" / f"{table}.json", get_mode(mode).names
+    outputs = int(table.rpartition("_")[2])
+    classes = classes_of_outputs(read_table(path), path, outputs=outputs, class_names=names)
+    assert len(set(classes)) == outputs
+    assert left_out <= {names[index] for index in set(range(len(names))) - set(classes)}
+
+
 # --- bare weights ------------------------------------------------------------------------------------------------
-
-
-def write_bare(path: Path, channels: int) -> Path:
-    """Write weights of a small network by the published names, whose attention has 64 channels."""
-    torch.manual_seed(0)
-    network = build_unet(
-        image_size=64,
-        num_channels=32,
-        num_res_blocks=1,
-        channel_mult=(1, 1, 1, 2),
-        attention_resolutions=(8,),
-        num_classes=channels,
-        num_head_channels=64,
-        no_instance=True,
-    )
-    torch.save(network.state_dict(), path)
-    return path
 
 
 def write_masks(folder: Path) -> Path:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.errors import EvaluationError
-from guided_diffusion.actions.evaluation.data import EvaluationData, open_data
+from guided_diffusion.actions.evaluation.data import EvaluationData, load_data, resolve_options, scan_data
+from guided_diffusion.actions.evaluation.judge import given_judge, read_given, trained_judge
 from guided_diffusion.actions.evaluation.quality import Quality, load_networks, measure_quality
 from guided_diffusion.actions.evaluation.report import report_page
 from guided_diffusion.actions.evaluation.study import prepare_study, summarise, train_models
 from guided_diffusion.allocator import keep_freed_memory
 from guided_diffusion.config import EvaluateConfig
-from guided_diffusion.data.samples import refuse_target, write_selection
+from guided_diffusion.data.samples import find_samples, refuse_target, write_selection
 from guided_diffusion.distributed import World, join
 from guided_diffusion.errors import UserError
 from guided_diffusion.logs import library_versions, read_run_record, write_run_record
@@ -43,12 +44,17 @@ def evaluate(config: EvaluateConfig, world: World) -> None:
     """Check everything that can be checked, train and measure, then write the report."""
     folder = Path(config.output_dir)
     refuse_other_output(folder)
-    data = open_data(config)
-    study = prepare_study(data, folder, world.device)
-    networks = load_networks(data.options, world.device)
+    samples = find_samples(config.synthetic_dir)
     filtered = Path(config.filtered_dir) if config.filtered_dir else folder / FILTERED
     if config.filter_below is not None:
-        refuse_target(data.samples, filtered)
+        refuse_target(samples, filtered)
+    options = resolve_options(config, samples)
+    given = read_given(options, world.device)
+    scanned = scan_data(options, samples)
+    judge = given and given_judge(given, scanned.encoding.names, config.batch_size, world.device)
+    networks = load_networks(options, world.device)
+    data = load_data(scanned)
+    study = prepare_study(data, folder, world.device)
     make_folder(folder)
     if study is not None:
         study.results.begin()
@@ -56,7 +62,8 @@ def evaluate(config: EvaluateConfig, world: World) -> None:
     _announce(data, networks.notes)
     if study is not None:
         train_models(study)
-    quality = measure_quality(data, study, networks, world.device)
+        judge = trained_judge(study) if study.with_agreement else judge
+    quality = measure_quality(data, judge, networks, world.device)
     record = {
         "data": describe(data),
         "study": summarise(study, data.encoding.names) if config.study else None,
@@ -85,10 +92,10 @@ def describe(data: EvaluationData) -> dict[str, Any]:
         "data_dir": str(Path(data.options["data_dir"]).absolute()),
         "synthetic_dir": str(data.samples.folder),
         "classes": list(data.encoding.names),
-        "images": {name: len(split.pairs) for name, split in splits.items()},
-        "digests": {name: split.digest for name, split in splits.items()},
+        "images": {name: len(split.pairs) for name, split in splits.items() if split is not None},
+        "digests": {name: split.digest for name, split in splits.items() if split is not None},
         "checkpoint": data.samples.checkpoint,
-        "image_size": list(data.training.images.images.shape[1:3]),
+        "image_size": list(data.size),
         "warnings": list(data.warnings),
     }
 
@@ -104,8 +111,9 @@ def write_filtered(data: EvaluationData, quality: Quality, threshold: float, tar
 
 
 def _announce(data: EvaluationData, notes: list[str]) -> None:
-    height, width = data.training.images.images.shape[1:3]
-    counts = f"{len(data.training.pairs)} training and {len(data.test.pairs)} test images"
+    height, width = data.size
+    training = "" if data.training is None else f"{len(data.training.pairs)} training and "
+    counts = f"{training}{len(data.test.pairs)} test images"
     print(f"{counts}, {len(data.synthetic.pairs)} samples of {data.samples.folder}, all at {width}x{height} pixels")
     for line in (*data.warnings, *notes):
         print(f"warning: {line}")

@@ -31,6 +31,7 @@ from guided_diffusion.options import GeometryOptions
 _ENOUGH = {"data_dir": "-", "dataset_mode": "-", "output_dir": "-"}  # for a check of one key by itself
 FROM_SAMPLES = ("dataset_mode", "num_classes", "ignore_label", "image_size", "image_channels", "resize")
 SIDE = 32  # image sides of the segmentation models are multiples of it
+PUBLISHED_SAMPLES = 10  # of a mask, in the protocol of SDM
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,61 @@ class Split:
 
 
 @dataclass(frozen=True)
-class EvaluationData:
-    """Everything that is compared, at one size.
+class ScannedData:
+    """The pairs of everything that is compared, scanned and not yet read.
 
-    origin: of each sample the index of the training pair whose mask it was made from, -1 where nobody knows.
-    leaked: samples made from masks of the test split.
-    diverse: the samples whose diversity is asked for.
+    training: None where nothing that is asked for needs it, as a published dataset has gigabytes of it.
+    several: the samples whose diversity is asked for.
     warnings: lines for the report.
     """
 
     options: dict[str, Any]
     encoding: LabelEncoding
-    training: Split
+    training: tuple[Pair, ...] | None
+    test: tuple[Pair, ...]
+    synthetic: tuple[Pair, ...]
+    several: tuple[Pair, ...]
+    samples: SampleFolder
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Everything that is compared, at one size.
+
+    training: None where nothing that is asked for needs it.
+    origin: of each sample the index of the training pair whose mask it was made from, -1 where nobody knows.
+    test_origin: the same of the test pairs.
+    several: for each mask that has several samples at most 10 of them, read when their diversity is measured.
+    warnings: lines for the report.
+    """
+
+    options: dict[str, Any]
+    encoding: LabelEncoding
+    training: Split | None
     test: Split
     synthetic: Split
+    several: tuple[tuple[Pair, ...], ...]
     samples: SampleFolder
     origin: np.ndarray
-    leaked: int
-    diverse: ImageSet
+    test_origin: np.ndarray
     warnings: tuple[str, ...]
+
+    @property
+    def leaked(self) -> int:
+        """How many samples were made from masks of the test split."""
+        return int(((self.origin < 0) & (self.test_origin >= 0)).sum())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width at which everything is compared."""
+        return height_width(self.options["image_size"])
+
+
+def needs_training(options: Mapping[str, Any]) -> bool:
+    """Tell whether anything that `options` ask for looks at the training images."""
+    trains = options["study"] or (options["agreement"] and not options["segmenter"])
+    return trains or options["memorisation"] or options["compare_with"] == "training"
 
 
 def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> dict[str, Any]:
@@ -99,47 +136,75 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> dict[str, 
     return options
 
 
-def open_data(config: EvaluateConfig) -> EvaluationData:
-    """Scan the real dataset and the samples and return them as arrays.
+def scan_data(options: dict[str, Any], samples: SampleFolder) -> ScannedData:
+    """Scan the splits of the real dataset that `options` (resolved) need, and the samples.
 
     Raises DataError with a line for everything that keeps them from being compared.
     """
-    samples = find_samples(config.synthetic_dir)
-    options = resolve_options(config, samples)
-    training = scan(options, "train")
-    encoding = training.raise_if_fatal()
-    test = scan(options, "test", encoding=encoding)
-    test.raise_if_fatal()
-    warnings = problem_lines(problem for problem in training.warnings if "empty class" in problem.kind)
+    training, encoding, warnings = None, None, []
+    if needs_training(options):
+        report = scan(options, "train")
+        encoding, training = report.raise_if_fatal(), report.pairs
+        warnings = problem_lines(problem for problem in report.warnings if "empty class" in problem.kind)
+    report = scan(options, "test", encoding=encoding)
+    encoding, test = report.raise_if_fatal(), report.pairs
     if options["resize"] == "pad":
         # Borders are of no class, and samples were written with them.
         encoding = encoding.with_ignore()
     pairs = open_samples(samples, encoding, options["image_channels"])
-    for found, folder, least in ((training.pairs, "train", 4), (test.pairs, "test", 2), (pairs, "samples", 2)):
-        if len(found) < least:
+    for found, folder, least in ((training, "train", 4), (test, "test", 2), (pairs, "samples", 2)):
+        if found is not None and len(found) < least:
             where = samples.folder if folder == "samples" else Path(options["data_dir"]) / folder
             raise DataError(f"{where}: has {len(found)} pair(s), and a comparison needs at least {least}: add some")
-    splits = [
-        load_split(found, encoding, options, name)
-        for found, name in ((training.pairs, "training"), (test.pairs, "test"), (pairs, "samples"))
-    ]
-    diverse = splits[2].images
+    several = pairs
     if options["diversity_dir"]:
         several = open_samples(find_samples(options["diversity_dir"]), encoding, options["image_channels"])
-        diverse = load_split(several, encoding, options, "diversity_dir").images
-    origin, leaked, unknown = find_origins(samples, *splits)
-    warnings += [*_unknown_line(samples, unknown, len(pairs)), *_size_line(samples, pairs, options)]
-    return EvaluationData(options, encoding, *splits, samples, origin, leaked, diverse, tuple(warnings))
+    warnings += _size_line(samples, pairs, options)
+    return ScannedData(options, encoding, training, test, pairs, several, samples, tuple(warnings))
 
 
-def _unknown_line(samples: SampleFolder, unknown: int, count: int) -> list[str]:
-    if not unknown:
-        return []
-    return [
-        f"{samples.folder}: of {unknown} of {count} samples nobody knows which mask they were made from; where it is a "
-        "test image's, the study is worth nothing, and where it is one that chooses the best state, their arms look a "
-        "little too good"
-    ]
+def load_data(scanned: ScannedData) -> EvaluationData:
+    """Read what was scanned into memory; DataError for files that changed since."""
+    options, encoding = scanned.options, scanned.encoding
+    training = None if scanned.training is None else load_split(scanned.training, encoding, options, "training")
+    test = load_split(scanned.test, encoding, options, "test")
+    synthetic = load_split(scanned.synthetic, encoding, options, "samples")
+    origin, test_origin = find_origins(scanned.samples, training, test, synthetic)
+    warnings = [*_origin_lines(scanned, synthetic, origin, test_origin), *scanned.warnings]
+    several = groups_of_one_mask(scanned.several, encoding)
+    return EvaluationData(
+        options, encoding, training, test, synthetic, several, scanned.samples, origin, test_origin, tuple(warnings)
+    )
+
+
+def groups_of_one_mask(pairs: Sequence[Pair], encoding: LabelEncoding) -> tuple[tuple[Pair, ...], ...]:
+    """Return, for each mask that has several samples, at most 10 of them: as many as in the published protocol."""
+    by_mask: dict[bytes, list[Pair]] = {}
+    for pair in pairs:
+        label = encoding.decode(open_mask(pair.mask), pair.mask)
+        by_mask.setdefault(_map_key(label), []).append(pair)
+    return tuple(tuple(group[:PUBLISHED_SAMPLES]) for group in by_mask.values() if len(group) > 1)
+
+
+def _origin_lines(scanned: ScannedData, synthetic: Split, origin: np.ndarray, test_origin: np.ndarray) -> list[str]:
+    # Labels of one class alone tell nothing, and neither do they give anything away.
+    varied = np.array([bool((label != label.flat[0]).any()) for label in synthetic.images.labels])
+    folder, count = scanned.samples.folder, len(origin)
+    others = int((varied & (test_origin < 0)).sum()) if scanned.options["compare_with"] == "test" else 0
+    unknown = int((varied & (origin < 0) & (test_origin < 0)).sum()) if scanned.training is not None else 0
+    lines = []
+    if others:
+        lines.append(
+            f"{folder}: {others} of {count} samples were not made from masks of the test images, with which they are "
+            "compared; published numbers are of such samples: sample with data_split test"
+        )
+    if unknown:
+        lines.append(
+            f"{folder}: of {unknown} of {count} samples nobody knows which mask they were made from; where it is a "
+            "test image's, the study is worth nothing, and where it is one that chooses the best state, their arms "
+            "look a little too good"
+        )
+    return lines
 
 
 def _size_line(samples: SampleFolder, pairs: Sequence[Pair], options: Mapping[str, Any]) -> list[str]:
@@ -153,34 +218,40 @@ def _size_line(samples: SampleFolder, pairs: Sequence[Pair], options: Mapping[st
     ]
 
 
-def load_split(pairs: Sequence[Pair], encoding: LabelEncoding, options: Mapping[str, Any], name: str) -> Split:
-    """Return scanned pairs as arrays, brought to the size of the comparison."""
+def load_split(pairs: Sequence[Pair], encoding: LabelEncoding, options: Mapping[str, Any], name: str = "") -> Split:
+    """Return scanned pairs as arrays, brought to the size of the comparison; a progress bar shows their `name`."""
     transform = JointTransform(height_width(options["image_size"]), resize=options["resize"], train=False)
-    images, labels = load_arrays(pairs, encoding, transform, options["image_channels"], progress=f"reading {name}")
+    images, labels = load_arrays(
+        pairs, encoding, transform, options["image_channels"], progress=name and f"reading {name}"
+    )
     return Split(tuple(pairs), ImageSet(images, labels, tuple(pair.stem for pair in pairs), encoding.num_classes))
 
 
-def find_origins(samples: SampleFolder, training: Split, test: Split, synthetic: Split) -> tuple[np.ndarray, int, int]:
-    """Return of each sample the training pair of its mask (-1 where unknown), and how many are of the test or unknown.
+def find_origins(
+    samples: SampleFolder, training: Split | None, test: Split, synthetic: Split
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each sample the training pair and the test pair of its mask, -1 where there is none or nobody knows.
 
     The manifest tells by a digest of the mask file, and of equal files by their name. Where it does not, the label map
     is looked for among those of the training and the test images, flips and turns included. A map that is all one class
-    tells nothing, and neither does it give anything away: it counts as unknown in `origin` alone.
+    tells nothing.
     """
-    origin, leaked, unknown = np.full(len(synthetic.pairs), -1, np.int64), 0, 0
-    by_digest = [_indices_by(mask_digests(split.pairs)) if samples.lines else {} for split in (training, test)]
-    by_map = [_indices_by_map(split.images.labels) for split in (training, test)]
+    splits = {row: split for row, split in enumerate((training, test)) if split is not None}
+    by_digest = {row: _indices_by(mask_digests(split.pairs)) if samples.lines else {} for row, split in splits.items()}
+    by_map: dict[int, dict[bytes, list[int]]] = {}
+    found = np.full((2, len(synthetic.pairs)), -1, np.int64)
     for index, (pair, label) in enumerate(zip(synthetic.pairs, synthetic.images.labels, strict=True)):
         line = samples.line_of(pair) or {}
         digest, name = line.get("source_digest", ""), PurePath(line.get("source_mask", "").replace("\\", "/")).name
-        own, others = by_digest[0].get(digest, []), by_digest[1].get(digest, [])
-        if not own and not others:
-            own, others = (found.get(label.tobytes(), []) for found in by_map)
-        named = [number for number in own if PurePath(training.pairs[number].mask).name == name]
-        origin[index] = next(iter([*named, *own]), -1)
-        leaked += not own and bool(others)
-        unknown += not own and not others and bool((label != label.flat[0]).any())
-    return origin, leaked, unknown
+        matches = {row: known.get(digest, []) for row, known in by_digest.items()}
+        if not any(matches.values()):
+            # The views of every mask are only made where a sample needs them.
+            by_map = by_map or {row: _indices_by_map(split.images.labels) for row, split in splits.items()}
+            matches = {row: known.get(_map_key(label), []) for row, known in by_map.items()}
+        for row, numbers in matches.items():
+            named = [number for number in numbers if PurePath(splits[row].pairs[number].mask).name == name]
+            found[row, index] = next(iter([*named, *numbers]), -1)
+    return found[0], found[1]
 
 
 def _indices_by(keys: Sequence[Any]) -> dict[Any, list[int]]:
@@ -191,12 +262,17 @@ def _indices_by(keys: Sequence[Any]) -> dict[Any, list[int]]:
 
 
 def _indices_by_map(labels: np.ndarray) -> dict[bytes, list[int]]:
-    """Return label map, in any flip or turn -> indices; without maps of one class alone."""
+    """Return the key of a label map, in any flip or turn -> indices; without maps of one class alone."""
     found: dict[bytes, list[int]] = {}
     for index, label in enumerate(labels):
         if (label != label.flat[0]).any():
             for symmetry in range(len(SYMMETRIES)):
                 turned = np.ascontiguousarray(apply_symmetry(label[..., None], symmetry)[..., 0])
-                if turned.shape == label.shape and index not in found.setdefault(turned.tobytes(), []):
-                    found[turned.tobytes()].append(index)
+                if turned.shape == label.shape and index not in found.setdefault(_map_key(turned), []):
+                    found[_map_key(turned)].append(index)
     return found
+
+
+def _map_key(label: np.ndarray) -> bytes:
+    """Return what tells a label map from others in a few bytes: thousands of them are compared."""
+    return sha256(repr(label.shape).encode() + label.astype(np.int32).tobytes()).digest()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from evaluations.agreement import Agreement
+from evaluations.agreement import Agreement, agreement
 from evaluations.drift import Drift, compare_sets
 from evaluations.errors import EvaluationError
 from evaluations.fidelity import frechet_distance, kernel_distance, precision_recall
@@ -29,15 +27,11 @@ from evaluations.memorisation import (
 )
 from evaluations.perceptual import PerceptualDistance, load_lpips, pairwise_diversity
 from evaluations.scores import plain
-from evaluations.segmenters import encoder_features
-from evaluations.sets import ImageSet, Pixels
-from evaluations.study import USUAL
-from guided_diffusion.actions.evaluation.data import EvaluationData
-from guided_diffusion.actions.evaluation.study import Study, load_segmenter, measure_agreement
+from evaluations.sets import Pixels
+from guided_diffusion.actions.evaluation.data import EvaluationData, load_split
+from guided_diffusion.actions.evaluation.judge import BATCH, Judge
 
 ENOUGH_FOR_FID = 2048  # images: with fewer than it has dimensions the covariance has no full rank
-PUBLISHED_SAMPLES = 10  # of a mask, in the protocol of SDM
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -95,16 +89,14 @@ def load_networks(options: Mapping[str, Any], device: torch.device) -> Networks:
     return Networks(inception, lpips, skipped, notes)
 
 
-def measure_quality(data: EvaluationData, study: Study | None, networks: Networks, device: torch.device) -> Quality:
-    """Measure everything but the downstream study; `study` has the segmenter that agreement needs, None without."""
+def measure_quality(data: EvaluationData, judge: Judge | None, networks: Networks, device: torch.device) -> Quality:
+    """Measure everything but the downstream study; `judge` is the segmenter that agreement needs, None without."""
     quality = Quality()
-    segmenter = None
-    if study is not None and study.with_agreement:
-        segmenter = load_segmenter(study)
-        _agreement(quality, data, study, segmenter)
+    if judge is not None:
+        _agreement(quality, data, judge)
     features = None
     if networks.inception is not None or data.options["memorisation"]:
-        features = _features(data, networks, segmenter, device)
+        features = _features(data, networks, judge)
     _distances(quality, data, networks, features)
     _diversity(quality, data, networks)
     if data.options["memorisation"]:
@@ -113,12 +105,12 @@ def measure_quality(data: EvaluationData, study: Study | None, networks: Network
     return quality
 
 
-def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: nn.Module) -> None:
-    found, real = measure_agreement(study, segmenter)
+def _agreement(quality: Quality, data: EvaluationData, judge: Judge) -> None:
+    found, real = agreement(judge.counts(data.synthetic.images)), agreement(judge.counts(data.test.images))
     names = data.encoding.names
     quality.agreement = found
     quality.record["agreement"] = {
-        "segmenter": f"{study.architectures[0]}, trained on the real training images {_augmentation_of(study)}",
+        **judge.record,
         "samples": {**found.summary(), **found.scores.to_json(names)},
         "real_test_images": {**real.summary(), **real.scores.to_json(names)},
         "by_sample": {
@@ -129,8 +121,14 @@ def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: 
     ours, theirs = found.summary(), real.summary()
     quality.findings.append(
         f"mask agreement of {ours['counted']} samples: mean {ours['mean']:.2f}, median {ours['median']:.2f} (of real "
-        f"test images: {theirs['mean']:.2f}, {theirs['median']:.2f})"
+        f"test images: {theirs['mean']:.2f}, {theirs['median']:.2f}); mIoU of all pixels together "
+        f"{100 * found.scores.miou:.1f} % ({100 * real.scores.miou:.1f} %)"
     )
+    if judge.left_out:
+        quality.warnings.append(
+            f"the segmenter does not know {len(judge.left_out)} of {len(names)} classes, which are left out of its "
+            f"scores: {', '.join(judge.left_out)}"
+        )
     # The mean: where most defects are tiny, both medians are 0.
     if ours["mean"] < 0.5 * theirs["mean"]:
         quality.warnings.append(
@@ -139,42 +137,47 @@ def _agreement(quality: Quality, data: EvaluationData, study: Study, segmenter: 
         )
 
 
-def _augmentation_of(study: Study) -> str:
-    augmented = study.options.augment_all or study.segmenter_run.arm == USUAL
-    return "with the usual augmentation" if augmented else "without augmentation, which did better in validation"
-
-
 def _distances(quality: Quality, data: EvaluationData, networks: Networks, features: FeatureSets | None) -> None:
     if networks.inception is None:
         quality.record["distances"] = {"skipped": networks.skipped["distances"]}
         return
     assert features is not None
+    compared_with = data.options["compare_with"]
+    real = features.test if compared_with == "test" else features.training
+    assert real is not None
     record: dict[str, Any] = {
         "features": networks.inception.description,
-        "image_size": list(data.training.images.images.shape[1:3]),
+        "image_size": list(data.size),
         "resampling": _resampling(data),
+        "compared_with": compared_with,
+        "samples": _distance(features.samples, real, data),
     }
-    for name, found in (("samples", features.samples), ("test", features.test)):
-        kid = kernel_distance(found, features.training, seed=data.options["seed"] % 2**32)
-        record[name] = {
-            "images": len(found),
-            "against": len(features.training),
-            "kid": kid._asdict(),
-            "fid": frechet_distance(found, features.training),
-            **precision_recall(found, features.training)._asdict(),
-        }
+    yardstick = ""
+    if features.training is not None:
+        record["test"] = _distance(features.test, features.training, data)
+        yardstick = f" (the test against the training images: KID {record['test']['kid']['mean']:.4f})"
     quality.record["distances"] = record
     kid, fid = record["samples"]["kid"]["mean"], record["samples"]["fid"]
     quality.findings.append(
-        f"KID {kid:.4f}, FID {fid:.1f} of {len(features.samples)} samples against {len(features.training)} training "
-        f"images (the test images: KID {record['test']['kid']['mean']:.4f})"
+        f"KID {kid:.4f}, FID {fid:.1f} of {len(features.samples)} samples against {len(real)} {compared_with} images"
+        f"{yardstick}"
     )
-    fewest = min(len(features.samples), len(features.training))
+    fewest = min(len(features.samples), len(real))
     if fewest < ENOUGH_FOR_FID:
         quality.warnings.append(
             f"FID is of {fewest} images where it needs {ENOUGH_FOR_FID}: it is biased upwards and only to be compared "
             "with one of as many images; read KID first"
         )
+
+
+def _distance(found: np.ndarray, real: np.ndarray, data: EvaluationData) -> dict[str, Any]:
+    return {
+        "images": len(found),
+        "against": len(real),
+        "kid": kernel_distance(found, real, seed=data.options["seed"] % 2**32)._asdict(),
+        "fid": frechet_distance(found, real),
+        **precision_recall(found, real)._asdict(),
+    }
 
 
 def _resampling(data: EvaluationData) -> str:
@@ -185,8 +188,7 @@ def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> No
     if networks.lpips is None:
         quality.record["diversity"] = {"skipped": networks.skipped["diversity"]}
         return
-    samples = data.diverse
-    groups = list(_groups_of_one_mask(samples))
+    groups = data.several
     if not groups:
         quality.record["diversity"] = {
             "skipped": "not measured: no mask has two samples; sample with num_samples 10 times the number of masks "
@@ -194,13 +196,14 @@ def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> No
         }
         return
     bar = tqdm(groups, desc="diversity", unit="mask")
-    found = pairwise_diversity(networks.lpips, (samples.images[group] for group in bar), batch_size=BATCH)
+    images = (load_split(group, data.encoding, data.options).images.images for group in bar)
+    found = pairwise_diversity(networks.lpips, images, batch_size=BATCH)
     quality.record["diversity"] = {
         **found._asdict(),
         "images": sum(map(len, groups)),
         "folder": data.options["diversity_dir"] or str(data.samples.folder),
         "network": networks.lpips.description,
-        "image_size": list(samples.images.shape[1:3]),
+        "image_size": list(data.size),
         "resampling": _resampling(data),
     }
     quality.findings.append(
@@ -208,50 +211,44 @@ def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> No
     )
 
 
-def _groups_of_one_mask(samples: ImageSet) -> Iterator[list[int]]:
-    """Yield, for each mask that has several samples, the indices of at most 10 of them."""
-    by_mask: dict[bytes, list[int]] = {}
-    for index, label in enumerate(samples.labels):
-        by_mask.setdefault(label.tobytes(), []).append(index)
-    return (group[:PUBLISHED_SAMPLES] for group in by_mask.values() if len(group) > 1)
-
-
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features [N, D] of the samples, test and training images, and [V, T, D] of all views of the latter."""
+    """Features [N, D] of the samples and test images, and [V, T, D] of all views of the training images, if any."""
 
     name: str
     samples: np.ndarray
     test: np.ndarray
-    views: np.ndarray
+    views: np.ndarray | None
 
     @property
-    def training(self) -> np.ndarray:
+    def training(self) -> np.ndarray | None:
         """[T, D], of the training images as they are."""
-        return self.views[0]
+        return None if self.views is None else self.views[0]
 
 
-def _features(
-    data: EvaluationData, networks: Networks, segmenter: nn.Module | None, device: torch.device
-) -> FeatureSets | None:
+def _features(data: EvaluationData, networks: Networks, judge: Judge | None) -> FeatureSets | None:
     """Return the features of Inception, or else of the segmenter's encoder; None without either.
 
-    The views are of flips and turns; without a search for copies there is only the first.
+    The views of training images are of flips and turns; without a search for copies there is only the first.
     """
     if networks.inception is not None:
         name, compute = networks.inception.description, _inception_features(networks.inception)
-    elif segmenter is not None:
-        name = "encoder of the segmenter trained on the real images, averaged over pixels"
-        compute = partial(_encoder_features, segmenter, device)
+    elif judge is not None and judge.features is not None:
+        origin = "trained elsewhere" if judge.given else "trained on the real images"
+        name = f"encoder of the segmenter {origin}, averaged over pixels"
+        compute = _encoder_features(judge.features)
     else:
         return None
-    training = data.training.images.images
-    turned = views(training) if data.options["memorisation"] else [training]
+    training = None
+    if data.training is not None:
+        images = data.training.images.images
+        turned = views(images) if data.options["memorisation"] else [images]
+        training = np.stack([compute(np.ascontiguousarray(view), "features of training images") for view in turned])
     return FeatureSets(
         name,
         compute(data.synthetic.images.images, "features of samples"),
         compute(data.test.images.images, "features of test images"),
-        np.stack([compute(np.ascontiguousarray(view), "features of training images") for view in turned]),
+        training,
     )
 
 
@@ -263,12 +260,16 @@ def _inception_features(inception: InceptionFeatures) -> Callable[[Pixels, str],
     return compute
 
 
-def _encoder_features(segmenter: nn.Module, device: torch.device, images: Pixels, progress: str) -> np.ndarray:
-    return encoder_features(segmenter, images, batch_size=BATCH, device=device)
+def _encoder_features(features: Callable[[Pixels], np.ndarray]) -> Callable[[Pixels, str], np.ndarray]:
+    def compute(images: Pixels, _progress: str) -> np.ndarray:
+        return features(images)
+
+    return compute
 
 
 def _memorisation(quality: Quality, data: EvaluationData, features: FeatureSets | None, device: torch.device) -> None:
     # Pixel distances are computed in float64, which MPS lacks.
+    assert data.training is not None
     pixel_device = device if device.type == "cuda" else torch.device("cpu")
     samples, training, test = (part.images.images for part in (data.synthetic, data.training, data.test))
     print(f"looking for {len(training)} training images among {len(samples)} samples", flush=True)
@@ -299,7 +300,8 @@ def _memorisation(quality: Quality, data: EvaluationData, features: FeatureSets 
 
 
 def _drift(quality: Quality, data: EvaluationData) -> None:
-    drift = compare_sets(data.training.images.joined(data.test.images), data.synthetic.images)
+    real = data.test.images if data.training is None else data.training.images.joined(data.test.images)
+    drift = compare_sets(real, data.synthetic.images)
     quality.drift = drift
     quality.record["drift"] = drift.to_json()
     quality.warnings += drift.warnings(data.encoding.names)

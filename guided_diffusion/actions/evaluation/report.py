@@ -38,7 +38,7 @@ def report_page(record: Record, data: EvaluationData, quality: Quality) -> str:
     images = record["data"]["images"]
     height, width = record["data"]["image_size"]
     facts = [
-        ("Real images", f"{images['training']} for training, {images['test']} for the test"),
+        ("Real images", _counted(images)),
         ("Samples", str(images["samples"])),
         ("Size", f"{width} x {height} pixels"),
         ("Classes", ", ".join(record["data"]["classes"])),
@@ -52,6 +52,11 @@ def report_page(record: Record, data: EvaluationData, quality: Quality) -> str:
         sections=sections,
         footer=f"isdm {record['versions']['isdm']}, torch {record['versions']['torch']}; report.json has all numbers",
     )
+
+
+def _counted(images: Record) -> str:
+    training = f"{images['training']} for training, " if "training" in images else ""
+    return f"{training}{images['test']} for the test"
 
 
 def _verdict(record: Record) -> Verdict:
@@ -72,6 +77,9 @@ def _quality_facts(record: Record) -> list[tuple[str, str]]:
     if "agreement" in record:
         found, real = record["agreement"]["samples"], record["agreement"]["real_test_images"]
         facts.append(("Mask agreement", f"mean {found['mean']:.2f} (real test images {real['mean']:.2f})"))
+        facts.append(
+            ("mIoU of the segmenter", f"{_percent(found['miou'])} % (real test images {_percent(real['miou'])} %)")
+        )
     if "memorisation" in record:
         copies = record["memorisation"]
         facts.append(
@@ -181,8 +189,12 @@ def _agreement_sections(record: Record, data: EvaluationData, quality: Quality) 
     text = [
         f"A segmenter ({entry['segmenter']}) looks for the mask in each sample. A sample's score is the mean IoU over "
         "the classes of its mask without class 0; things seen that are not in the mask cost nothing. What it reaches "
-        "on real test images is the yardstick, though it has seen the images that the masks of samples are from.",
+        "on real test images is the yardstick"
+        + ("." if "given" in entry else ", though it has seen the images that the masks of samples are from."),
     ]
+    left_out = entry.get("given", {}).get("left_out_classes")
+    if left_out:
+        text.append(f"Classes that it does not know, whose pixels count nowhere: {', '.join(left_out)}.")
     if entry["samples"]["bare"]:
         text.append(f"{entry['samples']['bare']} samples whose mask is all class 0 are left out of the distribution.")
     if "filtered" in record:
@@ -191,10 +203,9 @@ def _agreement_sections(record: Record, data: EvaluationData, quality: Quality) 
             f"{record['filtered']['folder']}."
         )
     names = ("min", "p10", "p25", "median", "p75", "p90", "max", "mean")
-    rows = [
-        [label, *(f"{entry[key][name]:.2f}" for name in names)]
-        for label, key in (("samples", "samples"), ("real test images", "real_test_images"))
-    ]
+    sets = (("samples", "samples"), ("real test images", "real_test_images"))
+    rows = [[label, *(f"{entry[key][name]:.2f}" for name in names)] for label, key in sets]
+    summed = [[label, _percent(entry[key]["miou"]), _percent(entry[key]["pixel_accuracy"])] for label, key in sets]
     classes = [
         [
             name,
@@ -213,6 +224,9 @@ def _agreement_sections(record: Record, data: EvaluationData, quality: Quality) 
     ]
     tables = [
         Table(["score", *names], rows),
+        Table(
+            ["all pixels together", "mIoU %", "pixel accuracy %"], summed, "mIoU: mean over the classes in the masks"
+        ),
         Table(["class", "IoU in samples %", "IoU in real test images %"], classes, "all pixels together"),
     ]
     return [Section("Is the mask followed?", text, tables, figures)]
@@ -223,8 +237,13 @@ def _distances(record: Record) -> Section:
     if "skipped" in distances:
         text.append(f"KID, FID, precision and recall: {distances['skipped']}.")
     else:
-        labels = {"samples": "samples against training images", "test": "test against training images"}
+        labels = {
+            "samples": f"samples against {distances['compared_with']} images",
+            "test": "test against training images",
+        }
         for name, label in labels.items():
+            if name not in distances:  # the training images were not read
+                continue
             found = distances[name]
             kid = found["kid"]
             rows.append(
@@ -240,7 +259,7 @@ def _distances(record: Record) -> Section:
         height, width = distances["image_size"]
         text.append(f"{distances['features']}. {distances['resampling']}: {width} x {height} pixels.")
         text.append(
-            "FID, precision and recall depend on how many images there are, and the two rows differ in that. Precision "
+            "FID, precision and recall depend on how many images there are, in which rows differ. Precision "
             "and recall are of these features; published ones are mostly of VGG16's."
         )
     if "skipped" in diversity:
@@ -340,13 +359,16 @@ def _in_rows(
 
 def _real_of(data: EvaluationData, index: int) -> pictures.Pixels:
     """Return the real image of a sample's mask, turned as the mask was; a grey tile where it is not known."""
-    origin, label = int(data.origin[index]), data.synthetic.images.labels[index]
-    if origin >= 0:
+    label = data.synthetic.images.labels[index]
+    for split, origin in ((data.training, int(data.origin[index])), (data.test, int(data.test_origin[index]))):
+        if split is None or origin < 0:
+            continue
+        real = split.images
         for symmetry in range(len(SYMMETRIES)):
-            turned = apply_symmetry(data.training.images.labels[origin][..., None], symmetry)[..., 0]
+            turned = apply_symmetry(real.labels[origin][..., None], symmetry)[..., 0]
             if turned.shape == label.shape and (turned == label).all():
-                return np.ascontiguousarray(apply_symmetry(data.training.images.images[origin], symmetry))
-        return data.training.images.images[origin]
+                return np.ascontiguousarray(apply_symmetry(real.images[origin], symmetry))
+        return real.images[origin]
     return np.full((*label.shape, 3), 128, np.uint8)
 
 

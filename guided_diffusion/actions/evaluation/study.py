@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from evaluations.agreement import Agreement, agreement
 from evaluations.comparison import bootstrap_difference, judge_architecture, overall
 from evaluations.scores import SUMMARIES, Counts, plain, scores
 from evaluations.segmenters import architecture_name, build_segmenter, check_size, weights_digest
@@ -31,7 +30,7 @@ from evaluations.study import (
     run_study,
     runs_of,
 )
-from evaluations.training import TrainingPlan, evaluate_segmenter
+from evaluations.training import TrainingPlan
 from guided_diffusion.actions.evaluation.data import EvaluationData
 from guided_diffusion.actions.evaluation.results import StudyResults
 from guided_diffusion.architecture import height_width
@@ -46,6 +45,7 @@ class Study:
     """Trainings that are ready to run: everything a user can get wrong in them has been checked.
 
     compared: whether arms are compared, or one segmenter trained alone.
+    with_agreement: whether a segmenter is trained to look for the masks; none is where one is given.
     """
 
     data: StudyData
@@ -89,8 +89,10 @@ def prepare_study(data: EvaluationData, folder: Path, device: torch.device) -> S
     from masks of the test images.
     """
     options = data.options
-    if not options["study"] and not options["agreement"]:
+    trains_judge = options["agreement"] and not options["segmenter"]
+    if not options["study"] and not trains_judge:
         return None
+    assert data.training is not None
     architectures = tuple(architecture_name(name) for name in options["architectures"])
     for name in architectures:
         if architectures.count(name) > 1:
@@ -108,7 +110,7 @@ def prepare_study(data: EvaluationData, folder: Path, device: torch.device) -> S
         tuple(arms),
         options["seeds"],
         options["study"],
-        options["agreement"],
+        trains_judge,
         StudyResults(folder / FOLDER, study_settings(data)),
     )
     height, width = height_width(options["image_size"])
@@ -139,6 +141,7 @@ def study_options(data: EvaluationData, device: torch.device) -> StudyOptions:
 
 def study_settings(data: EvaluationData) -> dict[str, Any]:
     """Return all that a result depends on beside its architecture, arm and repeat."""
+    assert data.training is not None
     options = data.options
     keys = ("image_channels", "resize", "encoder", "train_steps", "batch_size", "lr", "validation_share")
     return {
@@ -206,13 +209,6 @@ def load_segmenter(study: Study) -> nn.Module:
     except Exception as error:
         raise UserError(f"{path}: is damaged; delete it, and the segmenter is trained again") from error
     return model.to(study.options.device).eval()
-
-
-def measure_agreement(study: Study, segmenter: nn.Module) -> tuple[Agreement, Agreement]:
-    """Return the agreement of the samples with their masks, and of the real test images with theirs: the yardstick."""
-    counts = evaluate_segmenter(segmenter, study.data.synthetic, study.options.plan.batch_size, study.options.device)
-    real = Counts.from_json(study.results[study.segmenter_run.key]["counts"])
-    return agreement(counts), agreement(real)
 
 
 def summarise(study: Study, class_names: Sequence[str], confidence: float = 0.95) -> dict[str, Any]:
