@@ -48,22 +48,22 @@ class Agreement:
         return {**distribution, "counted": len(counted), "bare": int(self.bare.sum())}
 
 
-def agreement(counts: Counts) -> Agreement:
+def agreement(counts: Counts, background: int = 0) -> Agreement:
     """Return the agreement of samples from the counts of a segmenter's predictions on them, against their masks."""
-    bare = ~(counts.truth[:, 1:] > 0).any(axis=1)
-    return Agreement(sample_scores(counts), image_iou(counts), bare, scores(counts))
+    bare = ~(np.delete(counts.truth, background, axis=1) > 0).any(axis=1)
+    return Agreement(sample_scores(counts, background), image_iou(counts), bare, scores(counts))
 
 
-def sample_scores(counts: Counts) -> Floats:
+def sample_scores(counts: Counts, background: int = 0) -> Floats:
     """Return one score for each image, [N] in 0..1: its mean IoU over the classes of its mask without the background.
 
-    The background (class 0) covers most of an image, so that its IoU is high even where every defect is missed. Where
+    The background (a class) covers most of an image, so that its IoU is high even where every defect is missed. Where
     a mask has nothing else its IoU is the score: it falls with everything the segmenter sees that should not be there.
     An image without any labelled pixel has nothing to disagree with: 1.
     """
     in_mask = counts.truth > 0
     foreground = in_mask.copy()
-    foreground[:, 0] = False
+    foreground[:, background] = False
     counted = np.where(foreground.any(axis=1, keepdims=True), foreground, in_mask)
     summed = np.where(counted, np.nan_to_num(image_iou(counts)), 0).sum(axis=1)
     number = counted.sum(axis=1)

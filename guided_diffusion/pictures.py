@@ -5,7 +5,7 @@ Tiles are uint8 arrays [H, W, 3], label maps integer arrays [H, W] in `0..num_cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -68,9 +68,11 @@ def _cielab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], axis=1)
 
 
-def legend_of(names: Sequence[str]) -> list[tuple[str, Colour]]:
-    """Return the classes with their colours, as `grid` shows them."""
-    return list(zip(names, class_palette(len(names)).tolist(), strict=False))
+def legend_of(names: Sequence[str], labels: Iterable[ArrayLike]) -> list[tuple[str, Colour]]:
+    """Return the classes that occur in the maps `labels` with their colours, as `grid` shows them."""
+    palette = class_palette(len(names))
+    shown = sorted({int(index) for label in labels for index in np.unique(np.asarray(label))})
+    return [(names[index], palette[index].tolist()) for index in shown if index < len(names)]
 
 
 def colorize(label: ArrayLike, palette: Pixels) -> Pixels:
@@ -109,13 +111,13 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def overlay(image: Pixels, label: ArrayLike, palette: Pixels, alpha: float = 0.45) -> Pixels:
-    """Return the image [H, W, 3] with the label map laid over it at opacity `alpha` in 0..1; class 0 stays as it is."""
+def overlay(image: Pixels, label: ArrayLike, palette: Pixels, alpha: float = 0.45, *, background: int = 0) -> Pixels:
+    """Return the image [H, W, 3] with the label map laid over it at opacity `alpha` in 0..1, but for the background."""
     image, colours = to_rgb(image), colorize(label, palette)
     assert image.shape == colours.shape, "image and label differ in size"
     assert 0 <= alpha <= 1
     mixed = np.round(image * (1 - alpha) + colours * alpha).astype(np.uint8)
-    return np.where(np.asarray(label)[..., None] != 0, mixed, image)
+    return np.where(np.asarray(label)[..., None] != background, mixed, image)
 
 
 def draw_edges(image: Pixels, edge: ArrayLike) -> Pixels:

@@ -223,7 +223,9 @@ def draw(setup: Setup, shown: Mapping[str, Pixels], path: str) -> None:
     masks = [pictures.colorize(setup.condition.label[column].numpy(), palette) for column in columns]
     rows = [[images[column] for column in columns] for images in (setup.real, *shown.values())]
     titles = ["mask", "real", *(name.replace(":", " ") for name in shown)]
-    sheet = pictures.grid([masks, *rows], row_titles=titles, legend=pictures.legend_of(setup.encoding.names))
+    sheet = pictures.grid(
+        [masks, *rows], row_titles=titles, legend=pictures.legend_of(setup.encoding.names, setup.condition.label)
+    )
     pictures.save(sheet, path)
     print(f"\n{Path(path).absolute()}")
 

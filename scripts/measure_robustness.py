@@ -277,7 +277,7 @@ def draw_picture(root: Path, truth: ImageSet, samples: Mapping[tuple[str, int, s
         rows,
         column_titles=["mask given", *(name.upper().replace("_", " ") for name in systems)] * SHOWN,
         row_titles=kinds,
-        legend=pictures.legend_of(CLASSES),
+        legend=pictures.legend_of(CLASSES, truth.labels),
         scale=1,
     )
     pictures.save(sheet, root / "robustness.png")

@@ -64,15 +64,21 @@ class TestLabelMaps:
         with pytest.raises(AssertionError):
             pictures.colorize(np.array(label), pictures.class_palette(3))
 
-    def test_overlay_leaves_background_untouched(self) -> None:
+    def test_legend_has_the_classes_that_are_shown(self) -> None:
+        names, palette = ("floor", "wall", "door"), pictures.class_palette(3)
+        legend = pictures.legend_of(names, [np.array([[2, 3]]), np.array([[0, 0]])])
+        assert legend == [("floor", palette[0].tolist()), ("door", palette[2].tolist())]
+
+    @pytest.mark.parametrize("background", [0, 2])
+    def test_overlay_leaves_background_untouched(self, background: int) -> None:
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (12, 10, 3), np.uint8)
         label = rng.integers(0, 4, (12, 10))
         palette = pictures.class_palette(3)
-        mixed = pictures.overlay(image, label, palette, alpha=0.5)
-        np.testing.assert_array_equal(mixed[label == 0], image[label == 0])
+        mixed = pictures.overlay(image, label, palette, alpha=0.5, background=background)
+        np.testing.assert_array_equal(mixed[label == background], image[label == background])
         expected = (image.astype(float) + palette[label]) / 2
-        assert np.abs(mixed - expected)[label != 0].max() <= 0.5
+        assert np.abs(mixed - expected)[label != background].max() <= 0.5
 
     def test_overlay_of_grey_at_the_ends_of_alpha(self) -> None:
         image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)

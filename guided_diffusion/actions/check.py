@@ -81,8 +81,9 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
     )
     images, condition = stack_examples(dataset, range(len(chosen)))
     palette = pictures.class_palette(report.encoding.num_classes)
+    background = get_mode(config.dataset_mode).background
     rows = [
-        [image, pictures.colorize(label, palette), pictures.overlay(image, label, palette)]
+        [image, pictures.colorize(label, palette), pictures.overlay(image, label, palette, background=background)]
         for image, label in zip(pictures.to_pixels(images.numpy()), condition.label.numpy(), strict=True)
     ]
     titles = ["image", "mask", "overlay"]
@@ -94,6 +95,6 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
         rows,
         column_titles=titles,
         row_titles=[pair.stem for pair in chosen],
-        legend=pictures.legend_of(report.encoding.names),
+        legend=pictures.legend_of(report.encoding.names, condition.label),
         title=f"as the model sees them: image_size {config.image_size}, resize {config.resize}",
     )

@@ -157,6 +157,6 @@ def comparison(stages: dict[str, dict[str, Any]], data_dir: Path) -> Image.Image
     return pictures.grid(
         [left + right for left, right in zip(rows[:half], rows[half:], strict=True)],
         column_titles=("real", "mask", "sample") * 2,
-        legend=pictures.legend_of(encoding.names),
+        legend=pictures.legend_of(encoding.names, condition.label),
         title="drawn from masks of the test split",
     )

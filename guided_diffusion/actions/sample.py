@@ -304,11 +304,13 @@ def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> N
     if lines:
         palette = pictures.class_palette(encoding.num_classes)
         tiles: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
         for image, label in output.tiles(pictures.spread(lines, SHEET_SAMPLES)):
+            labels.append(label)
             tiles += [pictures.colorize(label, palette), pictures.to_rgb(image)]
         columns = 2 * max(1, math.ceil(math.sqrt(len(tiles) / 4)))
         sheet = pictures.contact_sheet(
-            tiles, columns, scale=None, legend=pictures.legend_of(encoding.names), title="mask | sample"
+            tiles, columns, scale=None, legend=pictures.legend_of(encoding.names, labels), title="mask | sample"
         )
         pictures.save(sheet, output.folder / SHEET)
     print(f"{len(lines)} pairs ({planned} asked for)")

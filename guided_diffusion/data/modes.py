@@ -57,6 +57,7 @@ class DatasetMode:
     ignore: mask values that stand for no class.
     names: one per class; empty where classes.json says them or nobody does.
     resize: the resize policy where the options choose none (see transforms.JointTransform).
+    background: the class that pictures leave uncoloured and that agreement of a sample does not count.
     published: what bare weights are taken to be of where the options do not say it; None where none are published.
     """
 
@@ -72,6 +73,7 @@ class DatasetMode:
     ignore: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     resize: Literal["crop", "squash", "pad"] = "crop"
+    background: int = 0
     published: PublishedNetwork | None = None
 
     def __post_init__(self) -> None:
@@ -129,6 +131,7 @@ _PUBLISHED_MODES = (
         num_classes=151,
         values=(*((index + 1,) for index in range(150)), (0,)),
         names=(*(f"class {index}" for index in range(150)), "unlabelled"),
+        background=150,
         published=_SDM_256,
     ),
     # No instance maps: the edges of the label maps are those of the instances.
@@ -150,6 +153,7 @@ _PUBLISHED_MODES = (
         num_classes=183,
         values=(*((index,) for index in range(182)), (255,)),
         names=(*(f"class {index}" for index in range(182)), "unlabelled"),
+        background=182,
         published=_SDM_256,
     ),
 )

@@ -66,7 +66,7 @@ class Previewer:
         picture = pictures.grid(
             list(zip(real, masks, *samples, strict=True)),
             column_titles=("real", "mask", *columns),
-            legend=pictures.legend_of(self.class_names),
+            legend=pictures.legend_of(self.class_names, self.condition.label),
             title=f"epoch {epoch}, {self.diffusion.num_timesteps} steps",
         )
         pictures.save(picture, path)

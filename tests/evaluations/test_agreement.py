@@ -30,6 +30,15 @@ def test_score_of_one_sample(mask, prediction, score):
     assert sample_scores(counts) == pytest.approx([score])
 
 
+@pytest.mark.parametrize(("mask", "prediction", "score"), CASES.values(), ids=CASES.keys())
+def test_the_background_may_be_another_class(mask, prediction, score):
+    others = np.array([1, 2, 0, 3])  # 0 is called 1, 1 is 2, 2 is 0
+    counts = count(others[[mask]], others[[prediction]], 3)
+    found = agreement(counts, background=1)
+    assert found.score == pytest.approx([score])
+    assert found.bare.item() == ((np.array(mask) == 0) | (np.array(mask) == 3)).all()
+
+
 def test_a_set_of_samples():
     masks, predictions, scores = (np.array([case[part] for case in CASES.values()]) for part in range(3))
     found = agreement(count(masks, predictions, 3))

@@ -30,6 +30,7 @@ from evaluations.scores import plain
 from evaluations.sets import Pixels
 from guided_diffusion.actions.evaluation.data import EvaluationData, load_split
 from guided_diffusion.actions.evaluation.judge import BATCH, Judge
+from guided_diffusion.data.modes import get_mode
 
 ENOUGH_FOR_FID = 2048  # images: with fewer than it has dimensions the covariance has no full rank
 
@@ -106,7 +107,8 @@ def measure_quality(data: EvaluationData, judge: Judge | None, networks: Network
 
 
 def _agreement(quality: Quality, data: EvaluationData, judge: Judge) -> None:
-    found, real = agreement(judge.counts(data.synthetic.images)), agreement(judge.counts(data.test.images))
+    background = get_mode(data.options["dataset_mode"]).background
+    found, real = (agreement(judge.counts(images), background) for images in (data.synthetic.images, data.test.images))
     names = data.encoding.names
     quality.agreement = found
     quality.record["agreement"] = {

@@ -341,7 +341,8 @@ def _sheet(data: EvaluationData, chosen: Sequence[int] | np.ndarray, title: str,
     for index in map(int, chosen):
         label = data.synthetic.images.labels[index]
         triples.append((_real_of(data, index), pictures.colorize(label, palette), data.synthetic.images.images[index]))
-    sheet = _in_rows(triples, ("real", "mask", "sample"), pictures.legend_of(data.encoding.names))
+    legend = pictures.legend_of(data.encoding.names, data.synthetic.images.labels[np.asarray(chosen)])
+    sheet = _in_rows(triples, ("real", "mask", "sample"), legend)
     scores = quality.agreement
     caption = "" if scores is None else "Agreement: " + ", ".join(f"{scores.score[int(i)]:.2f}" for i in chosen)
     return _picture(sheet, title, caption)
