@@ -50,7 +50,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.samples import SampleFolder, find_samples
 from guided_diffusion.data.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.errors import UserError
+from guided_diffusion.errors import Interrupted, UserError
 from guided_diffusion.writing import replacing, write_text
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -356,6 +356,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = measure(root, samples, arguments.judge_steps)
     except UserError as error:
         raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
+    except Interrupted as stopped:
+        raise SystemExit(str(stopped)) from None
     write_text(root / "robustness.json", json.dumps(found, indent=1) + "\n")
     lines = tables(found)
     write_text(root / "robustness.md", "\n".join(lines) + "\n")

@@ -18,6 +18,7 @@ from tiny import TINY
 from guided_diffusion.checkpoint import LAST, load_checkpoint
 from guided_diffusion.distributed import choose_device, launched_as
 from guided_diffusion.errors import UserError
+from guided_diffusion.label_options import CLASSWISE
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
@@ -49,11 +50,13 @@ def launch(prefix: list[str], action: str, values: dict, timeout: int = 120) -> 
     )
 
 
-@pytest.mark.parametrize("sampler", ["stratified", "loss-second-moment"])
-def test_two_processes_train_like_one_on_the_same_global_batch(launcher, sampler, lemons, tmp_path, isdm):
+@pytest.mark.parametrize(("sampler", "labels"), [("stratified", True), ("loss-second-moment", False)])
+def test_two_processes_train_like_one_on_the_same_global_batch(launcher, sampler, labels, lemons, tmp_path, isdm):
     """8 images in global batches of 6: the second batch has 2 images, one for each process."""
     common = {**TINY, "data_dir": str(lemons), "max_epochs": 2, "drop_rate": 0.4, "schedule_sampler": sampler}
     common |= {"diffusion_steps": 30, "grad_clip": 0.0}
+    if labels:
+        common |= {"cond_diffuse": True, "cond_opt": CLASSWISE}
     result = launch(launcher, "train", {**common, "batch_size": 3, "output_dir": str(tmp_path / "two")})
     assert result.returncode == 0, result.stderr[-2000:]
     assert isdm("train", **{**common, "batch_size": 6, "output_dir": str(tmp_path / "one")})[0] == 0
