@@ -44,12 +44,16 @@ class FormsShare:
 
 
 def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[FormsShare]:
-    """Yield the cost of each form for maps of growing noisiness. All of them count neighbourhoods, to choose by."""
+    """Yield the cost of each form for maps of growing noisiness.
+
+    Neighbourhoods are counted before: whoever has to choose has counted them already.
+    """
     variant = Ours(case)
     for noise in NOISE:
         variant.network.spade = "lookup"
         batch = make_batch(replace(case, noise=noise))
         found = batch.condition.neighbourhoods(batch.condition.size)
+        batch = replace(batch, condition=variant.counted(batch.condition))
         train, sample = training_step(variant, batch), _guided(variant, batch, lambda condition, t: condition)
         ratios = {}
         for part, step in (("training", train), ("guided", sample)):
@@ -89,13 +93,15 @@ def in_form(variant: Ours, form: str, part: str, step: Step) -> Step:
 def crossing(shares: Sequence[FormsShare], part: str, first: str, second: str, by: str) -> float | None:
     """Return the share of neighbourhoods (`by` is "distinct" or "windows") from which `second` is the faster form.
 
-    None where it never becomes so.
+    That of the first of `shares` where it is so in all of them, None where it never becomes so.
     """
 
     def over(share: FormsShare) -> float:
         ratios = getattr(share, part)
         return ratios[second].value / ratios[first].value
 
+    if over(shares[0]) <= 1:
+        return getattr(shares[0], by)
     for before, after in pairwise(shares):
         high, low = over(before), over(after)
         if high > 1 >= low:
@@ -141,6 +147,7 @@ def measure_label_diffusion(case: Case, rounds: int, done: Done) -> dict[str, di
     variant, batch = Ours(case), make_batch(case)
     found = {}
     for part, make in (("training", _label_training), ("guided", _label_guided)):
+        variant.network.spade = "auto"  # in which what all steps share is made
         plain = in_form(variant, "auto", part, make(variant, batch, None))
         steps = {"without": plain}
         for form in ("auto", *FORMS):

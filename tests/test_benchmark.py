@@ -102,7 +102,8 @@ def test_crossing():
     shares = [share(0.1, 1.5), share(0.2, 1.25), share(0.4, 0.75)]
     assert crossing(shares, "training", "lookup", "mixed", "distinct") == pytest.approx(0.3)
     assert crossing(shares, "training", "lookup", "mixed", "windows") == pytest.approx(0.15)
-    assert crossing(shares, "training", "mixed", "lookup", "distinct") is None
+    assert crossing(shares[:2], "training", "lookup", "mixed", "distinct") is None
+    assert crossing(shares[2:], "training", "lookup", "mixed", "distinct") == 0.4
 
 
 def test_label_diffusion(monkeypatch):

@@ -121,6 +121,7 @@ class GuidedDenoiser:
             cond = None if self._scales == {0} else self._modulate(condition)
             self._modulations = {scale: self._branches(scale, cond) for scale in self._scales}
 
+    @torch.no_grad()
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the model output [N, C or 2C, H, W] float32 for `x_t` [N, C, H, W] at the indices `t` [N]."""
         scale = self._scale_at(t)

@@ -10,6 +10,7 @@ dense: for every pixel, as published. For noise in many classes, whose 3x3 neigh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
 
@@ -161,19 +162,25 @@ class SPADEGroupNorm(nn.Module):
         if level.form == "dense":
             hidden = self.mlp_shared(level.one_hot.to(self.mlp_gamma.weight.dtype))
             return DenseModulation(1 + self.mlp_gamma(hidden), self.mlp_beta(hidden))
+        device, dtype = self.mlp_gamma.weight.device.type, self.mlp_gamma.weight.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
         # In full precision under autocast too: there is little to compute, and sums of halves would lose digits.
-        with torch.autocast(self.mlp_gamma.weight.device.type, enabled=False):
-            factor, beta = self._products(level)
+        with torch.autocast(device, enabled=False):
+            products = self._products(level)
             if level.form == "lookup":
-                return LookupModulation(level.of_neighbourhoods(factor), level.of_neighbourhoods(beta), level.places)
-            sums, size = level.of_pixels, level.neighbourhoods.index.shape
-            if factor.is_cpu and not torch.is_grad_enabled():
-                return SummedModulation(factor, beta, sums.chosen.unflatten(0, (size[0], -1)))
-            factor, beta = (sums(rows).unflatten(0, size).permute(0, 3, 1, 2) for rows in (factor, beta))
-            return DenseModulation(factor, beta)
+                return LookupModulation(*map(level.of_neighbourhoods, products), level.places)
+            size = level.neighbourhoods.index.shape
+            if device == "cpu" and not torch.is_grad_enabled():
+                return SummedModulation(*products, level.of_pixels.chosen.unflatten(0, (size[0], -1)))
+            # One after the other, as the products may take more memory than their sums; these are as large as the
+            # features, and of their type.
+            return DenseModulation(
+                *(level.of_pixels(rows).to(dtype).unflatten(0, size).permute(0, 3, 1, 2) for rows in products)
+            )
 
-    def _products(self, level: LevelCondition) -> list[Tensor]:
-        """Return of 1 + gamma and of beta the products of which nine sum up to a value, [9 * (K3 + 1), C] each.
+    def _products(self, level: LevelCondition) -> Iterator[Tensor]:
+        """Yield of 1 + gamma and of beta the products of which nine sum up to a value, [9 * (K3 + 1), C] each.
 
         Those of each distinct 3x3 neighbourhood with the weights of each of the nine positions; the bias is in those
         of the centre, which never lies outside the image.
@@ -184,12 +191,10 @@ class SPADEGroupNorm(nn.Module):
             weight = weight.index_select(3, level.channels)
         hidden = F.relu(F.linear(level.one_hot_windows.to(weight.dtype), weight.flatten(1), shared.bias))
         hidden = F.pad(hidden, (0, 0, 0, 1)).expand(9, -1, -1)  # the last row: outside the image
-        products = [
-            torch.bmm(hidden, conv.weight.permute(2, 3, 1, 0).flatten(0, 1)) for conv in (self.mlp_gamma, self.mlp_beta)
-        ]
-        products[0][4] += 1 + self.mlp_gamma.bias
-        products[1][4] += self.mlp_beta.bias
-        return [rows.flatten(0, 1) for rows in products]
+        for conv, centre in ((self.mlp_gamma, 1 + self.mlp_gamma.bias), (self.mlp_beta, self.mlp_beta.bias)):
+            products = torch.bmm(hidden, conv.weight.permute(2, 3, 1, 0).flatten(0, 1))
+            products[4] += centre
+            yield products.flatten(0, 1)
 
     def activated(
         self, x: Tensor, modulation: Modulation, scale: Tensor | None = None, shift: Tensor | None = None

@@ -181,3 +181,19 @@ def test_only_one_map_can_stand_for_many(noise):
         modulations(noise, 2, "lookup").expand(4)
     assert len(DenseModulation(noise(2, 3, 4, 4), noise(2, 3, 4, 4))) == 2
     assert len(LookupModulation(noise(7, 3), noise(7, 3), Places.of(torch.zeros(2, 4, 4, dtype=torch.int64), 7))) == 2
+
+
+@pytest.mark.parametrize("form", ["lookup", "mixed", "dense"])
+def test_autocast_keeps_the_type_of_the_features(fill, noise, form):
+    condition = MAPS["noise"]
+    layer = fill(SPADEGroupNorm(32, condition.channels, hidden=16))
+    x = noise(2, 32, 12, 20).bfloat16().requires_grad_()
+    level = LevelCondition(condition, condition.size, form)
+    expected = layer.activated(x.float(), layer.modulate(LevelCondition(condition, condition.size, form)))
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = layer.activated(x, layer.modulate(level))
+        with torch.no_grad():
+            sampled = layer.activated(x, layer.modulate(level))
+    for found in (trained, sampled):
+        assert found.dtype == torch.bfloat16
+        assert (found - expected).abs().max() <= 0.05 * expected.abs().max()
