@@ -175,12 +175,12 @@ def _read_scripted(path: Path, device: torch.device) -> Network:
 
 
 def _read_exported(path: Path, device: torch.device) -> Network:
+    if device.type != "cpu":  # newer than the oldest PyTorch that will do
+        from torch.export.passes import move_to_device_pass
     try:
         with _quiet():
             program = torch.export.load(path)
             if device.type != "cpu":
-                from torch.export.passes import move_to_device_pass  # newer than the oldest PyTorch that will do
-
                 program = move_to_device_pass(program, device)
             return program.module()
     except Exception as error:  # as above
@@ -247,8 +247,8 @@ def _tried(
             failure = failure or error
     assert failure is not None
     raise EvaluationError(
-        f"segmenter: {path} fails on images of [{size[0]}, {size[1]}] pixels ({_reason(failure)}): set segmenter_size "
-        "to what it takes"
+        f"segmenter: {path} fails on images of [{size[0]}, {size[1]}] pixels ({_reason(failure)}): if that is "
+        "not its size, set segmenter_size; else save it again, in float32"
     ) from failure
 
 

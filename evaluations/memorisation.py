@@ -146,7 +146,7 @@ class Memorisation:
 # -------------------------------------------------------------------------------------------------- the rule
 
 
-def judge(
+def judge_copies(
     found: Mapping[str, Nearest], training: Mapping[str, Nearest], held_out: Mapping[str, Nearest] | None = None
 ) -> Memorisation:
     """Apply the rule at the head of this file to distances of samples, training images and held-out real images.

@@ -163,7 +163,7 @@ class ModelOptions(OptionGroup):
     use_checkpoint: bool = option(False, "recompute activations in the backward pass: less memory, slower")
     spade: Literal["auto", "lookup", "mixed", "dense"] = option(
         "auto",
-        "how masks become modulations: lookup of distinct 5x5 neighbourhoods, mixed of 3x3 ones, or dense convolutions",
+        "how masks become modulations: lookup of 5x5 neighbourhoods, mixed of 3x3 ones, dense; auto: the cheapest",
     )
     class_cond: bool = option(True, "the mask conditions the network; always true")
 
@@ -244,7 +244,7 @@ class PrecisionOptions(OptionGroup):
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
     use_fp16: bool = option(False, "published spelling of precision fp16")
     compile: Literal["auto"] | bool = option(
-        "auto", "torch.compile the network: true, false, or auto (on CUDA where Triton is installed)"
+        "auto", "torch.compile the network: true, false, or auto (on CUDA with Triton, without label diffusion)"
     )
 
     def contradictions(self) -> Iterator[Problem]:

@@ -14,13 +14,15 @@ network's rows and columns, `edge` and `random` are made on masks of 256 px.
 A drop is the clean masks' mIoU less the noisy ones'; intervals hold 95 % of 2,000 resamples of the test masks, drawn
 alike for all systems. They do not tell of the luck of training: the drop of each seed stands beside them.
 
-Goes on where it stopped, so that systems can be trained by several commands at a time (`--systems sdm --until sample`).
+Goes on where it stopped. Once the data are there (`--until data`), systems can be trained by several commands at a time
+(`--systems sdm --until sample`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib import import_module
@@ -29,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmark import positive
 from benchmark_report import cpu_model
 from make_noisy_masks import RECORD
 from make_noisy_masks import main as make_noisy_masks
@@ -122,8 +125,11 @@ def make_masks(root: Path) -> dict[str, Path]:
     for kind, options in NOISE.items():
         folders[kind] = root / "masks" / kind
         if not (folders[kind] / RECORD).exists():
+            begun = root / "masks" / f"{kind}.begun"
+            shutil.rmtree(begun, ignore_errors=True)
             source = ["--data-dir", str(dataset), "--dataset-mode", MODE, "--ignore-label", str(NULL_VALUE)]
-            make_noisy_masks([kind, *source, *options, "--masks-only", "--output", str(folders[kind])])
+            make_noisy_masks([kind, *source, *options, "--masks-only", "--output", str(begun)])
+            begun.rename(folders[kind])
     return folders
 
 
@@ -156,7 +162,7 @@ def real_images(folder: Path, split: str) -> ImageSet:
 
 def train_judge(root: Path, steps: int) -> nn.Module:
     """Return a segmenter trained on real images that neither training nor test have; one that is there is read."""
-    path, dataset = root / "judge.pt", root / "judge"
+    path, dataset = root / f"judge_{steps}.pt", root / "judge"
     write_demo_dataset(dataset, num_train=JUDGE_PAIRS, num_test=TEST_PAIRS, size=FILE_SIZE, seed=1)
     classes = len(CLASSES)
     model = build_segmenter("fpn", "resnet18", num_classes=classes, seed=0)
@@ -330,15 +336,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/robustness"))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["sdm", "scdm"])
-    parser.add_argument("--epochs", type=int, default=120)
+    parser.add_argument("--epochs", type=positive, default=120)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training, each a network of its own")
-    parser.add_argument("--judge-steps", type=int, default=800, help="of the segmenter's training")
-    parser.add_argument("--until", choices=["train", "sample", "measure"], default="measure")
+    parser.add_argument("--judge-steps", type=positive, default=800, help="of the segmenter's training")
+    parser.add_argument("--until", choices=["data", "train", "sample", "measure"], default="measure")
     arguments = parser.parse_args(argv)
     keep_freed_memory()
     root = arguments.output
     try:
         masks = make_masks(root)
+        if arguments.until == "data":
+            return
         runs = {
             (name, seed): train(root, name, seed, arguments.epochs)
             for seed in arguments.seeds
@@ -358,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
     except Interrupted as stopped:
         raise SystemExit(str(stopped)) from None
+    found["options"] = {key: str(value) if key == "output" else value for key, value in vars(arguments).items()}
     write_text(root / "robustness.json", json.dumps(found, indent=1) + "\n")
     lines = tables(found)
     write_text(root / "robustness.md", "\n".join(lines) + "\n")

@@ -17,6 +17,10 @@ from random_networks import random_alexnet, random_inception, write_bare
 
 from evaluations.segmenters import build_segmenter
 from guided_diffusion import cli
+from guided_diffusion.actions.evaluation.data import resolve_options
+from guided_diffusion.architecture import height_width
+from guided_diffusion.config import load_config
+from guided_diffusion.data.samples import SampleFolder
 
 CONFIG = Path(__file__).parents[1] / "configs" / "sdm" / "ade20k" / "evaluate.json"
 SMALL = {"image_size": 32, "report_images": 2, "segmenter_input": "unit"}
@@ -204,6 +208,17 @@ def test_sizes_need_not_be_multiples_of_32_where_nothing_is_trained(evaluate, ne
     assert record["data"]["image_size"] == [24, 40]
     assert record["agreement"]["samples"]["miou"] > 0.8  # borders are of no class
     assert record["agreement"]["given"]["size"] == [24, 40]
+
+
+def test_samples_are_compared_at_their_own_size_where_nothing_is_trained(tmp_path):
+    def size(**values) -> list[int]:
+        config = {"data_dir": "-", "synthetic_dir": "-", "output_dir": "-", "study": False, **values}
+        made = {"image_size": 100, "dataset_mode": "ade20k"}
+        samples = SampleFolder(tmp_path, "", made, {})
+        return list(height_width(resolve_options(load_config("evaluate", config), samples)["image_size"]))
+
+    assert size(agreement=False) == size(segmenter="file.pt") == [100, 100]
+    assert size() == [128, 128]
 
 
 def test_the_training_split_is_read_where_something_needs_it(isdm, ade20k, painted_samples, tmp_path):

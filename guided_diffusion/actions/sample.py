@@ -67,7 +67,7 @@ def run(config: SampleConfig) -> int:
         guided_steps(process, config.guidance_interval)
         labels = label_process(options, process, eta_of_sampling(options, encoding.names))
         classes_to_null(config.unlabeled_to_zero, encoding.names)
-        compiling = wants_compiling(config.compile, world.device)
+        compiling = wants_compiling(config.compile, world.device, label_diffusion=labels is not None)
         model = model_from_checkpoint(checkpoint, options, config.weights).to(world.device).eval()
         plan = plan_samples(sources, config.num_samples, config.seed)
         output = SyntheticFolder(config.results_path, config.split, encoding, _settings(config, options, path, process))

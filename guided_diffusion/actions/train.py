@@ -100,7 +100,7 @@ def build_trainer(options: dict[str, Any], start: Start, world: World, report: S
     if source is not None:
         load_weights(model, source.model, source=str(source.path))
     model.to(world.device)
-    if wants_compiling(options["compile"], world.device):
+    if wants_compiling(options["compile"], world.device, label_diffusion=options["cond_diffuse"]):
         log.say(COMPILING)
         compile_network(model)
     origin = lineage(options, start)

@@ -244,8 +244,10 @@ class LabelEncoding:
             )
         values = tuple(dict.fromkeys((*self.ignore_values, value)))
         colors = self.ignore_colors
-        if self.colors and value <= 255:  # RGB files whose channels agree hold values, too
-            colors = tuple(dict.fromkeys((*colors, (value, value, value))))
+        grey = (value, value, value)
+        of_a_class = any(grey in group for group in self.colors)
+        if self.colors and value <= 255 and not of_a_class:  # RGB files whose channels agree hold values, too
+            colors = tuple(dict.fromkeys((*colors, grey)))
         return replace(self, ignore_values=values, ignore_colors=colors).with_ignore()
 
     @property

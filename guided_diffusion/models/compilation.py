@@ -25,14 +25,18 @@ COMPILING = "compiling the network: the first steps take a minute or more (compi
 COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
 
 
-def wants_compiling(asked: bool | str, device: torch.device) -> bool:
+def wants_compiling(asked: bool | str, device: torch.device, *, label_diffusion: bool = False) -> bool:
     """Return whether the network on `device` is to be compiled: as `asked`, or for "auto" where that is sure to work.
+
+    With label diffusion "auto" does without: modulations take other forms as the noise grows, and every combination of
+    forms over the levels is compiled by itself.
 
     Raises ConfigError where it is asked for and cannot be done.
     """
     compiler = any(map(shutil.which, COMPILERS))
     if asked == "auto":
-        return device.type == "cuda" and compiler and importlib.util.find_spec("triton") is not None
+        found = compiler and importlib.util.find_spec("triton") is not None
+        return device.type == "cuda" and found and not label_diffusion
     if asked and not compiler:
         raise ConfigError(
             f"compile is true, but there is no C++ compiler ({', '.join(COMPILERS)}) on the PATH, which torch.compile "
@@ -45,7 +49,8 @@ def compile_network(model: UNetModel, *, backend: str = "inductor") -> None:
     """Have `encode` and `decode` of `model` compiled when they are first called.
 
     They are compiled for any number of images (two or more) and of distinct neighbourhoods, as both change from batch
-    to batch. `modulate` stays as it is: it counts, and what it puts out has sizes that no compiler can foresee.
+    to batch; once more for each combination of forms that the modulations of the levels come in. `modulate` stays as it
+    is: it counts, and what it puts out has sizes that no compiler can foresee.
     """
     encode, decode = (torch.compile(part, backend=backend) for part in (model.encode, model.decode))
 

@@ -1,6 +1,6 @@
 """Modulations: scale and shift of the conditioned normalisations, in the form that is cheapest to make and to apply.
 
-Without gradients they are applied in place to normalised features, part by part of a size that stays in a CPU's cache.
+Without gradients they are applied in place to normalised features.
 """
 
 from __future__ import annotations

@@ -134,6 +134,10 @@ def test_one_more_value_of_no_class():
     more = replace(PLAIN, kind="rgb", colors=colors).ignoring(9)
     assert more.decode(grey.convert("RGB"), "m").tolist() == [[0, 3, 4]]
     assert stored(more.encode(np.array([[4]]))).getpixel((0, 0)) == (9, 9, 9)
+    # But where that colour is a class's, it stays so.
+    white = replace(PLAIN, kind="rgb", colors=(*colors[:3], ((255, 255, 255),))).ignoring(255)
+    assert (255, 255, 255) not in white.ignore_colors
+    assert white.decode(stored(white.encode(np.array([[3, 4]]))), "m").tolist() == [[3, 4]]
     # A value that masks of this form cannot hold is read all the same; another one is written.
     written = np.asarray(PLAIN.ignoring(300).encode(np.array([[4]]))).item()
     assert written == 255

@@ -196,7 +196,7 @@ def test_images_are_resized_for_it_and_logits_brought_back(tmp_path):
     found = predict(GivenSegmenter(file, (0, 1, 2, 3), 4), images.images, 2, CPU, "unit")
     assert found.shape == images.labels.shape
     assert (found == images.labels).mean() > 0.9  # all but the borders of the quadrants
-    with pytest.raises(EvaluationError, match=r"fails on images of \[32, 32\] pixels \(.*only of one size.*\): set"):
+    with pytest.raises(EvaluationError, match=r"of \[32, 32\] pixels \(.*only of one size.*\): .* set segmenter_size"):
         read(path)
 
 

@@ -27,7 +27,7 @@ from evaluations.memorisation import (
     Nearest,
     apply_symmetry,
     closest_pairs,
-    judge,
+    judge_copies,
     nearest,
     nearest_features,
     nearest_other,
@@ -88,7 +88,7 @@ def with_defect(lemons: Lemons, index: int, source: int) -> Pixels:
 def suspected_copies(samples: Pixels, training: Pixels, held_out: Pixels | None = None) -> Memorisation:
     """Judge `samples` by both distances of pixels."""
     real = None if held_out is None else nearest(held_out, training)
-    return judge(nearest(samples, training), nearest_other(training), real)
+    return judge_copies(nearest(samples, training), nearest_other(training), real)
 
 
 def planted(lemons: Lemons) -> tuple[list[int], Pixels]:
@@ -165,7 +165,7 @@ def test_the_rule_by_hand() -> None:
     training = {"a": by([4, 5, 6], 10), "b": by([1, 8, 10], 10)}  # median ratios 0.5 and 0.8
     samples = {"a": by([1.9, 2.1, 4, 1.0], 10), "b": by([8, 3.3, 3.1, 3.1], 10)}
     held_out = {"a": by([9, 9, 1], 10), "b": by([9, 3, 9], 10)}
-    found = judge(samples, training, held_out)
+    found = judge_copies(samples, training, held_out)
     assert found.thresholds == pytest.approx({"a": FACTOR * 0.5, "b": FACTOR * 0.8})
     assert found.suspected.tolist() == [True, False, True, True]
     assert found.measure == ("a", "b", "b", "a")
@@ -176,7 +176,7 @@ def test_the_rule_by_hand() -> None:
     assert found.training_suspects == pytest.approx(1 / 3)
     assert closest_pairs(found, 2).tolist() == [3, 0]
     assert closest_pairs(found, 9).tolist() == [3, 0, 2, 1]
-    assert judge(samples, training).real_suspects is None
+    assert judge_copies(samples, training).real_suspects is None
     record = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert record["share"] == 0.75
     assert record["samples"][1] == {
@@ -311,7 +311,7 @@ def test_features_join_pixels() -> None:
     images = noise_images(20, 16, 16)
     features = np.random.default_rng(0).normal(size=(1, 20, 8))
     stolen = features[:, 3] + 0.01
-    found = judge(
+    found = judge_copies(
         {**nearest(images[15:16], images[:15]), **nearest_features(stolen, features[:, :15])},
         {**nearest_other(images[:15]), **nearest_other_features(features[:, :15])},
     )

@@ -70,6 +70,7 @@ def test_guided_sampling_compiles_once_too(tiny):
 def test_auto_compiles_on_cuda_only(monkeypatch):
     assert not wants_compiling("auto", torch.device("cpu"))
     assert not wants_compiling(False, torch.device("cuda"))
+    assert not wants_compiling("auto", torch.device("cuda"), label_diffusion=True)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not wants_compiling("auto", torch.device("cuda"))
     with pytest.raises(ConfigError, match=r"compile is true, but there is no C\+\+ compiler .* set compile to false"):

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from evaluations.memorisation import SYMMETRIES, apply_symmetry
 from evaluations.sets import ImageSet
@@ -75,7 +76,7 @@ class EvaluationData:
     training: None where nothing that is asked for needs it.
     origin: of each sample the index of the training pair whose mask it was made from, -1 where nobody knows.
     test_origin: the same of the test pairs.
-    several: for each mask that has several samples at most 10 of them, read when their diversity is measured.
+    several: the samples whose diversity is asked for, read when it is measured.
     warnings: lines for the report.
     """
 
@@ -84,7 +85,7 @@ class EvaluationData:
     training: Split | None
     test: Split
     synthetic: Split
-    several: tuple[tuple[Pair, ...], ...]
+    several: tuple[Pair, ...]
     samples: SampleFolder
     origin: np.ndarray
     test_origin: np.ndarray
@@ -103,8 +104,12 @@ class EvaluationData:
 
 def needs_training(options: Mapping[str, Any]) -> bool:
     """Tell whether anything that `options` ask for looks at the training images."""
-    trains = options["study"] or (options["agreement"] and not options["segmenter"])
-    return trains or options["memorisation"] or options["compare_with"] == "training"
+    return trains_models(options) or options["memorisation"] or options["compare_with"] == "training"
+
+
+def trains_models(options: Mapping[str, Any]) -> bool:
+    """Tell whether `options` ask for segmentation models to be trained."""
+    return options["study"] or (options["agreement"] and not options["segmenter"])
 
 
 def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> dict[str, Any]:
@@ -118,8 +123,9 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> dict[str, 
             options[key] = samples.config.get(key)
     if config.image_size is None and options["image_size"] is not None:
         load_config("check", {"image_size": options["image_size"], **_ENOUGH})
-        sides = [SIDE * ceil(side / SIDE) for side in height_width(options["image_size"])]
-        options["image_size"] = sides[0] if sides[0] == sides[1] else sides
+        if trains_models(options):
+            sides = [SIDE * ceil(side / SIDE) for side in height_width(options["image_size"])]
+            options["image_size"] = sides[0] if sides[0] == sides[1] else sides
     missing = [key for key in ("dataset_mode", "image_size") if options[key] in (None, "")]
     if missing:
         raise ConfigError(
@@ -171,16 +177,24 @@ def load_data(scanned: ScannedData) -> EvaluationData:
     synthetic = load_split(scanned.synthetic, encoding, options, "samples")
     origin, test_origin = find_origins(scanned.samples, training, test, synthetic)
     warnings = [*_origin_lines(scanned, synthetic, origin, test_origin), *scanned.warnings]
-    several = groups_of_one_mask(scanned.several, encoding)
     return EvaluationData(
-        options, encoding, training, test, synthetic, several, scanned.samples, origin, test_origin, tuple(warnings)
+        options,
+        encoding,
+        training,
+        test,
+        synthetic,
+        scanned.several,
+        scanned.samples,
+        origin,
+        test_origin,
+        tuple(warnings),
     )
 
 
 def groups_of_one_mask(pairs: Sequence[Pair], encoding: LabelEncoding) -> tuple[tuple[Pair, ...], ...]:
     """Return, for each mask that has several samples, at most 10 of them: as many as in the published protocol."""
     by_mask: dict[bytes, list[Pair]] = {}
-    for pair in pairs:
+    for pair in tqdm(pairs, desc="reading masks", unit="mask"):
         label = encoding.decode(open_mask(pair.mask), pair.mask)
         by_mask.setdefault(_map_key(label), []).append(pair)
     return tuple(tuple(group[:PUBLISHED_SAMPLES]) for group in by_mask.values() if len(group) > 1)

@@ -18,7 +18,7 @@ from evaluations.inception import InceptionFeatures, load_inception
 from evaluations.memorisation import (
     Memorisation,
     Nearest,
-    judge,
+    judge_copies,
     nearest,
     nearest_features,
     nearest_other,
@@ -28,7 +28,7 @@ from evaluations.memorisation import (
 from evaluations.perceptual import PerceptualDistance, load_lpips, pairwise_diversity
 from evaluations.scores import plain
 from evaluations.sets import Pixels
-from guided_diffusion.actions.evaluation.data import EvaluationData, load_split
+from guided_diffusion.actions.evaluation.data import EvaluationData, groups_of_one_mask, load_split
 from guided_diffusion.actions.evaluation.judge import BATCH, Judge
 from guided_diffusion.data.modes import get_mode
 
@@ -190,7 +190,7 @@ def _diversity(quality: Quality, data: EvaluationData, networks: Networks) -> No
     if networks.lpips is None:
         quality.record["diversity"] = {"skipped": networks.skipped["diversity"]}
         return
-    groups = data.several
+    groups = groups_of_one_mask(data.several, data.encoding)
     if not groups:
         quality.record["diversity"] = {
             "skipped": "not measured: no mask has two samples; sample with num_samples 10 times the number of masks "
@@ -282,7 +282,7 @@ def _memorisation(quality: Quality, data: EvaluationData, features: FeatureSets 
         found |= nearest_features(features.samples, features.views)
         yardstick |= nearest_other_features(features.views)
         held_out |= nearest_features(features.test, features.views)
-    result = judge(found, yardstick, held_out)
+    result = judge_copies(found, yardstick, held_out)
     quality.memorisation, quality.neighbours = result, (found, yardstick)
     quality.record["memorisation"] = {"features": features.name if features else "none", **result.to_json()}
     for entry, sample in zip(quality.record["memorisation"]["samples"], data.synthetic.images.names, strict=True):

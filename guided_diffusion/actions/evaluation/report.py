@@ -18,6 +18,7 @@ from guided_diffusion import pictures
 from guided_diffusion.actions.evaluation.data import EvaluationData
 from guided_diffusion.actions.evaluation.quality import Quality
 from guided_diffusion.actions.evaluation.training import training_sections
+from guided_diffusion.data.modes import get_mode
 
 Record = Mapping[str, Any]
 _GROUPS_A_ROW = 2
@@ -186,17 +187,20 @@ def _agreement_sections(record: Record, data: EvaluationData, quality: Quality) 
     if quality.agreement is None:
         return []
     entry, threshold = record["agreement"], data.options["filter_below"]
+    background = data.encoding.names[get_mode(data.options["dataset_mode"]).background]
     text = [
         f"A segmenter ({entry['segmenter']}) looks for the mask in each sample. A sample's score is the mean IoU over "
-        "the classes of its mask without class 0; things seen that are not in the mask cost nothing. What it reaches "
-        "on real test images is the yardstick"
+        f"the classes of its mask without {background}; things seen that are not in the mask cost nothing. What it "
+        "reaches on real test images is the yardstick"
         + ("." if "given" in entry else ", though it has seen the images that the masks of samples are from."),
     ]
     left_out = entry.get("given", {}).get("left_out_classes")
     if left_out:
         text.append(f"Classes that it does not know, whose pixels count nowhere: {', '.join(left_out)}.")
     if entry["samples"]["bare"]:
-        text.append(f"{entry['samples']['bare']} samples whose mask is all class 0 are left out of the distribution.")
+        text.append(
+            f"{entry['samples']['bare']} samples whose mask is all {background} are left out of the distribution."
+        )
     if "filtered" in record:
         text.append(
             f"{record['filtered']['kept']} samples of at least {threshold:g} were copied to "
