@@ -6,8 +6,12 @@ import json
 
 from PIL import Image
 
+from guided_diffusion.actions import demo
 
-def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path):
+
+def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "TRAIN_PAIRS", 16)
+    monkeypatch.setattr(demo, "TEST_PAIRS", 8)
     folder = tmp_path / "demo"
     code, shown, errors = isdm("demo", output_dir=str(folder), max_epochs=1)
     assert code == 0, errors
@@ -19,8 +23,8 @@ def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path):
         "sample_synthetic",
         "evaluate",
     ]
-    assert len((folder / "samples" / "manifest.jsonl").read_text().splitlines()) == 24
-    assert len((folder / "synthetic" / "manifest.jsonl").read_text().splitlines()) == 64
+    assert len((folder / "samples" / "manifest.jsonl").read_text().splitlines()) == 8
+    assert len((folder / "synthetic" / "manifest.jsonl").read_text().splitlines()) == 16
     assert "one seed" in (folder / "evaluate" / "report.html").read_text()
     with Image.open(folder / "demo.png") as picture:
         assert picture.width > 6 * 128
@@ -30,6 +34,6 @@ def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path):
     code, shown, _ = isdm("demo", output_dir=str(folder), max_epochs=1)
     assert code == 0
     assert shown.count("this run is finished") == 2
-    assert "24 samples, 24 are there already" in shown
+    assert "8 samples, 8 are there already" in shown
     assert "6 of 6 segmentation models are there already" in shown
     assert (folder / "train" / "last.pt").read_bytes() == before
