@@ -58,10 +58,7 @@ from guided_diffusion.errors import UserError
 SIZES = ("64:32:6", "128:64:6", "256:128:6", "256:256:151")
 PARTS = ("training", "guided", "memory")
 FIRST = "ours, first step"
-COST = {
-    "training": 3.5,
-    "guided": 2.0,
-}
+COST = {"training": 3.5, "guided": 2.0}
 """Forward passes that a step is worth, for progress bars only."""
 
 

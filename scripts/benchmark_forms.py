@@ -9,15 +9,12 @@ from itertools import pairwise
 import torch
 from benchmark_cases import Batch, Case, make_batch
 from benchmark_measure import Ratio, interleaved, ratio
-from benchmark_variants import SCALE, Ours, Step, training_step
-from torch import Tensor
+from benchmark_variants import Ours, Step, training_step
 
 from guided_diffusion.diffusion.gaussian import build_diffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser
 from guided_diffusion.diffusion.label_diffusion import CLASSWISE, UNIFORM, build_label_diffusion, label_generators
 from guided_diffusion.label_eta import eta_from_statistics
 from guided_diffusion.models.conditioning import DENSE_ABOVE, MIXED_ABOVE
-from guided_diffusion.semantic_map import SemanticMap
 
 FORMS = ("lookup", "mixed", "dense")
 NOISE = (0.0, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.4, 1.0)
@@ -54,7 +51,7 @@ def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[FormsShar
         batch = make_batch(replace(case, noise=noise))
         found = batch.condition.neighbourhoods(batch.condition.size)
         batch = replace(batch, condition=variant.counted(batch.condition))
-        train, sample = training_step(variant, batch), _guided(variant, batch, lambda condition, t: condition)
+        train, sample = training_step(variant, batch), _guided(variant, batch)
         ratios = {}
         for part, step in (("training", train), ("guided", sample)):
             steps = {form: in_form(variant, form, part, step) for form in FORMS}
@@ -64,17 +61,9 @@ def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[FormsShar
         yield FormsShare(noise, len(found) / pixels, len(found.label) / pixels, **ratios)
 
 
-def _guided(variant: Ours, batch: Batch, condition_at: Callable[[SemanticMap, Tensor], SemanticMap]) -> Step:
-    """Return a guided step whose maps are made anew."""
-    condition = batch.condition.to(variant.case.device)
-    denoise = GuidedDenoiser(
-        variant.network,
-        build_diffusion(),
-        condition,
-        scale=SCALE,
-        autocast=variant.case.autocast,
-        condition_at=condition_at,
-    )
+def _guided(variant: Ours, batch: Batch) -> Step:
+    """Return a guided step whose tables are made anew."""
+    denoise = variant.denoiser(batch, condition_at=lambda condition, t: condition)
     return lambda: denoise(batch.noise, batch.t)
 
 
@@ -177,20 +166,11 @@ def _label_training(variant: Ours, batch: Batch, cond_opt: str | None) -> Step:
 
 def _label_guided(variant: Ours, batch: Batch, cond_opt: str | None) -> Step:
     diffusion = build_diffusion(time_grid="uniform", steps=STEPS)
-    condition = batch.condition.to(variant.case.device)
     condition_at = None
     if cond_opt is not None:
-        process = build_label_diffusion(cond_opt, diffusion, condition.num_classes, _eta(batch))
-        condition_at = process.at_each_step(label_generators(range(len(condition)), variant.case.device))
-    with torch.inference_mode():
-        denoise = GuidedDenoiser(
-            variant.network,
-            diffusion,
-            condition,
-            scale=SCALE,
-            autocast=variant.case.autocast,
-            condition_at=condition_at,
-        )
+        process = build_label_diffusion(cond_opt, diffusion, batch.condition.num_classes, _eta(batch))
+        condition_at = process.at_each_step(label_generators(range(len(batch.condition)), variant.case.device))
+    denoise = variant.denoiser(batch, diffusion, condition_at=condition_at)
 
     def step() -> None:
         for index in reversed(range(STEPS)):

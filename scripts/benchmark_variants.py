@@ -15,7 +15,7 @@ from published_unet import PublishedUNet, guided
 from torch import Tensor, nn
 
 from guided_diffusion.architecture import attention_factors, default_channel_mult, level_channels
-from guided_diffusion.diffusion.gaussian import build_diffusion
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.unet import UNetModel, build_unet
@@ -205,17 +205,18 @@ class _Guided(Variant):
         return self.network(x_t, DIFFUSION.model_t(t), condition)
 
     def guided_step(self, batch: Batch) -> Step:
-        denoise = self._denoiser(batch)
+        denoise = self.denoiser(batch)
         return lambda: denoise(batch.noise, batch.t)
 
     def first_guided_step(self, batch: Batch) -> Step:
         """Return the first step of a sample: what all steps share has to be made."""
-        return lambda: self._denoiser(batch)(batch.noise, batch.t)
+        return lambda: self.denoiser(batch)(batch.noise, batch.t)
 
     @torch.inference_mode()
-    def _denoiser(self, batch: Batch) -> GuidedDenoiser:
+    def denoiser(self, batch: Batch, diffusion: GaussianDiffusion = DIFFUSION, **more: Any) -> GuidedDenoiser:
+        """Return what makes the guided steps of `batch`; `more`: other options of it."""
         condition = batch.condition.to(self.case.device)
-        return GuidedDenoiser(self.network, DIFFUSION, condition, scale=SCALE, autocast=self.case.autocast)
+        return GuidedDenoiser(self.network, diffusion, condition, scale=SCALE, autocast=self.case.autocast, **more)
 
 
 class Ours(_Guided):
