@@ -13,14 +13,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from guided_diffusion import __version__
-from guided_diffusion.config import (
-    ACTIONS,
-    load_config,
-    parse_overrides,
-    read_config_file,
-)
-from guided_diffusion.errors import Interrupted, UserError
-from guided_diffusion.option_text import describe_options, json_schema
+from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_config_file
+from guided_diffusion.runtime.errors import Interrupted, UserError
+from guided_diffusion.runtime.option_help import describe_options, json_schema
 
 SIGINT_EXIT = 130
 BROKEN_PIPE_EXIT = 141
@@ -73,7 +68,7 @@ def _started_by_launcher() -> bool:
 def _leave(code: int) -> int:
     """Return `code`, after ending the other processes of an mpiexec job, which would wait for this one for ever."""
     if _started_by_launcher():
-        from guided_diffusion.distributed import abort_others
+        from guided_diffusion.runtime.distributed import abort_others
 
         sys.stderr.flush()
         abort_others(code)

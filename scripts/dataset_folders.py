@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from guided_diffusion.errors import ConfigError
-from guided_diffusion.writing import make_folder, replacing, writing_to
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.files import make_folder, replacing, writing_to
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -37,18 +37,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion.data.classes import FILE_NAME, classes_text
 from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.files import open_mask
-from guided_diffusion.data.labels import LabelEncoding, edges_from_instances
+from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
+from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
-from guided_diffusion.data.scan import scan_dataset
-from guided_diffusion.data.scan_report import ScanReport
+from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.errors import ConfigError, DataError, UserError
-from guided_diffusion.seeding import Stream, derive_seed
-from guided_diffusion.writing import replacing, write_text
+from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
+from guided_diffusion.runtime.files import replacing, write_text
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 KINDS = ("downsample", "edge", "random")
 RECORD = "noisy_masks.json"

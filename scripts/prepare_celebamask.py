@@ -28,10 +28,10 @@ from PIL import Image
 
 from guided_diffusion.data.files import list_files, open_image, open_mask
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.problems import Problem, problem_lines
+from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.errors import ConfigError, DataError, UserError
-from guided_diffusion.writing import replacing
+from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
+from guided_diffusion.runtime.files import replacing
 
 IMAGES = "CelebA-HQ-img"
 ANNOTATIONS = "CelebAMask-HQ-mask-anno"

@@ -23,13 +23,13 @@ import numpy as np
 from dataset_folders import count_in_test, in_threads, natural, put, refuse_filled, refuse_inside, share
 from numpy.typing import NDArray
 
-from guided_diffusion.data.classes import FILE_NAME
 from guided_diffusion.data.files import open_mask
-from guided_diffusion.data.labels import raw_mask
+from guided_diffusion.data.masks.classes_file import FILE_NAME
+from guided_diffusion.data.masks.encoding import raw_mask
 from guided_diffusion.data.modes import DatasetMode, FileRule
 from guided_diffusion.data.pairing import Pair, index_pairs
-from guided_diffusion.data.problems import problem_lines
-from guided_diffusion.errors import DataError, UserError
+from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.runtime.errors import DataError, UserError
 
 PLAIN = DatasetMode("plain", FileRule("images", (".jpg", ".jpeg", ".png")), FileRule("masks", (".png",)))
 SHOWN_VALUES = 30

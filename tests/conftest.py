@@ -12,7 +12,7 @@ import torch
 from tiny import TINY
 
 from guided_diffusion import cli
-from guided_diffusion.data.demo import write_demo_dataset
+from guided_diffusion.data.lemons import write_demo_dataset
 
 
 @pytest.fixture(scope="session", autouse=True)

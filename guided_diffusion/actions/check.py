@@ -7,19 +7,19 @@ from pathlib import Path
 import blobfile as bf
 from PIL import Image
 
-from guided_diffusion import pictures
-from guided_diffusion.actions.dataset import scan, take_mode_defaults
-from guided_diffusion.actions.labels import eta_of_data
-from guided_diffusion.architecture import height_width
-from guided_diffusion.config import CheckConfig
+from guided_diffusion.config.check import CheckConfig
+from guided_diffusion.data import visualize
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.loader import stack_examples
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.scan_report import ScanReport
+from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.errors import UserError
-from guided_diffusion.logs import write_run_record
-from guided_diffusion.writing import write_text
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.dataset import scan, take_mode_defaults
+from guided_diffusion.pipelines.label_diffusion import eta_of_data
+from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.logs import write_run_record
 
 SPLITS = ("train", "test")
 
@@ -48,7 +48,7 @@ def run(config: CheckConfig) -> int:
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         if not report.fatal and config.preview_images:
             path = folder / f"{split}.png"
-            pictures.save(overlays(config, report), path)
+            visualize.save(overlays(config, report), path)
             print(f"  {path.absolute()}")
     write_run_record(folder, "check", options)
     write_text(folder / "report.txt", "\n\n".join(texts) + "\n")
@@ -70,7 +70,7 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
 
     With instance edges they are shown too, over the darkened image.
     """
-    chosen = pictures.spread(report.pairs, config.preview_images)
+    chosen = visualize.spread(report.pairs, config.preview_images)
     transform = JointTransform(height_width(config.image_size), resize=config.resize, train=False)
     dataset = SegmentationDataset(
         chosen,
@@ -80,21 +80,21 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
         with_edges=not config.no_instance,
     )
     images, condition = stack_examples(dataset, range(len(chosen)))
-    palette = pictures.class_palette(report.encoding.num_classes)
+    palette = visualize.class_palette(report.encoding.num_classes)
     background = get_mode(config.dataset_mode).background
     rows = [
-        [image, pictures.colorize(label, palette), pictures.overlay(image, label, palette, background=background)]
-        for image, label in zip(pictures.to_pixels(images.numpy()), condition.label.numpy(), strict=True)
+        [image, visualize.colorize(label, palette), visualize.overlay(image, label, palette, background=background)]
+        for image, label in zip(visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=True)
     ]
     titles = ["image", "mask", "overlay"]
     if condition.edge is not None:
         titles.append("edges")
         for row, edge in zip(rows, condition.edge.numpy(), strict=True):
-            row.append(pictures.draw_edges(row[0], edge))
-    return pictures.grid(
+            row.append(visualize.draw_edges(row[0], edge))
+    return visualize.grid(
         rows,
         column_titles=titles,
         row_titles=[pair.stem for pair in chosen],
-        legend=pictures.legend_of(report.encoding.names, condition.label),
+        legend=visualize.legend_of(report.encoding.names, condition.label),
         title=f"as the model sees them: image_size {config.image_size}, resize {config.resize}",
     )

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import pictures
-from guided_diffusion.architecture import height_width
-from guided_diffusion.config import DemoConfig, load_config
+from guided_diffusion.config.demo import DemoConfig
+from guided_diffusion.config.load import load_config
+from guided_diffusion.data import visualize
 from guided_diffusion.data.datasets import SegmentationDataset
-from guided_diffusion.data.demo import write_demo_dataset
-from guided_diffusion.data.labels import LabelEncoding
+from guided_diffusion.data.lemons import write_demo_dataset
 from guided_diffusion.data.loader import stack_examples
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.writing import write_text
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.runtime.files import write_text
 
 TRAIN_PAIRS, TEST_PAIRS, FILE_SIZE = 64, 24, 96
 SHOWN = 8
@@ -44,7 +45,7 @@ def run(config: DemoConfig) -> int:
         print(f"\n--- {stage}: main.py {action} -c {path}", flush=True)
         import_module(f"guided_diffusion.actions.{action}").run(load_config(action, values))
     picture = root / "demo.png"
-    pictures.save(comparison(stages, data_dir), picture)
+    visualize.save(comparison(stages, data_dir), picture)
     print(f"\nfinished in {(time.monotonic() - started) / 60:.1f} minutes")
     for name, path in {
         "dataset": data_dir,
@@ -147,16 +148,16 @@ def comparison(stages: dict[str, dict[str, Any]], data_dir: Path) -> Image.Image
     transform = JointTransform(height_width(options["image_size"]), resize=options["resize"], train=False)
     dataset = SegmentationDataset(pairs[:SHOWN], encoding, transform)
     images, condition = stack_examples(dataset, range(SHOWN))
-    palette = pictures.class_palette(encoding.num_classes)
+    palette = visualize.class_palette(encoding.num_classes)
     rows = []
     samples = Path(stages["sample"]["results_path"]) / "images"
-    for pair, real, label in zip(pairs, pictures.to_pixels(images.numpy()), condition.label.numpy(), strict=False):
+    for pair, real, label in zip(pairs, visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=False):
         with Image.open(samples / f"{pair.stem}.png") as sample:
-            rows.append((real, pictures.colorize(label, palette), pictures.to_rgb(np.asarray(sample))))
+            rows.append((real, visualize.colorize(label, palette), visualize.to_rgb(np.asarray(sample))))
     half = len(rows) // 2
-    return pictures.grid(
+    return visualize.grid(
         [left + right for left, right in zip(rows[:half], rows[half:], strict=True)],
         column_titles=("real", "mask", "sample") * 2,
-        legend=pictures.legend_of(encoding.names, condition.label),
+        legend=visualize.legend_of(encoding.names, condition.label),
         title="drawn from masks of the test split",
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from guided_diffusion.checkpoint import BEST, DESCRIBED, find_checkpoint, load_checkpoint, save_weights
-from guided_diffusion.config import ExportConfig
-from guided_diffusion.errors import ConfigError
-from guided_diffusion.logs import library_versions
-from guided_diffusion.writing import write_text
+from guided_diffusion.config.export import ExportConfig
+from guided_diffusion.runtime.checkpoint import BEST, DESCRIBED, find_checkpoint, load_checkpoint, save_weights
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.logs import library_versions
 
 
 def run(config: ExportConfig) -> int:

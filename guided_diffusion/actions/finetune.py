@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guided_diffusion.actions.assemble import completed, options_of_checkpoint
-from guided_diffusion.actions.start import Start, own_state, refuse_other_run
 from guided_diffusion.actions.train import train
-from guided_diffusion.checkpoint import BEST, find_checkpoint, load_checkpoint
-from guided_diffusion.config import FinetuneConfig
-from guided_diffusion.distributed import join
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.config.finetune import FinetuneConfig
+from guided_diffusion.pipelines.build import completed, options_of_checkpoint
+from guided_diffusion.pipelines.resume import Start, own_state, refuse_other_run
+from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.distributed import join
+from guided_diffusion.runtime.errors import ConfigError
 
 
 def run(config: FinetuneConfig) -> int:

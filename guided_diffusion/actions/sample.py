@@ -11,8 +11,25 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import pictures
-from guided_diffusion.actions.assemble import (
+from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.data import visualize
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.masks.inference import LabelOptions, resolve_encoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.scan.scan import scan_dataset, scan_masks
+from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.diffusion.gaussian import DenoisedFn, GaussianDiffusion
+from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
+from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, label_generators
+from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS
+from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
+from guided_diffusion.diffusion.thresholding import dynamic_threshold, extrapolation, in_turn
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
+from guided_diffusion.models.unet import UNetModel
+from guided_diffusion.pipelines.build import (
     autocast_type,
     completed,
     image_shape,
@@ -20,31 +37,14 @@ from guided_diffusion.actions.assemble import (
     options_of_checkpoint,
     process_from_options,
 )
-from guided_diffusion.actions.labels import classes_to_null, eta_of_sampling, label_process
-from guided_diffusion.allocator import keep_freed_memory
-from guided_diffusion.architecture import height_width
-from guided_diffusion.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
-from guided_diffusion.config import SampleConfig
-from guided_diffusion.data.label_rules import LabelOptions, resolve_encoding
-from guided_diffusion.data.labels import LabelEncoding
-from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.pairing import MaskEntry, Pair
-from guided_diffusion.data.problems import problem_lines
-from guided_diffusion.data.scan import scan_dataset, scan_masks
-from guided_diffusion.data.synthetic import PlannedSample, SyntheticFolder, plan_samples, read_conditions
-from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.diffusion.gaussian import DenoisedFn, GaussianDiffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
-from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, label_generators
-from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
-from guided_diffusion.diffusion.thresholding import dynamic_threshold, extrapolation, in_turn
-from guided_diffusion.distributed import World, join
-from guided_diffusion.errors import ConfigError, DataError
-from guided_diffusion.logs import write_run_record
-from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
-from guided_diffusion.models.unet import UNetModel
-from guided_diffusion.options import SAMPLER_DEFAULTS
-from guided_diffusion.writing import digest
+from guided_diffusion.pipelines.label_diffusion import classes_to_null, eta_of_sampling, label_process
+from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.distributed import World, join
+from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.runtime.files import digest
+from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples, read_conditions
 
 SHEET = "contact_sheet.png"
 SHEET_SAMPLES = 32
@@ -302,17 +302,17 @@ def _denoised_fn(config: SampleConfig) -> DenoisedFn | None:
 def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> None:
     lines = output.finish()
     if lines:
-        palette = pictures.class_palette(encoding.num_classes)
+        palette = visualize.class_palette(encoding.num_classes)
         tiles: list[np.ndarray] = []
         labels: list[np.ndarray] = []
-        for image, label in output.tiles(pictures.spread(lines, SHEET_SAMPLES)):
+        for image, label in output.tiles(visualize.spread(lines, SHEET_SAMPLES)):
             labels.append(label)
-            tiles += [pictures.colorize(label, palette), pictures.to_rgb(image)]
+            tiles += [visualize.colorize(label, palette), visualize.to_rgb(image)]
         columns = 2 * max(1, math.ceil(math.sqrt(len(tiles) / 4)))
-        sheet = pictures.contact_sheet(
-            tiles, columns, scale=None, legend=pictures.legend_of(encoding.names, labels), title="mask | sample"
+        sheet = visualize.contact_sheet(
+            tiles, columns, scale=None, legend=visualize.legend_of(encoding.names, labels), title="mask | sample"
         )
-        pictures.save(sheet, output.folder / SHEET)
+        visualize.save(sheet, output.folder / SHEET)
     print(f"{len(lines)} pairs ({planned} asked for)")
     for path in (output.folder / "images", output.folder / "masks", output.manifest, output.folder / SHEET):
         print(f"  {path.absolute()}")

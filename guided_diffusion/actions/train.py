@@ -11,31 +11,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from guided_diffusion import pictures
-from guided_diffusion.actions.assemble import autocast_type, model_from_options, process_from_options
-from guided_diffusion.actions.dataset import default_workers, open_training_data, take_mode_defaults
-from guided_diffusion.actions.labels import ETA, STORED, eta_of_training, label_process
-from guided_diffusion.actions.start import Start, lineage, refuse_other_classes, settle_best, start_of_training
-from guided_diffusion.allocator import keep_freed_memory
-from guided_diffusion.architecture import height_width
-from guided_diffusion.checkpoint import BEST, LAST
-from guided_diffusion.config import TrainConfig
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data import visualize
+from guided_diffusion.data.class_statistics import save_eta
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.loader import EpochBatches, TrainLoader, stack_examples
-from guided_diffusion.data.scan_report import ScanReport
+from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
-from guided_diffusion.distributed import World, join
-from guided_diffusion.errors import UserError
-from guided_diffusion.label_eta import save_eta
-from guided_diffusion.logs import RunLog, write_run_record
+from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import load_weights
-from guided_diffusion.seeding import Stream, derive_seed
+from guided_diffusion.pipelines.build import autocast_type, model_from_options, process_from_options
+from guided_diffusion.pipelines.dataset import default_workers, open_training_data, take_mode_defaults
+from guided_diffusion.pipelines.label_diffusion import ETA, STORED, eta_of_training, label_process
+from guided_diffusion.pipelines.resume import Start, lineage, refuse_other_classes, settle_best, start_of_training
+from guided_diffusion.runtime.checkpoint import BEST, LAST
+from guided_diffusion.runtime.distributed import World, join
+from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.files import make_folder, remove_leftovers
+from guided_diffusion.runtime.logs import RunLog, write_run_record
+from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.training.ema import Ema
 from guided_diffusion.training.preview import Previewer
 from guided_diffusion.training.trainer import Trainer, TrainingOptions
-from guided_diffusion.writing import make_folder, remove_leftovers
 
 LOSS_CURVE = "loss_curve.png"
 EMA_HEAD_START = 100
@@ -80,7 +80,7 @@ def train(options: dict[str, Any], start: Start, world: World, *, action: str) -
             start.checkpoint.forget_tensors()
         progress = trainer.fit()
         if world.is_main:
-            pictures.loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
+            visualize.loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
             log.say(f"finished after {progress.epoch} epochs, {progress.step} steps")
             for path in (folder / name for name in (BEST, LAST, LOSS_CURVE, "log.txt")):
                 if path.exists():
@@ -198,7 +198,7 @@ def previewer(
     eta: NDArray[np.float64] | None = None,
 ) -> Previewer:
     """Return what draws the previews, on pairs spread over the training set."""
-    chosen = pictures.spread(report.pairs, options["preview_images"])
+    chosen = visualize.spread(report.pairs, options["preview_images"])
     shown = SegmentationDataset(
         chosen,
         report.encoding,
@@ -227,7 +227,7 @@ def previewer(
 def _say_finished(options: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
     folder = Path(options["output_dir"])
     if not (folder / LOSS_CURVE).exists():
-        pictures.loss_curve(progress["history"], folder / LOSS_CURVE, best_epoch=progress["best_epoch"])
+        visualize.loss_curve(progress["history"], folder / LOSS_CURVE, best_epoch=progress["best_epoch"])
     annealed = "its learning rate has fallen to 0 (lr_anneal_steps)"
     way_on = annealed if progress["epoch"] < options["max_epochs"] else "raise max_epochs to train on"
     print(

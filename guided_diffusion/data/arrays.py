@@ -9,11 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from guided_diffusion.data.datasets import SegmentationDataset
-from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.loader import stack_examples
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.pictures import Pixels, to_pixels
+from guided_diffusion.data.visualize import Pixels, to_pixels
 
 _CHUNK = 32  # images that are floating point numbers at a time
 

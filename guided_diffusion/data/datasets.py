@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from guided_diffusion.data.files import open_image, open_mask
-from guided_diffusion.data.labels import LabelEncoding, edges_from_instances, raw_mask
+from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances, raw_mask
 from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.errors import DataError
-from guided_diffusion.seeding import Stream, derive_seed
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.memory import available_memory
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 _CACHE_SHARE = 1 / 4  # of the memory that is available
-_UNKNOWN_MEMORY = 4 * 2**30  # bytes taken as available where the system does not say
 _MEASURED_IMAGES = 16
 
 _DECODED = tuple[Tensor, Tensor, "Tensor | None"]  # image, label, instance
@@ -197,27 +196,6 @@ def decoded_bytes(pairs: Sequence[Pair], channels: int, *, with_edges: bool = Fa
     measured = [open_mask(pair.mask).size for pair in pairs[::step][:_MEASURED_IMAGES]]
     pixels = sum(width * height for width, height in measured) / len(measured)
     return round(pixels * len(pairs) * (channels + 1 + 4 * with_edges))
-
-
-def available_memory() -> int:
-    """Return the bytes of main memory that can be had, or 4 GiB where the system does not say (Windows)."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        if not found:
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError, AttributeError):
-        found.append(_UNKNOWN_MEMORY)
-    try:  # the limit of a container
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        # Files that the kernel keeps in memory count as used, but give way.
-        found.append(max(0, limit - used + int(stat.get("inactive_file", 0))))
-    except (OSError, ValueError):
-        pass
-    return min(found)
 
 
 def _read_edge_source(entry: Pair | MaskEntry, label: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import blobfile as bf
 from PIL import Image, ImageOps
 
-from guided_diffusion.errors import DataError
+from guided_diffusion.runtime.errors import DataError
 
 # What PIL raises for files that are not the picture they claim to be.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)

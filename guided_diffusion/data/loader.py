@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from guided_diffusion.conditions.semantic_map import SemanticMap, Size
 from guided_diffusion.data.datasets import SampleKey, SegmentationDataset
-from guided_diffusion.errors import UserError
-from guided_diffusion.seeding import Stream, derive_seed
-from guided_diffusion.semantic_map import SemanticMap, Size
+from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 
 @dataclass(frozen=True)

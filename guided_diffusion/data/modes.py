@@ -12,7 +12,7 @@ from typing import Literal
 
 import blobfile as bf
 
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import blobfile as bf
 
 from guided_diffusion.data.files import list_files
 from guided_diffusion.data.modes import DatasetMode, FileRule
-from guided_diffusion.data.problems import Problem
-from guided_diffusion.errors import DataError
+from guided_diffusion.data.scan.problems import Problem
+from guided_diffusion.runtime.errors import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".npy", ".jp2")
 _FOLDER_SYNONYMS = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError
 
 Size = tuple[int, int]  # height, width
 

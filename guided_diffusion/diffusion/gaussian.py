@@ -22,7 +22,7 @@ from torch import Tensor
 
 from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
 from guided_diffusion.diffusion.time_grid import pick_timesteps
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError
 
 Prediction = Literal["eps", "x0", "v"]
 Variance = Literal["learned", "fixed_large", "fixed_small"]

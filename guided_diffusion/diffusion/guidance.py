@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
-from guided_diffusion.errors import ConfigError
-from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.runtime.errors import ConfigError
 
 # The maps [N] that the network is called with at t [N], of the maps that the batch has.
 ConditionAt = Callable[[SemanticMap, Tensor], SemanticMap]

@@ -22,11 +22,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from guided_diffusion.conditions.semantic_map import SemanticMap, Size
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
-from guided_diffusion.errors import ConfigError
-from guided_diffusion.label_options import CLASSWISE, UNIFORM
-from guided_diffusion.seeding import Stream, derive_seed
-from guided_diffusion.semantic_map import SemanticMap, Size
+from guided_diffusion.diffusion.options import CLASSWISE, UNIFORM
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 COND_OPTS = (UNIFORM, CLASSWISE)
 

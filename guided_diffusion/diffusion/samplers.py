@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.diffusion.gaussian import DenoisedFn, GaussianDiffusion
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 # (steps done, steps in all, x after that step): for progress bars and pictures of the way.

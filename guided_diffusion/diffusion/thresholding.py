@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.diffusion.gaussian import DenoisedFn
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError
 
 
 def dynamic_threshold(quantile: float) -> DenoisedFn:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guided_diffusion.diffusion.schedule import space_timesteps
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError
 
 TIME_GRIDS = ("uniform", "logsnr", "quadratic", "trailing")
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from guided_diffusion.errors import CheckpointError, ConfigError
-from guided_diffusion.seeding import Stream, derive_seed
+from guided_diffusion.runtime.errors import CheckpointError, ConfigError
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 Key = tuple[int, int, int]
 

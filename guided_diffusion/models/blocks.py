@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from guided_diffusion.models.conditioning import SPADEGroupNorm
 from guided_diffusion.models.layers import Downsample, GroupNorm32, Upsample, zero_initialised
-from guided_diffusion.models.modulation import Modulation
+from guided_diffusion.models.spade.modulation import Modulation
+from guided_diffusion.models.spade.norm import SPADEGroupNorm
 
 
 class ResidualBlock(nn.Module):

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from guided_diffusion.errors import ConfigError
-from guided_diffusion.models.modulation import (
+from guided_diffusion.models.spade.modulation import (
     DenseModulation,
     JoinedModulation,
     LookupModulation,
@@ -20,6 +19,7 @@ from guided_diffusion.models.modulation import (
     SummedModulation,
 )
 from guided_diffusion.models.unet import UNetModel
+from guided_diffusion.runtime.errors import ConfigError
 
 COMPILING = "compiling the network: the first steps take a minute or more (compile=false does without)"
 COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guided_diffusion.architecture import GROUPS
-from guided_diffusion.models.normalisation import image_rows, modulated_norm, normalise
+from guided_diffusion.models.architecture import GROUPS
+from guided_diffusion.models.spade.kernels import image_rows, modulated_norm, normalise
 
 
 class GroupNorm32(nn.GroupNorm):

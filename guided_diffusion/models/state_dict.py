@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from guided_diffusion.architecture import height_width
-from guided_diffusion.errors import CheckpointError
+from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.unet import UNetModel
+from guided_diffusion.runtime.errors import CheckpointError
 
 
 @dataclass(frozen=True)

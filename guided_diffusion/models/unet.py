@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from guided_diffusion.architecture import (
+from guided_diffusion.conditions.semantic_map import SemanticMap, Size
+from guided_diffusion.models.architecture import (
     architecture_problems,
     attention_factors,
     default_channel_mult,
     height_width,
     level_channels,
 )
-from guided_diffusion.errors import ConfigError
 from guided_diffusion.models.blocks import ConditionedResBlock, ResBlock
-from guided_diffusion.models.conditioning import Form, LevelCondition
 from guided_diffusion.models.layers import (
     AttentionBlock,
     Downsample,
@@ -31,8 +30,9 @@ from guided_diffusion.models.layers import (
     timestep_embedding,
     zero_initialised,
 )
-from guided_diffusion.models.modulation import Modulation, Modulations
-from guided_diffusion.semantic_map import SemanticMap, Size
+from guided_diffusion.models.spade.modulation import Modulation, Modulations
+from guided_diffusion.models.spade.norm import Form, LevelCondition
+from guided_diffusion.runtime.errors import ConfigError
 
 
 class UNetModel(nn.Module):

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion import pictures
+from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.data import visualize
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, label_generators
 from guided_diffusion.diffusion.samplers import draw_noise, sample_dpmpp_2m
-from guided_diffusion.seeding import Stream, derive_seed
-from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.training.ema import Ema
 
 
@@ -58,18 +58,18 @@ class Previewer:
         for rate in self.ema.averages:
             with self.ema.applied(rate):
                 columns[f"EMA {rate}"] = self._sample()
-        palette = pictures.class_palette(self.condition.num_classes)
-        masks = [pictures.colorize(label.numpy(), palette) for label in self.condition.label]
+        palette = visualize.class_palette(self.condition.num_classes)
+        masks = [visualize.colorize(label.numpy(), palette) for label in self.condition.label]
         shown = (self.image, *columns.values())
-        real, *samples = (pictures.to_pixels(images.numpy()) for images in shown)
+        real, *samples = (visualize.to_pixels(images.numpy()) for images in shown)
         path = self.folder / f"epoch_{epoch:04d}.png"
-        picture = pictures.grid(
+        picture = visualize.grid(
             list(zip(real, masks, *samples, strict=True)),
             column_titles=("real", "mask", *columns),
-            legend=pictures.legend_of(self.class_names, self.condition.label),
+            legend=visualize.legend_of(self.class_names, self.condition.label),
             title=f"epoch {epoch}, {self.diffusion.num_timesteps} steps",
         )
-        pictures.save(picture, path)
+        visualize.save(picture, path)
         return path
 
     def _sample(self) -> Tensor:

@@ -16,20 +16,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from guided_diffusion.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from guided_diffusion.data.loader import TrainBatch, TrainLoader
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, draw_uniform
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import TimestepSampler
-from guided_diffusion.distributed import World
-from guided_diffusion.errors import Interrupted, UserError
-from guided_diffusion.logs import RunLog
-from guided_diffusion.seeding import Stream, derive_seed
+from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
+from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.errors import Interrupted, UserError
+from guided_diffusion.runtime.logs import RunLog
+from guided_diffusion.runtime.memory import peak_memory_gib
+from guided_diffusion.runtime.seeding import Stream, derive_seed, step_generators
+from guided_diffusion.runtime.signals import StopRequest
 from guided_diffusion.training.ema import Ema
-from guided_diffusion.training.generators import step_generators
-from guided_diffusion.training.interruption import StopRequest
-from guided_diffusion.training.measure import peak_memory_gib
 from guided_diffusion.training.optimizer_state import restore_optimizer
 from guided_diffusion.training.progress import EpochSums, Progress
 

@@ -13,11 +13,11 @@ from guided_diffusion.data.datasets import (
     read_image,
     read_mask,
 )
-from guided_diffusion.data.labels import LabelEncoding
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_pairs
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.errors import DataError
+from guided_diffusion.runtime.errors import DataError
 
 ENCODING = LabelEncoding.identity(3)
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_diffusion.data.datasets import SegmentationDataset
-from guided_diffusion.data.labels import LabelEncoding
 from guided_diffusion.data.loader import EpochBatches, TrainLoader
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.errors import DataError
+from guided_diffusion.runtime.errors import DataError
 
 SHAPES = {
     "num_items": st.integers(1, 40),

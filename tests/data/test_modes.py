@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from guided_diffusion.data.modes import MODES, FileRule, get_mode
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", ["binary", "lemon-binary"])

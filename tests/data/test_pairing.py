@@ -11,7 +11,7 @@ from PIL import Image
 
 from guided_diffusion.data.modes import DatasetMode, FileRule, get_mode
 from guided_diffusion.data.pairing import index_masks, index_pairs
-from guided_diffusion.data.problems import problem_lines
+from guided_diffusion.data.scan.problems import problem_lines
 
 MODE = get_mode("multi-class")
 NAMES = st.text(string.ascii_letters + string.digits + " ._-éü", min_size=1, max_size=8).filter(

@@ -16,11 +16,11 @@ from tiny import TINY
 
 from guided_diffusion.data import modes
 from guided_diffusion.data.datasets import SampleKey, SegmentationDataset
-from guided_diffusion.data.label_rules import LabelOptions, resolve_encoding
-from guided_diffusion.data.labels import LabelEncoding, edges_from_instances
+from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances
+from guided_diffusion.data.masks.inference import LabelOptions, resolve_encoding
 from guided_diffusion.data.modes import DatasetMode, FileRule, get_mode
 from guided_diffusion.data.pairing import index_pairs
-from guided_diffusion.data.scan import scan_dataset
+from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 
 COCO_SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "coco_stuff_sample"

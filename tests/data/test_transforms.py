@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from guided_diffusion.data.transforms import JointTransform, augment_mask
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError
 
 POLICIES = ["crop", "squash", "pad"]
 NULL = 255

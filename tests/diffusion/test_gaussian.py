@@ -19,7 +19,7 @@ from guided_diffusion.diffusion.gaussian import (
     normal_kl,
 )
 from guided_diffusion.diffusion.samplers import ddim_mean
-from guided_diffusion.errors import UserError
+from guided_diffusion.runtime.errors import UserError
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("diffusion_*.npz"))
 PREDICTIONS = ["eps", "x0", "v"]

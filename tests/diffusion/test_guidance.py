@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion
 from guided_diffusion.diffusion.samplers import draw_noise, sample_ddpm
-from guided_diffusion.errors import UserError
-from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.runtime.errors import UserError
 
 N, CLASSES, SIZE = 3, 2, (6, 8)
 

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from gaussian_answers import end_of_the_flow, exact_denoiser, sample_moments
 from torch import Tensor
 
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise, sample_dpmpp_2m
 from guided_diffusion.diffusion.schedule import named_betas
-from guided_diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
-from guided_diffusion.semantic_map import SemanticMap
+from scripts.measure.gaussian_answers import end_of_the_flow, exact_denoiser, sample_moments
 
 MEAN = 0.3
 STDS = [0.05, 0.2, 0.5, 1.0]

@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedDenoiser
 from guided_diffusion.diffusion.label_diffusion import (
@@ -25,9 +26,8 @@ from guided_diffusion.diffusion.label_diffusion import (
 )
 from guided_diffusion.diffusion.samplers import draw_noise, sample_ddim, sample_ddpm
 from guided_diffusion.diffusion.thresholding import dynamic_threshold, extrapolation, in_turn
-from guided_diffusion.errors import UserError
 from guided_diffusion.models.unet import UNetModel, build_unet
-from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.runtime.errors import UserError
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("labels_*.npz"))
 ETA = np.array([0.3, 1.0, 3.0, 40.0, 5000.0])

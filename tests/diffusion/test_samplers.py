@@ -6,14 +6,14 @@ from typing import get_args
 
 import pytest
 import torch
-from gaussian_answers import exact_denoiser
 from torch import Tensor
 
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
-from guided_diffusion.errors import UserError
-from guided_diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
-from guided_diffusion.seeding import Stream, derive_seed
+from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.seeding import Stream, derive_seed
+from scripts.measure.gaussian_answers import exact_denoiser
 
 MU, STD = 0.3, 0.25
 PREDICTIONS = ["eps", "x0", "v"]

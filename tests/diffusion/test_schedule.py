@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
-from guided_diffusion.errors import UserError
+from guided_diffusion.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("steps", [50, 1000, 4000])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.diffusion.thresholding import dynamic_threshold, magnitude_quantile
-from guided_diffusion.errors import UserError
+from guided_diffusion.runtime.errors import UserError
 
 T = torch.zeros(3, dtype=torch.int64)
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_diffusion.diffusion.gaussian import build_diffusion
+from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.schedule import named_betas, space_timesteps
 from guided_diffusion.diffusion.time_grid import NOISIEST_LOGSNR, TIME_GRIDS, pick_timesteps
-from guided_diffusion.errors import UserError
-from guided_diffusion.options import SamplerOptions
+from guided_diffusion.runtime.errors import UserError
 
 
 def logsnr_of(name: str, steps: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from guided_diffusion.diffusion.timestep_sampler import (
     TimestepSampler,
     build_timestep_sampler,
 )
-from guided_diffusion.errors import CheckpointError, UserError
+from guided_diffusion.runtime.errors import CheckpointError, UserError
 
 T = 50
 

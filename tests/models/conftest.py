@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.models.unet import UNetModel, build_unet
-from guided_diffusion.semantic_map import SemanticMap
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 NUM_CLASSES = 4

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from guided_diffusion.models.blocks import ConditionedResBlock, ResBlock
-from guided_diffusion.models.conditioning import LevelCondition
+from guided_diffusion.models.spade.norm import LevelCondition
 
 
 @pytest.mark.parametrize("scale_shift", [False, True])

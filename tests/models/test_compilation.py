@@ -7,10 +7,10 @@ import shutil
 import pytest
 import torch
 
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.models.compilation import compile_network, wants_compiling
 from guided_diffusion.models.unet import UNetModel
-from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.runtime.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

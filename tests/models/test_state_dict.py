@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.models.state_dict import InferredArchitecture, infer_architecture, load_weights
 from guided_diffusion.models.unet import build_unet
+from guided_diffusion.runtime.errors import CheckpointError, ConfigError
 
 OPTIONS = {"image_size": 16, "num_classes": 4, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
 

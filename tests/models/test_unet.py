@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.models.layers import AttentionBlock
 from guided_diffusion.models.unet import build_unet
-from guided_diffusion.semantic_map import SemanticMap
+from guided_diffusion.runtime.errors import ConfigError
 
 T = torch.tensor([3.0, 711.5])
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny import TINY
 
-from guided_diffusion.actions.dataset import open_training_data
-from guided_diffusion.actions.start import start_of_training
 from guided_diffusion.actions.train import build_trainer
-from guided_diffusion.config import load_config
-from guided_diffusion.distributed import World
-from guided_diffusion.logs import RunLog
+from guided_diffusion.config.load import load_config
+from guided_diffusion.pipelines.dataset import open_training_data
+from guided_diffusion.pipelines.resume import start_of_training
+from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.training.trainer import Trainer
 
 

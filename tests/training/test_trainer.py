@@ -8,8 +8,8 @@ import signal
 import pytest
 import torch
 
-from guided_diffusion.checkpoint import BEST, LAST, load_checkpoint
-from guided_diffusion.errors import Interrupted, UserError
+from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
+from guided_diffusion.runtime.errors import Interrupted, UserError
 
 
 def final_state(trainer) -> dict[str, torch.Tensor]:

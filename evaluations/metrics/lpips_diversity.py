@@ -1,0 +1,157 @@
+"""Diversity of the samples of one mask: their mean LPIPS distance from each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import lpips
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
+
+from evaluations.errors import EvaluationError
+from evaluations.metrics.inception import Weights, misfit, read_weights, undisturbed
+from evaluations.sets import Pixels
+
+Net = Literal["alex", "vgg", "squeeze"]
+
+_OPTION = "lpips_weights"
+_URLS = {
+    "alex": AlexNet_Weights.IMAGENET1K_V1.url,
+    "vgg": VGG16_Weights.IMAGENET1K_V1.url,
+    "squeeze": SqueezeNet1_1_Weights.IMAGENET1K_V1.url,
+}
+_BACKBONES = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet 1.1"}
+_SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels a side; below it, a pooling has nothing left
+
+
+class Diversity(NamedTuple):
+    """Mean and standard deviation (N - 1; 0 for one mask) over masks of the mean distance among a mask's samples.
+
+    masks: how many.
+    samples_per_mask: of the mask with the fewest.
+    """
+
+    mean: float
+    std: float
+    masks: int
+    samples_per_mask: int
+
+
+@dataclass(frozen=True)
+class PerceptualDistance:
+    """LPIPS with its weights, as a map into a space where its value is the squared Euclidean distance.
+
+    digest: first 16 hexadecimal digits of the SHA-256 of the backbone's weights file.
+    description: one line with networks, file and digest, for a report.
+    """
+
+    network: lpips.LPIPS
+    net: Net
+    device: torch.device
+    path: Path
+    digest: str
+    description: str
+
+    @torch.inference_mode()
+    def embed(self, images: Pixels, batch_size: int) -> Tensor:
+        """Return [N, E] such that LPIPS of two images uint8 [N, H, W, 3] is |e1 - e2|^2.
+
+        LPIPS (Zhang et al. 2018, eq. 1) is the sum over layers l of 1 / (H_l W_l) sum_hw |w_l * (y1 - y2)|^2 for
+        features y of unit length at each pixel. The library's factors stand for the squares of w_l and are not
+        negative, so that each layer's y times the root of (factor / (H_l W_l)), one after the other, is such a space.
+        E is large: for images of 256 x 256, 2.5 MB an image with alex and 32 MB with vgg.
+
+        Raises EvaluationError for images too small for the network, or distances that are not finite.
+        """
+        assert images.dtype == np.uint8
+        assert images.ndim == 4
+        assert images.shape[3] == 3
+        assert batch_size >= 1
+        height, width = images.shape[1:3]
+        if min(height, width) < _SMALLEST[self.net]:
+            raise EvaluationError(
+                f"lpips_net: {self.net} takes images of {_SMALLEST[self.net]} x {_SMALLEST[self.net]} pixels or more, "
+                f"found {height} x {width}: use larger images, or another lpips_net (vgg takes {_SMALLEST['vgg']})"
+            )
+        parts = [self._embed_batch(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+        embedded = torch.cat(parts)
+        if not embedded.isfinite().all():
+            raise EvaluationError(f"{_OPTION}: {self.path}: its features are not finite: the weights are damaged")
+        return embedded
+
+    def _embed_batch(self, images: Pixels) -> Tensor:
+        batch = torch.tensor(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        layers = self.network.net(self.network.scaling_layer(batch))
+        parts = []
+        for features, linear in zip(layers, self.network.lins, strict=True):
+            factor = linear.model[-1].weight / features[0, 0].numel()  # [1, C, 1, 1]
+            parts.append((lpips.normalize_tensor(features) * factor.sqrt()).flatten(start_dim=1))
+        return torch.cat(parts, dim=1)
+
+
+def load_lpips(net: Net, weights: str, device: str | torch.device) -> PerceptualDistance:
+    """Return LPIPS 0.1 with the backbone `net` and the linear layers that the library ships.
+
+    weights: "auto" (torchvision's ImageNet weights, downloaded once) or a local file with the state_dict of
+        torchvision's alexnet, vgg16 or squeezenet1_1; its classifier is not used and may be missing.
+
+    Raises EvaluationError, naming `lpips_weights`, for weights that cannot be fetched, read or do not fit.
+    """
+    found = read_weights(weights, option=_OPTION, url=_URLS[net])
+    with undisturbed():
+        network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    _load_backbone(network, net, found)
+    network.requires_grad_(False)
+    assert all((linear.model[-1].weight >= 0).all() for linear in network.lins)
+    description = (
+        f"LPIPS 0.1 of lpips {version('lpips')} on {_BACKBONES[net]} of torchvision; images in [-1, 1], at "
+        "the size they are given in; "
+        f"backbone weights {found.path.name}, SHA-256 {found.digest}"
+    )
+    device = torch.device(device)
+    return PerceptualDistance(network.to(device), net, device, found.path, found.digest, description)
+
+
+def _load_backbone(network: lpips.LPIPS, net: Net, weights: Weights) -> None:
+    """Load torchvision's `features.N.*`, which lpips has as `sliceM.N.*`."""
+    names = {key: f"features.{key.split('.', 1)[1]}" for key in network.net.state_dict()}
+    try:
+        network.net.load_state_dict(
+            {key: weights.tensors[name] for key, name in names.items() if name in weights.tensors}
+        )
+    except RuntimeError as error:
+        named = RuntimeError(re.sub(r"\bslice\d\.", "features.", str(error)))
+        raise misfit(weights, _OPTION, f"torchvision's {_BACKBONES[net]}", named) from None
+
+
+@torch.inference_mode()
+def pairwise_diversity(model: PerceptualDistance, groups: Iterable[Pixels], *, batch_size: int) -> Diversity:
+    """Return the mean LPIPS distance among samples of the same mask, as SDM reports it (Wang et al. 2022).
+
+    Within a group it is the mean over all K (K - 1) / 2 pairs; then the mean over groups, so that each mask counts
+    the same. Published numbers have K = 10.
+
+    groups: for each mask its samples, uint8 [K, H, W, 3] with K >= 2; sizes may differ among masks. One group is held
+        at a time.
+    batch_size: images that go through the network together.
+
+    Raises EvaluationError for images too small for the network.
+    """
+    distances, counts = [], []
+    for images in groups:
+        assert len(images) >= 2, "diversity needs two samples of a mask"
+        embedded = model.embed(images, batch_size)
+        # One against the rest at a time: all pairs at once would take K / 2 times the memory.
+        pairs = [(embedded[i + 1 :] - embedded[i]).square().sum(dim=1) for i in range(len(images) - 1)]
+        distances.append(torch.cat(pairs).double().mean().item())
+        counts.append(len(images))
+    assert distances, "diversity needs a mask"
+    std = float(np.std(distances, ddof=1)) if len(distances) > 1 else 0.0
+    return Diversity(float(np.mean(distances)), std, len(distances), min(counts))

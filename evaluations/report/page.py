@@ -1,0 +1,191 @@
+"""The report of an evaluation: one HTML page that holds its own pictures and loads nothing.
+
+The page has no script. File names, class names and configurations are untrusted text: they are escaped, and the page's
+content security policy forbids scripts and loading besides.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib import resources
+from typing import Literal, get_args
+from xml.etree import ElementTree
+
+from jinja2 import Environment, StrictUndefined, Template
+
+VerdictKind = Literal["helps", "hurts", "mixed", "cannot tell", "not measured"]
+Cell = str | int | float | None
+
+_MIME = {"svg": "image/svg+xml", "png": "image/png"}
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_NOTHING = ("", "-", "–", "—", "n/a", "nan")
+_NUMBER = re.compile(r"[-+−±<>≤≥≈~]?\s?\d[\d., ]*\s?(%|‰|points?|px|s|min|h)?(\s?(±|\(|\[|to |/|of |…).*)?")
+# What XML forbids, and lone surrogates, which names of files can have and UTF-8 cannot.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer: its kind gives colour and sign, `headline` is the one sentence, `lines` one for each architecture."""
+
+    kind: VerdictKind
+    headline: str
+    lines: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        assert self.kind in get_args(VerdictKind)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header; a column of numbers is set to the right. None and NaN show as a dash."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.header) for row in self.rows)
+
+    @cached_property
+    def cells(self) -> list[list[str]]:
+        """The cells as text."""
+        return [[_cell_text(cell) for cell in row] for row in self.rows]
+
+    @cached_property
+    def numeric(self) -> list[bool]:
+        """For each column: whether it holds numbers only."""
+        columns = [[cell.strip() for cell in column] for column in zip(*self.cells, strict=True)]
+        return [_are_numbers(column) for column in columns] or [False] * len(self.header)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture: an SVG document as text, or the bytes of an SVG or PNG file.
+
+    dark: its form for a dark page, of the same kind and size; None shows `light` on both.
+    alt: what the picture shows, for who cannot see it; the title where it is empty.
+    """
+
+    title: str
+    light: bytes | str
+    dark: bytes | str | None = None
+    kind: Literal["svg", "png"] = "svg"
+    caption: str = ""
+    alt: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.kind in _MIME
+        assert self.alt or self.title, "a picture needs words that stand for it"
+
+    @property
+    def light_uri(self) -> str:
+        return _data_uri(self.light, self.kind)
+
+    @property
+    def dark_uri(self) -> str | None:
+        return None if self.dark is None else _data_uri(self.dark, self.kind)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height in CSS pixels, which spare the reader a page that jumps while it loads."""
+        return _svg_size(_as_bytes(self.light)) if self.kind == "svg" else _png_size(_as_bytes(self.light))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report, in this order: text, tables, figures, details.
+
+    text: paragraphs.
+    details: (title, preformatted text) pairs that the reader unfolds, such as a configuration.
+    """
+
+    heading: str
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = ()
+    details: Sequence[tuple[str, str]] = ()
+
+
+def render_report(
+    *,
+    title: str,
+    verdict: Verdict,
+    facts: Sequence[tuple[str, str]] = (),
+    warnings: Sequence[str] = (),
+    sections: Sequence[Section] = (),
+    footer: str = "",
+) -> str:
+    """Return the page. Equal input gives an equal page; write it as UTF-8."""
+    return _template().render(
+        title=title, verdict=verdict, facts=facts, warnings=warnings, sections=sections, footer=footer
+    )
+
+
+def printable(text: str) -> str:
+    """Return the text with a replacement character for each that neither XML nor UTF-8 can hold."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    source = resources.files("evaluations.report").joinpath("page.html.j2").read_text("utf-8")
+    return environment.from_string(source)
+
+
+# ------------------------------------------------------------------------------------------------------ cells
+
+
+def _cell_text(cell: Cell) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return "–"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def _are_numbers(column: Sequence[str]) -> bool:
+    given = [cell for cell in column if cell.lower() not in _NOTHING]
+    return bool(given) and all(_NUMBER.fullmatch(cell) for cell in given)
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+def _as_bytes(picture: bytes | str) -> bytes:
+    return picture.encode() if isinstance(picture, str) else picture
+
+
+def _data_uri(picture: bytes | str, kind: str) -> str:
+    return f"data:{_MIME[kind]};base64,{base64.b64encode(_as_bytes(picture)).decode()}"
+
+
+def _png_size(picture: bytes) -> tuple[int, int]:
+    """Return width and height from the IHDR chunk, which comes first (PNG specification, 5.6 and 11.2.1)."""
+    assert picture.startswith(_PNG_START), "not a PNG file"
+    width, height = struct.unpack(">II", picture[16:24])
+    return width, height
+
+
+def _svg_size(picture: bytes) -> tuple[int, int]:
+    """Return width and height from the view box, whose unit in matplotlib's documents is the point."""
+    *_, width, height = _view_box(ElementTree.fromstring(picture).get("viewBox", ""))
+    return round(width * 96 / 72), round(height * 96 / 72)
+
+
+def _view_box(text: str) -> Iterator[float]:
+    numbers = [float(number) for number in text.replace(",", " ").split()]
+    assert len(numbers) == 4, "the SVG document has no view box"
+    return iter(numbers)

@@ -1,0 +1,312 @@
+"""Does one set of trainings segment better than another? Paired intervals and what they say in words.
+
+An arm is what several seeds of one training recipe gave on the same test images: a list with one `Counts` per seed. Two
+kinds of luck lie between two arms: which images are in the test split, and how the trainings went.
+
+The first is measured by the bootstrap over test images, paired: each resample draws the same images for all arms, and
+the interval is that of the percentiles (Efron & Tibshirani 1993, chapter 13). The second is not: a resample of three
+seeds lies within these three, and its variance is too small by 2 / 3 (the narrowness bias of Hesterberg 2015), so that
+an interval for 95 % would hold far less often. So the mean over seeds gets an error of its own: Student's t with the
+standard error of the paired differences. Both are added draw by draw, and the interval is the percentiles of the sums.
+With one seed the second part cannot be known and is left out: a verdict is then tentative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from evaluations.metrics.segmentation import Counts, plain, summary
+
+Floats = NDArray[np.float64]
+
+_CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
+_ONE_SEED = "one seed: the luck of training is not measured"
+_IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": "micro IoU"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm's score minus the baseline's, with its interval; in -1..1, NaN where no class could be scored.
+
+    mean: over the seeds. low, high: the interval that holds the true value with probability `confidence`.
+    by_seed: the value of each seed. images: how many test images there are.
+    """
+
+    mean: float
+    low: float
+    high: float
+    confidence: float
+    by_seed: tuple[float, ...]
+    images: int
+
+    @property
+    def seeds(self) -> int:
+        return len(self.by_seed)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the seeds (with n - 1), NaN for one seed."""
+        return float(np.std(self.by_seed, ddof=1)) if self.seeds > 1 else float("nan")
+
+    @property
+    def kind(self) -> str:
+        """ "helps" for an interval above zero, "hurts" for one below, else "cannot tell"."""
+        if self.low > 0:
+            return "helps"
+        return "hurts" if self.high < 0 else "cannot tell"
+
+    @property
+    def tentative(self) -> bool:
+        """Whether there is one seed alone, so that another training might turn the verdict round."""
+        return self.seeds == 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON file, null for NaN."""
+        return {
+            **{name: plain(getattr(self, name)) for name in ("mean", "std", "low", "high")},
+            "confidence": self.confidence,
+            "by_seed": [plain(value) for value in self.by_seed],
+            "images": self.images,
+            "kind": self.kind,
+            "tentative": self.tentative,
+        }
+
+
+def bootstrap_difference(
+    first: Sequence[Counts],
+    second: Sequence[Counts],
+    *,
+    score: str = "miou",
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """Return the score of `second` minus that of `first`, the mean over the seeds, with its interval: see the module.
+
+    Each score is that of the summed counts of all images. A class that a resample of the images has nowhere is left out
+    on both sides.
+
+    first, second: one `Counts` per seed. Those at one index are of the same seed, and all of the same test images.
+    score: one of `scores.SUMMARIES`.
+    """
+    (difference,) = _differences(first, [second], score, confidence, resamples, seed)
+    return difference
+
+
+def _differences(
+    baseline: Sequence[Counts],
+    arms: Sequence[Sequence[Counts]],
+    score: str,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> list[Difference]:
+    values, resampled = _scores_of([baseline, *arms], score, resamples, seed)
+    values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
+    return _intervals(values, resampled, confidence, seed, images=len(baseline[0]))
+
+
+def _intervals(values: Floats, resampled: Floats, confidence: float, seed: int, *, images: int) -> list[Difference]:
+    """Return one difference for each arm.
+
+    values: [A, S] by arm and seed. resampled: [R, A, S], the same of each resample of the images.
+    """
+    luck = _luck_of_training(values, len(resampled), seed)
+    differences = []
+    for arm, by_seed in enumerate(values):
+        draws = resampled[:, arm].mean(axis=1) + luck
+        draws = draws[np.isfinite(draws)]  # a resample may have no class to score
+        mean = float(by_seed.mean())
+        low, high = float("nan"), float("nan")
+        if np.isfinite(mean) and len(draws):
+            low, high = (float(end) for end in np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]))
+        differences.append(Difference(mean, low, high, confidence, tuple(by_seed.tolist()), images))
+    return differences
+
+
+def _luck_of_training(values: Floats, draws: int, seed: int) -> Floats:
+    """Return errors, [K, R], of the mean over seeds of an arm's difference to the baseline: K for each of R draws.
+
+    values: [A, S] by arm and seed.
+    K is 2, an error and its opposite, so that exchanged arms have the opposite interval; of one seed 1, the error 0.
+
+    The variance over seeds is the mean over the arms, as in Dunnett's comparisons with a control (1955): of three seeds
+    alone it is hardly known. As the differences share a baseline they correlate by 1/2 and their sample variances by
+    1/4, so that the mean of A has not A (S - 1) degrees of freedom but 4 A (S - 1) / (A + 3) (Satterthwaite 1946).
+    """
+    arms, seeds = values.shape
+    if seeds == 1:
+        return np.zeros((1, draws))
+    variance = values.var(axis=1, ddof=1)
+    variance = variance[np.isfinite(variance)]
+    error = float(np.sqrt(variance.mean() / seeds)) if len(variance) else 0.0
+    # Quantiles in random order rather than random numbers: the tails of few degrees of freedom are long.
+    quantiles = stats.t.ppf((np.arange(draws) + 0.5) / draws, (seeds - 1) * 4 * arms / (arms + 3))
+    errors = error * np.random.default_rng([seed, 1]).permutation(quantiles)
+    return np.stack([errors, -errors])
+
+
+def _scores_of(arms: Sequence[Sequence[Counts]], score: str, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Return the scores of all images, [A, S] by arm and seed, and those of each resample, [R, A, S]."""
+    reference = arms[0][0]
+    for arm in arms:
+        assert len(arm) == len(arms[0]), "every arm needs the same seeds"
+        for counts in arm:
+            assert np.array_equal(counts.truth, reference.truth), "the counts are not of the same test images"
+    images, classes = reference.truth.shape
+    assert images > 0
+    values = _weighted_scores(arms, score, np.ones((1, images)))[0]
+    resampled = np.empty((resamples, *values.shape))
+    generator = np.random.default_rng([seed, 0])
+    rows = max(1, _CHUNK // max(images, classes))
+    for start in range(0, resamples, rows):
+        weights = _draw_weights(generator, min(rows, resamples - start), images)
+        resampled[start : start + rows] = _weighted_scores(arms, score, weights)
+    return values, resampled
+
+
+def _draw_weights(generator: np.random.Generator, resamples: int, images: int) -> Floats:
+    """Return how often each image comes in each resample, [R, N]: draws with replacement, N of N."""
+    drawn = generator.integers(images, size=(resamples, images)) + images * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * images).reshape(resamples, images).astype(np.float64)
+
+
+def _weighted_scores(arms: Sequence[Sequence[Counts]], score: str, weights: Floats) -> Floats:
+    """Return the scores [R, A, S] of the images as often as `weights` [R, N] says."""
+    # Whole numbers below 2^53, so that float64 sums are exact and the fast matrix product serves.
+    found = [[summary(score, *(weights @ c.astype(np.float64) for c in one.columns)) for one in arm] for arm in arms]
+    return np.moveaxis(np.array(found), -1, 0)
+
+
+# -------------------------------------------------------------------------------------------------- verdicts
+
+
+@dataclass(frozen=True)
+class ArchitectureVerdict:
+    """What the mixing ratios together say of one architecture.
+
+    kind: "helps" if at least one ratio helps and none hurts, "hurts" if at least one hurts and none helps, "mixed" if
+        both occur, else "cannot tell".
+    line: the verdict in plain words, differences in points (hundredths) of the score.
+    differences: of each ratio. Their intervals are simultaneous: with probability `confidence` all of them hold.
+    """
+
+    kind: str
+    line: str
+    differences: Mapping[str, Difference]
+    confidence: float
+
+    @property
+    def tentative(self) -> bool:
+        """Whether there is one seed alone."""
+        return any(difference.tentative for difference in self.differences.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        differences = {ratio: difference.to_json() for ratio, difference in self.differences.items()}
+        chosen = {"kind": self.kind, "line": self.line, "tentative": self.tentative, "confidence": self.confidence}
+        return {**chosen, "differences": differences}
+
+
+def judge_architecture(
+    baseline: Sequence[Counts],
+    mixes: Mapping[str, Sequence[Counts]],
+    *,
+    architecture: str = "",
+    score: str = "miou",
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> ArchitectureVerdict:
+    """Return whether any of several mixing ratios is better or worse than the baseline.
+
+    The best of many ratios looks good by chance more often than one. So each interval has the confidence
+    1 - (1 - confidence) / len(mixes) (Bonferroni), and all of them together hold with `confidence`.
+
+    baseline: real data only, one `Counts` per seed.
+    mixes: the same for each ratio, by the ratio's name: the same seeds and test images.
+    architecture: its name, which then begins the line.
+    """
+    assert mixes
+    each = 1 - (1 - confidence) / len(mixes)
+    found = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
+    differences = dict(zip(mixes, found, strict=True))
+    kind = _kind_of_all([difference.kind for difference in found])
+    line = f"{kind}: {_findings(kind, differences, _IN_WORDS.get(score, score), confidence)}"
+    if architecture:
+        line = f"{architecture}: {line}"
+    if found[0].tentative:
+        line += f"; {_ONE_SEED}"
+    return ArchitectureVerdict(kind, line, differences, confidence)
+
+
+def _kind_of_all(kinds: Sequence[str]) -> str:
+    helps, hurts = ("mixed" in kinds or kind in kinds for kind in ("helps", "hurts"))
+    if helps and hurts:
+        return "mixed"
+    if helps or hurts:
+        return "helps" if helps else "hurts"
+    return "cannot tell"
+
+
+def _findings(kind: str, differences: Mapping[str, Difference], score: str, confidence: float) -> str:
+    """Return the ratios that decided on `kind`, or the best one, in words."""
+    ratios = {ratio: difference for ratio, difference in differences.items() if not np.isnan(difference.mean)}
+    if not ratios:
+        return "the test images have no class to score"
+    best = max(ratios, key=lambda ratio: ratios[ratio].mean)
+    worst = min(ratios, key=lambda ratio: ratios[ratio].mean)
+    interval = f"{100 * confidence:.4g} % interval "
+    if kind == "cannot tell":
+        (mean, bounds), at = _points(ratios[best]), f"best ratio {best}" if len(differences) > 1 else f"ratio {best}"
+        return f"{at} changes {score} by {mean} points ({interval}{bounds})"
+    shown = {"helps": [best], "hurts": [worst], "mixed": [best, worst]}[kind]
+    parts = []
+    for ratio in shown:
+        mean, bounds = _points(ratios[ratio])
+        parts.append(f"{score} {mean} points ({interval}{bounds}) at ratio {ratio}")
+    return ", ".join(parts)
+
+
+def _points(difference: Difference) -> tuple[str, str]:
+    """Return the mean and the interval in points."""
+    mean, low, high = (
+        f"{round(100 * value, 1) + 0.0:+.1f}" for value in (difference.mean, difference.low, difference.high)
+    )
+    return mean, f"{low} to {high}"
+
+
+def overall(verdicts: Mapping[str, ArchitectureVerdict]) -> tuple[str, str]:
+    """Return the kind and the headline of all architectures together.
+
+    The kinds are those of one architecture, by the same rule, or "not measured" where there is no architecture.
+    """
+    if not verdicts:
+        return "not measured", "Whether synthetic data helps was not measured"
+    kinds = [verdict.kind for verdict in verdicts.values()]
+    kind = _kind_of_all(kinds)
+    # What another training might turn round is not said as if it were known.
+    tentative = any(verdict.tentative for verdict in verdicts.values())
+    helps, hurts = ("seems to help", "seems to hurt") if tentative else ("helps", "hurts")
+    opening = {
+        "helps": f"Synthetic data {helps}",
+        "hurts": f"Synthetic data {hurts}",
+        "mixed": f"Synthetic data {helps} in some cases and {hurts} in others",
+        "cannot tell": "Cannot tell whether synthetic data helps",
+    }[kind]
+    headline = f"{opening}: {_counted(kinds)}"
+    return kind, f"{headline} ({_ONE_SEED})" if tentative else headline
+
+
+def _counted(kinds: Sequence[str]) -> str:
+    """Return for example "helps 2 of 3 architectures, cannot tell for 1"."""
+    words = {"helps": "helps", "hurts": "hurts", "mixed": "mixed for", "cannot tell": "cannot tell for"}
+    parts = [f"{word} {kinds.count(kind)}" for kind, word in words.items() if kind in kinds]
+    architectures = "architecture" if len(kinds) == 1 else "architectures"
+    return ", ".join([f"{parts[0]} of {len(kinds)} {architectures}", *parts[1:]])

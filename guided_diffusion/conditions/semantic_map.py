@@ -1,0 +1,144 @@
+"""SemanticMap: the condition that data, diffusion and models share, and the numbering of its neighbourhoods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from guided_diffusion.conditions.patches import Neighbourhoods, number_neighbourhoods
+
+Size = tuple[int, int]  # height and width in pixels
+
+
+@dataclass(frozen=True)
+class SemanticMap:
+    """A batch of label maps, optionally with instance edges.
+
+    label: [N, H, W] integers in `0..num_classes`. `num_classes` itself is the *null* id: no class is
+        known there (a dropped condition, an ignored pixel, a pixel masked by label diffusion); its
+        one-hot vector is all zeros.
+    num_classes: number of real classes.
+    edge: [N, H, W] booleans, True where a pixel's instance differs from a 4-neighbour's; None for
+        models without an edge channel.
+    numbered: the neighbourhoods at some sizes, where they were counted already (`with_numbers`).
+    """
+
+    label: Tensor
+    num_classes: int
+    edge: Tensor | None = None
+    numbered: Mapping[Size, Neighbourhoods] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        assert self.label.ndim == 3, "label must be of shape [N, H, W]"
+        assert not self.label.is_floating_point(), "label must be integers"
+        assert self.edge is None or (self.edge.shape == self.label.shape and self.edge.dtype == torch.bool)
+
+    def __len__(self) -> int:
+        return self.label.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> SemanticMap:
+        """Return the maps that `index` (a slice or an index tensor) selects from the batch."""
+        return replace(
+            self,
+            label=self.label[index],
+            edge=None if self.edge is None else self.edge[index],
+            numbered={size: replace(found, index=found.index[index]) for size, found in self.numbered.items()},
+        )
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return self.label.shape[1], self.label.shape[2]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the one-hot form: the classes, and one more for edges."""
+        return self.num_classes + (self.edge is not None)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SemanticMap:
+        """Return the same maps on `device`."""
+        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> SemanticMap:
+        """Return the same maps in page-locked memory, from which a GPU copies in the background."""
+        return self._each_tensor(Tensor.pin_memory)
+
+    def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> SemanticMap:
+        return replace(
+            self,
+            label=change(self.label),
+            edge=None if self.edge is None else change(self.edge),
+            numbered={size: found.each_tensor(change) for size, found in self.numbered.items()},
+        )
+
+    def drop(self, dropped: Tensor) -> SemanticMap:
+        """Return the maps with every image of `dropped` ([N] booleans) turned into the null map, edges included."""
+        gone = dropped.to(self.label.device).view(-1, 1, 1)
+        return replace(
+            self,
+            label=self.label.masked_fill(gone, self.num_classes),
+            edge=None if self.edge is None else self.edge & ~gone,
+            numbered={
+                size: replace(found, index=torch.where(gone, found.null_index, found.index))
+                for size, found in self.numbered.items()
+            },
+        )
+
+    def without(self, classes: Sequence[int]) -> SemanticMap:
+        """Return the maps with the pixels of `classes` null; edges stay, and what was counted is left behind."""
+        gone = torch.isin(self.label.long(), torch.tensor(classes, dtype=torch.int64, device=self.label.device))
+        return replace(self, label=self.label.masked_fill(gone, self.num_classes), numbered={})
+
+    def null(self) -> SemanticMap:
+        """Return null maps of the same shape: the unconditional branch of classifier-free guidance."""
+        return self.drop(torch.ones(len(self), dtype=torch.bool))
+
+    def resize(self, size: Size) -> SemanticMap:
+        """Return the maps at `size` (height, width) by the rule of `F.interpolate(mode="nearest")`."""
+        if tuple(size) == self.size:
+            return self
+        rows, columns = (
+            torch.arange(new, device=self.label.device) * old // new for new, old in zip(size, self.size, strict=True)
+        )
+        pick = (slice(None), rows[:, None], columns[None, :])
+        return replace(self, label=self.label[pick], edge=None if self.edge is None else self.edge[pick], numbered={})
+
+    def with_numbers(self, sizes: Iterable[Size]) -> SemanticMap:
+        """Return the maps with their neighbourhoods at `sizes` counted, null maps included, so that `drop` keeps them.
+
+        Counting is the work of a data loader's processes; what was not counted is counted when it is asked for.
+        """
+        counted = SemanticMap.cat([self, replace(self[:1], numbered={}).null()])
+        numbered = {}
+        for size in sizes:
+            found = counted.neighbourhoods(size)
+            numbered[size] = replace(found, index=found.index[:-1], null_index=found.index[-1])
+        return replace(self, numbered=numbered)
+
+    def neighbourhoods(self, size: Size) -> Neighbourhoods:
+        """Return the neighbourhoods of the maps at `size` (height, width)."""
+        if size in self.numbered:
+            return self.numbered[size]
+        resized = self.resize(size)
+        return number_neighbourhoods(resized.label, resized.edge, self.num_classes)
+
+    def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return [N, channels, H, W]: one channel a class (null pixels are zero in all), then the edges if any."""
+        label = self.label.long()
+        encoded = torch.zeros(len(self), self.num_classes + 1, *self.size, dtype=dtype, device=label.device)
+        encoded.scatter_(1, label[:, None], 1)
+        if self.edge is None:
+            return encoded[:, :-1]
+        encoded[:, -1] = self.edge
+        return encoded
+
+    @staticmethod
+    def cat(maps: Sequence[SemanticMap]) -> SemanticMap:
+        """Concatenate maps of one size and class count along the batch; what was counted is left behind."""
+        first = maps[0]
+        assert all(m.num_classes == first.num_classes for m in maps)
+        edge = None if first.edge is None else torch.cat([m.edge for m in maps])
+        return replace(first, label=torch.cat([m.label for m in maps]), edge=edge, numbered={})

@@ -1,0 +1,173 @@
+"""The option groups of `evaluate`: the downstream study, the quality of the samples, a segmenter from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from guided_diffusion.data.options import GeometryOptions, ImageSize, SourceOptions
+from guided_diffusion.runtime.options import ActionConfig, FloatList, OptionGroup, Problem, option
+from guided_diffusion.training.options import PrecisionOptions
+
+
+def _names(value: Any) -> Any:
+    """Turn "fpn, unetplusplus" or a list into a tuple; leave the rest for pydantic to refuse."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+NameList = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_names),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
+]
+
+AS_SAMPLES = "null: as the samples were made"
+_GEOMETRY = GeometryOptions.model_fields
+
+
+class ViewOptions(OptionGroup):
+    """What the metrics and the segmentation models see."""
+
+    image_size: ImageSize | None = option(
+        None,
+        "side, or [height, width], of the images compared and segmented; multiples of 32 where models are trained; "
+        + AS_SAMPLES,
+    )
+    image_channels: Literal[1, 3] | None = option(None, f"1 looks at grey images, 3 at RGB; {AS_SAMPLES}")
+    resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_GEOMETRY['resize'].description}; {AS_SAMPLES}")
+
+    def contradictions(self) -> Iterator[Problem]:
+        size = self.image_size
+        sides = (size, size) if isinstance(size, int) else size or ()
+        trained = getattr(self, "study", True) or (
+            getattr(self, "agreement", True) and not getattr(self, "segmenter", "")
+        )
+        if trained and any(side % 32 for side in sides):
+            fitting = [max(32, round(side / 32) * 32) for side in sides]
+            yield (
+                "image_size",
+                f"image_size is {size if isinstance(size, int) else list(size)}: the segmentation models need "
+                f"multiples of 32, such as {fitting[0] if isinstance(size, int) else fitting}",
+            )
+
+
+class StudyOptions(OptionGroup):
+    """The segmentation models that tell whether the samples help."""
+
+    study: bool = option(True, "train segmentation models on real, mixed and synthetic data and compare them")
+    architectures: NameList = option(
+        ("unetplusplus", "fpn", "deeplabv3plus"), "models of segmentation-models-pytorch, such as unetplusplus, fpn"
+    )
+    encoder: str = option("resnet34", "encoder of the models, by its name in segmentation-models-pytorch")
+    encoder_weights: str = option(
+        "imagenet", 'where the encoder starts: a name to download, a local file, or "none" for random weights'
+    )
+    ratios: FloatList = option((0.5, 1.0, 2.0), "synthetic images for each real one, an arm for each")
+    synthetic_only: bool = option(True, "an arm with synthetic images alone")
+    rivals: bool = option(True, "arms with what else could be done: usual augmentation, copy-paste of defects")
+    augment_all: bool = option(
+        False, "the usual augmentation in all arms: do the samples help on top of it, not in its place?"
+    )
+    seeds: int = option(3, "repeats of each arm", ge=1, le=100)
+    train_steps: int = option(2000, "optimisation steps of each model, the same for all arms", ge=1)
+    batch_size: int = option(16, "images of a step", ge=2)
+    lr: float = option(5e-4, "largest learning rate of AdamW", gt=0)
+    validation_share: float = option(0.2, "share of the training images that chooses the best state", gt=0, lt=1)
+    vertical_flip: bool = option(
+        False, "the usual augmentation may flip images upside down, too; copy-paste always turns what it pastes"
+    )
+    seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
+
+    def contradictions(self) -> Iterator[Problem]:
+        if not self.architectures:
+            yield ("architectures", "architectures is empty: give at least one, such as unetplusplus")
+        for name in {name for name in self.architectures if self.architectures.count(name) > 1}:
+            yield ("architectures", f"architectures has {name!r} twice: keep one")
+        for ratio in self.ratios or ():
+            if not 0 < ratio <= 1000:
+                yield ("ratios", f"ratios has {ratio:g}: every ratio must be above 0, such as 0.5")
+        if len(set(self.ratios or ())) < len(self.ratios or ()):
+            yield ("ratios", f"ratios is {list(self.ratios)}: it has one ratio twice; keep one")
+
+
+class QualityOptions(OptionGroup):
+    """What is measured on the samples themselves."""
+
+    compare_with: Literal["training", "test"] = option(
+        "training", "real images that FID, KID, precision and recall compare the samples with; published: test"
+    )
+    agreement: bool = option(True, "let a segmenter trained on real images look for the masks in the samples")
+    filter_below: float | None = option(
+        None, "write a copy of the samples without those whose agreement is below this, 0 to 1; null: none", ge=0, le=1
+    )
+    filtered_dir: str = option("", 'folder of that copy; "": filtered, in output_dir')
+    inception_weights: str = option(
+        "auto", 'for FID, KID, precision and recall: "auto" (download), a local file, or "none" to leave them out'
+    )
+    lpips_net: Literal["alex", "vgg", "squeeze"] = option("alex", "network of LPIPS; published diversities: alex")
+    lpips_weights: str = option("auto", 'its ImageNet weights: "auto" (download), a local file, or "none"')
+    diversity_dir: str = option(
+        "", 'samples with several a mask, for LPIPS diversity (published: 10); "": synthetic_dir'
+    )
+    memorisation: bool = option(True, "look for training images among the samples")
+    report_images: int = option(12, "samples shown in the report's pictures", ge=1, le=200)
+
+    def contradictions(self) -> Iterator[Problem]:
+        if self.filter_below is not None and not self.agreement:
+            yield ("filter_below", "filter_below needs agreement, which is false: set agreement to true")
+        if self.filtered_dir and self.filter_below is None:
+            yield ("filtered_dir", "filtered_dir is given, but filter_below is null: set filter_below, such as 0.3")
+
+
+class SegmenterOptions(OptionGroup):
+    """A segmenter trained elsewhere, which looks for the masks in place of one trained here."""
+
+    segmenter: str = option(
+        "", 'local file of the segmenter that looks for the masks; "": one is trained here on the real images'
+    )
+    segmenter_model: str = option(
+        "",
+        'what the weights in the file are of, smp/<architecture>/<encoder> or torchvision/<name>; "": it is a program '
+        "(TorchScript, or .pt2 of torch.export), which is run: only from someone you trust",
+    )
+    segmenter_labels: str = option(
+        "", 'JSON file, output -> class (name or index) or null; "": the outputs are the dataset\'s classes in order'
+    )
+    segmenter_size: ImageSize | None = option(
+        None, "side, or [height, width], that images are resized to for it; null: as compared"
+    )
+    segmenter_input: Literal["imagenet", "unit", "symmetric", "bytes"] = option(
+        "imagenet", "its images: imagenet (less mean, over deviation), unit 0..1, symmetric -1..1, bytes 0..255"
+    )
+
+    def contradictions(self) -> Iterator[Problem]:
+        if self.segmenter and not getattr(self, "agreement", True):
+            yield ("segmenter", "segmenter is given, but agreement is false: set agreement to true, or leave it out")
+        fields = type(self).model_fields
+        for key in ("segmenter_model", "segmenter_labels", "segmenter_size", "segmenter_input"):
+            if not self.segmenter and getattr(self, key) != fields[key].default:
+                yield (key, f"{key} is given, but segmenter is empty: give its file, or leave {key} out")
+        model = self.segmenter_model
+        parts = {"smp": 3, "torchvision": 2}.get(model.split("/")[0])
+        if model and (len(model.split("/")) != parts or not all(model.split("/"))):
+            yield (
+                "segmenter_model",
+                f"segmenter_model is {model!r}: expected smp/<architecture>/<encoder>, such as smp/fpn/resnet34, or "
+                "torchvision/<name>, such as torchvision/fcn_resnet50",
+            )
+
+
+class EvaluateConfig(SegmenterOptions, QualityOptions, StudyOptions, ViewOptions, SourceOptions, ActionConfig):
+    """Keys of `evaluate`."""
+
+    required: ClassVar = ("data_dir", "synthetic_dir", "output_dir")
+    summary: ClassVar = "measure the samples, and whether they make a segmentation model better; writes a report"
+
+    synthetic_dir: str = option("", "samples to judge: results_path of sample, or any folder with images/ and masks/")
+    output_dir: str = option("", "folder for report.html, report.json and the results of the study")
+    dataset_mode: str = option("", f"{SourceOptions.model_fields['dataset_mode'].description}; empty: as the samples")
+    device: str = option("auto", PrecisionOptions.model_fields["device"].description)

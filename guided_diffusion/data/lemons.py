@@ -1,0 +1,390 @@
+"""The procedural dataset of the quick start: lemons with blemishes, mould and gangrene, and their masks.
+
+A lemon is a height field: the smooth union of three ellipsoids (a body and two tips), lit by one lamp. Its defects are
+patches around points of that surface, so they shrink towards the outline as on a real fruit. Every picture is drawn at
+`SUPERSAMPLING` times its size and averaged down; its mask is taken at the pixel centres.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.seeding import Stream, derive_seed
+
+CLASSES = ("background", "lemon", "blemish", "mould", "gangrene")
+BACKGROUND, LEMON, BLEMISH, MOULD, GANGRENE = range(len(CLASSES))
+
+MARKER = "demo.json"
+SUPERSAMPLING = 3  # odd: the middle sample of a block is the centre of its pixel
+MIN_SIZE = 16
+
+# Every combination of defects equally often: each defect in half of the pictures, one lemon in eight is healthy.
+_COMBINATIONS = tuple(
+    tuple(kind for bit, kind in enumerate((BLEMISH, MOULD, GANGRENE)) if number >> bit & 1) for number in range(8)
+)
+_VERSION = 1  # of the drawing; raised when the same parameters give other pictures
+
+# [S, S] unless said otherwise, S = size * SUPERSAMPLING. Lengths are in units of the picture's side, colours in 0..1.
+Field = NDArray[np.float32]
+
+
+def write_demo_dataset(
+    folder: str | Path, *, num_train: int = 64, num_test: int = 24, size: int = 96, seed: int = 0
+) -> None:
+    """Write `<folder>/{train,test}/{images,masks}/<name>.png`, `classes.json` and a record of the parameters.
+
+    Images are 8-bit RGB, masks 8-bit grey holding the class index, both `size` x `size` pixels. The same parameters
+    give the same bytes. The dataset appears under its name only when it is whole; one that is already there with
+    the same parameters is kept as it is.
+
+    Raises DataError for counts below 1, a size below 16, and for a folder that holds anything else.
+    """
+    target = Path(folder).resolve()
+    if num_train < 1 or num_test < 1 or size < MIN_SIZE or seed < 0:
+        raise DataError(
+            f"demo dataset: num_train={num_train}, num_test={num_test}, size={size}, seed={seed} found; "
+            f"use counts of at least 1, a size of at least {MIN_SIZE} and a seed of at least 0"
+        )
+    counts = {"train": num_train, "test": num_test}
+    record = {"version": _VERSION, **{f"num_{split}": n for split, n in counts.items()}, "size": size, "seed": seed}
+    if _already_written(target, record, counts):
+        return
+
+    # A fixed name: what a killed run left behind is removed by the next one.
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for number, (split, count) in enumerate(counts.items()):
+            _write_split(partial / split, number, count, size, seed)
+        _write_json(partial / "classes.json", {str(index): name for index, name in enumerate(CLASSES)})
+        _write_json(partial / MARKER, record)
+        if target.exists():  # an empty folder, which Windows does not let a rename replace
+            target.rmdir()
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def draw_lemon(
+    size: int, defects: tuple[int, ...], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return one picture [size, size, 3] and its mask [size, size] of class indices.
+
+    defects: which of BLEMISH, MOULD and GANGRENE the lemon has. No pixel of them touches the background, and each
+    shows (below 32 pixels a blemish may fall between the pixels).
+    """
+    side = size * SUPERSAMPLING
+    shape = _Lemon.draw(rng)
+    x, y = _pixel_grid(side)
+    u, v = shape.local(x, y)
+    depth = shape.depth(u, v)
+    height = _height(depth, shape.half_width)
+    patches = _place_defects(shape, defects, rng)
+    # The rim keeps a defect more than a pixel inside the outline, in the picture as in the mask.
+    fields = {kind: _patch_field(patches[kind], kind, u, v, height, depth - 1.5 / size, rng) for kind in defects}
+
+    colour = _peel_colour(u / shape.half_length, side, rng)
+    relief = height + _peel_relief(side, rng)
+    gloss = np.full_like(height, 0.34)
+    for kind, inside in fields.items():
+        colour, relief, gloss = _apply_defect(kind, inside, colour, relief, gloss, rng)
+    lamp = _lamp(rng)
+    lemon = _shade(colour, relief, gloss, lamp)
+    picture = _mix(_backdrop(shape, x, y, lamp, rng), lemon, _smoothstep(-0.5 / side, 0.5 / side, depth))
+
+    mask = np.where(depth > 0, np.uint8(LEMON), np.uint8(BACKGROUND))
+    for kind, inside in fields.items():
+        mask[inside > 0] = kind
+    centre = SUPERSAMPLING // 2
+    return _average_down(picture, size), mask[centre::SUPERSAMPLING, centre::SUPERSAMPLING]
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def _already_written(target: Path, record: dict[str, int], counts: dict[str, int]) -> bool:
+    """Tell whether `target` holds this very dataset; raise DataError when it holds anything else."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return False
+    try:
+        found = json.loads((target / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(
+            f"{target}: exists and is not a demo dataset; name a new or an empty folder for the demo dataset"
+        ) from None
+    if found != record:
+        raise DataError(
+            f"{target}: holds a demo dataset made with {found}, but {record} is asked for; "
+            "delete the folder or name another one"
+        )
+    names = (
+        target / split / kind / _name(index)
+        for split, count in counts.items()
+        for kind in ("images", "masks")
+        for index in range(count)
+    )
+    missing = [path for path in (target / "classes.json", *names) if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{target}: demo dataset lacks {len(missing)} of its files (first: {missing[0]}); "
+            "delete the folder to have it written again"
+        )
+    return True
+
+
+def _name(index: int) -> str:
+    return f"lemon_{index:04d}.png"
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _write_split(folder: Path, split: int, count: int, size: int, seed: int) -> None:
+    """Write `count` pairs; picture `index` depends on (seed, split, index, size) alone, not on `count`."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(count):
+        block, position = divmod(index, len(_COMBINATIONS))
+        order = np.random.default_rng(derive_seed(Stream.DEMO, seed, split, 0, block)).permutation(len(_COMBINATIONS))
+        rng = np.random.default_rng(derive_seed(Stream.DEMO, seed, split, 1, index))
+        image, mask = draw_lemon(size, _COMBINATIONS[order[position]], rng)
+        Image.fromarray(image).save(folder / "images" / _name(index))
+        Image.fromarray(mask).save(folder / "masks" / _name(index))
+
+
+# ----------------------------------------------------------------------------------------------------- form
+
+
+@dataclass(frozen=True)
+class _Lemon:
+    """Outline of one lemon; lengths in units of the picture's side."""
+
+    centre: tuple[float, float]
+    angle: float  # of the long axis, radians
+    half_length: float  # of the body, without its tips
+    half_width: float
+    tips: tuple[tuple[float, float, float], ...]  # (position along the axis, half length, half width) of each
+
+    @staticmethod
+    def draw(rng: np.random.Generator) -> _Lemon:
+        half_length = rng.uniform(0.32, 0.385)
+        half_width = half_length * rng.uniform(0.70, 0.82)
+        tips = tuple(
+            (end * half_length * 0.96, half_length * rng.uniform(*length), half_width * rng.uniform(*width))
+            for end, length, width in ((-1, (0.12, 0.17), (0.24, 0.34)), (1, (0.20, 0.26), (0.24, 0.30)))
+        )
+        margin = 0.5 - 1.24 * half_length - 0.015  # the whole lemon stays in the picture, however it is turned
+        x, y = 0.5 + rng.uniform(-1, 1, 2) * margin
+        return _Lemon((x, y), rng.uniform(0, 2 * np.pi), half_length, half_width, tips)
+
+    def local(self, x: Field, y: Field) -> tuple[Field, Field]:
+        """Return the coordinates along and across the long axis, from the centre."""
+        cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
+        dx, dy = x - np.float32(self.centre[0]), y - np.float32(self.centre[1])
+        return dx * cos + dy * sin, dy * cos - dx * sin
+
+    def depth(self, u: Field, v: Field) -> Field:
+        """Return how deep a point lies inside the outline (negative outside), about a distance near it."""
+        depth = _ellipse_depth(u, v, self.half_length, self.half_width)
+        for position, length, width in self.tips:
+            depth = _smooth_max(depth, _ellipse_depth(u - np.float32(position), v, length, width), 0.06)
+        return depth
+
+
+def _ellipse_depth(u: Field, v: Field, half_length: float, half_width: float) -> Field:
+    radius = np.hypot(u / np.float32(half_length), v / np.float32(half_width))
+    return (1 - radius) * np.float32(half_width)
+
+
+def _smooth_max(a: Field, b: Field, width: float) -> Field:
+    """Return the larger of two depths, rounded where they differ by less than `width` (quadratic blend)."""
+    near = np.clip(1 - np.abs(a - b) / np.float32(width), 0, None)
+    return np.maximum(a, b) + near * near * np.float32(width / 4)
+
+
+def _height(depth: Field, half_width: float) -> Field:
+    """Return the height above the table's plane through the outline: a circle's profile over the depth."""
+    flat = 1 - np.clip(depth / np.float32(half_width), 0, 1)
+    return np.float32(half_width) * np.sqrt(np.clip(1 - flat * flat, 0, None))
+
+
+def _pixel_grid(side: int) -> tuple[Field, Field]:
+    centres = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
+    y, x = np.meshgrid(centres, centres, indexing="ij")
+    return x, y
+
+
+# -------------------------------------------------------------------------------------------------- defects
+
+
+def _place_defects(
+    lemon: _Lemon, defects: tuple[int, ...], rng: np.random.Generator
+) -> dict[int, list[tuple[float, float, float]]]:
+    """Return patches (u, v, radius) per defect, kept apart from each other where there is room."""
+    width = lemon.half_width
+    placed: list[tuple[float, float, float]] = []
+    patches: dict[int, list[tuple[float, float, float]]] = {}
+    # The largest first: small spots find room between large patches, not the other way round.
+    for kind in sorted(defects, reverse=True):
+        count, (low, high), reach = {
+            GANGRENE: (1, (0.42, 0.58), 0.50),
+            MOULD: (1, (0.38, 0.52), 0.58),
+            BLEMISH: (int(rng.integers(4, 7)), (0.12, 0.18), 0.74),
+        }[kind]
+        patches[kind] = []
+        for _ in range(count):
+            radius = width * rng.uniform(low, high)
+            turn, out = rng.uniform(0, 2 * np.pi, 48), reach * np.sqrt(rng.uniform(0, 1, 48))
+            spots = np.stack([lemon.half_length * out * np.cos(turn), width * out * np.sin(turn)], axis=1)
+            gap = np.full(len(spots), np.inf)
+            for u, v, other in placed:
+                gap = np.minimum(gap, np.hypot(spots[:, 0] - u, spots[:, 1] - v) - 1.1 * (radius + other))
+            best = int(np.argmax(gap > 0)) if (gap > 0).any() else int(np.argmax(gap))
+            placed.append((float(spots[best, 0]), float(spots[best, 1]), float(radius)))
+            patches[kind].append(placed[-1])
+    return patches
+
+
+def _patch_field(
+    patches: list[tuple[float, float, float]],
+    kind: int,
+    u: Field,
+    v: Field,
+    height: Field,
+    rim: Field,
+    rng: np.random.Generator,
+) -> Field:
+    """Return a field that is positive inside the defect: 1 at a patch's centre, 0 on its ragged edge.
+
+    Distances are measured in three dimensions, on the surface's points, which foreshortens patches near the outline.
+    rim: depth below which no defect may lie.
+    """
+    side = u.shape[0]
+    ragged = {BLEMISH: 0.12, MOULD: 0.16, GANGRENE: 0.18}[kind]
+    wobble = _noise(side, 18 if kind == BLEMISH else 7, rng) + np.float32(0.5) * _noise(side, 22, rng)
+    field = np.full_like(u, -np.inf)
+    for centre_u, centre_v, radius in patches:
+        nearest = np.argmin((u - np.float32(centre_u)) ** 2 + (v - np.float32(centre_v)) ** 2)
+        rise = height - height.flat[nearest]
+        distance = np.sqrt((u - np.float32(centre_u)) ** 2 + (v - np.float32(centre_v)) ** 2 + rise * rise)
+        field = np.maximum(field, 1 - distance / np.float32(radius))
+    limit = rim / np.float32(max(radius for *_, radius in patches))
+    # Strongest on the edge: the core stays whole, and no islands are torn off outside.
+    strength = np.float32(ragged) * np.clip(np.minimum(1 - field, 1 + 3 * field), 0, 1)
+    return np.minimum(field + strength * wobble.clip(-1.5, 1.5), limit)
+
+
+def _apply_defect(
+    kind: int, inside: Field, colour: Field, relief: Field, gloss: Field, rng: np.random.Generator
+) -> tuple[Field, Field, Field]:
+    """Return peel colour [S, S, 3], relief and gloss with one defect laid over them.
+
+    The cover is one half where `inside` is 0, so the visible edge is the mask's.
+    """
+    side = inside.shape[0]
+    grain = _noise(side, side // 5, rng)
+    if kind == BLEMISH:
+        cover = _smoothstep(-0.28, 0.28, inside) * np.float32(0.92)
+        spot = _tint(_rgb(172, 92, 34), _rgb(116, 54, 18), _smoothstep(0.0, 0.7, inside))
+        return _mix(colour, spot, cover), relief - cover * np.float32(0.003), gloss * (1 - cover)
+    if kind == MOULD:
+        cover = _smoothstep(-0.24, 0.24, inside + np.float32(0.10) * grain)
+        # Spores ripen from the middle: grey-green there, white threads at the edge.
+        ripe = _smoothstep(0.14, 0.52, inside + np.float32(0.10) * _noise(side, 14, rng))
+        fuzz = _tint(_rgb(236, 240, 230), _rgb(112, 150, 128), ripe) * (1 + np.float32(0.07) * grain)[..., None]
+        swell = cover * np.float32(0.008) + np.float32(0.0022) * cover * grain
+        return _mix(colour, fuzz, cover), relief + swell, gloss * (1 - cover)
+    cover = _smoothstep(-0.16, 0.16, inside)
+    rot = _tint(_rgb(92, 54, 30), _rgb(44, 28, 22), _smoothstep(0.05, 0.55, inside + np.float32(0.10) * grain))
+    sunken = _smoothstep(-0.1, 0.5, inside) * np.float32(0.022) + np.float32(0.0016) * cover * _noise(side, 24, rng)
+    return _mix(colour, rot, cover), relief - sunken, gloss * (1 - np.float32(0.75) * cover)
+
+
+# ---------------------------------------------------------------------------------------- colours and light
+
+
+def _rgb(red: int, green: int, blue: int) -> Field:
+    return np.array([red, green, blue], np.float32) / np.float32(255)
+
+
+def _tint(first: Field, second: Field, share: Field) -> Field:
+    """Return [S, S, 3]: colours between `first` and `second` ([3] each), `share` [S, S] of the second."""
+    return first + (second - first) * share[..., None]
+
+
+def _mix(below: Field, above: Field, cover: Field) -> Field:
+    """Return [S, S, 3] `above` laid over `below` with opacity `cover` [S, S]."""
+    return below + (above - below) * cover[..., None]
+
+
+def _smoothstep(low: float, high: float, value: Field) -> Field:
+    share = np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def _noise(side: int, cells: int, rng: np.random.Generator) -> Field:
+    """Return smooth noise [side, side] within about -2..2, with `cells` bumps along a side."""
+    grid = rng.standard_normal((cells + 3, cells + 3)).astype(np.float32).clip(-2, 2)
+    edge = (1.5, 1.5, cells + 1.5, cells + 1.5)
+    return np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC, box=edge))
+
+
+def _peel_colour(along: Field, side: int, rng: np.random.Generator) -> Field:
+    """Return [S, S, 3]: yellow to yellow-green, greener towards the tips and in faint clouds.
+
+    along: position on the long axis, -1 and 1 at the body's ends.
+    """
+    green = rng.uniform(0.0, 0.55) + 0.30 * _smoothstep(0.70, 1.2, np.abs(along)) + 0.06 * _noise(side, 5, rng)
+    return _tint(_rgb(255, 214, 48), _rgb(206, 214, 58), np.clip(green, 0, 1).astype(np.float32))
+
+
+def _peel_relief(side: int, rng: np.random.Generator) -> Field:
+    """Return the height of the oil glands' dimples, and of broader bumps."""
+    dimples = np.minimum(_noise(side, 44, rng), np.float32(0.4))
+    return np.float32(0.0016) * dimples + np.float32(0.003) * _noise(side, 9, rng)
+
+
+def _lamp(rng: np.random.Generator) -> Field:
+    """Return the unit vector [3] towards the lamp: x right, y down, z to the viewer; from the upper left."""
+    turn, rise = np.pi * rng.uniform(1.15, 1.38), rng.uniform(0.85, 1.0)
+    lamp = np.array([np.cos(turn) * np.cos(rise), np.sin(turn) * np.cos(rise), np.sin(rise)])
+    return lamp.astype(np.float32)
+
+
+def _shade(colour: Field, relief: Field, gloss: Field, lamp: Field) -> Field:
+    """Return the lit surface [S, S, 3]: wrapped diffuse light and a Blinn-Phong highlight (Blinn 1977)."""
+    down, right = np.gradient(relief, np.float32(1 / relief.shape[0]))
+    normal = np.stack([-right, -down, np.ones_like(relief)], axis=-1)
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    diffuse = np.clip((normal @ lamp + np.float32(0.25)) / np.float32(1.25), 0, 1)
+    half = lamp + np.array([0, 0, 1], np.float32)
+    highlight = np.clip(normal @ (half / np.linalg.norm(half)), 0, 1) ** 38
+    # Shade turns warm rather than black: light comes back through the peel and off the table.
+    light = np.array([0.44, 0.36, 0.30], np.float32) + np.array([0.60, 0.68, 0.72], np.float32) * diffuse[..., None]
+    return colour * light + (gloss * highlight)[..., None] * _rgb(255, 250, 225)
+
+
+def _backdrop(lemon: _Lemon, x: Field, y: Field, lamp: Field, rng: np.random.Generator) -> Field:
+    """Return the table [S, S, 3]: one blue-grey a picture, a slight fall-off, and the lemon's soft shadow."""
+    table = _tint(_rgb(118, 140, 170), _rgb(136, 150, 172), np.float32(rng.uniform(0, 1)) + np.zeros_like(x))
+    fall_off = 1 + np.float32(0.10) * ((x - np.float32(0.5)) * lamp[0] + (y - np.float32(0.5)) * lamp[1])
+    grain = 1 + np.float32(0.012) * _noise(x.shape[0], 40, rng)
+    reach = np.float32(0.055 / lamp[2])
+    depth = lemon.depth(*lemon.local(x + lamp[0] * reach, y + lamp[1] * reach))
+    shadow = 1 - np.float32(0.42) * _smoothstep(-0.07, 0.05, depth)
+    return table * (fall_off * grain * shadow)[..., None]
+
+
+def _average_down(picture: Field, size: int) -> NDArray[np.uint8]:
+    """Return [size, size, 3]: the mean of every block of samples, as 8-bit values."""
+    blocks = picture.clip(0, 1).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3)
+    return np.round(blocks.mean(axis=(1, 3)) * 255).astype(np.uint8)

@@ -1,0 +1,314 @@
+"""Masks: from what a file holds to class indices and back, with every value checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guided_diffusion.data.masks.advice import advise_colors, advise_values, describe_colors, describe_values
+from guided_diffusion.runtime.errors import DataError
+
+MAX_CLASSES = 32767  # labels are handled as int16 above 255 classes, with one more id for "no class"
+
+Kind = Literal["grey8", "grey16", "palette", "rgb"]
+Color = tuple[int, int, int]
+
+_KINDS: dict[str, Kind] = {"1": "grey8", "L": "grey8", "LA": "grey8", "P": "palette", "PA": "palette", "RGB": "rgb"}
+_KINDS |= {"RGBA": "rgb", "I": "grey16", "I;16": "grey16", "I;16L": "grey16", "I;16B": "grey16"}
+
+
+def pack_color(color: Sequence[int]) -> int:
+    """Return (red, green, blue), each 0..255, as one integer 0xRRGGBB."""
+    red, green, blue = (int(part) for part in color)
+    return red << 16 | green << 8 | blue
+
+
+@dataclass(frozen=True)
+class RawMask:
+    """What a mask file holds, before any meaning is given to it.
+
+    codes: unsigned integers of any shape: grey values, palette indices, or for `rgb` colours packed as 0xRRGGBB.
+    palette: for `palette`, its colours as bytes r, g, b, r, g, b, ...
+    """
+
+    kind: Kind
+    codes: np.ndarray
+    palette: bytes | None = None
+
+    @property
+    def values(self) -> np.ndarray | None:
+        """Values or indices; RGB whose three channels agree everywhere is grey; None for real colours."""
+        if self.kind != "rgb":
+            return self.codes
+        grey = self.codes & 0xFF
+        return grey if np.array_equal(grey * np.uint32(0x010101), self.codes) else None
+
+    @property
+    def colors(self) -> np.ndarray | None:
+        """Packed colours, of palette entries and 8-bit grey too; None for 16-bit values."""
+        if self.kind == "rgb":
+            return self.codes
+        if self.kind == "grey8":
+            return self.codes.astype(np.uint32) * np.uint32(0x010101)
+        if self.kind == "palette":
+            table = np.zeros(256, np.uint32)
+            entries = np.frombuffer(self.palette or b"", np.uint8)[:768]
+            entries = entries[: len(entries) // 3 * 3].reshape(-1, 3).astype(np.uint32)
+            table[: len(entries)] = entries[:, 0] << 16 | entries[:, 1] << 8 | entries[:, 2]
+            return table[self.codes]
+        return None
+
+
+def raw_mask(image: Image.Image, source: str) -> RawMask:
+    """Return the values, indices or colours of a mask picture, [H, W], nothing converted.
+
+    An alpha channel is dropped when it is constant. Raises DataError naming `source` for varying alpha, for values
+    outside 0..65535 and for pictures that cannot be label maps (CMYK, floating point, ...).
+    """
+    kind = _KINDS.get(image.mode)
+    if kind is None:
+        raise DataError(
+            f"{source}: mask has PIL mode {image.mode}; save it as 8-bit or 16-bit grey, palette or RGB PNG"
+        )
+    array = np.asarray(image)
+    if image.mode in ("LA", "PA", "RGBA"):
+        alpha = array[..., -1]
+        if alpha.min() != alpha.max():
+            raise DataError(
+                f"{source}: mask has an alpha channel that varies ({alpha.min()} to {alpha.max()}), so its classes are "
+                "not certain; save the mask without alpha"
+            )
+        array = array[..., 0] if image.mode != "RGBA" else array[..., :3]
+    if kind == "rgb":
+        channels = array.astype(np.uint32)
+        return RawMask("rgb", channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
+    if kind == "palette":
+        return RawMask("palette", array.astype(np.uint8), bytes(image.getpalette("RGB") or ()))
+    if image.mode == "I" and (array.min() < 0 or array.max() > 65535):
+        raise DataError(f"{source}: mask has values {array.min()} to {array.max()}; save classes as 0..65535")
+    return RawMask(kind, array.astype(np.uint8 if kind == "grey8" else np.uint16))
+
+
+@dataclass(frozen=True)
+class LabelEncoding:
+    """Which mask values or colours stand for which class, and how the dataset writes its masks.
+
+    names: one per class.
+    values: per class the file values (grey or palette index) that stand for it, the first being the one written;
+        empty as a whole where only colours say the class.
+    colors: likewise the colours; empty as a whole without a colour map.
+    ignore_values, ignore_colors: what stands for no class; it is read as the null id `num_classes`.
+    kind: the form in which masks are written; `palette` is then the palette.
+    binary: the dataset has background and one other class.
+    """
+
+    num_classes: int
+    names: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...] = ()
+    colors: tuple[tuple[Color, ...], ...] = ()
+    ignore_values: tuple[int, ...] = ()
+    ignore_colors: tuple[Color, ...] = ()
+    kind: Kind = "grey8"
+    palette: bytes | None = None
+    binary: bool = False
+
+    def __post_init__(self) -> None:
+        assert len(self.names) == self.num_classes <= MAX_CLASSES
+        assert self.values or self.colors
+        assert not self.values or (len(self.values) == self.num_classes and all(self.values))
+        assert not self.colors or len(self.colors) == self.num_classes
+        assert self.kind != "rgb" or (self.colors and all(self.colors))
+        assert self.kind == "rgb" or self.values
+        assert self.kind == "grey16" or self.kind == "rgb" or max(group[0] for group in self.values) <= 255
+
+    @classmethod
+    def identity(cls, num_classes: int, names: Sequence[str] | None = None) -> LabelEncoding:
+        """Return the encoding in which a value is its class, written as 8-bit grey (16-bit above 256 classes)."""
+        names = tuple(names) if names else tuple(f"class {index}" for index in range(num_classes))
+        kind: Kind = "grey8" if num_classes <= 256 else "grey16"
+        return cls(num_classes, names, tuple((index,) for index in range(num_classes)), kind=kind)
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """The smallest type that holds `0..num_classes`."""
+        return np.uint8 if self.num_classes <= 255 else np.uint16
+
+    def lookup(self, raw: RawMask) -> np.ndarray:
+        """Return the class ids of `raw.codes`, same shape, int32; -1 where a value or colour stands for no class."""
+        values, colors = raw.values, raw.colors
+        if not self.values or (raw.kind == "rgb" and self.colors):
+            found = None if colors is None else _match(colors, self._color_table)
+            # An RGB file that is all grey may as well hold plain values.
+            if self.values and values is not None and (found is None or (found < 0).any()):
+                found = _match(values, self._value_table)
+        else:
+            found = None if values is None else _match(values, self._value_table)
+        return np.full(raw.codes.shape, -1, np.int32) if found is None else found
+
+    def decode(self, image: Image.Image, source: str) -> np.ndarray:
+        """Return the class ids of a mask picture: [H, W] of `dtype` in `0..num_classes`, the last being the null id.
+
+        Raises DataError naming `source`, the values or colours that stand for no class, and the remedy.
+        """
+        raw = raw_mask(image, source)
+        found = self.lookup(raw)
+        if found.min() < 0:
+            unexpected = np.unique(raw.codes[found < 0])
+            said, remedy = self.explain(raw.kind, unexpected, np.unique(raw.codes))
+            raise DataError(f"{source}: {said}; {remedy}")
+        return found.astype(self.dtype)
+
+    def explain(self, kind: Kind, unexpected: np.ndarray, present: np.ndarray) -> tuple[str, str]:
+        """Return what to say of codes that stand for no class: (what was found, the remedy).
+
+        present: all codes of the mask or dataset, from which the usual mistakes are recognised.
+        """
+        if kind == "rgb":
+            said = f"mask colours {describe_colors([int(code) for code in unexpected])} stand for no class"
+            return said, advise_colors([int(code) for code in present], mapped=bool(self.colors))
+        known = [value for group in (*self.values, self.ignore_values) for value in group]
+        said = f"mask values {describe_values(unexpected)} stand for no class"
+        if not self.values:
+            return f"{said} (classes.json has colours only)", "add 'value' to the classes in classes.json"
+        said += f" (num_classes is {self.num_classes}; known are {describe_values(known)})"
+        ignored = set(self.ignore_values)
+        remaining = [int(value) for value in present if int(value) not in ignored]
+        if self.binary or self.values == tuple((index,) for index in range(self.num_classes)):
+            return said, advise_values(remaining, self.num_classes, binary=self.binary)
+        return said, "correct the masks, or add the values to their classes or to 'ignore' in classes.json"
+
+    def encode(self, label: np.ndarray | Tensor) -> Image.Image:
+        """Return [H, W] class ids in `0..num_classes` as a picture in the dataset's form; `decode` gives them back.
+
+        Null pixels take the first ignore value (or colour); where the dataset has none they cannot be written, which
+        raises DataError.
+        """
+        label = np.asarray(label)
+        assert label.ndim == 2
+        assert 0 <= label.min() <= label.max() <= self.num_classes
+        groups = self.colors if self.kind == "rgb" else self.values
+        ignore = self._written_ignore
+        if not ignore and (label == self.num_classes).any():
+            raise DataError(
+                "mask to be written has pixels of no class, but the dataset has no ignore value; set ignore_label, or "
+                "add 'ignore' to classes.json, before training"
+            )
+        table = np.array([group[0] for group in groups] + [ignore[0] if ignore else groups[0][0]])
+        stored = table[label]
+        image = Image.fromarray(stored.astype(np.uint16 if self.kind == "grey16" else np.uint8))
+        if self.kind == "palette":
+            # A full palette: PIL packs fewer entries into fewer bits, which would cut off larger indices.
+            image.putpalette((self.palette or b"").ljust(768, b"\0"))
+        return image
+
+    def with_ignore(self) -> LabelEncoding:
+        """Return the encoding with a value for pixels of no class: its own, or the largest one that is free.
+
+        Raises DataError where every value already stands for a class.
+        """
+        if self._written_ignore:
+            return self
+        if self.kind == "rgb":
+            taken = {color for group in self.colors for color in group}
+            grey = next(g for g in range(255, -1, -1) if (g, 255 - g, g) not in taken)
+            return replace(self, ignore_colors=((grey, 255 - grey, grey),))
+        taken_values = {value for group in self.values for value in group}
+        free = next((value for value in range(self._largest, -1, -1) if value not in taken_values), None)
+        if free is None:
+            raise DataError(
+                f"num_classes: all {self._largest + 1} mask values stand for a class; resize pad needs a free one"
+            )
+        return replace(self, ignore_values=(free, *self.ignore_values))
+
+    def ignoring(self, value: int) -> LabelEncoding:
+        """Return the encoding in which the mask value `value` stands for no class, too, and can be written.
+
+        Raises DataError where the value stands for a class, or where classes are told by colours alone.
+        """
+        if not self.values:
+            raise DataError(
+                f"ignore_label: {value} is a value, but the classes are colours; leave it out: pixels of no class need "
+                "a colour that classes.json had as 'ignore' in training"
+            )
+        owner = next((name for name, group in zip(self.names, self.values, strict=True) if value in group), None)
+        if owner is not None:
+            raise DataError(
+                f"ignore_label: mask value {value} stands for class {owner!r}; give another, or leave it out"
+            )
+        values = tuple(dict.fromkeys((*self.ignore_values, value)))
+        colors = self.ignore_colors
+        grey = (value, value, value)
+        of_a_class = any(grey in group for group in self.colors)
+        if self.colors and value <= 255 and not of_a_class:  # RGB files whose channels agree hold values, too
+            colors = tuple(dict.fromkeys((*colors, grey)))
+        return replace(self, ignore_values=values, ignore_colors=colors).with_ignore()
+
+    @property
+    def _largest(self) -> int:
+        """The largest value that masks of this form can hold."""
+        return 65535 if self.kind == "grey16" else 255
+
+    @property
+    def _written_ignore(self) -> tuple[Any, ...]:
+        """What null pixels can be written as: the ignore colours, or the ignore values that fit the form."""
+        if self.kind == "rgb":
+            return self.ignore_colors
+        return tuple(value for value in self.ignore_values if value <= self._largest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the encoding in JSON types; `from_dict` gives it back."""
+        return asdict(self) | {"palette": None if self.palette is None else self.palette.hex()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> LabelEncoding:
+        """Return the encoding that `to_dict` wrote, also after a passage through JSON."""
+        fields = {key: _as_tuples(value) for key, value in stored.items()}
+        palette = cast("str | None", fields.get("palette"))
+        return cls(**fields | {"palette": None if palette is None else bytes.fromhex(palette)})
+
+    @cached_property
+    def _value_table(self) -> tuple[np.ndarray, np.ndarray]:
+        return _sorted_table((*self.values, self.ignore_values))
+
+    @cached_property
+    def _color_table(self) -> tuple[np.ndarray, np.ndarray]:
+        groups = (*self.colors, self.ignore_colors) if self.colors else ()
+        return _sorted_table(tuple(tuple(pack_color(color) for color in group) for group in groups))
+
+
+def edges_from_instances(instance: Tensor) -> Tensor:
+    """Return [..., H, W] booleans: True where a pixel's id differs from one of its four neighbours'."""
+    edge = torch.zeros_like(instance, dtype=torch.bool)
+    rows = instance[..., 1:, :] != instance[..., :-1, :]
+    columns = instance[..., :, 1:] != instance[..., :, :-1]
+    edge[..., 1:, :] |= rows
+    edge[..., :-1, :] |= rows
+    edge[..., :, 1:] |= columns
+    edge[..., :, :-1] |= columns
+    return edge
+
+
+def _sorted_table(groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (codes, class of each), sorted by code; `groups` has the codes of each class, then of the null id."""
+    entries = sorted((code, index) for index, group in enumerate(groups) for code in group)
+    return np.array([code for code, _ in entries], np.int64), np.array([index for _, index in entries], np.int32)
+
+
+def _match(codes: np.ndarray, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the class of each code, -1 where the table has no such code."""
+    known, classes = table
+    if codes.dtype == np.uint8 and codes.size > 256:
+        return _match(np.arange(256), table)[codes]
+    position = np.searchsorted(known, codes).clip(max=len(known) - 1)
+    return np.where(known[position] == codes, classes[position], np.int32(-1))
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,101 @@
+"""Option groups of the data: where it lies, what its masks mean, how files become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from guided_diffusion.runtime.options import OptionGroup, Problem, option
+
+ETA_SCALE = 0.284  # with it computed eta fit those published for ADE20K, with an error of 0.08 in the logarithm
+ETA_FILE = "file of eta, one number a class as numpy.save writes it (the published layout)"
+
+
+def _size(value: Any) -> Any:
+    """Read one side or [height, width]; a pair of equal sides stays a pair."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+ImageSize = Annotated[
+    Annotated[int, Field(ge=8, le=4096)]
+    | tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]],
+    BeforeValidator(_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 8},
+                {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+            ]
+        }
+    ),
+]
+
+
+class SourceOptions(OptionGroup):
+    """Where the pairs lie and what their masks mean."""
+
+    data_dir: str = option("", "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path")
+    dataset_mode: str = option(
+        "", "layout and label rule of the dataset: binary, multi-class, cityscapes, ade20k, celeba or coco"
+    )
+    num_classes: int | None = option(
+        None, "number of classes, background included; null: by dataset_mode, else classes.json", ge=1, le=65535
+    )
+    ignore_label: int | None = option(
+        None, "mask value that belongs to no class: its pixels carry no condition", ge=0, le=65535
+    )
+
+
+class GeometryOptions(OptionGroup):
+    """How files become tensors; the same in training and in sampling."""
+
+    image_size: ImageSize = option(64, "side of the square the model sees, or [height, width], in pixels")
+    image_channels: Literal[1, 3] = option(3, "1 for grey images, 3 for RGB")
+    resize: Literal["crop", "squash", "pad"] = option(
+        "crop",
+        "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "
+        "(default of cityscapes)",
+    )
+    no_instance: bool = option(
+        True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"
+    )
+
+
+class AugmentOptions(OptionGroup):
+    """Random joint transforms of image and mask in training."""
+
+    random_flip: bool = option(True, "flip image and mask left-right at random")
+    vertical_flip: bool = option(False, "flip image and mask upside down at random")
+    rotate90: bool = option(False, "turn image and mask by quarter turns at random")
+
+    def contradictions(self) -> Iterator[Problem]:
+        size = getattr(self, "image_size", None)
+        if self.rotate90 and isinstance(size, tuple) and size[0] != size[1]:
+            yield ("rotate90", f"rotate90 needs a square image_size, found {list(size)}: set rotate90 to false")
+
+
+class LoaderOptions(OptionGroup):
+    """How fast files are read."""
+
+    num_workers: int | None = option(
+        None, "data loading processes; null: none on CPU, up to 4 beside a GPU", ge=0, le=256
+    )
+    cache_images: Literal["auto"] | bool = option(
+        "auto", "keep decoded images in memory: true, false, or auto (when they fit in a quarter of what is free)"
+    )
+
+
+class EtaOptions(OptionGroup):
+    """How long each class stays in class-wise label diffusion."""
+
+    eta_path: str = option("", f"{ETA_FILE}; empty: computed from the training masks")
+    eta_scale: float = option(ETA_SCALE, "scale of an eta that is computed: larger, and all classes stay longer", gt=0)
+
+    def contradictions(self) -> Iterator[Problem]:
+        if self.eta_path and self.eta_scale not in (None, ETA_SCALE):
+            yield (
+                "eta_scale",
+                f"eta_scale is {self.eta_scale:g}, but eta_path gives eta as it is: leave one of the two out",
+            )

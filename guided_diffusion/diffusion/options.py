@@ -1,0 +1,159 @@
+"""Option groups of the noise process, of label diffusion, and of samplers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from guided_diffusion.runtime.options import FloatList, OptionGroup, Problem, option
+
+UNIFORM, CLASSWISE = "discrete_zero_uniform", "discrete_zero_classwise"
+
+
+class DiffusionOptions(OptionGroup):
+    """The noise process and what the network predicts."""
+
+    diffusion_steps: int = option(1000, "steps of the noise process", ge=1, le=100_000)
+    noise_schedule: Literal["linear", "cosine"] = option("linear", "named schedule of the noise variances")
+    prediction: Literal["v", "eps", "x0"] = option("v", "what the network predicts; published weights: eps")
+    predict_xstart: bool = option(False, "published spelling of prediction x0")
+    learn_sigma: bool = option(True, "the network also predicts the variance of each step")
+    use_kl: bool = option(False, "train on the variational bound alone")
+    rescale_learned_sigmas: bool = option(False, "scale the variational term by (respaced) steps / 1000")
+    rescale_timesteps: bool = option(False, "hand the network timesteps scaled to 0..1000")
+    min_snr_gamma: float | None = option(None, "weight the loss by min(SNR, gamma), 5 is usual; null: off", gt=0)
+
+    def contradictions(self) -> Iterator[Problem]:
+        chosen = self.model_fields_set
+        if self.predict_xstart and "prediction" in chosen and self.prediction in ("v", "eps"):
+            yield (
+                "predict_xstart",
+                f'predict_xstart is true, but prediction is "{self.prediction}": leave one of the two out',
+            )
+        if self.noise_schedule == "linear" and (self.diffusion_steps or 1000) <= 20:
+            yield (
+                "diffusion_steps",
+                f"diffusion_steps is {self.diffusion_steps}, but the linear noise_schedule needs more than 20: "
+                "use more, or noise_schedule cosine",
+            )
+        if self.use_kl and self.rescale_learned_sigmas:
+            yield ("use_kl", "use_kl and rescale_learned_sigmas are both true: set one of them to false")
+        if self.use_kl and self.learn_sigma is False:
+            yield ("use_kl", "use_kl is true, but learn_sigma is false: the bound has nothing to learn; set one")
+        if self.use_kl and self.min_snr_gamma is not None:
+            yield ("min_snr_gamma", "min_snr_gamma weights the squared error, which use_kl leaves out: drop one")
+
+    def settle(self) -> None:
+        if self.predict_xstart:
+            self.prediction = "x0"
+
+
+class LabelDiffusionOptions(OptionGroup):
+    """With noise in the image, classes vanish from its map, so that wrong masks do less harm (SCDM)."""
+
+    cond_diffuse: bool = option(False, "label diffusion: the noisier the image, the more pixels of its mask are null")
+    cond_opt: Literal["discrete_zero_uniform", "discrete_zero_classwise"] = option(
+        "discrete_zero_uniform", "uniform: all classes vanish alike; classwise: rare and small ones later, by eta"
+    )
+
+    def contradictions(self) -> Iterator[Problem]:
+        if self.cond_diffuse is False and self.cond_opt == CLASSWISE:
+            yield (
+                "cond_opt",
+                f'cond_opt is "{CLASSWISE}", but cond_diffuse is false: set cond_diffuse to true, or leave it out',
+            )
+
+
+class SamplerDefaults(NamedTuple):
+    """What a sampler is used with where nothing is said."""
+
+    time_grid: str
+    steps: int
+
+
+# The grids and counts with which Gaussian data keep their standard deviation within 3 %, as
+# scripts/measure/samplers.py measures it; the two published samplers keep what they were published with.
+SAMPLER_DEFAULTS = {
+    "ddpm": SamplerDefaults("uniform", 50),
+    "ddim": SamplerDefaults("uniform", 50),
+    "dpm++2m": SamplerDefaults("logsnr", 20),
+    "dpm++2m-sde": SamplerDefaults("logsnr", 30),
+}
+
+
+class SamplerOptions(OptionGroup):
+    """How noise becomes an image."""
+
+    sampler: Literal["ddpm", "ddim", "dpm++2m", "dpm++2m-sde"] = option(
+        "dpm++2m",
+        "dpm++2m: deterministic; dpm++2m-sde: draws noise; ddim: deterministic where eta is 0; ddpm: ancestral, the "
+        "default with timestep_respacing",
+    )
+    use_ddim: bool = option(False, "published spelling of sampler ddim")
+    steps: int | None = option(
+        None, "sampling steps; null: 20 for dpm++2m, 30 for dpm++2m-sde, 50 for others, or by timestep_respacing", ge=1
+    )
+    time_grid: Literal["uniform", "logsnr", "quadratic", "trailing"] | None = option(
+        None, "how the steps are spread over the noise levels; null: logsnr for dpm++2m and dpm++2m-sde, else uniform"
+    )
+    timestep_respacing: str | int = option("", 'published spelling of the steps: "50", "ddim50", "10,15,20"')
+    eta: float = option(0.0, "noise of the ddim sampler, 0 to 1", ge=0, le=1)
+    s: float = option(1.0, "guidance scale; 1: none, 1.5 follows the mask harder", ge=0)
+    guidance_interval: FloatList = option(
+        None, "[low, high] noise levels (noise / image) between which s acts, outside it is 1; null: everywhere"
+    )
+    clip_denoised: bool = option(True, "clip the predicted clean image to the valid range in every step")
+    dynamic_threshold: float | None = option(
+        None,
+        "scale each predicted image down where this quantile of it is out of range, 0.995 is usual; null: off",
+        gt=0,
+        le=1,
+    )
+
+    def contradictions(self) -> Iterator[Problem]:
+        respacing = self.timestep_respacing
+        if self.steps is not None and respacing != "":
+            yield ("steps", f"steps is {self.steps}, but timestep_respacing is {respacing!r}: keep one")
+        if self.time_grid is not None and respacing != "":
+            yield (
+                "time_grid",
+                f'time_grid is "{self.time_grid}", but timestep_respacing is {respacing!r}, which spreads the steps '
+                "itself: leave one of the two out",
+            )
+        if not re.fullmatch(r"|ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*", str(self.timestep_respacing).replace(" ", "")):
+            yield (
+                "timestep_respacing",
+                f'timestep_respacing is {self.timestep_respacing!r}: expected a number of steps such as "50", '
+                '"ddim50", or one for each section such as "10,15,20"',
+            )
+        if self.use_ddim and "sampler" in self.model_fields_set and self.sampler != "ddim":
+            yield ("use_ddim", f'use_ddim is true, but sampler is "{self.sampler}": leave one of the two out')
+        if self.eta and self._chosen() != "ddim":
+            yield ("eta", f'eta is {self.eta:g}, but sampler is "{self._chosen()}": eta belongs to sampler ddim')
+        if self.dynamic_threshold is not None and not self.clip_denoised:
+            yield (
+                "dynamic_threshold",
+                f"dynamic_threshold is {self.dynamic_threshold:g}, but clip_denoised is false: thresholding keeps to "
+                "the valid range, too; leave one of the two out",
+            )
+        if self.guidance_interval is not None:
+            yield from self._interval_problems(self.guidance_interval)
+
+    def _interval_problems(self, interval: tuple[float, ...]) -> Iterator[Problem]:
+        found = f"guidance_interval is {list(interval)}"
+        if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+            yield ("guidance_interval", f"{found}: expected [low, high] with 0 <= low < high, such as [0.3, 5]")
+        if self.s == 1:
+            yield ("guidance_interval", f"{found}, but s is 1, which is no guidance: set s, or leave it out")
+
+    def _chosen(self) -> str:
+        """Return the sampler, however it is spelled; respacing alone has always meant the ancestral one."""
+        if self.use_ddim:
+            return "ddim"
+        return "ddpm" if self.timestep_respacing != "" and "sampler" not in self.model_fields_set else self.sampler
+
+    def settle(self) -> None:
+        self.sampler = self._chosen()
+        if self.time_grid is None and self.timestep_respacing == "":
+            self.time_grid = SAMPLER_DEFAULTS[self.sampler].time_grid

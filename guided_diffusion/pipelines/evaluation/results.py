@@ -1,0 +1,94 @@
+"""The finished trainings of a study on disk, one JSON file each, so that an interrupted study goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.files import write_text
+
+SETTINGS = "settings.json"
+_AGAIN = "delete it, and what it held is computed again"
+
+
+class StudyResults(MutableMapping[str, dict[str, Any]]):
+    """Results by the key of their run; each is a file that is there whole or not at all.
+
+    settings: all that a result depends on beside its key. A folder of other settings is refused, as its results could
+        not be compared with new ones.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.settings = json.loads(json.dumps(settings))  # as they come back from the file
+
+    def begin(self) -> None:
+        """Write the settings, or hold them against those of the results that are there.
+
+        Raises ConfigError with a line for each setting that differs, and where nobody knows the settings of results.
+        """
+        path = self.folder / SETTINGS
+        if path.exists():
+            known = _read(path, "choose another output_dir")
+            lines = [self._difference(key, known) for key in {**self.settings, **known}]
+            if any(lines):
+                raise ConfigError([line for line in lines if line])
+        elif len(self):
+            raise ConfigError(
+                f"{self.folder}: has results, but no {SETTINGS} that says what of: choose another output_dir"
+            )
+        write_text(path, json.dumps(self.settings, indent=2) + "\n")
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    def _difference(self, key: str, known: Mapping[str, Any]) -> str:
+        """Return what to say of a setting that differs, "" where it does not."""
+        ours, theirs = self.settings.get(key), known.get(key)
+        if ours == theirs:
+            return ""
+        if " " in key or key == "samples":  # data, known by a digest that tells nobody anything
+            return f"{key}: other than those of the study in {self.folder}; choose another output_dir"
+        return (
+            f"{key} is {json.dumps(ours)}, but {json.dumps(theirs)} in the study in {self.folder}; set it back, or "
+            "choose another output_dir"
+        )
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        if key not in self:
+            raise KeyError(key)
+        path = self._path(key)
+        result = _read(path, _AGAIN)
+        if "counts" not in result:
+            raise ConfigError(f"{path}: is damaged; {_AGAIN}")
+        return result
+
+    def __setitem__(self, key: str, value: dict[str, Any]) -> None:
+        write_text(self._path(key), json.dumps(value) + "\n")
+
+    def __delitem__(self, key: str) -> None:
+        self._path(key).unlink()
+
+    def __contains__(self, key: object) -> bool:
+        return self._path(str(key)).is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.stem for path in sorted(self.folder.glob("*.json")) if path.name != SETTINGS)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+
+def _read(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: is damaged; {remedy}")
+    return content

@@ -1,0 +1,198 @@
+"""What a training run begins with: nothing, trained weights, or the state of an interrupted run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guided_diffusion.config.load import differing_keys
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.pipelines.build import LABEL_DIFFUSION_KEYS, MODEL_KEYS, PROCESS_KEYS, comparable, trained_options
+from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
+from guided_diffusion.runtime.files import digest, writing_to
+from guided_diffusion.training.progress import Progress
+
+MAY_CHANGE = {
+    "max_epochs",
+    "device",
+    "num_workers",
+    "cache_images",
+    "data_dir",
+    "output_dir",
+    "resume_checkpoint",
+    "preview_interval",
+    "preview_images",
+    "preview_steps",
+    "tensorboard",
+    "use_checkpoint",
+    "spade",
+    "compile",
+    "microbatch",
+    "max_bad_steps",
+}
+"""Keys that a continued run may set differently: they do not change what is learned, or only for how long."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint to begin with, if any.
+
+    continues: its state is continued, as if there had been no interruption; else only its weights are used.
+    own: it lies in the run's own folder.
+    """
+
+    checkpoint: Checkpoint | None = None
+    continues: bool = False
+    own: bool = False
+
+    def is_over(self, options: Mapping[str, Any]) -> bool:
+        """Return whether nothing is left to train."""
+        if not self.continues:
+            return False
+        progress = Progress.from_state(self.checkpoint.progress)
+        return progress.is_over(options["max_epochs"], options["lr_anneal_steps"])
+
+
+def start_of_training(config: TrainConfig) -> Start:
+    """Return what the run of `config` begins with; an interrupted run in `output_dir` comes before anything else.
+
+    Raises ConfigError where that folder holds another run, or where the checkpoint to start from does not fit.
+    """
+    options = config.to_json()
+    own = own_state(options["output_dir"])
+    if own is not None:
+        if options["resume_checkpoint"] == "":
+            raise ConfigError(
+                f'resume_checkpoint is "", but {options["output_dir"]} already holds a run: set it to "auto" to '
+                "continue, or choose another output_dir"
+            )
+        refuse_other_run(options, own)
+        return Start(own, continues=True, own=True)
+    if options["resume_checkpoint"] in ("", "auto"):
+        return Start()
+    source = load_checkpoint(find_checkpoint(options["resume_checkpoint"], prefer=LAST))
+    if source.is_bare:
+        if not {"prediction", "predict_xstart"} & config.model_fields_set:
+            raise ConfigError(
+                f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training "
+                '(the published models predict "eps")'
+            )
+        return Start(source)
+    fixed = [*MODEL_KEYS, *PROCESS_KEYS, "image_channels", "no_instance"]
+    if source.resumable:
+        fixed += ["batch_size", "schedule_sampler", "seed", *LABEL_DIFFUSION_KEYS]
+    clashes = differing_keys(comparable(options), comparable(trained_options(source)), fixed)
+    if clashes:
+        raise ConfigError([f"{key} differs from {source.path}: {said}; set it back" for key, said in clashes.items()])
+    start = Start(source, continues=source.resumable)
+    if start.is_over(options):
+        raise ConfigError(
+            f"resume_checkpoint is {source.path}, which is trained to the end ({source.progress['epoch']} epochs): "
+            "raise max_epochs to train on"
+        )
+    return start
+
+
+def own_state(output_dir: str) -> Checkpoint | None:
+    """Return what an earlier start of the run in `output_dir` has saved, None where there is nothing.
+
+    Raises CheckpointError where it cannot be read.
+    """
+    last = Path(output_dir) / LAST
+    if not last.exists():
+        return None
+    state = load_checkpoint(last)
+    if not state.resumable:
+        raise CheckpointError(f"{last}: has no optimizer state, so no run can go on from it: choose another folder")
+    return state
+
+
+def refuse_other_run(options: Mapping[str, Any], own: Checkpoint) -> None:
+    """Raise ConfigError where the run saved in the output folder had other options or another source."""
+    folder = own.path.parent
+    compared = [key for key in options if key not in MAY_CHANGE]
+    clashes = differing_keys(comparable(options), comparable(trained_options(own)), compared)
+    # null stands for what the masks told, which the checkpoint has resolved.
+    if options["num_classes"] is None:
+        clashes.pop("num_classes", None)
+    messages = [
+        f"{key} differs from the run in {folder}: {said}; set it back, or choose another output_dir"
+        for key, said in clashes.items()
+    ]
+    asked = options["resume_checkpoint"]
+    began = own.lineage.get("continued_from") or own.lineage.get("started_from")
+    if asked not in ("", "auto") and not _same_source(Path(asked), folder, began):
+        messages.append(
+            f"resume_checkpoint is {asked}, but the run in {folder} began from {(began or {}).get('path', 'nothing')}: "
+            "set it back, or choose another output_dir"
+        )
+    if messages:
+        raise ConfigError(messages)
+
+
+def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> bool:
+    """Return whether `asked`, a file or run folder, is what the run in `folder` began from, or that run itself.
+
+    Where it is gone, or was moved together with the run, there is nothing to compare and nothing needed of it.
+    """
+    if not asked.exists() or asked.resolve() in (folder.resolve(), (folder / LAST).resolve()):
+        return True
+    if began is None:
+        return False
+    files = [asked] if asked.is_file() else [asked / BEST, asked / LAST]
+    there = [file for file in files if file.is_file()]
+    same_path = Path(began["path"]).resolve() in [file.resolve() for file in files]
+    return same_path or not there or any(digest(file) == began["digest"] for file in there)
+
+
+def lineage(options: Mapping[str, Any], start: Start) -> dict[str, Any]:
+    """Return where the weights come from, and whether they ever saw a dropped mask (None: nobody knows)."""
+    dropped = options["drop_rate"] > 0
+    if start.checkpoint is None:
+        return {"saw_dropped_masks": dropped}
+    known = start.checkpoint.lineage
+    seen = {"saw_dropped_masks": dropped or known.get("saw_dropped_masks")}
+    if start.own:
+        return {**known, **seen}
+    source = {"path": str(start.checkpoint.path), "digest": digest(start.checkpoint.path)}
+    if start.continues:
+        return {**known, "continued_from": source, **seen}
+    return {"started_from": source, **seen}
+
+
+def refuse_other_classes(encoding: LabelEncoding, start: Start) -> None:
+    """Raise DataError where the classes of the data are not those the checkpoint was trained with."""
+    if start.checkpoint is None or not start.checkpoint.encoding:
+        return
+    before = LabelEncoding.from_dict(start.checkpoint.encoding)
+    if encoding.names != before.names:
+        raise DataError(
+            f"classes.json: the classes are {', '.join(encoding.names)}, but {start.checkpoint.path} was trained with "
+            f"{', '.join(before.names)}: use the same classes in the same order"
+        )
+
+
+def settle_best(start: Start, folder: Path, progress: Progress) -> str | None:
+    """Make `best.pt` of the run's folder agree with what the run begins with; return what there is to say of it.
+
+    A run continued in another folder brings it along; where it is gone, the best is looked for anew; and one that
+    a run without a `last.pt` has left is put aside, not overwritten.
+    """
+    best = folder / BEST
+    if start.continues:
+        source = start.checkpoint.path.parent / BEST
+        if not source.is_file():
+            progress.best_loss, progress.best_epoch = float("inf"), 0
+        elif not start.own:
+            with writing_to(best):
+                shutil.copyfile(source, best)
+    elif best.exists():
+        aside = folder / f"best-before-{digest(best)[:8]}.pt"
+        best.replace(aside)
+        return f"{best} was there without a {LAST} to go on from: this run begins anew, the old weights are now {aside}"
+    return None

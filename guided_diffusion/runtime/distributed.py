@@ -1,0 +1,180 @@
+"""One process by default; several where torchrun or mpiexec started them.
+
+Nothing here is needed, imported or initialised for a single process. MPI is only asked for what the launcher's
+environment variables do not say (an address where the processes meet); the gradients travel by torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from guided_diffusion.runtime.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this run: this one's `rank` among `size`, its `local_rank` on this machine, its device."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes files and prints."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return `values` summed over the processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """Return the picklable `value` of every process, in rank order."""
+        if self.size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, value)
+        return everyone
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Run `work` in the main process and return its result everywhere.
+
+        A UserError it raises is raised in every process, so that none is left waiting.
+        """
+        if self.size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except UserError as error:
+                outcome[1] = error.messages
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise UserError(outcome[1], everywhere=True, told=not self.is_main)
+        return outcome[0]
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+_RANKS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # Open MPI
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH, Intel MPI, Microsoft MPI
+)
+
+
+def launched_as(environment: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
+    """Return (rank, number of processes, local rank) from what torchrun or mpiexec left in the environment."""
+    for rank, size, local in _RANKS:
+        if rank in environment and size in environment:
+            return int(environment[rank]), int(environment[size]), int(environment.get(local, environment[rank]))
+    return 0, 1, 0
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """Return the device that `name` means: auto, cpu, cuda, cuda:1 or mps.
+
+    Raises UserError where it does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device is {name!r}: use auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise UserError(f"device is {name!r}, but PyTorch {torch.__version__} sees no GPU here: use auto or cpu")
+        index = device.index if device.index is not None else local_rank % count
+        if index >= count:
+            raise UserError(f"device is {name!r}, but there are {count} GPUs: use cuda:0 to cuda:{count - 1}, or auto")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device is 'mps', but this machine has none: use auto or cpu")
+    if device.type not in ("cpu", "mps"):
+        raise UserError(f"device is {name!r}: use auto, cpu, cuda, cuda:1 or mps")
+    return device
+
+
+def join(device_name: str) -> World:
+    """Return this process's place in the run, joined with the others where there are any.
+
+    Raises UserError where the device does not exist or mpiexec started several processes without mpi4py.
+    """
+    rank, size, local_rank = launched_as()
+    device = choose_device(device_name, local_rank)
+    if size == 1:
+        return World(0, 1, 0, device)
+    if "MASTER_ADDR" not in os.environ:
+        _meet_by_mpi(size)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(hours=6),  # scanning a large dataset happens in one process while the others wait
+    )
+    return World(rank, size, local_rank, device)
+
+
+def _meet_by_mpi(size: int) -> None:
+    """Agree by MPI on the address and port where torch.distributed starts."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, the MPI library is not
+        raise UserError(
+            f"mpiexec started {size} processes, but mpi4py cannot be used ({error}): "
+            "pip install mpi4py mpich, or start with torchrun"
+        ) from None
+    address = None
+    if MPI.COMM_WORLD.Get_rank() == 0:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        host = "127.0.0.1" if _all_on_this_machine(size) else socket.gethostname()
+        address = (host, port)
+    host, port = MPI.COMM_WORLD.bcast(address)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
+
+
+def _all_on_this_machine(size: int) -> bool:
+    local = os.environ.get("MPI_LOCALNRANKS") or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
+    return local is None or int(local) == size
+
+
+def abort_others(code: int) -> None:
+    """End the other processes of an mpiexec job, which would wait for this one for ever; no effect elsewhere."""
+    _, size, _ = launched_as()
+    if size == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):
+        return
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.COMM_WORLD.Abort(code)

@@ -1,0 +1,87 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from guided_diffusion.runtime.errors import UserError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, put in the place of `path` when the block succeeds, removed when it fails.
+
+    Makes the folder. The temporary name's ending is no picture's and no checkpoint's, so that one left by a killed
+    process is never taken for a result.
+
+    Raises UserError naming the file for what keeps it from being written, a full disk among them.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        # Without this a power cut could leave the new name with contents that were never written.
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:  # a writer's complaint about what it was given, not the system's
+            raise
+        raise _unwritable(path, error.strerror) from error
+    except RuntimeError as error:
+        # PyTorch's zip writer turns a full disk into a RuntimeError of its own; others are not about files.
+        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise _unwritable(path, os.strerror(errno.ENOSPC)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replace a text file in one go: UTF-8, the same line ends on every system, names that are no text escaped.
+
+    Raises UserError naming the file where it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+@contextmanager
+def writing_to(path: str | Path) -> Iterator[None]:
+    """Turn what keeps the block from writing to `path` into a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder for results and return it; UserError naming it where that is not possible."""
+    with writing_to(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+def _unwritable(path: str | Path, reason: str) -> UserError:
+    return UserError(f"{path}: cannot be written ({reason}); make room there, or choose another place")
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Delete what processes killed while writing `path` left beside it."""
+    path = Path(path)
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def digest(path: str | Path) -> str:
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

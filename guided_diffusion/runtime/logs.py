@@ -1,0 +1,127 @@
+"""The log of a run: text, metrics as JSON lines, and TensorBoard events where it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from guided_diffusion.runtime.files import make_folder, write_text, writing_to
+
+LIBRARIES = ("isdm", "torch", "torchvision", "numpy", "pillow", "pydantic")
+
+
+class RunLog:
+    """Writes `log.txt`, `metrics.jsonl` and TensorBoard events into a run's folder.
+
+    In processes other than the main one (`enabled` False) every method does nothing.
+    """
+
+    def __init__(self, folder: str | Path, *, enabled: bool = True, tensorboard: bool = False):
+        self.folder = Path(folder)
+        self._enabled = enabled
+        self._tensorboard = tensorboard
+        self._text = self._metrics = self._events = None
+
+    def say(self, message: str) -> None:
+        """Print a line above the progress bar and keep it in the text log."""
+        if not self._enabled:
+            return
+        # Whoever read what is printed may have gone (`| head`); the run has not.
+        with contextlib.suppress(BrokenPipeError):
+            tqdm.write(message, file=sys.stdout)
+            sys.stdout.flush()
+        with writing_to(self.folder / "log.txt"):
+            if self._text is None:
+                make_folder(self.folder)
+                self._text = open(self.folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            self._text.write(message + "\n")
+            self._text.flush()
+
+    def start_metrics(self, epochs_done: int, steps_done: int) -> None:
+        """Open `metrics.jsonl` and the events, without what a resumed run will write again."""
+        if not self._enabled:
+            return
+        path = self.folder / "metrics.jsonl"
+        kept = [line for line in read_json_lines(path) if line.get("epoch", 0) <= epochs_done] if path.exists() else []
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        if self._tensorboard:
+            with writing_to(self.folder / "tensorboard"):
+                self._events = _tensorboard_writer(self.folder / "tensorboard", steps_done + 1)
+
+    def record(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line of metrics; `step` counts optimizer steps."""
+        if self._metrics is None:
+            return
+        # JSON has no NaN, which an epoch without a single good step has as its loss.
+        line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+        with writing_to(self.folder / "metrics.jsonl"):
+            self._metrics.write(json.dumps({"step": step, **line}) + "\n")
+            self._metrics.flush()
+        if self._events is not None:
+            for key, value in values.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Flush and close every file."""
+        for stream in (self._text, self._metrics, self._events):
+            # A disk that is full has been reported where it mattered, and must not hide what ended the run.
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+
+
+def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of a JSON-lines file; a last line cut short by a kill is left out."""
+    lines = []
+    for text in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _tensorboard_writer(folder: Path, purge_step: int) -> Any | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def write_run_record(folder: str | Path, action: str, config: Mapping[str, Any]) -> None:
+    """Write `config.json` (it can be given to -c again) and `environment.json` (versions, seed) into `folder`."""
+    record = {"action": action, "seed": config.get("seed"), **library_versions()}
+    for name, content in (("config.json", config), ("environment.json", record)):
+        write_text(Path(folder) / name, json.dumps(content, indent=2) + "\n")
+
+
+def read_run_record(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
+    """Return what `write_run_record` left in `folder` under `name`, empty where there is no such record."""
+    try:
+        content = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Return the versions of Python, the platform and the libraries that results depend on."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,69 @@
+"""What the options say of themselves: values in words, rows for `--help`, and the JSON Schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+
+from guided_diffusion.runtime.options import ActionConfig
+
+
+def expected(field: FieldInfo) -> str:
+    """Return in words what values `field` takes, from its JSON Schema."""
+    probe = create_model("Probe", value=(Annotated[(field.annotation, *field.metadata, Field())], ...))
+    schema = probe.model_json_schema()["properties"]["value"]
+    return _in_words(schema)
+
+
+_WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
+_LIMITS = {
+    "minimum": "at least {:g}",
+    "exclusiveMinimum": "above {:g}",
+    "maximum": "at most {:g}",
+    "exclusiveMaximum": "below {:g}",
+    "multipleOf": "a multiple of {:g}",
+}
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_in_words(part) for part in schema["anyOf"]))
+    if "enum" in schema:
+        return "one of " + ", ".join(json.dumps(choice) for choice in schema["enum"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if schema.get("type") == "null":
+        return "null"
+    if schema.get("type") == "array":
+        return "[height, width]" if schema.get("maxItems") == 2 else "a list"
+    limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
+    return " ".join([_WORDS.get(schema.get("type", ""), "a value"), ", ".join(limits)]).strip()
+
+
+def json_schema(kind: type[ActionConfig]) -> dict[str, Any]:
+    """Return the JSON Schema of an action's config file, for editors and `main.py schema`."""
+    schema = kind.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = f"isdm {kind.action()}"
+    schema["description"] = kind.summary
+    for entry in schema["properties"].values():
+        entry.pop("title", None)
+    schema["properties"]["$schema"] = {"type": "string", "description": "the schema that editors check this file by"}
+    # Keys can also come from --set, so a file that lacks one is no error in an editor.
+    schema.pop("required", None)
+    return schema
+
+
+def describe_options(kind: type[ActionConfig]) -> list[tuple[str, str, str]]:
+    """Return (key, default, meaning) of every option of an action, in the order of its groups."""
+    rows = []
+    for key, field in kind.model_fields.items():
+        default = "required" if key in kind.required and field.default in ("", None) else json.dumps(field.default)
+        words = expected(field)
+        choices = f" ({words})" if words.startswith("one of") else ""
+        rows.append((key, default, f"{field.description}{choices}"))
+    return rows

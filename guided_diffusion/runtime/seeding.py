@@ -1,0 +1,49 @@
+"""Randomness that is a function of what it is for, not of what was drawn before.
+
+Every random draw of training and sampling comes from a generator seeded by (stream, run seed, position).
+A resumed run, another batch size or another number of processes therefore draws the same numbers, and
+no generator state has to be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """What a random draw is for; keeps the streams of one run independent of each other."""
+
+    WEIGHTS = 0
+    SHUFFLE = 1
+    AUGMENT = 2
+    TIMESTEP = 3
+    NOISE = 4
+    DROP = 5
+    DROPOUT = 6
+    SAMPLE = 7
+    MASK = 8
+    DEMO = 9
+    LABEL = 10
+    NOISY_MASK = 11
+
+
+def derive_seed(stream: Stream, *key: int) -> int:
+    """Return a 63-bit seed that depends on `stream` and every integer of `key` (0 to 2^64 - 1)."""
+    # Fixed width and the length: SeedSequence pads with zeros and splits large numbers, which would let keys collide.
+    words = [word for number in key for word in divmod(int(number), 2**32)]
+    state = np.random.SeedSequence([int(stream), len(key), *words]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def step_generators(
+    stream: Stream, key: Sequence[int], slots: Sequence[int], device: torch.device | str = "cpu"
+) -> list[torch.Generator]:
+    """Return one generator an image, for the images at `slots` of the global batch.
+
+    key: of the step: run seed, epoch, batch in the epoch.
+    """
+    return [torch.Generator(device).manual_seed(derive_seed(stream, *key, slot)) for slot in slots]

@@ -1,0 +1,171 @@
+"""Samples that were written earlier: where they lie, what their manifest tells, and copies of a part of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from guided_diffusion.data.files import read_bytes
+from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile, classes_text, read_classes
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.scan.scan import scan_dataset
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.files import make_folder, write_text, writing_to
+from guided_diffusion.runtime.logs import read_run_record
+from guided_diffusion.samples.writer import MANIFEST, UNFINISHED, read_manifest
+
+KINDS = ("images", "masks")
+RUN_CONFIG = "config.json"
+SELECTION = "selection.json"  # tells a folder that was filled from here from all others
+LAYOUT = "multi-class"  # of every folder of samples, whatever the layout of the real dataset
+
+
+@dataclass(frozen=True)
+class SampleFolder:
+    """A folder with images/ and masks/.
+
+    split: its name below the results_path, "" where it is that itself.
+    config: what `sample` was run with, empty where it says nothing.
+    lines: by the image's path relative to the folder, its line of the manifest; empty where there is none.
+    """
+
+    folder: Path
+    split: str
+    config: Mapping[str, Any]
+    lines: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Digest of the checkpoint the samples were made with, None where nobody knows."""
+        return next((line.get("checkpoint") for line in self.lines.values()), None)
+
+    def line_of(self, pair: Pair) -> Mapping[str, Any] | None:
+        """Return the manifest's line of a pair, None where it has none."""
+        return self.lines.get(Path(pair.image).relative_to(self.folder).as_posix())
+
+
+def find_samples(directory: str | Path) -> SampleFolder:
+    """Return the samples of a `results_path`: in `directory` itself, or in the one sub-folder that `split` made.
+
+    Raises DataError where there are none, where there are several such sub-folders, and where they are not finished.
+    """
+    root = Path(directory).absolute()
+    if not root.is_dir():
+        raise DataError(f"{directory}: the folder does not exist; give the results_path of sample")
+    inside = [root] if (root / "images").is_dir() else sorted(p for p in root.iterdir() if (p / "images").is_dir())
+    if not inside:
+        raise DataError(f"{directory}: has no images/ and masks/; give the results_path of sample")
+    if len(inside) > 1:
+        names = ", ".join(path.name for path in inside)
+        raise DataError(f"{directory}: has samples in {names}; give one of these folders")
+    folder = inside[0]
+    if (folder / UNFINISHED).exists():
+        raise DataError(f"{folder}: its samples are not finished; run the same sample command again first")
+    manifest = folder / MANIFEST
+    lines = {line["image"]: line for line in read_manifest(manifest)} if manifest.exists() else {}
+    return SampleFolder(folder, "" if folder == root else folder.name, read_run_record(folder), lines)
+
+
+def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels: int) -> tuple[Pair, ...]:
+    """Return the pairs of a folder of samples, scanned, their masks held against the real dataset's `encoding`.
+
+    Raises DataError with a line for everything that is wrong with them.
+    """
+    folder = samples.folder
+    for root in (folder, folder.parent):
+        classes, problems = read_classes(root)
+        if problems:
+            raise DataError(problem_lines(problems))
+        if classes is not None:
+            _refuse_other_classes(root / FILE_NAME, classes, encoding)
+            break
+    mode = get_mode(LAYOUT)
+    report = scan_dataset(folder.parent, mode, folder.name, image_channels=image_channels, encoding=encoding)
+    unpaired = [problem for problem in report.fatal if " without " in problem.kind]
+    if unpaired and not report.pairs:
+        raise DataError(
+            f"{folder}: no image has a mask of its name ({Path(unpaired[0].path).name}, for one, has none); give a "
+            "folder whose images/ and masks/ have the same names"
+        )
+    report.raise_if_fatal()
+    return report.pairs
+
+
+def _refuse_other_classes(path: Path, classes: ClassesFile, encoding: LabelEncoding) -> None:
+    """Raise DataError where the classes of the samples, or what they are written as, are not the real dataset's."""
+    if classes.names != encoding.names:
+        raise DataError(
+            f"{path}: has {len(classes.names)} classes ({', '.join(classes.names)}), but the real dataset has "
+            f"{len(encoding.names)} ({', '.join(encoding.names)}); judge samples of this dataset"
+        )
+    for ours, theirs in ((classes.values, encoding.values), (classes.colors, encoding.colors)):
+        if any(ours) and any(theirs) and ours != theirs:
+            raise DataError(
+                f"{path}: its classes are written as {list(ours)}, those of the real dataset as {list(theirs)}; write "
+                "both alike"
+            )
+
+
+def mask_digests(pairs: Sequence[Pair]) -> list[str]:
+    """Return of each mask file the digest by which a manifest names it: 16 hexadecimal digits of its SHA-256."""
+    return [sha256(read_bytes(pair.mask)).hexdigest()[:16] for pair in pairs]
+
+
+def refuse_target(samples: SampleFolder, target: str | Path) -> None:
+    """Raise DataError where `target` is the folder of the samples, or holds what is no earlier selection."""
+    folder = Path(target).absolute() / samples.split
+    if folder.resolve() == samples.folder.resolve():
+        raise DataError(f"filtered_dir is {target}, where the samples themselves lie; choose another folder")
+    there = _pictures_in(folder)
+    if there and not (folder / SELECTION).is_file():
+        raise DataError(f"{there[0]}: is in filtered_dir, but was not copied there by evaluate; choose an empty folder")
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return [path for kind in KINDS for path in sorted((folder / kind).rglob("*")) if path.is_file()]
+
+
+def write_selection(
+    samples: SampleFolder,
+    pairs: Sequence[Pair],
+    encoding: LabelEncoding,
+    target: str | Path,
+    notes: Sequence[Mapping[str, Any]],
+) -> Path:
+    """Copy some samples, with their lines of the manifest and the options they were made with; return their folder.
+
+    notes: for each pair what is to be known of it: what its line of the manifest says beside what it said before.
+
+    They take the place of an earlier selection (see `refuse_target`). The manifest is written last, so that a copy that
+    was broken off has none. Raises UserError where `target` cannot be written.
+    """
+    root = Path(target).absolute()
+    folder = root / samples.split
+    names = [[Path(path).relative_to(samples.folder).as_posix() for path in (pair.image, pair.mask)] for pair in pairs]
+    write_text(folder / SELECTION, json.dumps({"from": str(samples.folder), "pairs": len(pairs)}, indent=2) + "\n")
+    with writing_to(folder):
+        (folder / MANIFEST).unlink(missing_ok=True)
+        wanted = {name for both in names for name in both}
+        for path in _pictures_in(folder):
+            if path.relative_to(folder).as_posix() not in wanted:
+                path.unlink()
+    for name in wanted:
+        make_folder((folder / name).parent)
+        with writing_to(folder / name):
+            shutil.copyfile(samples.folder / name, folder / name)
+    write_text(root / FILE_NAME, classes_text(encoding))
+    if samples.config:
+        write_text(folder / RUN_CONFIG, json.dumps(samples.config, indent=2) + "\n")
+    if samples.lines:
+        known = [samples.line_of(pair) for pair in pairs]
+        lines = [{**line, **note} for line, note in zip(known, notes, strict=True) if line is not None]
+        write_text(folder / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines))
+    return folder

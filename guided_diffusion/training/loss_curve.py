@@ -1,0 +1,53 @@
+"""The loss curve of a run, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guided_diffusion.runtime.files import replacing
+
+
+def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best_epoch: int | None = None) -> None:
+    """Draw the mean training loss of each epoch, on a logarithmic axis, and write it as a PNG.
+
+    history: one mapping per epoch: "epoch", "loss" and, where known, "loss_q0" to "loss_q3", the means over the
+        quartiles of the timestep (q0 the least noisy). Missing, zero and non-finite values leave a gap.
+    best_epoch: the epoch to mark.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    epochs = _series(history, "epoch")
+    for quartile in range(4):
+        values = _series(history, f"loss_q{quartile}")
+        if np.isfinite(values).any():
+            axes.plot(epochs, values, linewidth=0.7, alpha=0.7, label=f"timestep quartile {quartile + 1} of 4")
+    loss = _series(history, "loss")
+    # A marker too: a run of one epoch would draw no line.
+    axes.plot(epochs, loss, color="black", linewidth=1.6, marker="." if len(history) < 30 else None, label="loss")
+    best = np.flatnonzero(epochs == best_epoch)
+    if len(best):
+        label = f"best: epoch {best_epoch}, {loss[best[-1]]:.4g}"
+        axes.plot(epochs[best[-1:]], loss[best[-1:]], "o", color="crimson", label=label)
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set(xlabel="epoch", ylabel="mean training loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, which="both", linewidth=0.3, alpha=0.6)
+    axes.legend(fontsize="small")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _series(history: Sequence[Mapping[str, float]], key: str) -> NDArray[np.float64]:
+    """Return the values [epochs] of `key`; NaN where there is none, or none that a logarithmic axis can show."""
+    values = [record.get(key) for record in history]
+    series = np.array([np.nan if value is None else value for value in values], np.float64)
+    return series if key == "epoch" else np.where(np.isfinite(series) & (series > 0), series, np.nan)

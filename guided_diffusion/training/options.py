@@ -1,0 +1,68 @@
+"""Option groups of training: optimizer, precision, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from guided_diffusion.runtime.options import FloatList, OptionGroup, Problem, option
+
+
+class OptimizerOptions(OptionGroup):
+    """How the weights are found."""
+
+    batch_size: int = option(8, "images a step and process", ge=1)
+    microbatch: int = option(-1, "images of a step computed at a time, -1: all (less memory, same gradient)", ge=-1)
+    max_epochs: int = option(500, "training stops after this many passes over the data", ge=1)
+    lr: float = option(1e-4, "learning rate of AdamW", gt=0)
+    weight_decay: float = option(0.0, "weight decay of AdamW", ge=0)
+    lr_anneal_steps: int = option(0, "steps over which the learning rate falls to 0 and training ends, 0: never", ge=0)
+    grad_clip: float = option(1.0, "largest gradient norm, longer gradients are scaled down; 0: off", ge=0)
+    ema_rate: FloatList = option((0.9999,), 'decay rates of the averaged weights, such as "0.999,0.9999"')
+    drop_rate: float = option(0.0, "share of masks dropped in training, for guidance", ge=0, le=1)
+    schedule_sampler: Literal["stratified", "uniform", "loss-second-moment"] = option(
+        "stratified", "which timesteps a step trains on; stratified: evenly spread over batch and epoch"
+    )
+    max_bad_steps: int = option(20, "non-finite steps in a row after which training stops", ge=1)
+
+    def contradictions(self) -> Iterator[Problem]:
+        for rate in self.ema_rate or ():
+            if not 0 < rate < 1:
+                yield ("ema_rate", f"ema_rate is {rate:g}: every rate must lie between 0 and 1, such as 0.9999")
+        if not self.ema_rate:
+            yield ("ema_rate", "ema_rate is empty: give at least one rate, such as 0.9999")
+        if self.microbatch == 0:
+            yield ("microbatch", "microbatch is 0: use -1 for the whole batch, or a positive number")
+
+
+class PrecisionOptions(OptionGroup):
+    """Where and in which numbers it runs."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
+    use_fp16: bool = option(False, "published spelling of precision fp16")
+    compile: Literal["auto"] | bool = option(
+        "auto", "torch.compile the network: true, false, or auto (on CUDA with Triton, without label diffusion)"
+    )
+
+    def contradictions(self) -> Iterator[Problem]:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            yield ("device", f"device is {self.device!r}: use auto, cpu, cuda, cuda:1 or mps")
+        if self.use_fp16 and "precision" in self.model_fields_set and self.precision != "fp16":
+            yield ("use_fp16", f'use_fp16 is true, but precision is "{self.precision}": leave one of the two out')
+
+    def settle(self) -> None:
+        if self.use_fp16:
+            self.precision = "fp16"
+
+
+class RunOptions(OptionGroup):
+    """What a training run leaves behind."""
+
+    output_dir: str = option("", "folder of the run: checkpoints, logs, previews")
+    seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
+    preview_interval: int = option(50, "epochs between preview pictures, 0: none", ge=0)
+    preview_images: int = option(4, "masks in a preview picture", ge=1, le=64)
+    preview_steps: int = option(20, "sampling steps of a preview", ge=1)
+    tensorboard: bool = option(True, "write TensorBoard events too, where it is installed")

@@ -1,0 +1,304 @@
+"""The networks that `benchmark.py` compares, and the steps in which each of them trains and samples."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.models.architecture import attention_factors, default_channel_mult, level_channels
+from guided_diffusion.models.compilation import compile_network
+from guided_diffusion.models.unet import UNetModel, build_unet
+from guided_diffusion.training.ema import Ema
+from scripts.benchmark.cases import Batch, Case
+from scripts.benchmark.plain_unet import PlainUNet
+from scripts.benchmark.published_unet import PublishedUNet, guided
+
+SCALE = 1.5
+RATE = 0.9999
+CLIP = 1.0
+LEARNING_RATE = 1e-5
+HEAD_CHANNELS = 32
+DIFFUSION = build_diffusion()
+
+Step = Callable[[], Any]
+
+
+def architecture(case: Case) -> dict[str, Any]:
+    """Return the options of the case's network; what is not said has the published default."""
+    return {
+        "image_size": case.size,
+        "num_classes": case.classes,
+        "num_channels": case.channels,
+        "num_res_blocks": 2,
+        "num_head_channels": HEAD_CHANNELS,
+        "resblock_updown": True,
+        "learn_sigma": True,
+    }
+
+
+def build_network(case: Case) -> UNetModel:
+    """Return our network for `case`, always with the same weights, none of them zero."""
+    torch.manual_seed(0)
+    model = build_unet(**architecture(case))
+    perturb(model)
+    return model.to(case.device)
+
+
+@torch.no_grad()
+def perturb(model: nn.Module) -> None:
+    """Add a little noise to the weights: layers that start at zero then count for the output."""
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.02)
+
+
+class Variant(ABC):
+    """One of the networks, with all that is special in training it and sampling from it."""
+
+    name: str
+    network: nn.Module
+
+    def __init__(self, case: Case):
+        self.case = case
+
+    @staticmethod
+    def load() -> bool:
+        """Import what the variant needs; return whether it is there."""
+        return True
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(weight.numel() for weight in self.network.parameters())
+
+    @property
+    def precision(self) -> AbstractContextManager:
+        """What the network runs in."""
+        autocast, device = self.case.autocast, torch.device(self.case.device)
+        return nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast)
+
+    def loaded(self, condition: SemanticMap) -> SemanticMap:
+        """Return the maps as the data loader hands them to the training step."""
+        return condition.pin_memory() if self._on_gpu else condition
+
+    def counted(self, condition: SemanticMap) -> SemanticMap:
+        """Return the maps with what the network counts of them in main memory, if anything."""
+        return condition
+
+    @abstractmethod
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return a new optimizer."""
+
+    @abstractmethod
+    def averages(self) -> Callable[[int], None]:
+        """Return what takes the weights after a step into their average."""
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
+        """Return the network's output in training; `condition` is on its device."""
+
+    @abstractmethod
+    def guided_step(self, batch: Batch) -> Step:
+        """Return the guided step; what all steps of a sample share is done."""
+
+    @property
+    def _on_gpu(self) -> bool:
+        return torch.device(self.case.device).type == "cuda"
+
+
+class _AsPublished(Variant):
+    """Trained and sampled from as the published code does it: one-hot maps, two passes, nothing fused."""
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE)
+
+    def averages(self) -> Callable[[int], None]:
+        average = [weight.detach().clone() for weight in self.network.parameters()]
+
+        @torch.no_grad()
+        def update(step: int) -> None:
+            for target, weight in zip(average, self.network.parameters(), strict=True):
+                target.mul_(RATE).add_(weight, alpha=1 - RATE)
+
+        return update
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
+        return self.network(x_t, DIFFUSION.model_t(t), condition.one_hot())
+
+    def guided_step(self, batch: Batch) -> Step:
+        one_hot = batch.condition.to(self.case.device).one_hot()
+
+        def step() -> Tensor:
+            with self.precision:
+                return guided(self.network, batch.noise, DIFFUSION.model_t(batch.t), one_hot, SCALE)
+
+        return step
+
+
+class Reference(_AsPublished):
+    """The published network."""
+
+    name = "reference"
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        self.network = PublishedUNet(build_network(case))
+
+
+class Monai(_AsPublished):
+    """MONAI's SPADE network, as close to ours as its options allow."""
+
+    name = "monai"
+
+    def __init__(self, case: Case):
+        from monai.networks.nets import SPADEDiffusionModelUNet
+
+        super().__init__(case)
+        mult = default_channel_mult(case.size)
+        attention = attention_factors(case.size, mult, None)
+        torch.manual_seed(0)
+        self.network = SPADEDiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=3,
+            out_channels=6,
+            label_nc=case.classes,
+            num_res_blocks=2,
+            channels=level_channels(case.channels, mult),
+            attention_levels=[2**level in attention for level in range(len(mult))],
+            norm_num_groups=32,
+            resblock_updown=True,
+            num_head_channels=HEAD_CHANNELS,
+        )
+        perturb(self.network)
+        self.network.to(case.device)
+
+    @staticmethod
+    def load() -> bool:
+        # Its attention wants einops, which it does not bring along.
+        if not all(map(importlib.util.find_spec, ("monai", "einops"))):
+            return False
+        import monai.networks.nets  # noqa: F401
+
+        return True
+
+
+class _Guided(Variant):
+    """Trained and sampled from as this project does it."""
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        fused = torch.device(self.case.device).type in ("cpu", "cuda")
+        return torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE, fused=fused)
+
+    def averages(self) -> Callable[[int], None]:
+        return Ema(self.network, [RATE]).update
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
+        return self.network(x_t, DIFFUSION.model_t(t), condition)
+
+    def guided_step(self, batch: Batch) -> Step:
+        denoise = self.denoiser(batch)
+        return lambda: denoise(batch.noise, batch.t)
+
+    def first_guided_step(self, batch: Batch) -> Step:
+        """Return the first step of a sample: what all steps share has to be made."""
+        return lambda: self.denoiser(batch)(batch.noise, batch.t)
+
+    @torch.inference_mode()
+    def denoiser(self, batch: Batch, diffusion: GaussianDiffusion = DIFFUSION, **more: Any) -> GuidedDenoiser:
+        """Return what makes the guided steps of `batch`; `more`: other options of it."""
+        condition = batch.condition.to(self.case.device)
+        return GuidedDenoiser(self.network, diffusion, condition, scale=SCALE, autocast=self.case.autocast, **more)
+
+
+class Ours(_Guided):
+    """This project's network with its defaults."""
+
+    name = "ours"
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        self.network = build_network(case)
+        if case.compiled:
+            compile_network(self.network)
+
+    def loaded(self, condition: SemanticMap) -> SemanticMap:
+        """Beside a GPU, loading processes have counted the neighbourhoods; on a CPU it is part of the step."""
+        return super().loaded(self.counted(condition) if self._on_gpu else condition)
+
+    def counted(self, condition: SemanticMap) -> SemanticMap:
+        if condition.numbered:
+            return condition
+        return condition.with_numbers(self.network.lookup_sizes(condition.size))
+
+
+class Floor(_Guided):
+    """The same network without a condition."""
+
+    name = "floor"
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        self.network = PlainUNet(build_network(case)).to(case.device)
+        if case.compiled:
+            self.network.encode, self.network.decode = map(torch.compile, (self.network.encode, self.network.decode))
+
+
+VARIANTS: dict[str, type[Variant]] = {v.name: v for v in (Reference, Monai, Ours, Floor)}
+
+
+def available() -> list[str]:
+    """Return the names of the variants that can be measured here."""
+    return [name for name, variant in VARIANTS.items() if variant.load()]
+
+
+def training_step(
+    variant: Variant, batch: Batch, condition_at: Callable[[SemanticMap, Tensor], SemanticMap] | None = None
+) -> Step:
+    """Return a step of training on `batch`: what `Trainer.train_step` does, in the variant's way.
+
+    condition_at: changes the maps by their timesteps (label diffusion); loading has then counted nothing.
+    """
+    network, optimizer, update = variant.network.train(), variant.optimizer(), variant.averages()
+    device, passed = variant.case.device, 0
+    loaded = batch.condition if condition_at is not None else variant.loaded(batch.condition)
+
+    def step() -> float:
+        nonlocal passed
+        if condition_at is None:
+            maps = variant.counted(loaded).to(device, non_blocking=True)
+        else:
+            maps = condition_at(loaded.to(device, non_blocking=True), batch.t)
+        maps = maps.drop(batch.dropped)
+        noise = torch.randn_like(batch.image)
+        x_t = DIFFUSION.q_sample(batch.image, batch.t, noise)
+        with variant.precision:
+            output = variant.predict(x_t, batch.t, maps)
+        losses = DIFFUSION.training_losses(output.float(), batch.image, x_t, batch.t, noise)["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimizer.step()
+        passed += 1
+        update(passed)
+        return float(losses.detach().mean())
+
+    return step
+
+
+def guided_steps(variants: Iterable[Variant], batch: Batch) -> dict[str, Step]:
+    """Return the guided step of each variant, to be run in inference mode."""
+    steps = {}
+    for variant in variants:
+        variant.network.eval()
+        with torch.inference_mode():
+            steps[variant.name] = variant.guided_step(batch)
+    return steps

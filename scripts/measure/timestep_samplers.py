@@ -1,0 +1,71 @@
+"""Measure how much each schedule_sampler lets the epoch loss of an unchanging network vary.
+
+    python -m scripts.measure.timestep_samplers RUN_FOLDER [--epochs 30]
+
+The raw weights of a finished run are held still and the mean training loss of many epochs is computed, with the
+augmentation, noise and timesteps that training would draw. What varies from epoch to epoch is then noise alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import torch
+
+from guided_diffusion.actions.train import training_dataset
+from guided_diffusion.data.loader import EpochBatches, TrainLoader
+from guided_diffusion.diffusion.samplers import draw_noise
+from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
+from guided_diffusion.pipelines.build import model_from_checkpoint, process_from_options
+from guided_diffusion.pipelines.dataset import open_training_data
+from guided_diffusion.runtime.checkpoint import find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.distributed import World, choose_device
+from guided_diffusion.runtime.seeding import Stream, derive_seed
+
+
+def main() -> None:
+    """Print the spread for the uniform and the stratified sampler, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_folder")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    spreads = {name: spread(options, name) for name in ("uniform", "stratified")}
+    for name, (mean, deviation) in spreads.items():
+        print(f"{name:11} mean epoch loss {mean:.5f}, standard deviation over {options.epochs} epochs {deviation:.6f}")
+    print(f"uniform / stratified: {spreads['uniform'][1] / spreads['stratified'][1]:.2f}")
+
+
+@torch.inference_mode()
+def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, float]:
+    """Return mean and standard deviation of the epoch loss of the run's raw weights."""
+    device = choose_device(arguments.device)
+    world = World(0, 1, 0, device)
+    checkpoint = load_checkpoint(find_checkpoint(arguments.run_folder))
+    options = checkpoint.config
+    model = model_from_checkpoint(checkpoint, options, "raw").to(device).eval()
+    process = process_from_options(options)
+    dataset = training_dataset(options, open_training_data(options), world)
+    batches = EpochBatches(len(dataset), options["batch_size"], seed=options["seed"])
+    loader = TrainLoader(dataset, batches, device=device)
+    sampler = build_timestep_sampler(sampler_name, process.num_timesteps)
+    epoch_losses = []
+    for epoch in range(arguments.epochs):
+        losses = []
+        for number, batch in enumerate(loader.epoch(epoch)):
+            key = (options["seed"], epoch, number)
+            t, _ = sampler.draw(key, batch.slot, batch.global_size, batches.num_batches)
+            seeds = [derive_seed(Stream.NOISE, *key, slot) for slot in batch.slot.tolist()]
+            generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+            noise = draw_noise(generators, batch.image.shape[1:], device)
+            t = t.to(device)
+            x_t = process.q_sample(batch.image, t, noise)
+            output = model(x_t, process.model_t(t), batch.condition)
+            losses += process.training_losses(output, batch.image, x_t, t, noise)["loss"].tolist()
+        epoch_losses.append(statistics.fmean(losses))
+    return statistics.fmean(epoch_losses), statistics.stdev(epoch_losses)
+
+
+if __name__ == "__main__":
+    main()

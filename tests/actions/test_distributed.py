@@ -1,0 +1,126 @@
+"""Two CPU processes, started by torchrun and by mpiexec, do what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import TINY
+
+from guided_diffusion.diffusion.options import CLASSWISE
+from guided_diffusion.runtime.checkpoint import LAST, load_checkpoint
+from guided_diffusion.runtime.distributed import choose_device, launched_as
+from guided_diffusion.runtime.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(sys.executable).parent
+MPIEXEC = shutil.which("mpiexec", path=f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}")
+LAUNCHERS = {
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"],
+    "mpiexec": [MPIEXEC or "mpiexec", "-n", "2", sys.executable, "-m", "mpi4py"],
+}
+
+
+@pytest.fixture(params=list(LAUNCHERS))
+def launcher(request) -> list[str]:
+    if request.param == "mpiexec":
+        pytest.importorskip("mpi4py")
+        if MPIEXEC is None:
+            pytest.skip("no mpiexec here: pip install mpich")
+    return LAUNCHERS[request.param]
+
+
+def launch(prefix: list[str], action: str, values: dict, timeout: int = 120) -> subprocess.CompletedProcess:
+    arguments = [f"--set={key}={json.dumps(value, default=str)}" for key, value in values.items()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*prefix, str(ROOT / "main.py"), action, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.mark.parametrize(("sampler", "labels"), [("stratified", True), ("loss-second-moment", False)])
+def test_two_processes_train_like_one_on_the_same_global_batch(launcher, sampler, labels, lemons, tmp_path, isdm):
+    """8 images in global batches of 6: the second batch has 2 images, one for each process."""
+    common = {**TINY, "data_dir": str(lemons), "max_epochs": 2, "drop_rate": 0.4, "schedule_sampler": sampler}
+    common |= {"diffusion_steps": 30, "grad_clip": 0.0}
+    if labels:
+        common |= {"cond_diffuse": True, "cond_opt": CLASSWISE}
+    result = launch(launcher, "train", {**common, "batch_size": 3, "output_dir": str(tmp_path / "two")})
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert isdm("train", **{**common, "batch_size": 6, "output_dir": str(tmp_path / "one")})[0] == 0
+    one, two = load_checkpoint(tmp_path / "one" / LAST), load_checkpoint(tmp_path / "two" / LAST)
+    assert one.progress["step"] == two.progress["step"] == 4
+    for first, second in zip(one.progress["history"], two.progress["history"], strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+        assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-4)
+    # The first moment is a sum of gradients: it tells differences that Adam's division would blow up or hide.
+    for key, state in one.optimizer["state"].items():
+        other = two.optimizer["state"][key]["exp_avg"]
+        assert torch.allclose(state["exp_avg"], other, rtol=1e-3, atol=1e-6)
+
+
+def test_an_epoch_with_fewer_images_than_processes_does_not_hang(launcher, lemons, tmp_path):
+    values = {**TINY, "data_dir": str(lemons), "max_epochs": 1, "output_dir": str(tmp_path / "run"), "batch_size": 7}
+    for kind in ("images", "masks"):
+        for path in sorted((lemons / "train" / kind).iterdir())[:1]:
+            target = tmp_path / "data" / "train" / kind / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    shutil.copy(lemons / "classes.json", tmp_path / "data")
+    result = launch(launcher, "train", {**values, "data_dir": str(tmp_path / "data")})
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_a_mistake_ends_all_processes_with_one_line(launcher, lemons, tmp_path):
+    values = {**TINY, "data_dir": str(lemons / "nowhere"), "output_dir": str(tmp_path / "run")}
+    result = launch(launcher, "train", values, timeout=60)
+    assert result.returncode != 0
+    assert sum("error: " in line and "nowhere" in line for line in result.stderr.splitlines()) == 1
+    assert "guided_diffusion/data" not in result.stderr
+
+
+def test_two_processes_sample_what_one_does(launcher, trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "data_dir": str(lemons), "steps": 3, "num_samples": 9, "s": 1.5}
+    result = launch(launcher, "sample", {**values, "batch_size": 2, "results_path": str(tmp_path / "two")})
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert isdm("sample", **values, batch_size=5, results_path=str(tmp_path / "one"))[0] == 0
+    names = {
+        folder: sorted(path.relative_to(tmp_path / folder) for path in (tmp_path / folder).rglob("lemon*.png"))
+        for folder in ("one", "two")
+    }
+    assert names["one"] == names["two"]
+    assert len(names["one"]) == 18
+    for name in names["one"]:
+        first, second = (np.asarray(Image.open(tmp_path / folder / name)).astype(int) for folder in ("one", "two"))
+        assert np.abs(first - second).max() <= ("images" in name.parts)
+    manifests = [(tmp_path / folder / "manifest.jsonl").read_text() for folder in ("one", "two")]
+    assert manifests[0] == manifests[1]
+
+
+def test_launchers_are_recognised():
+    assert launched_as({}) == (0, 1, 0)
+    assert launched_as({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == (3, 4, 1)
+    assert launched_as({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0"}) == (1, 2, 0)
+    assert launched_as({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}) == (1, 2, 1)
+
+
+def test_devices_that_do_not_exist_are_refused():
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="device is 'tpu'"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        assert choose_device("auto").type == "cpu"
+        with pytest.raises(UserError, match="sees no GPU here: use auto or cpu"):
+            choose_device("cuda")

@@ -1,0 +1,375 @@
+"""What can be wrong with an evaluation: one line each, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from guided_diffusion.data.lemons import write_demo_dataset
+
+QUICK = {
+    "image_size": 32,
+    "dataset_mode": "multi-class",
+    "architectures": "fpn",
+    "encoder": "resnet18",
+    "encoder_weights": "none",
+    "ratios": [1],
+    "seeds": 1,
+    "train_steps": 1,
+    "batch_size": 2,
+    "inception_weights": "none",
+    "lpips_weights": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory) -> Path:
+    """A folder with images/ and masks/ of the lemons' classes, 12 pairs of another seed, and no manifest."""
+    folder = tmp_path_factory.mktemp("synthetic") / "lemons"
+    write_demo_dataset(folder, num_train=12, num_test=1, size=24, seed=5)
+    shutil.copyfile(folder / "classes.json", folder / "train" / "classes.json")
+    return folder / "train"
+
+
+@pytest.fixture
+def refused(isdm, lemons, synthetic, tmp_path):
+    """Run `evaluate` and return its error lines; it must fail with code 2 and write nothing."""
+
+    def run(**changes) -> list[str]:
+        output = tmp_path / "output"
+        values = {**QUICK, "data_dir": lemons, "synthetic_dir": synthetic, "output_dir": output, **changes}
+        code, _, errors = isdm("evaluate", **values)
+        assert code == 2
+        assert not output.exists()
+        assert errors
+        return errors
+
+    return run
+
+
+@pytest.fixture
+def copied(lemons, synthetic, tmp_path) -> tuple[Path, Path]:
+    """Copies of the real dataset and of the samples, to be spoiled."""
+    real, samples = tmp_path / "real", tmp_path / "samples"
+    shutil.copytree(lemons, real)
+    shutil.copytree(synthetic, samples)
+    return real, samples
+
+
+def test_the_samples_themselves_are_fine(isdm, lemons, synthetic, tmp_path):
+    code, shown, errors = isdm(
+        "evaluate", data_dir=lemons, synthetic_dir=synthetic, output_dir=tmp_path / "out", **QUICK
+    )
+    assert (code, errors) == (0, [])
+    assert "of 12 of 12 samples nobody knows which mask they were made from" in shown
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"synthetic_dir": "nowhere"}, "nowhere: the folder does not exist"),
+        ({"image_size": 48}, "image_size is 48: the segmentation models need multiples of 32, such as 64"),
+        ({"image_size": [32, 40]}, "image_size is [32, 40]"),
+        ({"architectures": "unetplusplusplus"}, "architecture 'unetplusplusplus' is unknown; choose one of"),
+        ({"architectures": ""}, "architectures is empty"),
+        ({"architectures": "fpn,fpn"}, "architectures has 'fpn' twice"),
+        ({"architectures": "FPN,fpn"}, "architectures has 'fpn' twice"),
+        ({"encoder": "resnet19"}, "encoder 'resnet19' is unknown"),
+        ({"encoder_weights": "missing.pt"}, "encoder_weights missing.pt does not exist"),
+        ({"inception_weights": "missing.pt"}, "inception_weights: missing.pt: no such file"),
+        ({"lpips_weights": "missing.pt"}, "lpips_weights: missing.pt: no such file"),
+        ({"ratios": [0]}, "ratios has 0"),
+        ({"ratios": [1, 1.0]}, "it has one ratio twice"),
+        ({"ratios": [2]}, "samples too few for the largest"),
+        ({"batch_size": 1}, "batch_size is 1: expected a whole number at least 2"),
+        ({"validation_share": 1}, "validation_share is 1"),
+        ({"filter_below": 2}, "filter_below is 2"),
+        ({"filter_below": 0.5, "agreement": False}, "filter_below needs agreement"),
+        ({"filtered_dir": "x"}, "filtered_dir is given, but filter_below is null"),
+        ({"ratio": 1}, "ratio is not a key of evaluate: did you mean 'ratios'?"),
+        ({"dataset_mode": ""}, "dataset_mode is missing"),
+        ({"dataset_mode": "binary"}, "5 classes, but dataset_mode lemon-binary has 2"),
+        ({"device": "gpu"}, "device is 'gpu'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option(refused, changes, said):
+    (line,) = refused(**changes)
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_a_file_that_is_no_weights(refused, tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"not weights")
+    for key in ("encoder_weights", "inception_weights", "lpips_weights"):
+        (line,) = refused(**{key: str(path)})
+        assert key in line
+        assert str(path) in line
+    torch.save({"fc.weight": torch.zeros(2, 2)}, path)
+    (line,) = refused(inception_weights=str(path))
+    assert "not the weights of torch-fidelity's InceptionV3" in line
+
+
+def test_encoder_weights_that_cannot_be_fetched(refused, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (line,) = refused(encoder="resnet18", encoder_weights="imagenet")
+    assert "could not be fetched" in line
+    assert 'give a local file of the encoder\'s weights, or "none"' in line
+
+
+def test_an_empty_folder(refused, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (line,) = refused(synthetic_dir=str(empty))
+    assert line == f"error: {empty}: has no images/ and masks/; give the results_path of sample"
+    for kind in ("images", "masks"):
+        (empty / kind).mkdir()
+    lines = refused(synthetic_dir=str(empty))
+    assert len(lines) == 2
+    assert all("files" in line and "found" in line for line in lines)
+
+
+def test_no_name_in_common(refused, copied):
+    _, samples = copied
+    for path in (samples / "masks").iterdir():
+        path.rename(path.with_name(f"other{path.name[5:]}"))
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "no image has a mask of its name" in line
+
+
+def test_samples_in_several_sub_folders(refused, synthetic):
+    (line,) = refused(synthetic_dir=str(synthetic.parent))
+    assert "has samples in test, train; give one of these folders" in line
+
+
+def test_other_classes(refused, copied):
+    _, samples = copied
+    names = json.loads((samples / "classes.json").read_text())
+    names.popitem()
+    (samples / "classes.json").write_text(json.dumps(names))
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "classes.json: has 4 classes" in line
+    assert "but the real dataset has 5" in line
+
+
+def test_mask_values_of_no_class(refused, copied):
+    _, samples = copied
+    path = sorted((samples / "masks").iterdir())[0]
+    Image.fromarray(np.full((24, 24), 77, np.uint8)).save(path)
+    (line,) = refused(synthetic_dir=str(samples))
+    assert str(path) in line
+    assert "77" in line
+
+
+def test_an_image_of_another_size_than_its_mask(refused, copied):
+    _, samples = copied
+    path = sorted((samples / "images").iterdir())[0]
+    Image.new("RGB", (24, 12)).save(path)
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "24x12 pixels" in line
+
+
+@pytest.mark.parametrize(("where", "said"), [("train", "real/train: has 1"), ("test", "real/test: has 1")])
+def test_one_real_image(refused, copied, where, said):
+    real, _ = copied
+    for kind in ("images", "masks"):
+        for path in sorted((real / where / kind).iterdir())[1:]:
+            path.unlink()
+    (line,) = refused(data_dir=str(real))
+    assert said in line.replace("\\", "/")
+
+
+def test_one_sample(refused, copied):
+    _, samples = copied
+    for kind in ("images", "masks"):
+        for path in sorted((samples / kind).iterdir())[1:]:
+            path.unlink()
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "has 1 pair" in line
+
+
+def test_no_test_split(refused, copied):
+    real, _ = copied
+    shutil.rmtree(real / "test")
+    lines = refused(data_dir=str(real))
+    assert any("test" in line for line in lines)
+
+
+def test_samples_of_test_masks_are_refused_for_the_study_only(isdm, trained, lemons, tmp_path):
+    folder = tmp_path / "samples"
+    values = {"model_path": trained, "data_dir": lemons, "data_split": "test", "results_path": folder, "steps": 2}
+    assert isdm("sample", **values)[0] == 0
+    evaluation = {"data_dir": lemons, "synthetic_dir": folder, "output_dir": tmp_path / "out"}
+    code, _, errors = isdm("evaluate", **evaluation, **QUICK)
+    assert code == 2
+    assert "4 of 4 samples were made from masks of the test split" in errors[0]
+    assert "sample from data_split train" in errors[0]
+    code, _, errors = isdm("evaluate", **evaluation, **{**QUICK, "study": False, "agreement": False})
+    assert (code, errors) == (0, [])
+
+
+def test_a_damaged_or_foreign_manifest(refused, copied):
+    _, samples = copied
+    (samples / "manifest.jsonl").write_text('{"name": "x"}\n')
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "is no manifest of samples, or damaged" in line
+    outside = {"index": 0, "image": "../x.png", "mask": "masks/x.png", "source_mask": "", "source_digest": ""}
+    (samples / "manifest.jsonl").write_text(json.dumps(outside) + "\n")
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "outside its folder" in line
+
+
+def test_a_filtered_copy_over_other_files_is_refused(refused, tmp_path, synthetic):
+    taken = tmp_path / "taken"
+    (taken / "images").mkdir(parents=True)
+    (taken / "images" / "mine.png").write_bytes(b"mine")
+    (line,) = refused(filter_below=0.1, filtered_dir=str(taken))
+    assert "mine.png" in line
+    assert (taken / "images" / "mine.png").read_bytes() == b"mine"
+    before = {path: path.read_bytes() for path in synthetic.rglob("*") if path.is_file()}
+    (line,) = refused(filter_below=0.1, filtered_dir=str(synthetic / ".." / synthetic.name))
+    assert "where the samples themselves lie" in line
+    (line,) = refused(filter_below=0.1, filtered_dir=str(synthetic.parent / "test"))
+    assert "was not copied there by evaluate" in line
+    (line,) = refused(filter_below=0.1, filtered_dir=str(synthetic))
+    assert "where the samples themselves lie" in line
+    assert {path: path.read_bytes() for path in synthetic.rglob("*") if path.is_file()} == before
+
+
+def test_another_threshold_replaces_the_filtered_copy(isdm, lemons, synthetic, tmp_path):
+    values = {**QUICK, "data_dir": lemons, "synthetic_dir": synthetic, "output_dir": tmp_path / "out", "study": False}
+    for threshold in (0, 1):
+        code, shown, errors = isdm("evaluate", **values, filter_below=threshold)
+        assert (code, errors) == (0, [])
+        images = list((tmp_path / "out" / "filtered" / "images").iterdir())
+        assert f"{len(images)} of 12 samples copied" in shown
+        assert threshold or len(images) == 12
+    assert len(images) < 12
+
+
+def test_samples_that_are_not_finished(refused, copied):
+    _, samples = copied
+    (samples / ".synthetic").touch()
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "its samples are not finished; run the same sample command again first" in line
+
+
+def test_classes_written_otherwise(refused, copied):
+    _, samples = copied
+    names = list(json.loads((samples / "classes.json").read_text()).values())
+    swapped = {str(index): {"name": name, "value": (index + 1) % 5} for index, name in enumerate(names)}
+    (samples / "classes.json").write_text(json.dumps(swapped))
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "its classes are written as" in line
+
+
+def test_test_masks_are_recognised_without_a_manifest(refused, copied, lemons):
+    _, samples = copied
+    for path in (lemons / "test" / "masks").iterdir():
+        with Image.open(path) as mask, Image.open(lemons / "test" / "images" / path.name) as image:
+            mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(samples / "masks" / f"test_{path.name}")
+            image.save(samples / "images" / f"test_{path.name}")
+    (line,) = refused(synthetic_dir=str(samples))
+    assert "4 of 16 samples were made from masks of the test split" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("image_size", "64"), ("image_size", [64]), ("resize", "stretch"), ("dataset_mode", 3)]
+)
+def test_a_record_of_sampling_that_says_nonsense(refused, copied, key, value):
+    _, samples = copied
+    (samples / "config.json").write_text(json.dumps({key: value}))
+    left_open = {"dataset_mode": ""}.get(key)
+    (line,) = refused(**{"synthetic_dir": str(samples), key: left_open})
+    assert line.startswith(f"error: {key} is {json.dumps(value)}")
+
+
+def test_the_folder_of_another_run_is_not_written_to(isdm, lemons, synthetic, trained):
+    before = (trained / "config.json").read_bytes()
+    values = {**QUICK, "data_dir": lemons, "synthetic_dir": synthetic, "output_dir": trained}
+    code, _, errors = isdm("evaluate", **values)
+    assert code == 2
+    assert errors == [f"error: output_dir is {trained}, which holds the results of train: choose another folder"]
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_results_without_their_settings_are_not_taken(isdm, lemons, synthetic, tmp_path):
+    values = {**QUICK, "data_dir": lemons, "synthetic_dir": synthetic, "output_dir": tmp_path / "out", "rivals": False}
+    values |= {"agreement": False, "memorisation": False, "synthetic_only": False}
+    assert isdm("evaluate", **values)[0] == 0
+    settings = tmp_path / "out" / "study" / "settings.json"
+    content = settings.read_text()
+    settings.unlink()
+    code, _, errors = isdm("evaluate", **values)
+    assert code == 2
+    assert "has results, but no settings.json" in errors[0]
+    settings.write_text(content)
+    path = next((synthetic / "images").iterdir())
+    before = path.read_bytes()
+    Image.new("RGB", (24, 24)).save(path)
+    code, _, errors = isdm("evaluate", **values)
+    path.write_bytes(before)
+    assert code == 2
+    assert "samples: other than those of the study" in errors[0]
+
+
+def test_a_damaged_result_is_named(isdm, lemons, synthetic, tmp_path):
+    values = {**QUICK, "data_dir": lemons, "synthetic_dir": synthetic, "output_dir": tmp_path / "out"}
+    assert isdm("evaluate", **values)[0] == 0
+    result = tmp_path / "out" / "study" / "fpn-real-0.json"
+    result.write_text(result.read_text()[:50])
+    code, _, errors = isdm("evaluate", **values)
+    assert code == 2
+    assert errors == [f"error: {result}: is damaged; delete it, and what it held is computed again"]
+    result.unlink()
+    models = sorted((tmp_path / "out" / "study").glob("*.pt"))
+    assert [model.stem for model in models] == ["fpn-augmented-0", "fpn-real-0"]
+    for model in models:
+        model.write_bytes(model.read_bytes()[:1000])
+    code, _, errors = isdm("evaluate", **values)
+    assert code == 2
+    assert errors in [
+        [f"error: {model}: is damaged; delete it, and the segmenter is trained again"] for model in models
+    ]
+    for model in models:
+        model.unlink()
+    assert isdm("evaluate", **values)[0] == 0
+
+
+def test_borders_of_padded_samples_are_of_no_class(isdm, copied, tmp_path):
+    real, samples = copied
+    for path in (samples / "masks").iterdir():
+        with Image.open(path) as mask:
+            label = np.array(mask)
+        label[:4] = label[-4:] = 255
+        Image.fromarray(label).save(path)
+    (samples / "classes.json").unlink()
+    values = {**QUICK, "data_dir": real, "synthetic_dir": samples, "study": False, "agreement": False}
+    code, _, errors = isdm("evaluate", **values, output_dir=tmp_path / "cropped")
+    assert code == 2
+    assert all("255" in line for line in errors)
+    code, _, errors = isdm("evaluate", **values, resize="pad", output_dir=tmp_path / "padded")
+    assert (code, errors) == (0, [])
+
+
+def test_binary_masks_of_0_and_255(isdm, copied, tmp_path):
+    real, samples = copied
+    (real / "classes.json").unlink()
+    (samples / "classes.json").unlink()
+    for path in [*real.glob("*/masks/*"), *samples.glob("masks/*")]:
+        with Image.open(path) as mask:
+            label = np.array(mask)
+        Image.fromarray(np.where(label > 0, 255, 0).astype(np.uint8)).save(path)
+    values = {**QUICK, "dataset_mode": "binary", "data_dir": real, "synthetic_dir": samples, "study": False}
+    code, _, errors = isdm("evaluate", **values, output_dir=tmp_path / "out")
+    assert (code, errors) == (0, [])
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(record["agreement"]["samples"]["classes"]) == {"background", "foreground"}

@@ -1,0 +1,196 @@
+"""Folders that hold something else: one line that names file or key, what was found and what to do; exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import TINY
+
+from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint, save_weights
+
+Break = Callable[[Path], dict]
+
+
+def grey(path: Path, array) -> None:
+    Image.fromarray(np.asarray(array)).save(path)
+
+
+def first(data: Path, kind: str) -> Path:
+    return data / "train" / kind / "lemon_0000.png"
+
+
+def test_another_run_in_the_same_folder_is_refused(trained, lemons, tmp_path, isdm):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    before = (folder / LAST).read_bytes()
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 3, "drop_rate": 0.2}
+    code, _, errors = isdm("train", **{**values, "lr": 0.5, "num_channels": 64})
+    assert code == 2
+    assert [line.split()[1] for line in errors] == ["num_channels", "lr"]
+    assert all("choose another output_dir" in line for line in errors)
+    code, _, errors = isdm("train", **values, resume_checkpoint="")
+    assert code == 2
+    assert "already holds a run" in errors[0]
+    assert (folder / LAST).read_bytes() == before
+
+
+def test_finetuning_into_the_folder_it_starts_from_is_refused(trained, lemons, isdm):
+    values = {"data_dir": str(lemons), "output_dir": str(trained), "resume_checkpoint": str(trained)}
+    code, _, errors = isdm("finetune", **values)
+    assert code == 2
+    assert "output_dir is the folder of resume_checkpoint" in errors[0]
+
+
+def test_samples_of_other_settings_are_not_mixed(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2}
+    assert isdm("sample", **values)[0] == 0
+    before = sorted((path, path.read_bytes()) for path in (tmp_path / "out").rglob("*.png"))
+    code, _, errors = isdm("sample", **values, seed=1)
+    assert code == 2
+    assert "holds samples with run_seed 0, these would have 1: choose another results_path" in errors[0]
+    assert sorted((path, path.read_bytes()) for path in (tmp_path / "out").rglob("*.png")) == before
+
+
+def test_sampling_into_a_real_dataset_is_refused(trained, lemons, tmp_path, isdm):
+    """Same names, same folders: its masks would be overwritten by what was made from them."""
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    for path in (data / "train" / "images").iterdir():
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    values = {"model_path": str(trained), "data_dir": str(data), "data_split": "train", "steps": 2}
+    for split in ("train", "synthetic"):
+        code, _, errors = isdm("sample", **values, results_path=str(data), split=split)
+        assert code == 2
+        assert "choose an empty results_path" in errors[0]
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+def test_other_masks_are_not_mixed_with_earlier_samples(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "results_path": str(tmp_path / "out"), "steps": 2}
+    assert isdm("sample", **values, mask_dir=str(lemons / "test" / "masks"))[0] == 0
+    masks = tmp_path / "masks"
+    shutil.copytree(lemons / "test" / "masks", masks)
+    assert isdm("sample", **values, mask_dir=str(masks))[0] == 0, "the same masks elsewhere are the same"
+    shutil.copy(lemons / "train" / "masks" / "lemon_0005.png", masks / "a_new_first_one.png")
+    code, _, errors = isdm("sample", **values, mask_dir=str(masks), num_samples=5)
+    assert code == 2
+    assert "the masks are others than they were" in errors[0]
+
+
+def test_a_run_does_not_go_on_from_another_source(trained, lemons, tmp_path, isdm):
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    checkpoint = torch.load(other / BEST, weights_only=True)
+    checkpoint["progress"]["best_epoch"] = 77
+    torch.save(checkpoint, other / BEST)
+    values = {"data_dir": str(lemons), "output_dir": str(tmp_path / "ft"), "max_epochs": 1, "preview_interval": 0}
+    assert isdm("finetune", **values, resume_checkpoint=str(trained))[0] == 0
+    code, _, errors = isdm("finetune", **values, resume_checkpoint=str(other))
+    assert code == 2
+    assert "began from" in errors[0]
+
+
+def test_classes_in_another_order_are_refused(trained, lemons, tmp_path, isdm):
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    names = ["background", "lemon", "mould", "blemish", "gangrene"]
+    (data / "classes.json").write_text(json.dumps({str(index): name for index, name in enumerate(names)}))
+    values = {"data_dir": str(data), "output_dir": str(tmp_path / "ft"), "max_epochs": 1, "preview_interval": 0}
+    code, _, errors = isdm("finetune", **values, resume_checkpoint=str(trained))
+    assert code == 2
+    assert "use the same classes in the same order" in errors[0]
+
+
+def test_training_on_from_bare_weights_asks_what_they_predict(trained, lemons, tmp_path, isdm):
+    checkpoint = load_checkpoint(trained / BEST)
+    save_weights(tmp_path / "bare.pt", checkpoint.model, checkpoint)
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    values["resume_checkpoint"] = str(tmp_path / "bare.pt")
+    code, _, errors = isdm("train", **values)
+    assert code == 2
+    assert "prediction cannot be seen in the bare weights" in errors[0]
+    assert isdm("train", **values, prediction="eps")[0] == 0
+    code, _, errors = isdm(
+        "train", **{**values, "num_channels": 64, "output_dir": str(tmp_path / "b")}, prediction="eps"
+    )
+    assert code == 2
+    assert "num_channels" in errors[0]
+
+
+def test_a_trained_to_the_end_checkpoint_is_no_beginning(trained, lemons, tmp_path, isdm):
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 3, "drop_rate": 0.2}
+    code, _, errors = isdm("train", **values, resume_checkpoint=str(trained))
+    assert code == 2
+    assert "raise max_epochs to train on" in errors[0]
+
+
+@pytest.mark.parametrize("action", ["train", "sample", "check", "export"])
+def test_results_that_cannot_be_written(action, trained, lemons, tmp_path, isdm):
+    (tmp_path / "file").write_text("in the way")
+    place = str(tmp_path / "file" / "results.pt")
+    values = {
+        "train": {**TINY, "data_dir": str(lemons), "output_dir": place, "max_epochs": 1},
+        "sample": {"model_path": str(trained), "data_dir": str(lemons), "results_path": place, "steps": 2},
+        "check": {"data_dir": str(lemons), "dataset_mode": "multi-class", "output_dir": place},
+        "export": {"model_path": str(trained), "export_path": place},
+    }
+    code, _, errors = isdm(action, **values[action])
+    assert code == 2
+    assert "cannot be written" in errors[0]
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_an_unreadable_manifest_path_is_refused(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2}
+    assert isdm("sample", **values)[0] == 0
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines[0]["image"] = "../../secret.png"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, _, errors = isdm("sample", **values)
+    assert code == 2
+    assert "outside its folder" in errors[0]
+
+
+def test_weights_without_a_state_to_go_on_from_are_put_aside_not_overwritten(trained, lemons, tmp_path, isdm):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / LAST).unlink()
+    before = (folder / BEST).read_bytes()
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 1, "drop_rate": 0.2}
+    code, shown, _ = isdm("train", **values)
+    assert code == 0
+    assert "the old weights are now" in shown
+    assert [path.read_bytes() for path in folder.glob("best-before-*.pt")] == [before]
+
+
+@pytest.mark.parametrize("text", ['{"index": 0}\n', "[1]\n", "\udcff\udcfe"])
+def test_damaged_manifests(text, trained, lemons, tmp_path, isdm):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(out), "steps": 2}
+    code, _, errors = isdm("sample", **values)
+    assert code == 2
+    assert "no manifest of samples, or damaged" in errors[0]
+
+
+def test_both_splits_make_one_dataset(trained, lemons, tmp_path, isdm):
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2}
+    for split in ("train", "test"):
+        code, _, errors = isdm("sample", **values, data_split=split, split=split, num_samples=3)
+        assert code == 0, errors
+    code, shown, _ = isdm(
+        "check", data_dir=str(tmp_path / "out"), dataset_mode="multi-class", output_dir=str(tmp_path / "check")
+    )
+    assert code == 0
+    assert shown.count("3 pairs, width") == 2

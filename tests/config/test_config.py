@@ -1,0 +1,219 @@
+"""Configurations: spellings, defaults, contradictions, and what is said about mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.option_help import describe_options, json_schema
+
+ROOT = Path(__file__).parents[2]
+NEEDED = {"data_dir": "d", "dataset_mode": "binary", "output_dir": "o"}
+# fmt: off
+PUBLISHED = [
+    "data_dir", "dataset_mode", "image_size", "num_classes", "batch_size", "microbatch", "lr", "weight_decay",
+    "lr_anneal_steps", "ema_rate", "drop_rate", "schedule_sampler", "resume_checkpoint", "num_channels",
+    "num_res_blocks", "num_heads", "num_heads_upsample", "num_head_channels", "attention_resolutions", "channel_mult",
+    "dropout", "resblock_updown", "use_scale_shift_norm", "use_new_attention_order", "use_checkpoint", "use_fp16",
+    "learn_sigma", "diffusion_steps", "noise_schedule", "timestep_respacing", "use_kl", "predict_xstart",
+    "rescale_timesteps", "rescale_learned_sigmas", "class_cond", "no_instance", "clip_denoised", "num_samples",
+    "model_path", "results_path", "s", "use_ddim",
+]
+# fmt: on
+
+
+def problems(action: str, **values) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(action, values)
+    return list(caught.value.messages)
+
+
+def test_every_published_key_is_known():
+    known = {key for kind in ACTIONS.values() for key in kind.model_fields}
+    assert not set(PUBLISHED) - known
+
+
+@pytest.mark.parametrize(
+    ("key", "spelling", "value"),
+    [
+        ("attention_resolutions", "32,16,8", (32, 16, 8)),
+        ("attention_resolutions", [32, 16], (32, 16)),
+        ("attention_resolutions", 16, (16,)),
+        ("channel_mult", "1,2,2", (1.0, 2.0, 2.0)),
+        ("channel_mult", "", (1.0, 2.0, 3.0, 4.0)),
+        ("channel_mult", None, (1.0, 2.0, 3.0, 4.0)),
+        ("ema_rate", "0.99,0.999", (0.99, 0.999)),
+        ("ema_rate", 0.999, (0.999,)),
+        ("image_size", [64, 128], (64, 128)),
+        ("lr", 1, 1.0),
+    ],
+)
+def test_lists_and_published_spellings_are_read(key, spelling, value):
+    assert getattr(load_config("train", {**NEEDED, key: spelling}), key) == value
+
+
+def test_published_spellings_of_a_choice():
+    assert load_config("train", {**NEEDED, "predict_xstart": True}).prediction == "x0"
+    assert load_config("train", {**NEEDED, "use_fp16": True}).precision == "fp16"
+    sample = {"model_path": "m", "results_path": "r", "mask_dir": "k"}
+    assert load_config("sample", {**sample, "use_ddim": True, "eta": 0.5}).sampler == "ddim"
+
+
+@pytest.mark.parametrize(
+    ("given", "sampler", "time_grid"),
+    [
+        ({}, "dpm++2m", "logsnr"),
+        ({"steps": 50}, "dpm++2m", "logsnr"),
+        ({"time_grid": "trailing"}, "dpm++2m", "trailing"),
+        ({"sampler": "dpm++2m-sde"}, "dpm++2m-sde", "logsnr"),
+        ({"sampler": "ddpm"}, "ddpm", "uniform"),
+        ({"sampler": "ddim", "time_grid": "logsnr"}, "ddim", "logsnr"),
+        ({"use_ddim": True}, "ddim", "uniform"),
+        # What published command lines say means what it has always meant.
+        ({"timestep_respacing": "250"}, "ddpm", None),
+        ({"timestep_respacing": "ddim25", "use_ddim": True}, "ddim", None),
+        ({"timestep_respacing": "10,15", "sampler": "dpm++2m"}, "dpm++2m", None),
+    ],
+)
+def test_a_sampler_brings_its_time_grid(given, sampler, time_grid):
+    config = load_config("sample", {"model_path": "m", "results_path": "r", "mask_dir": "k", **given})
+    assert (config.sampler, config.time_grid) == (sampler, time_grid)
+    resolved = json.loads(json.dumps(config.to_json()))
+    assert load_config("sample", resolved).to_json() == config.to_json()
+
+
+def test_resolved_config_loads_again_and_is_the_same():
+    first = load_config("train", {**NEEDED, "channel_mult": "1,2", "use_fp16": True, "image_size": [32, 48]}).to_json()
+    again = load_config("train", json.loads(json.dumps(first))).to_json()
+    assert again == first
+
+
+def test_everything_wrong_is_reported_at_once_with_the_way_out():
+    found = problems(
+        "train",
+        dataset_mode="binary",
+        output_dir="o",
+        batchsize=4,
+        lr="fast",
+        num_heads=True,
+        resize="zoom",
+        use_kl=True,
+        rescale_learned_sigmas=True,
+        image_size=50,
+        steps=3,
+    )
+    text = "\n".join(found)
+    assert "batchsize is not a key of train: did you mean 'batch_size'?" in found
+    assert 'lr is "fast": expected a number above 0, such as 0.0001' in found
+    assert "num_heads is true: expected a whole number at least 1, such as 4" in found
+    assert 'resize is "zoom": expected one of "crop", "squash", "pad"' in found
+    assert "data_dir is missing" in text
+    assert "use_kl and rescale_learned_sigmas are both true" in text
+    assert "image_size is 50" in text
+    assert "steps is not a key of train: it belongs to sample" in text
+    assert len(found) == 8
+    assert all("\n" not in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("action", "values", "said"),
+    [
+        ("train", {"predict_xstart": True, "prediction": "v"}, "predict_xstart is true, but prediction"),
+        ("train", {"use_fp16": True, "precision": "bf16"}, "use_fp16 is true, but precision"),
+        ("train", {"class_cond": False}, "class_cond is false"),
+        ("train", {"ema_rate": "1.5"}, "ema_rate is 1.5"),
+        ("train", {"microbatch": 0}, "microbatch is 0"),
+        ("train", {"rotate90": True, "image_size": [32, 64]}, "rotate90 needs a square image_size"),
+        ("train", {"attention_resolutions": "7"}, "attention_resolutions is 7"),
+        ("train", {"num_channels": 48}, "num_channels is 48"),
+        ("train", {"num_head_channels": 24}, "num_head_channels is 24"),
+        ("train", {"min_snr_gamma": 5, "use_kl": True}, "min_snr_gamma weights"),
+        ("train", {"use_kl": True, "learn_sigma": False}, "learn_sigma is false"),
+        ("sample", {"steps": 4, "timestep_respacing": "8", "mask_dir": "m"}, "steps is 4, but timestep_respacing"),
+        ("sample", {"use_ddim": True, "sampler": "ddpm", "mask_dir": "m"}, "use_ddim is true, but sampler"),
+        ("sample", {"timestep_respacing": "ddim", "mask_dir": "m"}, "timestep_respacing is 'ddim': expected"),
+        ("sample", {"device": "gpu", "mask_dir": "m"}, "device is 'gpu': use auto, cpu"),
+        ("sample", {"eta": 0.5, "mask_dir": "m"}, "eta belongs to sampler ddim"),
+        ("sample", {"eta": 0.5, "timestep_respacing": "9", "mask_dir": "m"}, 'sampler is "ddpm": eta belongs'),
+        ("sample", {"time_grid": "logsnr", "timestep_respacing": "9", "mask_dir": "m"}, "leave one of the two out"),
+        ("sample", {"dynamic_threshold": 0.995, "clip_denoised": False, "mask_dir": "m"}, "clip_denoised is false"),
+        ("sample", {"dynamic_threshold": 0, "mask_dir": "m"}, "dynamic_threshold is 0: expected a number above 0, at"),
+        ("sample", {"guidance_interval": [5, 0.3], "s": 2, "mask_dir": "m"}, "[5.0, 0.3]: expected [low, high]"),
+        ("sample", {"guidance_interval": "0.3", "s": 2, "mask_dir": "m"}, "[0.3]: expected [low, high]"),
+        ("sample", {"guidance_interval": [0.3, 5], "mask_dir": "m"}, "but s is 1, which is no guidance"),
+        ("sample", {"mask_dir": "m", "data_dir": "d"}, "both are given"),
+        ("sample", {}, "neither is given"),
+        ("sample", {"mask_dir": "m", "split": "../up"}, "it must be a plain folder name"),
+        ("export", {"export_path": "weights.bin"}, "it must end in .pt or .safetensors"),
+    ],
+)
+def test_contradictions(action, values, said):
+    assert any(said in line for line in problems(action, **{**values, "seedling": 1})), "beside an unknown key"
+    base = {key: "x" for key in ACTIONS[action].required if key != "dataset_mode"}
+    assert any(said in line for line in problems(action, **{**base, **values}))
+
+
+def test_overrides_are_json_or_text():
+    assert parse_overrides(["a=1", "b=[1,2]", "c=text", 'd="7"', "e=x=y"]) == {
+        "a": 1,
+        "b": [1, 2],
+        "c": "text",
+        "d": "7",
+        "e": "x=y",
+    }
+    with pytest.raises(ConfigError, match="expected key=value"):
+        parse_overrides(["novalue"])
+
+
+@pytest.mark.parametrize("action", list(ACTIONS))
+def test_schema_files_equal_the_options(action):
+    written = json.loads((ROOT / "configs" / "schema" / f"{action}.json").read_text(encoding="utf-8"))
+    assert written == json_schema(ACTIONS[action]), (
+        f"run: python main.py schema {action} > configs/schema/{action}.json"
+    )
+
+
+SHIPPED = sorted(
+    path for path in (ROOT / "configs").rglob("*.json") if path.parent.name not in ("schema", "segmenter_labels")
+)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_shipped_configs_load_and_name_their_schema(path):
+    values = json.loads(path.read_text(encoding="utf-8"))
+    schema = (path.parent / values.pop("$schema")).resolve()
+    assert schema.is_file()
+    load_config(schema.stem, values)
+
+
+def test_every_action_has_a_shipped_config():
+    used = {Path(json.loads(path.read_text(encoding="utf-8"))["$schema"]).stem for path in SHIPPED}
+    assert used == set(ACTIONS)
+
+
+@pytest.mark.parametrize("action", list(ACTIONS))
+def test_every_option_has_one_line_of_meaning(action):
+    for key, _, meaning in describe_options(ACTIONS[action]):
+        assert 10 < len(meaning) < 200, key
+        assert "\n" not in meaning
+
+
+def test_help_is_quick_and_lists_every_option():
+    """Processor time, as other work on the machine must not decide; a help answers in hardly more than that."""
+    times = []
+    for _ in range(3):
+        before = os.times()
+        shown = subprocess.run(
+            [sys.executable, "main.py", "train", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert all(f"\n  {key} " in shown.stdout for key in ACTIONS["train"].model_fields)
+    assert min(times) < 0.5

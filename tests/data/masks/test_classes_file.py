@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from guided_diffusion.data.masks.classes_file import read_classes
+
+
+def test_all_forms(tmp_path):
+    content = {
+        "1": {"name": "scratch", "values": [128, 255], "colors": [[255, 0, 0], [200, 0, 0]]},
+        "0": {"name": "background", "value": 0, "color": [0, 0, 0]},
+        "2": "dent",
+        "ignore": {"value": 7, "color": [1, 2, 3]},
+    }
+    (tmp_path / "classes.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
+    classes, problems = read_classes(tmp_path)
+    assert not problems
+    assert classes.names == ("background", "scratch", "dent")
+    assert classes.values == ((0,), (128, 255), ())
+    assert classes.colors == (((0, 0, 0),), ((255, 0, 0), (200, 0, 0)), ())
+    assert (classes.ignore_values, classes.ignore_colors) == ((7,), ((1, 2, 3),))
+
+
+def test_no_file_is_no_mistake(tmp_path):
+    assert read_classes(tmp_path) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"0": "a",', "not valid JSON at line 1, column"),
+        ("", r"the file is empty \(0 bytes\)"),
+        ('["a", "b"]', "a JSON list found; write an object"),
+        ("{}", "no classes found"),
+        ('{"background": 0}', "key 'background' is no class index"),
+        ('{"00": "a"}', "key '00' is no class index"),
+        ('{"0": "a", "0": "b"}', "key '0' is there twice"),
+        ('{"0": "a", "2": "b"}', "classes go up to 2, but 1 is missing"),
+        ('{"1": "a"}', "classes go up to 1, but 0 is missing"),
+        ('{"99999": "a"}', "class 99999 found"),
+        ('{"0": 5}', "class 0 is 5; write a name"),
+        ('{"0": ""}', "class 0 has no name"),
+        ('{"0": {"value": 3}}', "class 0 has no name"),
+        ('{"0": "a", "1": "a"}', "two classes are named 'a'"),
+        ('{"0": {"name": "a", "colour": [0, 0, 0]}}', "unknown key 'colour'; did you mean 'color'"),
+        ('{"0": {"name": "a", "value": true}}', "class 0 has the value true; a value is an integer in 0..65535"),
+        ('{"0": {"name": "a", "value": -1}}', "class 0 has the value -1"),
+        ('{"0": {"name": "a", "values": 3}}', "class 0 has values 3; write a list of them"),
+        ('{"0": {"name": "a", "color": [0, 0, 256]}}', r"class 0 has the color \[0, 0, 256\]"),
+        (
+            '{"0": {"name": "a", "colors": [0, 0, 0]}}',
+            r"class 0 has colors \[0, 0, 0\]; write a list of them, or 'color'",
+        ),
+        (
+            '{"0": {"name": "a", "value": 1}, "1": {"name": "b", "value": 1}}',
+            "value 1 stands for class 0 and for class 1",
+        ),
+        ('{"0": {"name": "a", "value": 1}, "ignore": {"value": 1}}', "value 1 stands for class 0 and for ignore"),
+        ('{"0": {"name": "a", "color": [0, 0, 0]}, "1": "b"}', "class 1 has no color though others have"),
+        ('{"0": "a", "ignore": 255}', r"ignore is 255; write \{\"value\": 255\}"),
+        (b"\xff\xfe{", "not UTF-8 text"),
+    ],
+)
+def test_mistakes(tmp_path, text, message):
+    (tmp_path / "classes.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    classes, problems = read_classes(tmp_path)
+    assert classes is None
+    assert len(problems) == 1
+    line = problems[0].line
+    assert re.search(message, line), line
+    assert "\n" not in line
+    assert str(tmp_path / "classes.json") in line
+
+
+def test_all_mistakes_are_found_at_once(tmp_path):
+    (tmp_path / "classes.json").write_text('{"0": 5, "1": {"name": "b", "value": -1}, "x": 1}')
+    assert len(read_classes(tmp_path)[1]) == 3

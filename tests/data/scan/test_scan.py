@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.scan import scan_dataset, scan_masks
+from guided_diffusion.runtime.errors import DataError
+
+SHAPE = (6, 8)
+
+
+def mask(*values: int, dtype=np.uint8) -> np.ndarray:
+    """Return a mask that holds exactly the values, the first one most often."""
+    array = np.full(SHAPE, values[0], dtype)
+    array.reshape(-1)[: len(values)] = values
+    return array
+
+
+def colored(*colors: tuple[int, int, int]) -> np.ndarray:
+    array = np.full((*SHAPE, 3), colors[0], np.uint8)
+    array.reshape(-1, 3)[: len(colors)] = colors
+    return array
+
+
+def scan(root: Path, mode: str = "multi-class", split: str = "train", **options):
+    return scan_dataset(root, get_mode(mode), split, progress=False, **options)
+
+
+def fatal(report) -> str:
+    with pytest.raises(DataError) as caught:
+        report.raise_if_fatal()
+    return str(caught.value)
+
+
+def test_a_sound_dataset(build):
+    root = build(
+        {"a": mask(0, 1), "b": mask(0), "sub/c": mask(0, 1, 2)}, classes={"0": "ground", "1": "hole", "2": "crack"}
+    )
+    report = scan(root)
+    assert report.raise_if_fatal() == LabelEncoding(3, ("ground", "hole", "crack"), ((0,), (1,), (2,)))
+    assert [stats.images for stats in report.classes] == [3, 2, 1]
+    assert sum(stats.pixel_share for stats in report.classes) == pytest.approx(1)
+    assert report.classes[2].pixel_share == pytest.approx(1 / 144)
+    assert report.background_share == pytest.approx(1 / 3)
+    assert report.image_modes == {"RGB": 3}
+    table = report.table()
+    assert "1 hole" in table
+    assert "0.69 %" in table
+    assert "3 pairs, width 8, height 6 pixels" in table
+    assert "no problems found" in table
+
+
+@pytest.mark.parametrize("value", [1, 128, 255])
+def test_binary_finds_its_other_value(build, value):
+    encoding = scan(build({"a": mask(0, value), "b": mask(0)}), "binary").raise_if_fatal()
+    assert encoding.values == ((0,), (value,))
+    assert encoding.binary
+
+
+def test_binary_of_background_alone_is_a_warning(build):
+    report = scan(build({"a": mask(0)}), "binary")
+    assert report.raise_if_fatal().values == ((0,), (255,))
+    assert {problem.kind for problem in report.warnings} == {"empty classes", "background"}
+
+
+def test_binary_with_classes_json_may_be_inverted(build):
+    root = build({"a": mask(0, 255)}, classes={"0": {"name": "ground", "value": 255}, "1": "hole"})
+    assert scan(root, "binary").raise_if_fatal().values == ((255,), (0,))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (Image.fromarray(mask(0, 1)), "grey8"),
+        (Image.fromarray(mask(0, 1).astype(np.uint16)), "grey16"),
+        (Image.fromarray(mask(0, 1).astype(bool)), "grey8"),
+        (Image.fromarray(colored((0, 0, 0), (1, 1, 1))), "rgb"),
+    ],
+)
+def test_masks_are_written_in_the_form_in_which_they_were_read(build, tmp_path, image, kind):
+    root = build({"a": image})
+    encoding = scan(root, num_classes=2).raise_if_fatal()
+    assert encoding.kind == kind
+    label = read_mask(root / "train/masks/a.png", encoding)
+    assert label.tolist() == mask(0, 1).tolist()
+    encoding.encode(label).save(tmp_path / "again.png")
+    assert read_mask(tmp_path / "again.png", encoding).tolist() == label.tolist()
+    assert Image.open(tmp_path / "again.png").mode == ("L" if image.mode == "1" else image.mode)
+
+
+def test_palette_masks_keep_their_palette_and_large_indices(build, tmp_path):
+    image = Image.fromarray(mask(0, 1, 255))
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    encoding = scan(build({"a": image}), num_classes=2, ignore_label=255).raise_if_fatal()
+    encoding.encode(np.array([[0, 1, 2]])).save(tmp_path / "p.png")
+    written = Image.open(tmp_path / "p.png")
+    assert written.mode == "P"
+    assert np.asarray(written).tolist() == [[0, 1, 255]]
+    assert written.getpalette()[:6] == [0, 0, 0, 255, 0, 0]
+
+
+def test_rgb_masks_with_a_colour_map(build):
+    classes = {"0": {"name": "ground", "color": [0, 0, 0]}, "1": {"name": "hole", "color": [255, 0, 0]}}
+    classes["ignore"] = {"color": [255, 255, 255]}
+    root = build({"a": colored((0, 0, 0), (255, 0, 0), (255, 255, 255))}, classes=classes)
+    report = scan(root)
+    assert report.raise_if_fatal().kind == "rgb"
+    assert report.ignored_share == pytest.approx(1 / 48)
+    assert "(ignored)" in report.table()
+
+
+def test_ignored_values_are_no_class(build):
+    report = scan(build({"a": mask(0, 1, 255)}), num_classes=2, ignore_label=255)
+    assert report.raise_if_fatal().ignore_values == (255,)
+    assert [stats.images for stats in report.classes] == [1, 1]
+
+
+CLASSES = {"0": "ground", "1": "hole"}
+
+
+@pytest.mark.parametrize(
+    ("masks", "options", "message"),
+    [
+        ({"a": mask(0, 255)}, {"num_classes": 2}, r"masks/a.png: mask values 255 stand .*set dataset_mode to binary"),
+        ({"a": mask(0, 255)}, {}, r"num_classes: not set.*values 0, 255; .*set dataset_mode to binary"),
+        (
+            {"a": mask(0, 1, 2)},
+            {},
+            r"num_classes: not set, and there is no classes.json; .* 0..2; set num_classes to 3",
+        ),
+        ({"a": mask(1, 2), "b": mask(3)}, {"num_classes": 3}, r"b.png: .*labels seem to start at 1"),
+        ({"a": mask(0, 1, 2)}, {"classes": CLASSES}, r"a.png: mask values 2 stand for no class \(num_classes is 2"),
+        ({"a": mask(0, 1)}, {"classes": CLASSES, "num_classes": 3}, r"num_classes: 3 found, but classes.json lists 2"),
+        (
+            {"a": mask(0, 1)},
+            {"mode": "binary", "num_classes": 5},
+            r"num_classes: 5 found, .*use dataset_mode multi-class",
+        ),
+        ({"a": mask(0)}, {"mode": "binary", "classes": {"0": "a"}}, r"classes.json: 1 classes, but .* has 2"),
+        (
+            {"a": mask(0, 1), "b": mask(0, 255)},
+            {"mode": "binary"},
+            r"binary masks have the values 0, 1, 255 .*map the val",
+        ),
+        ({"a": mask(1, 2)}, {"mode": "binary"}, r"binary masks have the values 1, 2"),
+        ({"a": mask(*range(40))}, {"mode": "binary"}, r"a.png: .*antialiasing or lossy \(JPEG\)"),
+        (
+            {"a": mask(0, 1)},
+            {"num_classes": 2, "ignore_label": 1},
+            r"ignore_label: mask value 1 stands for class 1 and",
+        ),
+        (
+            {"a": mask(0, 1)},
+            {"num_classes": 2, "ignore_label": -1},
+            r"ignore_label: -1 found; set it to the mask value",
+        ),
+        ({"a": mask(0, 1)}, {"num_classes": 99999}, r"num_classes: 99999 found; use 1 to"),
+        (
+            {"a": colored((0, 0, 0), (255, 0, 0))},
+            {},
+            r"a.png: RGB mask without a colour map \(1 of 1 masks\); .*\(255, 0, 0\); .*\"color\": \[255, 0, 0\]",
+        ),
+        (
+            {"a": colored((0, 0, 0), (9, 9, 0))},
+            {"classes": {"0": {"name": "a", "color": [0, 0, 0]}}},
+            r"a.png: mask colours \(9, 9, 0\) stand for no class; add the colours",
+        ),
+        ({"a": mask(0, 1)}, {"classes": '{"0": '}, r"classes.json: not valid JSON"),
+        (
+            {"a": mask(0, 1)},
+            {"classes": {"0": "a", "1": {"name": "b", "value": 0}}},
+            r"classes.json: mask value 0 stands for class 0 and for class 1",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit(build, masks, options, message):
+    root = build(masks, classes=options.pop("classes", None))
+    assert re.search(message, fatal(scan(root, **options)))
+
+
+def test_all_mistakes_are_collected_with_a_line_each(build):
+    root = build({name: mask(0, 1) for name in "abcdefg"})
+    train = root / "train"
+    (train / "images/a.png").unlink()
+    (train / "masks/b.png").unlink()
+    Image.new("RGB", SHAPE[::-1]).save(train / "images/c.jpg")
+    (train / "images/d.png").write_bytes((train / "images/d.png").read_bytes()[:60])
+    (train / "masks/e.png").write_bytes(b"")
+    Image.new("RGB", (9, 9)).save(train / "images/f.png")
+    Image.fromarray(mask(0, 7)).save(train / "masks/g.png")
+    lines = fatal(scan(root, num_classes=2)).splitlines()
+    expected = [
+        "a.png: mask without image",
+        "b.png: image without mask",
+        "a second image named 'c'",
+        "d.png: unreadable or truncated",
+        "e.png: the file is empty",
+        "f.png: 9x9 pixels, but",
+        "g.png: mask values 7 stand for no class",
+    ]
+    assert len(lines) == len(expected)
+    assert all(any(text in line for line in lines) for text in expected)
+
+
+def test_sizes_are_compared_upright(build):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    root = build({"a": mask(0, 1)})
+    Image.new("RGB", SHAPE).save(root / "train/images/a.png")
+    assert "sides exchanged" in fatal(scan(root, num_classes=2))
+    Image.new("RGB", SHAPE).save(root / "train/images/a.png", exif=exif)
+    scan(root, num_classes=2).raise_if_fatal()
+
+
+def test_warnings_do_not_stop(build):
+    grey = {f"{name}.png": np.zeros(SHAPE, np.uint8) for name in "ab"}
+    root = build({"a": mask(1), "b": mask(1)}, images=grey, classes={"0": "ground", "1": "hole", "2": "crack"})
+    report = scan(root, batch_size=16)
+    report.raise_if_fatal()
+    text = report.table()
+    assert "class 0: 'ground' is in no mask" in text
+    assert "labels may start at 1" in text
+    assert "class 2: 'crack' is in no mask" in text
+    assert "2 pairs are fewer than a batch of 16" in text
+    assert "all images are grey" in text
+    dark = {"a.png": np.full(SHAPE, 4000, np.uint16)}
+    Image.fromarray(dark["a.png"]).save(root / "train/images/a.png")
+    assert "16-bit images use values up to 4000" in scan(root).table()
+    assert "have colours" not in scan(root, image_channels=1).table()
+
+
+def test_another_split_is_held_against_a_given_encoding(build):
+    encoding = scan(build({"a": mask(0, 255)}), "binary").raise_if_fatal()
+    root = build({"t": mask(0, 1)}, split="test")
+    assert "mask values 1 stand for no class" in fatal(scan(root, "binary", "test", encoding=encoding))
+
+
+def test_masks_alone(build):
+    root = build({"a": mask(0, 1), "sub/b": mask(0, 2)})
+    report = scan_masks(root / "train/masks", LabelEncoding.identity(3), progress=False)
+    report.raise_if_fatal()
+    assert [entry.stem for entry in report.pairs] == ["a", "sub/b"]
+    assert "2 masks" in report.table()
+    assert "values 2" in fatal(scan_masks(root / "train/masks", LabelEncoding.identity(2), progress=False))
+    assert "does not exist" in fatal(scan_masks(root / "nowhere", LabelEncoding.identity(2), progress=False))
+
+
+def test_missing_split_is_one_line(build):
+    message = fatal(scan(build({"a": mask(0, 1)}), split="valid"))
+    assert re.search(r"valid: the folder does not exist \(.* has train\)", message)
+    assert "\n" not in message

@@ -1,0 +1,218 @@
+"""Pictures: palettes, overlays, grid geometry, atomic files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guided_diffusion.data import visualize
+
+RED, GREEN, BLUE, PURPLE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 0, 200)
+
+
+def tile(height: int, width: int, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def box_of(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Return (left, top, right, bottom) of the pixels that have `colour`."""
+    rows, columns = np.nonzero((np.asarray(sheet) == colour).all(axis=-1))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def ink_of(sheet: Image.Image) -> np.ndarray:
+    return (np.asarray(sheet) < 100).all(axis=-1)
+
+
+class TestPalette:
+    @pytest.mark.parametrize("num_classes", [1, 2, 5, 20, 183, 1500])
+    def test_has_a_colour_per_class_and_one_for_null(self, num_classes: int) -> None:
+        palette = visualize.class_palette(num_classes)
+        assert palette.shape == (num_classes + 1, 3)
+        assert palette.dtype == np.uint8
+        assert palette[0].max() < 40, "background is dark"
+        assert len(set(palette[-1].tolist())) == 1, "null is grey"
+
+    @pytest.mark.parametrize(("num_classes", "least"), [(5, 80), (20, 50), (183, 15)])
+    def test_colours_are_apart(self, num_classes: int, least: float) -> None:
+        palette = visualize.class_palette(num_classes).astype(float)
+        distance = np.linalg.norm(palette[:, None] - palette[None], axis=-1)
+        assert distance[~np.eye(len(palette), dtype=bool)].min() >= least
+
+    def test_colour_of_a_class_does_not_depend_on_the_number_of_classes(self) -> None:
+        large = visualize.class_palette(183)
+        for num_classes in (1, 2, 8, 20):
+            np.testing.assert_array_equal(visualize.class_palette(num_classes)[:-1], large[:num_classes])
+
+    def test_result_is_the_callers_to_change(self) -> None:
+        visualize.class_palette(4)[:] = 0
+        assert visualize.class_palette(4).any()
+
+
+class TestLabelMaps:
+    def test_colorize_looks_up_every_pixel(self) -> None:
+        palette = visualize.class_palette(3)
+        label = np.array([[0, 1, 2], [3, 3, 0]], np.int64)
+        np.testing.assert_array_equal(visualize.colorize(label, palette), palette[label])
+
+    @pytest.mark.parametrize("label", [[[4]], [[-1]], [[0.5]], [0, 1]])
+    def test_colorize_refuses_what_is_no_label_map(self, label: list) -> None:
+        with pytest.raises(AssertionError):
+            visualize.colorize(np.array(label), visualize.class_palette(3))
+
+    def test_legend_has_the_classes_that_are_shown(self) -> None:
+        names, palette = ("floor", "wall", "door"), visualize.class_palette(3)
+        legend = visualize.legend_of(names, [np.array([[2, 3]]), np.array([[0, 0]])])
+        assert legend == [("floor", palette[0].tolist()), ("door", palette[2].tolist())]
+
+    @pytest.mark.parametrize("background", [0, 2])
+    def test_overlay_leaves_background_untouched(self, background: int) -> None:
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 256, (12, 10, 3), np.uint8)
+        label = rng.integers(0, 4, (12, 10))
+        palette = visualize.class_palette(3)
+        mixed = visualize.overlay(image, label, palette, alpha=0.5, background=background)
+        np.testing.assert_array_equal(mixed[label == background], image[label == background])
+        expected = (image.astype(float) + palette[label]) / 2
+        assert np.abs(mixed - expected)[label != background].max() <= 0.5
+
+    def test_overlay_of_grey_at_the_ends_of_alpha(self) -> None:
+        image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
+        label, palette = np.ones((2, 3), np.uint8), visualize.class_palette(2)
+        np.testing.assert_array_equal(visualize.overlay(image, label, palette, 0), visualize.to_rgb(image))
+        np.testing.assert_array_equal(visualize.overlay(image, label, palette, 1), visualize.colorize(label, palette))
+
+    def test_edges_are_white_on_the_darkened_image(self) -> None:
+        image = np.full((2, 2, 3), 101, np.uint8)
+        drawn = visualize.draw_edges(image, np.array([[True, False], [False, False]]))
+        assert drawn.dtype == np.uint8
+        assert drawn[..., 0].tolist() == [[255, 50], [50, 50]]
+
+    @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
+    def test_to_rgb(self, shape: tuple[int, ...]) -> None:
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        rgb = visualize.to_rgb(image)
+        assert rgb.shape == (4, 5, 3)
+        np.testing.assert_array_equal(rgb, np.broadcast_to(image.reshape(4, 5, -1), (4, 5, 3)))
+
+
+class TestGrid:
+    def test_size_without_titles_is_tiles_and_padding(self) -> None:
+        rows = [[tile(6, 8, RED)] * 3] * 2
+        assert visualize.grid(rows, scale=2, pad=3).size == (3 * 16 + 4 * 3, 2 * 12 + 3 * 3)
+
+    def test_tiles_are_where_row_and_column_say(self) -> None:
+        colours = [[RED, GREEN], [BLUE, PURPLE]]
+        sheet = visualize.grid([[tile(5, 7, c) for c in row] for row in colours], scale=1, pad=2)
+        for r, row in enumerate(colours):
+            for c, colour in enumerate(row):
+                assert box_of(sheet, colour) == (2 + 9 * c, 2 + 7 * r, 9 + 9 * c, 7 + 7 * r)
+
+    def test_enlargement_is_nearest_neighbour(self) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+        sheet = np.asarray(visualize.grid([[image]], scale=5, pad=0))
+        np.testing.assert_array_equal(sheet, np.kron(image, np.ones((5, 5, 1), np.uint8)))
+
+    @pytest.mark.parametrize(("side", "shown"), [(32, 128), (48, 144), (64, 128), (96, 96), (256, 256)])
+    def test_small_tiles_are_enlarged_by_themselves(self, side: int, shown: int) -> None:
+        assert visualize.grid([[tile(side, side, RED)]], pad=0).size == (shown, shown)
+
+    def test_short_rows_and_mixed_sizes(self) -> None:
+        sheet = visualize.grid([[tile(4, 4, RED), tile(8, 6, GREEN)], [tile(4, 4, BLUE)]], scale=1)
+        assert sheet.size == (2 + 4 + 2 + 6 + 2, 2 + 8 + 2 + 4 + 2)
+
+    def test_titles_and_legend_go_around_the_tiles(self) -> None:
+        sheet = visualize.grid(
+            [[tile(32, 32, RED), tile(32, 32, GREEN)]],
+            scale=2,
+            title="Lemons",
+            column_titles=["real", "a title of several lines"],
+            row_titles=["first row"],
+            legend=[("mould", BLUE), ("gangrene", PURPLE)],
+        )
+        left, top, right, bottom = box_of(sheet, RED)
+        assert (right - left, bottom - top) == (64, 64)
+        assert box_of(sheet, BLUE)[1] > bottom, "legend below"
+        ink = ink_of(sheet)
+        assert ink[:top].any(), "titles above"
+        assert ink[top:bottom, :left].any(), "row title at the left"
+        assert ink[bottom:].any(), "names in the legend"
+        assert not ink[[0, -1]].any(), "text is not cut by the sheet"
+        assert not ink[:, [0, -1]].any(), "text is not cut by the sheet"
+
+    def test_long_titles_are_wrapped_and_long_words_widen_the_sheet(self) -> None:
+        plain = visualize.grid([[tile(128, 128, RED)]])
+        wrapped = visualize.grid([[tile(128, 128, RED)]], title="some short words " * 5)
+        assert wrapped.width == plain.width
+        assert wrapped.height > plain.height + 40
+        word = "unbreakable" * 5
+        wide = visualize.grid([[tile(8, 8, RED)]], scale=1, column_titles=[word], title=word, legend=[(word, BLUE)])
+        assert wide.width > 300
+        assert not ink_of(wide)[:, [0, -1]].any()
+
+    def test_contact_sheet_of_hundreds(self) -> None:
+        sheet = visualize.contact_sheet([tile(16, 16, (i % 256, 0, 0)) for i in range(301)], 20, pad=1)
+        assert sheet.size == (20 * 17 + 1, 16 * 17 + 1)
+        assert sheet.getpixel((1 + 17 * 3, 1 + 17 * 2)) == (43, 0, 0)
+
+
+class TestFiles:
+    def test_save_makes_folders_replaces_and_leaves_nothing_else(self, tmp_path: Path) -> None:
+        path = tmp_path / "a" / "b" / "picture.png"
+        for colour in (RED, GREEN):
+            visualize.save(Image.fromarray(tile(3, 4, colour)), str(path))
+            with Image.open(path) as image:
+                np.testing.assert_array_equal(np.asarray(image), tile(3, 4, colour))
+        assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+
+    def test_a_failed_save_keeps_the_old_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "picture.jpg"
+        visualize.save(Image.fromarray(tile(3, 4, RED)), path)
+        before = path.read_bytes()
+        with pytest.raises(OSError, match="RGBA"):
+            visualize.save(Image.new("RGBA", (3, 4)), path)
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["picture.jpg"]
+
+    def test_an_unknown_ending_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"\.txt is not a picture format"):
+            visualize.save(Image.new("RGB", (3, 4)), tmp_path / "picture.txt")
+        assert not list(tmp_path.iterdir())
+
+
+class TestLossCurve:
+    @pytest.mark.parametrize("epochs", [0, 1, 40])
+    def test_is_written(self, tmp_path: Path, epochs: int) -> None:
+        history = [
+            {"epoch": e, "loss": 1 / (e + 1), **{f"loss_q{q}": (q + 1) / (e + 1) for q in range(4)}}
+            for e in range(epochs)
+        ]
+        visualize.loss_curve(history, tmp_path / "run" / "loss.png", best_epoch=epochs - 1)
+        with Image.open(tmp_path / "run" / "loss.png") as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 300
+        assert [p.name for p in (tmp_path / "run").iterdir()] == ["loss.png"]
+
+    def test_takes_gaps_and_marks_the_best_epoch(self, tmp_path: Path) -> None:
+        history = [
+            {"epoch": 1, "loss": 0.5, "loss_q0": None},
+            {"epoch": 2, "loss": float("nan"), "loss_q0": 0.2, "loss_q3": float("inf")},
+            {"epoch": 3, "loss": 0.0},
+            {"epoch": 4, "loss": 0.1},
+        ]
+        marked = {}
+        for best_epoch in (4, None):
+            visualize.loss_curve(history, tmp_path / "loss.png", best_epoch=best_epoch)
+            with Image.open(tmp_path / "loss.png") as image:
+                marked[best_epoch] = (np.asarray(image.convert("RGB")) == (220, 20, 60)).all(axis=-1).sum()
+        assert marked[4] > 20
+        assert marked[None] == 0
+
+    def test_opens_no_figure_of_pyplot(self, tmp_path: Path) -> None:
+        visualize.loss_curve([{"epoch": 1, "loss": 1.0}], tmp_path / "loss.png")
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        assert pyplot is None or not pyplot.get_fignums()

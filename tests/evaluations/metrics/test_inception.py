@@ -1,0 +1,283 @@
+"""Inception features with random weights against torch-fidelity's own run, and the reading of bad weights files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import socket
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from random_networks import random_inception
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import Dataset
+from torch_fidelity import calculate_metrics
+
+from evaluations.errors import EvaluationError
+from evaluations.metrics import inception
+from evaluations.metrics.fidelity import frechet_distance, kernel_distance, precision_recall
+from evaluations.metrics.inception import load_inception, read_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
+
+
+@pytest.fixture(scope="module")
+def network(weights: Path) -> inception.InceptionFeatures:
+    return load_inception(str(weights), "cpu")
+
+
+def picture_set(count: int, brightness: int, seed: int) -> np.ndarray:
+    """Noise of various coarseness, uint8 [count, 32, 32, 3]."""
+    rng = np.random.default_rng(seed)
+    pictures = []
+    for index in range(count):
+        block = 2 ** (index % 4)
+        coarse = rng.normal(brightness, 40, (32 // block, 32 // block, 3))
+        pictures.append(coarse.repeat(block, axis=0).repeat(block, axis=1))
+    return np.clip(pictures, 0, 255).astype(np.uint8)
+
+
+class Pictures(Dataset):
+    """As torch-fidelity takes them: uint8 [3, H, W] each."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = torch.tensor(images).permute(0, 3, 1, 2)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metrics_equal_torch_fidelity(weights: Path, network: inception.InceptionFeatures) -> None:
+    samples, real = picture_set(10, 130, 1), picture_set(14, 90, 2)
+    expected = calculate_metrics(
+        input1=Pictures(samples),
+        input2=Pictures(real),
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(weights),
+        fid=True,
+        kid=True,
+        prc=True,
+        kid_subset_size=10,
+        kid_subsets=10,
+        rng_seed=5,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,  # no further processes
+        verbose=False,
+    )
+    of_samples, of_real = (network.features(images, 16).astype(np.float64) for images in (samples, real))
+    assert of_samples.std(axis=0).mean() > 0.01
+    kid = kernel_distance(of_samples, of_real, subsets=10, seed=5)
+    precision, recall = precision_recall(of_samples, of_real)
+    assert 0 < precision < 1
+    assert 0 < recall < 1
+    assert frechet_distance(of_samples, of_real) == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
+    assert kid.mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)
+    assert kid.std == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3)
+    assert (precision, recall) == pytest.approx((expected["precision"], expected["recall"]))
+
+
+def test_features_do_not_depend_on_the_batch(network: inception.InceptionFeatures) -> None:
+    images, seen = picture_set(5, 128, 3)[:, :20], []
+    features = network.features(images, 2, lambda done, total: seen.append((done, total)))
+    assert features.shape == (5, 2048)
+    assert features.dtype == np.float32
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    np.testing.assert_allclose(features, network.features(images, 5), rtol=1e-3, atol=1e-4)
+    assert network.features(images[:0], 2).shape == (0, 2048)
+
+
+def test_weights_are_told(weights: Path, network: inception.InceptionFeatures) -> None:
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    assert network.digest == digest
+    for part in ("InceptionV3", "299 x 299", "random.pth", digest):
+        assert part in network.description
+
+
+def test_loading_leaves_the_global_generator_alone(weights: Path) -> None:
+    before = torch.get_rng_state()
+    load_inception(str(weights), "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# -------------------------------------------------------------------------------------------------- bad files
+
+
+class Attack:
+    """What a hostile file holds: unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def hostile(path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(2), "rest": Attack(path.parent / "attacked")}, path)
+
+
+def hostile_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Attack(path.parent / "attacked")))
+
+
+BAD_FILES = {
+    "missing": (lambda path: None, "no such file"),
+    "folder": (lambda path: path.mkdir(), "no such file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a readable weights file"),
+    "text": (lambda path: path.write_text("<html>404</html>"), "not a readable weights file"),
+    "hostile": (hostile, "code is never loaded"),
+    "hostile pickle": (hostile_pickle, "code is never loaded"),
+    "number": (lambda path: torch.save(3, path), "holds no weights by name"),
+    "nothing": (lambda path: torch.save({}, path), "holds no weights by name"),
+    "nested": (lambda path: torch.save({"model": {"fc.weight": torch.zeros(2)}}, path), "holds no weights by name"),
+    "foreign": (lambda path: torch.save(nn.Linear(2, 3).state_dict(), path), "not the weights of .*InceptionV3"),
+    "other shapes": (
+        lambda path: torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(8, 3, 3, 3)}, path),
+        "not the weights of .*InceptionV3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    make, message = BAD_FILES[name]
+    make(path)
+    with pytest.raises(EvaluationError, match=message) as caught:
+        load_inception(str(path), "cpu")
+    text = str(caught.value)
+    assert text.startswith(f"inception_weights: {path}: ")
+    assert "\n" not in text
+    assert len(text) < len(str(path)) + 400
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_truncated_file(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(weights.read_bytes()[:1_000_000])
+    with pytest.raises(EvaluationError, match="not a readable weights file"):
+        load_inception(str(path), "cpu")
+
+
+def test_damaged_numbers(weights: Path, tmp_path: Path) -> None:
+    state = torch.load(weights, weights_only=True)
+    state["Mixed_7c.branch1x1.conv.weight"][0] = float("nan")
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    with pytest.raises(EvaluationError, match="features are not finite"):
+        load_inception(str(path), "cpu").features(picture_set(2, 128, 4), 2)
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.arange(3)}, path)
+    assert torch.equal(read_weights(str(path), option="x", url="").tensors["a"], torch.arange(3))
+    path.write_bytes(b"no such thing")
+    with pytest.raises(EvaluationError, match="not a readable weights file"):
+        read_weights(str(path), option="x", url="")
+
+
+# --------------------------------------------------------------------------------------------------- download
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of torch.hub; servers of this machine are reached without a proxy."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "hub" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def served(tmp_path: Path):
+    """A folder and the address that it is served at."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_args) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_download_is_kept(hub: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+    torch.save({"a": torch.arange(3)}, folder / "made.pth")
+    content = (folder / "made.pth").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"net-2015-12-05-{digest[:8]}.pth"
+    (folder / name).write_bytes(content)
+    found = read_weights("auto", option="x", url=f"{address}/{name}")
+    assert torch.equal(found.tensors["a"], torch.arange(3))
+    assert (found.path, found.digest) == (hub / name, digest[:16])
+    (folder / name).unlink()
+    assert read_weights("auto", option="x", url=f"{address}/{name}").digest == digest[:16]
+
+
+def test_a_download_of_something_else_is_not_kept(hub: Path, served: tuple[Path, str]) -> None:
+    folder, address = served
+    torch.save({"a": torch.arange(3)}, folder / "net-00000000.pth")
+    with pytest.raises(EvaluationError, match=r"x: http.*could not be downloaded \(invalid hash value"):
+        read_weights("auto", option="x", url=f"{address}/net-00000000.pth")
+    assert list(hub.iterdir()) == []
+
+
+def test_a_damaged_file_in_the_cache(hub: Path) -> None:
+    hub.mkdir(parents=True)
+    (hub / "net-00000000.pth").write_bytes(b"half a downl")
+    with pytest.raises(EvaluationError, match="delete it"):
+        read_weights("auto", option="x", url="http://127.0.0.1:1/net-00000000.pth")
+
+
+def test_without_a_network(hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nobody listens there
+    begin = time.monotonic()
+    with pytest.raises(EvaluationError) as caught:
+        load_inception("auto", "cpu")
+    assert time.monotonic() - begin < 5
+    text = str(caught.value)
+    assert text.startswith("inception_weights: https://github.com/toshas/torch-fidelity/")
+    assert "could not be downloaded" in text
+    assert "give the path of the file" in text
+    assert "\n" not in text
+    assert capsys.readouterr() == ("", "")
+    assert list(hub.iterdir()) == []
+
+
+def test_a_silent_server_is_given_up(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception, "_PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.monotonic()
+        with pytest.raises(EvaluationError, match="timed out"):
+            read_weights("auto", option="x", url=f"http://127.0.0.1:{silent.getsockname()[1]}/net-00000000.pth")
+        assert time.monotonic() - begin < 5
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    with pytest.raises(EvaluationError, match="could not be downloaded"):
+        read_weights("auto", option="x", url="http://127.0.0.1:1/net-00000000.pth")

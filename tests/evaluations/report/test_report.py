@@ -1,0 +1,188 @@
+"""The report: untrusted names, nothing loaded, numbers to the right."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from typing import get_args
+
+import pytest
+from PIL import Image
+
+from evaluations.report.page import Figure, Section, Table, Verdict, VerdictKind, printable, render_report
+
+NASTY = "</title></pre><script>alert(1)</script>\"' onload='x' {{ 7 * 7 }} & 裂纹"
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 36"><text>{}</text></svg>'
+VOID = {"meta", "link", "img", "source", "br", "circle", "path"}
+
+
+class Elements(HTMLParser):
+    """All elements with their attributes, and the text of the page; asserts that elements are closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def report_of(name: str, kind: VerdictKind = "helps") -> str:
+    """A report in which every text is `name`."""
+    figures = [
+        Figure(name, SVG.format("light"), SVG.format("dark"), "svg", name, name),
+        Figure(name, png(30, 20), None, "png"),
+    ]
+    table = Table([name, "IoU"], [[name, 0.5], [name, None]], name)
+    sections = [Section(name, [name], [table], figures, [(name, name)]), Section(name)]
+    return render_report(
+        title=name,
+        verdict=Verdict(kind, name, [name]),
+        facts=[(name, name)],
+        warnings=[name],
+        sections=sections,
+        footer=name,
+    )
+
+
+def test_names_are_text_everywhere() -> None:
+    plain, nasty = Elements(report_of("plain")), Elements(report_of(NASTY))
+    tags = [tag for tag, _ in plain.found]
+    assert [tag for tag, _ in nasty.found] == tags
+    assert "script" not in tags
+    attributes = [set(values) for _, values in nasty.found]
+    assert not any(key.startswith("on") for keys in attributes for key in keys)
+    assert nasty.text.count(NASTY) == plain.text.count("plain")
+    assert plain.text.count("plain") >= 18
+    assert nasty.attributes("img")[0]["alt"] == NASTY
+
+
+def test_every_picture_is_in_the_page() -> None:
+    page = report_of("plain")
+    elements = Elements(page)
+    sources = [
+        values[key] for _, values in elements.found for key in ("src", "srcset", "href", "data") if key in values
+    ]
+    assert len(sources) == 2 + 1 + 1 + 2  # pictures, dark one, icon, contents
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"https?://|@import|url\(", page)
+    light, sheet = (values["src"] for values in elements.attributes("img"))
+    (dark,) = elements.attributes("source")
+    decoded = [base64.b64decode(uri.split(",", 1)[1]) for uri in (light, dark["srcset"], sheet)]
+    assert decoded == [SVG.format("light").encode(), SVG.format("dark").encode(), png(30, 20)]
+    assert "dark" in dark["media"]
+
+
+def test_pictures_have_their_size() -> None:
+    chart, sheet = Elements(report_of("plain")).attributes("img")
+    assert (chart["width"], chart["height"]) == ("96", "48")  # 72 x 36 points
+    assert (sheet["width"], sheet["height"]) == ("30", "20")
+
+
+def test_links_of_the_contents_have_targets() -> None:
+    elements = Elements(report_of("plain"))
+    targets = {f"#{values['id']}" for _, values in elements.found if "id" in values}
+    links = [values["href"] for values in elements.attributes("a")]
+    assert len(links) == 2
+    assert set(links) <= targets
+    named = {f"#{values['aria-labelledby']}" for _, values in elements.found if "aria-labelledby" in values}
+    assert named <= targets
+
+
+@pytest.mark.parametrize("kind", get_args(VerdictKind))
+def test_a_verdict_has_its_word_its_sign_and_its_colour(kind: VerdictKind) -> None:
+    page = report_of("plain", kind)
+    assert f"Verdict: {kind}" in page
+    look = f".{kind.replace(' ', '-')}"
+    assert len(re.findall(rf"{look}\s*{{ --verdict-page", page)) == 2  # light and dark
+    signs = {
+        re.search(r'<svg class="sign".*?</svg>', report_of("x", other), re.S)[0] for other in get_args(VerdictKind)
+    }
+    assert len(signs) == len(get_args(VerdictKind))
+
+
+def test_the_verdict_comes_first() -> None:
+    page = report_of("plain")
+    assert page.index('id="verdict"') < page.index('class="warnings"') < page.index('class="facts"')
+    assert page.index('class="facts"') < page.index('class="contents"') < page.index('class="section"')
+
+
+def test_an_empty_report() -> None:
+    elements = Elements(render_report(title="t", verdict=Verdict("not measured", "h")))
+    assert [tag for tag, _ in elements.found if tag in ("ul", "nav", "dl", "section", "footer")] == []
+
+
+def test_equal_input_gives_an_equal_page() -> None:
+    assert report_of(NASTY) == report_of(NASTY)
+
+
+def test_what_utf8_cannot_hold_is_replaced() -> None:
+    page = report_of("a\ud800b\x00c")
+    page.encode()
+    assert "a\ufffdb\ufffdc" in page
+    assert printable("tab\tline\n裂纹 é \U0001f34b") == "tab\tline\n裂纹 é \U0001f34b"
+
+
+@pytest.mark.parametrize(
+    ("column", "numeric"),
+    [
+        (["71.2 ± 0.4", "–", "69"], True),
+        (["+2.4 (+1.3 to +3.6)", "-9.0 (-10.1 to -7.8)", "−1"], True),
+        ([1, 2.5, None], True),
+        (["12 of 400", "3 %", "≤ 5"], True),
+        (["", "–", None], False),
+        (["128 × 128", "12", "13"], False),
+        (["3 seeds", "real", "1"], False),
+        (["2 synthetic", "1 synthetic", "real"], False),
+    ],
+)
+def test_columns_of_numbers(column: list, numeric: bool) -> None:
+    table = Table(["name", "column"], [["a", cell] for cell in column])
+    assert table.numeric == [False, numeric]
+    page = render_report(title="t", verdict=Verdict("mixed", "h"), sections=[Section("s", tables=[table])])
+    assert page.count('class="number"') == 4 * numeric
+
+
+def test_missing_numbers_are_dashes() -> None:
+    table = Table(["a", "b"], [["x", float("nan")], ["y", 0.123456], ["z", None]])
+    assert table.cells == [["x", "–"], ["y", "0.1235"], ["z", "–"]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Verdict("maybe", "h"),
+        lambda: Table(["a"], [["b", "c"]]),
+        lambda: Figure("t", b"", kind="gif"),
+        lambda: Figure("", b""),
+        lambda: Figure("t", b"GIF89a", kind="png").size,
+    ],
+)
+def test_our_own_mistakes_are_found(wrong) -> None:
+    with pytest.raises(AssertionError):
+        wrong()

@@ -1,0 +1,112 @@
+"""Checkpoint files: atomic, self-describing, never unpickled."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from guided_diffusion.runtime.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from guided_diffusion.runtime.errors import CheckpointError
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
+CONTENT = {"config": {"lr": 1.0}, "encoding": {"num_classes": 2}, "progress": {"epoch": 3}, "model": WEIGHTS}
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    ema = {"0.9": {"a.weight": WEIGHTS["a.weight"] + 1}, "0.999": {"a.weight": WEIGHTS["a.weight"] + 2}}
+    save_checkpoint(tmp_path / LAST, {**CONTENT, "ema": ema, "optimizer": {"state": {}}})
+    found = load_checkpoint(tmp_path / LAST)
+    assert found.config == {"lr": 1.0}
+    assert found.progress == {"epoch": 3}
+    assert found.resumable
+    assert not found.is_bare
+    assert torch.equal(found.weights("raw")["a.weight"], WEIGHTS["a.weight"])
+    assert torch.equal(found.weights("ema")["a.weight"], ema["0.999"]["a.weight"])
+    assert torch.equal(found.weights("0.9")["a.weight"], ema["0.9"]["a.weight"])
+    with pytest.raises(CheckpointError, match=r"weights is '0.5', but this file has raw, ema, 0.9, 0.999"):
+        found.weights("0.5")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_exported_weights_load_back(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    lineage = {"saw_dropped_masks": False}
+    source = Checkpoint(
+        Path("source"), WEIGHTS, config=CONTENT["config"], encoding=CONTENT["encoding"], lineage=lineage
+    )
+    save_weights(path, WEIGHTS, source)
+    found = load_checkpoint(path)
+    assert all(torch.equal(found.model[name], value) for name, value in WEIGHTS.items())
+    assert found.is_bare == (suffix == ".pt")
+    if suffix == ".safetensors":
+        assert found.config == CONTENT["config"]
+        assert found.encoding == CONTENT["encoding"]
+        assert found.lineage == lineage
+
+
+def test_published_weights_saved_from_data_parallel_load(tmp_path):
+    torch.save({f"module.{name}": value for name, value in WEIGHTS.items()}, tmp_path / "published.pt")
+    assert load_checkpoint(tmp_path / "published.pt").model.keys() == WEIGHTS.keys()
+
+
+def test_a_folder_stands_for_its_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no last\.pt or best\.pt in this folder"):
+        find_checkpoint(tmp_path)
+    save_checkpoint(tmp_path / BEST, CONTENT)
+    assert find_checkpoint(tmp_path).name == BEST
+    save_checkpoint(tmp_path / LAST, CONTENT)
+    assert find_checkpoint(tmp_path).name == LAST
+    assert find_checkpoint(tmp_path, prefer=BEST).name == BEST
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.pt", "raw.pt"):
+        with pytest.raises(CheckpointError, match="damaged, or holds more than weights"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+from guided_diffusion.checkpoint import save_checkpoint
+from guided_diffusion.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    save_checkpoint(sys.argv[1], {"model": {"w": torch.zeros(100_000)}})
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX thing")
+def test_a_failed_write_says_so_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / LAST
+    save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+    shown = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
+    assert "last.pt: cannot be written (" in shown.stdout
+    assert len(shown.stdout.splitlines()) == 1
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [LAST]

@@ -1,0 +1,185 @@
+"""A plain folder becomes train/ and test/: nothing is lost or overwritten, and rare classes are on both sides."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import split_dataset
+from PIL import Image
+from split_dataset import draw_test, rarest_values
+
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.scan import scan_dataset
+
+Run = Callable[..., str]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("test_share", [0.1, 0.25, 0.5, 0.8])
+def test_every_group_gives_its_share(test_share: float, seed: int) -> None:
+    groups = np.random.default_rng(7).permutation([0] * 60 + [1] * 23 + [2] * 12 + [3] * 5).tolist()
+    chosen = draw_test(groups, test_share, seed)
+    assert chosen.sum() == round(100 * test_share)
+    for group, size in Counter(groups).items():
+        drawn = sum(chosen[i] for i in range(100) if groups[i] == group)
+        assert abs(drawn - size * test_share) < 1
+
+
+def test_items_of_a_group_are_drawn_equally_often() -> None:
+    groups = [0] * 6 + [1] * 4
+    counts = np.sum([draw_test(groups, 0.3, seed) for seed in range(2000)], axis=0)
+    # Binomial with probability 0.3: a standard deviation of 20.5.
+    assert np.abs(counts - 600).max() < 5 * 20.5
+
+
+def test_what_there_is_one_of_is_for_training() -> None:
+    groups = ["rare", *["common"] * 9]
+    assert not any(draw_test(groups, 0.4, seed)[0] for seed in range(30))
+    # Unless nothing else is left.
+    assert draw_test(["a", "b", "c"], 0.34, 0).sum() == 1
+
+
+def test_both_sides_get_something() -> None:
+    assert draw_test([0] * 3, 0.01, 0).sum() == 1
+    assert draw_test([0] * 3, 0.99, 0).sum() == 2
+
+
+def test_rarest_values() -> None:
+    assert rarest_values([(0, 5), (0, 1, 5), (0,), (0, 1, 9)]) == [5, 1, 0, 9]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Write 20 pairs, one of them in a sub-folder; class 2 is in four of them, class 1 in ten."""
+    root = tmp_path / "plain"
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        name = f"deep/{index:02d}" if index == 3 else f"{index:02d}"
+        mask = np.zeros((8, 8), np.uint8)
+        mask[:3] = index % 2
+        mask[5:] = 2 * (index % 5 == 0)
+        for folder, array, suffix in (
+            ("images", rng.integers(0, 256, (8, 8, 3), np.uint8), "jpg"),
+            ("masks", mask, "png"),
+        ):
+            path = root / folder / f"{name}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    (root / "classes.json").write_text(json.dumps({"0": "ground", "1": "leaf", "2": "bug"}))
+    return root
+
+
+@pytest.fixture
+def split(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the script into `tmp_path / "split"` (or `output`); returns what it printed, or its error."""
+
+    def run(*options: str, output: str = "split") -> str:
+        try:
+            split_dataset.main(["--data-dir", str(plain), "--output", str(tmp_path / output), *options])
+        except SystemExit as end:
+            return str(end.code)
+        return capsys.readouterr().out
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_pair_is_on_one_side(split: Run, plain: Path, tmp_path: Path) -> None:
+    before = contents(plain)
+    shown = split("--test-share", "0.25")
+    assert "15 pairs for training, 5 for testing" in shown
+    assert contents(plain) == before
+    after = contents(tmp_path / "split")
+    assert after.pop("classes.json") == before.pop("classes.json")
+    assert {name.split("/", 1)[1]: content for name, content in after.items()} == before
+    assert len(after) == len(before)
+    found = {}
+    for side in ("train", "test"):
+        report = scan_dataset(tmp_path / "split", get_mode("multi-class"), side, progress=False)
+        assert not report.fatal
+        found[side] = [entry.images for entry in report.classes]
+    rows = [line.split() for line in shown.splitlines()]
+    for value in range(3):
+        assert [str(value), str(found["train"][value]), str(found["test"][value])] in rows
+    assert (found["train"][2], found["test"][2]) == (3, 1)
+
+
+def test_the_seed_decides(split: Run, tmp_path: Path) -> None:
+    for output, seed in (("one", "4"), ("same", "4"), ("other", "5")):
+        split("--seed", seed, output=output)
+    one, same, other = (contents(tmp_path / output) for output in ("one", "same", "other"))
+    assert one == same
+    assert one.keys() != other.keys()
+
+
+def test_links_share_the_files(split: Run, plain: Path, tmp_path: Path) -> None:
+    split("--link")
+    masks = list((tmp_path / "split").glob("*/masks/**/*.png"))
+    assert len(masks) == 20
+    for path in masks:
+        relative = path.relative_to(tmp_path / "split").parts[1:]
+        assert os.path.samefile(path, plain.joinpath(*relative))
+
+
+def test_colour_masks_are_split_too(split: Run, plain: Path) -> None:
+    for path in plain.glob("masks/**/*.png"):
+        Image.fromarray(np.asarray(Image.open(path))[..., None] * np.array([90, 10, 0], np.uint8)).save(path)
+    assert "4 for testing" in split()
+
+
+def image_without_mask(plain: Path) -> None:
+    (plain / "masks" / "00.png").unlink()
+
+
+def no_masks(plain: Path) -> None:
+    (plain / "masks").rename(plain / "labels")
+
+
+def damaged_mask(plain: Path) -> None:
+    (plain / "masks" / "00.png").write_bytes(b"no picture")
+
+
+def one_pair(plain: Path) -> None:
+    for path in plain.glob("*/**/*.*"):
+        if path.stem != "00":
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (image_without_mask, "00.jpg: image without mask; add"),
+        (no_masks, "rename 'labels' to 'masks'"),
+        (damaged_mask, "00.png: unreadable or truncated"),
+        (one_pair, "has 1 pair, and a split needs one for each side"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_wrong_folders(damage: Callable[[Path], None], message: str, split: Run, plain: Path, tmp_path: Path) -> None:
+    damage(plain)
+    said = split()
+    assert said.startswith("error: ")
+    assert "\n" not in said
+    assert message in said
+    assert not (tmp_path / "split").exists()
+
+
+def test_wrong_outputs(split: Run, plain: Path, tmp_path: Path) -> None:
+    split()
+    before = contents(tmp_path / "split")
+    assert "split holds files; choose a new folder" in split()
+    assert contents(tmp_path / "split") == before
+    assert "plain holds files" in split(output="plain")
+    assert "is in" in split(output="plain/images/new")
+    (tmp_path / "file").write_text("")
+    assert "file is a file" in split(output="file")
+    assert split("--test-share", "1", output="new") == "2"
