@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from guided_diffusion import __version__
-from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_config_file
+from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_config_file, take_keys
 from guided_diffusion.runtime.errors import Interrupted, UserError
+from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.option_help import describe_options, json_schema
 
 SIGINT_EXIT = 130
@@ -96,8 +97,10 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("-c", "--config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parsed = parser.parse_args(rest)
-    values = read_config_file(parsed.config) if parsed.config else {}
+    values, left_aside = take_keys(action, read_config_file(parsed.config)) if parsed.config else ({}, "")
     config = load_config(action, {**values, **parse_overrides(parsed.set)})
+    if left_aside and launched_as()[0] == 0:
+        print(f"note: {parsed.config}: {left_aside}")
     return import_module(f"guided_diffusion.actions.{action}").run(config) or 0
 
 

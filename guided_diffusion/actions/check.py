@@ -9,13 +9,11 @@ from PIL import Image
 
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.data import visualize
-from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.loader import stack_examples
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.data.scan.report import ScanReport
-from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.dataset import scan, take_mode_defaults
+from guided_diffusion.pipelines.dataset import scan_split, shown_dataset, with_mode_defaults
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
@@ -26,43 +24,50 @@ SPLITS = ("train", "test")
 
 def run(config: CheckConfig) -> int:
     """Scan both splits, print a table for each and write a picture of overlays; fail where training would."""
-    take_mode_defaults(config)
-    options = config.to_json()
-    mode = get_mode(config.dataset_mode)
+    config = with_mode_defaults(config)
+    source, geometry = config.source, config.geometry
+    mode = get_mode(source.dataset_mode)
     folder = Path(config.output_dir)
     fatal: list[str] = []
     texts = []
     encoding = None
     for split in SPLITS:
-        if split != "train" and not has_split(config, split):
+        if split != "train" and not has_split(source, split):
             texts.append(f"{split}: no such split, nothing to check")
             print(texts[-1])
             continue
         # What the training masks mean is what the others have to mean.
-        report = scan(options, split, encoding=encoding)
+        report = scan_split(
+            source,
+            split,
+            image_channels=geometry.image_channels,
+            with_instances=not geometry.no_instance,
+            batch_size=config.batch.batch_size,
+            encoding=encoding,
+        )
         encoding = encoding or (None if report.fatal else report.encoding)
         # What class-wise label diffusion would train with.
-        eta = eta_of_data(options, report) if split == "train" and not report.fatal else None
-        texts.append(f"{split}: {mode.folder(mode.images, config.data_dir, split)}\n{report.table(eta)}")
+        eta = eta_of_data(config.eta, report) if split == "train" and not report.fatal else None
+        texts.append(f"{split}: {mode.folder(mode.images, source.data_dir, split)}\n{report.table(eta)}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         if not report.fatal and config.preview_images:
             path = folder / f"{split}.png"
             visualize.save(overlays(config, report), path)
             print(f"  {path.absolute()}")
-    write_run_record(folder, "check", options)
+    write_run_record(folder, "check", config.to_json())
     write_text(folder / "report.txt", "\n\n".join(texts) + "\n")
     print(f"  {(folder / 'report.txt').absolute()}")
     if fatal:
         count = f"{len(fatal)} problem{'s' if len(fatal) > 1 else ''}"
-        raise UserError(f"{config.data_dir}: {count} to mend before training, each listed above as 'error:'")
+        raise UserError(f"{source.data_dir}: {count} to mend before training, each listed above as 'error:'")
     return 0
 
 
-def has_split(config: CheckConfig, split: str) -> bool:
+def has_split(source: SourceOptions, split: str) -> bool:
     """Return whether the dataset has a folder of images for `split`."""
-    mode = get_mode(config.dataset_mode)
-    return bf.isdir(mode.folder(mode.images, config.data_dir, split))
+    mode = get_mode(source.dataset_mode)
+    return bf.isdir(mode.folder(mode.images, source.data_dir, split))
 
 
 def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
@@ -71,17 +76,9 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
     With instance edges they are shown too, over the darkened image.
     """
     chosen = visualize.spread(report.pairs, config.preview_images)
-    transform = JointTransform(height_width(config.image_size), resize=config.resize, train=False)
-    dataset = SegmentationDataset(
-        chosen,
-        report.encoding,
-        transform,
-        image_channels=config.image_channels,
-        with_edges=not config.no_instance,
-    )
-    images, condition = stack_examples(dataset, range(len(chosen)))
+    images, condition = stack_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
     palette = visualize.class_palette(report.encoding.num_classes)
-    background = get_mode(config.dataset_mode).background
+    background = get_mode(config.source.dataset_mode).background
     rows = [
         [image, visualize.colorize(label, palette), visualize.overlay(image, label, palette, background=background)]
         for image, label in zip(visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=True)
@@ -96,5 +93,5 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
         column_titles=titles,
         row_titles=[pair.stem for pair in chosen],
         legend=visualize.legend_of(report.encoding.names, condition.label),
-        title=f"as the model sees them: image_size {config.image_size}, resize {config.resize}",
+        title=f"as the model sees them: image_size {config.geometry.image_size}, resize {config.geometry.resize}",
     )

@@ -71,7 +71,7 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
     epochs = config.max_epochs or TRAIN_EPOCHS
     finetune_epochs = max(1, round(epochs * FINETUNE_EPOCHS / TRAIN_EPOCHS))
     steps_an_epoch = TRAIN_PAIRS // BATCH_SIZE
-    common = {"batch_size": BATCH_SIZE, "seed": config.seed, "device": config.device}
+    common = {"batch_size": BATCH_SIZE, "seed": config.seed, "device": config.compute.device}
     train = {
         **data,
         **geometry,
@@ -110,7 +110,7 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "s": 1.5,
         "batch_size": TEST_PAIRS,
         "seed": config.seed,
-        "device": config.device,
+        "device": config.compute.device,
     }
     # The picture shows masks that training never saw; what is to train a segmentation model may not know the test.
     more = {"data_split": "train", "num_samples": TRAIN_PAIRS}
@@ -132,7 +132,7 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "inception_weights": "none",
         "lpips_weights": "none",
         "seed": config.seed,
-        "device": config.device,
+        "device": config.compute.device,
     }
     check = {**data, **geometry, "batch_size": BATCH_SIZE, "output_dir": str(root / "check")}
     stages = {"check": check, "train": train, "finetune": finetune, "sample": sample}

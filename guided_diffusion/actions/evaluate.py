@@ -11,7 +11,7 @@ from guided_diffusion.runtime.memory import keep_freed_memory
 
 def run(config: EvaluateConfig) -> int:
     """Measure what `config` asks for and write the report; segmentation models trained before are not trained again."""
-    world = join(config.device)
+    world = join(config.compute.device)
     try:
         if world.size > 1:
             raise UserError("evaluate runs in one process: start it without torchrun or mpiexec", everywhere=True)

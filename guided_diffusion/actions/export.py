@@ -13,17 +13,17 @@ from guided_diffusion.runtime.logs import library_versions
 
 
 def run(config: ExportConfig) -> int:
-    """Write the chosen weights of `config.model_path` to `config.export_path`."""
-    source = find_checkpoint(config.model_path, prefer=BEST)
+    """Write the chosen weights of `config.weights.model_path` to `config.export_path`."""
+    source = find_checkpoint(config.weights.model_path, prefer=BEST)
     target = Path(config.export_path)
     if target.exists():
         raise ConfigError(f"export_path: {target} exists already and is not overwritten: choose another name")
     checkpoint = load_checkpoint(source)
-    save_weights(target, checkpoint.weights(config.weights), checkpoint)
+    save_weights(target, checkpoint.weights(config.weights.weights), checkpoint)
     # Bare weights say nothing of how they were made: that lies beside them.
     record = target.with_name(target.name + ".json")
     described = {key: getattr(checkpoint, key) for key in DESCRIBED}
-    content = {**described, "weights": config.weights, "library": library_versions()}
+    content = {**described, "weights": config.weights.weights, "library": library_versions()}
     write_text(record, json.dumps(content, indent=2) + "\n")
-    print(f"{config.weights} weights of {source.absolute()}:\n  {target.absolute()}\n  {record.absolute()}")
+    print(f"{config.weights.weights} weights of {source.absolute()}:\n  {target.absolute()}\n  {record.absolute()}")
     return 0

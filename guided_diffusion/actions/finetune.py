@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guided_diffusion.actions.train import train
 from guided_diffusion.config.finetune import FinetuneConfig
-from guided_diffusion.pipelines.build import completed, options_of_checkpoint
+from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.resume import Start, own_state, refuse_other_run
+from guided_diffusion.pipelines.training import train
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import join
 from guided_diffusion.runtime.errors import ConfigError
 
 
 def run(config: FinetuneConfig) -> int:
-    """Finetune the model of `config.resume_checkpoint` in `config.output_dir`, or continue doing so."""
-    asked = Path(config.resume_checkpoint)
-    if Path(config.output_dir).resolve() in (asked.resolve(), asked.resolve().parent):
+    """Finetune the model of `resume_checkpoint` in `output_dir`, or continue doing so."""
+    asked, output_dir = Path(config.resume_checkpoint), config.run.output_dir
+    if Path(output_dir).resolve() in (asked.resolve(), asked.resolve().parent):
         raise ConfigError(
-            f"output_dir is the folder of resume_checkpoint ({config.output_dir}): the finetuned model would replace "
+            f"output_dir is the folder of resume_checkpoint ({output_dir}): the finetuned model would replace "
             "the trained one; choose another output_dir"
         )
-    world = join(config.device)
+    world = join(config.precision.device)
     try:
-        own = own_state(config.output_dir)
+        own = own_state(output_dir)
         # What was begun needs its source no more: that may be gone.
         source = own or load_checkpoint(find_checkpoint(asked, prefer=BEST))
-        options = completed(config, options_of_checkpoint(source, config))
+        options = config.as_training(trained_config(source, config))
         if own is not None:
             refuse_other_run(options, own)
         train(options, Start(source, continues=own is not None, own=own is not None), world, action="finetune")

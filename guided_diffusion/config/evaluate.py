@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, WithJsonSchema
 
 from guided_diffusion.data.options import GeometryOptions, ImageSize, SourceOptions
-from guided_diffusion.runtime.options import ActionConfig, FloatList, OptionGroup, Problem, option
-from guided_diffusion.training.options import PrecisionOptions
+from guided_diffusion.runtime.options import ActionConfig, FloatTuple, OptionGroup, Problem, option
+from guided_diffusion.training.options import DeviceOptions
 
 
 def _names(value: Any) -> Any:
@@ -40,20 +40,6 @@ class ViewOptions(OptionGroup):
     image_channels: Literal[1, 3] | None = option(None, f"1 looks at grey images, 3 at RGB; {AS_SAMPLES}")
     resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_GEOMETRY['resize'].description}; {AS_SAMPLES}")
 
-    def contradictions(self) -> Iterator[Problem]:
-        size = self.image_size
-        sides = (size, size) if isinstance(size, int) else size or ()
-        trained = getattr(self, "study", True) or (
-            getattr(self, "agreement", True) and not getattr(self, "segmenter", "")
-        )
-        if trained and any(side % 32 for side in sides):
-            fitting = [max(32, round(side / 32) * 32) for side in sides]
-            yield (
-                "image_size",
-                f"image_size is {size if isinstance(size, int) else list(size)}: the segmentation models need "
-                f"multiples of 32, such as {fitting[0] if isinstance(size, int) else fitting}",
-            )
-
 
 class StudyOptions(OptionGroup):
     """The segmentation models that tell whether the samples help."""
@@ -64,9 +50,11 @@ class StudyOptions(OptionGroup):
     )
     encoder: str = option("resnet34", "encoder of the models, by its name in segmentation-models-pytorch")
     encoder_weights: str = option(
-        "imagenet", 'where the encoder starts: a name to download, a local file, or "none" for random weights'
+        "imagenet",
+        'where the encoder starts: a name to download, a local file, or "none" for random weights',
+        path=True,
     )
-    ratios: FloatList = option((0.5, 1.0, 2.0), "synthetic images for each real one, an arm for each")
+    ratios: FloatTuple = option((0.5, 1.0, 2.0), "synthetic images for each real one, an arm for each")
     synthetic_only: bool = option(True, "an arm with synthetic images alone")
     rivals: bool = option(True, "arms with what else could be done: usual augmentation, copy-paste of defects")
     augment_all: bool = option(
@@ -82,7 +70,7 @@ class StudyOptions(OptionGroup):
     )
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         if not self.architectures:
             yield ("architectures", "architectures is empty: give at least one, such as unetplusplus")
         for name in {name for name in self.architectures if self.architectures.count(name) > 1}:
@@ -104,19 +92,21 @@ class QualityOptions(OptionGroup):
     filter_below: float | None = option(
         None, "write a copy of the samples without those whose agreement is below this, 0 to 1; null: none", ge=0, le=1
     )
-    filtered_dir: str = option("", 'folder of that copy; "": filtered, in output_dir')
+    filtered_dir: str = option("", 'folder of that copy; "": filtered, in output_dir', path=True)
     inception_weights: str = option(
-        "auto", 'for FID, KID, precision and recall: "auto" (download), a local file, or "none" to leave them out'
+        "auto",
+        'for FID, KID, precision and recall: "auto" (download), a local file, or "none" to leave them out',
+        path=True,
     )
     lpips_net: Literal["alex", "vgg", "squeeze"] = option("alex", "network of LPIPS; published diversities: alex")
-    lpips_weights: str = option("auto", 'its ImageNet weights: "auto" (download), a local file, or "none"')
+    lpips_weights: str = option("auto", 'its ImageNet weights: "auto" (download), a local file, or "none"', path=True)
     diversity_dir: str = option(
-        "", 'samples with several a mask, for LPIPS diversity (published: 10); "": synthetic_dir'
+        "", 'samples with several a mask, for LPIPS diversity (published: 10); "": synthetic_dir', path=True
     )
     memorisation: bool = option(True, "look for training images among the samples")
     report_images: int = option(12, "samples shown in the report's pictures", ge=1, le=200)
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         if self.filter_below is not None and not self.agreement:
             yield ("filter_below", "filter_below needs agreement, which is false: set agreement to true")
         if self.filtered_dir and self.filter_below is None:
@@ -127,7 +117,9 @@ class SegmenterOptions(OptionGroup):
     """A segmenter trained elsewhere, which looks for the masks in place of one trained here."""
 
     segmenter: str = option(
-        "", 'local file of the segmenter that looks for the masks; "": one is trained here on the real images'
+        "",
+        'local file of the segmenter that looks for the masks; "": one is trained here on the real images',
+        path=True,
     )
     segmenter_model: str = option(
         "",
@@ -135,7 +127,9 @@ class SegmenterOptions(OptionGroup):
         "(TorchScript, or .pt2 of torch.export), which is run: only from someone you trust",
     )
     segmenter_labels: str = option(
-        "", 'JSON file, output -> class (name or index) or null; "": the outputs are the dataset\'s classes in order'
+        "",
+        'JSON file, output -> class (name or index) or null; "": the outputs are the dataset\'s classes in order',
+        path=True,
     )
     segmenter_size: ImageSize | None = option(
         None, "side, or [height, width], that images are resized to for it; null: as compared"
@@ -144,9 +138,7 @@ class SegmenterOptions(OptionGroup):
         "imagenet", "its images: imagenet (less mean, over deviation), unit 0..1, symmetric -1..1, bytes 0..255"
     )
 
-    def contradictions(self) -> Iterator[Problem]:
-        if self.segmenter and not getattr(self, "agreement", True):
-            yield ("segmenter", "segmenter is given, but agreement is false: set agreement to true, or leave it out")
+    def check(self) -> Iterator[Problem]:
         fields = type(self).model_fields
         for key in ("segmenter_model", "segmenter_labels", "segmenter_size", "segmenter_input"):
             if not self.segmenter and getattr(self, key) != fields[key].default:
@@ -161,13 +153,44 @@ class SegmenterOptions(OptionGroup):
             )
 
 
-class EvaluateConfig(SegmenterOptions, QualityOptions, StudyOptions, ViewOptions, SourceOptions, ActionConfig):
+class ComparedSourceOptions(SourceOptions):
+    """The real dataset; what is left open is taken from the samples."""
+
+    dataset_mode: str = option("", f"{SourceOptions.model_fields['dataset_mode'].description}; empty: as the samples")
+
+
+class EvaluateConfig(ActionConfig):
     """Keys of `evaluate`."""
 
     required: ClassVar = ("data_dir", "synthetic_dir", "output_dir")
     summary: ClassVar = "measure the samples, and whether they make a segmentation model better; writes a report"
 
-    synthetic_dir: str = option("", "samples to judge: results_path of sample, or any folder with images/ and masks/")
-    output_dir: str = option("", "folder for report.html, report.json and the results of the study")
-    dataset_mode: str = option("", f"{SourceOptions.model_fields['dataset_mode'].description}; empty: as the samples")
-    device: str = option("auto", PrecisionOptions.model_fields["device"].description)
+    source: ComparedSourceOptions
+    view: ViewOptions
+    study: StudyOptions
+    quality: QualityOptions
+    segmenter: SegmenterOptions
+    compute: DeviceOptions
+    synthetic_dir: str = option(
+        "", "samples to judge: results_path of sample, or any folder with images/ and masks/", path=True
+    )
+    output_dir: str = option("", "folder for report.html, report.json and the results of the study", path=True)
+
+    @property
+    def trains_models(self) -> bool:
+        """Whether segmentation models are trained: for the study, or to look for the masks."""
+        return self.study.study or (self.quality.agreement and not self.segmenter.segmenter)
+
+    def check(self) -> Iterator[Problem]:
+        yield from super().check()
+        if self.segmenter.segmenter and not self.quality.agreement:
+            yield ("segmenter", "segmenter is given, but agreement is false: set agreement to true, or leave it out")
+        size = self.view.image_size
+        sides = (size, size) if isinstance(size, int) else size or ()
+        if self.trains_models and any(side % 32 for side in sides):
+            fitting = [max(32, round(side / 32) * 32) for side in sides]
+            yield (
+                "image_size",
+                f"image_size is {size if isinstance(size, int) else list(size)}: the segmentation models need "
+                f"multiples of 32, such as {fitting[0] if isinstance(size, int) else fitting}",
+            )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from guided_diffusion.config.weights import WeightsOptions
 from guided_diffusion.runtime.options import ActionConfig, Problem, option
 
 
@@ -15,10 +16,10 @@ class ExportConfig(ActionConfig):
     required: ClassVar = ("model_path", "export_path")
     summary: ClassVar = "write the weights of a run as bare .pt or .safetensors"
 
-    model_path: str = option("", "checkpoint file or run folder")
-    export_path: str = option("", "file to write, ending in .pt or .safetensors")
-    weights: str = option("ema", 'which weights: ema, raw, or one of several EMA rates such as "0.999"')
+    weights: WeightsOptions
+    export_path: str = option("", "file to write, ending in .pt or .safetensors", path=True)
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
+        yield from super().check()
         if self.export_path and Path(self.export_path).suffix not in (".pt", ".safetensors"):
             yield ("export_path", f"export_path is {self.export_path!r}: it must end in .pt or .safetensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.option_help import expected
-from guided_diffusion.runtime.options import ActionConfig, Problem
+from guided_diffusion.runtime.options import ActionConfig
+from guided_diffusion.runtime.strict_json import strict_json
 
 ACTIONS: dict[str, type[ActionConfig]] = {
     "train": TrainConfig,
@@ -33,33 +34,22 @@ ACTIONS: dict[str, type[ActionConfig]] = {
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object in `path`.
+    """Return the JSON object in `path`, its "$schema" included.
 
     Raises ConfigError where there is no such file, no JSON object, or a key given twice.
     """
-
-    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in values:
-                raise ConfigError(f"{path}: key {key!r} is given twice: keep one of them")
-            values[key] = value
-        return values
-
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8: -c takes a JSON config") from None
     except OSError as error:
         beside = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
         hint = f"; in that folder: {', '.join(beside[:8])}" if beside else ""
         raise ConfigError(f"{path}: config file cannot be read ({error.strerror}){hint}") from None
+    values = strict_json(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found a JSON {type(values).__name__}, expected an object of keys and values")
-    values.pop("$schema", None)
     return values
 
 
@@ -77,55 +67,78 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def take_keys(action: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the keys of a config file that `action` uses, and one line on those it leaves aside, "" for none.
+
+    The file may be another action's, by its "$schema" or because only that action has all of its keys. Then keys of
+    the same name and another meaning (`output_dir`) are left aside, too. Keys of no action stay, and are errors.
+    """
+    values = dict(values)
+    schema = str(values.pop("$schema", ""))
+    kind = ACTIONS[action]
+    others = {name: other for name, other in ACTIONS.items() if name != action}
+    foreign = [key for key in values if key not in kind.fields() and any(key in o.fields() for o in others.values())]
+    whole = [name for name, other in others.items() if foreign and values.keys() <= other.fields().keys()]
+    source = next((name for name in ACTIONS if Path(schema).stem == name), whole[0] if whole else action)
+    other = ACTIONS[source]
+    renamed = [key for key in values if key in kind.fields() and key in other.fields() and not _same(key, kind, other)]
+    aside = [key for key in values if key in foreign or key in renamed]
+    if not aside:
+        return values, ""
+    owners = (
+        [source] if source != action else [n for n, o in others.items() if any(key in o.fields() for key in foreign)]
+    )
+    line = f"{action} leaves aside {len(aside)} keys of {', '.join(owners)}: {', '.join(aside)}"
+    return {key: value for key, value in values.items() if key not in aside}, line
+
+
+def _same(key: str, kind: type[ActionConfig], other: type[ActionConfig]) -> bool:
+    """Return whether `key` has the same meaning in two configurations: whether one declaration stands behind both."""
+    return kind.declared_in(key) is other.declared_in(key)
+
+
 def load_config(action: str, values: Mapping[str, Any]) -> Any:
     """Return the checked configuration of `action`, every published spelling resolved.
 
     Raises ConfigError with one line for each unknown key, wrong type and contradiction, all found in one go.
     """
     kind = ACTIONS[action]
-    found: list[Problem] = []
+    found = [(key, _unknown(action, key)) for key in values if key not in kind.fields()]
+    known = {key: value for key, value in values.items() if key in kind.fields()}
     try:
-        config = kind.model_validate(dict(values))
+        config = kind.from_flat(known)
     except ValidationError as error:
-        details = {str(detail["loc"][0]): detail for detail in reversed(error.errors(include_url=False))}
-        found = [(key, _explain(action, key, detail, values)) for key, detail in reversed(details.items())]
+        details = {_key_of(detail, kind): detail for detail in reversed(error.errors(include_url=False))}
+        found += [(key, _misfit(kind, key, values[key])) for key in known if key in details]
         # The keys that can be read are still held against each other, so that everything is reported at once.
-        config = kind.model_validate({key: value for key, value in values.items() if key not in details})
+        config = kind.from_flat({key: value for key, value in known.items() if key not in details})
     bad = {key for key, _ in found}
-    found += [(key, message) for key, message in config.problems() if key not in bad]
+    found += [(key, message) for key, message in config.check_all() if key not in bad]
     if found:
         raise ConfigError([message for _, message in found])
-    config.spell_out()
-    return config
+    return config.resolve()
 
 
-def _explain(action: str, key: str, detail: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """Return one line for a pydantic error: the key, what was found, the way out."""
-    fields = ACTIONS[action].model_fields
-    if detail["type"] == "extra_forbidden":
-        elsewhere = [name for name, other in ACTIONS.items() if key in other.model_fields]
-        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.6)
-        if near:
-            hint = f"did you mean {near[0]!r}?"
-        elif elsewhere:
-            hint = f"it belongs to {', '.join(elsewhere)}: leave it out"
-        else:
-            hint = f"leave it out; `main.py {action} --help` lists the keys"
-        return f"{key} is not a key of {action}: {hint}"
-    found = json.dumps(values[key], ensure_ascii=False, default=str)
-    wanted = expected(fields[key])
-    example = (
-        ""
-        if fields[key].default in ("", None) or wanted.startswith("one of")
-        else (f", such as {json.dumps(fields[key].default)}")
-    )
-    return f"{key} is {found}: expected {wanted}{example}"
+def _key_of(detail: Mapping[str, Any], kind: type[ActionConfig]) -> str:
+    """Return the key that a pydantic error is about: below the name of its group, if it has one."""
+    return str(detail["loc"][1] if detail["loc"][0] in kind.groups() and len(detail["loc"]) > 1 else detail["loc"][0])
 
 
-def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
-    """Return key -> "key (value here, value there)" for those of `keys` that two resolved configurations set apart."""
-    return {
-        key: f"{key} ({json.dumps(ours[key])} here, {json.dumps(theirs[key])} there)"
-        for key in keys
-        if key in ours and key in theirs and ours[key] != theirs[key]
-    }
+def _unknown(action: str, key: str) -> str:
+    elsewhere = [name for name, other in ACTIONS.items() if key in other.fields()]
+    near = difflib.get_close_matches(key, ACTIONS[action].fields(), n=1, cutoff=0.6)
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    elif elsewhere:
+        hint = f"it belongs to {', '.join(elsewhere)}: leave it out"
+    else:
+        hint = f"leave it out; `main.py {action} --help` lists the keys"
+    return f"{key} is not a key of {action}: {hint}"
+
+
+def _misfit(kind: type[ActionConfig], key: str, value: Any) -> str:
+    """Return one line for a value that pydantic refuses: the key, what was found, what is expected."""
+    field = kind.fields()[key]
+    found, wanted = json.dumps(value, ensure_ascii=False, default=str), expected(field)
+    has_example = field.default not in ("", None) and not wanted.startswith("one of")
+    return f"{key} is {found}: expected {wanted}" + (f", such as {json.dumps(field.default)}" if has_example else "")

@@ -1,24 +1,49 @@
-"""What the image size and the network demand of each other."""
+"""What the size of the images and the network demand of each other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from guided_diffusion.models.architecture import architecture_problems
-from guided_diffusion.runtime.options import OptionGroup, Problem
+from guided_diffusion.data.options import GeometryOptions
+from guided_diffusion.models.architecture import (
+    architecture_problems,
+    attention_factors,
+    default_channel_mult,
+    height_width,
+)
+from guided_diffusion.models.options import ModelOptions
+from guided_diffusion.runtime.options import Problem
 
 
-class ArchitectureChecks(OptionGroup):
-    """Contradictions between the image size and the network, for actions that build one."""
+def check_network(model: ModelOptions, geometry: GeometryOptions) -> Iterator[Problem]:
+    """Yield what keeps these options from making a network; nothing where some are left to the checkpoint."""
+    sizes = (
+        model.num_channels,
+        model.num_res_blocks,
+        model.num_heads,
+        model.num_heads_upsample,
+        model.num_head_channels,
+    )
+    if geometry.image_size is None or None in sizes:
+        return
+    for line in architecture_problems(
+        image_size=geometry.image_size,
+        num_channels=model.num_channels,
+        num_res_blocks=model.num_res_blocks,
+        channel_mult=model.channel_mult,
+        attention_resolutions=model.attention_resolutions,
+        num_heads=model.num_heads,
+        num_heads_upsample=model.num_heads_upsample,
+        num_head_channels=model.num_head_channels,
+    ):
+        yield (line.partition(" ")[0], line)
 
-    def contradictions(self) -> Iterator[Problem]:
-        keys = ("num_channels", "num_res_blocks", "num_heads", "num_heads_upsample", "num_head_channels")
-        sizes = {key: getattr(self, key) for key in keys}
-        if self.image_size is not None and None not in sizes.values():
-            for line in architecture_problems(
-                image_size=self.image_size,
-                channel_mult=self.channel_mult,
-                attention_resolutions=self.attention_resolutions,
-                **sizes,
-            ):
-                yield (line.partition(" ")[0], line)
+
+def with_size_defaults(model: ModelOptions, geometry: GeometryOptions) -> ModelOptions:
+    """Return the network's options with what follows from the image size, so that a checkpoint says it."""
+    short = min(height_width(geometry.image_size))
+    mult = tuple(model.channel_mult or default_channel_mult(short))
+    attention = model.attention_resolutions
+    if attention is None:
+        attention = tuple(short // factor for factor in attention_factors(short, mult, None))
+    return model.model_copy(update={"channel_mult": mult, "attention_resolutions": attention})

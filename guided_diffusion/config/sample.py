@@ -11,47 +11,53 @@ from guided_diffusion.config.from_checkpoint import (
     GeometryFromCheckpoint,
     LabelDiffusionFromCheckpoint,
     ModelFromCheckpoint,
+    filled,
 )
-from guided_diffusion.config.label_diffusion import EtaChecks, SampledLabelOptions
-from guided_diffusion.config.network import ArchitectureChecks
+from guided_diffusion.config.label_diffusion import SampledLabelOptions, check_eta
+from guided_diffusion.config.network import check_network
+from guided_diffusion.config.trained import TrainedConfig
+from guided_diffusion.config.weights import WeightsOptions
 from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.runtime.options import ActionConfig, Problem, option
 from guided_diffusion.training.options import PrecisionOptions
 
 
-class SampleConfig(
-    PrecisionOptions,
-    SamplerOptions,
-    SampledLabelOptions,
-    LabelDiffusionFromCheckpoint,
-    DiffusionFromCheckpoint,
-    ModelFromCheckpoint,
-    GeometryFromCheckpoint,
-    SourceOptions,
-    ArchitectureChecks,
-    EtaChecks,
-    ActionConfig,
-):
+class SampleConfig(ActionConfig):
     """Keys of `sample`."""
 
     required: ClassVar = ("model_path", "results_path")
     summary: ClassVar = "write synthetic image/mask pairs in the layout of the real dataset"
 
-    model_path: str = option("", "checkpoint file, run folder, or published weights (.pt, .safetensors)")
-    weights: str = option("ema", 'which weights: ema, raw, or one of several EMA rates such as "0.999"')
-    mask_dir: str = option("", "folder of masks alone, in place of data_dir")
+    weights: WeightsOptions
+    source: SourceOptions
+    geometry: GeometryFromCheckpoint
+    model: ModelFromCheckpoint
+    diffusion: DiffusionFromCheckpoint
+    label_diffusion: LabelDiffusionFromCheckpoint
+    sampled_labels: SampledLabelOptions
+    sampler: SamplerOptions
+    precision: PrecisionOptions
+    mask_dir: str = option("", "folder of masks alone, in place of data_dir", path=True)
     data_split: Literal["train", "test"] = option("test", "split of data_dir whose masks are used")
-    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png")
+    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
     num_samples: int | None = option(None, "pairs to write, masks are used in turn; null: one for each mask", ge=1)
     augment_masks: bool = option(False, "flip and turn the masks at random from their second use on")
     batch_size: int = option(8, "images made at a time", ge=1)
     seed: int = option(0, "seed of the samples", ge=0, lt=2**63)
 
-    def contradictions(self) -> Iterator[Problem]:
-        if bool(self.data_dir) == bool(self.mask_dir):
-            found = "both are given" if self.data_dir else "neither is given"
+    def check(self) -> Iterator[Problem]:
+        yield from super().check()
+        yield from check_network(self.model, self.geometry)
+        yield from check_eta(self.label_diffusion, self.sampled_labels.eta_path)
+        if bool(self.source.data_dir) == bool(self.mask_dir):
+            found = "both are given" if self.mask_dir else "neither is given"
             yield ("data_dir", f"data_dir and mask_dir say where the masks come from, and {found}: give one of them")
         if self.split and (Path(self.split).name != self.split or self.split in (".", "..")):
             yield ("split", f"split is {self.split!r}: it must be a plain folder name, such as train")
+
+    def filled(self, trained: TrainedConfig) -> SampleConfig:
+        """Return this configuration with what it leaves to the checkpoint filled in from `trained`, for the record."""
+        names = ("source", "geometry", "model", "diffusion", "label_diffusion")
+        return self.model_copy(update={name: filled(getattr(self, name), getattr(trained, name)) for name in names})

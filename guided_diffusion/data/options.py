@@ -36,7 +36,12 @@ ImageSize = Annotated[
 class SourceOptions(OptionGroup):
     """Where the pairs lie and what their masks mean."""
 
-    data_dir: str = option("", "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path")
+    data_dir: str = option(
+        "",
+        "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path",
+        path=True,
+        resume="may change",
+    )
     dataset_mode: str = option(
         "", "layout and label rule of the dataset: binary, multi-class, cityscapes, ade20k, celeba or coco"
     )
@@ -44,7 +49,7 @@ class SourceOptions(OptionGroup):
         None, "number of classes, background included; null: by dataset_mode, else classes.json", ge=1, le=65535
     )
     ignore_label: int | None = option(
-        None, "mask value that belongs to no class: its pixels carry no condition", ge=0, le=65535
+        None, "mask value that belongs to no class: its pixels carry no condition", sampling="free", ge=0, le=65535
     )
 
 
@@ -57,6 +62,7 @@ class GeometryOptions(OptionGroup):
         "crop",
         "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "
         "(default of cityscapes)",
+        sampling="free",
     )
     no_instance: bool = option(
         True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"
@@ -70,30 +76,27 @@ class AugmentOptions(OptionGroup):
     vertical_flip: bool = option(False, "flip image and mask upside down at random")
     rotate90: bool = option(False, "turn image and mask by quarter turns at random")
 
-    def contradictions(self) -> Iterator[Problem]:
-        size = getattr(self, "image_size", None)
-        if self.rotate90 and isinstance(size, tuple) and size[0] != size[1]:
-            yield ("rotate90", f"rotate90 needs a square image_size, found {list(size)}: set rotate90 to false")
-
 
 class LoaderOptions(OptionGroup):
     """How fast files are read."""
 
     num_workers: int | None = option(
-        None, "data loading processes; null: none on CPU, up to 4 beside a GPU", ge=0, le=256
+        None, "data loading processes; null: none on CPU, up to 4 beside a GPU", resume="may change", ge=0, le=256
     )
     cache_images: Literal["auto"] | bool = option(
-        "auto", "keep decoded images in memory: true, false, or auto (when they fit in a quarter of what is free)"
+        "auto",
+        "keep decoded images in memory: true, false, or auto (when they fit in a quarter of what is free)",
+        resume="may change",
     )
 
 
 class EtaOptions(OptionGroup):
     """How long each class stays in class-wise label diffusion."""
 
-    eta_path: str = option("", f"{ETA_FILE}; empty: computed from the training masks")
+    eta_path: str = option("", f"{ETA_FILE}; empty: computed from the training masks", path=True)
     eta_scale: float = option(ETA_SCALE, "scale of an eta that is computed: larger, and all classes stay longer", gt=0)
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         if self.eta_path and self.eta_scale not in (None, ETA_SCALE):
             yield (
                 "eta_scale",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
-from guided_diffusion.runtime.options import FloatList, OptionGroup, Problem, option
+from guided_diffusion.runtime.options import FloatTuple, OptionGroup, Problem, option
 
 UNIFORM, CLASSWISE = "discrete_zero_uniform", "discrete_zero_classwise"
 
@@ -17,14 +17,14 @@ class DiffusionOptions(OptionGroup):
     diffusion_steps: int = option(1000, "steps of the noise process", ge=1, le=100_000)
     noise_schedule: Literal["linear", "cosine"] = option("linear", "named schedule of the noise variances")
     prediction: Literal["v", "eps", "x0"] = option("v", "what the network predicts; published weights: eps")
-    predict_xstart: bool = option(False, "published spelling of prediction x0")
+    predict_xstart: bool = option(False, "published spelling of prediction x0", spelling_of="prediction")
     learn_sigma: bool = option(True, "the network also predicts the variance of each step")
     use_kl: bool = option(False, "train on the variational bound alone")
     rescale_learned_sigmas: bool = option(False, "scale the variational term by (respaced) steps / 1000")
     rescale_timesteps: bool = option(False, "hand the network timesteps scaled to 0..1000")
     min_snr_gamma: float | None = option(None, "weight the loss by min(SNR, gamma), 5 is usual; null: off", gt=0)
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         chosen = self.model_fields_set
         if self.predict_xstart and "prediction" in chosen and self.prediction in ("v", "eps"):
             yield (
@@ -44,9 +44,8 @@ class DiffusionOptions(OptionGroup):
         if self.use_kl and self.min_snr_gamma is not None:
             yield ("min_snr_gamma", "min_snr_gamma weights the squared error, which use_kl leaves out: drop one")
 
-    def settle(self) -> None:
-        if self.predict_xstart:
-            self.prediction = "x0"
+    def resolve(self) -> Self:
+        return self.model_copy(update={"prediction": "x0"}) if self.predict_xstart else self
 
 
 class LabelDiffusionOptions(OptionGroup):
@@ -57,7 +56,7 @@ class LabelDiffusionOptions(OptionGroup):
         "discrete_zero_uniform", "uniform: all classes vanish alike; classwise: rare and small ones later, by eta"
     )
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         if self.cond_diffuse is False and self.cond_opt == CLASSWISE:
             yield (
                 "cond_opt",
@@ -90,7 +89,7 @@ class SamplerOptions(OptionGroup):
         "dpm++2m: deterministic; dpm++2m-sde: draws noise; ddim: deterministic where eta is 0; ddpm: ancestral, the "
         "default with timestep_respacing",
     )
-    use_ddim: bool = option(False, "published spelling of sampler ddim")
+    use_ddim: bool = option(False, "published spelling of sampler ddim", spelling_of="sampler")
     steps: int | None = option(
         None, "sampling steps; null: 20 for dpm++2m, 30 for dpm++2m-sde, 50 for others, or by timestep_respacing", ge=1
     )
@@ -100,7 +99,7 @@ class SamplerOptions(OptionGroup):
     timestep_respacing: str | int = option("", 'published spelling of the steps: "50", "ddim50", "10,15,20"')
     eta: float = option(0.0, "noise of the ddim sampler, 0 to 1", ge=0, le=1)
     s: float = option(1.0, "guidance scale; 1: none, 1.5 follows the mask harder", ge=0)
-    guidance_interval: FloatList = option(
+    guidance_interval: FloatTuple = option(
         None, "[low, high] noise levels (noise / image) between which s acts, outside it is 1; null: everywhere"
     )
     clip_denoised: bool = option(True, "clip the predicted clean image to the valid range in every step")
@@ -111,7 +110,7 @@ class SamplerOptions(OptionGroup):
         le=1,
     )
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         respacing = self.timestep_respacing
         if self.steps is not None and respacing != "":
             yield ("steps", f"steps is {self.steps}, but timestep_respacing is {respacing!r}: keep one")
@@ -153,7 +152,8 @@ class SamplerOptions(OptionGroup):
             return "ddim"
         return "ddpm" if self.timestep_respacing != "" and "sampler" not in self.model_fields_set else self.sampler
 
-    def settle(self) -> None:
-        self.sampler = self._chosen()
-        if self.time_grid is None and self.timestep_respacing == "":
-            self.time_grid = SAMPLER_DEFAULTS[self.sampler].time_grid
+    def resolve(self) -> Self:
+        sampler, time_grid = self._chosen(), self.time_grid
+        if time_grid is None and self.timestep_respacing == "":
+            time_grid = SAMPLER_DEFAULTS[sampler].time_grid
+        return self.model_copy(update={"sampler": sampler, "time_grid": time_grid})

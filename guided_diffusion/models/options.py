@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from guided_diffusion.runtime.options import FloatList, IntList, OptionGroup, Problem, option
+from guided_diffusion.runtime.options import FloatTuple, IntTuple, OptionGroup, Problem, option
 
 
 class ModelOptions(OptionGroup):
@@ -13,26 +13,30 @@ class ModelOptions(OptionGroup):
 
     num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, multiple_of=32)
     num_res_blocks: int = option(2, "residual blocks a level", ge=1)
-    channel_mult: FloatList = option(
+    channel_mult: FloatTuple = option(
         None, 'channels of each level as multiples of num_channels, such as "1,2,3,4"; null or "": by image_size'
     )
     num_heads: int = option(4, "attention heads, where num_head_channels is -1", ge=1)
     num_heads_upsample: int = option(-1, "attention heads of the decoder, -1: as num_heads", ge=-1)
     num_head_channels: int = option(-1, "channels of an attention head, -1: by num_heads", ge=-1)
-    attention_resolutions: IntList = option(
+    attention_resolutions: IntTuple = option(
         None, 'feature map sides with attention, such as "32,16,8"; null: all of 16 and below'
     )
-    dropout: float = option(0.0, "dropout probability in the residual blocks", ge=0, lt=1)
+    dropout: float = option(0.0, "dropout probability in the residual blocks", sampling="free", ge=0, lt=1)
     resblock_updown: bool = option(True, "residual blocks instead of plain resampling between levels")
     use_scale_shift_norm: bool = option(True, "time embedding scales and shifts the second norm of a block")
     use_new_attention_order: bool = option(False, "split q, k, v before the heads")
-    use_checkpoint: bool = option(False, "recompute activations in the backward pass: less memory, slower")
+    use_checkpoint: bool = option(
+        False, "recompute activations in the backward pass: less memory, slower", resume="may change", sampling="free"
+    )
     spade: Literal["auto", "lookup", "mixed", "dense"] = option(
         "auto",
         "how masks become modulations: lookup of 5x5 neighbourhoods, mixed of 3x3 ones, dense; auto: the cheapest",
+        resume="may change",
+        sampling="free",
     )
-    class_cond: bool = option(True, "the mask conditions the network; always true")
+    class_cond: bool = option(True, "the mask conditions the network; always true", spelling_of="condition")
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         if self.class_cond is False:
             yield ("class_cond", "class_cond is false, but a semantic diffusion model is conditioned: leave it out")

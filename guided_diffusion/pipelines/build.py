@@ -1,69 +1,76 @@
-"""From options and checkpoints to objects; shared by the actions."""
+"""From typed options and checkpoints to connected objects: network, noise process, weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 import torch
+from pydantic import ValidationError
 
-from guided_diffusion.config.load import differing_keys
-from guided_diffusion.config.network import ArchitectureChecks
+from guided_diffusion.config.finetune import FinetuneConfig
+from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.modes import DatasetMode, get_mode
-from guided_diffusion.data.options import EtaOptions, GeometryOptions
+from guided_diffusion.data.options import GeometryOptions
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
+from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.models.state_dict import infer_architecture, load_weights
 from guided_diffusion.models.unet import UNetModel, build_unet
+from guided_diffusion.pipelines.comparison import differing_keys
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError
-from guided_diffusion.runtime.options import ActionConfig
+from guided_diffusion.runtime.options import FlatConfig
 
-MODEL_KEYS = tuple(key for key in ModelOptions.model_fields if key != "class_cond")
-PROCESS_KEYS = tuple(key for key in DiffusionOptions.model_fields if key != "predict_xstart")
-GEOMETRY_KEYS = tuple(GeometryOptions.model_fields)
-LABEL_DIFFUSION_KEYS = (*LabelDiffusionOptions.model_fields, *EtaOptions.model_fields)
-LABEL_KEYS = ("dataset_mode", "num_classes", "ignore_label")
-FREE_KEYS = ("dropout", "use_checkpoint", "spade", "resize", "ignore_label")
-"""Keys that do not change what the weights mean: how the network runs, which part of a picture it sees, and which mask
-value is of no class."""
+Config = TypeVar("Config", bound=FlatConfig)
 
 
-def model_from_options(options: Mapping[str, Any]) -> UNetModel:
-    """Return the untrained network of resolved training options, weights drawn from torch's global generator."""
-    keys = (*MODEL_KEYS, "image_size", "image_channels", "no_instance", "num_classes", "learn_sigma")
-    return build_unet(**{key: options[key] for key in keys})
+def build_network(model: ModelOptions, geometry: GeometryOptions, *, num_classes: int, learn_sigma: bool) -> UNetModel:
+    """Return the untrained network of resolved options, weights drawn from torch's global generator."""
+    return build_unet(
+        image_size=geometry.image_size,
+        image_channels=geometry.image_channels,
+        no_instance=geometry.no_instance,
+        num_classes=num_classes,
+        learn_sigma=learn_sigma,
+        **{key: getattr(model, key) for key in ModelOptions.keys()},  # noqa: SIM118 - not a mapping
+    )
 
 
-def process_from_options(
-    options: Mapping[str, Any],
+def build_process(
+    options: DiffusionOptions,
     timestep_respacing: str | int = "",
     *,
     steps: int | None = None,
     time_grid: str = "uniform",
 ) -> GaussianDiffusion:
-    """Return the noise process of resolved training options; for sampling, with fewer steps (see `build_diffusion`)."""
+    """Return the noise process of resolved options; for sampling, with fewer steps (see `build_diffusion`)."""
     return build_diffusion(
         timestep_respacing=timestep_respacing,
         steps=steps,
         time_grid=time_grid,
-        **{key: options[key] for key in PROCESS_KEYS},
+        **{key: getattr(options, key) for key in DiffusionOptions.keys()},  # noqa: SIM118 - not a mapping
     )
 
 
-def image_shape(options: Mapping[str, Any]) -> tuple[int, int, int]:
+def image_shape(geometry: GeometryOptions) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images the network sees."""
-    return (options["image_channels"], *height_width(options["image_size"]))
+    return (geometry.image_channels, *height_width(geometry.image_size))
 
 
-def model_from_checkpoint(checkpoint: Checkpoint, options: Mapping[str, Any], weights: str) -> UNetModel:
-    """Return the network of `options` with the weights called `weights` of `checkpoint`.
+def network_from_checkpoint(checkpoint: Checkpoint, trained: TrainedConfig | TrainConfig, weights: str) -> UNetModel:
+    """Return the network of `trained` with the weights called `weights` of `checkpoint`.
 
     Raises CheckpointError naming the option that differs where they do not fit.
     """
-    model = model_from_options(options)
+    model = build_network(
+        trained.model,
+        trained.geometry,
+        num_classes=trained.source.num_classes,
+        learn_sigma=trained.diffusion.learn_sigma,
+    )
     chosen = checkpoint.weights(weights)
     load_weights(model, chosen, source=str(checkpoint.path))
     broken = next((name for name, value in chosen.items() if not torch.isfinite(value).all()), None)
@@ -74,57 +81,65 @@ def model_from_checkpoint(checkpoint: Checkpoint, options: Mapping[str, Any], we
     return model
 
 
-def options_of_checkpoint(checkpoint: Checkpoint, config: ArchitectureChecks) -> dict[str, Any]:
-    """Return the options that `checkpoint` was trained with, or for bare weights what they and `config` tell.
+def trained_config(checkpoint: Checkpoint, config: FinetuneConfig | SampleConfig) -> TrainedConfig:
+    """Return what `checkpoint` was trained with, or for bare weights what they and `config` tell.
 
-    config: a finetune or sample configuration, whose keys of geometry, network and noise process are null where
-        they are left to the checkpoint.
-
+    Keys that may differ from training (`sampling="free"`) are those of `config` where it sets them.
     Raises ConfigError naming each key that contradicts the checkpoint, or that bare weights leave open.
     """
-    given = {key: value for key, value in config.to_json().items() if value not in (None, "")}
     if checkpoint.is_bare:
-        return _options_of_bare_weights(checkpoint, given)
-    keys = (*GEOMETRY_KEYS, *MODEL_KEYS, *PROCESS_KEYS, *LABEL_DIFFUSION_KEYS, *LABEL_KEYS)
-    trained = trained_options(checkpoint)
-    clashes = differing_keys(comparable(given), comparable(trained), [key for key in keys if key not in FREE_KEYS])
+        return _trained_with_bare_weights(checkpoint, config)
+    trained = options_of_checkpoint(checkpoint)
+    asked = [
+        key for key in compared_keys(TrainedConfig) if key in config.fields() and config.get(key) not in (None, "")
+    ]
+    fixed = [key for key in asked if TrainedConfig.facts(key).sampling == "as trained"]
+    clashes = differing_keys(config, trained, fixed)
     if clashes:
         raise ConfigError(
-            [f"{key} differs from {checkpoint.path}: {said}; leave it out" for key, said in clashes.items()]
+            [f"{key} differs from {checkpoint.path}: {found}; leave it out" for key, found in clashes.items()]
         )
-    return {**trained, **{key: given[key] for key in FREE_KEYS if key in given}}
+    return trained.replaced(**{key: config.get(key) for key in asked if key not in fixed})
 
 
-def trained_options(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the options that a checkpoint of ours was trained with."""
-    # One of an older version lacks keys that were added since; their defaults are what it was trained with.
-    return {**_defaults(), **checkpoint.config}
+def compared_keys(kind: type[FlatConfig]) -> list[str]:
+    """Return the keys of a configuration that say what weights mean: no paths, and no spellings of other keys."""
+    return [
+        key
+        for key in kind.fields()
+        if key != "label_eta" and not (kind.facts(key).spelling_of or (kind.facts(key).path and key != "eta_path"))
+    ]
 
 
-def completed(config: ActionConfig, trained: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the resolved keys of `config`: its own, and those of `trained` where they are left to the checkpoint."""
-    return {key: trained.get(key) if value in (None, "") else value for key, value in config.to_json().items()}
+def options_of_checkpoint(checkpoint: Checkpoint, kind: type[Config] = TrainedConfig) -> Config:
+    """Return the options that a checkpoint of ours was trained with, those of `kind`.
+
+    One of an older version lacks keys that were added since; their defaults are what it was trained with.
+    Raises CheckpointError where its options are none that a training could have had.
+    """
+    values = dict(checkpoint.config)
+    if values.get("label_eta"):
+        values["label_eta"] = tuple(values["label_eta"])
+    try:
+        return kind.from_flat(values, ignore_unknown=True)
+    except ValidationError as error:
+        key = error.errors(include_url=False)[0]["loc"][-1]
+        raise CheckpointError(
+            f"{checkpoint.path}: its option {key} has a value that no training has: it was tampered with"
+        ) from None
 
 
-def comparable(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring spellings that mean the same to one form."""
-    same = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
-    if "image_size" in same:
-        same["image_size"] = list(height_width(same["image_size"]))
-    if same.get("dataset_mode"):
-        same["dataset_mode"] = get_mode(same["dataset_mode"]).name
-    return same
-
-
-def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+def _trained_with_bare_weights(checkpoint: Checkpoint, config: FinetuneConfig | SampleConfig) -> TrainedConfig:
     """Complete what shapes tell with published defaults and with what the config says; ask for the rest by name."""
     source = str(checkpoint.path)
     found = infer_architecture(checkpoint.model, source=source)
-    if "dataset_mode" in given:
-        given = {**_published_network(get_mode(given["dataset_mode"]), given), **given}
-    missing = [key for key in ("image_size", "dataset_mode") if key not in given]
+    mode = get_mode(config.source.dataset_mode) if config.source.dataset_mode else None
+    # Published networks predict the noise; what we train by default is another matter.
+    published = TrainedConfig.from_flat({"prediction": "eps", "ignore_label": None})
+    known = published.updated(_published_network(mode, config.model), config)
+    missing = [key for key in ("image_size", "dataset_mode") if key not in known.given]
     # The bottleneck always has attention, so that the heads always matter.
-    if not {"num_heads", "num_head_channels"} & set(given):
+    if not {"num_heads", "num_head_channels"} & known.given:
         missing.append("num_head_channels")
     if missing:
         raise ConfigError(
@@ -134,49 +149,44 @@ def _options_of_bare_weights(checkpoint: Checkpoint, given: Mapping[str, Any]) -
                 for key in missing
             ]
         )
-    mode = get_mode(given["dataset_mode"])
-    seen = found.build_options(
-        image_size=given["image_size"], no_instance=_without_edges(found.condition_channels, mode, given)
+    seen = TrainedConfig.from_flat(
+        found.build_options(
+            image_size=known.geometry.image_size,
+            no_instance=_without_edges(found.condition_channels, mode, known),
+        )
     )
-    clashes = differing_keys(
-        comparable(given), comparable(seen), [*MODEL_KEYS, "image_channels", "num_classes", "learn_sigma"]
-    )
+    shown = [key for key in (*ModelOptions.keys(), "image_channels", "num_classes", "learn_sigma") if key in seen.given]
+    clashes = differing_keys(config, seen, [key for key in shown if config.get(key) not in (None, "")])
     if clashes:
         raise CheckpointError(
-            [f"{key} does not fit the shapes in {source}: {said}; leave it out" for key, said in clashes.items()]
+            [f"{key} does not fit the shapes in {source}: {found}; leave it out" for key, found in clashes.items()]
         )
-    if mode.num_classes not in (None, seen["num_classes"]):
+    if mode.num_classes not in (None, seen.source.num_classes):
         raise CheckpointError(
             f"{source}: its condition has {found.condition_channels} channels, but dataset_mode {mode.name} has "
             f"{mode.num_classes} classes (and a channel for edges with no_instance=false): set dataset_mode and "
             "no_instance as they were in its training"
         )
-    # Published networks predict the noise; what we train by default is another matter.
-    published = {"prediction": "eps", "ignore_label": None, "resize": mode.resize}
-    return {**_defaults(), **published, **given, **seen}
+    resize = TrainedConfig.from_flat({"resize": mode.resize})
+    return known.updated(resize, config, seen)
 
 
-def _published_network(mode: DatasetMode, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a mode's published weights were trained with, the heads only where `given` says nothing of them."""
-    if mode.published is None:
-        return {}
-    heads = {} if "num_heads" in given else {"num_head_channels": mode.published.num_head_channels}
-    return {"image_size": mode.published.image_size, **heads}
+def _published_network(mode: DatasetMode | None, model: ModelOptions) -> TrainedConfig:
+    """Return what a mode's published weights were trained with, the heads only where `model` says nothing of them."""
+    if mode is None or mode.published is None:
+        return TrainedConfig.from_flat({})
+    heads = {} if model.num_heads is not None else {"num_head_channels": mode.published.num_head_channels}
+    return TrainedConfig.from_flat({"image_size": mode.published.image_size, **heads})
 
 
-def _without_edges(condition_channels: int, mode: DatasetMode, given: Mapping[str, Any]) -> bool:
-    """Return `no_instance`: as `given` says, else false where the condition has one channel more than classes."""
-    if "no_instance" in given:
-        return given["no_instance"]
-    num_classes = given.get("num_classes", mode.num_classes)
+def _without_edges(condition_channels: int, mode: DatasetMode, known: TrainedConfig) -> bool:
+    """Return `no_instance`: as given, else false where the condition has one channel more than there are classes."""
+    if "no_instance" in known.given:
+        return known.geometry.no_instance
+    num_classes = mode.num_classes if known.source.num_classes is None else known.source.num_classes
     return num_classes is None or condition_channels != num_classes + 1
 
 
-def _defaults() -> dict[str, Any]:
-    groups = (GeometryOptions, ModelOptions, DiffusionOptions, LabelDiffusionOptions, EtaOptions)
-    return {key: field.default for group in groups for key, field in group.model_fields.items()}
-
-
-def autocast_type(precision: str) -> torch.dtype | None:
+def amp_dtype(precision: str) -> torch.dtype | None:
     """Return the type that `precision` lets the network run in, None for full precision."""
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,77 +1,78 @@
-"""Label diffusion of an action: which process it is, and where its eta comes from."""
+"""Label diffusion of a run: which process it is, and where its eta comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.class_statistics import UNLABELLED, eta_from_statistics, load_eta, unlabelled_classes
+from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.label_diffusion import CLASSWISE, LabelDiffusion, build_label_diffusion
-from guided_diffusion.pipelines.build import LABEL_DIFFUSION_KEYS, trained_options
+from guided_diffusion.diffusion.options import LabelDiffusionOptions
+from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import ConfigError
 
 ETA = "eta.npy"
 """Where a run leaves its eta."""
-STORED = "label_eta"
-"""Key under which a checkpoint's config has eta; it is no option, as it may be computed."""
 
 
-def eta_of_training(
-    options: Mapping[str, Any], report: ScanReport, source: Checkpoint | None
-) -> NDArray[np.float64] | None:
+def eta_of_training(config: TrainConfig, report: ScanReport, source: Checkpoint | None) -> NDArray[np.float64] | None:
     """Return eta, [K], of a run with class-wise label diffusion, None for others.
 
     What `source`, the checkpoint that the run begins with, was trained with is kept where the options are the same.
-
     Raises ConfigError where there is a file of eta that nothing asks for.
     """
-    if not _classwise(options):
+    if not _is_classwise(config.label_diffusion, config.eta.eta_path):
         return None
-    known = trained_options(source) if source is not None else {}
-    if known.get(STORED) and all(known[key] == options[key] for key in LABEL_DIFFUSION_KEYS):
-        return np.asarray(known[STORED], dtype=np.float64)
-    return eta_of_data(options, report)
+    if source is not None and not source.is_bare:
+        trained = options_of_checkpoint(source)
+        same = (trained.label_diffusion, trained.eta) == (config.label_diffusion, config.eta)
+        if trained.label_eta and same:
+            return np.asarray(trained.label_eta, dtype=np.float64)
+    return eta_of_data(config.eta, report)
 
 
-def eta_of_data(options: Mapping[str, Any], report: ScanReport) -> NDArray[np.float64]:
+def eta_of_data(options: EtaOptions, report: ScanReport) -> NDArray[np.float64]:
     """Return eta, [K]: from the file that the options name, or computed from the masks of `report`."""
     names = [found.name for found in report.classes]
     unlabelled = unlabelled_classes(names)
-    if options["eta_path"]:
-        return load_eta(options["eta_path"], len(names), unlabelled=unlabelled)
+    if options.eta_path:
+        return load_eta(options.eta_path, len(names), unlabelled=unlabelled)
     return eta_from_statistics(
         [found.pixel_share for found in report.classes],
         [found.images / len(report.pairs) for found in report.classes],
-        options["eta_scale"],
+        options.eta_scale,
         unlabelled=unlabelled,
     )
 
 
-def eta_of_sampling(options: Mapping[str, Any], names: Sequence[str]) -> list[float] | None:
-    """Return eta of trained `options`, [K]: their own, or for bare weights from the file that `eta_path` names.
+def eta_of_sampling(trained: TrainedConfig, eta_path: str, names: Sequence[str]) -> tuple[float, ...] | None:
+    """Return eta of trained weights, [K]: their own, or for bare weights from the file `eta_path`.
 
     Raises ConfigError where class-wise label diffusion lacks it, or where nothing asks for the file.
     """
-    if not _classwise(options):
+    path = eta_path or trained.eta.eta_path
+    if not _is_classwise(trained.label_diffusion, path):
         return None
-    if options.get(STORED):
-        return options[STORED]
-    if not options["eta_path"]:
+    if trained.label_eta:
+        return trained.label_eta
+    if not path:
         raise ConfigError(f"eta_path is missing: cond_opt {CLASSWISE} of bare weights needs the eta of their training")
-    return load_eta(options["eta_path"], len(names), unlabelled=unlabelled_classes(names)).tolist()
+    return tuple(load_eta(path, len(names), unlabelled=unlabelled_classes(names)).tolist())
 
 
-def _classwise(options: Mapping[str, Any]) -> bool:
-    if options["cond_diffuse"] and options["cond_opt"] == CLASSWISE:
+def _is_classwise(options: LabelDiffusionOptions, eta_path: str) -> bool:
+    if options.cond_diffuse and options.cond_opt == CLASSWISE:
         return True
     # Only bare weights leave it open until here whether there is label diffusion.
-    if options["eta_path"]:
+    if eta_path:
         raise ConfigError(
             "eta_path is given, but nothing says that the weights have class-wise label diffusion: leave it out, or "
             f'set cond_diffuse to true and cond_opt to "{CLASSWISE}"'
@@ -80,12 +81,15 @@ def _classwise(options: Mapping[str, Any]) -> bool:
 
 
 def label_process(
-    options: Mapping[str, Any], process: GaussianDiffusion, eta: Sequence[float] | NDArray[np.float64] | None
+    options: LabelDiffusionOptions,
+    process: GaussianDiffusion,
+    num_classes: int,
+    eta: Sequence[float] | NDArray[np.float64] | None,
 ) -> LabelDiffusion | None:
-    """Return the label diffusion of trained `options` at the steps of `process`, None where there is none."""
-    if not options["cond_diffuse"]:
+    """Return the label diffusion of `options` at the steps of `process`, None where there is none."""
+    if not options.cond_diffuse:
         return None
-    return build_label_diffusion(options["cond_opt"], process, options["num_classes"], eta)
+    return build_label_diffusion(options.cond_opt, process, num_classes, eta)
 
 
 def classes_to_null(unlabeled_to_zero: bool, names: Sequence[str]) -> tuple[int, ...]:

@@ -8,34 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion.config.load import differing_keys
 from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.pipelines.build import LABEL_DIFFUSION_KEYS, MODEL_KEYS, PROCESS_KEYS, comparable, trained_options
+from guided_diffusion.data.options import EtaOptions
+from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
+from guided_diffusion.models.options import ModelOptions
+from guided_diffusion.pipelines.build import options_of_checkpoint
+from guided_diffusion.pipelines.comparison import differing_keys
 from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.runtime.files import digest, writing_to
+from guided_diffusion.training.options import OptimizerOptions
 from guided_diffusion.training.progress import Progress
-
-MAY_CHANGE = {
-    "max_epochs",
-    "device",
-    "num_workers",
-    "cache_images",
-    "data_dir",
-    "output_dir",
-    "resume_checkpoint",
-    "preview_interval",
-    "preview_images",
-    "preview_steps",
-    "tensorboard",
-    "use_checkpoint",
-    "spade",
-    "compile",
-    "microbatch",
-    "max_bad_steps",
-}
-"""Keys that a continued run may set differently: they do not change what is learned, or only for how long."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +35,12 @@ class Start:
     continues: bool = False
     own: bool = False
 
-    def is_over(self, options: Mapping[str, Any]) -> bool:
+    def is_over(self, options: OptimizerOptions) -> bool:
         """Return whether nothing is left to train."""
         if not self.continues:
             return False
         progress = Progress.from_state(self.checkpoint.progress)
-        return progress.is_over(options["max_epochs"], options["lr_anneal_steps"])
+        return progress.is_over(options.max_epochs, options.lr_anneal_steps)
 
 
 def start_of_training(config: TrainConfig) -> Start:
@@ -63,34 +48,34 @@ def start_of_training(config: TrainConfig) -> Start:
 
     Raises ConfigError where that folder holds another run, or where the checkpoint to start from does not fit.
     """
-    options = config.to_json()
-    own = own_state(options["output_dir"])
+    output_dir = config.run.output_dir
+    own = own_state(output_dir)
     if own is not None:
-        if options["resume_checkpoint"] == "":
+        if config.resume_checkpoint == "":
             raise ConfigError(
-                f'resume_checkpoint is "", but {options["output_dir"]} already holds a run: set it to "auto" to '
+                f'resume_checkpoint is "", but {output_dir} already holds a run: set it to "auto" to '
                 "continue, or choose another output_dir"
             )
-        refuse_other_run(options, own)
+        refuse_other_run(config, own)
         return Start(own, continues=True, own=True)
-    if options["resume_checkpoint"] in ("", "auto"):
+    if config.resume_checkpoint in ("", "auto"):
         return Start()
-    source = load_checkpoint(find_checkpoint(options["resume_checkpoint"], prefer=LAST))
+    source = load_checkpoint(find_checkpoint(config.resume_checkpoint, prefer=LAST))
     if source.is_bare:
-        if not {"prediction", "predict_xstart"} & config.model_fields_set:
+        if not {"prediction", "predict_xstart"} & config.given:
             raise ConfigError(
                 f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training "
                 '(the published models predict "eps")'
             )
         return Start(source)
-    fixed = [*MODEL_KEYS, *PROCESS_KEYS, "image_channels", "no_instance"]
+    fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), "image_channels", "no_instance"]
     if source.resumable:
-        fixed += ["batch_size", "schedule_sampler", "seed", *LABEL_DIFFUSION_KEYS]
-    clashes = differing_keys(comparable(options), comparable(trained_options(source)), fixed)
+        fixed += ["batch_size", "schedule_sampler", "seed", *LabelDiffusionOptions.keys(), *EtaOptions.keys()]
+    clashes = differing_keys(config, options_of_checkpoint(source, TrainConfig), fixed)
     if clashes:
         raise ConfigError([f"{key} differs from {source.path}: {said}; set it back" for key, said in clashes.items()])
     start = Start(source, continues=source.resumable)
-    if start.is_over(options):
+    if start.is_over(config.optimizer):
         raise ConfigError(
             f"resume_checkpoint is {source.path}, which is trained to the end ({source.progress['epoch']} epochs): "
             "raise max_epochs to train on"
@@ -112,19 +97,21 @@ def own_state(output_dir: str) -> Checkpoint | None:
     return state
 
 
-def refuse_other_run(options: Mapping[str, Any], own: Checkpoint) -> None:
+def refuse_other_run(config: TrainConfig, own: Checkpoint) -> None:
     """Raise ConfigError where the run saved in the output folder had other options or another source."""
     folder = own.path.parent
-    compared = [key for key in options if key not in MAY_CHANGE]
-    clashes = differing_keys(comparable(options), comparable(trained_options(own)), compared)
+    before = options_of_checkpoint(own, TrainConfig)
+    known = before.given | TrainedConfig.fields().keys()
+    compared = [key for key in config.fields() if key in known and config.facts(key).resume == "fixed"]
+    clashes = differing_keys(config, before, compared)
     # null stands for what the masks told, which the checkpoint has resolved.
-    if options["num_classes"] is None:
+    if config.source.num_classes is None:
         clashes.pop("num_classes", None)
     messages = [
         f"{key} differs from the run in {folder}: {said}; set it back, or choose another output_dir"
         for key, said in clashes.items()
     ]
-    asked = options["resume_checkpoint"]
+    asked = config.resume_checkpoint
     began = own.lineage.get("continued_from") or own.lineage.get("started_from")
     if asked not in ("", "auto") and not _same_source(Path(asked), folder, began):
         messages.append(
@@ -150,9 +137,9 @@ def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> 
     return same_path or not there or any(digest(file) == began["digest"] for file in there)
 
 
-def lineage(options: Mapping[str, Any], start: Start) -> dict[str, Any]:
+def lineage(options: OptimizerOptions, start: Start) -> dict[str, Any]:
     """Return where the weights come from, and whether they ever saw a dropped mask (None: nobody knows)."""
-    dropped = options["drop_rate"] > 0
+    dropped = options.drop_rate > 0
     if start.checkpoint is None:
         return {"saw_dropped_masks": dropped}
     known = start.checkpoint.lineage

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.launcher import launched_as
 
 T = TypeVar("T")
 
@@ -77,21 +78,6 @@ class World:
         """Leave the process group."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
-
-
-_RANKS = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # Open MPI
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH, Intel MPI, Microsoft MPI
-)
-
-
-def launched_as(environment: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
-    """Return (rank, number of processes, local rank) from what torchrun or mpiexec left in the environment."""
-    for rank, size, local in _RANKS:
-        if rank in environment and size in environment:
-            return int(environment[rank]), int(environment[size]), int(environment.get(local, environment[rank]))
-    return 0, 1, 0
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
-from guided_diffusion.runtime.options import ActionConfig
+from guided_diffusion.runtime.options import FACTS, ActionConfig
 
 
 def expected(field: FieldInfo) -> str:
@@ -46,22 +46,30 @@ def _in_words(schema: Mapping[str, Any]) -> str:
 
 def json_schema(kind: type[ActionConfig]) -> dict[str, Any]:
     """Return the JSON Schema of an action's config file, for editors and `main.py schema`."""
-    schema = kind.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = f"isdm {kind.action()}"
-    schema["description"] = kind.summary
-    for entry in schema["properties"].values():
+    properties: dict[str, Any] = {}
+    for group in kind.groups().values():
+        properties |= group.model_json_schema()["properties"]
+    own = kind.model_json_schema()["properties"]
+    properties |= {key: entry for key, entry in own.items() if key not in kind.groups()}
+    for entry in properties.values():
         entry.pop("title", None)
-    schema["properties"]["$schema"] = {"type": "string", "description": "the schema that editors check this file by"}
-    # Keys can also come from --set, so a file that lacks one is no error in an editor.
-    schema.pop("required", None)
-    return schema
+        entry.pop(FACTS, None)
+    properties["$schema"] = {"type": "string", "description": "the schema that editors check this file by"}
+    # No key is required: keys can also come from --set, so a file that lacks one is no error in an editor.
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"isdm {kind.action()}",
+        "description": kind.summary,
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
 
 
 def describe_options(kind: type[ActionConfig]) -> list[tuple[str, str, str]]:
     """Return (key, default, meaning) of every option of an action, in the order of its groups."""
     rows = []
-    for key, field in kind.model_fields.items():
+    for key, field in kind.fields().items():
         default = "required" if key in kind.required and field.default in ("", None) else json.dumps(field.default)
         words = expected(field)
         choices = f" ({words})" if words.startswith("one of") else ""

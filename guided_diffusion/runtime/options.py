@@ -1,4 +1,4 @@
-"""What option groups are made of: typed keys with one line of meaning, and the base of every action's configuration.
+"""What configurations are made of: typed keys with one line of meaning, in groups, written as one flat JSON object.
 
 A field's description is the one line that `--help`, the JSON Schema and the error messages show. Keys that the
 published tools have keep their names and meanings, and both JSON lists and the published string spelling
@@ -8,30 +8,58 @@ published tools have keep their names and meanings, and both JSON lists and the 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.fields import FieldInfo
 
 Problem = tuple[str, str]  # the key concerned, and one line that says what is wrong and the way out
 
+RULES = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=False, allow_inf_nan=False)
 
-class OptionGroup(BaseModel):
-    """Base of all groups: unknown keys and loose types are errors, and keys may contradict each other."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False, allow_inf_nan=False)
+# --- one key -----------------------------------------------------------------------------------------------------
 
-    def problems(self) -> Iterator[Problem]:
-        """Yield every contradiction between the keys of this configuration."""
-        for base in type(self).__mro__:
-            if "contradictions" in vars(base):
-                yield from vars(base)["contradictions"](self)
 
-    def spell_out(self) -> None:
-        """Turn published spellings of a choice (`use_fp16`) into the key that makes it (`precision`)."""
-        for base in type(self).__mro__:
-            if "settle" in vars(base):
-                vars(base)["settle"](self)
+class KeyFacts(NamedTuple):
+    """What a key is, beside its type and its meaning.
+
+    path: a path on this machine, in which "~" is spelled out.
+    resume: whether a continued run may set it differently, as it does not change what is learned, or only how long.
+    sampling: whether it may differ from what the weights were trained with, as it does not change what they mean.
+    spelling_of: the key that a published key sets.
+    """
+
+    path: bool = False
+    resume: Literal["fixed", "may change"] = "fixed"
+    sampling: Literal["as trained", "free"] = "as trained"
+    spelling_of: str = ""
+
+
+FACTS = "isdm"
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    path: bool = False,
+    resume: Literal["fixed", "may change"] = "fixed",
+    sampling: Literal["as trained", "free"] = "as trained",
+    spelling_of: str = "",
+    **constraints: Any,
+) -> Any:
+    """Declare one key: its default, its one line of meaning, its facts (`KeyFacts`) and limits in pydantic's terms."""
+    facts = KeyFacts(path, resume, sampling, spelling_of)
+    return Field(default, description=meaning, json_schema_extra={FACTS: facts._asdict()}, **constraints)
+
+
+def facts_of(field: FieldInfo) -> KeyFacts:
+    """Return what `option` declared of a key."""
+    extra = field.json_schema_extra
+    return KeyFacts(**extra[FACTS]) if isinstance(extra, dict) and FACTS in extra else KeyFacts()
 
 
 def _split(value: Any, number: type) -> Any:
@@ -48,7 +76,7 @@ def _split(value: Any, number: type) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _list_of(number: type) -> Any:
+def _tuple_of(number: type) -> Any:
     kind = {int: "integer", float: "number"}[number]
     forms = [{"type": "array", "items": {"type": kind}}, {"type": kind}, {"type": "string"}, {"type": "null"}]
     return Annotated[
@@ -58,43 +86,161 @@ def _list_of(number: type) -> Any:
     ]
 
 
-IntList = _list_of(int)
-FloatList = _list_of(float)
+IntTuple = _tuple_of(int)
+FloatTuple = _tuple_of(float)
 
 
-def option(default: Any, meaning: str, **constraints: Any) -> Any:
-    """Declare one key: its default, its one line of meaning, and limits in pydantic's terms."""
-    return Field(default, description=meaning, **constraints)
+# --- groups of keys ----------------------------------------------------------------------------------------------
 
 
-PATH_KEYS = {"data_dir", "mask_dir", "output_dir", "results_path", "model_path", "resume_checkpoint", "export_path"}
-PATH_KEYS |= {"synthetic_dir", "diversity_dir", "filtered_dir", "encoder_weights", "inception_weights", "lpips_weights"}
-PATH_KEYS |= {"eta_path", "segmenter", "segmenter_labels"}
+class OptionGroup(BaseModel):
+    """The keys of one owner. Unknown keys and loose types are errors; a group cannot be changed, only copied."""
+
+    model_config = RULES
+
+    def check(self) -> Iterator[Problem]:
+        """Yield every contradiction between the keys of this group."""
+        yield from ()
+
+    def resolve(self) -> Self:
+        """Return the group with published spellings of a choice (`use_fp16`) turned into the key that makes it."""
+        return self
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Return the keys, without published spellings of others."""
+        return tuple(key for key, field in cls.model_fields.items() if not facts_of(field).spelling_of)
 
 
-class ActionConfig(OptionGroup):
-    """What every action's configuration can do beside holding its keys."""
+class FlatConfig(BaseModel):
+    """Option groups and single keys, read from and written as one flat JSON object.
+
+    A field whose type is an `OptionGroup` stands for all keys of the group; any other field is a key itself.
+    """
+
+    model_config = RULES
+
+    @classmethod
+    def groups(cls) -> dict[str, type[OptionGroup]]:
+        """Return the groups by the names of their fields."""
+        return _groups(cls)
+
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """Return every key, flat, in the order of the groups."""
+        return {key: field for key, (_, field) in _owners(cls).items()}
+
+    @classmethod
+    def facts(cls, key: str) -> KeyFacts:
+        """Return what is declared of `key`."""
+        return facts_of(_owners(cls)[key][1])
+
+    @classmethod
+    def declared_in(cls, key: str) -> type[BaseModel]:
+        """Return the first class that declared `key`: the same one means the same meaning, whatever the default."""
+        group = _owners(cls)[key][0]
+        lineage = (cls.groups()[group] if group else cls).__mro__
+        return [kind for kind in lineage if issubclass(kind, BaseModel) and key in kind.model_fields][-1]
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any], *, ignore_unknown: bool = False) -> Self:
+        """Return the configuration of a flat object; pydantic's ValidationError where a value does not fit.
+
+        ignore_unknown: leave out keys that this configuration does not have.
+        """
+        nested: dict[str, Any] = {group: {} for group in cls.groups()}
+        owners = _owners(cls)
+        for key, value in values.items():
+            if key not in owners:
+                if ignore_unknown:
+                    continue
+                raise KeyError(key)
+            group = owners[key][0]
+            (nested[group] if group else nested)[key] = value
+        return cls.model_validate(nested)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The keys that were given, not left to their defaults."""
+        own = self.model_fields_set - self.groups().keys()
+        return frozenset(own).union(*(getattr(self, group).model_fields_set for group in self.groups()))
+
+    def get(self, key: str) -> Any:
+        """Return the value of `key`, in whichever group it is."""
+        group = _owners(type(self))[key][0]
+        return getattr(getattr(self, group) if group else self, key)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the configuration as a flat JSON object that can be loaded again."""
+        flat: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json").items():
+            flat.update(value if name in self.groups() else {name: value})
+        return flat
+
+    def replaced(self, **values: Any) -> Self:
+        """Return a copy with the keys `values` set otherwise; these count as given. Values are not validated."""
+        owners, changes = _owners(type(self)), {}
+        for key, value in values.items():
+            group = owners[key][0]
+            if group:
+                changes[group] = changes.get(group, getattr(self, group)).model_copy(update={key: value})
+            else:
+                changes[key] = value
+        return self.model_copy(update=changes)
+
+    def check(self) -> Iterator[Problem]:
+        """Yield every contradiction between the keys of different groups."""
+        yield from ()
+
+    def check_all(self) -> Iterator[Problem]:
+        """Yield every contradiction, those within the groups first."""
+        for group in self.groups():
+            yield from getattr(self, group).check()
+        yield from self.check()
+
+    def resolve(self) -> Self:
+        """Return the configuration with every spelling resolved, in its groups too, and "~" in paths spelled out."""
+        config = self.model_copy(update={group: getattr(self, group).resolve() for group in self.groups()})
+        paths = {key: config.get(key) for key in self.fields() if self.facts(key).path}
+        spelled = {key: os.path.expanduser(path) for key, path in paths.items() if path is not None}
+        return config.replaced(**{key: path for key, path in spelled.items() if path != paths[key]})
+
+
+class ActionConfig(FlatConfig):
+    """Base of every action's configuration."""
 
     required: ClassVar[tuple[str, ...]] = ()
     summary: ClassVar[str] = ""
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         for key in self.required:
-            if getattr(self, key) in ("", None):
-                meaning = type(self).model_fields[key].description
+            if self.get(key) in ("", None):
+                meaning = self.fields()[key].description
                 yield (key, f"{key} is missing ({meaning}): add it to the config or give --set {key}=...")
-
-    def settle(self) -> None:
-        """Spell out `~`, which a shell would have and JSON does not."""
-        for key in PATH_KEYS & type(self).model_fields.keys():
-            if getattr(self, key) is not None:
-                setattr(self, key, os.path.expanduser(getattr(self, key)))
 
     @classmethod
     def action(cls) -> str:
         """Return the action's name."""
         return cls.__name__.removesuffix("Config").lower()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the resolved configuration as a flat JSON object that can be loaded again."""
-        return self.model_dump(mode="json")
+
+@cache
+def _groups(kind: type[FlatConfig]) -> dict[str, type[OptionGroup]]:
+    return {
+        name: field.annotation
+        for name, field in kind.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, OptionGroup)
+    }
+
+
+@cache
+def _owners(kind: type[FlatConfig]) -> dict[str, tuple[str, FieldInfo]]:
+    """Return key -> (its group, "" for a key of the configuration itself; its declaration)."""
+    owners: dict[str, tuple[str, FieldInfo]] = {}
+    for name, field in kind.model_fields.items():
+        group = _groups(kind).get(name)
+        found: Iterable[tuple[str, FieldInfo]] = group.model_fields.items() if group else [(name, field)]
+        for key, declaration in found:
+            assert key not in owners, f"{kind.__name__}: {key} is declared twice"
+            owners[key] = (name if group else "", declaration)
+    return owners

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
 
-from guided_diffusion.runtime.options import FloatList, OptionGroup, Problem, option
+from guided_diffusion.runtime.options import FloatTuple, OptionGroup, Problem, option
 
 
-class OptimizerOptions(OptionGroup):
+class BatchOptions(OptionGroup):
+    """How many images a training step takes."""
+
+    batch_size: int = option(8, "images a training step takes, in each process", ge=1)
+
+
+class OptimizerOptions(BatchOptions):
     """How the weights are found."""
 
-    batch_size: int = option(8, "images a step and process", ge=1)
-    microbatch: int = option(-1, "images of a step computed at a time, -1: all (less memory, same gradient)", ge=-1)
-    max_epochs: int = option(500, "training stops after this many passes over the data", ge=1)
+    microbatch: int = option(
+        -1, "images of a step computed at a time, -1: all (less memory, same gradient)", resume="may change", ge=-1
+    )
+    max_epochs: int = option(500, "training stops after this many passes over the data", resume="may change", ge=1)
     lr: float = option(1e-4, "learning rate of AdamW", gt=0)
     weight_decay: float = option(0.0, "weight decay of AdamW", ge=0)
     lr_anneal_steps: int = option(0, "steps over which the learning rate falls to 0 and training ends, 0: never", ge=0)
     grad_clip: float = option(1.0, "largest gradient norm, longer gradients are scaled down; 0: off", ge=0)
-    ema_rate: FloatList = option((0.9999,), 'decay rates of the averaged weights, such as "0.999,0.9999"')
+    ema_rate: FloatTuple = option((0.9999,), 'decay rates of the averaged weights, such as "0.999,0.9999"')
     drop_rate: float = option(0.0, "share of masks dropped in training, for guidance", ge=0, le=1)
     schedule_sampler: Literal["stratified", "uniform", "loss-second-moment"] = option(
         "stratified", "which timesteps a step trains on; stratified: evenly spread over batch and epoch"
     )
-    max_bad_steps: int = option(20, "non-finite steps in a row after which training stops", ge=1)
+    max_bad_steps: int = option(20, "non-finite steps in a row after which training stops", resume="may change", ge=1)
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         for rate in self.ema_rate or ():
             if not 0 < rate < 1:
                 yield ("ema_rate", f"ema_rate is {rate:g}: every rate must lie between 0 and 1, such as 0.9999")
@@ -36,33 +43,44 @@ class OptimizerOptions(OptionGroup):
             yield ("microbatch", "microbatch is 0: use -1 for the whole batch, or a positive number")
 
 
-class PrecisionOptions(OptionGroup):
-    """Where and in which numbers it runs."""
+class DeviceOptions(OptionGroup):
+    """Where it runs."""
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one")
-    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
-    use_fp16: bool = option(False, "published spelling of precision fp16")
-    compile: Literal["auto"] | bool = option(
-        "auto", "torch.compile the network: true, false, or auto (on CUDA with Triton, without label diffusion)"
+    device: str = option(
+        "auto", "auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one", resume="may change"
     )
 
-    def contradictions(self) -> Iterator[Problem]:
+    def check(self) -> Iterator[Problem]:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             yield ("device", f"device is {self.device!r}: use auto, cpu, cuda, cuda:1 or mps")
+
+
+class PrecisionOptions(DeviceOptions):
+    """Where and in which numbers it runs."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
+    use_fp16: bool = option(False, "published spelling of precision fp16", spelling_of="precision")
+    compile: Literal["auto"] | bool = option(
+        "auto",
+        "torch.compile the network: true, false, or auto (on CUDA with Triton, without label diffusion)",
+        resume="may change",
+    )
+
+    def check(self) -> Iterator[Problem]:
+        yield from super().check()
         if self.use_fp16 and "precision" in self.model_fields_set and self.precision != "fp16":
             yield ("use_fp16", f'use_fp16 is true, but precision is "{self.precision}": leave one of the two out')
 
-    def settle(self) -> None:
-        if self.use_fp16:
-            self.precision = "fp16"
+    def resolve(self) -> Self:
+        return self.model_copy(update={"precision": "fp16"}) if self.use_fp16 else self
 
 
 class RunOptions(OptionGroup):
     """What a training run leaves behind."""
 
-    output_dir: str = option("", "folder of the run: checkpoints, logs, previews")
+    output_dir: str = option("", "folder of the run: checkpoints, logs, previews", path=True, resume="may change")
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
-    preview_interval: int = option(50, "epochs between preview pictures, 0: none", ge=0)
-    preview_images: int = option(4, "masks in a preview picture", ge=1, le=64)
-    preview_steps: int = option(20, "sampling steps of a preview", ge=1)
-    tensorboard: bool = option(True, "write TensorBoard events too, where it is installed")
+    preview_interval: int = option(50, "epochs between preview pictures, 0: none", resume="may change", ge=0)
+    preview_images: int = option(4, "masks in a preview picture", resume="may change", ge=1, le=64)
+    preview_steps: int = option(20, "sampling steps of a preview", resume="may change", ge=1)
+    tensorboard: bool = option(True, "write TensorBoard events too, where it is installed", resume="may change")

@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
@@ -30,6 +29,7 @@ from guided_diffusion.runtime.seeding import Stream, derive_seed, step_generator
 from guided_diffusion.runtime.signals import StopRequest
 from guided_diffusion.training.ema import Ema
 from guided_diffusion.training.optimizer_state import restore_optimizer
+from guided_diffusion.training.options import OptimizerOptions, RunOptions
 from guided_diffusion.training.progress import EpochSums, Progress
 
 SAVING_SHARE = 0.05
@@ -39,25 +39,10 @@ MID_EPOCH_SECONDS = 300.0
 """Time after which a long epoch is saved before it is over."""
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """The numbers of a training run; meanings as in `OptimizerOptions`."""
-
-    max_epochs: int
-    lr: float
-    seed: int = 0
-    lr_anneal_steps: int = 0
-    microbatch: int = -1
-    drop_rate: float = 0.0
-    grad_clip: float = 0.0
-    max_bad_steps: int = 20
-    preview_interval: int = 0
-
-
 class Trainer:
     """Trains a conditioned network on (image, semantic map) batches.
 
-    folder: where `last.pt` and `best.pt` go.
+    run: its folder is where `last.pt` and `best.pt` go.
     describe: what every checkpoint says of the run beside its state (config, encoding).
     autocast: the type the network runs in, None for that of its weights; float16 comes with loss scaling.
     label_diffusion: what vanishes from the maps at each t of `diffusion`; None for nothing.
@@ -73,10 +58,10 @@ class Trainer:
         loader: TrainLoader,
         optimizer: torch.optim.Optimizer,
         ema: Ema,
-        options: TrainingOptions,
+        options: OptimizerOptions,
+        run: RunOptions,
         world: World,
         log: RunLog,
-        folder: Path,
         describe: Mapping[str, Any],
         autocast: torch.dtype | None = None,
         label_diffusion: LabelDiffusion | None = None,
@@ -89,9 +74,10 @@ class Trainer:
         self.optimizer = optimizer
         self.ema = ema
         self.options = options
+        self.run = run
         self.world = world
         self.log = log
-        self.folder = folder
+        self.folder = Path(run.output_dir)
         self.describe = describe
         self.autocast = autocast
         self.label_diffusion = label_diffusion
@@ -174,7 +160,7 @@ class Trainer:
             progress.best_loss, progress.best_epoch = means["loss"], progress.epoch
             self._unsaved_best = self._weights(copy=True) if self.world.is_main else None
         self._report(means)
-        interval = self.options.preview_interval
+        interval = self.run.preview_interval
         if self.preview and interval and (progress.epoch % interval == 0 or self.finished):
             if self.world.is_main:
                 self.model.eval()
@@ -206,7 +192,7 @@ class Trainer:
     def train_step(self, batch: TrainBatch) -> None:
         """Take one optimizer step on a batch, or skip and count it where loss or gradients are not finite."""
         progress, options = self.progress, self.options
-        key = (options.seed, progress.epoch, progress.batch)
+        key = (self.run.seed, progress.epoch, progress.batch)
         t, weights = self.timestep_sampler.draw(
             key, batch.slot, batch.global_size, self.loader.epoch_batches.num_batches
         )

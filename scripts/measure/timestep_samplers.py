@@ -13,12 +13,12 @@ import statistics
 
 import torch
 
-from guided_diffusion.actions.train import training_dataset
+from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.loader import EpochBatches, TrainLoader
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
-from guided_diffusion.pipelines.build import model_from_checkpoint, process_from_options
-from guided_diffusion.pipelines.dataset import open_training_data
+from guided_diffusion.pipelines.build import build_process, network_from_checkpoint, options_of_checkpoint
+from guided_diffusion.pipelines.dataset import open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import World, choose_device
 from guided_diffusion.runtime.seeding import Stream, derive_seed
@@ -43,18 +43,18 @@ def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, flo
     device = choose_device(arguments.device)
     world = World(0, 1, 0, device)
     checkpoint = load_checkpoint(find_checkpoint(arguments.run_folder))
-    options = checkpoint.config
-    model = model_from_checkpoint(checkpoint, options, "raw").to(device).eval()
-    process = process_from_options(options)
-    dataset = training_dataset(options, open_training_data(options), world)
-    batches = EpochBatches(len(dataset), options["batch_size"], seed=options["seed"])
+    config = options_of_checkpoint(checkpoint, TrainConfig)
+    model = network_from_checkpoint(checkpoint, config, "raw").to(device).eval()
+    process = build_process(config.diffusion)
+    dataset = training_dataset(config, open_training_data(config), world)
+    batches = EpochBatches(len(dataset), config.optimizer.batch_size, seed=config.run.seed)
     loader = TrainLoader(dataset, batches, device=device)
     sampler = build_timestep_sampler(sampler_name, process.num_timesteps)
     epoch_losses = []
     for epoch in range(arguments.epochs):
         losses = []
         for number, batch in enumerate(loader.epoch(epoch)):
-            key = (options["seed"], epoch, number)
+            key = (config.run.seed, epoch, number)
             t, _ = sampler.draw(key, batch.slot, batch.global_size, batches.num_batches)
             seeds = [derive_seed(Stream.NOISE, *key, slot) for slot in batch.slot.tolist()]
             generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]

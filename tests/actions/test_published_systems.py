@@ -15,16 +15,18 @@ from random_networks import write_bare
 
 from evaluations.segmentation.label_table import classes_of_outputs, read_table
 from guided_diffusion.actions.sample import sampling_process
-from guided_diffusion.config.load import load_config, read_config_file
+from guided_diffusion.config.load import load_config, read_config_file, take_keys
+from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.diffusion.options import CLASSWISE
 from guided_diffusion.models.architecture import attention_factors, level_channels
-from guided_diffusion.pipelines.build import MODEL_KEYS, model_from_options, options_of_checkpoint
+from guided_diffusion.models.options import ModelOptions
+from guided_diffusion.pipelines.build import build_network, trained_config
 from guided_diffusion.pipelines.evaluation.data import needs_training
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, load_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-GOLDEN = Path(__file__).parent / "golden" / "labels_classwise_ade20k_ddim25.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "labels_classwise_ade20k_ddim25.npz"
 # Classes, and channels of the condition, as the published command lines make them.
 PUBLISHED = {"ade20k": (151, 151), "cityscapes": (34, 35), "celeba": (19, 20), "coco": (183, 184)}
 SIZES = {"ade20k": (256, 256), "cityscapes": (256, 512), "celeba": (256, 256), "coco": (256, 256)}
@@ -33,14 +35,22 @@ CASES = [*(("sdm", mode) for mode in PUBLISHED), *(("scdm", mode) for mode in SC
 
 
 def config_of(system: str, mode: str, action: str) -> Any:
-    return load_config(action, read_config_file(CONFIGS / system / mode / f"{action}.json"))
+    values, aside = take_keys(action, read_config_file(CONFIGS / system / mode / f"{action}.json"))
+    assert not aside
+    return load_config(action, values)
 
 
-def published_network(system: str, mode: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def published_network(system: str, mode: str) -> tuple[TrainConfig, dict[str, torch.Tensor]]:
     """Return the resolved training options of a mode and the weights they make, without their values."""
-    options = {**config_of(system, mode, "train").to_json(), "num_classes": get_mode(mode).num_classes}
+    config = config_of(system, mode, "train").replaced(num_classes=get_mode(mode).num_classes)
     with torch.device("meta"):
-        return options, model_from_options(options).state_dict()
+        network = build_network(
+            config.model,
+            config.geometry,
+            num_classes=config.source.num_classes,
+            learn_sigma=config.diffusion.learn_sigma,
+        )
+    return config, network.state_dict()
 
 
 def test_every_published_config_is_tested():
@@ -50,6 +60,7 @@ def test_every_published_config_is_tested():
 @pytest.mark.parametrize(("system", "mode"), CASES)
 def test_the_training_config_makes_the_published_network(system, mode):
     options, weights = published_network(system, mode)
+    options = options.to_json()
     assert tuple(np.broadcast_to(options["image_size"], 2)) == SIZES[mode]
     assert level_channels(256, options["channel_mult"]) == (256, 256, 512, 512, 1024, 1024)
     assert attention_factors(256, options["channel_mult"], options["attention_resolutions"]) == (8, 16, 32)
@@ -64,20 +75,29 @@ def test_the_training_config_makes_the_published_network(system, mode):
 def test_bare_weights_and_a_config_of_the_mode_tell_all_of_the_network(system, mode, action):
     options, weights = published_network(system, mode)
     config = config_of(system, mode, action)
-    found = options_of_checkpoint(Checkpoint(path=Path("weights.pt"), model=weights), config)
-    keys = {*MODEL_KEYS, "image_size", "image_channels", "no_instance", "num_classes", "learn_sigma", "prediction"}
+    found = trained_config(Checkpoint(path=Path("weights.pt"), model=weights), config)
+    keys = {
+        *ModelOptions.keys(),
+        "image_size",
+        "image_channels",
+        "no_instance",
+        "num_classes",
+        "learn_sigma",
+        "prediction",
+    }
     keys |= {"cond_diffuse", "cond_opt"}
     keys -= {"use_checkpoint", "num_heads"}  # recomputing is not part of the network, and num_head_channels rules
-    plain = {key: json.loads(json.dumps(found[key])) for key in keys}
-    assert plain == {key: json.loads(json.dumps(options[key])) for key in keys}
+    found, options = found.to_json(), options.to_json()
+    assert {key: found[key] for key in keys} == {key: options[key] for key in keys}
 
 
 @pytest.mark.parametrize("mode", PUBLISHED)
 def test_sampling_is_that_of_the_paper(mode):
     config = config_of("sdm", mode, "sample")
-    assert (config.sampler, config.steps, config.s, config.weights) == ("ddpm", 1000, 1.5, "ema")
-    assert config.resize == ("pad" if mode == "cityscapes" else "squash")
-    assert config_of("sdm", mode, "finetune").drop_rate == 0.2
+    sampler = config.sampler
+    assert (sampler.sampler, sampler.steps, sampler.s, config.weights.weights) == ("ddpm", 1000, 1.5, "ema")
+    assert config.geometry.resize == ("pad" if mode == "cityscapes" else "squash")
+    assert config_of("sdm", mode, "finetune").optimizer.drop_rate == 0.2
 
 
 # --- label diffusion ---------------------------------------------------------------------------------------------
@@ -87,13 +107,14 @@ def test_sampling_is_that_of_the_paper(mode):
 def test_label_diffusion_and_sampling_are_those_of_the_published_command_lines(mode):
     train, finetune, sample = (config_of("scdm", mode, action) for action in ("train", "finetune", "sample"))
     for config in (train, finetune, sample):
-        assert (config.cond_diffuse, config.cond_opt) == (True, CLASSWISE)
-    assert train.lr == (2e-5 if mode == "celeba" else 1e-4)
-    assert finetune.lr == 2e-5
-    assert {(config.batch_size, config.drop_rate) for config in (train, finetune)} == {(10, 0.2)}
-    assert (sample.sampler, sample.s, sample.extrapolation, sample.dynamic_threshold) == ("ddpm", 1.5, 0.8, 0.95)
-    assert (sample.resize, sample.seed, sample.unlabeled_to_zero) == ("squash", 42, False)
-    process = sampling_process(sample, train.to_json())
+        assert (config.label_diffusion.cond_diffuse, config.label_diffusion.cond_opt) == (True, CLASSWISE)
+    assert train.optimizer.lr == (2e-5 if mode == "celeba" else 1e-4)
+    assert finetune.optimizer.lr == 2e-5
+    assert {(config.optimizer.batch_size, config.optimizer.drop_rate) for config in (train, finetune)} == {(10, 0.2)}
+    sampler, labels = sample.sampler, sample.sampled_labels
+    assert (sampler.sampler, sampler.s, labels.extrapolation, sampler.dynamic_threshold) == ("ddpm", 1.5, 0.8, 0.95)
+    assert (sample.geometry.resize, sample.seed, labels.unlabeled_to_zero) == ("squash", 42, False)
+    process = sampling_process(sampler, train.diffusion)
     np.testing.assert_array_equal(process.timestep_map, np.load(GOLDEN)["timestep_map"])
 
 

@@ -59,8 +59,7 @@ class TestGaussianData:
 
     def test_the_default_keeps_the_contrast(self, schedule: str, std: float) -> None:
         """The sampler, grid and count that are used where nothing is said: 20 steps of a process of 1000."""
-        options = SamplerOptions()
-        options.spell_out()
+        options = SamplerOptions().resolve()
         steps = SAMPLER_DEFAULTS[options.sampler].steps
         assert steps == 20
         diffusion = build_diffusion(noise_schedule=schedule, steps=steps, time_grid=options.time_grid)

@@ -89,8 +89,8 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
 
 FULL_DISK = """
 import resource, signal, sys, torch
-from guided_diffusion.checkpoint import save_checkpoint
-from guided_diffusion.errors import UserError
+from guided_diffusion.runtime.checkpoint import save_checkpoint
+from guided_diffusion.runtime.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:

@@ -9,9 +9,7 @@ import torch
 
 from guided_diffusion.runtime.memory import peak_memory_gib
 
-CHILD = (
-    "import torch; from guided_diffusion.training.measure import peak_memory_gib as p; print(p(torch.device('cpu')))"
-)
+CHILD = "import torch; from guided_diffusion.runtime.memory import peak_memory_gib as p; print(p(torch.device('cpu')))"
 PARENT = f"""
 import subprocess, sys
 held = b"x" * 2**30

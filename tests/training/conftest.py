@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny import TINY
 
-from guided_diffusion.actions.train import build_trainer
 from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.dataset import open_training_data
 from guided_diffusion.pipelines.resume import start_of_training
+from guided_diffusion.pipelines.training import build_trainer
 from guided_diffusion.runtime.distributed import World
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.training.trainer import Trainer
@@ -28,10 +28,10 @@ def trainer_for(lemons: Path, tmp_path: Path) -> Callable[..., Trainer]:
         folder.mkdir(exist_ok=True)
         given = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 4, **values}
         config = load_config("train", given)
-        options = config.to_json()
-        report = open_training_data(options)
-        options["num_classes"] = report.encoding.num_classes
+        report = open_training_data(config)
+        start = start_of_training(config)
+        config = config.replaced(num_classes=report.encoding.num_classes)
         world = World(0, 1, 0, torch.device("cpu"))
-        return build_trainer(options, start_of_training(config), world, report, RunLog(folder, enabled=False))
+        return build_trainer(config, start, world, report, RunLog(folder, enabled=False))
 
     return build

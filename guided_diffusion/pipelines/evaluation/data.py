@@ -24,9 +24,10 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.dataset import scan
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
 
@@ -122,7 +123,7 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> dict[str, 
     for key in FROM_SAMPLES:
         if options[key] in (None, ""):
             options[key] = samples.config.get(key)
-    if config.image_size is None and options["image_size"] is not None:
+    if config.view.image_size is None and options["image_size"] is not None:
         load_config("check", {"image_size": options["image_size"], **_ENOUGH})
         if trains_models(options):
             sides = [SIDE * ceil(side / SIDE) for side in height_width(options["image_size"])]
@@ -141,6 +142,21 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> dict[str, 
     if options["resize"] is None:
         options["resize"] = get_mode(options["dataset_mode"]).resize
     return options
+
+
+def scan(options: Mapping[str, Any], split: str, encoding: LabelEncoding | None = None) -> ScanReport:
+    """Return what a scan of every pair of a split finds."""
+    return scan_dataset(
+        options["data_dir"],
+        get_mode(options["dataset_mode"]),
+        split,
+        num_classes=options["num_classes"],
+        image_channels=options["image_channels"],
+        batch_size=options["batch_size"],
+        ignore_label=options["ignore_label"],
+        encoding=encoding,
+        with_instances=False,
+    )
 
 
 def scan_data(options: dict[str, Any], samples: SampleFolder) -> ScannedData:

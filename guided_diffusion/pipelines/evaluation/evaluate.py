@@ -35,13 +35,13 @@ def _evaluate(config: EvaluateConfig, world: World) -> None:
     folder = Path(config.output_dir)
     refuse_other_output(folder)
     samples = find_samples(config.synthetic_dir)
-    filtered = Path(config.filtered_dir) if config.filtered_dir else folder / FILTERED
-    if config.filter_below is not None:
+    filtered = Path(config.quality.filtered_dir) if config.quality.filtered_dir else folder / FILTERED
+    if config.quality.filter_below is not None:
         refuse_target(samples, filtered)
     options = resolve_options(config, samples)
     given = read_given(options, world.device)
     scanned = scan_data(options, samples)
-    judge = given and given_judge(given, scanned.encoding.names, config.batch_size, world.device)
+    judge = given and given_judge(given, scanned.encoding.names, config.study.batch_size, world.device)
     networks = load_networks(options, world.device)
     data = load_data(scanned)
     study = prepare_study(data, folder, world.device)
@@ -56,13 +56,13 @@ def _evaluate(config: EvaluateConfig, world: World) -> None:
     quality = measure_quality(data, judge, networks, world.device)
     record = {
         "data": describe(data),
-        "study": summarise(study, data.encoding.names) if config.study else None,
+        "study": summarise(study, data.encoding.names) if config.study.study else None,
         **quality.record,
         "options": data.options,
         "versions": library_versions() | library_versions(METRIC_LIBRARIES),
     }
-    if config.filter_below is not None:
-        record["filtered"] = write_filtered(data, quality, config.filter_below, filtered)
+    if config.quality.filter_below is not None:
+        record["filtered"] = write_filtered(data, quality, config.quality.filter_below, filtered)
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     write_text(folder / REPORT, report_page(record, data, quality))
     _finish(record, quality, folder)

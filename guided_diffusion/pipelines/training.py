@@ -1,0 +1,227 @@
+"""One training from start to end: its objects built from typed options, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from numpy.typing import ArrayLike
+
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.class_statistics import save_eta
+from guided_diffusion.data.loader import EpochBatches, TrainLoader, stack_examples
+from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.data.visualize import spread
+from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
+from guided_diffusion.models.state_dict import load_weights
+from guided_diffusion.models.unet import UNetModel
+from guided_diffusion.pipelines.build import amp_dtype, build_network, build_process
+from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
+from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
+from guided_diffusion.pipelines.resume import Start, lineage, refuse_other_classes, settle_best
+from guided_diffusion.runtime.checkpoint import BEST, LAST
+from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.files import make_folder, remove_leftovers
+from guided_diffusion.runtime.logs import RunLog, write_run_record
+from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.runtime.seeding import Stream, derive_seed
+from guided_diffusion.training.ema import Ema
+from guided_diffusion.training.loss_curve import loss_curve
+from guided_diffusion.training.preview import Previewer
+from guided_diffusion.training.progress import Progress
+from guided_diffusion.training.trainer import Trainer
+
+LOSS_CURVE = "loss_curve.png"
+EMA_HEAD_START = 100
+"""Steps that averages taken over from another run stand for; see Ema."""
+
+
+def train(config: TrainConfig, start: Start, world: World, *, action: str) -> None:
+    """Train from `start` to the end, and leave checkpoints, logs and pictures behind."""
+    folder = Path(config.run.output_dir)
+    if start.own and start.is_over(config.optimizer):
+        if world.is_main:
+            _print_finished(config, start)
+        return
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    wants_compiling(config.precision.compile, world.device)  # refused here, with nothing written
+    world.on_main(lambda: make_folder(folder))
+    report = world.on_main(lambda: open_training_data(config, world.size))
+    refuse_other_classes(report.encoding, start)
+    config = config.replaced(num_classes=report.encoding.num_classes)
+    if world.is_main:
+        for name in (LAST, BEST):
+            remove_leftovers(folder / name)
+    log = RunLog(folder, enabled=world.is_main, tensorboard=config.run.tensorboard)
+    try:
+        trainer = build_trainer(config, start, world, report, log)
+        if world.is_main:
+            write_run_record(folder, action, config.to_json())
+        _announce(trainer, start, report, log)
+        if start.checkpoint is not None:
+            start.checkpoint.forget_tensors()
+        progress = trainer.fit()
+        if world.is_main:
+            loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
+            log.say(f"finished after {progress.epoch} epochs, {progress.step} steps")
+            for path in (folder / name for name in (BEST, LAST, LOSS_CURVE, "log.txt")):
+                if path.exists():
+                    log.say(f"  {path.absolute()}")
+        world.barrier()
+    finally:
+        log.close()
+
+
+def build_trainer(config: TrainConfig, start: Start, world: World, report: ScanReport, log: RunLog) -> Trainer:
+    """Return the trainer of a run, with its network, data and noise process built and `start` taken over."""
+    folder, source = Path(config.run.output_dir), start.checkpoint
+    eta = eta_of_training(config, report, source)
+    model = initial_network(config, start, world.device)
+    if wants_compiling(config.precision.compile, world.device, label_diffusion=config.label_diffusion.cond_diffuse):
+        log.say(COMPILING)
+        compile_network(model)
+    origin = lineage(config.optimizer, start)
+    ema = Ema(model, config.optimizer.ema_rate, head_start=EMA_HEAD_START if "started_from" in origin else 0)
+    process = build_process(config.diffusion)
+    labels = label_process(config.label_diffusion, process, config.source.num_classes, eta)
+    loader = build_loader(config, report, world, model, count=labels is None)
+    trainer = Trainer(
+        model=model,
+        diffusion=process,
+        timestep_sampler=build_timestep_sampler(config.optimizer.schedule_sampler, process.num_timesteps),
+        loader=loader,
+        optimizer=torch.optim.AdamW(
+            model.parameters(),
+            lr=config.optimizer.lr,
+            weight_decay=config.optimizer.weight_decay,
+            fused=world.device.type in ("cpu", "cuda"),
+        ),
+        ema=ema,
+        options=config.optimizer,
+        run=config.run,
+        world=world,
+        log=log,
+        describe={
+            "config": {**config.to_json(), "label_eta": None if eta is None else eta.tolist()},
+            "encoding": report.encoding.to_dict(),
+            "lineage": origin,
+        },
+        autocast=amp_dtype(config.precision.precision),
+        label_diffusion=labels,
+        preview=build_previewer(config, report, model, ema, world, eta) if config.run.preview_interval else None,
+    )
+    if eta is not None and world.is_main:
+        save_eta(folder / ETA, eta)
+    if start.continues:
+        trainer.resume(source)
+        _refuse_different_positions(trainer)
+    elif source is not None:
+        ema.load_state_dict(source.ema)
+    aside = settle_best(start, folder, trainer.progress) if world.is_main else None
+    if aside:
+        log.say(aside)
+    return trainer
+
+
+def initial_network(config: TrainConfig, start: Start, device: torch.device) -> UNetModel:
+    """Return the network on `device` with its first weights: drawn from the run's seed, or those of `start`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(Stream.WEIGHTS, config.run.seed))
+        model = build_network(
+            config.model,
+            config.geometry,
+            num_classes=config.source.num_classes,
+            learn_sigma=config.diffusion.learn_sigma,
+        )
+    if start.checkpoint is not None:
+        load_weights(model, start.checkpoint.model, source=str(start.checkpoint.path))
+    return model.to(device)
+
+
+def build_loader(
+    config: TrainConfig, report: ScanReport, world: World, model: UNetModel, *, count: bool
+) -> TrainLoader:
+    """Return the loader of the training batches.
+
+    count: whether neighbourhoods are counted in loading; with label diffusion the network sees other maps.
+    """
+    dataset = training_dataset(config, report, world)
+    batches = EpochBatches(len(dataset), config.optimizer.batch_size, world.size, world.rank, config.run.seed)
+    return TrainLoader(
+        dataset,
+        batches,
+        num_workers=default_workers(config.loader, world),
+        device=world.device,
+        count_at=model.lookup_sizes(height_width(config.geometry.image_size)) if count else (),
+    )
+
+
+def _refuse_different_positions(trainer: Trainer) -> None:
+    """Raise UserError where the processes, each reading its own disk, do not continue the same state."""
+    progress = trainer.progress
+    positions = trainer.world.gather((progress.epoch, progress.batch, progress.step))
+    if len(set(positions)) > 1:
+        raise UserError(
+            f"resume_checkpoint: the processes found different states (epoch, batch, step: {positions}): "
+            "put output_dir on a disk that all of them share",
+            everywhere=True,
+            told=not trainer.world.is_main,
+        )
+
+
+def build_previewer(
+    config: TrainConfig, report: ScanReport, model: UNetModel, ema: Ema, world: World, eta: ArrayLike | None
+) -> Previewer:
+    """Return what draws the previews, on pairs spread over the training set."""
+    chosen = spread(report.pairs, config.run.preview_images)
+    image, condition = stack_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
+    steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
+    process = build_process(config.diffusion, steps=steps, time_grid="logsnr")
+    return Previewer(
+        model,
+        ema,
+        process,
+        image=image,
+        condition=condition,
+        class_names=report.encoding.names,
+        folder=Path(config.run.output_dir) / "previews",
+        seed=config.run.seed,
+        device=world.device,
+        autocast=amp_dtype(config.precision.precision),
+        label_diffusion=label_process(config.label_diffusion, process, config.source.num_classes, eta),
+    )
+
+
+def _print_finished(config: TrainConfig, start: Start) -> None:
+    progress = Progress.from_state(start.checkpoint.progress)
+    folder = Path(config.run.output_dir)
+    if not (folder / LOSS_CURVE).exists():
+        loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
+    annealed = "its learning rate has fallen to 0 (lr_anneal_steps)"
+    way_on = annealed if progress.epoch < config.optimizer.max_epochs else "raise max_epochs to train on"
+    print(
+        f"{folder.absolute()}: this run is finished ({progress.epoch} epochs, best loss "
+        f"{progress.best_loss:.5f} in epoch {progress.best_epoch}); {way_on}, or choose another output_dir for a "
+        "new run"
+    )
+
+
+def _announce(trainer: Trainer, start: Start, report: ScanReport, log: RunLog) -> None:
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    log.say(
+        f"{len(report.pairs)} pairs, {report.encoding.num_classes} classes, {parameters / 1e6:.2f} M parameters, "
+        f"{trainer.world.size} process{'es' if trainer.world.size > 1 else ''} on {trainer.world.device}; "
+        f"run folder {trainer.folder.absolute()}"
+    )
+    if start.continues:
+        log.say(
+            f"going on after {trainer.progress.epoch} epochs, {trainer.progress.step} steps: {start.checkpoint.path}"
+        )
+    elif start.checkpoint is not None:
+        log.say(f"starting from the weights of {start.checkpoint.path}")
+    log.say(json.dumps({"seed": trainer.run.seed, "batches an epoch": trainer.loader.epoch_batches.num_batches}))
