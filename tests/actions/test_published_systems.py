@@ -155,12 +155,13 @@ def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
 @pytest.mark.parametrize("mode", PUBLISHED)
 def test_evaluation_is_that_of_the_paper(mode):
     config, sample = config_of("sdm", mode, "evaluate"), config_of("sdm", mode, "sample")
-    assert tuple(np.broadcast_to(config.image_size, 2)) == SIZES[mode]
-    assert (config.compare_with, config.lpips_net, config.study, config.memorisation) == ("test", "alex", False, False)
-    assert (config.inception_weights, config.lpips_weights) == ("auto", "auto")
+    assert tuple(np.broadcast_to(config.view.image_size, 2)) == SIZES[mode]
+    quality = config.quality
+    assert (quality.compare_with, quality.lpips_net, quality.memorisation) == ("test", "alex", False)
+    assert (quality.inception_weights, quality.lpips_weights, config.study.study) == ("auto", "auto", False)
     assert not needs_training(config.to_json())
     same = ("data_dir", "dataset_mode", "resize")
-    assert [getattr(config, key) for key in same] == [getattr(sample, key) for key in same]
+    assert [config.get(key) for key in same] == [sample.get(key) for key in same]
     assert (config.synthetic_dir, sample.data_split) == (sample.results_path, "test")
 
 
