@@ -1,11 +1,17 @@
-"""Configuration of `demo`."""
+"""Configuration of `demo`, and those of the stages that it runs."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import DeviceOptions
+
+TRAIN_PAIRS, TEST_PAIRS, FILE_SIZE = 64, 24, 96
+TRAIN_EPOCHS, FINETUNE_EPOCHS, BATCH_SIZE = 66, 8, 8
+SAMPLES_AT_A_TIME = 32
+EVALUATE_STEPS = 150
 
 
 class DemoConfig(ActionConfig):
@@ -18,3 +24,82 @@ class DemoConfig(ActionConfig):
     output_dir: str = option("runs/demo", "folder for the dataset, the runs and the picture", path=True)
     seed: int = option(0, "seed of the dataset and of everything random", ge=0, lt=2**63)
     max_epochs: int | None = option(None, "epochs of training; null: as measured to fit the quick start", ge=1)
+
+
+def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return the configuration of each stage: a small network and few steps, so that a CPU does it in minutes.
+
+    A stage is called like its action, or like that with `_` and more where an action comes twice.
+    """
+    root = Path(config.output_dir)
+    data = {"data_dir": str(data_dir), "dataset_mode": "lemon-multi-class"}
+    geometry = {"image_size": 48, "image_channels": 3, "resize": "crop"}
+    epochs = config.max_epochs or TRAIN_EPOCHS
+    finetune_epochs = max(1, round(epochs * FINETUNE_EPOCHS / TRAIN_EPOCHS))
+    steps_an_epoch = TRAIN_PAIRS // BATCH_SIZE
+    common = {"batch_size": BATCH_SIZE, "seed": config.seed, "device": config.compute.device}
+    train = {
+        **data,
+        **geometry,
+        **common,
+        "output_dir": str(root / "train"),
+        "num_channels": 32,
+        "channel_mult": [1, 2, 2],
+        "num_res_blocks": 1,
+        "num_head_channels": 32,
+        "attention_resolutions": [12],
+        "resblock_updown": False,
+        "learn_sigma": False,
+        "noise_schedule": "cosine",
+        "lr": 6e-4,
+        "lr_anneal_steps": epochs * steps_an_epoch + finetune_epochs * steps_an_epoch,
+        "ema_rate": [0.99],
+        "max_epochs": epochs,
+        "preview_interval": max(1, epochs // 2),
+    }
+    finetune = {
+        **data,
+        **common,
+        "output_dir": str(root / "finetune"),
+        "resume_checkpoint": str(root / "train"),
+        "drop_rate": 0.2,
+        "lr": 1e-4,
+        "lr_anneal_steps": finetune_epochs * steps_an_epoch,
+        "ema_rate": [0.99],
+        "max_epochs": finetune_epochs,
+        "preview_interval": 0,
+    }
+    sample = {
+        "model_path": str(root / "finetune"),
+        "data_dir": str(data_dir),
+        "results_path": str(root / "samples"),
+        "s": 1.5,
+        "batch_size": TEST_PAIRS,
+        "seed": config.seed,
+        "device": config.compute.device,
+    }
+    # The picture shows masks that training never saw; what is to train a segmentation model may not know the test.
+    more = {"data_split": "train", "num_samples": TRAIN_PAIRS}
+    synthetic = {**sample, **more, "results_path": str(root / "synthetic"), "batch_size": SAMPLES_AT_A_TIME}
+    # One seed and few steps tell little, which the report says, too. Nothing is downloaded.
+    evaluate = {
+        "data_dir": str(data_dir),
+        "synthetic_dir": str(root / "synthetic"),
+        "output_dir": str(root / "evaluate"),
+        "image_size": 64,
+        "architectures": ["fpn"],
+        "encoder": "resnet18",
+        "encoder_weights": "none",
+        "ratios": [0.5, 1],
+        "seeds": 1,
+        "train_steps": max(1, round(epochs * EVALUATE_STEPS / TRAIN_EPOCHS)),
+        "batch_size": BATCH_SIZE,
+        "lr": 1e-3,
+        "inception_weights": "none",
+        "lpips_weights": "none",
+        "seed": config.seed,
+        "device": config.compute.device,
+    }
+    check = {**data, **geometry, "batch_size": BATCH_SIZE, "output_dir": str(root / "check")}
+    stages = {"check": check, "train": train, "finetune": finetune, "sample": sample}
+    return {**stages, "sample_synthetic": synthetic, "evaluate": evaluate}

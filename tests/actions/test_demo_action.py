@@ -6,7 +6,7 @@ import json
 
 from PIL import Image
 
-from guided_diffusion.actions import demo
+from guided_diffusion.config import demo
 
 
 def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path, monkeypatch):
