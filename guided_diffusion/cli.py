@@ -16,7 +16,7 @@ from guided_diffusion import __version__
 from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_config_file, take_keys
 from guided_diffusion.runtime.errors import Interrupted, UserError
 from guided_diffusion.runtime.launcher import launched_as
-from guided_diffusion.runtime.option_help import describe_options, json_schema
+from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
 
 SIGINT_EXIT = 130
 BROKEN_PIPE_EXIT = 141
@@ -91,7 +91,7 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join([*ACTIONS, 'schema'])}"
         raise UserError(f"{action!r} is not an action: {hint}")
     if "-h" in rest or "--help" in rest:
-        print(_help(action))
+        print(_help(action, everything="all" in rest))
         return 0
     parser = _Parser(prog=f"main.py {action}", add_help=False)
     parser.add_argument("-c", "--config")
@@ -121,28 +121,38 @@ def _overview() -> str:
         *(f"  {name:9} {kind.summary}" for name, kind in ACTIONS.items()),
         "  schema    print the JSON Schema of an action's config",
         "",
-        "main.py <action> --help lists every option of the action.",
+        "main.py <action> --help shows the options most people set, --help all every option.",
     ]
     return "\n".join(lines)
 
 
-def _help(action: str) -> str:
-    rows = describe_options(ACTIONS[action])
-    width = max(len(key) for key, *_ in rows) + 2
-    columns = max(60, shutil.get_terminal_size().columns)
+def _help(action: str, *, everything: bool) -> str:
+    kind = ACTIONS[action]
     lines = [
         f"usage: main.py {action} [-c config.json] [--set key=value ...]",
         "",
-        ACTIONS[action].summary,
+        kind.summary,
         "",
-        "  -c, --config FILE    flat JSON file of the keys below",
+        "  -c, --config FILE    flat JSON file of the keys below; the config of another action will do",
         "  --set KEY=VALUE      override one key; the value is JSON, or text; repeatable",
-        "",
-        "keys of the config, with their defaults:",
     ]
+    described = describe_options(kind)
+    width = max(len(row.key) for rows in described.values() for row in rows) + 2
+    if everything or not kind.common:
+        for title, rows in described.items():
+            lines += ["", f"{title or action}:", *_rows(rows, width)]
+        return "\n".join(lines)
+    lines += ["", "keys that most people set, with their defaults:", *_rows(describe_common(kind), width)]
+    lines += ["", f"all {len(kind.fields())} keys: main.py {action} --help all"]
+    return "\n".join(lines)
+
+
+def _rows(rows: Sequence[KeyHelp], width: int) -> list[str]:
+    """Return the lines of a table of keys, wrapped to the terminal."""
+    columns = max(60, shutil.get_terminal_size().columns)
+    lines = []
     for key, default, meaning in rows:
-        text = f"{meaning} [{default}]"
-        wrapped = textwrap.wrap(text, columns - width - 2) or [""]
+        wrapped = textwrap.wrap(f"{meaning} [{default}]", columns - width - 2) or [""]
         lines.append(f"  {key:<{width}}{wrapped[0]}")
         lines += [" " * (width + 2) + line for line in wrapped[1:]]
-    return "\n".join(lines)
+    return lines

@@ -32,6 +32,7 @@ _GEOMETRY = GeometryOptions.model_fields
 class ViewOptions(OptionGroup):
     """What the metrics and the segmentation models see."""
 
+    title: ClassVar = "what is compared"
     image_size: ImageSize | None = option(
         None,
         "side, or [height, width], of the images compared and segmented; multiples of 32 where models are trained; "
@@ -44,6 +45,7 @@ class ViewOptions(OptionGroup):
 class StudyOptions(OptionGroup):
     """The segmentation models that tell whether the samples help."""
 
+    title: ClassVar = "study"
     study: bool = option(True, "train segmentation models on real, mixed and synthetic data and compare them")
     architectures: NameList = option(
         ("unetplusplus", "fpn", "deeplabv3plus"), "models of segmentation-models-pytorch, such as unetplusplus, fpn"
@@ -85,6 +87,7 @@ class StudyOptions(OptionGroup):
 class QualityOptions(OptionGroup):
     """What is measured on the samples themselves."""
 
+    title: ClassVar = "quality of the samples"
     compare_with: Literal["training", "test"] = option(
         "training", "real images that FID, KID, precision and recall compare the samples with; published: test"
     )
@@ -116,6 +119,7 @@ class QualityOptions(OptionGroup):
 class SegmenterOptions(OptionGroup):
     """A segmenter trained elsewhere, which looks for the masks in place of one trained here."""
 
+    title: ClassVar = "external segmenter"
     segmenter: str = option(
         "",
         'local file of the segmenter that looks for the masks; "": one is trained here on the real images',
@@ -164,6 +168,18 @@ class EvaluateConfig(ActionConfig):
 
     required: ClassVar = ("data_dir", "synthetic_dir", "output_dir")
     summary: ClassVar = "measure the samples, and whether they make a segmentation model better; writes a report"
+    common: ClassVar = (
+        "data_dir",
+        "synthetic_dir",
+        "output_dir",
+        "architectures",
+        "encoder",
+        "encoder_weights",
+        "ratios",
+        "seeds",
+        "train_steps",
+        "filter_below",
+    )
 
     source: ComparedSourceOptions
     view: ViewOptions

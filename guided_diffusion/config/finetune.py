@@ -35,6 +35,18 @@ class FinetuneConfig(ActionConfig):
 
     required: ClassVar = ("data_dir", "resume_checkpoint", "output_dir")
     summary: ClassVar = "train on with dropped masks, so that sampling can be guided (s above 1)"
+    common: ClassVar = (
+        "data_dir",
+        "resume_checkpoint",
+        "output_dir",
+        "drop_rate",
+        "batch_size",
+        "max_epochs",
+        "lr",
+        "lr_anneal_steps",
+        "precision",
+        "seed",
+    )
 
     source: SourceOptions
     geometry: GeometryFromCheckpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from guided_diffusion.data.options import ETA_FILE, ETA_SCALE
 from guided_diffusion.diffusion.options import CLASSWISE, UNIFORM, LabelDiffusionOptions
@@ -12,6 +13,7 @@ from guided_diffusion.runtime.options import OptionGroup, Problem, option
 class SampledLabelOptions(OptionGroup):
     """What the published samplers of SCDM add."""
 
+    title: ClassVar = "label diffusion in sampling"
     eta_path: str = option("", f"{ETA_FILE}; for bare weights, other checkpoints have theirs", path=True)
     extrapolation: float | None = option(
         None, "x0 + this * (x0 - that of the step before), 0.8 is published for 25 steps; null: off", ge=0

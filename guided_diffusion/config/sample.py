@@ -28,6 +28,18 @@ class SampleConfig(ActionConfig):
 
     required: ClassVar = ("model_path", "results_path")
     summary: ClassVar = "write synthetic image/mask pairs in the layout of the real dataset"
+    common: ClassVar = (
+        "model_path",
+        "results_path",
+        "data_dir",
+        "data_split",
+        "mask_dir",
+        "num_samples",
+        "s",
+        "sampler",
+        "steps",
+        "split",
+    )
 
     weights: WeightsOptions
     source: SourceOptions

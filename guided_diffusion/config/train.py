@@ -19,6 +19,18 @@ class TrainConfig(ActionConfig):
 
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
     summary: ClassVar = "train a semantic diffusion model on a folder of images and masks"
+    common: ClassVar = (
+        "data_dir",
+        "dataset_mode",
+        "output_dir",
+        "image_size",
+        "image_channels",
+        "resize",
+        "num_channels",
+        "batch_size",
+        "max_epochs",
+        "lr",
+    )
 
     source: SourceOptions
     geometry: GeometryOptions

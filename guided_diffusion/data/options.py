@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -36,6 +36,7 @@ ImageSize = Annotated[
 class SourceOptions(OptionGroup):
     """Where the pairs lie and what their masks mean."""
 
+    title: ClassVar = "data"
     data_dir: str = option(
         "",
         "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path",
@@ -56,6 +57,7 @@ class SourceOptions(OptionGroup):
 class GeometryOptions(OptionGroup):
     """How files become tensors; the same in training and in sampling."""
 
+    title: ClassVar = "geometry"
     image_size: ImageSize = option(64, "side of the square the model sees, or [height, width], in pixels")
     image_channels: Literal[1, 3] = option(3, "1 for grey images, 3 for RGB")
     resize: Literal["crop", "squash", "pad"] = option(
@@ -72,6 +74,7 @@ class GeometryOptions(OptionGroup):
 class AugmentOptions(OptionGroup):
     """Random joint transforms of image and mask in training."""
 
+    title: ClassVar = "augmentation"
     random_flip: bool = option(True, "flip image and mask left-right at random")
     vertical_flip: bool = option(False, "flip image and mask upside down at random")
     rotate90: bool = option(False, "turn image and mask by quarter turns at random")
@@ -80,6 +83,7 @@ class AugmentOptions(OptionGroup):
 class LoaderOptions(OptionGroup):
     """How fast files are read."""
 
+    title: ClassVar = "loading"
     num_workers: int | None = option(
         None, "data loading processes; null: none on CPU, up to 4 beside a GPU", resume="may change", ge=0, le=256
     )
@@ -93,6 +97,7 @@ class LoaderOptions(OptionGroup):
 class EtaOptions(OptionGroup):
     """How long each class stays in class-wise label diffusion."""
 
+    title: ClassVar = "label diffusion: eta"
     eta_path: str = option("", f"{ETA_FILE}; empty: computed from the training masks", path=True)
     eta_scale: float = option(ETA_SCALE, "scale of an eta that is computed: larger, and all classes stay longer", gt=0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from guided_diffusion.runtime.options import FloatTuple, OptionGroup, Problem, option
 
@@ -14,6 +14,7 @@ UNIFORM, CLASSWISE = "discrete_zero_uniform", "discrete_zero_classwise"
 class DiffusionOptions(OptionGroup):
     """The noise process and what the network predicts."""
 
+    title: ClassVar = "noise process"
     diffusion_steps: int = option(1000, "steps of the noise process", ge=1, le=100_000)
     noise_schedule: Literal["linear", "cosine"] = option("linear", "named schedule of the noise variances")
     prediction: Literal["v", "eps", "x0"] = option("v", "what the network predicts; published weights: eps")
@@ -51,6 +52,7 @@ class DiffusionOptions(OptionGroup):
 class LabelDiffusionOptions(OptionGroup):
     """With noise in the image, classes vanish from its map, so that wrong masks do less harm (SCDM)."""
 
+    title: ClassVar = "label diffusion"
     cond_diffuse: bool = option(False, "label diffusion: the noisier the image, the more pixels of its mask are null")
     cond_opt: Literal["discrete_zero_uniform", "discrete_zero_classwise"] = option(
         "discrete_zero_uniform", "uniform: all classes vanish alike; classwise: rare and small ones later, by eta"
@@ -84,6 +86,7 @@ SAMPLER_DEFAULTS = {
 class SamplerOptions(OptionGroup):
     """How noise becomes an image."""
 
+    title: ClassVar = "sampler"
     sampler: Literal["ddpm", "ddim", "dpm++2m", "dpm++2m-sde"] = option(
         "dpm++2m",
         "dpm++2m: deterministic; dpm++2m-sde: draws noise; ddim: deterministic where eta is 0; ddpm: ancestral, the "

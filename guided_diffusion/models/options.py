@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from guided_diffusion.runtime.options import FloatTuple, IntTuple, OptionGroup, Problem, option
 
@@ -11,6 +11,7 @@ from guided_diffusion.runtime.options import FloatTuple, IntTuple, OptionGroup, 
 class ModelOptions(OptionGroup):
     """The SPADE UNet."""
 
+    title: ClassVar = "network"
     num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, multiple_of=32)
     num_res_blocks: int = option(2, "residual blocks a level", ge=1)
     channel_mult: FloatTuple = option(

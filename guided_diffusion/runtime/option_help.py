@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
@@ -66,12 +66,31 @@ def json_schema(kind: type[ActionConfig]) -> dict[str, Any]:
     }
 
 
-def describe_options(kind: type[ActionConfig]) -> list[tuple[str, str, str]]:
-    """Return (key, default, meaning) of every option of an action, in the order of its groups."""
-    rows = []
-    for key, field in kind.fields().items():
-        default = "required" if key in kind.required and field.default in ("", None) else json.dumps(field.default)
-        words = expected(field)
-        choices = f" ({words})" if words.startswith("one of") else ""
-        rows.append((key, default, f"{field.description}{choices}"))
-    return rows
+class KeyHelp(NamedTuple):
+    """What `--help` shows of a key."""
+
+    key: str
+    default: str
+    meaning: str
+
+
+def describe_options(kind: type[ActionConfig]) -> dict[str, list[KeyHelp]]:
+    """Return every option of an action under the titles of their groups; keys of the action itself come first."""
+    own = [key for key in kind.model_fields if key not in kind.groups()]
+    described = {"": [_describe(kind, key) for key in own]} if own else {}
+    for group in kind.groups().values():
+        described[group.title] = [_describe(kind, key) for key in group.model_fields]
+    return described
+
+
+def describe_common(kind: type[ActionConfig]) -> list[KeyHelp]:
+    """Return the options of an action that most people set."""
+    return [_describe(kind, key) for key in kind.common or kind.fields()]
+
+
+def _describe(kind: type[ActionConfig], key: str) -> KeyHelp:
+    field = kind.fields()[key]
+    default = "required" if key in kind.required and field.default in ("", None) else json.dumps(field.default)
+    words = expected(field)
+    choices = f" ({words})" if words.startswith("one of") else ""
+    return KeyHelp(key, default, f"{field.description}{choices}")

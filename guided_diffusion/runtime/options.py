@@ -97,6 +97,7 @@ class OptionGroup(BaseModel):
     """The keys of one owner. Unknown keys and loose types are errors; a group cannot be changed, only copied."""
 
     model_config = RULES
+    title: ClassVar[str] = ""
 
     def check(self) -> Iterator[Problem]:
         """Yield every contradiction between the keys of this group."""
@@ -211,6 +212,8 @@ class ActionConfig(FlatConfig):
 
     required: ClassVar[tuple[str, ...]] = ()
     summary: ClassVar[str] = ""
+    common: ClassVar[tuple[str, ...]] = ()
+    """The keys that most people set, shown first; empty for all."""
 
     def check(self) -> Iterator[Problem]:
         for key in self.required:

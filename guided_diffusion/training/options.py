@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from guided_diffusion.runtime.options import FloatTuple, OptionGroup, Problem, option
 
@@ -12,12 +12,14 @@ from guided_diffusion.runtime.options import FloatTuple, OptionGroup, Problem, o
 class BatchOptions(OptionGroup):
     """How many images a training step takes."""
 
+    title: ClassVar = "batch"
     batch_size: int = option(8, "images a training step takes, in each process", ge=1)
 
 
 class OptimizerOptions(BatchOptions):
     """How the weights are found."""
 
+    title: ClassVar = "optimizer"
     microbatch: int = option(
         -1, "images of a step computed at a time, -1: all (less memory, same gradient)", resume="may change", ge=-1
     )
@@ -46,6 +48,7 @@ class OptimizerOptions(BatchOptions):
 class DeviceOptions(OptionGroup):
     """Where it runs."""
 
+    title: ClassVar = "device"
     device: str = option(
         "auto", "auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one", resume="may change"
     )
@@ -58,6 +61,7 @@ class DeviceOptions(OptionGroup):
 class PrecisionOptions(DeviceOptions):
     """Where and in which numbers it runs."""
 
+    title: ClassVar = "device and precision"
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
     use_fp16: bool = option(False, "published spelling of precision fp16", spelling_of="precision")
     compile: Literal["auto"] | bool = option(
@@ -78,6 +82,7 @@ class PrecisionOptions(DeviceOptions):
 class RunOptions(OptionGroup):
     """What a training run leaves behind."""
 
+    title: ClassVar = "run"
     output_dir: str = option("", "folder of the run: checkpoints, logs, previews", path=True, resume="may change")
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
     preview_interval: int = option(50, "epochs between preview pictures, 0: none", resume="may change", ge=0)

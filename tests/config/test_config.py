@@ -13,6 +13,7 @@ import pytest
 from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.option_help import describe_options, json_schema
+from scripts import write_options
 
 ROOT = Path(__file__).parents[2]
 NEEDED = {"data_dir": "d", "dataset_mode": "binary", "output_dir": "o"}
@@ -200,9 +201,20 @@ def test_every_action_has_a_shipped_config():
 
 @pytest.mark.parametrize("action", list(ACTIONS))
 def test_every_option_has_one_line_of_meaning(action):
-    for key, _, meaning in describe_options(ACTIONS[action]):
+    described = [row for rows in describe_options(ACTIONS[action]).values() for row in rows]
+    assert sorted(row.key for row in described) == sorted(ACTIONS[action].fields())
+    for key, _, meaning in described:
         assert 10 < len(meaning) < 200, key
         assert "\n" not in meaning
+
+
+@pytest.mark.parametrize("action", list(ACTIONS))
+def test_groups_have_titles_and_about_ten_keys_come_first(action):
+    kind = ACTIONS[action]
+    assert all(group.title for group in kind.groups().values())
+    assert len({group.title for group in kind.groups().values()}) == len(kind.groups())
+    assert set(kind.required) <= set(kind.common or kind.fields()) <= set(kind.fields())
+    assert len(kind.common or kind.fields()) <= 15
 
 
 def test_help_is_quick_and_lists_every_option():
@@ -211,9 +223,15 @@ def test_help_is_quick_and_lists_every_option():
     for _ in range(3):
         before = os.times()
         shown = subprocess.run(
-            [sys.executable, "main.py", "train", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+            [sys.executable, "main.py", "train", "--help", "all"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         after = os.times()
         times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert all(f"\n  {key} " in shown.stdout for key in ACTIONS["train"].fields())
     assert min(times) < 0.5
+
+
+def test_the_page_of_options_is_that_of_the_options():
+    assert write_options.PAGE.read_text(encoding="utf-8") == write_options.page(), (
+        "run: python -m scripts.write_options"
+    )

@@ -1,0 +1,43 @@
+"""Write docs/options.md: every option of every action, from the options themselves.
+
+python -m scripts.write_options
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guided_diffusion.config.load import ACTIONS
+from guided_diffusion.runtime.option_help import KeyHelp, describe_options
+from guided_diffusion.runtime.options import ActionConfig
+
+PAGE = Path(__file__).parents[1] / "docs" / "options.md"
+HEAD = """# Options
+
+Every key of every action, with its default. A config is one flat JSON object of these keys; `--set key=value` overrides one
+of them, and `python main.py <action> --help` shows those that most people set. Written by
+`python -m scripts.write_options`.
+"""
+
+
+def page() -> str:
+    """Return the page: a section for each action, a table for each group of keys."""
+    parts = [HEAD]
+    for action, kind in ACTIONS.items():
+        parts.append(f"## {action}\n\n{kind.summary[0].upper()}{kind.summary[1:]}.\n")
+        for title, rows in describe_options(kind).items():
+            parts.append(f"### {action}: {title or 'the action itself'}\n\n{_table(kind, rows)}\n")
+    return "\n".join(parts)
+
+
+def _table(kind: type[ActionConfig], rows: list[KeyHelp]) -> str:
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for key, default, meaning in rows:
+        shown = f"**`{key}`**" if key in kind.common else f"`{key}`"
+        lines.append(f"| {shown} | {default} | {meaning.replace('|', '&#124;')} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8", newline="\n")
+    print(PAGE)
