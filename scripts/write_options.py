@@ -14,9 +14,8 @@ from guided_diffusion.runtime.options import ActionConfig
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 HEAD = """# Options
 
-Every key of every action, with its default. A config is one flat JSON object of these keys; `--set key=value` overrides one
-of them, and `python main.py <action> --help` shows those that most people set. Written by
-`python -m scripts.write_options`.
+Every key of every action, with its default; those that most people set are bold. A config is one flat JSON object of
+these keys, and `--set key=value` overrides one of them. Written by `python -m scripts.write_options`.
 """
 
 
