@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,8 +20,10 @@ from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.option_help import expected
-from guided_diffusion.runtime.options import ActionConfig
+from guided_diffusion.runtime.options import ActionConfig, FlatConfig
 from guided_diffusion.runtime.strict_json import strict_json
+
+Config = TypeVar("Config", bound=FlatConfig)
 
 ACTIONS: dict[str, type[ActionConfig]] = {
     "train": TrainConfig,
@@ -102,8 +105,18 @@ def load_config(action: str, values: Mapping[str, Any]) -> Any:
 
     Raises ConfigError with one line for each unknown key, wrong type and contradiction, all found in one go.
     """
-    kind = ACTIONS[action]
-    found = [(key, _unknown(action, key)) for key in values if key not in kind.fields()]
+    return read_config(ACTIONS[action], values, unknown=partial(_unknown, action))
+
+
+def read_config(
+    kind: type[Config], values: Mapping[str, Any], *, unknown: Callable[[str], str] | None = None
+) -> Config:
+    """Return `values` as a checked configuration of that kind, every published spelling resolved.
+
+    unknown: what is said of a key that it does not have. Raises ConfigError as `load_config` does.
+    """
+    explain_unknown = unknown or partial(_unknown_keyword, kind)
+    found = [(key, explain_unknown(key)) for key in values if key not in kind.fields()]
     known = {key: value for key, value in values.items() if key in kind.fields()}
     try:
         config = kind.from_flat(known)
@@ -119,9 +132,14 @@ def load_config(action: str, values: Mapping[str, Any]) -> Any:
     return config.resolve()
 
 
-def _key_of(detail: Mapping[str, Any], kind: type[ActionConfig]) -> str:
+def _key_of(detail: Mapping[str, Any], kind: type[FlatConfig]) -> str:
     """Return the key that a pydantic error is about: below the name of its group, if it has one."""
     return str(detail["loc"][1] if detail["loc"][0] in kind.groups() and len(detail["loc"]) > 1 else detail["loc"][0])
+
+
+def _unknown_keyword(kind: type[FlatConfig], key: str) -> str:
+    near = difflib.get_close_matches(key, kind.fields(), n=1, cutoff=0.6)
+    return f"{key} is not an option here: " + (f"did you mean {near[0]!r}?" if near else "leave it out")
 
 
 def _unknown(action: str, key: str) -> str:
@@ -136,7 +154,7 @@ def _unknown(action: str, key: str) -> str:
     return f"{key} is not a key of {action}: {hint}"
 
 
-def _misfit(kind: type[ActionConfig], key: str, value: Any) -> str:
+def _misfit(kind: type[FlatConfig], key: str, value: Any) -> str:
     """Return one line for a value that pydantic refuses: the key, what was found, what is expected."""
     field = kind.fields()[key]
     found, wanted = json.dumps(value, ensure_ascii=False, default=str), expected(field)

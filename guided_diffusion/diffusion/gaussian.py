@@ -1,8 +1,7 @@
 """The Gaussian noise process: q and p algebra and the training losses.
 
-Everything here is a function of (model_output, x_t, t); nothing calls a network. Images are
-[N, C, H, W] in [-1, 1], of any height, width and number of channels. `t` is [N] int64, the index into this process
-(`0..num_timesteps - 1`, 0 the least noise); `model_t` turns it into what the network is called with.
+Functions of (model_output, x_t, t); nothing calls a network. Images are [N, C, H, W] in [-1, 1]. `t` is [N] int64, the
+index into this process (`0..num_timesteps - 1`, 0 the least noise), on the device of the images or on the CPU.
 
 Notation: abar_t is the product of (1 - beta) up to t, x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise
 (Ho et al. 2020, eq. 4), SNR_t = abar_t / (1 - abar_t).
@@ -11,7 +10,7 @@ Notation: abar_t is the product of (1 - beta) up to t, x_t = sqrt(abar_t) x0 + s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
@@ -28,9 +27,6 @@ Prediction = Literal["eps", "x0", "v"]
 Variance = Literal["learned", "fixed_large", "fixed_small"]
 Loss = Literal["mse", "rescaled_mse", "kl"]
 
-# Changes a predicted x0 [N, C, H, W] at t [N] before it is used, for example by dynamic thresholding.
-DenoisedFn = Callable[[Tensor, Tensor], Tensor]
-
 
 class MeanVariance(NamedTuple):
     """p(x_{t-1} | x_t), all [N, C, H, W] float32, and the x0 it was made from."""
@@ -43,28 +39,25 @@ class MeanVariance(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GaussianDiffusion:
-    """A noise process and what a network predicts about it. Immutable.
+    """A noise process and what a network predicts about it. Immutable."""
 
-    betas: [T] float64 in (0, 1), of the steps that are visited.
-    timestep_map: [T] timestep of the original process for each step.
-    original_steps: length of the original process.
-    prediction: what the mean channels of the network's output stand for: the noise "eps", the image "x0", or
-        "v" = sqrt(abar) noise - sqrt(1 - abar) x0 (Salimans & Ho 2022, appendix D).
-    variance: "learned" (the output has C more channels, which interpolate log-variances: Nichol & Dhariwal 2021,
-        eq. 15), "fixed_large" (beta) or "fixed_small" (the posterior's; Ho et al. 2020, section 3.2).
-    loss: "mse" (with learned variance plus the variational bound: eq. 16 of Nichol & Dhariwal),
-        "rescaled_mse" (the bound times T / 1000) or "kl" (T times the bound alone).
-    rescale_timesteps: the network is called with floats in 0..1000 whatever `original_steps` is.
-    min_snr_gamma: the gamma of Min-SNR loss weighting (Hang et al. 2023), or None for weight 1.
-    """
-
+    # [T] float64 in (0, 1), of the steps that are visited.
     betas: NDArray[np.float64]
+    # [T] timestep of the original process for each step, and the length of that process.
     timestep_map: tuple[int, ...]
     original_steps: int
+    # What the mean channels stand for: the noise "eps", the image "x0", or
+    # "v" = sqrt(abar) noise - sqrt(1 - abar) x0 (Salimans & Ho 2022, appendix D).
     prediction: Prediction = "v"
+    # "learned": C more channels interpolate log-variances (Nichol & Dhariwal 2021, eq. 15);
+    # "fixed_large": beta; "fixed_small": the posterior's (Ho et al. 2020, section 3.2).
     variance: Variance = "learned"
+    # "mse", with learned variance plus the variational bound (Nichol & Dhariwal 2021, eq. 16);
+    # "rescaled_mse": the bound times T / 1000; "kl": T times the bound alone.
     loss: Loss = "mse"
+    # The network is called with floats in 0..1000 whatever `original_steps` is.
     rescale_timesteps: bool = False
+    # The gamma of Min-SNR loss weighting (Hang et al. 2023), None for weight 1.
     min_snr_gamma: float | None = None
     tables: _Tables = field(init=False, repr=False)
 
@@ -103,7 +96,7 @@ class GaussianDiffusion:
         return self.tables["posterior_variance"]
 
     def model_t(self, t: Tensor) -> Tensor:
-        """Return the timesteps [N] that the network is called with: int64, or float32 if `rescale_timesteps`."""
+        """Return the timesteps [N] that the network is called with: int64, or float32 with `rescale_timesteps`."""
         original = self.tables.gather("timestep_map", t, 1)
         return original.float() * (1000.0 / self.original_steps) if self.rescale_timesteps else original
 
@@ -151,41 +144,15 @@ class GaussianDiffusion:
         """Return the noise [N, C, H, W] that takes `x0` to `x_t` at `t`."""
         return (x_t - self._at("sqrt_abar", t, x_t) * x0) / self._at("sqrt_one_minus_abar", t, x_t)
 
-    def denoised(
-        self,
-        model_output: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        *,
-        clip_denoised: bool = True,
-        denoised_fn: DenoisedFn | None = None,
-    ) -> Tensor:
-        """Return the x0 [N, C, H, W] that sampling goes on with, as `model_output` [N, C or 2C, H, W] gives it.
-
-        denoised_fn: changes the predicted x0 before anything is made of it.
-        clip_denoised: then clamp it to [-1, 1].
-        """
+    def p_mean_variance(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> MeanVariance:
+        """Return p(x_{t-1} | x_t) as `model_output` [N, C or 2C, H, W] gives it, with nothing done to its x0."""
         pred_xstart = self.predict_x0(model_output, x_t, t)
-        if denoised_fn is not None:
-            pred_xstart = denoised_fn(pred_xstart, t)
-        return pred_xstart.clamp(-1, 1) if clip_denoised else pred_xstart
-
-    def p_mean_variance(
-        self,
-        model_output: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        *,
-        clip_denoised: bool = True,
-        denoised_fn: DenoisedFn | None = None,
-    ) -> MeanVariance:
-        """Return p(x_{t-1} | x_t) as `model_output` [N, C or 2C, H, W] gives it; keywords as of `denoised`."""
-        pred_xstart = self.denoised(model_output, x_t, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn)
         mean, _, _ = self.q_posterior(pred_xstart, x_t, t)
-        variance, log_variance = self._model_variance(model_output, t)
+        variance, log_variance = self.model_variance(model_output, t)
         return MeanVariance(mean, variance.expand_as(mean), log_variance.expand_as(mean), pred_xstart)
 
-    def _model_variance(self, model_output: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def model_variance(self, model_output: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return variance and log-variance of p(x_{t-1} | x_t): [N, C, H, W] where learned, else [N, 1, 1, 1]."""
         _, values = self.split(model_output)
         if values is None:
             at = (f"{self.variance}_variance", f"{self.variance}_log_variance")
@@ -199,13 +166,10 @@ class GaussianDiffusion:
     def training_losses(
         self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
     ) -> dict[str, Tensor]:
-        """Return the losses of each image, [N] float32 each, means over channels and pixels.
+        """Return the losses of each image, [N] float32, means over channels and pixels; all arguments on one device.
 
-        "loss": what is minimised. "mse": squared error of the mean channels, not weighted. "vb": the term of the
-        variational bound in bits, where the loss has one; for "rescaled_mse" after its scaling.
-
-        model_output: [N, C or 2C, H, W], of any floating type.
-        x0, noise: [N, C, H, W]; x_t must be q_sample(x0, t, noise).
+        "loss" is minimized; "mse" is the squared error of the mean channels without weight; "vb" the term of the
+        variational bound in bits, where there is one. x_t must be q_sample(x0, t, noise).
         """
         mean, variance = self.split(model_output)
         losses = {"mse": _per_image((self.target(x0, noise, t) - mean) ** 2)}
@@ -226,13 +190,14 @@ class GaussianDiffusion:
     def _variational_bound(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return L_{t-1}, or at t = 0 the decoder's L_0 (Ho et al. 2020, eqs. 5 and 13), [N] in bits per dimension."""
         true_mean, _, true_log_variance = self.q_posterior(x0, x_t, t)
-        p = self.p_mean_variance(model_output, x_t, t, clip_denoised=False)
+        p = self.p_mean_variance(model_output, x_t, t)
         kl = _per_image(normal_kl(true_mean, true_log_variance, p.mean, p.log_variance))
         decoder = _per_image(-discretized_log_likelihood(x0, p.mean, 0.5 * p.log_variance))
         return torch.where(t == 0, decoder, kl) / math.log(2)
 
     def _at(self, table: str, t: Tensor, like: Tensor) -> Tensor:
-        return self.tables.gather(table, t, like.ndim)
+        # Other devices than CUDA may read the indices only after they are gone.
+        return self.tables.gather(table, t.to(like.device, non_blocking=like.is_cuda), like.ndim)
 
 
 def build_diffusion(
@@ -250,12 +215,10 @@ def build_diffusion(
     rescale_learned_sigmas: bool = False,
     min_snr_gamma: float | None = None,
 ) -> GaussianDiffusion:
-    """Build the process that options of the published names describe.
+    """Build the process that options of the published names describe; ConfigError where they are not possible.
 
     timestep_respacing: which of the `diffusion_steps` are visited, as `space_timesteps` reads it; "" for all.
     steps, time_grid: in its place, how many are visited, and the rule that picks them (see `pick_timesteps`).
-
-    Raises ConfigError for an unknown name, a respacing that is not possible, or options that exclude each other.
     """
     if prediction not in get_args(Prediction):
         raise ConfigError(f"prediction: {prediction!r} is unknown; choose one of {', '.join(get_args(Prediction))}")
@@ -335,15 +298,13 @@ def _process_tables(betas: NDArray[np.float64]) -> dict[str, NDArray[np.float64]
 
 
 def _loss_weight(abar: NDArray[np.float64], prediction: Prediction, gamma: float | None) -> NDArray[np.float64]:
-    """Return the weight of the squared error at each timestep, [T].
-
-    Min-SNR-gamma (Hang et al. 2023) weights the squared error of x0 by min(SNR, gamma). For a given x_t that error
-    is the squared error of eps over SNR, and that of v over SNR + 1 (solve x_t = sqrt(abar) x0 + sqrt(1 - abar) eps,
-    and x0 = sqrt(abar) x_t - sqrt(1 - abar) v, for the errors); the weights of eps and v follow.
-    """
+    """Return the weight of the squared error at each timestep, [T]: Min-SNR-gamma (Hang et al. 2023)."""
     if gamma is None:
         return np.ones_like(abar)
     snr = abar / (1 - abar)
+    # The squared error of x0 is weighted by min(SNR, gamma). For a given x_t it is the squared error of eps over SNR,
+    # and that of v over SNR + 1 (solve x_t = sqrt(abar) x0 + sqrt(1 - abar) eps, and
+    # x0 = sqrt(abar) x_t - sqrt(1 - abar) v, for the errors).
     return np.minimum(snr, gamma) / {"x0": 1.0, "eps": snr, "v": snr + 1}[prediction]
 
 
@@ -360,9 +321,8 @@ def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Return log p(x) of each element in nats for 8-bit images scaled to [-1, 1] (Ho et al. 2020, eq. 13).
 
-    The Gaussian (`mean`, standard deviation exp(`log_scale`)) is integrated over the grey level's bin of width
-    2/255; the bins of black and white reach to infinity. The CDF is the tanh approximation (Page 1977)
-    that published models were trained with.
+    The Gaussian (`mean`, standard deviation exp(`log_scale`)) is integrated over the gray level's bin of width
+    2/255; the bins of black and white reach to infinity.
     """
     inverse = (-log_scale).exp()
     upper = _normal_cdf(inverse * (x - mean + 1 / 255))
@@ -372,4 +332,5 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Te
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
+    # The tanh approximation (Page 1977) that published models were trained with.
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

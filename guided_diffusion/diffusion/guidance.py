@@ -1,4 +1,4 @@
-"""Classifier-free guidance at the price of one encoder: the network as samplers see it."""
+"""Classifier-free guidance at the price of one encoder: the network function of a conditioned network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.runtime.errors import ConfigError
 
-# The maps [N] that the network is called with at t [N], of the maps that the batch has.
-ConditionAt = Callable[[SemanticMap, Tensor], SemanticMap]
+ConditionFn = Callable[[SemanticMap, Tensor], SemanticMap]
+"""(the batch's condition [N], t [N]) -> the condition that the network is called with at t, by label diffusion."""
 
 
 class Modulations(Protocol):
-    """What the condition does to the normalisations of a network, for a batch of images."""
+    """What the condition does to the normalizations of a network, for a batch of images."""
 
     @staticmethod
     def cat(branches: Sequence[Any]) -> Modulations:
@@ -44,12 +44,10 @@ class ConditionedModel(Protocol):
 
 
 def guided_steps(diffusion: GaussianDiffusion, interval: Sequence[float] | None) -> NDArray[np.bool_]:
-    """Return at which steps of the process guidance acts, [T] (Kynkäänniemi et al. 2024).
+    """Return at which steps of the process guidance acts, [T] booleans (Kynkäänniemi et al. 2024).
 
-    interval: (low, high] in noise level sigma = sqrt((1 - abar) / abar), the standard deviation of the noise where
-        the image has factor 1; None for everywhere.
-
-    Raises ConfigError where it is no interval or has none of the process's steps.
+    interval: (low, high] in noise level sigma = sqrt((1 - abar) / abar), the noise relative to the image; None for
+    everywhere. Raises ConfigError where it is no interval or has none of the process's steps.
     """
     if interval is None:
         return np.ones(diffusion.num_timesteps, dtype=bool)
@@ -65,71 +63,68 @@ def guided_steps(diffusion: GaussianDiffusion, interval: Sequence[float] | None)
     return inside
 
 
-class GuidedDenoiser:
-    """`denoise(x_t, t) -> model_output` of a network with its condition (Ho & Salimans 2022, eq. 6).
+class GuidedNetwork:
+    """The network function of a network with its condition: null + scale * (cond - null) (Ho & Salimans 2022, eq. 6).
 
-    The mean channels are null + scale * (cond - null); the variance channels are the conditional branch's. The formula
-    is written for eps and holds as it stands for x0 and v: at a given x_t they are affine in each other, and the
-    weights of the two branches sum to 1.
-
-    What the condition gives is computed once, here, and what the null condition gives once for all denoisers that come
-    from one another `with_condition`. With `condition_at` the condition of every call is another one, and only what
-    the null condition gives is kept. Both branches share one encode, which is exact as the encoder does not see the
-    condition, and their decodes run as one batch of 2N.
-
-    model, condition: on one device; `condition` has the N maps of the batch that is to be denoised.
-    scale: 1 is the condition alone and 0 the null condition alone, each without a second branch.
-    interval: noise levels (low, high] outside of which scale is 1 (see `guided_steps`); None: guided everywhere.
-    autocast: the type the network runs in (torch.bfloat16, torch.float16), None for that of its weights.
-    condition_at: makes the maps of each call from `condition`, for example by label diffusion (`LabelDiffusion`); None
-        for maps that stay. The null branch has null maps in any case.
+    Holds for eps, x0 and v alike: at a given x_t they are affine in each other, and the weights of the branches sum to
+    1. Scale 1 is the condition alone and 0 the null condition alone, without a second branch.
     """
 
     def __init__(
         self,
         model: ConditionedModel,
-        diffusion: GaussianDiffusion,
+        process: GaussianDiffusion,
         condition: SemanticMap,
         *,
         scale: float = 1.0,
         interval: Sequence[float] | None = None,
-        autocast: torch.dtype | None = None,
-        condition_at: ConditionAt | None = None,
+        amp_dtype: torch.dtype | None = None,
+        condition_fn: ConditionFn | None = None,
     ):
-        self.model = model
-        self.diffusion = diffusion
-        self.scale = scale
-        self.autocast = autocast
-        self._guided = None if interval is None else guided_steps(diffusion, interval)
-        self._scales = {scale} if interval is None else {scale, 1.0}
-        # Null maps are all alike: one is enough.
-        self._null = None if self._scales == {1} else self._modulate(condition[:1].null())
-        self._take(condition, condition_at)
+        """Take the condition [N] of a batch, on the model's device.
 
-    def with_condition(self, condition: SemanticMap, condition_at: ConditionAt | None = None) -> GuidedDenoiser:
-        """Return a denoiser for the next batch: other maps of the same size, and what changes them at each step."""
-        assert (condition_at is None) == (self._condition_at is None), "condition_at belongs to a batch: give its own"
+        interval: noise levels outside of which scale is 1 (see `guided_steps`). amp_dtype: the type the network runs
+        in, None for that of its weights. condition_fn: makes the condition of each call; None where it stays.
+        """
+        self.model = model
+        self.process = process
+        self.scale = scale
+        self.amp_dtype = amp_dtype
+        self._guided = None if interval is None else guided_steps(process, interval)
+        self._scales = {scale} if interval is None else {scale, 1.0}
+        # Null conditions are all alike: one is enough, for all batches.
+        self._null = None if self._scales == {1} else self._modulate(condition[:1].null())
+        self._set_condition(condition, condition_fn)
+
+    def with_condition(self, condition: SemanticMap, condition_fn: ConditionFn | None = None) -> GuidedNetwork:
+        """Return the network function of another batch, of the same size; shares what the null condition gives."""
+        assert (condition_fn is None) == (self._condition_fn is None), "condition_fn belongs to a batch: give its own"
         other = copy.copy(self)
-        other._take(condition, condition_at)
+        other._set_condition(condition, condition_fn)
         return other
 
-    def _take(self, condition: SemanticMap, condition_at: ConditionAt | None) -> None:
-        self._condition, self._condition_at = condition, condition_at
+    def _set_condition(self, condition: SemanticMap, condition_fn: ConditionFn | None) -> None:
+        self._condition, self._condition_fn = condition, condition_fn
         self._nulls = None if self._null is None else self._null.expand(len(condition))
         self._modulations: dict[float, Modulations] = {}
-        if condition_at is None:
+        if condition_fn is None:
             cond = None if self._scales == {0} else self._modulate(condition)
             self._modulations = {scale: self._branches(scale, cond) for scale in self._scales}
 
     @torch.no_grad()
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the model output [N, C or 2C, H, W] float32 for `x_t` [N, C, H, W] at the indices `t` [N]."""
+        """Return the model output [N, C or 2C, H, W] float32 for `x_t` [N, C, H, W] at `t` [N].
+
+        Only the mean channels are guided; the variance channels are the conditional branch's.
+        """
         scale = self._scale_at(t)
         modulations = self._modulations_at(scale, t)
+        model_t = self.process.model_t(t).to(x_t.device, non_blocking=x_t.is_cuda)
         with self._precision(x_t.device):
-            skips, emb = self.model.encode(x_t, self.diffusion.model_t(t))
+            skips, emb = self.model.encode(x_t, model_t)
             if scale in (0, 1):
                 return self.model.decode(skips, emb, modulations).float()
+            # The encoder does not see the condition: one encode serves both branches, and one decode runs both.
             skips, emb = [torch.cat([skip, skip]) for skip in skips], torch.cat([emb, emb])
             output = self.model.decode(skips, emb, modulations)
         cond, null = output.float().chunk(2)
@@ -141,15 +136,15 @@ class GuidedDenoiser:
         """Return the scale of the step at `t`; a batch has to be on one side of the interval's ends."""
         if self._guided is None:
             return self.scale
-        # Reading `t` waits for the device, so that it is done only where there is something to decide.
+        # Samplers have `t` on the CPU, so that this does not wait for the device.
         sides = {bool(self._guided[index]) for index in t.tolist()}
         assert len(sides) == 1, "images inside and outside of the guidance interval in one batch"
         return self.scale if sides.pop() else 1.0
 
     def _modulations_at(self, scale: float, t: Tensor) -> Modulations:
-        if self._condition_at is None:
+        if self._condition_fn is None:
             return self._modulations[scale]
-        return self._branches(scale, None if scale == 0 else self._modulate(self._condition_at(self._condition, t)))
+        return self._branches(scale, None if scale == 0 else self._modulate(self._condition_fn(self._condition, t)))
 
     def _branches(self, scale: float, cond: Modulations | None) -> Modulations:
         """Return the modulations that `scale` needs: of N images, or of 2N (condition, then null)."""
@@ -164,4 +159,4 @@ class GuidedDenoiser:
             return self.model.modulate(condition)
 
     def _precision(self, device: torch.device) -> AbstractContextManager:
-        return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
+        return nullcontext() if self.amp_dtype is None else torch.autocast(device.type, dtype=self.amp_dtype)

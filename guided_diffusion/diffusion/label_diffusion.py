@@ -1,15 +1,8 @@
 """Label diffusion: with noise in the image, classes vanish from its map (Ko et al. 2024, SCDM, section 4).
 
-A pixel's class is replaced by the null id, the absorbing state, with a probability that grows from about 0 at the first
-timestep to about 1 at the last. The map of each step is drawn anew from the clean one, in training and in sampling;
-nothing is carried from step to step. Edges are never diffused.
-
-Time is that of the original process, whatever steps a respacing visits, so that a network sees at each timestep what it
-was trained with. With t = 0..T - 1 and T timesteps in the original process:
-
-`discrete_zero_uniform`: (t + 1) / T for every class; what vanishes with probability 1 / (T - s) at each s = 0..t.
-`discrete_zero_classwise`: min(tau, (eta_c^tau - 1) / (eta_c - 1)) with tau = t / T. A class with a large eta_c stays
-    for longer, one with eta_c of at most 1 (where tau is the smaller) goes with tau.
+A pixel's class becomes the null id, the absorbing state, with a probability that grows from about 0 at the first
+timestep to about 1 at the last. The map of each step is drawn anew from the clean one; edges are never diffused.
+Time is that of the original process, whatever steps a respacing visits.
 """
 
 from __future__ import annotations
@@ -33,11 +26,9 @@ COND_OPTS = (UNIFORM, CLASSWISE)
 
 @dataclass(frozen=True, eq=False)
 class LabelDiffusion:
-    """How probable it is at each step of a noise process that a pixel of a class becomes null. Immutable.
+    """How probable it is at each step of a noise process that a pixel of a class becomes null. Immutable."""
 
-    null_probability: [T, K] float64 in [0, 1], for the T steps that are visited and the K classes.
-    """
-
+    # [T, K] in [0, 1], for the T steps that are visited and the K classes.
     null_probability: NDArray[np.float64]
     _moved: dict[torch.device, Tensor] = field(init=False, repr=False, default_factory=dict)
 
@@ -54,29 +45,30 @@ class LabelDiffusion:
         return self.null_probability.shape[1]
 
     def diffuse(self, condition: SemanticMap, t: Tensor, uniform: Tensor) -> SemanticMap:
-        """Return the clean maps `condition` as they are at the indices `t` [N] of the process.
+        """Return the clean maps `condition` [N] as they are at the indices `t` [N] of the process.
 
-        uniform: [N, H, W] random numbers in [0, 1) on the device of the maps: a pixel becomes null where its number is
-            below the probability.
+        uniform: [N, H, W] random numbers in [0, 1) on the device of the maps; a pixel becomes null where its number is
+        below the probability.
         """
         assert condition.num_classes == self.num_classes
         assert uniform.shape == condition.label.shape
         label = condition.label
-        probability = self._table(label.device)[t.to(label.device)[:, None, None], label.long()]
+        t = t.to(label.device, non_blocking=label.is_cuda)
+        probability = self._table(label.device)[t[:, None, None], label.long()]
         # The neighbourhoods that were counted are those of the clean maps.
         return replace(condition, label=label.masked_fill(uniform < probability, self.num_classes), numbered={})
 
-    def at_each_step(self, generators: Sequence[torch.Generator]) -> Callable[[SemanticMap, Tensor], SemanticMap]:
-        """Return the `condition_at` of `GuidedDenoiser`: the map of image i is drawn from `generators[i]` alone.
+    def condition_sampler(self, generators: Sequence[torch.Generator]) -> Callable[[SemanticMap, Tensor], SemanticMap]:
+        """Return the `condition_fn` of `GuidedNetwork`: the map of image i is drawn from `generators[i]` alone.
 
-        generators: of the images of one batch, and not those that the sampler draws its noise from, so that the noise
-            is the same with label diffusion and without it (see `label_generators`).
+        generators: others than the sampler draws its noise from (see `label_generators`), so that the noise is the same
+        with label diffusion and without it.
         """
 
-        def condition_at(condition: SemanticMap, t: Tensor) -> SemanticMap:
+        def condition_fn(condition: SemanticMap, t: Tensor) -> SemanticMap:
             return self.diffuse(condition, t, draw_uniform(generators, condition.size, condition.label.device))
 
-        return condition_at
+        return condition_fn
 
     def _table(self, device: torch.device) -> Tensor:
         """Return [T, K + 1] float32; what is null already has no probability to become so."""
@@ -87,22 +79,20 @@ class LabelDiffusion:
 
 
 def build_label_diffusion(
-    cond_opt: str, diffusion: GaussianDiffusion, num_classes: int, eta: ArrayLike | None = None
+    cond_opt: str, process: GaussianDiffusion, num_classes: int, eta: ArrayLike | None = None
 ) -> LabelDiffusion:
-    """Build the label process that an option of the published name describes, for the steps of `diffusion`.
+    """Build the label process that an option of the published name describes, for the steps of `process`.
 
-    eta: [num_classes] above 0, one number a class, as `discrete_zero_classwise` needs it; others do not read it.
-
-    The published code has T = 1000 whatever the process, and takes T of the uniform process from the respaced steps;
-    here it is the length of the original process in both.
-
-    Raises ConfigError for an unknown name, and for an `eta` that is missing or not of these classes.
+    eta: [num_classes] above 0; only `discrete_zero_classwise` needs it. ConfigError where it is missing or does not fit
+    the classes, and for an unknown name.
     """
     if cond_opt not in COND_OPTS:
         raise ConfigError(f"cond_opt: {cond_opt!r} is unknown; choose one of {', '.join(COND_OPTS)}")
-    timestep = np.asarray(diffusion.timestep_map, dtype=np.float64)
-    total = diffusion.original_steps
+    timestep = np.asarray(process.timestep_map, dtype=np.float64)
+    # The published code has 1000 here whatever the process, and for the uniform kind the number of respaced steps.
+    total = process.original_steps
     if cond_opt == UNIFORM:
+        # (t + 1) / T is gone where 1 / (T - s) of what is left vanishes at each s = 0..t.
         return LabelDiffusion(np.repeat((timestep[:, None] + 1) / total, num_classes, axis=1))
     if eta is None:
         raise ConfigError(f"cond_opt: {CLASSWISE} needs an eta for each class; give them, or choose {UNIFORM}")
@@ -118,7 +108,8 @@ def build_label_diffusion(
 def classwise_probability(tau: NDArray[np.float64], eta: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return min(tau, (eta^tau - 1) / (eta - 1)), [T, K] for `tau` [T] in [0, 1] and `eta` [K] above 0.
 
-    The second is at least tau where eta is at most 1, and tau is its limit at 1.
+    A class with a large eta stays for longer. The quotient is at least tau where eta is at most 1, and tau is its limit
+    at 1.
     """
     growth = np.log(np.maximum(eta, 1))
     tau = tau[:, None]
@@ -128,7 +119,7 @@ def classwise_probability(tau: NDArray[np.float64], eta: NDArray[np.float64]) ->
 
 
 def label_generators(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
-    """Return one generator an image for `at_each_step`, from the seeds that its sampler's generators have, too."""
+    """Return one generator an image for `condition_sampler`, from the seeds that its sampler's generators have, too."""
     return [torch.Generator(device).manual_seed(derive_seed(Stream.LABEL, seed)) for seed in seeds]
 
 

@@ -1,7 +1,7 @@
 """Samplers: from noise to images, each a function with one signature.
 
-All take `denoise(x_t, t) -> model_output` ([N, C, H, W], [N] indices -> [N, C or 2C, H, W]), the process, the starting
-noise [N, C, H, W], and one generator an image, so that an image is the same alone and in any batch.
+All take `denoise(x, t) -> x0` (`Denoiser`), the process, the starting noise [N, C, H, W], and one generator an image,
+so that an image is the same alone and in any batch. They return x0 [N, C, H, W] float32.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from guided_diffusion.diffusion.gaussian import DenoisedFn, GaussianDiffusion
+from guided_diffusion.diffusion.denoiser import Denoise
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.runtime.errors import ConfigError
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-# (steps done, steps in all, x after that step): for progress bars and pictures of the way.
 Callback = Callable[[int, int, Tensor], None]
+"""(steps done, steps in all, x after that step): for progress bars and pictures of the way; may raise to stop."""
 
 
 class Sampler(Protocol):
@@ -27,13 +27,11 @@ class Sampler(Protocol):
     def __call__(
         self,
         denoise: Denoise,
-        diffusion: GaussianDiffusion,
+        process: GaussianDiffusion,
         noise: Tensor,
         *,
         generators: Sequence[torch.Generator],
         callback: Callback | None = None,
-        clip_denoised: bool = True,
-        denoised_fn: DenoisedFn | None = None,
     ) -> Tensor: ...
 
 
@@ -42,8 +40,8 @@ def draw_noise(
 ) -> Tensor:
     """Return standard normal noise [N, *shape] float32 on `device`, image i drawn from `generators[i]` alone.
 
-    shape: of one image, (C, H, W). Each generator draws on its own device: CPU generators give the same
-    noise for every `device`.
+    shape: of one image, (C, H, W). Each generator draws on its own device: CPU generators give the same noise for
+    every `device`.
     """
     images = [torch.randn(tuple(shape), generator=g, device=g.device) for g in generators]
     return torch.stack(images).to(device)
@@ -52,147 +50,128 @@ def draw_noise(
 @torch.no_grad()
 def sample_ddpm(
     denoise: Denoise,
-    diffusion: GaussianDiffusion,
+    process: GaussianDiffusion,
     noise: Tensor,
     *,
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
-    clip_denoised: bool = True,
-    denoised_fn: DenoisedFn | None = None,
 ) -> Tensor:
     """Ancestral sampling: Ho et al. 2020, algorithm 2, with the mean of eq. 7 at the predicted x0.
 
-    Returns x0 [N, C, H, W] float32; in [-1, 1] with `clip_denoised`. The last step adds no noise.
+    The variance is the process's, or what the network has learned. The last step adds no noise.
     """
-    assert len(generators) == len(noise)
     x = noise.float()
-    for done, index, t in _steps(diffusion, x):
-        p = diffusion.p_mean_variance(denoise(x, t), x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn)
-        x = p.mean
+    for index, t in _steps(process, x, generators):
+        x0, log_variance = denoise.with_variance(x, t)
+        x, _, _ = process.q_posterior(x0, x, t)
         if index > 0:
-            x = x + (0.5 * p.log_variance).exp() * draw_noise(generators, x.shape[1:], x.device)
-        if callback is not None:
-            callback(done, diffusion.num_timesteps, x)
+            x = x + (0.5 * log_variance).exp() * draw_noise(generators, x.shape[1:], x.device)
+        _report(callback, process, index, x)
     return x
 
 
 @torch.no_grad()
 def sample_ddim(
     denoise: Denoise,
-    diffusion: GaussianDiffusion,
+    process: GaussianDiffusion,
     noise: Tensor,
     *,
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
-    clip_denoised: bool = True,
-    denoised_fn: DenoisedFn | None = None,
     eta: float = 0.0,
 ) -> Tensor:
     """DDIM: Song et al. 2021, eq. 12 with the sigma of eq. 16.
 
-    eta: 0 is deterministic and draws nothing from `generators`; 1 has the noise of `fixed_small` ancestral sampling.
-        ConfigError outside [0, 1].
-
-    Returns x0 [N, C, H, W] float32; in [-1, 1] with `clip_denoised`.
+    eta: 0 is deterministic and draws nothing; 1 has the noise of `fixed_small` ancestral sampling. ConfigError outside
+    [0, 1].
     """
     if not 0 <= eta <= 1:
         raise ConfigError(f"eta: must be from 0 (deterministic) to 1 (as much noise as ddpm), found {eta}")
-    assert len(generators) == len(noise)
     x = noise.float()
-    for done, index, t in _steps(diffusion, x):
-        x0 = diffusion.denoised(denoise(x, t), x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn)
-        x, sigma = ddim_mean(diffusion, x0, x, index, eta)
+    for index, t in _steps(process, x, generators):
+        x, sigma = ddim_mean(process, denoise(x, t), x, index, eta)
         if sigma > 0:
             x = x + sigma * draw_noise(generators, x.shape[1:], x.device)
-        if callback is not None:
-            callback(done, diffusion.num_timesteps, x)
+        _report(callback, process, index, x)
     return x
 
 
-def ddim_mean(
-    diffusion: GaussianDiffusion, pred_xstart: Tensor, x_t: Tensor, index: int, eta: float
-) -> tuple[Tensor, float]:
+def ddim_mean(process: GaussianDiffusion, x0: Tensor, x_t: Tensor, index: int, eta: float) -> tuple[Tensor, float]:
     """Return mean [N, C, H, W] and standard deviation of x_{t-1} at step `index` (Song et al. 2021, eqs. 12 and 16).
 
-    The noise is derived from `pred_xstart`, so that clipping or thresholding it counts.
+    The noise is derived from `x0`, so that clipping or thresholding it counts.
     """
-    t = torch.full((len(x_t),), index, device=x_t.device)
-    eps = diffusion.predict_eps(pred_xstart, x_t, t)
-    abar_prev = float(diffusion.alphas_cumprod_prev[index])
+    eps = process.predict_eps(x0, x_t, torch.full((len(x_t),), index))
+    abar_prev = float(process.alphas_cumprod_prev[index])
     # Eq. 16 is eta times the posterior's standard deviation; Python floats are float64.
-    sigma = eta * math.sqrt(diffusion.posterior_variance[index])
+    sigma = eta * math.sqrt(process.posterior_variance[index])
     direction = math.sqrt(max(0.0, 1 - abar_prev - sigma**2))
-    return math.sqrt(abar_prev) * pred_xstart + direction * eps, sigma
+    return math.sqrt(abar_prev) * x0 + direction * eps, sigma
 
 
 @torch.no_grad()
 def sample_dpmpp_2m(
     denoise: Denoise,
-    diffusion: GaussianDiffusion,
+    process: GaussianDiffusion,
     noise: Tensor,
     *,
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
-    clip_denoised: bool = True,
-    denoised_fn: DenoisedFn | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M): Lu et al. 2022 (DPM-Solver++), algorithm 2; deterministic, of second order.
 
-    Solves the probability flow ODE by an exponential integrator in lambda = log(alpha / sigma), with x0 extrapolated
-    from this step and the one before. The first step has none before it, and the last goes to the predicted x0.
-
-    Returns x0 [N, C, H, W] float32; in [-1, 1] with `clip_denoised`. Draws nothing from `generators`.
+    Solves the probability flow ODE by an exponential integrator in lambda = log(alpha / sigma). The last step goes to
+    the predicted x0. Draws nothing from `generators`.
     """
-    assert len(generators) == len(noise)
-    path = _LogSnrPath(diffusion)
-
-    def advance(x: Tensor, ahead: Tensor, index: int) -> Tensor:
-        kept = path.sigma(index - 1) / path.sigma(index)
-        return kept * x - path.alpha(index - 1) * math.expm1(-path.width(index)) * ahead
-
-    return _multistep(
-        denoise, advance, path, diffusion, noise, callback, clip_denoised=clip_denoised, denoised_fn=denoised_fn
-    )
+    path, x, before = _LogSnrPath(process), noise.float(), None
+    for index, t in _steps(process, x, generators):
+        x0 = denoise(x, t)
+        if index > 0:
+            middle = path.extrapolate(x0, before, index)
+            kept = path.sigma(index - 1) / path.sigma(index)
+            x = kept * x - path.alpha(index - 1) * math.expm1(-path.width(index)) * middle
+        else:
+            x = x0
+        before = x0
+        _report(callback, process, index, x)
+    return x
 
 
 @torch.no_grad()
 def sample_dpmpp_2m_sde(
     denoise: Denoise,
-    diffusion: GaussianDiffusion,
+    process: GaussianDiffusion,
     noise: Tensor,
     *,
     generators: Sequence[torch.Generator],
     callback: Callback | None = None,
-    clip_denoised: bool = True,
-    denoised_fn: DenoisedFn | None = None,
 ) -> Tensor:
     """SDE-DPM-Solver++(2M): Lu et al. 2022 (DPM-Solver++); as `sample_dpmpp_2m`, for the reverse SDE.
 
-    Each step forgets as much of x as the reverse SDE does, and draws the noise that has to replace it; the variance
-    that a network may have learned plays no part. The last step adds none.
-
-    Returns x0 [N, C, H, W] float32; in [-1, 1] with `clip_denoised`.
+    Each step forgets as much of x as the reverse SDE does, and draws the noise that has to replace it; a variance that
+    the network may have learned plays no part. The last step adds none.
     """
-    assert len(generators) == len(noise)
-    path = _LogSnrPath(diffusion)
-
-    def advance(x: Tensor, ahead: Tensor, index: int) -> Tensor:
-        h = path.width(index)
-        renewed = -math.expm1(-2 * h)
-        kept = path.sigma(index - 1) / path.sigma(index) * math.exp(-h)
-        x = kept * x + path.alpha(index - 1) * renewed * ahead
-        return x + path.sigma(index - 1) * math.sqrt(renewed) * draw_noise(generators, x.shape[1:], x.device)
-
-    return _multistep(
-        denoise, advance, path, diffusion, noise, callback, clip_denoised=clip_denoised, denoised_fn=denoised_fn
-    )
+    path, x, before = _LogSnrPath(process), noise.float(), None
+    for index, t in _steps(process, x, generators):
+        x0 = denoise(x, t)
+        if index > 0:
+            h = path.width(index)
+            renewed = -math.expm1(-2 * h)
+            kept = path.sigma(index - 1) / path.sigma(index) * math.exp(-h)
+            x = kept * x + path.alpha(index - 1) * renewed * path.extrapolate(x0, before, index)
+            x = x + path.sigma(index - 1) * math.sqrt(renewed) * draw_noise(generators, x.shape[1:], x.device)
+        else:
+            x = x0
+        before = x0
+        _report(callback, process, index, x)
+    return x
 
 
 class _LogSnrPath:
     """The steps of a process as the DPM solvers see them; everything Python floats, which are float64."""
 
-    def __init__(self, diffusion: GaussianDiffusion):
-        self._abar = diffusion.alphas_cumprod.tolist()
+    def __init__(self, process: GaussianDiffusion):
+        self._abar = process.alphas_cumprod.tolist()
 
     def alpha(self, index: int) -> float:
         """Return the factor of x0 in x_t."""
@@ -214,36 +193,21 @@ class _LogSnrPath:
         return x0 + self.width(index) / (2 * self.width(index + 1)) * (x0 - before)
 
 
-def _multistep(
-    denoise: Denoise,
-    advance: Callable[[Tensor, Tensor, int], Tensor],
-    path: _LogSnrPath,
-    diffusion: GaussianDiffusion,
-    noise: Tensor,
-    callback: Callback | None,
-    *,
-    clip_denoised: bool,
-    denoised_fn: DenoisedFn | None,
-) -> Tensor:
-    """Return x0 of a solver of second order, which takes x0 from this step and the one before.
+def _steps(
+    process: GaussianDiffusion, x: Tensor, generators: Sequence[torch.Generator]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (index, index as [N] int64) from the noisiest step to step 0.
 
-    advance: (x_t, x0 at the middle of the step, index) -> x_{t-1}; the last step goes to the predicted x0 instead.
+    The indices stay on the CPU, where guidance can read them without waiting for the device.
     """
-    x, before = noise.float(), None
-    for done, index, t in _steps(diffusion, x):
-        x0 = diffusion.denoised(denoise(x, t), x, t, clip_denoised=clip_denoised, denoised_fn=denoised_fn)
-        x = advance(x, path.extrapolate(x0, before, index), index) if index > 0 else x0
-        before = x0
-        if callback is not None:
-            callback(done, diffusion.num_timesteps, x)
-    return x
+    assert len(generators) == len(x), "one generator an image"
+    for index in reversed(range(process.num_timesteps)):
+        yield index, torch.full((len(x),), index, dtype=torch.int64)
 
 
-def _steps(diffusion: GaussianDiffusion, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield (steps done when this one is, index, index as [N] int64) from the noisiest step to step 0."""
-    total = diffusion.num_timesteps
-    for index in reversed(range(total)):
-        yield total - index, index, torch.full((len(x),), index, dtype=torch.int64, device=x.device)
+def _report(callback: Callback | None, process: GaussianDiffusion, index: int, x: Tensor) -> None:
+    if callback is not None:
+        callback(process.num_timesteps - index, process.num_timesteps, x)
 
 
 SAMPLERS: dict[str, Sampler] = {

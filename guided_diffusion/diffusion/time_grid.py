@@ -25,15 +25,8 @@ hundred pixels is decided there; a cosine schedule would spend a quarter of its 
 def pick_timesteps(betas: NDArray[np.float64], grid: str, steps: int) -> list[int]:
     """Return exactly `steps` different timesteps of the process, increasing, within `0..T - 1`.
 
-    "uniform": evenly spaced from 0 to T - 1, as a count does in `timestep_respacing`.
-    "quadratic": squares of evenly spaced numbers, from 0 to T - 1 (Song et al. 2021, appendix D.2).
-    "trailing": T, T - T / steps, ... less one: evenly spaced, but short of timestep 0 (Lin et al. 2024, section 3.3).
-    "logsnr": evenly spaced in log-SNR from 0 to T - 1 (as DPM-Solver does, Lu et al. 2022), as far as the timesteps
-        are dense enough; what cannot be had at one place is spread over the rest. `NOISIEST_LOGSNR` bounds it.
-
-    betas: [T] float64 in (0, 1) of the original process.
-
-    Raises ConfigError for an unknown grid, or more steps than the process has.
+    betas: [T] float64 in (0, 1) of the original process. Raises ConfigError for an unknown grid, or more steps than the
+    process has.
     """
     total = len(betas)
     if grid not in TIME_GRIDS:
@@ -42,14 +35,15 @@ def pick_timesteps(betas: NDArray[np.float64], grid: str, steps: int) -> list[in
         raise ConfigError(f"steps is {steps}: use at least 1")
     if steps > total:
         raise ConfigError(f"steps is {steps}, but the model's noise process has {total}: use at most that")
-    if grid == "uniform":
+    if grid == "uniform":  # evenly spaced from 0 to T - 1, as a count does in `timestep_respacing`
         return space_timesteps(total, steps)
     if steps == 1:
         return [total - 1]  # sampling begins with noise alone
-    if grid == "trailing":
+    if grid == "trailing":  # short of timestep 0 (Lin et al. 2024, section 3.3)
         return [round((step + 1) * total / steps) - 1 for step in range(steps)]
-    if grid == "quadratic":
+    if grid == "quadratic":  # squares of evenly spaced numbers (Song et al. 2021, appendix D.2)
         return _distinct(np.linspace(0, (total - 1) ** 0.5, steps) ** 2)
+    # "logsnr": as DPM-Solver does (Lu et al. 2022), as far as the timesteps are dense enough.
     abar = np.cumprod(1 - np.asarray(betas, dtype=np.float64))
     return _even_in_logsnr(np.log(abar) - np.log1p(-abar), steps)
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from guided_diffusion.config.finetune import FinetuneConfig
+from guided_diffusion.config.pipeline import LoadConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.config.trained import TrainedConfig
@@ -81,7 +82,7 @@ def network_from_checkpoint(checkpoint: Checkpoint, trained: TrainedConfig | Tra
     return model
 
 
-def trained_config(checkpoint: Checkpoint, config: FinetuneConfig | SampleConfig) -> TrainedConfig:
+def trained_config(checkpoint: Checkpoint, config: FinetuneConfig | SampleConfig | LoadConfig) -> TrainedConfig:
     """Return what `checkpoint` was trained with, or for bare weights what they and `config` tell.
 
     Keys that may differ from training (`sampling="free"`) are those of `config` where it sets them.
@@ -129,7 +130,9 @@ def options_of_checkpoint(checkpoint: Checkpoint, kind: type[Config] = TrainedCo
         ) from None
 
 
-def _trained_with_bare_weights(checkpoint: Checkpoint, config: FinetuneConfig | SampleConfig) -> TrainedConfig:
+def _trained_with_bare_weights(
+    checkpoint: Checkpoint, config: FinetuneConfig | SampleConfig | LoadConfig
+) -> TrainedConfig:
     """Complete what shapes tell with published defaults and with what the config says; ask for the rest by name."""
     source = str(checkpoint.path)
     found = infer_architecture(checkpoint.model, source=source)

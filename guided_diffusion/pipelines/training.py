@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.class_statistics import save_eta
 from guided_diffusion.data.loader import EpochBatches, TrainLoader, stack_examples
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import spread
+from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
@@ -21,6 +25,7 @@ from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import amp_dtype, build_network, build_process
 from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
+from guided_diffusion.pipelines.load import build_pipeline
 from guided_diffusion.pipelines.resume import Start, lineage, refuse_other_classes, settle_best
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import World
@@ -180,20 +185,24 @@ def build_previewer(
     """Return what draws the previews, on pairs spread over the training set."""
     chosen = spread(report.pairs, config.run.preview_images)
     image, condition = stack_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
-    steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
-    process = build_process(config.diffusion, steps=steps, time_grid="logsnr")
+    num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
+    setting = SamplerOptions(steps=num_steps, time_grid="logsnr")
+    precision = config.precision.precision
+    pipeline = build_pipeline(model, config, report.encoding.names, device=world.device, precision=precision, eta=eta)
+
+    def draw(condition: SemanticMap, seeds: Sequence[int]) -> Tensor:
+        # A run of its own each time, as the weights have changed; noise from the CPU is the same on every device.
+        return pipeline.begin(setting, noise_device="cpu")(condition, seeds)
+
     return Previewer(
-        model,
+        draw,
         ema,
-        process,
         image=image,
         condition=condition,
         class_names=report.encoding.names,
         folder=Path(config.run.output_dir) / "previews",
         seed=config.run.seed,
-        device=world.device,
-        autocast=amp_dtype(config.precision.precision),
-        label_diffusion=label_process(config.label_diffusion, process, config.source.num_classes, eta),
+        num_steps=num_steps,
     )
 
 

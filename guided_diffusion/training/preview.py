@@ -2,62 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data import visualize
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser
-from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, label_generators
-from guided_diffusion.diffusion.samplers import draw_noise, sample_dpmpp_2m
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.training.ema import Ema
 
+DrawImages = Callable[[SemanticMap, Sequence[int]], Tensor]
+"""(condition [N], N seeds) -> images [N, C, H, W] in [-1, 1] on the CPU, with the weights as they are."""
+
 
 class Previewer:
-    """Writes `<folder>/epoch_NNNN.png`: real image, mask, sample of the raw weights, sample of each average.
-
-    diffusion: the process, respaced to the few steps of a preview.
-    image: [N, C, H, W] real images in [-1, 1]; condition: their N maps. Both on the CPU.
-    label_diffusion: what vanishes from the maps at the steps of `diffusion`; None for nothing.
-    """
+    """Writes `<folder>/epoch_NNNN.png`: real image, mask, sample of the raw weights, sample of each average."""
 
     def __init__(
         self,
-        model: nn.Module,
+        draw: DrawImages,
         ema: Ema,
-        diffusion: GaussianDiffusion,
         *,
         image: Tensor,
         condition: SemanticMap,
         class_names: tuple[str, ...],
         folder: Path,
         seed: int,
-        device: torch.device,
-        autocast: torch.dtype | None = None,
-        label_diffusion: LabelDiffusion | None = None,
+        num_steps: int,
     ):
-        self.model = model
+        """Take real images [N, C, H, W] in [-1, 1] and their N maps, both on the CPU.
+
+        draw: samples from the model whose weights `ema` averages, in `num_steps` steps.
+        """
+        self.draw = draw
         self.ema = ema
-        self.diffusion = diffusion
         self.image = image
         self.condition = condition
         self.class_names = class_names
         self.folder = folder
-        self.seed = seed
-        self.device = device
-        self.autocast = autocast
-        self.label_diffusion = label_diffusion
+        self.seeds = [derive_seed(Stream.SAMPLE, seed, index) for index in range(len(image))]
+        self.num_steps = num_steps
 
     def __call__(self, epoch: int) -> Path:
         """Draw the picture of `epoch` and return its path. The model's weights are afterwards as they were."""
-        columns = {"raw": self._sample()}
+        columns = {"raw": self.draw(self.condition, self.seeds)}
         for rate in self.ema.averages:
             with self.ema.applied(rate):
-                columns[f"EMA {rate}"] = self._sample()
+                columns[f"EMA {rate}"] = self.draw(self.condition, self.seeds)
         palette = visualize.class_palette(self.condition.num_classes)
         masks = [visualize.colorize(label.numpy(), palette) for label in self.condition.label]
         shown = (self.image, *columns.values())
@@ -67,24 +59,7 @@ class Previewer:
             list(zip(real, masks, *samples, strict=True)),
             column_titles=("real", "mask", *columns),
             legend=visualize.legend_of(self.class_names, self.condition.label),
-            title=f"epoch {epoch}, {self.diffusion.num_timesteps} steps",
+            title=f"epoch {epoch}, {self.num_steps} steps",
         )
         visualize.save(picture, path)
         return path
-
-    def _sample(self) -> Tensor:
-        """Return [N, C, H, W] samples on the CPU."""
-        seeds = [derive_seed(Stream.SAMPLE, self.seed, index) for index in range(len(self.image))]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        labels = self.label_diffusion
-        with torch.inference_mode():
-            condition = self.condition.to(self.device)
-            denoise = GuidedDenoiser(
-                self.model,
-                self.diffusion,
-                condition,
-                autocast=self.autocast,
-                condition_at=None if labels is None else labels.at_each_step(label_generators(seeds)),
-            )
-            noise = draw_noise(generators, self.image.shape[1:], self.device)
-            return sample_dpmpp_2m(denoise, self.diffusion, noise, generators=generators).cpu()

@@ -63,7 +63,7 @@ def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[FormsShar
 
 def _guided(variant: Ours, batch: Batch) -> Step:
     """Return a guided step whose tables are made anew."""
-    denoise = variant.denoiser(batch, condition_at=lambda condition, t: condition)
+    denoise = variant.denoiser(batch, condition_fn=lambda condition, t: condition)
     return lambda: denoise(batch.noise, batch.t)
 
 
@@ -160,17 +160,17 @@ def _label_training(variant: Ours, batch: Batch, cond_opt: str | None) -> Step:
     if cond_opt is None:
         return training_step(variant, batch)
     process = build_label_diffusion(cond_opt, build_diffusion(), batch.condition.num_classes, _eta(batch))
-    condition_at = process.at_each_step(label_generators(range(len(batch.condition)), variant.case.device))
-    return training_step(variant, batch, condition_at)
+    condition_fn = process.condition_sampler(label_generators(range(len(batch.condition)), variant.case.device))
+    return training_step(variant, batch, condition_fn)
 
 
 def _label_guided(variant: Ours, batch: Batch, cond_opt: str | None) -> Step:
     diffusion = build_diffusion(time_grid="uniform", steps=STEPS)
-    condition_at = None
+    condition_fn = None
     if cond_opt is not None:
         process = build_label_diffusion(cond_opt, diffusion, batch.condition.num_classes, _eta(batch))
-        condition_at = process.at_each_step(label_generators(range(len(batch.condition)), variant.case.device))
-    denoise = variant.denoiser(batch, diffusion, condition_at=condition_at)
+        condition_fn = process.condition_sampler(label_generators(range(len(batch.condition)), variant.case.device))
+    denoise = variant.denoiser(batch, diffusion, condition_fn=condition_fn)
 
     def step() -> None:
         for index in reversed(range(STEPS)):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.models.architecture import attention_factors, default_channel_mult, level_channels
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.unet import UNetModel, build_unet
@@ -213,10 +213,10 @@ class _Guided(Variant):
         return lambda: self.denoiser(batch)(batch.noise, batch.t)
 
     @torch.inference_mode()
-    def denoiser(self, batch: Batch, diffusion: GaussianDiffusion = DIFFUSION, **more: Any) -> GuidedDenoiser:
+    def denoiser(self, batch: Batch, diffusion: GaussianDiffusion = DIFFUSION, **more: Any) -> GuidedNetwork:
         """Return what makes the guided steps of `batch`; `more`: other options of it."""
         condition = batch.condition.to(self.case.device)
-        return GuidedDenoiser(self.network, diffusion, condition, scale=SCALE, autocast=self.case.autocast, **more)
+        return GuidedNetwork(self.network, diffusion, condition, scale=SCALE, amp_dtype=self.case.autocast, **more)
 
 
 class Ours(_Guided):
@@ -261,22 +261,22 @@ def available() -> list[str]:
 
 
 def training_step(
-    variant: Variant, batch: Batch, condition_at: Callable[[SemanticMap, Tensor], SemanticMap] | None = None
+    variant: Variant, batch: Batch, condition_fn: Callable[[SemanticMap, Tensor], SemanticMap] | None = None
 ) -> Step:
     """Return a step of training on `batch`: what `Trainer.train_step` does, in the variant's way.
 
-    condition_at: changes the maps by their timesteps (label diffusion); loading has then counted nothing.
+    condition_fn: changes the maps by their timesteps (label diffusion); loading has then counted nothing.
     """
     network, optimizer, update = variant.network.train(), variant.optimizer(), variant.averages()
     device, passed = variant.case.device, 0
-    loaded = batch.condition if condition_at is not None else variant.loaded(batch.condition)
+    loaded = batch.condition if condition_fn is not None else variant.loaded(batch.condition)
 
     def step() -> float:
         nonlocal passed
-        if condition_at is None:
+        if condition_fn is None:
             maps = variant.counted(loaded).to(device, non_blocking=True)
         else:
-            maps = condition_at(loaded.to(device, non_blocking=True), batch.t)
+            maps = condition_fn(loaded.to(device, non_blocking=True), batch.t)
         maps = maps.drop(batch.dropped)
         noise = torch.randn_like(batch.image)
         x_t = DIFFUSION.q_sample(batch.image, batch.t, noise)

@@ -22,10 +22,9 @@ import argparse
 import itertools
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +33,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from guided_diffusion.actions.sample import find_masks, sampling_process
 from guided_diffusion.conditions.semantic_map import SemanticMap
-from guided_diffusion.config.load import load_config
-from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.config.load import read_config
+from guided_diffusion.config.pipeline import SamplingConfig
 from guided_diffusion.data import visualize
-from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.loader import stack_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.denoiser import NetworkFunction
+from guided_diffusion.diffusion.guidance import ConditionFn
 from guided_diffusion.diffusion.options import SamplerOptions
-from guided_diffusion.diffusion.samplers import SAMPLERS, Denoise, draw_noise
-from guided_diffusion.models.architecture import height_width
-from guided_diffusion.models.unet import UNetModel
-from guided_diffusion.pipelines.build import image_shape, model_from_checkpoint, options_of_checkpoint
+from guided_diffusion.pipelines.build import options_of_checkpoint
+from guided_diffusion.pipelines.dataset import shown_dataset
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.masks import find_masks
+from guided_diffusion.pipelines.sampling import SamplingPipeline, SamplingRun
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import UserError
@@ -67,112 +64,80 @@ REFERENCE_IMAGES = 8
 
 @dataclass(frozen=True)
 class Setup:
-    """A trained model and what it samples from, as the sample action would have them.
-
-    options: those it was trained with. pairs: N of the split. real: their images as the model would see them, uint8
-    [N, H, W, C]; condition: their maps, on the CPU.
-    """
+    """A trained model and what it samples from, as the sample action would have them."""
 
     checkpoint: Path
-    options: Mapping[str, Any]
-    model: UNetModel
-    pairs: Sequence[Any]
+    pipeline: SamplingPipeline
+    pairs: Sequence[Any]  # N of the split
     encoding: LabelEncoding
-    real: Pixels
-    condition: SemanticMap
-    device: torch.device
+    real: Pixels  # their images as the model would see them, uint8 [N, H, W, C]
+    condition: SemanticMap  # their maps, on the CPU
 
     @staticmethod
-    def of(arguments: argparse.Namespace, config: SampleConfig, images: int | None) -> Setup:
+    def of(arguments: argparse.Namespace, images: int | None) -> Setup:
         """Return the setup for `images` pairs spread over the split, None for all of it."""
-        device = choose_device(arguments.device)
-        checkpoint = load_checkpoint(find_checkpoint(config.model_path, prefer=BEST))
-        options = options_of_checkpoint(checkpoint, config)
-        sources, encoding = find_masks(config, checkpoint, options)
-        options["num_classes"] = encoding.num_classes
+        checkpoint = load_checkpoint(find_checkpoint(arguments.run_folder, prefer=BEST))
+        if checkpoint.is_bare:
+            raise UserError(
+                f"{checkpoint.path}: bare weights do not say what they were trained with: give a run folder"
+            )
+        trained = options_of_checkpoint(checkpoint).replaced(data_dir=arguments.data_dir)
+        sources, encoding = find_masks(
+            trained.source, trained.geometry, split=arguments.split, encoding=encoding_of_checkpoint(checkpoint)
+        )
         pairs = visualize.spread(sources, len(sources) if images is None else images)
         if len(pairs) < 2:
             raise UserError(f"--images: statistics need at least 2 images, found {len(pairs)}: use more")
-        dataset = SegmentationDataset(
-            pairs,
-            encoding,
-            JointTransform(height_width(options["image_size"]), resize=options["resize"], train=False),
-            image_channels=options["image_channels"],
-            with_edges=not options["no_instance"],
-        )
+        dataset = shown_dataset(pairs, encoding, trained.geometry)
         image, condition = stack_examples(dataset, range(len(pairs)))
-        model = model_from_checkpoint(checkpoint, options, config.weights).to(device).eval()
+        device = choose_device(arguments.device)
+        pipeline = pipeline_of_checkpoint(checkpoint, trained, encoding.names, weights=arguments.weights, device=device)
         real = visualize.quantize(image.numpy())
-        return Setup(checkpoint.path, options, model, pairs, encoding, real, condition, device)
+        return Setup(checkpoint.path, pipeline, pairs, encoding, real, condition)
 
-    def facts(self, config: SampleConfig) -> dict[str, Any]:
+    def facts(self, arguments: argparse.Namespace) -> dict[str, Any]:
         """Return what the figures are of, for the record."""
         return {
             "date": date.today().isoformat(),
-            "machine": f"{platform.machine()}, {self.device}, torch {torch.__version__}",
+            "machine": f"{platform.machine()}, {self.pipeline.device}, torch {torch.__version__}",
             "checkpoint": str(self.checkpoint.absolute()),
             "checkpoint_digest": digest(self.checkpoint),
-            "weights": config.weights,
-            "images": f"{len(self.pairs)} of {config.data_dir}, {config.data_split}",
-            "s": config.s,
+            "weights": arguments.weights,
+            "images": f"{len(self.pairs)} of {arguments.data_dir}, {arguments.split}",
+            "s": arguments.s,
         }
 
 
-def config_of(arguments: argparse.Namespace, setting: str) -> SampleConfig:
-    """Return the configuration of the sample action for `sampler[:grid][:steps]`; ConfigError where there is none."""
+def sampler_of(arguments: argparse.Namespace, setting: str) -> SamplerOptions:
+    """Return the options of `sampler[:grid][:steps]`; ConfigError where there are none."""
     sampler, _, rest = setting.partition(":")
     grid, _, steps = rest.rpartition(":")
     values = {
-        "model_path": arguments.run_folder,
-        "data_dir": arguments.data_dir,
-        "data_split": arguments.split,
-        "results_path": "nothing is written there",
-        "weights": arguments.weights,
         "s": arguments.s,
         "sampler": sampler,
         "time_grid": grid or None,
         "steps": int(steps) if steps.isdecimal() else steps or None,
     }
-    return load_config("sample", values)
+    return read_config(SamplingConfig, values).sampler
 
 
-class Counted:
-    """`denoise` that counts its calls and shows them."""
+def sample(setup: Setup, run: SamplingRun, *, seed: int, batch: int, bar: tqdm) -> Tensor:
+    """Return images [N, C, H, W] on the CPU, those that the action `sample` makes of these masks.
 
-    def __init__(self, denoise: Denoise, bar: tqdm):
-        self.denoise, self.bar, self.calls = denoise, bar, 0
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the model output."""
-        self.calls += 1
-        self.bar.update(len(x_t))
-        return self.denoise(x_t, t)
-
-
-@torch.inference_mode()
-def sample(
-    setup: Setup,
-    sampler: str,
-    process: GaussianDiffusion,
-    build: Callable[[SemanticMap], Denoise],
-    *,
-    seed: int,
-    batch: int,
-    bar: tqdm,
-) -> tuple[Tensor, int]:
-    """Return images [N, C, H, W] on the CPU, those that the action `sample` makes of these masks; calls for a batch.
-
-    seed: the run seed. build: makes the denoiser of a batch from its maps.
+    seed: the run seed.
     """
     seeds = [planned.seed for planned in plan_samples(setup.pairs, None, seed)]
-    images = []
+    images, before = [], bar.n
     for start in range(0, len(seeds), batch):
-        part = slice(start, start + batch)
-        generators = [torch.Generator(setup.device).manual_seed(number) for number in seeds[part]]
-        denoise = Counted(build(setup.condition[part].to(setup.device)), bar)
-        noise = draw_noise(generators, image_shape(setup.options), setup.device)
-        images.append(SAMPLERS[sampler](denoise, process, noise, generators=generators).cpu())
-    return torch.cat(images), denoise.calls
+        part, done_before = slice(start, start + batch), before + start * run.num_steps
+        images.append(
+            run(
+                setup.condition[part],
+                seeds[part],
+                progress=lambda done, _, before=done_before: bar.update(before + done - bar.n),
+            )
+        )
+    return torch.cat(images)
 
 
 # ----------------------------------------------------------------------------------------------- measurements
@@ -180,31 +145,31 @@ def sample(
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the table, draw the picture and return the figures."""
-    configs = [config_of(arguments, setting) for setting in (arguments.long, *arguments.short)]
-    setup = Setup.of(arguments, configs[0], arguments.images)
-    settings = {}
-    for config in configs:
-        process = sampling_process(config, setup.options)
-        name = f"{config.sampler}:{config.time_grid}:{process.num_timesteps}"
-        if name in settings:
+    samplers = [sampler_of(arguments, setting) for setting in (arguments.long, *arguments.short)]
+    setup = Setup.of(arguments, arguments.images)
+    runs: dict[str, SamplingRun] = {}
+    for options in samplers:
+        run = setup.pipeline.begin(options)
+        name = f"{options.sampler}:{options.time_grid}:{run.num_steps}"
+        if name in runs:
             raise UserError(f"--short: {name} is asked for twice: leave one out")
-        settings[name] = (config.sampler, process)
+        runs[name] = run
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    total = sum(process.num_timesteps for _, process in settings.values()) * len(setup.pairs) * len(seeds)
-    sets: dict[str, list[Statistics]] = {name: [] for name in settings}
-    calls, shown = {}, {}
+    total = sum(run.num_steps for run in runs.values()) * len(setup.pairs) * len(seeds)
+    sets: dict[str, list[Statistics]] = {name: [] for name in runs}
+    shown: dict[str, Pixels] = {}
     with tqdm(total=total, unit="call", desc="network calls x images") as bar:
-        for seed, (name, (sampler, process)) in itertools.product(seeds, settings.items()):
+        for seed, (name, run) in itertools.product(seeds, runs.items()):
             bar.set_postfix_str(f"{name}, seed {seed}")
-            build = partial(GuidedDenoiser, setup.model, process, scale=arguments.s)
-            images, calls[name] = sample(setup, sampler, process, build, seed=seed, batch=arguments.batch, bar=bar)
+            images = sample(setup, run, seed=seed, batch=arguments.batch, bar=bar)
             pixels = visualize.quantize(images.numpy())
             sets[name].append(sums_of(pixels).statistics())
             shown.setdefault(name, pixels)
+    calls = {name: run.num_steps for name, run in runs.items()}  # every sampler calls the network once a step
     sums = sums_of(setup.real)
     real, halves = sums.statistics(), halves_of(sums)
     rows = compare(sets, real)
-    facts = {**setup.facts(configs[0]), "seeds": list(seeds)}
+    facts = {**setup.facts(arguments), "seeds": list(seeds)}
     print("; ".join(f"{key} {value}" for key, value in facts.items()), table(rows, calls, real, halves), sep="\n\n")
     if arguments.picture:
         draw(setup, shown, arguments.picture)
@@ -233,29 +198,31 @@ def draw(setup: Setup, shown: Mapping[str, Pixels], path: str) -> None:
 
 def measure_reference(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print how far this project's images are from those of the published computation, and return it."""
-    config = config_of(arguments, "ddpm:uniform:50")
-    setup = Setup.of(arguments, config, arguments.images or REFERENCE_IMAGES)
-    process = sampling_process(config, setup.options)
-    published = PublishedUNet(setup.model)
+    setup = Setup.of(arguments, arguments.images or REFERENCE_IMAGES)
+    options = sampler_of(arguments, "ddpm:uniform:50")
+    ours = setup.pipeline.begin(options)
+    published = PublishedUNet(setup.pipeline.model)
 
-    def build_published(condition: SemanticMap) -> Denoise:
-        one_hot = condition.one_hot()
-        return lambda x_t, t: guided(published, x_t, process.model_t(t), one_hot, arguments.s)
+    def build_published(condition: SemanticMap, condition_fn: ConditionFn | None) -> NetworkFunction:
+        def network(x_t: Tensor, t: Tensor) -> Tensor:
+            maps = condition if condition_fn is None else condition_fn(condition, t)
+            return guided(published, x_t, ours.process.model_t(t).to(x_t.device), maps.one_hot(), arguments.s)
 
-    builds = {"ours": partial(GuidedDenoiser, setup.model, process, scale=arguments.s), "published": build_published}
+        return network
+
+    runs = {"ours": ours, "published": setup.pipeline.begin(options, network=build_published)}
     images = {}
-    with tqdm(total=2 * process.num_timesteps * len(setup.pairs), unit="call", desc="network calls x images") as bar:
-        for name, build in builds.items():
+    with tqdm(total=2 * ours.num_steps * len(setup.pairs), unit="call", desc="network calls x images") as bar:
+        for name, run in runs.items():
             bar.set_postfix_str(name)
-            images[name], _ = sample(setup, "ddpm", process, build, seed=arguments.seed, batch=arguments.batch, bar=bar)
-    ours, theirs = images.values()
-    difference = np.abs(np.subtract(*(visualize.quantize(each.numpy()).astype(int) for each in (ours, theirs))))
+            images[name] = sample(setup, run, seed=arguments.seed, batch=arguments.batch, bar=bar)
+    difference = np.abs(np.subtract(*(visualize.quantize(each.numpy()).astype(int) for each in images.values())))
     found = {
         "largest_difference": int(difference.max()),
         "share_of_pixels_that_differ": float((difference > 0).mean()),
-        "largest_difference_before_rounding": float((ours - theirs).abs().max() * 127.5),
+        "largest_difference_before_rounding": float((images["ours"] - images["published"]).abs().max() * 127.5),
     }
-    facts = {**setup.facts(config), "seed": arguments.seed}
+    facts = {**setup.facts(arguments), "seed": arguments.seed}
     print("; ".join(f"{key} {value}" for key, value in facts.items()), end="\n\n")
     print(
         f"largest difference: {found['largest_difference']} of 255 grey levels "

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from guided_diffusion.diffusion.denoiser import Denoiser, NetworkFunction
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
-from guided_diffusion.diffusion.samplers import Denoise, Sampler, draw_noise
+from guided_diffusion.diffusion.samplers import Sampler, draw_noise
 
 
 class Moments(NamedTuple):
@@ -22,8 +23,8 @@ class Moments(NamedTuple):
     std: float
 
 
-def exact_denoiser(diffusion: GaussianDiffusion, mean: float, std: float) -> Denoise:
-    """Return `denoise(x_t, t) -> model_output` of the best network for pixels from N(mean, std^2).
+def exact_network(diffusion: GaussianDiffusion, mean: float, std: float) -> NetworkFunction:
+    """Return the best network function for pixels from N(mean, std^2).
 
     Its mean channels stand for E[x0 | x_t], whatever the process has predicted; its variance channels, where the
     process has learned variance, for the variance of q(x_{t-1} | x_t).
@@ -37,7 +38,7 @@ def exact_denoiser(diffusion: GaussianDiffusion, mean: float, std: float) -> Den
     # A process of one step has its two bounds in one place.
     fraction = ((log_variance - lowest) / (highest - lowest)).nan_to_num(0.5, 0.5, 0.5)
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
         at = t.view(-1, 1, 1, 1)
         x0 = (mean + gain[at] * (x_t - abar[at].sqrt() * mean)).float()
         output = diffusion.target(x0, diffusion.predict_eps(x0, x_t, t), t)
@@ -45,31 +46,24 @@ def exact_denoiser(diffusion: GaussianDiffusion, mean: float, std: float) -> Den
             return output
         return torch.cat([output, (2 * fraction[at] - 1).float().expand_as(output)], dim=1)
 
-    return denoise
+    return network
 
 
 def sample_moments(sampler: Sampler, diffusion: GaussianDiffusion, mean: float, std: float, **keywords: Any) -> Moments:
-    """Return the moments of what `sampler` makes of the exact denoiser for N(mean, std^2): those of infinitely many.
+    """Return the moments of what `sampler` makes of the exact network for N(mean, std^2): those of infinitely many.
 
-    One image is sampled whose pixels are a few times as many as its steps. With the noises that it was made from, known
-    from its generator, its pixels are linear equations in the factors of these noises. Exact up to float32's rounding,
-    unless `clip_denoised` or a `denoised_fn` makes the sampler nonlinear: so it is called without clipping.
-
-    keywords: further ones of the sampler, such as `eta`.
+    Exact up to float32's rounding, as nothing is clipped, which would make the sampler nonlinear. keywords: further
+    ones of the sampler, such as `eta`.
     """
+    # One image is sampled whose pixels are a few times as many as its steps. With the noises that it was made from,
+    # known from its generator, its pixels are linear equations in the factors of these noises.
     draws = diffusion.num_timesteps + 1  # the beginning, and at most one in each step
     shape = (1, 4, draws)
     generator = torch.Generator().manual_seed(0)
     noises = torch.stack([draw_noise([generator], shape) for _ in range(draws)])
     generator.manual_seed(0)
-    x = sampler(
-        exact_denoiser(diffusion, mean, std),
-        diffusion,
-        draw_noise([generator], shape),
-        generators=[generator],
-        clip_denoised=False,
-        **keywords,
-    )
+    denoise = Denoiser(exact_network(diffusion, mean, std), diffusion)
+    x = sampler(denoise, diffusion, draw_noise([generator], shape), generators=[generator], **keywords)
     columns = torch.cat([noises.flatten(1), torch.ones(1, 4 * draws)]).double()
     factors = torch.linalg.lstsq(columns.T, x.flatten().double()).solution
     return Moments(float(factors[-1]), float(factors[:-1].norm()))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from guided_diffusion.diffusion.denoiser import Denoiser
 from guided_diffusion.diffusion.gaussian import (
     GaussianDiffusion,
     build_diffusion,
@@ -19,6 +20,7 @@ from guided_diffusion.diffusion.gaussian import (
     normal_kl,
 )
 from guided_diffusion.diffusion.samplers import ddim_mean
+from guided_diffusion.diffusion.x0_hooks import clip
 from guided_diffusion.runtime.errors import UserError
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("diffusion_*.npz"))
@@ -70,11 +72,16 @@ class TestGolden:
 
     def test_reverse_step(self, path: Path) -> None:
         case = Golden(path)
+        denoise = Denoiser(lambda x_t, t: case.output, case.diffusion, [clip])
+        x0, log_variance = denoise.with_variance(case.x_t, case.t)
+        mean, _, _ = case.diffusion.q_posterior(x0, case.x_t, case.t)
         p = case.diffusion.p_mean_variance(case.output, case.x_t, case.t)
-        for name, value in p._asdict().items():
+        assert torch.equal(p.log_variance, log_variance)
+        for name, value in {"mean": mean, "log_variance": log_variance, "pred_xstart": x0}.items():
             case.check(name, value)
+        case.check("variance", p.variance)
         steps = [
-            ddim_mean(case.diffusion, p.pred_xstart[i : i + 1], case.x_t[i : i + 1], int(index), 0.0)
+            ddim_mean(case.diffusion, x0[i : i + 1], case.x_t[i : i + 1], int(index), 0.0)
             for i, index in enumerate(case.t)
         ]
         case.check("ddim", torch.cat([mean for mean, _ in steps]))
@@ -137,21 +144,43 @@ class TestPredictions:
         assert (p.variance[1:] >= posterior_variance[1:] * 0.999).all()
         assert (p.variance[1:] <= beta[1:] * 1.001).all()
 
-    def test_denoised_fn_comes_before_clipping(self, prediction: str, variance: str, shape: tuple[int, ...]) -> None:
+    def test_hooks_come_in_their_order(self, prediction: str, variance: str, shape: tuple[int, ...]) -> None:
         diffusion = self.build(prediction, variance)
         x0, noise, t, x_t = batch(diffusion, shape)
         output = self.perfect_output(diffusion, x0, noise, t)
         seen = []
 
-        def brighter(pred: Tensor, at: Tensor) -> Tensor:
-            seen.append(at)
+        def brighter(pred: Tensor, x: Tensor, at: Tensor) -> Tensor:
+            seen.append((x, at))
             return pred + 0.5
 
-        clipped = diffusion.p_mean_variance(output, x_t, t, denoised_fn=brighter).pred_xstart
-        free = diffusion.p_mean_variance(output, x_t, t, clip_denoised=False, denoised_fn=brighter).pred_xstart
+        clipped, free, before = (
+            Denoiser(lambda x, at: output, diffusion, hooks)(x_t, t)
+            for hooks in ([brighter, clip], [brighter], [clip, brighter])
+        )
         torch.testing.assert_close(free, x0 + 0.5, rtol=0, atol=1e-4)
         torch.testing.assert_close(clipped, free.clamp(-1, 1))
-        assert all(torch.equal(at, t) for at in seen)
+        torch.testing.assert_close(before, x0.clamp(-1, 1) + 0.5, rtol=0, atol=1e-4)
+        assert all(torch.equal(x, x_t) and torch.equal(at, t) for x, at in seen)
+
+    def test_one_network_call_gives_image_and_variance(
+        self, prediction: str, variance: str, shape: tuple[int, ...]
+    ) -> None:
+        diffusion = self.build(prediction, variance)
+        x0, noise, t, x_t = batch(diffusion, shape)
+        output, calls = self.perfect_output(diffusion, x0, noise, t), []
+
+        def network(x: Tensor, at: Tensor) -> Tensor:
+            calls.append(at)
+            return output
+
+        denoise = Denoiser(network, diffusion, [clip])
+        found, log_variance = denoise.with_variance(x_t, t)
+        assert len(calls) == 1
+        assert torch.equal(found, denoise(x_t, t))
+        p = diffusion.p_mean_variance(output, x_t, t)
+        assert torch.equal(found, p.pred_xstart.clamp(-1, 1))
+        assert torch.equal(log_variance, p.log_variance)
 
     def test_low_precision_output_gives_float32_losses(
         self, prediction: str, variance: str, shape: tuple[int, ...]

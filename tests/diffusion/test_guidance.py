@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.diffusion.denoiser import Denoiser
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser, guided_steps
+from guided_diffusion.diffusion.guidance import GuidedNetwork, guided_steps
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion
 from guided_diffusion.diffusion.samplers import draw_noise, sample_ddpm
+from guided_diffusion.diffusion.x0_hooks import clip
 from guided_diffusion.runtime.errors import UserError
 
 N, CLASSES, SIZE = 3, 2, (6, 8)
@@ -92,7 +94,7 @@ def test_formula_on_the_mean_channels_only(condition: SemanticMap, channels: int
     diffusion = process(learn_sigma=learned)
     model = TinyNetwork(channels, channels * (1 + learned))
     cond, null = branches(model, diffusion, condition)
-    output = GuidedDenoiser(model, diffusion, condition, scale=1.5)(*inputs(channels))
+    output = GuidedNetwork(model, diffusion, condition, scale=1.5)(*inputs(channels))
     wanted = (null + 1.5 * (cond - null))[:, :channels]
     torch.testing.assert_close(output[:, :channels], wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(output[:, channels:], cond[:, channels:], rtol=1e-5, atol=1e-6)
@@ -105,85 +107,83 @@ def test_scale_of_one_branch_runs_one_branch(condition: SemanticMap, scale: floa
     model, diffusion = TinyNetwork(3, 6), process()
     wanted = branches(model, diffusion, condition)[branch]
     model.runs = {part: [] for part in model.runs}
-    denoise = GuidedDenoiser(model, diffusion, condition, scale=scale)
-    torch.testing.assert_close(denoise(*inputs()), wanted)
+    network = GuidedNetwork(model, diffusion, condition, scale=scale)
+    torch.testing.assert_close(network(*inputs()), wanted)
     assert model.runs == {"encode": [N], "modulate": [N if scale else 1], "decode": [N]}
 
 
 @torch.no_grad()
 def test_both_branches_share_one_encode_and_one_modulation(condition: SemanticMap) -> None:
     model = TinyNetwork(3, 6)
-    denoise = GuidedDenoiser(model, process(), condition, scale=2.0)
+    network = GuidedNetwork(model, process(), condition, scale=2.0)
     for _ in range(3):
-        denoise(*inputs())
+        network(*inputs())
     assert model.runs == {"encode": [N] * 3, "modulate": [1, N], "decode": [2 * N] * 3}
 
 
 @torch.no_grad()
 def test_maps_that_change_keep_the_null_branch(condition: SemanticMap) -> None:
     model, diffusion = TinyNetwork(3, 6), process()
-    denoise = GuidedDenoiser(model, diffusion, condition, scale=2.0)
+    network = GuidedNetwork(model, diffusion, condition, scale=2.0)
     x, t = inputs()
-    before = denoise(x, t)
+    before = network(x, t)
     for maps in (condition[torch.tensor([2, 0, 1])], condition[1:]):
         model.runs["modulate"].clear()
-        changed = denoise.with_condition(maps)
+        changed = network.with_condition(maps)
         assert model.runs["modulate"] == [len(maps)]
         n = len(maps)
-        wanted = GuidedDenoiser(model, diffusion, maps, scale=2.0)(x[:n], t[:n])
+        wanted = GuidedNetwork(model, diffusion, maps, scale=2.0)(x[:n], t[:n])
         torch.testing.assert_close(changed(x[:n], t[:n]), wanted)
         assert not torch.allclose(changed(x[:n], t[:n]), before[:n])
-    assert torch.equal(denoise(x, t), before)
+    assert torch.equal(network(x, t), before)
 
 
 class TestMapsThatChange:
-    """`condition_at`, by label processes that are the same at every step."""
+    """`condition_fn`, by label processes that are the same at every step."""
 
-    def denoiser(
-        self, model: TinyNetwork, condition: SemanticMap, null_probability: float, **options
-    ) -> GuidedDenoiser:
+    def network(self, model: TinyNetwork, condition: SemanticMap, null_probability: float, **options) -> GuidedNetwork:
         diffusion = process()
         labels = LabelDiffusion(np.full((diffusion.num_timesteps, CLASSES), null_probability))
-        draw = labels.at_each_step([torch.Generator().manual_seed(i) for i in range(len(condition))])
-        return GuidedDenoiser(model, diffusion, condition, condition_at=draw, **options)
+        draw = labels.condition_sampler([torch.Generator().manual_seed(i) for i in range(len(condition))])
+        return GuidedNetwork(model, diffusion, condition, condition_fn=draw, **options)
 
     @pytest.mark.parametrize("scale", [0.0, 1.0, 1.5])
     @torch.no_grad()
     def test_nothing_vanishes(self, condition: SemanticMap, scale: float) -> None:
         model = TinyNetwork(3, 6)
-        wanted = GuidedDenoiser(model, process(), condition, scale=scale)(*inputs())
-        assert torch.equal(self.denoiser(model, condition, 0.0, scale=scale)(*inputs()), wanted)
+        wanted = GuidedNetwork(model, process(), condition, scale=scale)(*inputs())
+        assert torch.equal(self.network(model, condition, 0.0, scale=scale)(*inputs()), wanted)
 
     @pytest.mark.parametrize("scale", [1.0, 1.5])
     @torch.no_grad()
     def test_everything_vanishes(self, condition: SemanticMap, scale: float) -> None:
         model = TinyNetwork(3, 6)
         _, null = branches(model, process(), condition)
-        torch.testing.assert_close(self.denoiser(model, condition, 1.0, scale=scale)(*inputs()), null)
+        torch.testing.assert_close(self.network(model, condition, 1.0, scale=scale)(*inputs()), null)
 
     @torch.no_grad()
     def test_every_call_has_its_own_map_and_the_null_branch_is_kept(self, condition: SemanticMap) -> None:
         model = TinyNetwork(3, 6)
-        denoise = self.denoiser(model, condition, 0.5, scale=2.0)
-        first, second = (denoise(*inputs()) for _ in range(2))
+        network = self.network(model, condition, 0.5, scale=2.0)
+        first, second = (network(*inputs()) for _ in range(2))
         assert not torch.allclose(first, second)
         assert model.runs == {"encode": [N] * 2, "modulate": [1, N, N], "decode": [2 * N] * 2}
         _, null = branches(model, process(), condition)
         maps = SemanticMap(condition.label, CLASSES)
-        again = denoise.with_condition(maps, lambda clean, t: clean.null())(*inputs())
+        again = network.with_condition(maps, lambda clean, t: clean.null())(*inputs())
         torch.testing.assert_close(again, null)
 
     @torch.no_grad()
     def test_the_null_branch_alone_asks_for_no_maps(self, condition: SemanticMap) -> None:
         model = TinyNetwork(3, 6)
-        self.denoiser(model, condition, 0.5, scale=0.0)(*inputs())
+        self.network(model, condition, 0.5, scale=0.0)(*inputs())
         assert model.runs["modulate"] == [1]
 
     @torch.no_grad()
     def test_with_an_interval(self, condition: SemanticMap) -> None:
         model, (x, _) = TinyNetwork(3, 6), inputs()
-        plain = GuidedDenoiser(model, process(), condition, scale=1.5, interval=(0.5, 5.0))
-        found = self.denoiser(model, condition, 0.0, scale=1.5, interval=(0.5, 5.0))
+        plain = GuidedNetwork(model, process(), condition, scale=1.5, interval=(0.5, 5.0))
+        found = self.network(model, condition, 0.0, scale=1.5, interval=(0.5, 5.0))
         for index in (0, 11, 24):
             t = torch.full((N,), index)
             assert torch.equal(found(x, t), plain(x, t))
@@ -204,9 +204,9 @@ class TestInterval:
             "conditional": {"scale": 1.0},
             "interval": {"scale": 1.5, "interval": (0.5, 5.0)},
         }.items():
-            denoise = GuidedDenoiser(model, diffusion, condition, **options)
+            network = GuidedNetwork(model, diffusion, condition, **options)
             model.runs["decode"].clear()
-            outputs[name] = [denoise(x, torch.full((N,), index)) for index in (0, 11, 24)]
+            outputs[name] = [network(x, torch.full((N,), index)) for index in (0, 11, 24)]
         assert model.runs["decode"] == [N, 2 * N, N]
         for index, same in enumerate(("conditional", "guided", "conditional")):
             torch.testing.assert_close(outputs["interval"][index], outputs[same][index])
@@ -217,10 +217,10 @@ class TestInterval:
         model, diffusion = TinyNetwork(3, 6), process()
         cond, null = branches(model, diffusion, condition)
         model.runs["modulate"].clear()
-        denoise = GuidedDenoiser(model, diffusion, condition, scale=0.0, interval=(0.5, 5.0))
+        network = GuidedNetwork(model, diffusion, condition, scale=0.0, interval=(0.5, 5.0))
         x, t = inputs()
         for image, wanted in ((0, cond), (1, null), (2, cond)):
-            found = denoise(x, torch.full((N,), int(t[image])))
+            found = network(x, torch.full((N,), int(t[image])))
             torch.testing.assert_close(found[image], wanted[image], rtol=1e-5, atol=1e-6)
         assert model.runs["modulate"] == [1, N]
 
@@ -258,8 +258,8 @@ def test_guidance_in_one_space_is_guidance_in_all(condition: SemanticMap) -> Non
 @torch.no_grad()
 def test_autocast_runs_the_network_low_and_answers_in_float32(condition: SemanticMap) -> None:
     model, diffusion = TinyNetwork(3, 6), process()
-    full = GuidedDenoiser(model, diffusion, condition, scale=1.5)(*inputs())
-    low = GuidedDenoiser(model, diffusion, condition, scale=1.5, autocast=torch.bfloat16)(*inputs())
+    full = GuidedNetwork(model, diffusion, condition, scale=1.5)(*inputs())
+    low = GuidedNetwork(model, diffusion, condition, scale=1.5, amp_dtype=torch.bfloat16)(*inputs())
     assert low.dtype == torch.float32
     assert not torch.equal(low, full)
     torch.testing.assert_close(low, full, rtol=0.05, atol=0.05)
@@ -270,8 +270,8 @@ def test_guided_sampling_does_not_depend_on_the_batch(condition: SemanticMap) ->
 
     def sample(indices: list[int]) -> Tensor:
         own = [torch.Generator().manual_seed(index) for index in indices]
-        denoise = GuidedDenoiser(model, diffusion, condition[torch.tensor(indices)], scale=1.5)
-        return sample_ddpm(denoise, diffusion, draw_noise(own, (3, *SIZE)), generators=own)
+        network = GuidedNetwork(model, diffusion, condition[torch.tensor(indices)], scale=1.5)
+        return sample_ddpm(Denoiser(network, diffusion, [clip]), diffusion, draw_noise(own, (3, *SIZE)), generators=own)
 
     together = sample([0, 1, 2])
     assert not together.requires_grad

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.diffusion.denoiser import Denoiser
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise, sample_dpmpp_2m
 from guided_diffusion.diffusion.schedule import named_betas
-from scripts.measure.gaussian_answers import end_of_the_flow, exact_denoiser, sample_moments
+from scripts.measure.gaussian_answers import end_of_the_flow, exact_network, sample_moments
 
 MEAN = 0.3
 STDS = [0.05, 0.2, 0.5, 1.0]
@@ -86,8 +87,8 @@ def test_moments_are_those_of_many_samples(name: str) -> None:
     diffusion = build_diffusion(steps=12, time_grid="logsnr")
     own = [torch.Generator().manual_seed(7)]
     noise = draw_noise(own, (1, 200, 200))
-    denoise = exact_denoiser(diffusion, MEAN, 0.2)
-    x = SAMPLERS[name](denoise, diffusion, noise, generators=own, clip_denoised=False)
+    denoise = Denoiser(exact_network(diffusion, MEAN, 0.2), diffusion)
+    x = SAMPLERS[name](denoise, diffusion, noise, generators=own)
     found = sample_moments(SAMPLERS[name], diffusion, MEAN, 0.2)
     # Four standard errors of 40,000 pixels.
     assert found.mean == pytest.approx(x.mean().item(), abs=4 * found.std / 200)
@@ -192,11 +193,9 @@ class Mixture:
         self.network = MixtureNetwork(named_betas("cosine", 20_000))
         self.interval = interval
         self.noise = draw_noise([torch.Generator().manual_seed(3)], (1, 16, 32))
-        denoise = GuidedDenoiser(
-            self.network, self.diffusion, SemanticMap(self.LABEL, 2), scale=scale, interval=interval
-        )
-        own = [torch.Generator()]
-        self.found = sample_dpmpp_2m(denoise, self.diffusion, self.noise, generators=own, clip_denoised=False)
+        guided = GuidedNetwork(self.network, self.diffusion, SemanticMap(self.LABEL, 2), scale=scale, interval=interval)
+        own, denoise = [torch.Generator()], Denoiser(guided, self.diffusion)
+        self.found = sample_dpmpp_2m(denoise, self.diffusion, self.noise, generators=own)
 
     def of_class(self, label: int) -> np.ndarray:
         return self.found[0, 0][self.LABEL[0] == label].double().numpy()

@@ -14,8 +14,9 @@ from scipy import stats
 from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.diffusion.denoiser import Denoiser
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.guidance import GuidedDenoiser
+from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.diffusion.label_diffusion import (
     CLASSWISE,
     UNIFORM,
@@ -25,7 +26,7 @@ from guided_diffusion.diffusion.label_diffusion import (
     label_generators,
 )
 from guided_diffusion.diffusion.samplers import draw_noise, sample_ddim, sample_ddpm
-from guided_diffusion.diffusion.thresholding import dynamic_threshold, extrapolation, in_turn
+from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
 from guided_diffusion.models.unet import UNetModel, build_unet
 from guided_diffusion.runtime.errors import UserError
 
@@ -64,11 +65,14 @@ def test_the_published_code_keeps_the_same_pixels(path: Path) -> None:
 def test_published_reverse_steps_with_extrapolation_and_dynamic_threshold() -> None:
     (path,) = (path for path in GOLDEN if "ade20k" in path.stem)
     case = Golden(path)
-    x, change = case.tensor("x"), in_turn([extrapolation(0.8), dynamic_threshold(0.95)])
+    hooks = [Extrapolation(0.8), dynamic_threshold(0.95), clip]
+    denoise = Denoiser(lambda x_t, t: case.tensor(f"model_output_{int(t[0])}"), case.diffusion, hooks)
+    x = case.tensor("x")
     for index in (12, 11):
         t = torch.full((len(x),), index)
-        p = case.diffusion.p_mean_variance(case.tensor(f"model_output_{index}"), x, t, denoised_fn=change)
-        for name, value in (("pred_xstart", p.pred_xstart), ("mean", p.mean)):
+        x0, _ = denoise.with_variance(x, t)
+        mean, _, _ = case.diffusion.q_posterior(x0, x, t)
+        for name, value in (("pred_xstart", x0), ("mean", mean)):
             np.testing.assert_allclose(value, case.recorded[f"{name}_{index}"], rtol=1e-5, atol=1e-5)
 
 
@@ -98,7 +102,7 @@ def test_frequencies_are_those_of_the_original_timesteps(cond_opt: str, total: i
 
     t = torch.linspace(0, diffusion.num_timesteps - 1, 6).long()
     clean = SemanticMap(torch.arange(CLASSES).repeat(6, 120, 24), CLASSES)
-    draw = process.at_each_step(label_generators(range(6)))
+    draw = process.condition_sampler(label_generators(range(6)))
     nulled = sum((draw(clean, t).label == CLASSES).double() for _ in range(3))
     pixels = 3 * clean.label[0].numel() / CLASSES
     found = np.stack([nulled[:, clean.label[0] == label].sum(1).numpy() for label in range(CLASSES)], axis=1)
@@ -141,7 +145,7 @@ def test_every_step_is_drawn_anew_from_the_clean_map(dtype: torch.dtype) -> None
     _, labels = process()
     clean = maps(2, dtype=dtype)
     before = clean.label.clone()
-    draw = labels.at_each_step(label_generators([1, 2]))
+    draw = labels.condition_sampler(label_generators([1, 2]))
     first, second = (draw(clean, torch.tensor([4, 4])) for _ in range(2))
     gone = [found.label == CLASSES for found in (first, second)]
     assert (gone[0] & ~gone[1]).any()
@@ -157,7 +161,7 @@ def test_every_step_is_drawn_anew_from_the_clean_map(dtype: torch.dtype) -> None
 def test_counted_neighbourhoods_are_those_of_the_diffused_map() -> None:
     _, labels = process()
     counted = maps(2).with_numbers([(16, 16), (8, 8)])
-    found = labels.at_each_step(label_generators([1, 2]))(counted, torch.tensor([5, 2]))
+    found = labels.condition_sampler(label_generators([1, 2]))(counted, torch.tensor([5, 2]))
     for size in [(16, 16), (8, 8)]:
         wanted = replace(found, numbered={}).neighbourhoods(size)
         assert torch.equal(found.neighbourhoods(size).index, wanted.index)
@@ -188,9 +192,9 @@ def sample(
 ) -> Tensor:
     diffusion, _ = process()
     own = [torch.Generator().manual_seed(seed) for seed in seeds]
-    draw = None if labels is None else labels.at_each_step(label_generators(seeds))
-    denoise = GuidedDenoiser(network, diffusion, condition, scale=scale, condition_at=draw)
-    return sample_ddpm(denoise, diffusion, draw_noise(own, (3, 16, 16)), generators=own)
+    draw = None if labels is None else labels.condition_sampler(label_generators(seeds))
+    guided = GuidedNetwork(network, diffusion, condition, scale=scale, condition_fn=draw)
+    return sample_ddpm(Denoiser(guided, diffusion, [clip]), diffusion, draw_noise(own, (3, 16, 16)), generators=own)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.5])
@@ -218,41 +222,25 @@ def test_an_image_does_not_depend_on_its_batch(network: UNetModel) -> None:
         torch.testing.assert_close(alone[0], together[image], rtol=0, atol=1e-4)
 
 
-def test_extrapolation_begins_anew_with_every_batch() -> None:
+def test_each_denoiser_extrapolates_from_its_own_steps() -> None:
     diffusion = build_diffusion(diffusion_steps=100, timestep_respacing="5", learn_sigma=False)
     seen: list[Tensor] = []
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        return 0.3 * x_t + 0.1
-
-    def watched(x0: Tensor, t: Tensor) -> Tensor:
+    def watched(x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         seen.append(x0)
         return x0
 
-    one = extrapolation(0.8)
     runs = []
     for seed in (0, 1, 0):
         own = [torch.Generator().manual_seed(seed)]
-        noise = draw_noise(own, (1, 4, 4))
-        runs.append(sample_ddim(denoise, diffusion, noise, generators=own, denoised_fn=in_turn([watched, one])))
+        denoise = Denoiser(lambda x_t, t: 0.3 * x_t + 0.1, diffusion, [watched, Extrapolation(0.8), watched, clip])
+        runs.append(sample_ddim(denoise, diffusion, draw_noise(own, (1, 4, 4)), generators=own))
     assert torch.equal(runs[0], runs[2])
     assert not torch.equal(runs[0], runs[1])
-
-    fresh, before = extrapolation(0.8), None
-    for step, x0 in zip((4, 3, 2, 1, 0), seen[:5], strict=True):
-        wanted = x0 if before is None else x0 + 0.8 * (x0 - before)
-        torch.testing.assert_close(fresh(x0, torch.tensor([step])), wanted)
-        before = wanted
-
-
-@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
-def test_extrapolations_that_cannot_be(weight: float) -> None:
-    with pytest.raises(UserError, match=r"^extrapolation: "):
-        extrapolation(weight)
-
-
-def test_nothing_in_turn_is_nothing() -> None:
-    assert in_turn([]) is None
+    predicted, ahead = seen[:10:2], seen[1:10:2]
+    assert torch.equal(ahead[0], predicted[0])
+    for before, x0, found in zip(ahead, predicted[1:], ahead[1:], strict=False):
+        torch.testing.assert_close(found, x0 + 0.8 * (x0 - before))
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from guided_diffusion.diffusion.denoiser import Denoiser, X0Hook
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
+from guided_diffusion.diffusion.x0_hooks import clip
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-from scripts.measure.gaussian_answers import exact_denoiser
+from scripts.measure.gaussian_answers import exact_network
 
 MU, STD = 0.3, 0.25
 PREDICTIONS = ["eps", "x0", "v"]
@@ -28,10 +31,17 @@ def generators(indices: list[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(derive_seed(Stream.SAMPLE, 1, index + 1)) for index in indices]
 
 
-def sample(name: str, diffusion: GaussianDiffusion, indices: list[int], shape: tuple[int, ...], **options) -> Tensor:
+def sample(
+    name: str,
+    diffusion: GaussianDiffusion,
+    indices: list[int],
+    shape: tuple[int, ...],
+    hooks: Sequence[X0Hook] = (clip,),
+    **options,
+) -> Tensor:
     own = generators(indices)
-    noise = draw_noise(own, shape)
-    return SAMPLERS[name](exact_denoiser(diffusion, MU, STD), diffusion, noise, generators=own, **options)
+    denoise = Denoiser(exact_network(diffusion, MU, STD), diffusion, hooks)
+    return SAMPLERS[name](denoise, diffusion, draw_noise(own, shape), generators=own, **options)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -41,7 +51,7 @@ def test_exact_denoiser_gives_the_data_distribution(name: str, variance: str, pr
     diffusion = build_diffusion(
         diffusion_steps=400, noise_schedule="cosine", prediction=prediction, **VARIANCES[variance]
     )
-    x = sample(name, diffusion, [0, 1, 2, 3], (3, 40, 50), clip_denoised=False)
+    x = sample(name, diffusion, [0, 1, 2, 3], (3, 40, 50), hooks=())
     assert x.shape == (4, 3, 40, 50)
     assert x.dtype == torch.float32
     # 24,000 independent pixels: 4 standard errors are 0.0065 of the mean and 2 % of the standard deviation.
@@ -53,7 +63,7 @@ def test_exact_denoiser_gives_the_data_distribution(name: str, variance: str, pr
 def test_exact_variance_is_right_at_few_steps(prediction: str) -> None:
     """For Gaussian data the reverse steps are Gaussian: with their exact variance 10 steps do as well as 1000."""
     diffusion = build_diffusion(timestep_respacing="10", noise_schedule="cosine", prediction=prediction)
-    x = sample("ddpm", diffusion, [0, 1, 2, 3], (1, 80, 75), clip_denoised=False)
+    x = sample("ddpm", diffusion, [0, 1, 2, 3], (1, 80, 75), hooks=())
     # The step to x0 adds no noise, so what the first step leaves is missing.
     first = STD**2 * (1 - diffusion.alphas_cumprod[0]) / (STD**2 * diffusion.alphas_cumprod[0] + diffusion.betas[0])
     assert x.mean().item() == pytest.approx(MU, abs=0.0065)
@@ -78,7 +88,7 @@ def test_deterministic_samplers_draw_nothing(name: str) -> None:
     noise = draw_noise(generators([0, 1]), (3, 4, 4))
     own = generators([2, 3])
     before = [g.get_state() for g in own]
-    denoise = exact_denoiser(diffusion, MU, STD)
+    denoise = Denoiser(exact_network(diffusion, MU, STD), diffusion, [clip])
     first = SAMPLERS[name](denoise, diffusion, noise, generators=own)
     assert all(torch.equal(g.get_state(), state) for g, state in zip(own, before, strict=True))
     assert torch.equal(first, SAMPLERS[name](denoise, diffusion, noise, generators=generators([8, 9])))
@@ -121,7 +131,7 @@ def test_callback_and_clipping(name: str) -> None:
         calls.append((done, total))
         last[:] = [x]
 
-    x = sample(name, diffusion, [0], (1, 4, 6), callback=callback, denoised_fn=lambda x0, t: 10 * x0)
+    x = sample(name, diffusion, [0], (1, 4, 6), hooks=[lambda x0, x_t, t: 10 * x0, clip], callback=callback)
     assert calls == [(done, 7) for done in range(1, 8)]
     assert torch.equal(last[0], x)
     assert x.abs().max() <= 1 + 1e-6
@@ -131,14 +141,14 @@ def test_callback_and_clipping(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_network_is_asked_from_noisy_to_clean(name: str) -> None:
     diffusion = build_diffusion(diffusion_steps=50, timestep_respacing="5")
-    exact, asked = exact_denoiser(diffusion, MU, STD), []
+    exact, asked = exact_network(diffusion, MU, STD), []
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
         asked.append(t.tolist())
         return exact(x_t, t)
 
     own = generators([0, 1])
-    SAMPLERS[name](denoise, diffusion, draw_noise(own, (1, 2, 2)), generators=own)
+    SAMPLERS[name](Denoiser(network, diffusion), diffusion, draw_noise(own, (1, 2, 2)), generators=own)
     assert asked == [[index] * 2 for index in (4, 3, 2, 1, 0)]
 
 

@@ -1,4 +1,4 @@
-"""Dynamic thresholding against its definition and against numpy's quantiles."""
+"""What is done to a predicted image: thresholding against its definition and numpy's quantiles, extrapolation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guided_diffusion.diffusion.thresholding import dynamic_threshold, magnitude_quantile
+from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold, magnitude_quantile
 from guided_diffusion.runtime.errors import UserError
 
 T = torch.zeros(3, dtype=torch.int64)
@@ -37,12 +37,12 @@ def test_quantile_is_exact_where_an_image_has_more_elements_than_float32_can_cou
 
 def test_values_in_range_stay() -> None:
     x = images().clamp(-1, 1)
-    assert torch.equal(dynamic_threshold(0.9)(x, T), x)
+    assert torch.equal(dynamic_threshold(0.9)(x, x, T), x)
 
 
 def test_the_formula() -> None:
     x = images()
-    found = dynamic_threshold(0.9)(x, T)
+    found = dynamic_threshold(0.9)(x, x, T)
     for image, result in zip(x, found, strict=True):
         s = max(1.0, float(np.quantile(image.abs().numpy(), 0.9)))
         torch.testing.assert_close(result, image.clamp(-s, s) / s)
@@ -53,10 +53,36 @@ def test_the_formula() -> None:
 
 def test_the_whole_range_only_scales() -> None:
     x = images()
-    torch.testing.assert_close(dynamic_threshold(1.0)(x, T), x / x.abs().amax((1, 2, 3), keepdim=True).clamp(min=1))
+    torch.testing.assert_close(dynamic_threshold(1.0)(x, x, T), x / x.abs().amax((1, 2, 3), keepdim=True).clamp(min=1))
 
 
 @pytest.mark.parametrize("quantile", [0.0, -0.5, 1.1, float("nan")])
 def test_quantiles_that_cannot_be(quantile: float) -> None:
     with pytest.raises(UserError, match=r"^dynamic_threshold: "):
         dynamic_threshold(quantile)
+
+
+def test_clipping() -> None:
+    x = images()
+    assert torch.equal(clip(x, x, T), x.clamp(-1, 1))
+
+
+def test_extrapolation_goes_on_from_what_it_gave_one_step_before() -> None:
+    hook, before = Extrapolation(0.8), None
+    for step in (4, 3, 2, 1, 0):
+        x0 = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(step))
+        wanted = x0 if before is None else x0 + 0.8 * (x0 - before)
+        before = hook(x0, x0, torch.full((3,), step))
+        assert torch.equal(before, wanted)
+
+
+def test_extrapolations_share_nothing() -> None:
+    first, second, x = Extrapolation(0.8), Extrapolation(0.8), images()
+    first(x, x, T)
+    assert torch.equal(second(2 * x, x, T), 2 * x)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_extrapolations_that_cannot_be(weight: float) -> None:
+    with pytest.raises(UserError, match=r"^extrapolation: "):
+        Extrapolation(weight)

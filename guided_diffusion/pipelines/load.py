@@ -1,0 +1,106 @@
+"""From a file of weights to the pipeline that samples from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from numpy.typing import ArrayLike
+
+from guided_diffusion.config.load import read_config
+from guided_diffusion.config.pipeline import LoadConfig
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.config.trained import TrainedConfig
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.diffusion.guidance import ConditionedModel
+from guided_diffusion.models.compilation import compile_network, wants_compiling
+from guided_diffusion.pipelines.build import amp_dtype, image_shape, network_from_checkpoint, trained_config
+from guided_diffusion.pipelines.label_diffusion import eta_of_sampling, label_process
+from guided_diffusion.pipelines.masks import encoding_of_mode
+from guided_diffusion.pipelines.sampling import SamplingPipeline
+from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.distributed import choose_device
+
+
+def load_pipeline(
+    path: str | Path,
+    *,
+    weights: str = "ema",
+    device: str = "auto",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    compile: Literal["auto"] | bool = "auto",
+    **trained: Any,
+) -> SamplingPipeline:
+    """Return the pipeline of a run folder, a checkpoint file or bare weights (.pt, .safetensors).
+
+    weights: "ema", "raw" or an EMA rate. trained: what bare weights do not tell (dataset_mode, image_size, ...), by the
+    keys of `sample`. Raises UserError naming what is missing or does not fit.
+    """
+    given = {"model_path": str(path), "weights": weights, "device": device, "precision": precision, "compile": compile}
+    config = read_config(LoadConfig, {**given, **trained})
+    checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))
+    options = trained_config(checkpoint, config)
+    names = (encoding_of_checkpoint(checkpoint) or encoding_of_mode(options.source)).names
+    pipeline = pipeline_of_checkpoint(
+        checkpoint,
+        options,
+        names,
+        weights=config.weights.weights,
+        device=choose_device(config.precision.device),
+        precision=config.precision.precision,
+        eta_path=config.eta_path,
+    )
+    label_diffusion = options.label_diffusion.cond_diffuse
+    if wants_compiling(config.precision.compile, pipeline.device, label_diffusion=label_diffusion):
+        compile_network(pipeline.model)
+    return pipeline
+
+
+def pipeline_of_checkpoint(
+    checkpoint: Checkpoint,
+    trained: TrainedConfig,
+    class_names: Sequence[str],
+    *,
+    weights: str,
+    device: torch.device,
+    precision: str = "fp32",
+    eta_path: str = "",
+) -> SamplingPipeline:
+    """Return the pipeline of the weights called `weights`, not compiled; `eta_path` is for bare weights."""
+    eta = eta_of_sampling(trained, eta_path, class_names)
+    model = network_from_checkpoint(checkpoint, trained, weights).to(device).eval()
+    return build_pipeline(model, trained, class_names, device=device, precision=precision, eta=eta)
+
+
+def build_pipeline(
+    model: ConditionedModel,
+    trained: TrainedConfig | TrainConfig,
+    class_names: Sequence[str],
+    *,
+    device: torch.device,
+    precision: str,
+    eta: ArrayLike | None,
+) -> SamplingPipeline:
+    """Return the pipeline of a network on `device`, with the noise and label processes that it is trained with.
+
+    eta: [K] of class-wise label diffusion, None for others.
+    """
+    options, num_classes = trained.label_diffusion, len(class_names)
+    return SamplingPipeline(
+        model,
+        trained.diffusion,
+        image_shape=image_shape(trained.geometry),
+        num_classes=num_classes,
+        device=device,
+        with_edges=not trained.geometry.no_instance,
+        amp_dtype=amp_dtype(precision),
+        label_diffusion=lambda process: label_process(options, process, num_classes, eta),
+        class_names=class_names,
+    )
+
+
+def encoding_of_checkpoint(checkpoint: Checkpoint) -> LabelEncoding | None:
+    """Return the classes that a network was trained with, None for bare weights."""
+    return LabelEncoding.from_dict(checkpoint.encoding) if checkpoint.encoding else None
