@@ -283,9 +283,7 @@ def _label_tensor(labels: ArrayLike) -> Tensor:
     """Return label maps as a tensor of integers; DataError for other numbers."""
     array = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
     if array.dtype.kind not in "iub":
-        raise DataError(
-            f"conditions: found numbers of type {array.dtype}, but label maps are integers, a class a pixel"
-        )
+        raise DataError(f"conditions: found type {array.dtype}, but label maps are integers, the class of each pixel")
     return torch.from_numpy(array.astype(np.int64))
 
 

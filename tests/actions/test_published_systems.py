@@ -14,7 +14,6 @@ from published_trees import STEMS, write_tree
 from random_networks import write_bare
 
 from evaluations.segmentation.label_table import classes_of_outputs, read_table
-from guided_diffusion.actions.sample import sampling_process
 from guided_diffusion.config.load import load_config, read_config_file, take_keys
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.modes import get_mode
@@ -23,6 +22,7 @@ from guided_diffusion.models.architecture import attention_factors, level_channe
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.pipelines.build import build_network, trained_config
 from guided_diffusion.pipelines.evaluation.data import needs_training
+from guided_diffusion.pipelines.sampling import sampling_process
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, load_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
