@@ -14,8 +14,8 @@ from guided_diffusion.diffusion.denoiser import Denoiser
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork, guided_steps
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion
-from guided_diffusion.diffusion.samplers import draw_noise, sample_ddpm
-from guided_diffusion.diffusion.x0_hooks import clip
+from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise, sample_ddpm
+from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip
 from guided_diffusion.runtime.errors import UserError
 
 N, CLASSES, SIZE = 3, 2, (6, 8)
@@ -263,6 +263,23 @@ def test_autocast_runs_the_network_low_and_answers_in_float32(condition: Semanti
     assert low.dtype == torch.float32
     assert not torch.equal(low, full)
     torch.testing.assert_close(low, full, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("learned", [True, False])
+def test_indices_stay_on_the_cpu_wherever_the_images_are(condition: SemanticMap, name: str, learned: bool) -> None:
+    """On the meta device nothing can be read back, and tensors of different devices do not mix."""
+    diffusion = process(learn_sigma=learned)
+    model, maps = TinyNetwork(3, 3 * (1 + learned)).to("meta"), condition.to("meta")
+    own = [torch.Generator().manual_seed(index) for index in range(N)]
+    labels = LabelDiffusion(np.full((diffusion.num_timesteps, CLASSES), 0.5))
+    network = GuidedNetwork(
+        model, diffusion, maps, scale=1.5, interval=(0.5, 5.0), condition_fn=labels.condition_sampler(own)
+    )
+    denoise = Denoiser(network, diffusion, [Extrapolation(0.8), clip])
+    x = SAMPLERS[name](denoise, diffusion, draw_noise(own, (3, *SIZE), "meta"), generators=own)
+    assert (x.shape, x.device.type) == ((N, 3, *SIZE), "meta")
+    assert set(model.runs["decode"]) == {N, 2 * N}
 
 
 def test_guided_sampling_does_not_depend_on_the_batch(condition: SemanticMap) -> None:
