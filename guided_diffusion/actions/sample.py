@@ -27,6 +27,7 @@ from guided_diffusion.runtime.distributed import World, join
 from guided_diffusion.runtime.files import digest
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.samples.manifest import SampleSettings
 from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples, read_conditions
 
 SHEET = "contact_sheet.png"
@@ -98,33 +99,33 @@ def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: 
         )
 
 
-def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_steps: int) -> dict[str, Any]:
+def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_steps: int) -> SampleSettings:
     """Return what all samples of this run have in common, as the manifest records it.
 
     What is off is None where the key was added later, as it is for folders that were begun before.
     """
     sampler, labels = config.sampler, trained.label_diffusion
     eta_path = config.sampled_labels.eta_path
-    return {
-        "run_seed": config.seed,
-        "sampler": sampler.sampler,
-        "steps": num_steps,
-        "time_grid": spacing(sampler),
-        "eta": sampler.eta,
-        "s": sampler.s,
-        "guidance_interval": list(sampler.guidance_interval) if sampler.guidance_interval else None,
-        "clip_denoised": sampler.clip_denoised,
-        "dynamic_threshold": sampler.dynamic_threshold,
-        "extrapolation": config.sampled_labels.extrapolation,
-        "cond_diffuse": labels.cond_diffuse or None,
-        "cond_opt": labels.cond_opt if labels.cond_diffuse else None,
-        "eta_path": digest(Path(eta_path)) if eta_path else None,
-        "unlabeled_to_zero": config.sampled_labels.unlabeled_to_zero or None,
-        "weights": config.weights.weights,
-        "augment_masks": config.augment_masks,
-        "precision": config.precision.precision,
-        "checkpoint": digest(path),
-    }
+    return SampleSettings(
+        run_seed=config.seed,
+        sampler=sampler.sampler,
+        steps=num_steps,
+        time_grid=spacing(sampler),
+        eta=sampler.eta,
+        s=sampler.s,
+        guidance_interval=list(sampler.guidance_interval) if sampler.guidance_interval else None,
+        clip_denoised=sampler.clip_denoised,
+        dynamic_threshold=sampler.dynamic_threshold,
+        extrapolation=config.sampled_labels.extrapolation,
+        cond_diffuse=labels.cond_diffuse or None,
+        cond_opt=labels.cond_opt if labels.cond_diffuse else None,
+        eta_path=digest(Path(eta_path)) if eta_path else None,
+        unlabeled_to_zero=config.sampled_labels.unlabeled_to_zero or None,
+        weights=config.weights.weights,
+        augment_masks=config.augment_masks,
+        precision=config.precision.precision,
+        checkpoint=digest(path),
+    )
 
 
 def _announce(

@@ -3,29 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 from guided_diffusion.runtime.errors import ConfigError
 
+Mistake = tuple[str, str]  # what was found, and what to do
 
-def strict_json(text: str, source: str) -> Any:
-    """Return the value of the JSON `text`; `source` names it in errors, usually the file.
+MAX_DEPTH = 100  # far below what exhausts Python's stack, so that whatever was read can be shown, too
+MAX_DIGITS = 300  # what every integer read can still be compared with: a float
 
-    Raises ConfigError for what is not JSON, and for an object that gives a key twice.
+
+def strict_json(content: str | bytes, source: str) -> Any:
+    """Return the value of a JSON text; `source`, usually a file, names it in errors.
+
+    Raises ConfigError with a line for each mistake that `parse_json` finds.
     """
+    value, mistakes = parse_json(content)
+    if mistakes:
+        raise ConfigError([f"{source}: {found}: {remedy}" for found, remedy in mistakes])
+    return value
 
-    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in values:
-                raise ConfigError(f"{source}: key {key!r} is given twice: keep one of them")
-            values[key] = value
-        return values
+
+def parse_json(content: str | bytes) -> tuple[Any, list[Mistake]]:
+    """Return the value of a JSON text (bytes: UTF-8) and its mistakes: every key given twice, the last one counting.
+
+    Where the text cannot be read, the value is None and the last mistake says why.
+    """
+    mistakes: list[Mistake] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        times = Counter(key for key, _ in pairs)
+        twice = [key for key in times if times[key] > 1]
+        mistakes.extend((f"key {key!r} is given twice", "keep one of them") for key in twice)
+        return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique, parse_int=_integer)
+        if _depth(value) > MAX_DEPTH:
+            raise RecursionError
+        return value, mistakes
+    except UnicodeDecodeError:
+        unreadable = "not UTF-8 text", "save it as UTF-8"
     except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{source}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
-        ) from None
+        place = f"line {error.lineno}, column {error.colno}"
+        unreadable = f"not valid JSON at {place} ({error.msg})", "correct it there"
+    except RecursionError:
+        unreadable = f"nested more than {MAX_DEPTH} levels deep", "remove the needless brackets"
+    except OverflowError as error:
+        unreadable = str(error), "correct the number"
+    return None, [*mistakes, unreadable]
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise OverflowError(f"the integer {text[:12]}... has {len(text)} digits")
+    return int(text)
+
+
+def _depth(value: Any) -> int:
+    """Return how many objects and lists lie inside each other, without recursion."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return depth

@@ -1,4 +1,4 @@
-"""Samples that were written earlier: where they lie, what their manifest tells, and copies of a part of them."""
+"""Samples written earlier: where they are, what their manifest says, and copies of some of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion.data.files import read_bytes
 from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile, classes_text, read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
@@ -20,9 +18,16 @@ from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import make_folder, write_text, writing_to
 from guided_diffusion.runtime.logs import read_run_record
-from guided_diffusion.samples.writer import MANIFEST, UNFINISHED, read_manifest
+from guided_diffusion.samples.manifest import (
+    FOLDERS,
+    MANIFEST,
+    UNFINISHED,
+    ManifestLine,
+    mask_digest,
+    read_manifest,
+    write_manifest,
+)
 
-KINDS = ("images", "masks")
 RUN_CONFIG = "config.json"
 SELECTION = "selection.json"  # tells a folder that was filled from here from all others
 LAYOUT = "multi-class"  # of every folder of samples, whatever the layout of the real dataset
@@ -30,24 +35,19 @@ LAYOUT = "multi-class"  # of every folder of samples, whatever the layout of the
 
 @dataclass(frozen=True)
 class SampleFolder:
-    """A folder with images/ and masks/.
-
-    split: its name below the results_path, "" where it is that itself.
-    config: what `sample` was run with, empty where it says nothing.
-    lines: by the image's path relative to the folder, its line of the manifest; empty where there is none.
-    """
+    """A folder with images/ and masks/."""
 
     folder: Path
-    split: str
-    config: Mapping[str, Any]
-    lines: Mapping[str, Mapping[str, Any]]
+    split: str  # its name below the results_path, "" where it is that itself
+    config: Mapping[str, Any]  # what `sample` was run with, empty where this is not recorded
+    lines: Mapping[str, ManifestLine]  # by the image's path relative to the folder; empty without a manifest
 
     @property
     def checkpoint(self) -> str | None:
-        """Digest of the checkpoint the samples were made with, None where nobody knows."""
-        return next((line.get("checkpoint") for line in self.lines.values()), None)
+        """Digest of the checkpoint the samples were made with, None if unknown."""
+        return next((line.checkpoint for line in self.lines.values()), None)
 
-    def line_of(self, pair: Pair) -> Mapping[str, Any] | None:
+    def line_of(self, pair: Pair) -> ManifestLine | None:
         """Return the manifest's line of a pair, None where it has none."""
         return self.lines.get(Path(pair.image).relative_to(self.folder).as_posix())
 
@@ -70,14 +70,14 @@ def find_samples(directory: str | Path) -> SampleFolder:
     if (folder / UNFINISHED).exists():
         raise DataError(f"{folder}: its samples are not finished; run the same sample command again first")
     manifest = folder / MANIFEST
-    lines = {line["image"]: line for line in read_manifest(manifest)} if manifest.exists() else {}
+    lines = {line.image: line for line in read_manifest(manifest)} if manifest.exists() else {}
     return SampleFolder(folder, "" if folder == root else folder.name, read_run_record(folder), lines)
 
 
 def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels: int) -> tuple[Pair, ...]:
-    """Return the pairs of a folder of samples, scanned, their masks held against the real dataset's `encoding`.
+    """Return the scanned pairs of a folder of samples, their masks checked against the real dataset's `encoding`.
 
-    Raises DataError with a line for everything that is wrong with them.
+    Raises DataError with a line for each problem.
     """
     folder = samples.folder
     for root in (folder, folder.parent):
@@ -115,8 +115,8 @@ def _refuse_other_classes(path: Path, classes: ClassesFile, encoding: LabelEncod
 
 
 def mask_digests(pairs: Sequence[Pair]) -> list[str]:
-    """Return of each mask file the digest by which a manifest names it: 16 hexadecimal digits of its SHA-256."""
-    return [sha256(read_bytes(pair.mask)).hexdigest()[:16] for pair in pairs]
+    """Return for each pair the digest by which a manifest names its mask file."""
+    return [mask_digest(pair.mask) for pair in pairs]
 
 
 def refuse_target(samples: SampleFolder, target: str | Path) -> None:
@@ -130,7 +130,7 @@ def refuse_target(samples: SampleFolder, target: str | Path) -> None:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    return [path for kind in KINDS for path in sorted((folder / kind).rglob("*")) if path.is_file()]
+    return [path for kind in FOLDERS for path in sorted((folder / kind).rglob("*")) if path.is_file()]
 
 
 def write_selection(
@@ -140,12 +140,10 @@ def write_selection(
     target: str | Path,
     notes: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Copy some samples, with their lines of the manifest and the options they were made with; return their folder.
+    """Copy samples with their manifest lines, to which `notes` adds keys, and their options; return their folder.
 
-    notes: for each pair what is to be known of it: what its line of the manifest says beside what it said before.
-
-    They take the place of an earlier selection (see `refuse_target`). The manifest is written last, so that a copy that
-    was broken off has none. Raises UserError where `target` cannot be written.
+    They replace an earlier selection (see `refuse_target`). The manifest is written last, so that an interrupted copy
+    has none. Raises UserError where `target` cannot be written.
     """
     root = Path(target).absolute()
     folder = root / samples.split
@@ -165,7 +163,6 @@ def write_selection(
     if samples.config:
         write_text(folder / RUN_CONFIG, json.dumps(samples.config, indent=2) + "\n")
     if samples.lines:
-        known = [samples.line_of(pair) for pair in pairs]
-        lines = [{**line, **note} for line, note in zip(known, notes, strict=True) if line is not None]
-        write_text(folder / MANIFEST, "".join(json.dumps(line) + "\n" for line in lines))
+        lines = zip(map(samples.line_of, pairs), notes, strict=True)
+        write_manifest(folder / MANIFEST, [line.with_notes(note) for line, note in lines if line is not None])
     return folder

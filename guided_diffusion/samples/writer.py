@@ -7,12 +7,11 @@ on, each process keeps its own `.manifest-<rank>.jsonl`, and the lines are merge
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.datasets import read_condition
-from guided_diffusion.data.files import read_bytes
 from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry, Pair
@@ -29,11 +27,19 @@ from guided_diffusion.data.transforms import JointTransform, augment_mask
 from guided_diffusion.data.visualize import quantize
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import make_folder, remove_leftovers, replacing, write_text, writing_to
-from guided_diffusion.runtime.logs import read_json_lines
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-
-MANIFEST = "manifest.jsonl"
-UNFINISHED = ".synthetic"  # there while samples are being made
+from guided_diffusion.samples.manifest import (
+    FOLDERS,
+    MANIFEST,
+    PART,
+    UNFINISHED,
+    ManifestLine,
+    SampleSettings,
+    mask_digest,
+    read_manifest,
+    stays_inside,
+    write_manifest,
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,22 @@ class PlannedSample:
     repeat: int
     seed: int
 
+    @property
+    def image(self) -> str:
+        """Where the image will lie, relative to the manifest."""
+        return f"images/{self.name}.png"
+
+    @property
+    def mask(self) -> str:
+        """Where the mask will lie, relative to the manifest."""
+        return f"masks/{self.name}.png"
+
 
 def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int) -> list[PlannedSample]:
     """Return `num_samples` samples (None: one for each mask) that use the masks in turn.
 
     The first use of a mask keeps its name, the n-th further use appends `_rep<n>`.
+    Raises DataError where two samples would have one name, and for a name that means another file on Windows.
     """
     count = len(sources) if num_samples is None else num_samples
     plan = []
@@ -64,6 +81,10 @@ def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, s
         if other is not sample:
             raise DataError(
                 f"{sample.source.mask}: its repeat would be called {sample.name}, as {other.source.mask} is: rename one"
+            )
+        if not stays_inside(sample.image):
+            raise DataError(
+                f"{sample.source.mask}: has a backslash in its name, which Windows takes for a folder: rename it"
             )
     return plan
 
@@ -93,42 +114,23 @@ def read_conditions(
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """Return an image [1 or 3, H, W] in [-1, 1] as an 8-bit grey or RGB picture."""
+    """Return an image [1 or 3, H, W] in [-1, 1] as an 8-bit gray or RGB picture."""
     (pixels,) = quantize(image.cpu().numpy()[None])
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-
-
-def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a manifest, whose paths all lie in its folder; DataError where it is none of ours."""
-    needed = {"index": int, "image": str, "mask": str, "source_mask": str, "source_digest": str}
-    try:
-        lines = read_json_lines(path)
-    except (OSError, UnicodeDecodeError):
-        lines = [None]
-    for line in lines:
-        if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in needed.items()):
-            raise DataError(f"{path}: is no manifest of samples, or damaged: restore it, or use another folder")
-        for kind in ("image", "mask"):
-            named = Path(line[kind])
-            if named.is_absolute() or ".." in named.parts:
-                raise DataError(f"{path}: names {line[kind]!r}, which is outside its folder: it was tampered with")
-    return lines
 
 
 class SyntheticFolder:
     """`<root>/<split>/{images,masks}` with `manifest.jsonl` beside them; existing samples are never written again.
 
-    `<root>/classes.json` serves all splits.
-    settings: what all samples have in common (checkpoint digest, sampler, steps, scale, run seed, ...); a folder that
-        was begun with other settings is refused.
+    `<root>/classes.json` serves all splits. A folder that was begun with other settings is refused.
     """
 
-    def __init__(self, root: str | Path, split: str, encoding: LabelEncoding, settings: Mapping[str, Any]):
+    def __init__(self, root: str | Path, split: str, encoding: LabelEncoding, settings: SampleSettings):
         self.root = Path(root)
         self.folder = self.root / split if split else self.root
         self.encoding = encoding
-        self.settings = dict(settings)
-        self._part: Any = None
+        self.settings = settings
+        self._part: TextIO | None = None
         self._digests: dict[str, str] = {}
 
     @property
@@ -136,7 +138,7 @@ class SyntheticFolder:
         """The manifest's path."""
         return self.folder / MANIFEST
 
-    def begin(self, plan: Sequence[PlannedSample]) -> dict[int, dict[str, Any]]:
+    def begin(self, plan: Sequence[PlannedSample]) -> dict[int, ManifestLine]:
         """Prepare the folder for `plan` and return the manifest lines of the samples that are there already, by index.
 
         To be called in one process, before any of them writes.
@@ -149,37 +151,34 @@ class SyntheticFolder:
         if not self._begun.exists():
             self._refuse_foreign_files(known)
         self._share_classes()
-        for kind in ("images", "masks"):
+        for kind in FOLDERS:
             make_folder(self.folder / kind)
         with writing_to(self._begun):
             self._begun.touch()
         return self._merge()
 
-    def _refuse_other_settings(self, lines: Mapping[int, Mapping[str, Any]]) -> None:
+    def _refuse_other_settings(self, lines: Mapping[int, ManifestLine]) -> None:
         for line in lines.values():
-            for key, value in self.settings.items():
-                if line.get(key) != value:
+            for key, value in self.settings:
+                if getattr(line, key) != value:
                     raise DataError(
-                        f"{self.manifest}: holds samples with {key} {json.dumps(line.get(key))}, these would have "
+                        f"{self.manifest}: holds samples with {key} {json.dumps(getattr(line, key))}, these would have "
                         f"{json.dumps(value)}: choose another results_path"
                     )
 
-    def _refuse_other_masks(self, lines: Mapping[int, Mapping[str, Any]], plan: Sequence[PlannedSample]) -> None:
+    def _refuse_other_masks(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:
         for sample in plan:
             line = lines.get(sample.index)
-            if line and (line["image"], line["source_digest"]) != (
-                self._paths(sample)["image"],
-                self._source_digest(sample),
-            ):
+            if line and (line.image, line.source_digest) != (sample.image, self._source_digest(sample)):
                 raise DataError(
-                    f"{self.manifest}: sample {sample.index} was made from {line['source_mask']}, it would now be made "
+                    f"{self.manifest}: sample {sample.index} was made from {line.source_mask}, it would now be made "
                     f"from {sample.source.mask}: the masks are others than they were; choose another results_path"
                 )
 
-    def _refuse_foreign_files(self, lines: Mapping[int, Mapping[str, Any]]) -> None:
+    def _refuse_foreign_files(self, lines: Mapping[int, ManifestLine]) -> None:
         """Refuse what this folder did not get from here: it would be overwritten, or taken for samples."""
-        named = {line[kind] for line in lines.values() for kind in ("image", "mask")}
-        for kind in ("images", "masks"):
+        named = {file for line in lines.values() for file in line.files}
+        for kind in FOLDERS:
             for path in sorted((self.folder / kind).rglob("*")):
                 if path.is_file() and path.relative_to(self.folder).as_posix() not in named:
                     raise DataError(f"{path}: is in no manifest, so it was not sampled: choose an empty results_path")
@@ -193,15 +192,11 @@ class SyntheticFolder:
         elif path.read_bytes() != text.encode():
             raise DataError(f"{path}: belongs to another dataset: choose an empty results_path")
 
-    def _paths(self, sample: PlannedSample) -> dict[str, str]:
-        """Return where image and mask of a sample lie, relative to the folder of the manifest."""
-        return {kind: f"{kind}s/{sample.name}.png" for kind in ("image", "mask")}
-
     def _source_digest(self, sample: PlannedSample) -> str:
-        """Return the first 16 hexadecimal digits of the SHA-256 of a sample's mask file; samples share masks."""
+        """Return the digest of a sample's mask file, read once for all samples of it."""
         path = sample.source.mask
         if path not in self._digests:
-            self._digests[path] = hashlib.sha256(read_bytes(path)).hexdigest()[:16]
+            self._digests[path] = mask_digest(path)
         return self._digests[path]
 
     @property
@@ -211,47 +206,54 @@ class SyntheticFolder:
 
     @property
     def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob(".manifest-*.jsonl"))
+        return sorted(self.folder.glob(PART.format("*")))
 
-    def _lines(self) -> dict[int, dict[str, Any]]:
+    def _lines(self) -> dict[int, ManifestLine]:
         """Return the lines of the manifest and of the processes' parts, by index and in its order."""
-        lines: dict[int, dict[str, Any]] = {}
+        lines: dict[int, ManifestLine] = {}
         for path in [self.manifest, *self._parts]:
             if path.exists():
-                lines.update({line["index"]: line for line in read_manifest(path)})
+                lines.update({line.index: line for line in read_manifest(path)})
         return dict(sorted(lines.items()))
 
-    def _merge(self) -> dict[int, dict[str, Any]]:
+    def _merge(self) -> dict[int, ManifestLine]:
         """Take the processes' lines into the manifest; return, and keep there, those whose files exist."""
         there = {index: line for index, line in self._lines().items() if self._is_there(line)}
         if there:
-            write_text(self.manifest, "".join(json.dumps(line) + "\n" for line in there.values()))
+            write_manifest(self.manifest, there.values())
         for path in self._parts:
             path.unlink()
         return there
 
-    def _is_there(self, line: Mapping[str, Any]) -> bool:
-        files = [self.folder / line[kind] for kind in ("image", "mask")]
+    def _is_there(self, line: ManifestLine) -> bool:
+        files = [self.folder / file for file in line.files]
         return all(file.is_file() and file.stat().st_size for file in files)
 
     def open_part(self, rank: int) -> None:
         """Begin this process's part of the manifest."""
-        path = self.folder / f".manifest-{rank}.jsonl"
+        path = self.folder / PART.format(rank)
         with writing_to(path):
             self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
         """Write one pair ([C, H, W] in [-1, 1] and [H, W] class ids), then its line of the manifest."""
-        paths = self._paths(sample)
-        for kind, picture in (("image", to_picture(image)), ("mask", self.encoding.encode(label.cpu().numpy()))):
-            remove_leftovers(self.folder / paths[kind])
-            with replacing(self.folder / paths[kind]) as temporary:
+        mask = self.encoding.encode(label.cpu().numpy())
+        for file, picture in ((sample.image, to_picture(image)), (sample.mask, mask)):
+            remove_leftovers(self.folder / file)
+            with replacing(self.folder / file) as temporary:
                 picture.save(temporary, format="PNG")
-        source = {"source_mask": str(sample.source.mask), "source_digest": self._source_digest(sample)}
-        line = {"index": sample.index, **paths, **source, "seed": sample.seed, **self.settings}
+        line = ManifestLine(
+            index=sample.index,
+            image=sample.image,
+            mask=sample.mask,
+            source_mask=str(sample.source.mask),
+            source_digest=self._source_digest(sample),
+            seed=sample.seed,
+            **self.settings.model_dump(),
+        )
         # The line comes last: a pair without one is made again, a line without its pair cannot be.
         with writing_to(self.manifest):
-            self._part.write(json.dumps(line) + "\n")
+            self._part.write(line.text())
             self._part.flush()
 
     def close_part(self) -> None:
@@ -260,14 +262,14 @@ class SyntheticFolder:
             self._part.close()
             self._part = None
 
-    def finish(self) -> list[dict[str, Any]]:
+    def finish(self) -> list[ManifestLine]:
         """Merge all parts, in one process after the others are done; return the manifest's lines by index."""
         lines = self._merge()
         self._begun.unlink(missing_ok=True)
         return list(lines.values())
 
-    def tiles(self, lines: Iterable[Mapping[str, Any]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples, for pictures of them."""
         for line in lines:
-            with Image.open(self.folder / line["image"]) as image, Image.open(self.folder / line["mask"]) as mask:
-                yield np.asarray(image), self.encoding.decode(mask, line["mask"])
+            with Image.open(self.folder / line.image) as image, Image.open(self.folder / line.mask) as mask:
+                yield np.asarray(image), self.encoding.decode(mask, line.mask)

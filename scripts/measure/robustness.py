@@ -192,9 +192,9 @@ def judged(judge: nn.Module, samples: SampleFolder, truth: ImageSet) -> Counts:
     place = {name: index for index, name in enumerate(truth.names)}
     images, owner = [], []
     for line in samples.lines.values():
-        with Image.open(samples.folder / line["image"]) as image:
+        with Image.open(samples.folder / line.image) as image:
             images.append(np.asarray(image.convert("RGB")))
-        owner.append(place[Path(line["source_mask"]).stem])
+        owner.append(place[Path(line.source_mask).stem])
     found = count(truth.labels[owner], predict(judge, np.stack(images), 64, torch.device("cpu")), truth.num_classes)
     assert np.bincount(owner, minlength=len(truth)).min() == SAMPLES_PER_MASK
     rows = np.zeros((3, len(truth), truth.num_classes), dtype=np.int64)
@@ -292,8 +292,8 @@ def draw_picture(root: Path, truth: ImageSet, samples: Mapping[tuple[str, int, s
 
 
 def _picture(folder: SampleFolder, kind: str, name: str) -> NDArray[np.uint8]:
-    line = next(line for line in folder.lines.values() if Path(line["source_mask"]).stem == name)
-    with Image.open(folder.folder / line[kind]) as picture:
+    line = next(line for line in folder.lines.values() if Path(line.source_mask).stem == name)
+    with Image.open(folder.folder / getattr(line, kind)) as picture:
         return np.asarray(picture)
 
 

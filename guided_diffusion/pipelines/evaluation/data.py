@@ -272,8 +272,9 @@ def find_origins(
     by_map: dict[int, dict[bytes, list[int]]] = {}
     found = np.full((2, len(synthetic.pairs)), -1, np.int64)
     for index, (pair, label) in enumerate(zip(synthetic.pairs, synthetic.images.labels, strict=True)):
-        line = samples.line_of(pair) or {}
-        digest, name = line.get("source_digest", ""), PurePath(line.get("source_mask", "").replace("\\", "/")).name
+        line = samples.line_of(pair)
+        digest, source = (line.source_digest, line.source_mask) if line else ("", "")
+        name = PurePath(source.replace("\\", "/")).name
         matches = {row: known.get(digest, []) for row, known in by_digest.items()}
         if not any(matches.values()):
             # The views of every mask are only made where a sample needs them.

@@ -1,0 +1,120 @@
+"""The folder of a synthetic dataset: what it is continued with, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.pairing import MaskEntry
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, SampleSettings, mask_digest
+from guided_diffusion.samples.reader import find_samples
+from guided_diffusion.samples.writer import SyntheticFolder, plan_samples
+
+SETTINGS = SampleSettings(run_seed=0, sampler="ddim", steps=4, eta=0.0, s=1.0, weights="ema", checkpoint="0" * 16)
+
+
+@pytest.fixture
+def encoding() -> LabelEncoding:
+    return LabelEncoding(2, ("background", "scratch"), ((0,), (1,)))
+
+
+@pytest.fixture
+def sources(tmp_path) -> list[MaskEntry]:
+    (tmp_path / "source").mkdir()
+    entries = []
+    for index in range(2):
+        path = tmp_path / "source" / f"m{index}.png"
+        Image.fromarray(np.full((4, 4), index, np.uint8)).save(path)
+        entries.append(MaskEntry(path.stem, str(path)))
+    return entries
+
+
+@pytest.fixture
+def fill(tmp_path, encoding, sources):
+    """Write `count` samples, as far as they are not there, into a folder with some settings."""
+
+    def run(count: int, settings: SampleSettings = SETTINGS, split: str = "") -> tuple[SyntheticFolder, int]:
+        plan = plan_samples(sources, count, seed=0)
+        output = SyntheticFolder(tmp_path / "out", split, encoding, settings)
+        done = output.begin(plan)
+        for rank in range(2):
+            output.open_part(rank)
+            for sample in plan[rank::2]:
+                if sample.index not in done:
+                    output.write(sample, torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.int64))
+            output.close_part()
+        assert len(output.finish()) >= count
+        return output, len(done)
+
+    return run
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+
+
+def test_lines_of_all_processes_are_merged_by_index(fill, sources):
+    output, _ = fill(3)
+    lines = lines_of(output.folder)
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    assert [line["image"] for line in lines] == ["images/m0.png", "images/m1.png", "images/m0_rep001.png"]
+    assert lines[1]["source_digest"] == mask_digest(sources[1].mask)
+    assert list(lines[0])[6:] == list(SampleSettings.model_fields)
+    assert all((output.folder / line[kind]).is_file() for line in lines for kind in ("image", "mask"))
+    assert not list(output.folder.glob(".*"))
+    found = find_samples(output.folder)
+    assert found.checkpoint == "0" * 16
+    assert found.lines["images/m1.png"].source_mask == sources[1].mask
+
+
+def test_a_folder_is_continued(fill):
+    first, _ = fill(2)
+    before = (first.folder / MANIFEST).read_bytes()
+    output, done = fill(3)
+    assert done == 2
+    assert (output.folder / MANIFEST).read_bytes().startswith(before)
+
+
+def test_a_folder_of_an_older_version_is_continued_and_its_lines_stay(fill):
+    output, _ = fill(2)
+    lines = lines_of(output.folder)
+    for line in lines:
+        for key in ("time_grid", "extrapolation", "cond_diffuse", "precision"):
+            assert line.pop(key) is None
+        line["timestep_respacing"] = "4"
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (output.folder / MANIFEST).write_text(text)
+    _, done = fill(3)
+    assert done == 2
+    assert (output.folder / MANIFEST).read_text().startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"s": 1.5}, "holds samples with s 1.0, these would have 1.5"),
+        ({"guidance_interval": [0.1, 2.0]}, "holds samples with guidance_interval null, these would have [0.1, 2.0]"),
+        ({"weights": "raw"}, 'holds samples with weights "ema", these would have "raw"'),
+        ({"clip_denoised": False}, "holds samples with clip_denoised null, these would have false"),
+    ],
+)
+def test_samples_of_other_settings_are_not_mixed(fill, changed, found):
+    output, _ = fill(2)
+    before = (output.folder / MANIFEST).read_bytes()
+    with pytest.raises(DataError) as error:
+        fill(3, SETTINGS.model_copy(update=changed))
+    assert str(error.value) == f"{output.manifest}: {found}: choose another results_path"
+    assert (output.folder / MANIFEST).read_bytes() == before
+    assert not (output.folder / UNFINISHED).exists()
+
+
+def test_a_mask_whose_name_is_another_path_on_windows_is_refused_before_sampling():
+    with pytest.raises(DataError, match=r"a\\b\.png: has a backslash in its name"):
+        plan_samples([MaskEntry("a\\b", "masks/a\\b.png")], 1, seed=0)
