@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def _build(path: str, content: dict[str, Any], mistakes: list[Mistake]) -> Class
     classes = [_read_entry(f"class {index}", content[str(index)], _Class, mistakes) for index in indices]
     ignore = _read_entry("ignore", content.get("ignore", {}), _Ignore, mistakes)
     names = tuple(entry.name for entry in classes)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     mistakes += [(f"two classes are named {name!r}", "give every class a name of its own") for name in twice]
     values, colors = (tuple(entry.codes(kind) for entry in classes) for kind in ("value", "color"))
     mistakes += _ambiguous("value", [*values, ignore.codes("value")])
@@ -145,30 +146,30 @@ def _gap(indices: Sequence[int]) -> Mistake | None:
     return None
 
 
-def _read_entry(where: str, entry: Any, kind: type[_Entry], mistakes: list[Mistake]) -> _Entry:
+def _read_entry(where: str, entry: Any, model: type[_Entry], mistakes: list[Mistake]) -> _Entry:
     """Return an entry; if it has mistakes, without the keys that have them, so that the others are still compared."""
-    if isinstance(entry, str) and kind is _Class:
+    if isinstance(entry, str) and model is _Class:
         entry = {"name": entry}
     try:
-        return kind.model_validate(entry)
+        return model.model_validate(entry)
     except ValidationError as error:
         places = [detail["loc"] for detail in error.errors(include_url=False)]
     # A color with several wrong channels is one mistake.
-    mistakes += dict.fromkeys(_mistake(where, entry, kind, place) for place in places)
+    mistakes += dict.fromkeys(_mistake(where, entry, model, place) for place in places)
     wrong = {place[0] for place in places if place}
-    known = kind.model_fields.keys() - wrong if isinstance(entry, dict) else ()
-    stand_in = {"name": where} if kind is _Class else {}
-    return kind.model_validate(stand_in | {key: entry[key] for key in known if key in entry})
+    known = model.model_fields.keys() - wrong if isinstance(entry, dict) else ()
+    stand_in = {"name": where} if model is _Class else {}
+    return model.model_validate(stand_in | {key: entry[key] for key in known if key in entry})
 
 
-def _mistake(where: str, entry: Any, kind: type[_Ignore], place: tuple[int | str, ...]) -> Mistake:
+def _mistake(where: str, entry: Any, model: type[_Ignore], place: tuple[int | str, ...]) -> Mistake:
     """Return what was found at `place`, where pydantic refuses an entry, and what to do."""
     if not place:
-        return f"{where} is {json.dumps(entry)[:60]}", f"write {kind.form}"
+        return f"{where} is {json.dumps(entry)[:60]}", f"write {model.form}"
     key = str(place[0])
-    if key not in kind.model_fields:
-        nearest = difflib.get_close_matches(key, kind.model_fields, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(kind.model_fields)}"
+    if key not in model.model_fields:
+        nearest = difflib.get_close_matches(key, model.model_fields, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(model.model_fields)}"
         return f"{where} has the unknown key {key!r}", hint
     if key == "name":
         return f"{where} has no name", 'give it one: "name": "scratch"'

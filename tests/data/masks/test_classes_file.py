@@ -72,6 +72,7 @@ def test_no_file_is_no_mistake(tmp_path):
         ('{"' + "9" * 5000 + '": "a"}', "is no class index"),
         ('{"0": "a", "99999999999": "b"}', "class 99999999999 found"),
         ('{"0": {"name": " "}}', "class 0 has no name"),
+        ('{"0": {"name": "a", "\\ud800": 1}}', "class 0 is "),
         ('{"0": {"name": 5}}', "class 0 has no name"),
         ('{"0": {"name": "a", "value": null}}', "class 0 has the value null"),
         ('{"0": {"name": "a", "value": [1]}}', r"class 0 has the value \[1\]; a value is"),
