@@ -14,19 +14,18 @@ from evaluations.metrics.lpips_diversity import groups_of_one_mask
 from evaluations.origins import MaskClue, RealMasks, leaked, origin_warnings, trace_origins
 from evaluations.segmentation.segmenter import AgreementSegmenter
 from evaluations.sets import Images, ImageSet
-from guided_diffusion.config.evaluate import ViewOptions
+from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
 from guided_diffusion.data.arrays import load_arrays
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.evaluation.options import EvaluateGroups
+from guided_diffusion.pipelines.evaluation.options import needs_training
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
 
@@ -76,24 +75,24 @@ class ScannedData:
     warnings: tuple[str, ...]
 
 
-def scan_data(groups: EvaluateGroups, folder: SampleFolder) -> ScannedData:
+def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     """Scan the splits of the real dataset that the (resolved) options need, and the samples.
 
     Raises DataError with a line for everything that keeps them from being compared.
     """
     training, encoding, warnings = None, None, []
-    if groups.needs_training:
-        report = _scan(groups, "train", None)
+    if needs_training(config):
+        report = _scan(config, "train", None)
         encoding, training = report.raise_if_fatal(), report.pairs
         warnings = problem_lines(problem for problem in report.warnings if "empty class" in problem.kind)
-    report = _scan(groups, "test", encoding)
+    report = _scan(config, "test", encoding)
     encoding, test = report.raise_if_fatal(), report.pairs
-    view = groups.view
+    view = config.view
     if view.resize == "pad":
         # Borders are of no class, and samples were written with them.
         encoding = encoding.with_ignore()
     pairs = open_samples(folder, encoding, view.image_channels)
-    data_dir = Path(groups.source.data_dir)
+    data_dir = Path(config.source.data_dir)
     for found, where, least in (
         (training, data_dir / "train", 4),
         (test, data_dir / "test", 2),
@@ -101,12 +100,12 @@ def scan_data(groups: EvaluateGroups, folder: SampleFolder) -> ScannedData:
     ):
         if found is not None and len(found) < least:
             raise DataError(f"{where}: has {len(found)} pair(s), and a comparison needs at least {least}: add some")
-    several, diversity_dir = pairs, groups.quality.diversity_dir
+    several, diversity_dir = pairs, config.quality.diversity_dir
     if diversity_dir:
         several = open_samples(find_samples(diversity_dir), encoding, view.image_channels)
     return ScannedData(
         View(encoding, view),
-        get_mode(groups.source.dataset_mode).background,
+        get_mode(config.source.dataset_mode).background,
         training,
         test,
         pairs,
@@ -117,15 +116,15 @@ def scan_data(groups: EvaluateGroups, folder: SampleFolder) -> ScannedData:
     )
 
 
-def _scan(groups: EvaluateGroups, split: str, encoding: LabelEncoding | None) -> ScanReport:
-    source: SourceOptions = groups.source
+def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) -> ScanReport:
+    source = config.source
     return scan_dataset(
         source.data_dir,
         get_mode(source.dataset_mode),
         split,
         num_classes=source.num_classes,
-        image_channels=groups.view.image_channels,
-        batch_size=groups.study.batch_size,
+        image_channels=config.view.image_channels,
+        batch_size=config.study.batch_size,
         ignore_label=source.ignore_label,
         encoding=encoding,
         with_instances=False,

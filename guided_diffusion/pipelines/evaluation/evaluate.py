@@ -9,7 +9,6 @@ from typing import Any
 
 from evaluations.errors import EvaluationError
 from evaluations.metrics.agreement import Agreement
-from evaluations.study.summary import summarize
 from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.pipelines.evaluation.data import EvaluationData, load_data, scan_data
 from guided_diffusion.pipelines.evaluation.metrics import (
@@ -20,7 +19,7 @@ from guided_diffusion.pipelines.evaluation.metrics import (
     measure,
     notes_of,
 )
-from guided_diffusion.pipelines.evaluation.options import groups_of, resolve_options
+from guided_diffusion.pipelines.evaluation.options import resolve_options
 from guided_diffusion.pipelines.evaluation.report import (
     Filtered,
     describe_data,
@@ -49,22 +48,21 @@ def evaluate(config: EvaluateConfig, world: World) -> None:
 
 
 def _evaluate(config: EvaluateConfig, world: World) -> None:
-    folder, device = Path(config.output_dir), world.device
+    folder, device, threshold = Path(config.output_dir), world.device, config.quality.filter_below
     refuse_other_output(folder)
     samples = find_samples(config.synthetic_dir)
-    filtered_folder, threshold = _filtered_folder(config, folder), groups_of(config).quality.filter_below
+    filtered_folder = Path(config.quality.filtered_dir) if config.quality.filtered_dir else folder / FILTERED
     if threshold is not None:
         refuse_target(samples, filtered_folder)
     config = resolve_options(config, samples)
-    groups = groups_of(config)
-    quality, options = groups.quality, groups.study
-    external = read_external(groups.segmenter, groups.view, device)
-    scanned = scan_data(groups, samples)
+    quality, seed = config.quality, config.study.seed
+    external = read_external(config.segmenter, config.view, device)
+    scanned = scan_data(config, samples)
     names = scanned.view.encoding.names
-    segmenter = external and external.for_classes(names, batch_size=options.batch_size, device=device)
-    metrics = make_metrics(MetricContext(quality, options.seed, device))
+    segmenter = external and external.for_classes(names, batch_size=config.study.batch_size, device=device)
+    metrics = make_metrics(MetricContext(quality, seed, device))
     data = load_data(scanned, compared_with_test=quality.compare_with == "test")
-    study = prepare_study(groups, data, folder, device)
+    study = prepare_study(config, data, folder, device)
     make_folder(folder)
     if study is not None:
         study.results.begin()
@@ -76,8 +74,8 @@ def _evaluate(config: EvaluateConfig, world: World) -> None:
     sets = data.sets(segmenter)
     measured = measure(metrics, sets)
     record = {
-        "data": describe_data(groups, data),
-        "study": summarize(study.study, names, study.results.record) if study and study.study.compared else None,
+        "data": describe_data(config.source, data),
+        "study": None if study is None else study.summary(names),
         **{each.metric.key: each.measurement.record for each in measured},
         "options": config.to_json(),
         "versions": library_versions() | library_versions(METRIC_LIBRARIES),
@@ -96,11 +94,6 @@ def refuse_other_output(folder: Path) -> None:
     action = read_run_record(folder, "environment.json").get("action", "evaluate")
     if action != "evaluate":
         raise UserError(f"output_dir is {folder}, which holds the results of {action}: choose another folder")
-
-
-def _filtered_folder(config: EvaluateConfig, folder: Path) -> Path:
-    chosen = groups_of(config).quality.filtered_dir
-    return Path(chosen) if chosen else folder / FILTERED
 
 
 def write_filtered(data: EvaluationData, agreement: Agreement, threshold: float, target: Path) -> Filtered:

@@ -1,20 +1,14 @@
-"""The options of `evaluate` by their groups, and what of them the samples' own record fills in."""
+"""What the samples' own record fills in of the options of `evaluate`, and what these ask for."""
 
 from __future__ import annotations
 
 import json
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from guided_diffusion.config.evaluate import (
-    EvaluateConfig,
-    QualityOptions,
-    SegmenterOptions,
-    StudyOptions,
-    ViewOptions,
-)
+from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
 from guided_diffusion.config.load import load_config
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, ImageSize, SourceOptions
@@ -28,29 +22,10 @@ FROM_SAMPLES = (*ViewOptions.model_fields, *(key for key in SourceOptions.model_
 SIDE = 32  # image sides of the segmentation models are multiples of it
 
 
-class EvaluateGroups(NamedTuple):
-    """The options of an evaluation, each group by its type."""
-
-    source: SourceOptions
-    view: ViewOptions
-    study: StudyOptions
-    quality: QualityOptions
-    segmenter: SegmenterOptions
-
-    @property
-    def trains_models(self) -> bool:
-        """Whether segmentation models are trained."""
-        return self.study.study or (self.quality.agreement and not self.segmenter.segmenter)
-
-    @property
-    def needs_training(self) -> bool:
-        """Whether anything that is asked for looks at the training images."""
-        return self.trains_models or self.quality.memorisation or self.quality.compare_with == "training"
-
-
-def groups_of(config: EvaluateConfig) -> EvaluateGroups:
-    """Take a configuration apart; nothing else here knows how it is put together."""
-    return EvaluateGroups(source=config, view=config, study=config, quality=config, segmenter=config)
+def needs_training(config: EvaluateConfig) -> bool:
+    """Tell whether anything that is asked for looks at the training images."""
+    quality = config.quality
+    return config.trains_models or quality.memorisation or quality.compare_with == "training"
 
 
 def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateConfig:
@@ -58,12 +33,12 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
 
     Raises ConfigError for what neither of them says, and for what the samples' record says wrongly.
     """
-    groups, values = groups_of(config), config.to_json()
+    values = config.to_json()
     for key in FROM_SAMPLES:
         if values[key] in (None, ""):
             values[key] = samples.config.get(key)
-    if groups.view.image_size is None and values["image_size"] is not None:
-        values["image_size"] = _size_of_samples(values["image_size"], multiples=groups.trains_models)
+    if config.view.image_size is None and values["image_size"] is not None:
+        values["image_size"] = _size_of_samples(values["image_size"], multiples=config.trains_models)
     missing = [key for key in ("dataset_mode", "image_size") if values[key] in (None, "")]
     if missing:
         raise ConfigError(
@@ -74,11 +49,9 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     if not values["encoder_weights"]:
         values["encoder_weights"] = "none"
     # Also what the samples say is only text in a file.
-    resolved = load_config("evaluate", values)
-    source, view, *_ = groups_of(resolved)
-    if view.resize is None:
-        resize = get_mode(source.dataset_mode).resize
-        resolved = load_config("evaluate", {**resolved.to_json(), "resize": resize})
+    resolved: EvaluateConfig = load_config("evaluate", values)
+    if resolved.view.resize is None:
+        resolved = resolved.replaced(resize=get_mode(resolved.source.dataset_mode).resize)
     return resolved
 
 

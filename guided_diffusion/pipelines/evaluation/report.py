@@ -24,10 +24,10 @@ from evaluations.report.sections import (
     study_verdict,
 )
 from guided_diffusion.data import visualize
+from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
 from guided_diffusion.pipelines.evaluation.generator import runs_behind
 from guided_diffusion.pipelines.evaluation.metrics import Measured
-from guided_diffusion.pipelines.evaluation.options import EvaluateGroups
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Filtered:
         return {"folder": self.folder, "threshold": self.threshold, "kept": self.kept}
 
 
-def describe_data(groups: EvaluateGroups, data: EvaluationData) -> dict[str, Any]:
+def describe_data(source: SourceOptions, data: EvaluationData) -> dict[str, Any]:
     """Return what was compared, for the record: where it lies, how much there is of it, digests, warnings."""
     splits = {"training": data.training, "test": data.test, "samples": data.samples}
     folder = data.scanned.folder
     return {
-        "data_dir": str(Path(groups.source.data_dir).absolute()),
+        "data_dir": str(Path(source.data_dir).absolute()),
         "synthetic_dir": str(folder.folder),
         "classes": list(data.class_names),
         "images": {name: len(split) for name, split in splits.items() if split is not None},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from evaluations.segmentation.training import TrainingPlan
 from evaluations.segmentation.weights import weights_digest
 from evaluations.study.run import Study, run_study
 from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, settings_of
+from evaluations.study.summary import summarize
 from evaluations.study.training_sets import StudyData, lacking_samples, training_sets
-from guided_diffusion.config.evaluate import StudyOptions, ViewOptions
+from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions, ViewOptions
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
-from guided_diffusion.pipelines.evaluation.options import EvaluateGroups
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.runtime.checkpoint import save_checkpoint
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
@@ -79,6 +79,10 @@ class StudyRun:
             known=(study.data.test, Counts.from_json(self.results[run.key]["counts"])),
         )
 
+    def summary(self, class_names: Sequence[str]) -> dict[str, Any] | None:
+        """Return the study as report.json holds it; None where one segmenter is trained alone."""
+        return summarize(self.study, class_names, self.results.record) if self.study.compared else None
+
     def _load(self, run: Run) -> nn.Module:
         path, plan = self.weights_of(run), self.study.plan
         model = plan.build(run.architecture, 0)
@@ -89,16 +93,16 @@ class StudyRun:
         return model.to(plan.device).eval()
 
 
-def prepare_study(groups: EvaluateGroups, data: EvaluationData, folder: Path, device: torch.device) -> StudyRun | None:
+def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, device: torch.device) -> StudyRun | None:
     """Return what the options ask for, each model built once to see that it can be; None for nothing.
 
     Raises UserError for names, sizes and weights that do not fit, for too few samples, and where samples were made
     from masks of the test images.
     """
-    if not groups.trains_models:
+    if not config.trains_models:
         return None
     assert data.training is not None
-    options, compared = groups.study, groups.study.study
+    options, compared = config.study, config.study.study
     architectures = tuple(architecture_name(name) for name in options.architectures)
     for name in architectures:
         if architectures.count(name) > 1:
@@ -109,7 +113,7 @@ def prepare_study(groups: EvaluateGroups, data: EvaluationData, folder: Path, de
         synthetic_only=options.synthetic_only,
         augment_all=options.augment_all,
     )
-    results = StudyResults(folder / FOLDER, _settings(options, groups.view, data), _digests(data))
+    results = StudyResults(folder / FOLDER, _settings(options, config.view, data), _digests(data))
     study = Study(
         StudyData(data.training, data.test, data.samples, data.origin),
         make_plan(options, len(data.class_names), device),
@@ -117,7 +121,7 @@ def prepare_study(groups: EvaluateGroups, data: EvaluationData, folder: Path, de
         tuple(settings),
         options.seeds,
         compared,
-        groups.quality.agreement and not groups.segmenter.segmenter,
+        config.quality.agreement and not config.segmenter.segmenter,
         results,
     )
     for name in dict.fromkeys(run.architecture for run in study.runs):
