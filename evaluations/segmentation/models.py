@@ -80,9 +80,8 @@ def build_segmenter(
 ) -> nn.Module:
     """Return a model on the CPU, in training mode, that maps float32 [N, 3, H, W] to logits [N, num_classes, H, W].
 
-    encoder: a name of smp, or "tu-" before one of timm. encoder_weights: "none", a local file (.pt, .pth, .safetensors)
-    or a name to download, such as "imagenet". seed: of random weights; the global random state is left as it was.
-    Raises EvaluationError for unknown names, pairs that cannot be built, and weights that cannot be used.
+    encoder: a name of smp, or "tu-" before one of timm. encoder_weights: "none", a local file, or a name to download.
+    seed: of random weights. Raises EvaluationError for names, pairs of them and weights that cannot be used.
     """
     name = architecture_name(architecture)
     _check_encoder(encoder)

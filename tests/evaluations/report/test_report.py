@@ -213,13 +213,11 @@ def test_a_sheet_is_drawn_two_groups_a_row() -> None:
     assert sheet.column_titles == ("real", "mask", "real", "mask")
     assert Sheet("One", [(image,)], ("sample",)).column_titles == ("sample",)
     assert len(sheet.labels) == 3
-    buffer = io.BytesIO()
-    Image.new("RGB", (7, 5)).save(buffer, format="PNG")
     seen = []
 
     def draw(given: Sheet) -> bytes:
         seen.append(given)
-        return buffer.getvalue()
+        return png(7, 5)
 
     page = render_report(title="t", verdict=Verdict("helps", "h"), sections=[Section("S", figures=[sheet])], draw=draw)
     assert seen == [sheet]
