@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+Images = NDArray[np.uint8]
+"""[..., H, W, 3], 0..255; gray images have three equal channels."""
 Labels = NDArray[np.integer]
+"""[..., H, W] in `0..num_classes`; `num_classes` marks ignored pixels, which no score counts."""
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one size with their label maps.
+    """Images [N, H, W, 3] of one size, their label maps [N, H, W] and a name for each."""
 
-    images: uint8 [N, H, W, 3]; grey images have three equal channels.
-    labels: integers [N, H, W] in `0..num_classes`; `num_classes` marks pixels of no class, which no score counts.
-    names: one for each image.
-    """
-
-    images: Pixels
+    images: Images
     labels: Labels
     names: tuple[str, ...]
     num_classes: int
@@ -34,6 +34,13 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of all pixels and labels: what results were computed on."""
+        content = sha256(self.images.tobytes())
+        content.update(self.labels.astype(np.int32).tobytes())
+        return content.hexdigest()[:16]
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> ImageSet:
         """Return the images at `indices`, in that order; an index may come more than once."""

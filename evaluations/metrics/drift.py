@@ -1,22 +1,7 @@
-"""Do the samples look like the real images, statistically?
+"""Drift: do the samples look like the real images, statistically?
 
-Four things are compared: the mean and the standard deviation of each channel (over all pixels of all images, in grey
-levels 0..255), the share that each class has of the area, and how the power of the images is spread over frequencies.
-
-Every one of these is a mean over the images of some value (where it is not by itself, of its linearisation, the
-influence of an image on it: for the standard deviation s of a set, (s^2 + v) / 2s, where v is the mean of (x - mean)^2
-in the image). So chance is judged by Welch's t test on the images of both sets. It takes images to be independent,
-which samples from one and the same mask are not for class areas.
-
-A difference is warned of if it is beyond chance and large. Beyond chance: p < 0.01 after Bonferroni's correction for
-the number of statistics, so that of 100 pairs of equal sets at most about one raises any warning; for 12 statistics of
-many images that is a difference of more than 3.3 standard errors. Large:
-
-mean, standard deviation: more than 2 grey levels and more than a quarter of the standard deviation that the value has
-    among the real images.
-class area: more than twice or less than half the share. Of a class that one of the sets does not have at all, if by
-    Fisher's exact test on the number of images that show it this is beyond chance.
-spectrum: the power of the highest third of the frequencies differs by more than 3 dB, that is by a factor of 2.
+Compared are mean and standard deviation of each channel, class areas and power spectra. A difference is warned of if it
+is beyond chance and large: evaluations/README.md has the tests and limits.
 """
 
 from __future__ import annotations
@@ -24,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.signal
@@ -32,27 +17,29 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from evaluations.errors import EvaluationError
-from evaluations.sets import ImageSet, Labels, Pixels
+from evaluations.metrics.base import EvaluationSets, Measurement, Metric
+from evaluations.report import charts
+from evaluations.report.page import Section
+from evaluations.report.sections import chart_figure
+from evaluations.sets import Images, ImageSet, Labels
 
 Values = NDArray[np.float64]
 
 BEYOND_CHANCE = 0.01  # p value for all statistics together
 LARGE_SPREAD = 0.25  # of the standard deviation among the real images
-LARGE_LEVELS = 2.0  # grey levels
+LARGE_LEVELS = 2.0  # gray levels
 LARGE_AREA = 2.0  # factor
 LARGE_POWER = 3.0  # dB
 HIGH_FREQUENCY = 1 / 3  # cycles per pixel; along an axis there are none above 1/2
-ROUNDING_POWER = 1 / 12  # of the rounding to whole grey levels: there is nothing to be seen below
+ROUNDING_POWER = 1 / 12  # of the rounding to whole gray levels: there is nothing to be seen below
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One statistic of both sets.
+class Statistic:
+    """One statistic of both sets, and its spread: the standard deviation from image to image in the real set.
 
-    real, synthetic: its values. spread: its standard deviation from image to image in the real set.
-    z: the difference over its standard error; None where nothing varies.
+    z: the difference over its standard error; None where nothing varies. large: whether the difference is.
     p: how probable such a difference is by chance, times the number of all statistics and at most 1.
-    large: whether it is, by the rules at the head of this file.
     """
 
     real: float
@@ -64,6 +51,7 @@ class Difference:
 
     @property
     def change(self) -> float:
+        """The samples' value less the real one."""
         return self.synthetic - self.real
 
     @property
@@ -74,21 +62,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class Drift:
-    """How `num_synthetic` images differ from `num_real`.
+    """How `num_synthetic` images differ from `num_real`: mean and std of each channel in gray levels.
 
-    channels: their names; ("grey",) where all images are grey. mean, std: for each channel, in grey levels.
-    areas: for each class, its share of the pixels that have a class, in 0..1.
-    high_power: of the highest third of the frequencies, in dB.
-    frequency: [B], cycles per pixel. real_spectrum, synthetic_spectrum: [B], in dB, means over the images; see spectra.
+    areas: of each class, its share of the pixels that have a class, in 0..1. high_power: of the highest third of the
+    frequencies, in dB. real_spectrum, synthetic_spectrum: [B] in dB by frequency [B] in cycles per pixel; see spectra.
     """
 
     num_real: int
     num_synthetic: int
     channels: tuple[str, ...]
-    mean: tuple[Difference, ...]
-    std: tuple[Difference, ...]
-    areas: tuple[Difference, ...]
-    high_power: Difference
+    mean: tuple[Statistic, ...]
+    std: tuple[Statistic, ...]
+    areas: tuple[Statistic, ...]
+    high_power: Statistic
     frequency: Values
     real_spectrum: Values
     synthetic_spectrum: Values
@@ -116,7 +102,7 @@ class Drift:
         }
 
 
-def _json_of(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+def _json_of(differences: Sequence[Statistic]) -> list[dict[str, Any]]:
     return [{**asdict(each), "notable": each.notable} for each in differences]
 
 
@@ -179,11 +165,11 @@ class Spectra(NamedTuple):
     high: Values
 
 
-def channel_moments(images: Pixels) -> tuple[Values, Values]:
+def channel_moments(images: Images) -> tuple[Values, Values]:
     """Return two arrays [N, C] whose means over the N images are the mean and the standard deviation of each channel.
 
-    images: uint8 [N, H, W, C]. Both are in grey levels, over all pixels of all images. The first are the means of the
-    images, the second the influences of the images on the standard deviation, as at the head of this file.
+    images: uint8 [N, H, W, C]. In gray levels: the means of the images, and their influences on the deviation s of the
+    set, (s^2 + v) / 2s, where v is the mean of (x - mean)^2 in the image.
     """
     sizes = images.shape[1] * images.shape[2]
     means = images.sum((1, 2), dtype=np.int64) / sizes
@@ -196,11 +182,10 @@ def channel_moments(images: Pixels) -> tuple[Values, Values]:
 
 
 def class_areas(labels: Labels, num_classes: int) -> tuple[Values, NDArray[np.bool_]]:
-    """Return [N, num_classes] whose means over the N images are the classes' shares of all pixels that have a class.
+    """Return [N, num_classes] whose means over the N images are the classes' shares of all labeled pixels.
 
-    labels: integers [N, H, W] in `0..num_classes`, the last for pixels of no class; at least one has a class.
-    The values are the influences of the images on the ratio of sums, share + (pixels - share * all) / mean(all); they
-    lie outside 0..1 for some. Second, booleans [N, num_classes]: whether the image shows the class.
+    These are the images' influences on the ratio of sums, share + (pixels - share * all) / mean(all), some outside
+    0..1. Second, booleans [N, num_classes]: whether the image shows the class.
     """
     counts = np.stack([np.bincount(label.ravel(), minlength=num_classes + 1)[:num_classes] for label in labels])
     totals = counts.sum(1, keepdims=True)
@@ -208,16 +193,13 @@ def class_areas(labels: Labels, num_classes: int) -> tuple[Values, NDArray[np.bo
     return shares + (counts - shares * totals) / totals.mean(), counts > 0
 
 
-def spectra(images: Pixels) -> Spectra:
+def spectra(images: Images) -> Spectra:
     """Return the radially averaged power spectra of `images` [N, H, W, 3], of the mean of their channels.
 
-    The power |F(w (x - m))|^2 / sum(w^2) is that of the image less its mean m under a Hann window w, which keeps the
-    edges of the picture from counting as detail; for white noise it is the noise's variance at all frequencies. A bin
-    is as wide as one cycle on the shorter side; there are bins for 1 cycle to Nyquist's frequency. "high" is the
-    mean power at all frequencies above a third of a cycle per pixel, those in the corners of the spectrum among them,
-    where a checkerboard is. In dB: 10 log10 of the power in squared grey levels, to which 1/12 is added, that of the
-    rounding to whole levels.
+    |F(w (x - m))|^2 / sum(w^2) of an image x with mean m under a Hann window w, in dB of squared gray levels plus 1/12.
+    Bins are one cycle on the shorter side wide; "high" is the mean above a third of a cycle per pixel.
     """
+    # The window keeps the edges of the picture from counting as detail; a checkerboard is in the spectrum's corners.
     height, width = images.shape[1:3]
     window = np.outer(*(scipy.signal.windows.hann(side, sym=False) for side in (height, width)))
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
@@ -227,8 +209,8 @@ def spectra(images: Pixels) -> Spectra:
     radial, high = [], []
     for image in images:
         grey = image.mean(-1)
-        centred = grey - (grey * window).sum() / window.sum()
-        power = np.abs(np.fft.fft2(centred * window)) ** 2 / np.square(window).sum()
+        centered = grey - (grey * window).sum() / window.sum()
+        power = np.abs(np.fft.fft2(centered * window)) ** 2 / np.square(window).sum()
         sums = np.bincount(bins, power.ravel())[1 : len(frequency) + 1]
         radial.append(sums / np.bincount(bins)[1 : len(frequency) + 1])
         high.append(power[radius > HIGH_FREQUENCY].mean())
@@ -239,7 +221,7 @@ def spectra(images: Pixels) -> Spectra:
 # ------------------------------------------------------------------------------------------------- differences
 
 
-def _difference(real: Values, synthetic: Values, *, large: bool, p: float | None = None) -> Difference:
+def _difference(real: Values, synthetic: Values, *, large: bool, p: float | None = None) -> Statistic:
     """Return the difference of the means of two samples [N], [M]; p is that of Welch's t test unless it is given."""
     change = synthetic.mean() - real.mean()
     spreads = [float(values.std(ddof=1)) for values in (real, synthetic)]
@@ -249,7 +231,7 @@ def _difference(real: Values, synthetic: Values, *, large: bool, p: float | None
     if p is None and error > 0:
         moments = (real.mean(), spreads[0], len(real), synthetic.mean(), spreads[1], len(synthetic))
         p = float(scipy.stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
-    return Difference(
+    return Statistic(
         real=float(real.mean()),
         synthetic=float(synthetic.mean()),
         spread=spreads[0],
@@ -259,20 +241,20 @@ def _difference(real: Values, synthetic: Values, *, large: bool, p: float | None
     )
 
 
-def _corrected(found: Difference, count: int) -> Difference:
+def _corrected(found: Statistic, count: int) -> Statistic:
     return replace(found, p=min(1.0, found.p * count))
 
 
-def _levels(real: Values, synthetic: Values) -> Difference:
+def _levels(real: Values, synthetic: Values) -> Statistic:
     least = max(LARGE_LEVELS, LARGE_SPREAD * real.std(ddof=1))
     return _difference(real, synthetic, large=bool(abs(synthetic.mean() - real.mean()) > least))
 
 
-def _power(real: Values, synthetic: Values) -> Difference:
+def _power(real: Values, synthetic: Values) -> Statistic:
     return _difference(real, synthetic, large=bool(abs(synthetic.mean() - real.mean()) > LARGE_POWER))
 
 
-def _area(real: Values, synthetic: Values, real_shown: NDArray[np.bool_], shown: NDArray[np.bool_]) -> Difference:
+def _area(real: Values, synthetic: Values, real_shown: NDArray[np.bool_], shown: NDArray[np.bool_]) -> Statistic:
     if real_shown.any() and shown.any():
         factor = synthetic.mean() / real.mean()
         return _difference(real, synthetic, large=bool(max(factor, 1 / factor) > LARGE_AREA))
@@ -285,7 +267,7 @@ def _area(real: Values, synthetic: Values, real_shown: NDArray[np.bool_], shown:
 # ---------------------------------------------------------------------------------------------------- warnings
 
 
-def _mean_line(channel: str, found: Difference) -> str:
+def _mean_line(channel: str, found: Statistic) -> str:
     return (
         f"{channel} is {abs(found.change):.1f} grey levels {'brighter' if found.change > 0 else 'darker'} than in the "
         f"real images ({found.synthetic:.1f} against {found.real:.1f}; their own images vary by {found.spread:.1f}): "
@@ -293,7 +275,7 @@ def _mean_line(channel: str, found: Difference) -> str:
     )
 
 
-def _std_line(channel: str, found: Difference) -> str:
+def _std_line(channel: str, found: Statistic) -> str:
     more = found.change > 0
     return (
         f"{channel} has {'more' if more else 'less'} contrast than in the real images (standard deviation "
@@ -302,7 +284,7 @@ def _std_line(channel: str, found: Difference) -> str:
     )
 
 
-def _area_line(name: str, found: Difference) -> str:
+def _area_line(name: str, found: Statistic) -> str:
     if found.synthetic == 0:
         finding = f"no mask of the samples has class '{name}', which covers {found.real:.2%} of the real ones"
     elif found.real == 0:
@@ -315,10 +297,51 @@ def _area_line(name: str, found: Difference) -> str:
     return f"{finding}: choose the masks to sample from in the proportions that are wanted"
 
 
-def _power_line(found: Difference) -> str:
+def _power_line(found: Statistic) -> str:
     more = found.change > 0
     return (
         f"the highest third of the frequencies has {abs(found.change):.1f} dB {'more' if more else 'less'} power than "
         f"in the real images, so the samples are {'noisy or have a fine pattern' if more else 'blurred'}: "
         + ("sample with more steps or train longer" if more else "train longer")
     )
+
+
+# ----------------------------------------------------------------------------------------------------- metric
+
+
+@dataclass(frozen=True)
+class DriftFound:
+    """The drift and the names of the classes."""
+
+    drift: Drift
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DriftMetric(Metric[DriftFound]):
+    """Drift of the samples from all real images that were read."""
+
+    key: ClassVar = "drift"
+
+    def measure(self, sets: EvaluationSets) -> Measurement[DriftFound]:
+        """Return the drift; what is notable is a warning."""
+        drift = compare_sets(sets.real, sets.samples)
+        found = DriftFound(drift, sets.class_names)
+        return Measurement(drift.to_json(), found, warnings=tuple(drift.warnings(sets.class_names)))
+
+    def section(self, measurement: Measurement[DriftFound]) -> Section:
+        """Return the real values beside those of the samples."""
+        drift, names = measurement.result.drift, measurement.result.class_names
+        compared = {
+            "Channel means": (drift.channels, drift.mean, "grey levels"),
+            "Channel standard deviations": (drift.channels, drift.std, "grey levels"),
+            "Class areas": (names, drift.areas, "share of the pixels"),
+        }
+        figures = []
+        for title, (rows, found, unit) in compared.items():
+            real, synthetic = [each.real for each in found], [each.synthetic for each in found]
+            figures.append(chart_figure(charts.paired_bars(rows, real, synthetic, unit), title))
+        power = (10 ** (spectrum / 10) for spectrum in (drift.real_spectrum, drift.synthetic_spectrum))
+        figures.append(chart_figure(charts.spectrum_curves(drift.frequency, *power), "Power spectra"))
+        text = measurement.warnings or ["Nothing parts beyond chance and the spread of the real images."]
+        return Section("Do they look like the real images?", text, figures=figures)

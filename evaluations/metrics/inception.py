@@ -1,131 +1,25 @@
-"""Features of InceptionV3 as FID uses it, and the reading of weights files that are not to be trusted."""
+"""Features of InceptionV3 as FID uses it."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
-import socket
-import textwrap
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
-from urllib.error import URLError
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from tqdm import tqdm
 
 from evaluations.errors import EvaluationError
-from evaluations.sets import Pixels
+from evaluations.metrics.base import BATCH, FeatureExtractor
+from evaluations.published_weights import misfit, preserve_rng, read_weights
+from evaluations.sets import Images
 
 _OPTION = "inception_weights"
-_PATIENCE = 10.0  # seconds without an answer after which a download is given up
-_LONGEST_REASON = 160  # characters
-
-
-# ---------------------------------------------------------------------------------------------- weights files
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Tensors by name, the file they came from, and the first 16 hexadecimal digits of its SHA-256."""
-
-    tensors: dict[str, Tensor]
-    path: Path
-    digest: str
-
-
-def read_weights(weights: str, *, option: str, url: str) -> Weights:
-    """Read a dictionary of tensors onto the CPU, without ever running code from the file.
-
-    weights: a local file of torch.save or safetensors; "auto" for the file of `url` in the cache of torch.hub,
-        downloaded when it is not there. The name in `url` ends in the first digits of its SHA-256.
-    option: how messages call the option that `weights` is the value of.
-
-    Raises EvaluationError where the file is missing, damaged or no such dictionary, or cannot be downloaded.
-    """
-    path = _downloaded(url, option) if weights == "auto" else Path(weights)
-    if not path.is_file():
-        raise EvaluationError(f'{option}: {path}: no such file: give the path of the weights file, or "auto"')
-    remedy = "delete it, and it is downloaded anew" if weights == "auto" else "fetch it again, or use another file"
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        tensors = _loaded(path)
-    except Exception:  # a damaged archive, a pickle with code in it and a text file all fail in their own ways
-        raise EvaluationError(
-            f"{option}: {path}: not a readable weights file: it is damaged, or holds more than weights "
-            f"(code is never loaded): {remedy}"
-        ) from None
-    named = isinstance(tensors, dict) and all(isinstance(key, str) for key in tensors)
-    if not named or not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise EvaluationError(f"{option}: {path}: holds no weights by name: give a file with a network's state_dict")
-    return Weights(tensors, path, digest)
-
-
-def misfit(weights: Weights, option: str, network: str, error: RuntimeError) -> EvaluationError:
-    """Return the one line that stands for the many of load_state_dict's error."""
-    details = str(error).splitlines()
-    reason = textwrap.shorten(
-        details[1].rstrip(". ") if len(details) > 1 else details[0], _LONGEST_REASON, placeholder=" ..."
-    )
-    return EvaluationError(
-        f'{option}: {weights.path}: not the weights of {network} ({reason}): give its own file, or "auto"'
-    )
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Within, networks may be built: neither their random first weights nor their warnings are seen outside."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _loaded(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _downloaded(url: str, option: str) -> Path:
-    """Return the path of the file of `url` in the cache of torch.hub; there it is downloaded to if it is missing."""
-    name = Path(urlparse(url).path).name
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if path.is_file():
-        return path
-    hash_prefix = re.search(r"-([0-9a-f]{8,})\.", name)
-    assert hash_prefix
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)  # torch.hub sets none, and a silent server would hold us for minutes
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix[1])
-    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: its SHA-256 is not that of its name
-        cause = error.reason if type(error) is URLError else error
-        reason = textwrap.shorten(str(cause) or type(cause).__name__, _LONGEST_REASON, placeholder=" ...")
-        raise EvaluationError(
-            f"{option}: {url} could not be downloaded ({reason}): fetch it where there is a network "
-            "and give the path of the file"
-        ) from None
-    finally:
-        socket.setdefaulttimeout(patience)
-    return path
-
-
-# -------------------------------------------------------------------------------------------------- Inception
 
 
 @dataclass(frozen=True)
@@ -144,12 +38,11 @@ class InceptionFeatures:
 
     @torch.inference_mode()
     def features(
-        self, images: Pixels, batch_size: int, progress: Callable[[int, int], None] | None = None
+        self, images: Images, batch_size: int, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.float32]:
         """Return the features [N, 2048] after the last pooling, of images uint8 [N, H, W, 3] of any size.
 
         progress: called after each batch with the number of images done, and N.
-
         Raises EvaluationError where features are not finite: the weights are damaged.
         """
         assert images.dtype == np.uint8
@@ -166,13 +59,20 @@ class InceptionFeatures:
             raise EvaluationError(f"{_OPTION}: {self.path}: its features are not finite: the weights are damaged")
         return features
 
+    def extractor(self) -> FeatureExtractor:
+        """Return the network as metrics share it."""
+
+        def compute(images: Images, progress: str) -> NDArray[np.float32]:
+            with tqdm(total=len(images), desc=progress, unit="image") as bar:
+                return self.features(images, BATCH, lambda done, total: bar.update(done - bar.n))
+
+        return FeatureExtractor(self.description, compute)
+
 
 def load_inception(weights: str, device: str | torch.device) -> InceptionFeatures:
     """Return the InceptionV3 of Heusel et al. 2017 as torch-fidelity has it, converted from TensorFlow's.
 
-    weights: "auto" (the library's file, downloaded once) or a local file with the state_dict of torch-fidelity's
-        FeatureExtractorInceptionV3.
-
+    weights: "auto" (the library's file, downloaded once) or a local file with the state_dict of its network.
     Raises EvaluationError, naming `inception_weights`, for weights that cannot be fetched, read or do not fit.
     """
     found = read_weights(weights, option=_OPTION, url=URL_INCEPTION_V3)
@@ -181,7 +81,7 @@ def load_inception(weights: str, device: str | torch.device) -> InceptionFeature
     torch.save(found.tensors, copy)
     copy.seek(0)
     try:
-        with undisturbed():
+        with preserve_rng():
             network = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=copy)
     except RuntimeError as error:
         raise misfit(found, _OPTION, "torch-fidelity's InceptionV3", error) from None

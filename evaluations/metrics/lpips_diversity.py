@@ -1,4 +1,4 @@
-"""Diversity of the samples of one mask: their mean LPIPS distance from each other."""
+"""LPIPS diversity: the mean distance of the samples of one mask from each other."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import lpips
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
+from tqdm import tqdm
 
 from evaluations.errors import EvaluationError
-from evaluations.metrics.inception import Weights, misfit, read_weights, undisturbed
-from evaluations.sets import Pixels
+from evaluations.metrics.base import BATCH, EvaluationSets, Measurement, Metric, Skipped
+from evaluations.metrics.fidelity import HEADING
+from evaluations.origins import map_key
+from evaluations.published_weights import Weights, misfit, preserve_rng, read_weights
+from evaluations.report.page import Section
+from evaluations.sets import Images, Labels
 
 Net = Literal["alex", "vgg", "squeeze"]
+
+PUBLISHED_SAMPLES = 10  # of a mask, in the protocol of SDM
 
 _OPTION = "lpips_weights"
 _URLS = {
@@ -60,14 +67,10 @@ class PerceptualDistance:
     description: str
 
     @torch.inference_mode()
-    def embed(self, images: Pixels, batch_size: int) -> Tensor:
+    def embed(self, images: Images, batch_size: int) -> Tensor:
         """Return [N, E] such that LPIPS of two images uint8 [N, H, W, 3] is |e1 - e2|^2.
 
-        LPIPS (Zhang et al. 2018, eq. 1) is the sum over layers l of 1 / (H_l W_l) sum_hw |w_l * (y1 - y2)|^2 for
-        features y of unit length at each pixel. The library's factors stand for the squares of w_l and are not
-        negative, so that each layer's y times the root of (factor / (H_l W_l)), one after the other, is such a space.
         E is large: for images of 256 x 256, 2.5 MB an image with alex and 32 MB with vgg.
-
         Raises EvaluationError for images too small for the network, or distances that are not finite.
         """
         assert images.dtype == np.uint8
@@ -86,10 +89,12 @@ class PerceptualDistance:
             raise EvaluationError(f"{_OPTION}: {self.path}: its features are not finite: the weights are damaged")
         return embedded
 
-    def _embed_batch(self, images: Pixels) -> Tensor:
+    def _embed_batch(self, images: Images) -> Tensor:
         batch = torch.tensor(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         layers = self.network.net(self.network.scaling_layer(batch))
         parts = []
+        # LPIPS (Zhang et al. 2018, eq. 1) sums 1 / (H_l W_l) sum_hw |w_l * (y1 - y2)|^2 over layers, for features y of
+        # unit length; the library's factors are the squares of w_l. So y * sqrt(factor / (H_l W_l)) is such a space.
         for features, linear in zip(layers, self.network.lins, strict=True):
             factor = linear.model[-1].weight / features[0, 0].numel()  # [1, C, 1, 1]
             parts.append((lpips.normalize_tensor(features) * factor.sqrt()).flatten(start_dim=1))
@@ -99,13 +104,11 @@ class PerceptualDistance:
 def load_lpips(net: Net, weights: str, device: str | torch.device) -> PerceptualDistance:
     """Return LPIPS 0.1 with the backbone `net` and the linear layers that the library ships.
 
-    weights: "auto" (torchvision's ImageNet weights, downloaded once) or a local file with the state_dict of
-        torchvision's alexnet, vgg16 or squeezenet1_1; its classifier is not used and may be missing.
-
+    weights: "auto" (torchvision's ImageNet weights, downloaded once) or a local file with torchvision's state_dict.
     Raises EvaluationError, naming `lpips_weights`, for weights that cannot be fetched, read or do not fit.
     """
     found = read_weights(weights, option=_OPTION, url=_URLS[net])
-    with undisturbed():
+    with preserve_rng():
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     _load_backbone(network, net, found)
     network.requires_grad_(False)
@@ -132,17 +135,11 @@ def _load_backbone(network: lpips.LPIPS, net: Net, weights: Weights) -> None:
 
 
 @torch.inference_mode()
-def pairwise_diversity(model: PerceptualDistance, groups: Iterable[Pixels], *, batch_size: int) -> Diversity:
-    """Return the mean LPIPS distance among samples of the same mask, as SDM reports it (Wang et al. 2022).
+def pairwise_diversity(model: PerceptualDistance, groups: Iterable[Images], *, batch_size: int) -> Diversity:
+    """Return the mean LPIPS distance over all pairs of samples of a mask, then over masks (SDM, Wang et al. 2022).
 
-    Within a group it is the mean over all K (K - 1) / 2 pairs; then the mean over groups, so that each mask counts
-    the same. Published numbers have K = 10.
-
-    groups: for each mask its samples, uint8 [K, H, W, 3] with K >= 2; sizes may differ among masks. One group is held
-        at a time.
-    batch_size: images that go through the network together.
-
-    Raises EvaluationError for images too small for the network.
+    groups: for each mask its samples, uint8 [K, H, W, 3] with K >= 2 of any size; one group is held at a time.
+    batch_size: of the network. Raises EvaluationError for images too small for it.
     """
     distances, counts = [], []
     for images in groups:
@@ -155,3 +152,81 @@ def pairwise_diversity(model: PerceptualDistance, groups: Iterable[Pixels], *, b
     assert distances, "diversity needs a mask"
     std = float(np.std(distances, ddof=1)) if len(distances) > 1 else 0.0
     return Diversity(float(np.mean(distances)), std, len(distances), min(counts))
+
+
+def groups_of_one_mask(labels: Iterable[Labels]) -> tuple[tuple[int, ...], ...]:
+    """Return the indices of the label maps that are equal, for each that comes more than once: at most 10 of them.
+
+    These are as many as in the published protocol.
+    """
+    by_mask: dict[bytes, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_mask.setdefault(map_key(label), []).append(index)
+    return tuple(tuple(group[:PUBLISHED_SAMPLES]) for group in by_mask.values() if len(group) > 1)
+
+
+# ----------------------------------------------------------------------------------------------------- metric
+
+
+@dataclass(frozen=True)
+class DiversityFound:
+    """The diversity of `images` samples, the network and how images came to their size."""
+
+    diversity: Diversity
+    images: int
+    network: str
+    resampling: str
+
+
+@dataclass(frozen=True)
+class DiversityMetric(Metric[DiversityFound | Skipped]):
+    """How much the samples of one mask differ from each other."""
+
+    key: ClassVar = "diversity"
+
+    network: PerceptualDistance | Skipped
+
+    @property
+    def skipped(self) -> Skipped | None:
+        """Why there is no network."""
+        return self.network if isinstance(self.network, Skipped) else None
+
+    def measure(self, sets: EvaluationSets) -> Measurement[DiversityFound | Skipped]:
+        """Return the diversity, or why there is none."""
+        if isinstance(self.network, Skipped):
+            return self.network.measurement()
+        groups = sets.find_groups()
+        if not groups.sizes:
+            return Skipped(
+                "not measured: no mask has two samples; sample with num_samples 10 times the number of masks "
+                "and augment_masks false, and give its results_path as diversity_dir"
+            ).measurement()
+        bar = tqdm(range(len(groups.sizes)), desc="diversity", unit="mask")
+        found = pairwise_diversity(self.network, map(groups.load, bar), batch_size=BATCH)
+        images, network = sum(groups.sizes), self.network.description
+        record = {
+            **found._asdict(),
+            "images": images,
+            "folder": groups.folder,
+            "network": network,
+            "image_size": list(sets.size),
+            "resampling": sets.resampling,
+        }
+        finding = (
+            f"LPIPS diversity {found.mean:.3f} over {found.masks} masks, at least {found.samples_per_mask} samples of "
+            "each"
+        )
+        return Measurement(record, DiversityFound(found, images, network, sets.resampling), (finding,))
+
+    def section(self, measurement: Measurement[DiversityFound | Skipped]) -> Section:
+        """Return the diversity in words."""
+        found = measurement.result
+        if isinstance(found, Skipped):
+            return Section(HEADING, [f"LPIPS diversity: {found.reason}."])
+        diversity = found.diversity
+        text = (
+            f"LPIPS diversity {diversity.mean:.3f} (standard deviation over masks {diversity.std:.3f}), "
+            f"{found.images} samples of {diversity.masks} masks, at least {diversity.samples_per_mask} of "
+            f"each; {found.network}. {found.resampling}."
+        )
+        return Section(HEADING, [text])

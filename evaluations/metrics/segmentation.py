@@ -25,11 +25,9 @@ SUMMARIES = ("miou", "foreground_miou", "dice", "precision", "recall", "micro_io
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Pixels of each test image by class: int64 [N, C] each.
+    """Pixels of each image by class, int64 [N, C] each.
 
-    true_positive: of the class, and predicted so.
-    false_positive: predicted to be of the class, but of another.
-    false_negative: of the class, but predicted to be of another.
+    false_positive: predicted to be of the class, but of another. false_negative: of the class, predicted to be another.
     """
 
     true_positive: Integers
@@ -67,11 +65,9 @@ class Counts:
 
 
 def count(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Counts:
-    """Return the counts of each image.
+    """Return the counts of each image, labels [N, H, W] in `0..num_classes`, predictions in `0..num_classes - 1`.
 
-    labels: integers [N, H, W] in `0..num_classes`. Pixels of label `num_classes` have no class: they are left out
-        altogether, so that nothing predicted there is a false positive.
-    predictions: integers [N, H, W] in `0..num_classes - 1`.
+    Pixels of label `num_classes` are ignored altogether: nothing predicted there is a false positive.
     """
     truth, predicted = np.asarray(labels), np.asarray(predictions)
     assert truth.ndim == 3, "labels must be of shape [N, H, W]"
@@ -104,32 +100,23 @@ def _confusion(label: NDArray[Any], prediction: NDArray[Any], num_classes: int) 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Scores of a whole set, all in 0..1. TP, FP and FN are its summed counts.
+    """Scores of a whole set, all in 0..1; per class [C], and NaN for a class that is not in the labels.
 
-    Per class, float64 [C]; NaN for a class that no pixel of the labels has (it is absent: not scored, not zero):
-        class_iou = TP / (TP + FP + FN), the Jaccard index; class_dice = 2 TP / (2 TP + FP + FN), the F1 score;
-        class_precision = TP / (TP + FP), by convention 0 for a class that is present and never predicted;
-        class_recall = TP / (TP + FN).
-    present: booleans [C], whether the labels have the class.
-
-    Macro, the mean over the present classes: miou, dice, precision, recall; foreground_miou leaves class 0 out.
-    Micro, of the counts summed over all classes: micro_iou, micro_dice. Every wrong pixel is there twice, as a false
-        negative of its true class and as a false positive of the predicted one, be that absent or not. So micro Dice,
-        precision and recall all equal pixel_accuracy, the share of pixels predicted rightly.
-    A mean over no class, and any score of no pixel, is NaN.
+    A mean over no class, and any score of no pixel, is NaN. Micro scores count a wrong pixel twice, as a false negative
+    and as a false positive: micro Dice, precision and recall all equal pixel_accuracy.
     """
 
-    class_iou: Floats
-    class_dice: Floats
-    class_precision: Floats
-    class_recall: Floats
-    present: NDArray[np.bool_]
-    miou: float
-    foreground_miou: float
+    class_iou: Floats  # TP / (TP + FP + FN), the Jaccard index
+    class_dice: Floats  # 2 TP / (2 TP + FP + FN), the F1 score
+    class_precision: Floats  # TP / (TP + FP), by convention 0 for a class that is present and never predicted
+    class_recall: Floats  # TP / (TP + FN)
+    present: NDArray[np.bool_]  # [C], whether the labels have the class
+    miou: float  # macro: the mean over the present classes
+    foreground_miou: float  # without class 0
     dice: float
     precision: float
     recall: float
-    micro_iou: float
+    micro_iou: float  # micro: of the counts summed over all classes
     micro_dice: float
     pixel_accuracy: float
 

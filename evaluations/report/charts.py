@@ -35,13 +35,11 @@ _MARKERS = "oDs^vPX"
 
 
 @dataclass(frozen=True)
-class ArmBar:
-    """One arm of the study; all scores in 0..1.
+class SettingBar:
+    """One setting of the study: mean score over seeds, ends of its interval or None, scores of the seeds; in 0..1.
 
-    mean: over seeds.
-    low, high: ends of its interval, or None. For whiskers that can be read against the baseline's line they are the
-        baseline's mean plus the ends of the interval of the paired difference to it.
-    seeds: the score of each seed.
+    Whiskers can be read against the baseline's line: low and high are the baseline's mean plus the ends of the interval
+    of the paired difference to it.
     """
 
     label: str
@@ -54,7 +52,7 @@ class ArmBar:
 # ------------------------------------------------------------------------------------------------------- rows
 
 
-def iou_bars(arms: Sequence[ArmBar], baseline: str, title: str = "") -> Chart:
+def iou_bars(arms: Sequence[SettingBar], baseline: str, title: str = "") -> Chart:
     """Draw the mean IoU of each arm with its interval and its seeds; the baseline's mean is a vertical line.
 
     An arm whose interval lies wholly above the baseline's mean has an upward mark, one wholly below a downward mark.
@@ -75,7 +73,7 @@ def iou_bars(arms: Sequence[ArmBar], baseline: str, title: str = "") -> Chart:
     return draw_chart(draw, 0.7 + 0.42 * max(1, len(arms)), title)
 
 
-def _draw_arm(axes: Axes, theme: Theme, row: int, arm: ArmBar, reference: float | None, is_baseline: bool) -> None:
+def _draw_arm(axes: Axes, theme: Theme, row: int, arm: SettingBar, reference: float | None, is_baseline: bool) -> None:
     seeds = 100 * finite(arm.seeds)
     # Beside the mean, not on it: with few seeds they would hide each other.
     axes.plot(
@@ -85,20 +83,20 @@ def _draw_arm(axes: Axes, theme: Theme, row: int, arm: ArmBar, reference: float 
     if not is_known(arm.mean):
         axes.text(1.02, row, "–", color=theme.muted, **at_right)
         return
-    colour, marker = theme.muted, "o"
+    color, marker = theme.muted, "o"
     if is_baseline:
-        colour, marker = theme.ink, "s"
+        color, marker = theme.ink, "s"
     elif reference is not None and is_known(arm.low) and 100 * arm.low > reference:
-        colour, marker = theme.better, "^"
+        color, marker = theme.better, "^"
     elif reference is not None and is_known(arm.high) and 100 * arm.high < reference:
-        colour, marker = theme.worse, "v"
+        color, marker = theme.worse, "v"
     if is_known(arm.low) and is_known(arm.high):
-        axes.plot([100 * arm.low, 100 * arm.high], [row, row], color=colour, linewidth=2.4, zorder=3)
-    axes.plot(100 * arm.mean, row, marker, color=colour, markersize=8, zorder=4)
-    axes.text(1.02, row, f"{100 * arm.mean:.1f}", color=colour, weight="bold", **at_right)
+        axes.plot([100 * arm.low, 100 * arm.high], [row, row], color=color, linewidth=2.4, zorder=3)
+    axes.plot(100 * arm.mean, row, marker, color=color, markersize=8, zorder=4)
+    axes.text(1.02, row, f"{100 * arm.mean:.1f}", color=color, weight="bold", **at_right)
 
 
-def _percent_limits(arms: Sequence[ArmBar]) -> tuple[float, float]:
+def _percent_limits(arms: Sequence[SettingBar]) -> tuple[float, float]:
     """Return the ends of an axis in percent that shows every number of `arms` and at least two points."""
     values = 100 * finite([value for arm in arms for value in (arm.mean, arm.low, arm.high, *arm.seeds)])
     if not len(values):
@@ -219,7 +217,7 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
 def score_histogram(scores: ArrayLike, threshold: float | None, title: str = "", xlabel: str = "IoU") -> Chart:
     """Draw how many samples have which score (in 0..1), with the median and, where there is one, the threshold.
 
-    Samples below `threshold` have another colour, and their count stands in the legend.
+    Samples below `threshold` have another color, and their count stands in the legend.
     """
     values = finite(scores)
 
@@ -255,9 +253,9 @@ def distance_histogram(
         together = np.concatenate(list(sets.values()))
         highest = max(float(together.max()) if len(together) else 0.0, threshold or 0.0) or 1.0
         edges = _edges(min(0.0, *together, 0.0), highest, threshold)
-        for (name, values), colour, filled in zip(sets.items(), theme.series, (True, False), strict=False):
+        for (name, values), color, filled in zip(sets.items(), theme.series, (True, False), strict=False):
             share = np.full(len(values), 100 / max(1, len(values)))
-            look = {"alpha": 0.45, "color": colour} if filled else {"edgecolor": colour, "linewidth": 1.8}
+            look = {"alpha": 0.45, "color": color} if filled else {"edgecolor": color, "linewidth": 1.8}
             label = f"{name} ({len(values)})"
             axes.hist(values, edges, weights=share, histtype="stepfilled", fill=filled, label=label, **look)
         if threshold is not None:
@@ -275,8 +273,8 @@ def _edges(low: float, high: float, threshold: float | None) -> NDArray[np.float
     return np.concatenate([np.linspace(low, threshold, left + 1), np.linspace(threshold, high, _BINS - left + 1)[1:]])
 
 
-def _vertical(axes: Axes, x: float, colour: str, style: str | tuple[int, tuple[int, int]], label: str | None) -> None:
-    axes.axvline(x, color=colour, linestyle=style, linewidth=1.6, label=label)
+def _vertical(axes: Axes, x: float, color: str, style: str | tuple[int, tuple[int, int]], label: str | None) -> None:
+    axes.axvline(x, color=color, linestyle=style, linewidth=1.6, label=label)
 
 
 def _count_axis(axes: Axes, theme: Theme, ylabel: str, xlabel: str) -> None:
@@ -291,16 +289,16 @@ def _count_axis(axes: Axes, theme: Theme, ylabel: str, xlabel: str) -> None:
 # ----------------------------------------------------------------------------------------------------- curves
 
 
-def spectra(frequency: ArrayLike, real: ArrayLike, synthetic: ArrayLike, title: str = "") -> Chart:
+def spectrum_curves(frequency: ArrayLike, real: ArrayLike, synthetic: ArrayLike, title: str = "") -> Chart:
     """Draw radially averaged power, on a logarithmic axis, against the spatial frequency in cycles per pixel."""
     x = numbers_of(frequency)
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for (name, power), colour, style in zip(
+        for (name, power), color, style in zip(
             {"real": real, "synthetic": synthetic}.items(), theme.series, ("solid", (0, (5, 2))), strict=False
         ):
             y = numbers_of(power)
-            _line(axes, x, np.where(y > 0, y, np.nan), colour, style, name)
+            _line(axes, x, np.where(y > 0, y, np.nan), color, style, name)
         log_axis(axes, "y")
         axes.set_xlabel("cycles per pixel", color=theme.muted)
         axes.set_ylabel("power", color=theme.muted)
@@ -309,7 +307,7 @@ def spectra(frequency: ArrayLike, real: ArrayLike, synthetic: ArrayLike, title: 
     return draw_chart(draw, 2.9, title)
 
 
-def loss_curve(
+def loss_history(
     history: Sequence[Mapping[str, float]] | Mapping[str, Sequence[Mapping[str, float]]], title: str = ""
 ) -> Chart:
     """Draw the mean training loss of each epoch, of one run or of several by name; see log_axis.
@@ -322,8 +320,8 @@ def loss_curve(
         for index, (name, epochs) in enumerate(runs.items()):
             x, y = (numbers_of([record.get(key) for record in epochs]) for key in ("epoch", "loss"))
             style = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))[index % 4]
-            colour = theme.series[index % len(theme.series)]
-            _line(axes, x, np.where(y > 0, y, np.nan), colour, style, wrapped(name, 24, 1))
+            color = theme.series[index % len(theme.series)]
+            _line(axes, x, np.where(y > 0, y, np.nan), color, style, wrapped(name, 24, 1))
         log_axis(axes, "y")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("epoch", color=theme.muted)
@@ -334,8 +332,8 @@ def loss_curve(
 
 
 def _line(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str, style: str | tuple, label: str
+    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, style: str | tuple, label: str
 ) -> None:
     # A marker too: a single value would draw no line.
     marker = "o" if np.isfinite(y).sum() < 15 else None
-    axes.plot(x, y, color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=4, label=label)
+    axes.plot(x, y, color=color, linestyle=style, linewidth=1.8, marker=marker, markersize=4, label=label)

@@ -35,7 +35,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours that stay apart for colour-blind readers (after Okabe and Ito 2008), 3:1 or more against the page."""
+    """Colors that stay apart for color-blind readers (after Okabe and Ito 2008), 3:1 or more against the page."""
 
     ink: str
     muted: str

@@ -10,14 +10,16 @@ import base64
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib import resources
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 from xml.etree import ElementTree
 
 from jinja2 import Environment, StrictUndefined, Template
+
+from evaluations.sets import Images, Labels
 
 VerdictKind = Literal["helps", "hurts", "mixed", "cannot tell", "not measured"]
 Cell = str | int | float | None
@@ -32,7 +34,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer: its kind gives colour and sign, `headline` is the one sentence, `lines` one for each architecture."""
+    """The answer: its kind gives color and sign, `headline` is the one sentence, `lines` one for each architecture."""
 
     kind: VerdictKind
     headline: str
@@ -98,19 +100,74 @@ class Figure:
         return _svg_size(_as_bytes(self.light)) if self.kind == "svg" else _png_size(_as_bytes(self.light))
 
 
+Tile = Images | Labels
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture that is still to be drawn: groups of tiles, each group under `titles`, two groups a row.
+
+    A tile is an image uint8 [H, W, 3], or a label map [H, W], which is drawn in the colors of its classes.
+    """
+
+    title: str
+    groups: Sequence[tuple[Tile, ...]]
+    titles: tuple[str, ...]
+    caption: str = ""
+
+    GROUPS_IN_A_ROW: ClassVar = 2
+
+    @property
+    def rows(self) -> list[tuple[Tile, ...]]:
+        """The tiles by row."""
+        step = self.GROUPS_IN_A_ROW
+        return [sum(self.groups[start : start + step], ()) for start in range(0, len(self.groups), step)]
+
+    @property
+    def column_titles(self) -> tuple[str, ...]:
+        """A title for each column of the first row."""
+        return self.titles * min(self.GROUPS_IN_A_ROW, len(self.groups))
+
+    @property
+    def labels(self) -> list[Labels]:
+        """The label maps among the tiles: their classes are in the legend."""
+        return [tile for group in self.groups for tile in group if tile.ndim == 2]
+
+
+SheetPainter = Callable[[Sheet], bytes]
+"""Draws a sheet as a PNG file."""
+
+
 @dataclass(frozen=True)
 class Section:
-    """A part of the report, in this order: text, tables, figures, details.
+    """A part of the report, in this order: text (paragraphs), tables, figures, details.
 
-    text: paragraphs.
     details: (title, preformatted text) pairs that the reader unfolds, such as a configuration.
     """
 
     heading: str
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    figures: Sequence[Figure] = ()
+    figures: Sequence[Figure | Sheet] = ()
     details: Sequence[tuple[str, str]] = ()
+
+    def joined(self, other: Section) -> Section:
+        """Return what both show, this section's parts first, under its heading."""
+        parts = ("text", "tables", "figures", "details")
+        return replace(self, **{part: [*getattr(self, part), *getattr(other, part)] for part in parts})
+
+    def drawn(self, draw: SheetPainter | None) -> Section:
+        """Return the section with its sheets drawn."""
+        return replace(self, figures=[_drawn(figure, draw) for figure in self.figures])
+
+
+def join_sections(sections: Iterable[Section]) -> list[Section]:
+    """Return one section for each heading, where its first one stands."""
+    by_heading: dict[str, Section] = {}
+    for section in sections:
+        before = by_heading.get(section.heading)
+        by_heading[section.heading] = section if before is None else before.joined(section)
+    return list(by_heading.values())
 
 
 def render_report(
@@ -121,10 +178,12 @@ def render_report(
     warnings: Sequence[str] = (),
     sections: Sequence[Section] = (),
     footer: str = "",
+    draw: SheetPainter | None = None,
 ) -> str:
-    """Return the page. Equal input gives an equal page; write it as UTF-8."""
+    """Return the page. Equal input gives an equal page; write it as UTF-8. `draw` is needed where there are sheets."""
+    drawn = [section.drawn(draw) for section in sections]
     return _template().render(
-        title=title, verdict=verdict, facts=facts, warnings=warnings, sections=sections, footer=footer
+        title=title, verdict=verdict, facts=facts, warnings=warnings, sections=drawn, footer=footer
     )
 
 
@@ -162,6 +221,13 @@ def _are_numbers(column: Sequence[str]) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------- pictures
+
+
+def _drawn(figure: Figure | Sheet, draw: SheetPainter | None) -> Figure:
+    if isinstance(figure, Figure):
+        return figure
+    assert draw is not None, "sheets take a painter"
+    return Figure(figure.title, draw(figure), kind="png", caption=figure.caption)
 
 
 def _as_bytes(picture: bytes | str) -> bytes:

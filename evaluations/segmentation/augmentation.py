@@ -1,7 +1,7 @@
-"""What a user would try before synthetic data: the usual augmentation, and copy-paste of defects.
+"""What a user would try before synthetic data: standard augmentation, and copy-paste of defects.
 
-Images are uint8 tensors [3, H, W], label maps int64 tensors [H, W] in `0..num_classes`; `num_classes` marks pixels of
-no class, and class 0 is the background. All randomness comes from the CPU generator that is handed in.
+Images are uint8 tensors [3, H, W], label maps int64 tensors [H, W] in `0..num_classes`; `num_classes` marks ignored
+pixels, and class 0 is the background. All randomness comes from the CPU generator that is handed in.
 """
 
 from __future__ import annotations
@@ -21,27 +21,26 @@ SCALE = (0.8, 1.25)  # drawn evenly in the logarithm
 TRANSLATION = 0.1  # of the side, either way
 BRIGHTNESS = CONTRAST = 0.2  # factors of 0.8 to 1.2
 SATURATION = 0.1
-HUE = 0.02  # of the colour circle, either way
+HUE = 0.02  # of the color circle, either way
 BLUR_SHARE, BLUR_SIGMA = 0.1, 0.8  # share of the images; at most so many pixels
-NOISE_SHARE, NOISE_DEVIATION = 0.1, 8.0  # share of the images; at most so many grey levels of 255
+NOISE_SHARE, NOISE_DEVIATION = 0.1, 8.0  # share of the images; at most so many gray levels of 255
 
 
-# ------------------------------------------------------------------------------------------ usual augmentation
+# --------------------------------------------------------------------------------------- standard augmentation
 
 
-def usual_augmentation(
+def standard_augmentation(
     image: Tensor, label: Tensor, generator: Generator, *, num_classes: int, vertical_flip: bool
 ) -> tuple[Tensor, Tensor]:
     """Return a varied copy of an image and its label map: what a practitioner takes without knowing the data.
 
-    A horizontal flip, a vertical one if wanted, rotation, scale, translation, colour jitter, and now and then a slight
-    blur or noise. The label map is moved by nearest neighbours; what comes from outside is of no class, and has the
-    mean colour in the image.
+    Flips, rotation, scale, translation, color jitter, and now and then a slight blur or noise. The label map is moved
+    by nearest neighbors; what comes from outside is ignored, and has the mean color in the image.
     """
     _check_pair(image, label)
     draws = iter(torch.rand(14, generator=generator).tolist())
     image, label = _moved(image, label, draws, num_classes, vertical_flip)
-    image = _recoloured(image, draws)
+    image = _recolored(image, draws)
     if next(draws) < BLUR_SHARE:
         image = transforms.gaussian_blur(image, [3, 3], [0.1 + next(draws) * (BLUR_SIGMA - 0.1)] * 2)
     if next(draws) < NOISE_SHARE:
@@ -78,13 +77,13 @@ def _moved(
     return image, label[0]
 
 
-def _recoloured(image: Tensor, draws: Iterator[float]) -> Tensor:
+def _recolored(image: Tensor, draws: Iterator[float]) -> Tensor:
     """Vary brightness, contrast, saturation and hue."""
     image = transforms.adjust_brightness(image, _between(1 - BRIGHTNESS, 1 + BRIGHTNESS, next(draws)))
     image = transforms.adjust_contrast(image, _between(1 - CONTRAST, 1 + CONTRAST, next(draws)))
     saturation, hue = _between(1 - SATURATION, 1 + SATURATION, next(draws)), _between(-HUE, HUE, next(draws))
     if bool((image[0] == image[1]).all() and (image[1] == image[2]).all()):
-        return image  # of a grey image they would change nothing, and hue takes as long as all the rest
+        return image  # of a gray image they would change nothing, and hue takes as long as all the rest
     return transforms.adjust_hue(transforms.adjust_saturation(image, saturation), hue)
 
 
@@ -105,19 +104,14 @@ class Component:
 
 
 class DefectBank:
-    """The connected components of all foreground classes of a dataset, for pasting into other images.
+    """The 8-connected components of all foreground classes of a dataset, for pasting into other images.
 
     After Ghiasi et al. 2021, "Simple Copy-Paste is a Strong Data Augmentation Method" (arXiv 2012.07177), without its
-    large-scale jitter: what is pasted keeps its size. They find that blending the edge makes no difference, so that
-    `paste` does without.
-
-    Components are 8-connected. One of fewer than `LEAST_PIXELS` is taken for noise of the annotation. One that fills
-    more than `LARGEST_SHARE` of its image is no object on a background, and would replace the image: `too_large`
-    counts them.
+    large-scale jitter, and without blending, which they find to make no difference.
     """
 
-    LEAST_PIXELS = 4
-    LARGEST_SHARE = 0.5
+    LEAST_PIXELS = 4  # a smaller component is noise of the annotation
+    LARGEST_SHARE = 0.5  # of the image; a larger component would replace it, and is counted in `too_large`
 
     def __init__(self, images: Tensor, labels: Tensor, num_classes: int) -> None:
         """images: uint8 [N, 3, H, W]; labels: int64 [N, H, W] in `0..num_classes`."""

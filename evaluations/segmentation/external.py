@@ -1,9 +1,6 @@
 """A segmenter that was trained elsewhere, read from a local file: its weights, or a program that holds all of it.
 
-Weights are of a model of segmentation-models-pytorch or torchvision and are read without running code from the file. A
-program is run: TorchScript runs the operators of PyTorch that it names, of which some read and write files, and an
-exported program may hold pickled objects, which torch.export.load unpickles with whatever code they bring. It cannot be
-held to weights alone, so that a program must come from someone trusted.
+Weights are read without running code. A program is run, and must come from someone trusted: see docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -23,20 +20,12 @@ import torchvision
 from torch import Tensor, nn
 
 from evaluations.errors import EvaluationError
-from evaluations.metrics.inception import undisturbed
 from evaluations.metrics.segmentation import Counts
+from evaluations.published_weights import file_digest, preserve_rng
 from evaluations.segmentation.label_table import NO_CLASS
-from evaluations.segmentation.models import (
-    InputForm,
-    build_segmenter,
-    check_size,
-    file_digest,
-    misfits_of,
-    read_state,
-    resized,
-    to_input,
-)
+from evaluations.segmentation.models import InputForm, build_segmenter, check_size, resized, to_input
 from evaluations.segmentation.training import evaluate_segmenter
+from evaluations.segmentation.weights import misfits_of, read_state
 from evaluations.sets import ImageSet
 
 Network = Callable[[Tensor], Any]
@@ -49,13 +38,10 @@ _NAMES = "smp/<architecture>/<encoder> or torchvision/<name>"
 
 @dataclass(frozen=True)
 class SegmenterFile:
-    """A segmenter that was read and tried out.
+    """A segmenter that was read and tried out: images float32 [N, 3, h, w] in `form` -> logits [N, outputs, h', w'].
 
-    network: images float32 [N, 3, h, w] in `form` -> logits [N, outputs, h', w'], on the device that it was read for.
     encoder_of: the model whose `encoder` gives features; None unless it is one of segmentation-models-pytorch.
-    digest: first 16 hexadecimal digits of the file's SHA-256.
-    model: its name, "" for a program.
-    size: (height, width) at which it looks.
+    digest: of the file's SHA-256. model: its name, "" for a program. size: (height, width) at which it looks.
     """
 
     network: Callable[[Tensor], Tensor]
@@ -73,11 +59,8 @@ def read_segmenter(
 ) -> SegmenterFile:
     """Return the segmenter in a local file, in evaluation mode, after it has segmented a few images of noise.
 
-    model: smp/<architecture>/<encoder> or torchvision/<name> for a file of weights; "" for a program, which is an
-        ExportedProgram where the name ends in .pt2 and TorchScript otherwise.
-
-    Raises EvaluationError, naming the option, for a file that is missing, cannot be read or does not fit, for an
-    unknown model, and where what comes out for images of `size` are no finite logits.
+    model: of a file of weights; "" for a program, exported where the name ends in .pt2 and TorchScript otherwise.
+    Raises EvaluationError, naming the option, for a file, a model or logits that cannot be used.
     """
     path = Path(file)
     if not path.is_file():
@@ -93,7 +76,7 @@ def read_segmenter(
         network = _read_exported(path, device)
     else:
         network = _read_scripted(path, device)
-    run, outputs = _tried(network, path, size, form, device)
+    run, outputs = _probe(network, path, size, form, device)
     return SegmenterFile(run, encoder_of, path, file_digest(path), model, form, size, outputs)
 
 
@@ -109,7 +92,7 @@ def _read_weights(path: Path, model: str) -> nn.Module:
     state = read_state(path, "segmenter")
     if all(key.startswith("model.") for key in state):  # of a training module that had the model inside
         state = {key.removeprefix("model."): value for key, value in state.items()}
-    with undisturbed():
+    with preserve_rng():
         built = build(1, state)
         # The last weights of every one of these models are of the layer that makes the logits.
         last = next(reversed(built.state_dict()))
@@ -168,7 +151,7 @@ def _read_scripted(path: Path, device: torch.device) -> Network:
     if not _is_torchscript(path):
         raise EvaluationError(f"segmenter: {path} is no TorchScript program; for weights set segmenter_model, {_NAMES}")
     try:
-        with _quiet():
+        with silence_torch():
             return torch.jit.load(path, map_location=device).eval()
     except Exception as error:  # a damaged archive fails in zip, in its parser or in its tensors
         raise _unreadable(path, "TorchScript", error) from error
@@ -178,7 +161,7 @@ def _read_exported(path: Path, device: torch.device) -> Network:
     if device.type != "cpu":  # newer than the oldest PyTorch that will do
         from torch.export.passes import move_to_device_pass
     try:
-        with _quiet():
+        with silence_torch():
             program = torch.export.load(path)
             if device.type != "cpu":
                 program = move_to_device_pass(program, device)
@@ -195,8 +178,8 @@ def _unreadable(path: Path, kind: str, error: Exception) -> EvaluationError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Within, neither warnings nor log lines of PyTorch are seen: what goes wrong is told by exceptions."""
+def silence_torch() -> Iterator[None]:
+    """Show neither warnings nor log lines of PyTorch: what goes wrong is told by exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -219,7 +202,7 @@ def _reason(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------ trying out
 
 
-def _tried(
+def _probe(
     network: Network, path: Path, size: tuple[int, int], form: InputForm, device: torch.device
 ) -> tuple[Callable[[Tensor], Tensor], int]:
     """Return the network as a map to checked logits, and the number of its outputs.
@@ -269,10 +252,10 @@ def _logits(output: Any, count: int, path: Path) -> Tensor:
     return found
 
 
-# --------------------------------------------------------------------------------------------------- judging
+# ------------------------------------------------------------------------------------------------ predicting
 
 
-class GivenSegmenter(nn.Module):
+class ExternalSegmenter(nn.Module):
     """A segmenter from a file for the classes of a dataset.
 
     classes: of each output the class that it stands for, or NO_CLASS.
@@ -306,8 +289,8 @@ class GivenSegmenter(nn.Module):
     def counts(self, images: ImageSet, batch_size: int, device: torch.device) -> Counts:
         """Return the pixel counts of its predictions on each of `images`.
 
-        Pixels of a class that no output stands for count as of no class. What is predicted to be none of the classes
-        is a false negative of the true one, and no false positive.
+        Pixels of a class that no output stands for are ignored. What is predicted to be none of the classes is a false
+        negative of the true one, and no false positive.
         """
         assert images.num_classes == self.num_classes
         labels = images.labels.astype(np.int32)

@@ -14,13 +14,13 @@ from typing import Any
 
 from evaluations.errors import EvaluationError
 
-Table = Mapping[int, str | int | None]
+LabelTable = Mapping[int, str | int | None]
 
 NO_CLASS = -1
 _OPTION = "segmenter_labels"
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> LabelTable:
     """Return output -> name or index of a class, or None.
 
     Raises EvaluationError, naming `segmenter_labels`, for a file that is missing or no such table.
@@ -76,7 +76,7 @@ def _entry(key: str | int, value: Any, path: Path) -> str | int | None:
     )
 
 
-def classes_of_outputs(table: Table, path: Path, *, outputs: int, class_names: Sequence[str]) -> tuple[int, ...]:
+def classes_of_outputs(table: LabelTable, path: Path, *, outputs: int, class_names: Sequence[str]) -> tuple[int, ...]:
     """Return the class of each of `outputs` outputs, NO_CLASS where one stands for none.
 
     Raises EvaluationError, naming `segmenter_labels`, where the table says nothing of an output or has one too many,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evaluations.metrics.segmentation import Counts, count, scores
 from evaluations.segmentation.models import MIN_BATCH, InputForm, to_input
-from evaluations.sets import ImageSet, Labels, Pixels
+from evaluations.sets import Images, ImageSet, Labels
 
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 """(image uint8 [3, H, W], label int64 [H, W], generator) -> the same, changed."""
@@ -22,9 +22,8 @@ Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What all models of a study have in common.
+    """What all models of a study have in common: optimization steps of `batch_size` images each.
 
-    steps: optimisation steps, each on `batch_size` images, whatever the size of the training set.
     learning_rate: the largest; it rises over the first tenth of the steps and falls to 0 in a cosine.
     validations: how often, evenly spaced, the model is tried on the validation images; the best state is kept.
     """
@@ -62,11 +61,8 @@ def train_segmenter(
 ) -> TrainedModel:
     """Train `model` with AdamW on cross-entropy plus Dice loss (Milletari et al. 2016) and return its best state.
 
-    Pixels of no class count in neither loss. The order of the images, what `augment` draws and dropout depend on
-    `seed` alone; the global generators are left as they were.
-    callback: called after every step.
-
-    Raises FloatingPointError where the loss is not finite.
+    The order of the images, what `augment` draws and dropout depend on `seed` alone; the global generators are left
+    as they were. callback: called after every step. Raises FloatingPointError where the loss is not finite.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -163,7 +159,7 @@ def _network_input(images: Tensor, device: torch.device, form: InputForm = "imag
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, images: Pixels, batch_size: int, device: torch.device, form: InputForm = "imagenet"
+    model: nn.Module, images: Images, batch_size: int, device: torch.device, form: InputForm = "imagenet"
 ) -> Labels:
     """Return the most likely class [N, H, W] (int16) of each pixel of `images` [N, H, W, 3].
 

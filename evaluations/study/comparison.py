@@ -1,14 +1,7 @@
 """Does one set of trainings segment better than another? Paired intervals and what they say in words.
 
-An arm is what several seeds of one training recipe gave on the same test images: a list with one `Counts` per seed. Two
-kinds of luck lie between two arms: which images are in the test split, and how the trainings went.
-
-The first is measured by the bootstrap over test images, paired: each resample draws the same images for all arms, and
-the interval is that of the percentiles (Efron & Tibshirani 1993, chapter 13). The second is not: a resample of three
-seeds lies within these three, and its variance is too small by 2 / 3 (the narrowness bias of Hesterberg 2015), so that
-an interval for 95 % would hold far less often. So the mean over seeds gets an error of its own: Student's t with the
-standard error of the paired differences. Both are added draw by draw, and the interval is the percentiles of the sums.
-With one seed the second part cannot be known and is left out: a verdict is then tentative.
+A setting is a list with one `Counts` per seed, all of the same test images. Intervals hold the chance of test images,
+by a paired bootstrap, and of trainings, by Student's t over seeds: evaluations/README.md tells why.
 """
 
 from __future__ import annotations
@@ -18,12 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from evaluations.metrics.segmentation import Counts, plain, summary
-
-Floats = NDArray[np.float64]
+from evaluations.metrics.segmentation import Counts, Floats, plain, summary
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
 _ONE_SEED = "one seed: the luck of training is not measured"
@@ -32,7 +22,7 @@ _IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": 
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm's score minus the baseline's, with its interval; in -1..1, NaN where no class could be scored.
+    """A setting's score minus the baseline's, with its interval; in -1..1, NaN where no class could be scored.
 
     mean: over the seeds. low, high: the interval that holds the true value with probability `confidence`.
     by_seed: the value of each seed. images: how many test images there are.
@@ -47,6 +37,7 @@ class Difference:
 
     @property
     def seeds(self) -> int:
+        """How many there are."""
         return len(self.by_seed)
 
     @property
@@ -87,13 +78,10 @@ def bootstrap_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Difference:
-    """Return the score of `second` minus that of `first`, the mean over the seeds, with its interval: see the module.
+    """Return the score (of SUMMARIES) of `second` minus that of `first`, the mean over seeds, with its interval.
 
-    Each score is that of the summed counts of all images. A class that a resample of the images has nowhere is left out
-    on both sides.
-
-    first, second: one `Counts` per seed. Those at one index are of the same seed, and all of the same test images.
-    score: one of `scores.SUMMARIES`.
+    first, second: one `Counts` per seed; those at one index are of the same seed, and all of the same test images.
+    A class that a resample of the images has nowhere is left out on both sides.
     """
     (difference,) = _differences(first, [second], score, confidence, resamples, seed)
     return difference
@@ -101,26 +89,26 @@ def bootstrap_difference(
 
 def _differences(
     baseline: Sequence[Counts],
-    arms: Sequence[Sequence[Counts]],
+    settings: Sequence[Sequence[Counts]],
     score: str,
     confidence: float,
     resamples: int,
     seed: int,
 ) -> list[Difference]:
-    values, resampled = _scores_of([baseline, *arms], score, resamples, seed)
+    values, resampled = _scores_of([baseline, *settings], score, resamples, seed)
     values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
     return _intervals(values, resampled, confidence, seed, images=len(baseline[0]))
 
 
 def _intervals(values: Floats, resampled: Floats, confidence: float, seed: int, *, images: int) -> list[Difference]:
-    """Return one difference for each arm.
+    """Return one difference for each setting.
 
-    values: [A, S] by arm and seed. resampled: [R, A, S], the same of each resample of the images.
+    values: [A, S] by setting and seed. resampled: [R, A, S], the same of each resample of the images.
     """
-    luck = _luck_of_training(values, len(resampled), seed)
+    errors = _seed_errors(values, len(resampled), seed)
     differences = []
-    for arm, by_seed in enumerate(values):
-        draws = resampled[:, arm].mean(axis=1) + luck
+    for setting, by_seed in enumerate(values):
+        draws = resampled[:, setting].mean(axis=1) + errors
         draws = draws[np.isfinite(draws)]  # a resample may have no class to score
         mean = float(by_seed.mean())
         low, high = float("nan"), float("nan")
@@ -130,44 +118,43 @@ def _intervals(values: Floats, resampled: Floats, confidence: float, seed: int, 
     return differences
 
 
-def _luck_of_training(values: Floats, draws: int, seed: int) -> Floats:
-    """Return errors, [K, R], of the mean over seeds of an arm's difference to the baseline: K for each of R draws.
+def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
+    """Return errors, [K, R], of the mean over seeds of a setting's difference to the baseline: K for each of R draws.
 
-    values: [A, S] by arm and seed.
-    K is 2, an error and its opposite, so that exchanged arms have the opposite interval; of one seed 1, the error 0.
-
-    The variance over seeds is the mean over the arms, as in Dunnett's comparisons with a control (1955): of three seeds
-    alone it is hardly known. As the differences share a baseline they correlate by 1/2 and their sample variances by
-    1/4, so that the mean of A has not A (S - 1) degrees of freedom but 4 A (S - 1) / (A + 3) (Satterthwaite 1946).
+    values: [A, S] by setting and seed. K is 2, an error and its opposite, so that exchanged settings have the opposite
+    interval; of one seed it is 1, the error 0.
     """
-    arms, seeds = values.shape
+    settings, seeds = values.shape
     if seeds == 1:
         return np.zeros((1, draws))
+    # The mean over settings, as in Dunnett's comparisons with a control (1955): three seeds alone hardly tell it.
     variance = values.var(axis=1, ddof=1)
     variance = variance[np.isfinite(variance)]
     error = float(np.sqrt(variance.mean() / seeds)) if len(variance) else 0.0
-    # Quantiles in random order rather than random numbers: the tails of few degrees of freedom are long.
-    quantiles = stats.t.ppf((np.arange(draws) + 0.5) / draws, (seeds - 1) * 4 * arms / (arms + 3))
+    # Quantiles in random order rather than random numbers: the tails of few degrees of freedom are long. As
+    # differences to one baseline correlate by 1/2 and their variances by 1/4, there are not A (S - 1) of them but these
+    # (Satterthwaite 1946).
+    quantiles = stats.t.ppf((np.arange(draws) + 0.5) / draws, (seeds - 1) * 4 * settings / (settings + 3))
     errors = error * np.random.default_rng([seed, 1]).permutation(quantiles)
     return np.stack([errors, -errors])
 
 
-def _scores_of(arms: Sequence[Sequence[Counts]], score: str, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Return the scores of all images, [A, S] by arm and seed, and those of each resample, [R, A, S]."""
-    reference = arms[0][0]
-    for arm in arms:
-        assert len(arm) == len(arms[0]), "every arm needs the same seeds"
-        for counts in arm:
+def _scores_of(settings: Sequence[Sequence[Counts]], score: str, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Return the scores of all images, [A, S] by setting and seed, and those of each resample, [R, A, S]."""
+    reference = settings[0][0]
+    for setting in settings:
+        assert len(setting) == len(settings[0]), "every setting needs the same seeds"
+        for counts in setting:
             assert np.array_equal(counts.truth, reference.truth), "the counts are not of the same test images"
     images, classes = reference.truth.shape
     assert images > 0
-    values = _weighted_scores(arms, score, np.ones((1, images)))[0]
+    values = _weighted_scores(settings, score, np.ones((1, images)))[0]
     resampled = np.empty((resamples, *values.shape))
     generator = np.random.default_rng([seed, 0])
     rows = max(1, _CHUNK // max(images, classes))
     for start in range(0, resamples, rows):
         weights = _draw_weights(generator, min(rows, resamples - start), images)
-        resampled[start : start + rows] = _weighted_scores(arms, score, weights)
+        resampled[start : start + rows] = _weighted_scores(settings, score, weights)
     return values, resampled
 
 
@@ -177,11 +164,14 @@ def _draw_weights(generator: np.random.Generator, resamples: int, images: int) -
     return np.bincount(drawn.ravel(), minlength=resamples * images).reshape(resamples, images).astype(np.float64)
 
 
-def _weighted_scores(arms: Sequence[Sequence[Counts]], score: str, weights: Floats) -> Floats:
+def _weighted_scores(settings: Sequence[Sequence[Counts]], score: str, weights: Floats) -> Floats:
     """Return the scores [R, A, S] of the images as often as `weights` [R, N] says."""
     # Whole numbers below 2^53, so that float64 sums are exact and the fast matrix product serves.
-    found = [[summary(score, *(weights @ c.astype(np.float64) for c in one.columns)) for one in arm] for arm in arms]
-    return np.moveaxis(np.array(found), -1, 0)
+    weighted = [
+        [summary(score, *(weights @ column.astype(np.float64) for column in counts.columns)) for counts in setting]
+        for setting in settings
+    ]
+    return np.moveaxis(np.array(weighted), -1, 0)
 
 
 # -------------------------------------------------------------------------------------------------- verdicts
@@ -189,12 +179,10 @@ def _weighted_scores(arms: Sequence[Sequence[Counts]], score: str, weights: Floa
 
 @dataclass(frozen=True)
 class ArchitectureVerdict:
-    """What the mixing ratios together say of one architecture.
+    """What the mixing ratios together say of one architecture: a kind, a line in plain words, differences by ratio.
 
-    kind: "helps" if at least one ratio helps and none hurts, "hurts" if at least one hurts and none helps, "mixed" if
-        both occur, else "cannot tell".
-    line: the verdict in plain words, differences in points (hundredths) of the score.
-    differences: of each ratio. Their intervals are simultaneous: with probability `confidence` all of them hold.
+    kind: "helps" if at least one ratio helps and none hurts, "hurts" the other way round, "mixed", or "cannot tell".
+    differences: their intervals are simultaneous, with probability `confidence` all of them hold.
     """
 
     kind: str
@@ -226,14 +214,11 @@ def judge_architecture(
 ) -> ArchitectureVerdict:
     """Return whether any of several mixing ratios is better or worse than the baseline.
 
-    The best of many ratios looks good by chance more often than one. So each interval has the confidence
-    1 - (1 - confidence) / len(mixes) (Bonferroni), and all of them together hold with `confidence`.
-
-    baseline: real data only, one `Counts` per seed.
-    mixes: the same for each ratio, by the ratio's name: the same seeds and test images.
+    baseline: real data only, one `Counts` per seed. mixes: the same for each ratio, by the ratio's name.
     architecture: its name, which then begins the line.
     """
     assert mixes
+    # Bonferroni: the best of many ratios looks good by chance more often than one.
     each = 1 - (1 - confidence) / len(mixes)
     found = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
     differences = dict(zip(mixes, found, strict=True))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 from browser import check_report
 from PIL import Image
 from random_networks import random_alexnet, random_inception
 
+from evaluations.metrics.base import EvaluationSets, Fact, Measurement, Metric
+from evaluations.report.page import Section, Sheet
 from guided_diffusion import cli
+from guided_diffusion.pipelines.evaluation import metrics
 from guided_diffusion.runtime.files import digest
 
 TINY_STUDY = {
@@ -246,3 +252,55 @@ def test_with_test_images_to_compare_with_the_yardstick_stays_where_training_ima
     assert [(found[name]["images"], found[name]["against"]) for name in ("samples", "test")] == [(24, 4), (4, 8)]
     assert "24 samples against 4 test images (the test against the training images: KID" in shown
     assert "24 of 24 samples were not made from masks of the test images" in shown
+
+
+# ---------------------------------------------------------------------------------------------- a new metric
+
+
+@dataclass(frozen=True)
+class Brightness(Metric[float]):
+    """How much brighter the samples are than the real test images, in gray levels."""
+
+    key: ClassVar = "brightness"
+
+    def measure(self, sets: EvaluationSets) -> Measurement[float]:
+        found = float(sets.samples.images.mean() - sets.test.images.mean())
+        line = f"the samples are {found:+.2f} gray levels brighter"
+        scores = {"Brightness": sets.samples.images.mean(axis=(1, 2, 3))}
+        facts = (Fact("Brightness", f"{found:+.2f}"),)
+        return Measurement({"difference": found}, found, (line,), (f"not equal: {found:.1f}",), facts, scores)
+
+    def section(self, measurement: Measurement[float]) -> Section:
+        return Section("Are they as bright?", [f"By {measurement.result:+.2f} gray levels."])
+
+
+@dataclass(frozen=True)
+class Darkest(Brightness):
+    """Pictures that the page draws, under the heading of another metric."""
+
+    key: ClassVar = "darkest"
+
+    def section(self, measurement: Measurement[float]) -> Section:
+        label = [[0, 1], [2, 3]]
+        return Section("Are they as bright?", figures=[Sheet("A label map", [(np.array(label),)], ("mask",))])
+
+
+def test_a_new_metric_is_a_file_and_a_line(samples, lemons, isdm, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "METRICS", [*metrics.METRICS, lambda context: Brightness(), lambda context: Darkest()])
+    values = {**TINY_STUDY, "study": False, "agreement": False, "memorisation": False}
+    code, shown, errors = isdm(
+        "evaluate", data_dir=lemons, synthetic_dir=samples, output_dir=tmp_path / "out", **values
+    )
+    assert (code, errors) == (0, [])
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    found = record["brightness"]["difference"]
+    assert found == record["darkest"]["difference"]
+    drift = record["drift"]["mean"]  # against training and test images, not the test images alone
+    assert found == pytest.approx(sum(each["synthetic"] - each["real"] for each in drift.values()) / 3, abs=5)
+    assert f"the samples are {found:+.2f} gray levels brighter" in shown
+    assert f"warning: not equal: {found:.1f}" in shown
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("Are they as bright?</h2>") == 1  # sections of one heading are joined
+    for part in (f"By {found:+.2f} gray levels.", f"not equal: {found:.1f}", "<dt>Brightness</dt>", "A label map"):
+        assert part in page
+    assert "Brightness: " in page[page.index("Spread over all samples") :]

@@ -19,7 +19,7 @@ from evaluations.segmentation.models import build_segmenter
 from guided_diffusion import cli
 from guided_diffusion.config.load import load_config
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.evaluation.data import resolve_options
+from guided_diffusion.pipelines.evaluation.options import FROM_SAMPLES, resolve_options
 from guided_diffusion.samples.reader import SampleFolder
 
 CONFIG = Path(__file__).parents[2] / "configs" / "sdm" / "ade20k" / "evaluate.json"
@@ -215,10 +215,22 @@ def test_samples_are_compared_at_their_own_size_where_nothing_is_trained(tmp_pat
         config = {"data_dir": "-", "synthetic_dir": "-", "output_dir": "-", "study": False, **values}
         made = {"image_size": 100, "dataset_mode": "ade20k"}
         samples = SampleFolder(tmp_path, "", made, {})
-        return list(height_width(resolve_options(load_config("evaluate", config), samples)["image_size"]))
+        return list(height_width(resolve_options(load_config("evaluate", config), samples).view.image_size))
 
     assert size(agreement=False) == size(segmenter="file.pt") == [100, 100]
     assert size() == [128, 128]
+
+
+def test_what_is_left_open_is_as_the_samples_were_made(tmp_path):
+    assert set(FROM_SAMPLES) == {
+        *("dataset_mode", "num_classes", "ignore_label", "image_size", "image_channels", "resize"),
+    }
+    made = {"image_size": 64, "dataset_mode": "cityscapes", "ignore_label": 255, "image_channels": 1}
+    config = {"data_dir": "-", "synthetic_dir": "-", "output_dir": "-", "ignore_label": 7}
+    resolved = resolve_options(load_config("evaluate", config), SampleFolder(tmp_path, "", made, {}))
+    assert (resolved.source.dataset_mode, resolved.source.ignore_label) == ("cityscapes", 7)
+    # Where neither says it, resize is the mode's.
+    assert (resolved.view.image_size, resolved.view.image_channels, resolved.view.resize) == (64, 1, "pad")
 
 
 def test_the_training_split_is_read_where_something_needs_it(isdm, ade20k, painted_samples, tmp_path):

@@ -1,4 +1,4 @@
-"""The finished trainings of a study on disk, one JSON file each, so that an interrupted study goes on."""
+"""The finished trainings of a study on disk, one JSON file each, so that an interrupted study resumes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ _AGAIN = "delete it, and what it held is computed again"
 class StudyResults(MutableMapping[str, dict[str, Any]]):
     """Results by the key of their run; each is a file that is there whole or not at all.
 
-    settings: all that a result depends on beside its key. A folder of other settings is refused, as its results could
-        not be compared with new ones.
+    settings: what the user chose that a result depends on. digests: of the data, by name. A folder of other settings or
+    data is refused, as its results could not be compared with new ones.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]):
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], digests: Mapping[str, str]):
+        assert not settings.keys() & digests.keys()
         self.folder = Path(folder)
         self.settings = json.loads(json.dumps(settings))  # as they come back from the file
+        self.digests = dict(digests)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Settings and digests in one, as settings.json and report.json have them."""
+        return {**self.settings, **self.digests}
 
     def begin(self) -> None:
         """Write the settings, or hold them against those of the results that are there.
@@ -32,29 +39,31 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
         """
         path = self.folder / SETTINGS
         if path.exists():
-            known = _read(path, "choose another output_dir")
-            lines = [self._difference(key, known) for key in {**self.settings, **known}]
-            if any(lines):
-                raise ConfigError([line for line in lines if line])
+            lines = self._differences(_read(path, "choose another output_dir"))
+            if lines:
+                raise ConfigError(lines)
         elif len(self):
             raise ConfigError(
                 f"{self.folder}: has results, but no {SETTINGS} that says what of: choose another output_dir"
             )
-        write_text(path, json.dumps(self.settings, indent=2) + "\n")
+        write_text(path, json.dumps(self.record, indent=2) + "\n")
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
 
-    def _difference(self, key: str, known: Mapping[str, Any]) -> str:
-        """Return what to say of a setting that differs, "" where it does not."""
-        ours, theirs = self.settings.get(key), known.get(key)
-        if ours == theirs:
-            return ""
-        if " " in key or key == "samples":  # data, known by a digest that tells nobody anything
-            return f"{key}: other than those of the study in {self.folder}; choose another output_dir"
-        return (
-            f"{key} is {json.dumps(ours)}, but {json.dumps(theirs)} in the study in {self.folder}; set it back, or "
-            "choose another output_dir"
-        )
+    def _differences(self, theirs: Mapping[str, Any]) -> list[str]:
+        """Return a line for each setting and each digest that is another in the record of a folder."""
+        ours, lines = self.record, []
+        for key in {**ours, **theirs}:
+            if ours.get(key) == theirs.get(key):
+                continue
+            if key in self.digests:  # a digest tells people nothing
+                lines.append(f"{key}: other than those of the study in {self.folder}; choose another output_dir")
+            else:
+                lines.append(
+                    f"{key} is {json.dumps(ours.get(key))}, but {json.dumps(theirs.get(key))} in the study in "
+                    f"{self.folder}; set it back, or choose another output_dir"
+                )
+        return lines
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         if key not in self:

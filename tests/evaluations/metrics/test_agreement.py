@@ -36,7 +36,7 @@ def test_the_background_may_be_another_class(mask, prediction, score):
     counts = count(others[[mask]], others[[prediction]], 3)
     found = agreement(counts, background=1)
     assert found.score == pytest.approx([score])
-    assert found.bare.item() == ((np.array(mask) == 0) | (np.array(mask) == 3)).all()
+    assert found.background_only.item() == ((np.array(mask) == 0) | (np.array(mask) == 3)).all()
 
 
 def test_a_set_of_samples():
@@ -44,7 +44,7 @@ def test_a_set_of_samples():
     found = agreement(count(masks, predictions, 3))
     assert found.score == pytest.approx(scores)
     shown = np.array([(mask == 1).any() or (mask == 2).any() for mask in masks])
-    assert (found.bare == ~shown).all()
+    assert (found.background_only == ~shown).all()
     assert found.summary()["mean"] == pytest.approx(scores[shown].mean())
     assert found.summary()["median"] == pytest.approx(np.median(scores[shown]))
     assert (found.summary()["counted"], found.summary()["bare"]) == (7, 3)

@@ -1,30 +1,23 @@
-"""Inception features with random weights against torch-fidelity's own run, and the reading of bad weights files."""
+"""Inception features with random weights against torch-fidelity's own run, and bad files of them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import pickle
-import socket
-import threading
-import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from random_networks import random_inception
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
 from evaluations.errors import EvaluationError
-from evaluations.metrics import inception
 from evaluations.metrics.fidelity import frechet_distance, kernel_distance, precision_recall
-from evaluations.metrics.inception import load_inception, read_weights
+from evaluations.metrics.inception import InceptionFeatures, load_inception
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +26,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network(weights: Path) -> inception.InceptionFeatures:
+def network(weights: Path) -> InceptionFeatures:
     return load_inception(str(weights), "cpu")
 
 
@@ -62,7 +55,7 @@ class Pictures(Dataset):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_metrics_equal_torch_fidelity(weights: Path, network: inception.InceptionFeatures) -> None:
+def test_metrics_equal_torch_fidelity(weights: Path, network: InceptionFeatures) -> None:
     samples, real = picture_set(10, 130, 1), picture_set(14, 90, 2)
     expected = calculate_metrics(
         input1=Pictures(samples),
@@ -92,7 +85,7 @@ def test_metrics_equal_torch_fidelity(weights: Path, network: inception.Inceptio
     assert (precision, recall) == pytest.approx((expected["precision"], expected["recall"]))
 
 
-def test_features_do_not_depend_on_the_batch(network: inception.InceptionFeatures) -> None:
+def test_features_do_not_depend_on_the_batch(network: InceptionFeatures) -> None:
     images, seen = picture_set(5, 128, 3)[:, :20], []
     features = network.features(images, 2, lambda done, total: seen.append((done, total)))
     assert features.shape == (5, 2048)
@@ -102,7 +95,7 @@ def test_features_do_not_depend_on_the_batch(network: inception.InceptionFeature
     assert network.features(images[:0], 2).shape == (0, 2048)
 
 
-def test_weights_are_told(weights: Path, network: inception.InceptionFeatures) -> None:
+def test_weights_are_told(weights: Path, network: InceptionFeatures) -> None:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     assert network.digest == digest
     for part in ("InceptionV3", "299 x 299", "random.pth", digest):
@@ -182,102 +175,3 @@ def test_damaged_numbers(weights: Path, tmp_path: Path) -> None:
     torch.save(state, path)
     with pytest.raises(EvaluationError, match="features are not finite"):
         load_inception(str(path), "cpu").features(picture_set(2, 128, 4), 2)
-
-
-def test_safetensors_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    save_file({"a": torch.arange(3)}, path)
-    assert torch.equal(read_weights(str(path), option="x", url="").tensors["a"], torch.arange(3))
-    path.write_bytes(b"no such thing")
-    with pytest.raises(EvaluationError, match="not a readable weights file"):
-        read_weights(str(path), option="x", url="")
-
-
-# --------------------------------------------------------------------------------------------------- download
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of torch.hub; servers of this machine are reached without a proxy."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    return tmp_path / "hub" / "hub" / "checkpoints"
-
-
-@pytest.fixture
-def served(tmp_path: Path):
-    """A folder and the address that it is served at."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_args) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_download_is_kept(hub: Path, served: tuple[Path, str]) -> None:
-    folder, address = served
-    torch.save({"a": torch.arange(3)}, folder / "made.pth")
-    content = (folder / "made.pth").read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    name = f"net-2015-12-05-{digest[:8]}.pth"
-    (folder / name).write_bytes(content)
-    found = read_weights("auto", option="x", url=f"{address}/{name}")
-    assert torch.equal(found.tensors["a"], torch.arange(3))
-    assert (found.path, found.digest) == (hub / name, digest[:16])
-    (folder / name).unlink()
-    assert read_weights("auto", option="x", url=f"{address}/{name}").digest == digest[:16]
-
-
-def test_a_download_of_something_else_is_not_kept(hub: Path, served: tuple[Path, str]) -> None:
-    folder, address = served
-    torch.save({"a": torch.arange(3)}, folder / "net-00000000.pth")
-    with pytest.raises(EvaluationError, match=r"x: http.*could not be downloaded \(invalid hash value"):
-        read_weights("auto", option="x", url=f"{address}/net-00000000.pth")
-    assert list(hub.iterdir()) == []
-
-
-def test_a_damaged_file_in_the_cache(hub: Path) -> None:
-    hub.mkdir(parents=True)
-    (hub / "net-00000000.pth").write_bytes(b"half a downl")
-    with pytest.raises(EvaluationError, match="delete it"):
-        read_weights("auto", option="x", url="http://127.0.0.1:1/net-00000000.pth")
-
-
-def test_without_a_network(hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nobody listens there
-    begin = time.monotonic()
-    with pytest.raises(EvaluationError) as caught:
-        load_inception("auto", "cpu")
-    assert time.monotonic() - begin < 5
-    text = str(caught.value)
-    assert text.startswith("inception_weights: https://github.com/toshas/torch-fidelity/")
-    assert "could not be downloaded" in text
-    assert "give the path of the file" in text
-    assert "\n" not in text
-    assert capsys.readouterr() == ("", "")
-    assert list(hub.iterdir()) == []
-
-
-def test_a_silent_server_is_given_up(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inception, "_PATIENCE", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        begin = time.monotonic()
-        with pytest.raises(EvaluationError, match="timed out"):
-            read_weights("auto", option="x", url=f"http://127.0.0.1:{silent.getsockname()[1]}/net-00000000.pth")
-        assert time.monotonic() - begin < 5
-    assert socket.getdefaulttimeout() is None
-
-
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    with pytest.raises(EvaluationError, match="could not be downloaded"):
-        read_weights("auto", option="x", url="http://127.0.0.1:1/net-00000000.pth")

@@ -14,26 +14,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from evaluations.errors import EvaluationError
-from evaluations.metrics.near_duplicates import (
+from evaluations.metrics.near_duplicates import FACTOR, NearDuplicates, closest_pairs, flag_near_duplicates
+from evaluations.metrics.nearest import (
     BLOCKS,
-    FACTOR,
     FEATURES,
     KEPT,
     MOST_SHIFT,
-    SYMMETRIES,
     TRIMMED,
     WHOLE,
-    Memorisation,
     Nearest,
-    apply_symmetry,
-    closest_pairs,
-    judge_copies,
     nearest,
     nearest_features,
     nearest_other,
     nearest_other_features,
-    views,
 )
+from evaluations.symmetry import SYMMETRIES, apply_d4
 from guided_diffusion.data.lemons import write_demo_dataset
 
 Pixels = NDArray[np.uint8]
@@ -85,10 +80,10 @@ def with_defect(lemons: Lemons, index: int, source: int) -> Pixels:
     return np.where(mask, lemons.training[source][:, ::-1], lemons.training[index])
 
 
-def suspected_copies(samples: Pixels, training: Pixels, held_out: Pixels | None = None) -> Memorisation:
+def near_duplicates(samples: Pixels, training: Pixels, held_out: Pixels | None = None) -> NearDuplicates:
     """Judge `samples` by both distances of pixels."""
     real = None if held_out is None else nearest(held_out, training)
-    return judge_copies(nearest(samples, training), nearest_other(training), real)
+    return flag_near_duplicates(nearest(samples, training), nearest_other(training), real)
 
 
 def planted(lemons: Lemons) -> tuple[list[int], Pixels]:
@@ -123,17 +118,15 @@ def test_all_of_ten_planted_copies_and_none_of_a_hundred_others(lemons: Lemons, 
             clipped(each.mean(-1, keepdims=True)).repeat(3, -1) for each in (training, others, copies)
         )
     order = np.random.default_rng(1).permutation(NUM_OTHERS + 10)
-    found = suspected_copies(np.concatenate([copies, others])[order], training, others)
-    assert set(order[found.suspected]) == set(range(10))
+    found = near_duplicates(np.concatenate([copies, others])[order], training, others)
+    assert set(order[found.flagged]) == set(range(10))
     assert found.share == pytest.approx(10 / 110)
-    assert found.real_suspects == 0
-    assert found.training_suspects == 0
+    assert found.real_share == 0
+    assert found.training_share == 0
     worst = closest_pairs(found, 10)
     assert {originals[order[i]] for i in worst} == set(found.index[worst].tolist())
     for i in worst:  # laid over its original as it was matched, at most a defect is different
-        difference = np.abs(
-            apply_symmetry(training[found.index[i]], found.symmetry[i]) - copies[order[i]].astype(float)
-        )
+        difference = np.abs(apply_d4(training[found.index[i]], found.symmetry[i]) - copies[order[i]].astype(float))
         assert np.quantile(difference, 0.7) < 10
 
 
@@ -142,8 +135,8 @@ def test_a_small_thing_before_nothing_is_compared_as_a_whole() -> None:
     images = np.full((60, 32, 32, 3), 200, np.uint8)
     images[:, 8:16, 8:16] = noise_images(60, 8, 8)
     samples = np.concatenate([images[50:], noisy(images[7:8], 2)])
-    found = suspected_copies(samples, images[:50])
-    assert found.suspected.tolist() == [False] * 10 + [True]
+    found = near_duplicates(samples, images[:50])
+    assert found.flagged.tolist() == [False] * 10 + [True]
     assert found.measure[10] == WHOLE
     assert found.index[10] == 7
 
@@ -151,9 +144,9 @@ def test_a_small_thing_before_nothing_is_compared_as_a_whole() -> None:
 def test_near_duplicates_among_real_images_are_told() -> None:
     images = noise_images(40, 16, 16)
     training = np.concatenate([images[:30], noisy(images[:3])])
-    found = suspected_copies(images[35:], training, held_out=np.concatenate([images[30:35], noisy(images[5:10])]))
-    assert found.training_suspects == pytest.approx(6 / 33)
-    assert found.real_suspects == 0.5
+    found = near_duplicates(images[35:], training, held_out=np.concatenate([images[30:35], noisy(images[5:10])]))
+    assert found.training_share == pytest.approx(6 / 33)
+    assert found.real_share == 0.5
     assert found.share == 0
 
 
@@ -165,18 +158,18 @@ def test_the_rule_by_hand() -> None:
     training = {"a": by([4, 5, 6], 10), "b": by([1, 8, 10], 10)}  # median ratios 0.5 and 0.8
     samples = {"a": by([1.9, 2.1, 4, 1.0], 10), "b": by([8, 3.3, 3.1, 3.1], 10)}
     held_out = {"a": by([9, 9, 1], 10), "b": by([9, 3, 9], 10)}
-    found = judge_copies(samples, training, held_out)
+    found = flag_near_duplicates(samples, training, held_out)
     assert found.thresholds == pytest.approx({"a": FACTOR * 0.5, "b": FACTOR * 0.8})
-    assert found.suspected.tolist() == [True, False, True, True]
+    assert found.flagged.tolist() == [True, False, True, True]
     assert found.measure == ("a", "b", "b", "a")
     np.testing.assert_allclose(found.score, [0.19 / 0.2, 0.33 / 0.32, 0.31 / 0.32, 0.1 / 0.2])
     np.testing.assert_allclose(found.distance, [1.9, 3.3, 3.1, 1.0])
     np.testing.assert_allclose(found.ratio, [0.19, 0.33, 0.31, 0.1])
-    assert found.real_suspects == pytest.approx(2 / 3)
-    assert found.training_suspects == pytest.approx(1 / 3)
+    assert found.real_share == pytest.approx(2 / 3)
+    assert found.training_share == pytest.approx(1 / 3)
     assert closest_pairs(found, 2).tolist() == [3, 0]
     assert closest_pairs(found, 9).tolist() == [3, 0, 2, 1]
-    assert judge_copies(samples, training).real_suspects is None
+    assert flag_near_duplicates(samples, training).real_share is None
     record = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert record["share"] == 0.75
     assert record["samples"][1] == {
@@ -190,10 +183,10 @@ def test_the_rule_by_hand() -> None:
     }
 
 
-def test_equally_near_neighbours_prove_nothing() -> None:
+def test_equally_near_neighbors_prove_nothing() -> None:
     same = np.full((5, 16, 16, 3), 90, np.uint8)
-    found = suspected_copies(same, same, same)
-    assert not found.suspected.any()
+    found = near_duplicates(same, same, same)
+    assert not found.flagged.any()
     np.testing.assert_array_equal(found.ratio, 1)
 
 
@@ -223,7 +216,7 @@ def test_nearest_is_what_a_plain_search_finds(shape: tuple[int, int]) -> None:
     for number, name in enumerate((WHOLE, TRIMMED)):
         table = np.array(
             [
-                [[pair_distances(a, apply_symmetry(b, s))[number] for s in range(num_symmetries)] for b in images[4:]]
+                [[pair_distances(a, apply_d4(b, s))[number] for s in range(num_symmetries)] for b in images[4:]]
                 for a in images
             ]
         )
@@ -240,29 +233,15 @@ def test_nearest_is_what_a_plain_search_finds(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("symmetry", range(len(SYMMETRIES)))
 def test_every_flip_and_turn_is_found_and_can_be_shown(symmetry: int) -> None:
     training = noise_images(6, 40, 40)
-    sample = apply_symmetry(training[4], symmetry)
+    sample = apply_d4(training[4], symmetry)
     for found in nearest(sample[None], training).values():
         assert found.index[0] == 4
         assert found.distance[0] < 1e-3
         assert found.symmetry[0] == symmetry
 
 
-def test_symmetries_are_what_their_names_say() -> None:
-    image = noise_images(5, 7)
-    by_name = {name: apply_symmetry(image, number) for number, name in enumerate(SYMMETRIES)}
-    np.testing.assert_array_equal(by_name["as it is"], image)
-    np.testing.assert_array_equal(by_name["mirrored left to right"], image[:, ::-1])
-    np.testing.assert_array_equal(by_name["mirrored top to bottom"], image[::-1])
-    for name, turn in (("turned by 180", 2), ("turned right by 90", -1), ("turned left by 90", 1)):
-        np.testing.assert_array_equal(by_name[f"{name} degrees"], np.rot90(image, turn))
-    np.testing.assert_array_equal(by_name["mirrored along the main diagonal"], image.swapaxes(0, 1))
-    np.testing.assert_array_equal(by_name["mirrored along the other diagonal"], np.rot90(image, 2).swapaxes(0, 1))
-    assert [view.shape for view in views(image[None])] == [(1, 5, 7, 3)] * 4
-    assert [view.shape for view in views(image[None, :, :5])] == [(1, 5, 5, 3)] * 8
-
-
 @pytest.mark.parametrize(("shift", "left"), [(8, 0), (-8, 0), (25, 15), (-25, 15)])
-def test_a_small_shift_of_a_colour_does_not_count(shift: int, left: float) -> None:
+def test_a_small_shift_of_a_color_does_not_count(shift: int, left: float) -> None:
     training = np.random.default_rng(0).integers(40, 200, (5, 32, 32, 3), dtype=np.uint8)
     sample = training[2:3].copy()
     sample[..., 1] = np.int64(sample[..., 1]) + shift
@@ -277,7 +256,7 @@ def test_large_images_are_averaged_first() -> None:
     assert nearest(sample, training)[WHOLE].distance[0] == pytest.approx(4, rel=0.05)
 
 
-def test_an_image_is_not_its_own_neighbour_in_any_chunk() -> None:
+def test_an_image_is_not_its_own_neighbor_in_any_chunk() -> None:
     training = noise_images(190, 8, 16)  # 36,100 pairs, which are taken 32,768 at a time
     training[180] = training[11][:, ::-1]
     found = nearest_other(training)[WHOLE]
@@ -311,11 +290,11 @@ def test_features_join_pixels() -> None:
     images = noise_images(20, 16, 16)
     features = np.random.default_rng(0).normal(size=(1, 20, 8))
     stolen = features[:, 3] + 0.01
-    found = judge_copies(
+    found = flag_near_duplicates(
         {**nearest(images[15:16], images[:15]), **nearest_features(stolen, features[:, :15])},
         {**nearest_other(images[:15]), **nearest_other_features(features[:, :15])},
     )
-    assert found.suspected.tolist() == [True]
+    assert found.flagged.tolist() == [True]
     assert found.measure == (FEATURES,)
     assert found.index.tolist() == [3]
 
@@ -333,12 +312,12 @@ def test_features_join_pixels() -> None:
 )
 def test_sets_that_cannot_be_compared(samples: tuple[int, ...], training: tuple[int, ...], says: str) -> None:
     with pytest.raises(EvaluationError) as error:
-        suspected_copies(noise_images(*samples), noise_images(*training))
+        near_duplicates(noise_images(*samples), noise_images(*training))
     assert str(error.value).startswith(f"memorisation: {says}")
     assert "\n" not in str(error.value)
 
 
 def test_three_training_images_are_enough() -> None:
     training = noise_images(3, 16, 16)
-    found = suspected_copies(np.concatenate([training[:1], noise_images(1, 16, 16, seed=9)]), training)
-    assert found.suspected.tolist() == [True, False]
+    found = near_duplicates(np.concatenate([training[:1], noise_images(1, 16, 16, seed=9)]), training)
+    assert found.flagged.tolist() == [True, False]

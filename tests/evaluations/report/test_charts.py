@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from evaluations.report.charts import (
-    ArmBar,
     Chart,
+    SettingBar,
     class_bars,
     distance_histogram,
     iou_bars,
-    loss_curve,
+    loss_history,
     paired_bars,
     score_histogram,
-    spectra,
+    spectrum_curves,
 )
 
 NAN = float("nan")
@@ -28,10 +28,14 @@ NASTY = "<script>alert(1)</script> \"q\" 'a' & $x_1$ 裂纹 é \x00\x1b \ud800"
 SVG = "{http://www.w3.org/2000/svg}"
 
 CHARTS: dict[str, Callable[[], Chart]] = {
-    "arms": lambda: iou_bars([ArmBar("real", 0.7, 0.69, 0.71, [0.69, 0.71]), ArmBar("mix", 0.72)], "real", "mIoU"),
-    "arms: nothing known": lambda: iou_bars([ArmBar("real", NAN, None, NAN), ArmBar("mix", None, seeds=[NAN])], "real"),
+    "arms": lambda: iou_bars(
+        [SettingBar("real", 0.7, 0.69, 0.71, [0.69, 0.71]), SettingBar("mix", 0.72)], "real", "mIoU"
+    ),
+    "arms: nothing known": lambda: iou_bars(
+        [SettingBar("real", NAN, None, NAN), SettingBar("mix", None, seeds=[NAN])], "real"
+    ),
     "arms: none": lambda: iou_bars([], "real"),
-    "arms: one, no baseline": lambda: iou_bars([ArmBar(NASTY, 0.5, 0.5, 0.5, [0.5])], "real", NASTY),
+    "arms: one, no baseline": lambda: iou_bars([SettingBar(NASTY, 0.5, 0.5, 0.5, [0.5])], "real", NASTY),
     "classes": lambda: class_bars(["a", "b"], {"real": [0.9, NAN], "mix": np.array([0.8, NAN])}, "IoU"),
     "classes: nothing known": lambda: class_bars([NASTY], {NASTY: [None]}),
     "classes: none": lambda: class_bars([], {}),
@@ -44,18 +48,18 @@ CHARTS: dict[str, Callable[[], Chart]] = {
     "distances": lambda: distance_histogram([1.0, 2.0, np.inf], [0.1, 3.0], 0.5, "distance"),
     "distances: none": lambda: distance_histogram([], [NAN], None),
     "distances: all zero": lambda: distance_histogram([0.0], [0.0], 0.0),
-    "spectra": lambda: spectra([0.1, 0.2], [10.0, 1.0], [9.0, 0.0]),
-    "spectra: none": lambda: spectra([], [], []),
-    "spectra: no power": lambda: spectra([0.1], [0.0], [NAN]),
+    "spectra": lambda: spectrum_curves([0.1, 0.2], [10.0, 1.0], [9.0, 0.0]),
+    "spectra: none": lambda: spectrum_curves([], [], []),
+    "spectra: no power": lambda: spectrum_curves([0.1], [0.0], [NAN]),
     "pairs": lambda: paired_bars(["a", "b"], [1.0, 2.0], [2.0, NAN], "mean"),
     "pairs: logarithmic": lambda: paired_bars([NASTY, "b", "c"], [0.9, 1e-5, 0], [0.8, 0, None], NASTY),
     "pairs: negative": lambda: paired_bars(["a"], [-500.0], [1.0], "difference"),
     "pairs: all zero": lambda: paired_bars(["a"], [0.0], [0.0], "share"),
     "pairs: none": lambda: paired_bars([], [], [], ""),
-    "loss": lambda: loss_curve([{"epoch": 0, "loss": 0.5}, {"epoch": 1, "loss": 0.004}, {"epoch": 2}], "loss"),
-    "loss: one epoch": lambda: loss_curve([{"epoch": 0, "loss": 0.5}]),
-    "loss: runs": lambda: loss_curve({NASTY: [{"epoch": 0, "loss": NAN}], "second": []}),
-    "loss: none": lambda: loss_curve([]),
+    "loss": lambda: loss_history([{"epoch": 0, "loss": 0.5}, {"epoch": 1, "loss": 0.004}, {"epoch": 2}], "loss"),
+    "loss: one epoch": lambda: loss_history([{"epoch": 0, "loss": 0.5}]),
+    "loss: runs": lambda: loss_history({NASTY: [{"epoch": 0, "loss": NAN}], "second": []}),
+    "loss: none": lambda: loss_history([]),
 }
 
 
@@ -98,14 +102,14 @@ def marks_of(svg: str, colour: str) -> int:
     [(0.701, 0.75, "#00734f"), (0.6, 0.699, "#c04a00"), (0.69, 0.75, None), (None, None, None)],
 )
 def test_an_arm_is_marked_by_where_its_interval_lies(low: float | None, high: float | None, colour: str | None) -> None:
-    chart = iou_bars([ArmBar("real", 0.7), ArmBar("mix", 0.72, low, high)], "real")
+    chart = iou_bars([SettingBar("real", 0.7), SettingBar("mix", 0.72, low, high)], "real")
     for one in ("#00734f", "#c04a00"):
         assert marks_of(chart.light_svg, one) == (one == colour)
     assert {"70.0", "72.0", "mIoU in percent"} <= set(texts(chart.light_svg))
 
 
 def test_without_the_baseline_no_arm_is_better() -> None:
-    chart = iou_bars([ArmBar("mix", 0.72, 0.71, 0.73)], "real")
+    chart = iou_bars([SettingBar("mix", 0.72, 0.71, 0.73)], "real")
     assert marks_of(chart.light_svg, "#00734f") == 0
 
 
@@ -156,5 +160,5 @@ def test_shares_over_decades_have_a_logarithmic_axis(smallest: float, logarithmi
     [([0.05, 0.042], {"0.044", "0.046"}), ([0.5, 0.04], {"0.05", "0.2"}), ([90, 1e-5], {"10⁻⁵", "0.1"})],
 )
 def test_a_loss_axis_has_numbers_whatever_its_range(losses: list[float], ticks: set[str]) -> None:
-    chart = loss_curve([{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses)])
+    chart = loss_history([{"epoch": epoch, "loss": loss} for epoch, loss in enumerate(losses)])
     assert ticks <= set(texts(chart.light_svg))

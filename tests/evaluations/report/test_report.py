@@ -8,10 +8,21 @@ import re
 from html.parser import HTMLParser
 from typing import get_args
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from evaluations.report.page import Figure, Section, Table, Verdict, VerdictKind, printable, render_report
+from evaluations.report.page import (
+    Figure,
+    Section,
+    Sheet,
+    Table,
+    Verdict,
+    VerdictKind,
+    join_sections,
+    printable,
+    render_report,
+)
 
 NASTY = "</title></pre><script>alert(1)</script>\"' onload='x' {{ 7 * 7 }} & 裂纹"
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 36"><text>{}</text></svg>'
@@ -186,3 +197,29 @@ def test_missing_numbers_are_dashes() -> None:
 def test_our_own_mistakes_are_found(wrong) -> None:
     with pytest.raises(AssertionError):
         wrong()
+
+
+def test_sections_of_one_heading_are_joined_where_the_first_stands() -> None:
+    table = Table(["a"], [[1]])
+    found = join_sections([Section("A", ["1"]), Section("B"), Section("A", ["2"], [table], details=[("t", "x")])])
+    assert [section.heading for section in found] == ["A", "B"]
+    assert found[0] == Section("A", ["1", "2"], [table], [], [("t", "x")])
+
+
+def test_a_sheet_is_drawn_two_groups_a_row() -> None:
+    image, label = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.int64)
+    sheet = Sheet("Samples", [(image, label)] * 3, ("real", "mask"), "caption")
+    assert [len(row) for row in sheet.rows] == [4, 2]
+    assert sheet.column_titles == ("real", "mask", "real", "mask")
+    assert Sheet("One", [(image,)], ("sample",)).column_titles == ("sample",)
+    assert len(sheet.labels) == 3
+    seen = []
+
+    def draw(given: Sheet) -> bytes:
+        seen.append(given)
+        return png(7, 5)
+
+    page = render_report(title="t", verdict=Verdict("helps", "h"), sections=[Section("S", figures=[sheet])], draw=draw)
+    assert seen == [sheet]
+    for part in ("<h3>Samples</h3>", "<figcaption>caption</figcaption>", 'width="7" height="5"'):
+        assert part in page

@@ -14,15 +14,15 @@ from browser import DESKTOP, PHONE, check_in, check_report, chromium
 from PIL import Image
 
 from evaluations.report.charts import (
-    ArmBar,
     Chart,
+    SettingBar,
     class_bars,
     distance_histogram,
     iou_bars,
-    loss_curve,
+    loss_history,
     paired_bars,
     score_histogram,
-    spectra,
+    spectrum_curves,
 )
 from evaluations.report.page import Figure, Section, Table, Verdict, render_report
 
@@ -52,7 +52,7 @@ def study(rng: np.random.Generator) -> Section:
         for arm, gain in zip(ARMS, (0, 0.012, 0.024, 0.019, -0.09, 0.015, 0.004), strict=True):
             seeds = base + gain + rng.normal(0, 0.006, 3)
             ends = (base, base) if arm == "real" else (base + gain - 0.011, base + gain + 0.012)
-            bars.append(ArmBar(arm, float(seeds.mean()), *ends, seeds=seeds.tolist()))
+            bars.append(SettingBar(arm, float(seeds.mean()), *ends, seeds=seeds.tolist()))
             mean, std = 100 * seeds.mean(), 100 * seeds.std(ddof=1)
             difference = (
                 "–" if arm == "real" else f"{100 * gain:+.1f} ({100 * gain - 1.1:+.1f} to {100 * gain + 1.2:+.1f})"
@@ -97,12 +97,12 @@ def quality(rng: np.random.Generator) -> list[Section]:
             figures=[
                 embedded("Area of each class", paired_bars(CLASSES, shares, shares[::-1], "share of pixels")),
                 embedded("Channel means", channels),
-                embedded("Spectrum", spectra(frequency, power, power * np.linspace(1, 0.3, 40))),
+                embedded("Spectrum", spectrum_curves(frequency, power, power * np.linspace(1, 0.3, 40))),
             ],
         ),
         Section(
             "Configuration",
-            figures=[embedded("Training of the generator", loss_curve(losses))],
+            figures=[embedded("Training of the generator", loss_history(losses))],
             details=[("config.json", json.dumps({"data_dir": "data/" + "long_name_" * 30, "seeds": 3}, indent=2))],
         ),
     ]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluations.segmentation.augmentation import Component, DefectBank, usual_augmentation
+from evaluations.segmentation.augmentation import Component, DefectBank, standard_augmentation
 
 NO_CLASS = 2
 SEEDS = range(60)
@@ -32,7 +32,7 @@ def letter() -> Tensor:
 
 
 def augmented(label: Tensor, seed: int, vertical_flip: bool = True) -> tuple[Tensor, Tensor]:
-    return usual_augmentation(painted(label), label, seeded(seed), num_classes=NO_CLASS, vertical_flip=vertical_flip)
+    return standard_augmentation(painted(label), label, seeded(seed), num_classes=NO_CLASS, vertical_flip=vertical_flip)
 
 
 # ------------------------------------------------------------------------------------------ usual augmentation
@@ -65,7 +65,7 @@ def test_types_and_values() -> None:
         assert label.shape == (64, 48)
         assert set(label.unique().tolist()) <= {0, 1, NO_CLASS}
     image, label = inputs[0].clone(), inputs[1].clone()
-    usual_augmentation(image, label, seeded(0), num_classes=NO_CLASS, vertical_flip=True)
+    standard_augmentation(image, label, seeded(0), num_classes=NO_CLASS, vertical_flip=True)
     assert torch.equal(image, inputs[0])
     assert torch.equal(label, inputs[1])
 
@@ -75,7 +75,7 @@ def test_every_class_of_many_keeps_its_number() -> None:
     label = torch.zeros(32, 32, dtype=torch.int64)
     label[:, 16:] = 900
     for seed in range(10):
-        _, moved = usual_augmentation(painted(label % 2), label, seeded(seed), num_classes=1000, vertical_flip=True)
+        _, moved = standard_augmentation(painted(label % 2), label, seeded(seed), num_classes=1000, vertical_flip=True)
         assert set(moved.unique().tolist()) <= {0, 900, 1000}
 
 
@@ -115,7 +115,7 @@ def test_colours_vary_a_little() -> None:
     image = colours[label].permute(2, 0, 1).contiguous()
     levels, saturations, hues = [], [], []
     for seed in SEEDS:
-        varied, moved = usual_augmentation(image, label, seeded(seed), num_classes=3, vertical_flip=False)
+        varied, moved = standard_augmentation(image, label, seeded(seed), num_classes=3, vertical_flip=False)
         dark, light, orange = (varied[:, moved == stripe].float().median(dim=1).values.numpy() for stripe in range(3))
         levels.append(dark.mean() + light.mean())
         saturations.append((orange[0] - orange[2]) / (light.mean() - dark.mean()))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evaluations.errors import EvaluationError
 from evaluations.metrics.segmentation import scores
-from evaluations.segmentation.external import GivenSegmenter, SegmenterFile, read_segmenter
+from evaluations.segmentation.external import ExternalSegmenter, SegmenterFile, read_segmenter
 from evaluations.segmentation.label_table import NO_CLASS
 from evaluations.segmentation.models import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, build_segmenter, to_input
 from evaluations.segmentation.training import predict
@@ -29,7 +29,7 @@ def read(path: Path, model: str = "", *, size: tuple[int, int] = (32, 32), form=
 
 
 def miou(file: SegmenterFile, classes: tuple[int, ...], images: ImageSet) -> float:
-    return scores(GivenSegmenter(file, classes, images.num_classes).counts(images, 2, CPU)).miou
+    return scores(ExternalSegmenter(file, classes, images.num_classes).counts(images, 2, CPU)).miou
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_reading_leaves_the_random_state_alone(tmp_path):
 
 def test_a_shifted_table_gives_shifted_predictions(nearest):
     images = painted()
-    shifted = GivenSegmenter(nearest, (1, 2, 3, 0), 4)
+    shifted = ExternalSegmenter(nearest, (1, 2, 3, 0), 4)
     found = predict(shifted, images.images, 2, CPU, "unit")
     assert np.array_equal(found, (images.labels + 1) % 4)
     assert miou(nearest, (1, 2, 3, 0), images) == 0
@@ -133,7 +133,7 @@ def test_a_shifted_table_gives_shifted_predictions(nearest):
 
 def test_classes_without_an_output_are_left_out_of_the_scores(nearest):
     images = painted()
-    model = GivenSegmenter(nearest, (0, 1, NO_CLASS, NO_CLASS), 4)
+    model = ExternalSegmenter(nearest, (0, 1, NO_CLASS, NO_CLASS), 4)
     assert model.left_out == (2, 3)
     found = scores(model.counts(images, 2, CPU))
     assert found.present.tolist() == [True, True, False, False]
@@ -142,7 +142,7 @@ def test_classes_without_an_output_are_left_out_of_the_scores(nearest):
 
 def test_what_stands_for_no_class_is_wrong_where_there_is_one(nearest):
     images = painted()
-    model = GivenSegmenter(nearest, (0, 1, 2, NO_CLASS), 4)
+    model = ExternalSegmenter(nearest, (0, 1, 2, NO_CLASS), 4)
     # Class 3 shows in images that call it 2: half of class 2 is predicted to be none of the classes.
     labels = np.where(images.labels == 3, 2, images.labels)
     found = scores(model.counts(ImageSet(images.images, labels, images.names, 4), 2, CPU))
@@ -158,7 +158,7 @@ def test_of_several_outputs_of_a_class_the_largest_counts(tmp_path):
     file = read(scripted(tmp_path / "nearest.pt", NearestColour()))
     assert miou(file, (0, 1, 2, 0), merged) == 1
     assert miou(file, (0, 1, 2, NO_CLASS), merged) < 1
-    logits = GivenSegmenter(file, (0, 1, 2, 0), 3)(torch.rand(1, 3, 8, 8))
+    logits = ExternalSegmenter(file, (0, 1, 2, 0), 3)(torch.rand(1, 3, 8, 8))
     assert logits.shape == (1, 4, 8, 8)
     assert (logits[:, 3] == -torch.inf).all()
 
@@ -167,7 +167,7 @@ def test_pixels_of_no_class_count_nowhere(nearest):
     images = painted()
     labels = images.labels.copy()
     labels[:, :8] = 4
-    found = GivenSegmenter(nearest, (1, 2, 3, 0), 4).counts(ImageSet(images.images, labels, images.names, 4), 2, CPU)
+    found = ExternalSegmenter(nearest, (1, 2, 3, 0), 4).counts(ImageSet(images.images, labels, images.names, 4), 2, CPU)
     assert sum(column.sum() for column in found.columns[1:]) == 2 * (labels != 4).sum()
 
 
@@ -193,7 +193,7 @@ def test_images_are_resized_for_it_and_logits_brought_back(tmp_path):
     file = read(path, size=(64, 96))
     assert file.size == (64, 96)
     images = painted()
-    found = predict(GivenSegmenter(file, (0, 1, 2, 3), 4), images.images, 2, CPU, "unit")
+    found = predict(ExternalSegmenter(file, (0, 1, 2, 3), 4), images.images, 2, CPU, "unit")
     assert found.shape == images.labels.shape
     assert (found == images.labels).mean() > 0.9  # all but the borders of the quadrants
     with pytest.raises(EvaluationError, match=r"of \[32, 32\] pixels \(.*only of one size.*\): .* set segmenter_size"):

@@ -25,10 +25,10 @@ from evaluations.segmentation.models import (
     check_size,
     encoder_features,
     to_input,
-    weights_digest,
 )
+from evaluations.segmentation.weights import weights_digest
 
-NAMED_IN_THE_ISSUE = ["unetplusplus", "fpn", "deeplabv3plus"]
+DEFAULT_ARCHITECTURES = ["unetplusplus", "fpn", "deeplabv3plus"]
 
 
 def build(
@@ -108,7 +108,7 @@ def test_an_encoder_that_does_not_go_with_the_architecture(architecture: str, en
 # ---------------------------------------------------------------------------------------------------- models
 
 
-@pytest.mark.parametrize("architecture", [*NAMED_IN_THE_ISSUE, "unet"])
+@pytest.mark.parametrize("architecture", [*DEFAULT_ARCHITECTURES, "unet"])
 def test_a_model_learns_from_the_smallest_batch(architecture: str) -> None:
     model = build(architecture)
     assert model.training
@@ -158,7 +158,7 @@ def test_size_that_does_not_fit(architecture: str, height: int, width: int, uses
     assert message.endswith(f"use {uses}")
 
 
-@pytest.mark.parametrize("architecture", [*NAMED_IN_THE_ISSUE, "pan", "pspnet"])
+@pytest.mark.parametrize("architecture", [*DEFAULT_ARCHITECTURES, "pan", "pspnet"])
 @pytest.mark.parametrize("size", [(64, 96), (144, 128), (128, 160), (100, 96)])
 def test_size_check_is_right_about_the_model(architecture: str, size: tuple[int, int]) -> None:
     model = build(architecture).eval()

@@ -1,4 +1,4 @@
-"""The downstream study: what each arm is trained on, that arms are comparable, and that an interrupted one goes on."""
+"""The downstream study: what each setting is trained on, that settings compare, and that an interrupted one resumes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,11 @@ from shapes import shapes
 
 from evaluations.segmentation.models import build_segmenter
 from evaluations.segmentation.training import TrainingPlan
-from evaluations.study.run import (
-    BASELINE,
-    USUAL,
-    StudyData,
-    StudyOptions,
-    arms_of,
-    counts_of,
-    lacking_samples,
-    material_of,
-    run_study,
-    runs_of,
-    split_validation,
-)
+from evaluations.study.run import counts_of, run_study
+from evaluations.study.settings import REAL_ONLY, STANDARD_AUGMENTATION, StudyPlan, runs_of, settings_of
+from evaluations.study.training_sets import StudyData, lacking_samples, split_validation, training_sets
 
-ARMS = {arm.name: arm for arm in arms_of((0.5, 1, 2))}
+SETTINGS = {setting.name: setting for setting in settings_of((0.5, 1, 2))}
 SAMPLES_A_MASK = 3
 
 
@@ -35,21 +25,21 @@ def data() -> StudyData:
     return StudyData(shapes(20), shapes(6, seed=1), samples, np.arange(len(samples)) % 20)
 
 
-def options(**changes) -> StudyOptions:
+def plan_of(**changes) -> StudyPlan:
     def build(architecture, seed):
         return build_segmenter(architecture, "resnet18", num_classes=3, seed=seed)
 
-    plan = TrainingPlan(steps=2, batch_size=2, learning_rate=1e-3, validations=1)
-    return StudyOptions(
-        **{"build": build, "plan": plan, "validation_share": 0.25, "device": torch.device("cpu"), **changes}
+    training = TrainingPlan(steps=2, batch_size=2, learning_rate=1e-3, validations=1)
+    return StudyPlan(
+        **{"build": build, "training": training, "validation_share": 0.25, "device": torch.device("cpu"), **changes}
     )
 
 
-def test_the_arms_are_those_of_the_question():
-    assert list(ARMS) == ["real", "mix_0.5", "mix_1", "mix_2", "synthetic", "augmented", "copy_paste"]
-    assert [name for name, arm in ARMS.items() if arm.is_mix] == ["mix_0.5", "mix_1", "mix_2"]
-    assert "augmented" not in [arm.name for arm in arms_of((1,), augment_all=True)]
-    assert [arm.name for arm in arms_of((), rivals=False, synthetic_only=False)] == ["real"]
+def test_the_settings_are_those_of_the_question():
+    assert list(SETTINGS) == ["real", "mix_0.5", "mix_1", "mix_2", "synthetic", "augmented", "copy_paste"]
+    assert [name for name, setting in SETTINGS.items() if setting.is_mix] == ["mix_0.5", "mix_1", "mix_2"]
+    assert "augmented" not in [setting.name for setting in settings_of((1,), augment_all=True)]
+    assert [setting.name for setting in settings_of((), baselines=False, synthetic_only=False)] == ["real"]
 
 
 @pytest.mark.parametrize(
@@ -64,45 +54,45 @@ def test_the_arms_are_those_of_the_question():
         ("copy_paste", 16, 0),
     ],
 )
-def test_what_an_arm_is_trained_on(data, name, real, synthetic):
-    material = material_of(data, ARMS[name], options(), 0)
-    assert (material.real, material.synthetic) == (real, synthetic)
-    assert len(material.training) == real + synthetic
-    assert len(material.validation) == 4
+def test_what_a_setting_is_trained_on(data, name, real, synthetic):
+    sets = training_sets(data, SETTINGS[name], plan_of(), 0)
+    assert (sets.real, sets.synthetic) == (real, synthetic)
+    assert len(sets.training) == real + synthetic
+    assert len(sets.validation) == 4
 
 
-def test_no_arm_sees_what_chooses_its_best_state(data):
+def test_no_setting_sees_what_chooses_its_best_state(data):
     for repeat in range(3):
-        held = set(material_of(data, BASELINE, options(), repeat).validation.names)
-        for arm in ARMS.values():
-            material = material_of(data, arm, options(), repeat)
-            assert set(material.validation.names) == held
-            real = material.training.subset(range(material.real))
+        held = set(training_sets(data, REAL_ONLY, plan_of(), repeat).validation.names)
+        for setting in SETTINGS.values():
+            sets = training_sets(data, setting, plan_of(), repeat)
+            assert set(sets.validation.names) == held
+            real = sets.training.subset(range(sets.real))
             assert not held & set(real.names)
             # A sample's number modulo 20 is the training image whose mask it has.
-            origins = {f"shape{int(name[5:]) % 20}" for name in material.training.names[material.real :]}
+            origins = {f"shape{int(name[5:]) % 20}" for name in sets.training.names[sets.real :]}
             assert not held & origins
-            assert not any((image == other).all() for image in material.training.images for other in data.test.images)
+            assert not any((image == other).all() for image in sets.training.images for other in data.test.images)
 
 
 def test_repeats_differ_and_are_repeatable(data):
     def names(repeat, seed=0):
-        return material_of(data, ARMS["mix_1"], options(seed=seed), repeat).training.names
+        return training_sets(data, SETTINGS["mix_1"], plan_of(seed=seed), repeat).training.names
 
     assert names(0) == names(0)
     assert len({names(0), names(1), names(0, seed=1)}) == 3
 
 
 def test_a_larger_ratio_has_the_samples_of_a_smaller_one(data):
-    few, more = (material_of(data, ARMS[name], options(), 0) for name in ("mix_0.5", "mix_2"))
+    few, more = (training_sets(data, SETTINGS[name], plan_of(), 0) for name in ("mix_0.5", "mix_2"))
     assert set(few.training.names[few.real :]) < set(more.training.names[more.real :])
 
 
 def test_too_few_samples_are_counted(data):
-    assert lacking_samples(data, list(ARMS.values()), options(), 3) == 0
-    assert lacking_samples(data, arms_of((4,)), options(), 3) == 4 * 16 - 48
-    unknown = StudyData(data.training, data.test, data.synthetic, np.full(60, -1))
-    assert lacking_samples(unknown, arms_of((4,)), options(), 3) == 4 * 16 - 60
+    assert lacking_samples(data, list(SETTINGS.values()), plan_of(), 3) == 0
+    assert lacking_samples(data, settings_of((4,)), plan_of(), 3) == 4 * 16 - 48
+    unknown = StudyData(data.training, data.test, data.samples, np.full(60, -1))
+    assert lacking_samples(unknown, settings_of((4,)), plan_of(), 3) == 4 * 16 - 60
 
 
 def test_validation_has_a_share_of_every_class():
@@ -123,7 +113,11 @@ def test_validation_has_a_share_of_every_class():
 
 
 def test_an_interrupted_study_goes_on_and_repeats_nothing(data):
-    runs, results, steps = runs_of(["fpn"], [BASELINE, ARMS["mix_1"], USUAL, ARMS["copy_paste"]], 2), {}, []
+    runs, results, steps = (
+        runs_of(["fpn"], [REAL_ONLY, SETTINGS["mix_1"], STANDARD_AUGMENTATION, SETTINGS["copy_paste"]], 2),
+        {},
+        [],
+    )
 
     def stop(run):
         steps.append(run.key)
@@ -131,20 +125,20 @@ def test_an_interrupted_study_goes_on_and_repeats_nothing(data):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(data, options(), runs, results, callback=stop)
+        run_study(data, plan_of(), runs, results, callback=stop)
     assert list(results) == ["fpn-real-0", "fpn-mix_1-0"]
     before, kept = dict(results), []
-    run_study(data, options(), runs, results, keep=lambda run, model: kept.append(run.key))
+    run_study(data, plan_of(), runs, results, keep=lambda run, model: kept.append(run.key))
     assert len(kept) == 6
     assert not set(kept) & set(before)
     assert {key: results[key] for key in before} == before
     whole: dict = {}
-    run_study(data, options(), runs, whole)
+    run_study(data, plan_of(), runs, whole)
     assert whole == results
-    assert [len(counts) for counts in counts_of(results, "fpn", USUAL, 2)] == [6, 6]
+    assert [len(counts) for counts in counts_of(results, "fpn", STANDARD_AUGMENTATION, 2)] == [6, 6]
 
 
-def test_arms_of_a_seed_begin_alike(data):
+def test_settings_of_a_seed_begin_alike(data):
     begun = {}
 
     def build(architecture, seed):
@@ -152,20 +146,20 @@ def test_arms_of_a_seed_begin_alike(data):
         begun.setdefault(seed, []).append(model.state_dict()["encoder.conv1.weight"].clone())
         return model
 
-    runs = runs_of(["fpn"], [BASELINE, ARMS["mix_1"]], 2)
-    run_study(data, options(build=build), runs, {}, callback=partial(lambda run: None))
+    runs = runs_of(["fpn"], [REAL_ONLY, SETTINGS["mix_1"]], 2)
+    run_study(data, plan_of(build=build), runs, {}, callback=partial(lambda run: None))
     assert len(begun) == 2
     assert all(torch.equal(*pair) for pair in begun.values())
     assert not torch.equal(*[pair[0] for pair in begun.values()])
 
 
-def test_augmentation_of_all_arms_changes_their_training_and_nothing_else(data):
-    arms = arms_of((), synthetic_only=False, augment_all=True)
-    runs, results = runs_of(["fpn"], arms, 1), ({}, {})
+def test_augmentation_of_all_settings_changes_their_training_and_nothing_else(data):
+    settings = settings_of((), synthetic_only=False, augment_all=True)
+    runs, results = runs_of(["fpn"], settings, 1), ({}, {})
     for augment_all, found in zip((False, True), results, strict=True):
-        run_study(data, options(augment_all=augment_all), runs, found)
+        run_study(data, plan_of(augment_all=augment_all), runs, found)
     assert results[0].keys() == results[1].keys()
     assert all(results[0][key]["counts"] != results[1][key]["counts"] for key in results[0])
-    usual: dict = {}
-    run_study(data, options(), runs_of(["fpn"], [USUAL], 1), usual)
-    assert usual["fpn-augmented-0"]["counts"] == results[1]["fpn-real-0"]["counts"]
+    standard: dict = {}
+    run_study(data, plan_of(), runs_of(["fpn"], [STANDARD_AUGMENTATION], 1), standard)
+    assert standard["fpn-augmented-0"]["counts"] == results[1]["fpn-real-0"]["counts"]

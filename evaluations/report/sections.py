@@ -1,0 +1,191 @@
+"""The sections of the report that are of no metric, and what sections are written with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluations.report import charts
+from evaluations.report.drawing import Chart
+from evaluations.report.page import Figure, Section, Sheet, Table, Tile, Verdict
+
+Record = Mapping[str, Any]
+"""A part of report.json."""
+
+TRIPLE = ("real", "mask", "sample")
+"""The titles of the tiles that show one sample."""
+
+
+# ----------------------------------------------------------------------------------------------------- writing
+
+
+def chart_figure(chart: Chart, title: str, caption: str = "") -> Figure:
+    """Return a chart as a figure of the page."""
+    return Figure(title, chart.light_svg, chart.dark_svg, caption=caption)
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent, a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def points(value: float | None) -> str:
+    """Return a difference of shares in points, with its sign; a dash for None."""
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+# -------------------------------------------------------------------------------------------------------- head
+
+
+def report_title(data: Record) -> str:
+    """Return the page's title from the record's entry of the data."""
+    return f"Does the synthetic data help? {Path(data['data_dir']).name}"
+
+
+def data_facts(data: Record) -> list[tuple[str, str]]:
+    """Return what was compared, for the head of the report."""
+    images, (height, width) = data["images"], data["image_size"]
+    training = f"{images['training']} for training, " if "training" in images else ""
+    return [
+        ("Real images", f"{training}{images['test']} for the test"),
+        ("Samples", str(images["samples"])),
+        ("Size", f"{width} x {height} pixels"),
+        ("Classes", ", ".join(data["classes"])),
+    ]
+
+
+def study_verdict(study: Record | None) -> Verdict:
+    """Return the answer of the study; None where there is no study."""
+    if study is None:
+        return Verdict("not measured", "Whether the synthetic data helps was not measured: study is false")
+    lines = []
+    for entry in study["architectures"].values():
+        if "verdict" in entry:
+            lines.append(entry["verdict"]["line"])
+        if entry.get("rivals"):
+            lines.append(entry["rivals"]["line"])
+    return Verdict(study["kind"], study["headline"], lines)
+
+
+# ------------------------------------------------------------------------------------------------------- study
+
+
+def study_section(study: Record) -> Section:
+    """Return the scores of all settings of all architectures."""
+    figures, tables = [], []
+    for name, entry in study["architectures"].items():
+        arms = entry["arms"]
+        figures.append(
+            chart_figure(
+                charts.iou_bars([_bar(arm, arms[0]) for arm in arms], arms[0]["label"]),
+                name,
+                "Dots: seeds. Whiskers: the 95 % interval of each arm's difference to real only, laid at the mean of "
+                "real only. The verdict's intervals hold for all ratios together and are wider.",
+            )
+        )
+        tables.append(_study_table(name, arms))
+        if len(arms[0]["classes"]["iou"]) > 1:
+            shown = {arm["label"]: list(arm["classes"]["iou"].values()) for arm in arms if _is_shown(arm)}
+            figures.append(chart_figure(charts.class_bars(list(arms[0]["classes"]["iou"]), shown), f"{name}: classes"))
+    return Section("Segmentation models", _study_text(study), tables, figures)
+
+
+def _study_text(study: Record) -> list[str]:
+    settings = study["settings"]
+    text = [
+        f"Every model was trained for {settings['train_steps']} steps of {settings['batch_size']} images, whatever its "
+        f"arm, {study['seeds']} time(s); its state of best mIoU on validation images (a part of the real training "
+        f"images) was tested on {study['test_images']} real test images. Scores are of the summed pixels of all test "
+        "images; mIoU is the mean over the classes that they have.",
+        "Differences are to the arm real only. Their intervals hold for 95 % of test sets like this one and, with "
+        "several seeds, of trainings like these. The verdicts hold for all mixing ratios together, so that their "
+        "intervals are wider than those of single arms. The best mix and the best cheap rival are those of the best "
+        "validation scores.",
+        "All arms have the usual augmentation."
+        if settings["augment_all"]
+        else "No arm but that of the usual augmentation is augmented (augment_all tells whether samples help on top).",
+        "The generator was trained on all training images, the models on all but the "
+        f"{100 * settings['validation_share']:.0f} % that choose their best states, so that samples also carry what "
+        "the generator saw in those.",
+    ]
+    if study["absent_classes"]:
+        text.append(f"Not in the test images, so not scored: {', '.join(study['absent_classes'])}.")
+    return text
+
+
+def _is_shown(arm: Record) -> bool:
+    return arm["name"] in ("real", "synthetic", "augmented") or arm["name"].startswith("mix")
+
+
+def _bar(arm: Record, reference: Record) -> charts.SettingBar:
+    mean, difference = reference["scores"]["miou"]["mean"], arm.get("difference")
+    found = arm["scores"]["miou"]
+    low, high = (None, None)
+    if difference and None not in (mean, difference["low"], difference["high"]):
+        low, high = mean + difference["low"], mean + difference["high"]
+    return charts.SettingBar(arm["label"], found["mean"], low, high, [v for v in found["by_seed"] if v is not None])
+
+
+def _study_table(name: str, arms: Sequence[Record]) -> Table:
+    keys = ("miou", "foreground_miou", "micro_iou", "dice", "precision", "recall")
+    rows = []
+    for arm in arms:
+        found, difference = arm["scores"], arm.get("difference")
+        interval = "" if difference is None else f"{points(difference['low'])} to {points(difference['high'])}"
+        spread = found["miou"]["std"]
+        rows.append(
+            [
+                arm["label"],
+                arm["real"],
+                arm["synthetic"],
+                percent(found["miou"]["mean"]) + ("" if spread is None else f" ± {percent(spread)}"),
+                "" if difference is None else points(difference["mean"]),
+                interval,
+                *(percent(found[key]["mean"]) for key in keys[1:]),
+            ]
+        )
+    header = ["arm", "real", "synthetic", "mIoU %", "difference", "95 % interval", "mIoU without class 0"]
+    return Table([*header, "micro IoU", "Dice", "precision", "recall"], rows, f"{name}, means over seeds, in percent")
+
+
+# -------------------------------------------------------------------------------- samples, generator, settings
+
+
+def examples_section(triples: Sequence[tuple[Tile, ...]], caption: str) -> Section:
+    """Return samples beside their masks and the real images of these."""
+    text = ["The real image whose mask was used (where that is known), the mask, and the sample made from it."]
+    return Section("Real, mask, sample", text, figures=[Sheet("Spread over all samples", triples, TRIPLE, caption)])
+
+
+def generator_section(
+    sample_config: Record, runs: Mapping[Path, tuple[Record, Sequence[Mapping[str, float]]]]
+) -> Section:
+    """Return the loss curves and configurations of the trainings behind the samples.
+
+    runs: folder -> (config, epochs), the first training first; empty where they are not known.
+    """
+    heading = "How the samples were made"
+    details = [("config of sample", json.dumps(sample_config, indent=2))] if sample_config else []
+    if not runs:
+        text = (
+            "The runs that the samples are from were not found: there is no config.json of sample beside them, or the "
+            "folders that it names are elsewhere."
+        )
+        return Section(heading, [text], details=details)
+    history = {folder.as_posix(): epochs for folder, (_, epochs) in runs.items() if epochs}
+    figures = [chart_figure(charts.loss_history(history), "Training loss")] if history else []
+    details += [(f"config of {folder}", json.dumps(config, indent=2)) for folder, (config, _) in runs.items()]
+    text = "Mean training loss of each epoch. It tells whether training went on falling, not how good samples are."
+    return Section(heading, [text], figures=figures, details=details)
+
+
+def settings_section(options: Record, data: Record, versions: Mapping[str, str]) -> Section:
+    """Return everything that the numbers depend on, folded."""
+    details = [
+        ("options of this evaluation", json.dumps(options, indent=2)),
+        ("data and digests", json.dumps(data, indent=2)),
+        ("versions", "\n".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+    return Section("Settings", details=details)

@@ -1,0 +1,114 @@
+"""The segmenter that looks for the masks in samples and real images: trained by the study, or from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from evaluations.errors import EvaluationError
+from evaluations.metrics.segmentation import Counts
+from evaluations.segmentation.external import ExternalSegmenter, SegmenterFile
+from evaluations.segmentation.label_table import NO_CLASS, LabelTable, classes_of_outputs
+from evaluations.segmentation.models import InputForm, encoder_features
+from evaluations.segmentation.training import evaluate_segmenter
+from evaluations.sets import Images, ImageSet
+
+BATCH = 32  # images whose features are computed at a time
+
+
+@dataclass(frozen=True)
+class AgreementSegmenter:
+    """A segmenter that tells how well images show their masks, and its entry in report.json.
+
+    external: whether it was trained elsewhere. counts: pixel counts of its predictions. features: of its encoder,
+    float32 [N, D], or None. left_out: names of the classes that it does not know, whose pixels are ignored.
+    """
+
+    record: dict[str, Any]
+    external: bool
+    counts: Callable[[ImageSet], Counts]
+    features: Callable[[Images], np.ndarray] | None
+    left_out: tuple[str, ...] = ()
+
+
+def trained_segmenter(
+    model: nn.Module,
+    name: str,
+    *,
+    augmented: bool,
+    batch_size: int,
+    device: torch.device,
+    known: tuple[ImageSet, Counts],
+) -> AgreementSegmenter:
+    """Return a segmenter that was trained on the real training images.
+
+    augmented: whether with the usual augmentation. known: images whose counts are known since its training.
+    """
+    how = "with the usual augmentation" if augmented else "without augmentation, which did better in validation"
+
+    def counts(images: ImageSet) -> Counts:
+        return known[1] if images is known[0] else evaluate_segmenter(model, images, batch_size, device)
+
+    record = {"segmenter": f"{name}, trained on the real training images {how}"}
+    return AgreementSegmenter(record, False, counts, _features_of(model, device))
+
+
+def external_segmenter(
+    file: SegmenterFile,
+    table: LabelTable | None,
+    table_path: Path,
+    class_names: Sequence[str],
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> AgreementSegmenter:
+    """Return the segmenter in a file for a dataset of these classes; EvaluationError where its outputs do not fit them.
+
+    table: what its outputs stand for; None: the classes in order.
+    """
+    names = list(class_names)
+    if table is not None:
+        classes = classes_of_outputs(table, table_path, outputs=file.outputs, class_names=names)
+    elif file.outputs == len(names):
+        classes = tuple(range(len(names)))
+    else:
+        raise EvaluationError(
+            f"segmenter: {file.path} has {file.outputs} outputs, but the dataset has {len(names)} classes: give "
+            "segmenter_labels, a table of what each output stands for"
+        )
+    model = ExternalSegmenter(file, classes, len(names))
+    left_out = tuple(names[index] for index in model.left_out)
+    height, width = file.size
+    kind = file.model or "a program"
+    by_table = "" if table is None else f", its outputs named by {table_path.name}"
+    record = {
+        "segmenter": f"{file.path.name}, SHA-256 {file.digest}, {kind}, trained elsewhere{by_table}; it looks at "
+        f"{width} x {height} pixels",
+        "given": {
+            "file": str(file.path.absolute()),
+            "sha256": file.digest,
+            "model": kind,
+            "labels_file": None if table is None else str(table_path.absolute()),
+            "labels": [None if each == NO_CLASS else names[each] for each in classes],
+            "size": [height, width],
+            "input": file.form,
+            "left_out_classes": list(left_out),
+        },
+    }
+    counts = partial(model.counts, batch_size=batch_size, device=device)
+    encoder = file.encoder_of
+    features = None if encoder is None else _features_of(encoder, device, file.form, file.size)
+    return AgreementSegmenter(record, True, counts, features, left_out)
+
+
+def _features_of(
+    model: nn.Module, device: torch.device, form: InputForm = "imagenet", size: tuple[int, int] | None = None
+) -> Callable[[Images], np.ndarray]:
+    return partial(encoder_features, model, batch_size=BATCH, device=device, form=form, size=size)

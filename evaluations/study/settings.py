@@ -1,0 +1,97 @@
+"""The settings that a study compares: on what a model is trained, and with which augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from evaluations.segmentation.training import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to make a training set: `name` is of the results, safe in file names, and `label` for people.
+
+    ratio: synthetic images for each real one; None takes all there are.
+    """
+
+    name: str
+    label: str
+    real: bool = True
+    ratio: float | None = 0.0
+    augmentation: Literal["none", "standard", "copy-paste"] = "none"
+
+    @property
+    def is_mix(self) -> bool:
+        """Whether real and synthetic images are mixed: what the verdict is about."""
+        return self.real and self.ratio != 0
+
+
+REAL_ONLY = Setting("real", "real only")
+STANDARD_AUGMENTATION = Setting("augmented", "real, usual augmentation", augmentation="standard")
+COPY_PASTE = Setting("copy_paste", "real, copy-paste", augmentation="copy-paste")
+SYNTHETIC_ONLY = Setting("synthetic", "synthetic only", real=False, ratio=None)
+
+
+def settings_of(
+    ratios: Sequence[float], *, baselines: bool = True, synthetic_only: bool = True, augment_all: bool = False
+) -> list[Setting]:
+    """Return the settings of a study: real only, a mix for each ratio, synthetic only, and the cheap baselines.
+
+    augment_all: every setting has the standard augmentation, so that it is no baseline.
+    """
+    mixes = [Setting(f"mix_{ratio:g}", f"real + {ratio:g} synthetic", ratio=ratio) for ratio in ratios]
+    alone = [SYNTHETIC_ONLY] if synthetic_only else []
+    cheap = [STANDARD_AUGMENTATION, COPY_PASTE] if baselines else []
+    cheap = [setting for setting in cheap if setting != STANDARD_AUGMENTATION or not augment_all]
+    return [REAL_ONLY, *mixes, *alone, *cheap]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a study."""
+
+    architecture: str
+    setting: Setting
+    repeat: int
+
+    @property
+    def key(self) -> str:
+        """Its name among the results."""
+        return f"{self.architecture}-{self.setting.name}-{self.repeat}"
+
+
+def runs_of(architectures: Sequence[str], settings: Sequence[Setting], seeds: int) -> list[Run]:
+    """Return the runs of a study: all settings of one seed before the next seed, so that a part of it can be read."""
+    return [
+        Run(architecture, setting, repeat)
+        for repeat in range(seeds)
+        for architecture in architectures
+        for setting in settings
+    ]
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """How models are built, (architecture, seed) -> an untrained model, and trained; repeat k has the seed (seed, k).
+
+    validation_share: of the real training images that choose the best state, the same of all settings of a seed.
+    augment_all: whether every setting has the standard augmentation, after copy-paste.
+    """
+
+    build: Callable[[str, int], nn.Module]
+    training: TrainingPlan
+    validation_share: float
+    device: torch.device
+    seed: int = 0
+    vertical_flip: bool = False
+    augment_all: bool = False
+
+    def seed_of(self, repeat: int) -> int:
+        """Return the seed of weights, validation images and training of a repeat."""
+        return int(np.random.SeedSequence([self.seed, repeat]).generate_state(1)[0])

@@ -1,0 +1,98 @@
+"""What a study trains on: the real images that train and those that validate, and samples that leak neither."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluations.sets import ImageSet, Indices, Labels
+from evaluations.study.settings import Setting, StudyPlan
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What the models of a study are trained and tested on.
+
+    origin: [len(samples)] index of the training image whose mask a sample was made from, -1 where unknown.
+    """
+
+    training: ImageSet
+    test: ImageSet
+    samples: ImageSet
+    origin: Indices
+
+    def __post_init__(self) -> None:
+        assert self.origin.shape == (len(self.samples),)
+        assert len(self.training) >= 2
+        assert len(self.test) >= 1
+
+
+@dataclass(frozen=True)
+class TrainingSets:
+    """The images of one run; of the training images, `real` are real and `synthetic` are samples."""
+
+    training: ImageSet
+    validation: ImageSet
+    real: int
+    synthetic: int
+
+
+def training_sets(data: StudyData, setting: Setting, plan: StudyPlan, repeat: int) -> TrainingSets:
+    """Return what a setting is trained on and chosen by in one repeat."""
+    kept, held, usable = _division(data, plan, repeat)
+    wanted = len(usable) if setting.ratio is None else min(len(usable), round(setting.ratio * len(kept)))
+    # A permutation of all, so that a larger ratio has the samples of a smaller one and more.
+    chosen = np.random.default_rng([plan.seed, repeat, 1]).permutation(usable)[:wanted]
+    samples, real = data.samples.subset(np.sort(chosen)), data.training.subset(kept)
+    training = real.joined(samples) if setting.real else samples
+    return TrainingSets(training, data.training.subset(held), len(real) if setting.real else 0, len(samples))
+
+
+def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPlan, seeds: int) -> int:
+    """Return how many more samples the largest ratio would need in some repeat; 0 where there are enough."""
+    lacking = 0
+    for repeat in range(seeds):
+        kept, _, usable = _division(data, plan, repeat)
+        wanted = [1 if setting.ratio is None else round(setting.ratio * len(kept)) for setting in settings]
+        lacking = max(lacking, max(wanted) - len(usable))
+    return lacking
+
+
+def _division(data: StudyData, plan: StudyPlan, repeat: int) -> tuple[Indices, Indices, Indices]:
+    """Return the real images that train, those that validate, and the samples that may train.
+
+    Samples made from the mask of a validation image may not: a model would be chosen by masks it has seen.
+    """
+    real = data.training
+    kept, held = split_validation(real.labels, real.num_classes, plan.validation_share, plan.seed_of(repeat))
+    return kept, held, np.flatnonzero(~np.isin(data.origin, held))
+
+
+def split_validation(labels: Labels, num_classes: int, share: float, seed: int) -> tuple[Indices, Indices]:
+    """Return (training indices, validation indices) of label maps [N, H, W], neither empty.
+
+    Images are grouped by the rarest class that they show, and `share` of each group goes to validation, so that a
+    rare class is in both where it can be; a class of one image stays in training.
+    """
+    assert len(labels) >= 2
+    shown = np.stack(
+        [np.bincount(label.ravel(), minlength=num_classes)[:num_classes] > 0 for label in labels]
+    )  # [N, C]
+    images = shown.sum(0)
+    rarest = np.where(shown, images, len(labels) + 1).argmin(1)
+    rng = np.random.default_rng([seed, len(labels)])
+    chosen: list[int] = []
+    for index in np.unique(rarest):
+        group = rng.permutation(np.flatnonzero(rarest == index))
+        chosen += group[: min(round(share * len(group)), len(group) - 1)].tolist()
+    if not chosen:
+        chosen = [int(rng.permutation(np.flatnonzero(rarest == np.bincount(rarest).argmax()))[0])]
+    wanted = min(round(share * len(labels)), len(labels) - 1)
+    if len(chosen) < wanted / 2:  # many small groups give nearly nothing
+        others = np.setdiff1d(np.arange(len(labels)), chosen)
+        chosen += rng.permutation(others)[: wanted - len(chosen)].tolist()
+    held = np.zeros(len(labels), bool)
+    held[chosen] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)

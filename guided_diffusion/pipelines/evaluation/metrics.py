@@ -1,0 +1,99 @@
+"""The metrics of `evaluate`. A new one is a file in evaluations/metrics/ and a line in METRICS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from evaluations.metrics.agreement import Agreement, AgreementMetric
+from evaluations.metrics.base import EvaluationSets, Measurement, Metric, Skipped, load_optional
+from evaluations.metrics.drift import DriftMetric
+from evaluations.metrics.fidelity import FidelityMetric
+from evaluations.metrics.inception import InceptionFeatures, load_inception
+from evaluations.metrics.lpips_diversity import DiversityMetric, PerceptualDistance, load_lpips
+from evaluations.metrics.near_duplicates import NearDuplicatesMetric
+from evaluations.report.page import Section
+from guided_diffusion.config.evaluate import QualityOptions
+
+
+@dataclass(frozen=True)
+class MetricContext:
+    """What metrics are made from; networks are loaded when the first metric asks for them.
+
+    Reading one raises EvaluationError for a file of weights that is missing or does not fit.
+    """
+
+    quality: QualityOptions
+    seed: int
+    device: torch.device
+
+    @cached_property
+    def inception(self) -> InceptionFeatures | Skipped:
+        """The network of FID."""
+        weights = self.quality.inception_weights
+        return load_optional("inception_weights", weights, lambda weights: load_inception(weights, self.device))
+
+    @cached_property
+    def lpips(self) -> PerceptualDistance | Skipped:
+        """The network of LPIPS."""
+        net, weights = self.quality.lpips_net, self.quality.lpips_weights
+        return load_optional("lpips_weights", weights, lambda weights: load_lpips(net, weights, self.device))
+
+
+def _agreement(context: MetricContext) -> Metric | None:
+    quality = context.quality
+    return AgreementMetric(quality.filter_below, quality.report_images) if quality.agreement else None
+
+
+def _near_duplicates(context: MetricContext) -> Metric | None:
+    quality = context.quality
+    if not quality.memorisation:
+        return None
+    return NearDuplicatesMetric(context.inception, context.device, quality.report_images)
+
+
+METRICS: list[Callable[[MetricContext], Metric | None]] = [
+    _agreement,
+    lambda context: FidelityMetric(context.inception, context.quality.compare_with, context.seed),
+    lambda context: DiversityMetric(context.lpips),
+    _near_duplicates,
+    lambda context: DriftMetric(),
+]
+"""What makes each metric, None where it is not asked for; report.json and report.html have them in this order."""
+
+
+def make_metrics(context: MetricContext) -> list[Metric]:
+    """Return the metrics that are asked for."""
+    return [metric for make in METRICS if (metric := make(context)) is not None]
+
+
+def notes_of(metrics: Iterable[Metric]) -> list[str]:
+    """Return a line for each metric that is asked for and cannot be measured."""
+    return [metric.skipped.reason for metric in metrics if metric.skipped is not None and metric.skipped.wanted]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric and what it found."""
+
+    metric: Metric
+    measurement: Measurement[Any]
+
+    @property
+    def section(self) -> Section:
+        """What the report shows of it."""
+        return self.metric.section(self.measurement)
+
+
+def measure(metrics: Iterable[Metric], sets: EvaluationSets) -> list[Measured]:
+    """Return what all metrics find, in their order."""
+    return [Measured(metric, metric.measure(sets)) for metric in metrics]
+
+
+def agreement_of(measured: Sequence[Measured]) -> Agreement:
+    """Return the agreement of the samples, which filtering goes by."""
+    return next(each.measurement.result.samples for each in measured if isinstance(each.metric, AgreementMetric))

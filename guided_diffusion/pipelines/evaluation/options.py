@@ -1,0 +1,70 @@
+"""What the samples' own record fills in of the options of `evaluate`, and what these ask for."""
+
+from __future__ import annotations
+
+import json
+from math import ceil
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
+from guided_diffusion.config.load import load_config
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.options import GeometryOptions, ImageSize, SourceOptions
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.option_help import expected
+from guided_diffusion.samples.reader import SampleFolder
+
+FROM_SAMPLES = (*ViewOptions.model_fields, *(key for key in SourceOptions.model_fields if key != "data_dir"))
+"""Keys that are as the samples were made where they are left open."""
+SIDE = 32  # image sides of the segmentation models are multiples of it
+
+
+def needs_training(config: EvaluateConfig) -> bool:
+    """Tell whether anything that is asked for looks at the training images."""
+    quality = config.quality
+    return config.trains_models or quality.memorisation or quality.compare_with == "training"
+
+
+def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateConfig:
+    """Return the configuration with what is left open taken from the run that made the samples.
+
+    Raises ConfigError for what neither of them says, and for what the samples' record says wrongly.
+    """
+    values = config.to_json()
+    for key in FROM_SAMPLES:
+        if values[key] in (None, ""):
+            values[key] = samples.config.get(key)
+    if config.view.image_size is None and values["image_size"] is not None:
+        values["image_size"] = _size_of_samples(values["image_size"], multiples=config.trains_models)
+    missing = [key for key in ("dataset_mode", "image_size") if values[key] in (None, "")]
+    if missing:
+        raise ConfigError(
+            [f"{key} is missing, and {samples.folder} has no config.json of sample: set it" for key in missing]
+        )
+    if values["image_channels"] is None:
+        values["image_channels"] = GeometryOptions.model_fields["image_channels"].default
+    if not values["encoder_weights"]:
+        values["encoder_weights"] = "none"
+    # Also what the samples say is only text in a file.
+    resolved: EvaluateConfig = load_config("evaluate", values)
+    if resolved.view.resize is None:
+        resolved = resolved.replaced(resize=get_mode(resolved.source.dataset_mode).resize)
+    return resolved
+
+
+def _size_of_samples(size: Any, *, multiples: bool) -> int | list[int]:
+    """Return the image size that a record of sampling tells, its sides rounded up to `multiples` of 32 if need be."""
+    try:
+        height, width = height_width(TypeAdapter(ImageSize).validate_python(size, strict=True))
+    except ValidationError:
+        field = GeometryOptions.model_fields["image_size"]
+        raise ConfigError(
+            f"image_size is {json.dumps(size)}: expected {expected(field)}, such as {field.default}"
+        ) from None
+    if not multiples:
+        return size
+    height, width = (SIDE * ceil(side / SIDE) for side in (height, width))
+    return height if height == width else [height, width]

@@ -1,0 +1,43 @@
+"""Results of a study on disk: settings and digests are told apart, and folders of earlier versions go on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from guided_diffusion.pipelines.evaluation.results import SETTINGS, StudyResults
+from guided_diffusion.runtime.errors import ConfigError
+
+CHOSEN = {"lr": 0.5, "image_size": (32, 32)}
+DIGESTS = {"samples": "abc", "training images": "def"}
+# As versions before wrote it: settings and digests in one object.
+EARLIER = (
+    '{\n  "lr": 0.5,\n  "image_size": [\n    32,\n    32\n  ],\n  "samples": "abc",\n  "training images": "def"\n}\n'
+)
+
+
+def test_an_earlier_folder_goes_on_with_the_same_file(tmp_path):
+    (tmp_path / SETTINGS).write_text(EARLIER)
+    (tmp_path / "fpn-real-0.json").write_text('{"counts": {}}')
+    results = StudyResults(tmp_path, CHOSEN, DIGESTS)
+    results.begin()
+    assert "fpn-real-0" in results
+    assert (tmp_path / SETTINGS).read_text() == EARLIER
+    assert json.dumps(results.record, indent=2) + "\n" == EARLIER
+
+
+def test_a_setting_is_named_with_its_values_and_a_digest_without(tmp_path):
+    StudyResults(tmp_path, CHOSEN, DIGESTS).begin()
+    with pytest.raises(ConfigError) as error:
+        StudyResults(tmp_path, {**CHOSEN, "lr": 1.0}, {**DIGESTS, "samples": "xyz"}).begin()
+    assert error.value.messages == (
+        f"lr is 1.0, but 0.5 in the study in {tmp_path}; set it back, or choose another output_dir",
+        f"samples: other than those of the study in {tmp_path}; choose another output_dir",
+    )
+
+
+def test_a_setting_that_only_the_folder_has_is_named(tmp_path):
+    StudyResults(tmp_path, {**CHOSEN, "loss": "dice"}, DIGESTS).begin()
+    with pytest.raises(ConfigError, match='loss is null, but "dice" in the study'):
+        StudyResults(tmp_path, CHOSEN, DIGESTS).begin()
