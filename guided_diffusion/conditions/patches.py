@@ -17,21 +17,21 @@ from guided_diffusion.conditions.semantic_map import SemanticMap
 class Patches:
     """The distinct 5x5 patches of a batch of label maps at one size, and which of them surrounds every pixel.
 
-    label: [K3, 9] int64, the distinct 3x3 patches row by row; pixels outside the image have the null id.
-    edge: [K3, 9] booleans, or None for maps without edges.
-    patches_5x5: [K, 9] int64 in 0..K3, the 5x5 patches as the ids of the 3x3 ones around their nine inner positions,
-        row by row; K3 is an inner position outside the image.
-    index: [N, H, W] int64 in 0..K-1, the id of each pixel's 5x5 patch.
-    null_index: [H, W] int64, the index of a null map, where null maps were counted in.
+    Two 3x3 convolutions with zero padding see 5x5 pixels: nine inner positions, each with a 3x3 patch. The hidden layer
+    is zero at an inner position outside the image, whatever lies around it.
     """
 
-    # Two 3x3 convolutions with zero padding see 5x5 pixels: nine inner positions, each with a 3x3 patch. The hidden
-    # layer is zero at an inner position outside the image, whatever lies around it.
     label: Tensor
+    """[K3, 9] int64, the distinct 3x3 patches row by row; pixels outside the image have the null id."""
     edge: Tensor | None
+    """[K3, 9] booleans, or None for maps without edges."""
     patches_5x5: Tensor
+    """[K, 9] int64 in 0..K3, the ids of the 3x3 patches around the nine inner positions of a 5x5 one, row by row; K3 is
+    an inner position outside the image."""
     index: Tensor
+    """[N, H, W] int64 in 0..K-1, the id of each pixel's 5x5 patch."""
     null_index: Tensor | None = None
+    """[H, W] int64, the index of a null map, where null maps were counted in."""
 
     def __len__(self) -> int:
         """Return K."""

@@ -13,19 +13,16 @@ from guided_diffusion.conditions.base import Size
 
 @dataclass(frozen=True)
 class SemanticMap:
-    """A batch of label maps, optionally with instance edges.
-
-    label: [N, H, W] integers in `0..num_classes`. `num_classes` itself is the *null* id: no class is
-        known there (a dropped condition, an ignored pixel, a pixel masked by label diffusion); its
-        one-hot vector is all zeros.
-    num_classes: number of real classes.
-    edge: [N, H, W] booleans, True where a pixel's instance differs from a 4-neighbor's; None for
-        models without an edge channel.
-    """
+    """A batch of label maps, optionally with instance edges."""
 
     label: Tensor
+    """[N, H, W] integers in `0..num_classes`. `num_classes` itself is the *null* id: no class is known there (a dropped
+    condition, an ignored pixel, a pixel masked by label diffusion); its one-hot vector is all zeros."""
     num_classes: int
+    """Number of real classes."""
     edge: Tensor | None = None
+    """[N, H, W] booleans, True where a pixel's instance differs from a 4-neighbor's; None for models without an edge
+    channel."""
 
     def __post_init__(self) -> None:
         assert self.label.ndim == 3, "label must be of shape [N, H, W]"

@@ -79,22 +79,20 @@ Prepare = Callable[[SemanticMap], Prepared | None]
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """One process's share of a global batch.
-
-    image: float32 [n, C, H, W] in [-1, 1].
-    condition: label maps (and edges) of size [n, H, W].
-    slot: [n] int64 on the CPU, positions in the global batch.
-    weight: [n] float32 of the loss; 0 for an item that only keeps the process busy.
-    global_size: items of weight 1 over all processes.
-    prepared: what the network wants prepared of `condition`, None for nothing.
-    """
+    """One process's share of a global batch."""
 
     image: Tensor
+    """[n, C, H, W] float32 in [-1, 1]."""
     condition: SemanticMap
+    """Label maps (and edges) of size [n, H, W]."""
     slot: Tensor
+    """[n] int64 on the CPU, positions in the global batch."""
     weight: Tensor
+    """[n] float32, weights of the loss; 0 for an item that only keeps the process busy."""
     global_size: int
+    """Items of weight 1 over all processes."""
     prepared: Prepared | None = None
+    """What the network wants prepared of `condition`, None for nothing."""
 
     def __len__(self) -> int:
         return self.image.shape[0]

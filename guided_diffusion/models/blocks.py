@@ -13,9 +13,8 @@ from guided_diffusion.models.layers import Downsample, GroupNorm32, Upsample, ze
 class ResidualBlock(nn.Module):
     """What the plain and the conditioned block share: everything but the place and kind of their normalizations.
 
-    A subclass provides `in_norm` and `out_norm`, which normalize and activate, and sets `in_layers`, which ends in a
-    convolution, and `out_layers`, which ends in dropout and a convolution. The activations in these only keep the
-    published numbering.
+    A subclass provides `in_norm` and `out_norm`, and sets `in_layers`, which ends in a convolution, and `out_layers`,
+    which ends in dropout and a convolution. The activations in these only keep the published numbering.
     """
 
     in_norm: nn.Module

@@ -21,10 +21,8 @@ COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
 def wants_compiling(asked: bool | str, device: torch.device, *, label_diffusion: bool = False) -> bool:
     """Return whether the network on `device` is to be compiled: as `asked`, or for "auto" where that is sure to work.
 
-    With label diffusion "auto" does without: modulations take other forms as the noise grows, and every combination of
-    forms over the levels is compiled by itself.
-
-    Raises ConfigError where it is asked for and cannot be done.
+    With label diffusion "auto" does without: each combination of forms that modulations take over the levels is
+    compiled by itself. Raises ConfigError where it is asked for and cannot be done.
     """
     compiler = any(map(shutil.which, COMPILERS))
     if asked == "auto":

@@ -1,9 +1,8 @@
 """Group normalization, modulation and activation as one operation with tables of scales and shifts.
 
-A modulated normalization gives pixel p of channel c the value `x_hat[p, c] * scale[row[p], c] + shift[row[p], c]`. Here
-`scale` and `shift` are tables of few rows: one row an image where nothing but the timestep modulates, one row for each
-(image, patch) where a semantic map does. The operation reads the tables as it goes; neither forward nor backward pass
-keeps anything of image size but its input.
+Pixel p of channel c becomes SiLU(x_hat[p, c] * scale[row[p], c] + shift[row[p], c]). The tables have few rows: one an
+image where the timestep alone modulates, one for each (image, patch) where a semantic map does. They are read as the
+operation goes, and neither forward nor backward pass keeps anything of image size but its input.
 """
 
 from __future__ import annotations

@@ -110,7 +110,6 @@ def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str
     """Copy `state_dict`, under a leading `module.` or not, into `model`; every name and shape has to be there.
 
     source: what the weights are called in errors, usually the file.
-
     Raises CheckpointError naming the options in which the two architectures differ, or else the first weight amiss.
     """
     found, expected = _Shapes(state_dict, source), _Shapes(model.state_dict(), "the model")
