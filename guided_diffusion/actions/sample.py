@@ -24,6 +24,7 @@ from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.sampling import SamplingRun, spacing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import World, join
+from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import digest
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
@@ -43,6 +44,11 @@ def run(config: SampleConfig) -> int:
     try:
         checkpoint = load_checkpoint(path)
         trained = trained_config(checkpoint, config)
+        if trained.model.condition == "none":
+            raise ConfigError(
+                f"model_path is {path}, which has no condition: its images follow no mask, and pairs would be wrong; "
+                "use a model trained with condition mask, or the Python pipeline for images alone"
+            )
         sources, encoding = world.on_main(
             lambda: find_masks(
                 trained.source.model_copy(update={"data_dir": config.source.data_dir}),

@@ -1,35 +1,28 @@
-"""SemanticMap: the condition that data, diffusion and models share, and the numbering of its neighbourhoods."""
+"""SemanticMap: label maps, optionally with instance edges, as the condition of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from guided_diffusion.conditions.patches import Neighbourhoods, number_neighbourhoods
-
-Size = tuple[int, int]  # height and width in pixels
+from guided_diffusion.conditions.base import Size
 
 
 @dataclass(frozen=True)
 class SemanticMap:
-    """A batch of label maps, optionally with instance edges.
-
-    label: [N, H, W] integers in `0..num_classes`. `num_classes` itself is the *null* id: no class is
-        known there (a dropped condition, an ignored pixel, a pixel masked by label diffusion); its
-        one-hot vector is all zeros.
-    num_classes: number of real classes.
-    edge: [N, H, W] booleans, True where a pixel's instance differs from a 4-neighbour's; None for
-        models without an edge channel.
-    numbered: the neighbourhoods at some sizes, where they were counted already (`with_numbers`).
-    """
+    """A batch of label maps, optionally with instance edges."""
 
     label: Tensor
+    """[N, H, W] integers in `0..num_classes`. `num_classes` itself is the *null* id: no class is known there (a dropped
+    condition, an ignored pixel, a pixel masked by label diffusion); its one-hot vector is all zeros."""
     num_classes: int
+    """Number of real classes."""
     edge: Tensor | None = None
-    numbered: Mapping[Size, Neighbourhoods] = field(default_factory=dict, compare=False, repr=False)
+    """[N, H, W] booleans, True where a pixel's instance differs from a 4-neighbor's; None for models without an edge
+    channel."""
 
     def __post_init__(self) -> None:
         assert self.label.ndim == 3, "label must be of shape [N, H, W]"
@@ -41,17 +34,17 @@ class SemanticMap:
 
     def __getitem__(self, index: slice | Tensor) -> SemanticMap:
         """Return the maps that `index` (a slice or an index tensor) selects from the batch."""
-        return replace(
-            self,
-            label=self.label[index],
-            edge=None if self.edge is None else self.edge[index],
-            numbered={size: replace(found, index=found.index[index]) for size, found in self.numbered.items()},
-        )
+        return self._each_tensor(lambda tensor: tensor[index])
 
     @property
     def size(self) -> Size:
         """Height and width in pixels."""
         return self.label.shape[1], self.label.shape[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the maps lie."""
+        return self.label.device
 
     @property
     def channels(self) -> int:
@@ -67,30 +60,21 @@ class SemanticMap:
         return self._each_tensor(Tensor.pin_memory)
 
     def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> SemanticMap:
-        return replace(
-            self,
-            label=change(self.label),
-            edge=None if self.edge is None else change(self.edge),
-            numbered={size: found.each_tensor(change) for size, found in self.numbered.items()},
-        )
+        return replace(self, label=change(self.label), edge=None if self.edge is None else change(self.edge))
 
     def drop(self, dropped: Tensor) -> SemanticMap:
         """Return the maps with every image of `dropped` ([N] booleans) turned into the null map, edges included."""
-        gone = dropped.to(self.label.device).view(-1, 1, 1)
+        gone = dropped.to(self.device).view(-1, 1, 1)
         return replace(
             self,
             label=self.label.masked_fill(gone, self.num_classes),
             edge=None if self.edge is None else self.edge & ~gone,
-            numbered={
-                size: replace(found, index=torch.where(gone, found.null_index, found.index))
-                for size, found in self.numbered.items()
-            },
         )
 
     def without(self, classes: Sequence[int]) -> SemanticMap:
-        """Return the maps with the pixels of `classes` null; edges stay, and what was counted is left behind."""
-        gone = torch.isin(self.label.long(), torch.tensor(classes, dtype=torch.int64, device=self.label.device))
-        return replace(self, label=self.label.masked_fill(gone, self.num_classes), numbered={})
+        """Return the maps with the pixels of `classes` null; edges stay."""
+        gone = torch.isin(self.label.long(), torch.tensor(classes, dtype=torch.int64, device=self.device))
+        return replace(self, label=self.label.masked_fill(gone, self.num_classes))
 
     def null(self) -> SemanticMap:
         """Return null maps of the same shape: the unconditional branch of classifier-free guidance."""
@@ -101,34 +85,14 @@ class SemanticMap:
         if tuple(size) == self.size:
             return self
         rows, columns = (
-            torch.arange(new, device=self.label.device) * old // new for new, old in zip(size, self.size, strict=True)
+            torch.arange(new, device=self.device) * old // new for new, old in zip(size, self.size, strict=True)
         )
-        pick = (slice(None), rows[:, None], columns[None, :])
-        return replace(self, label=self.label[pick], edge=None if self.edge is None else self.edge[pick], numbered={})
-
-    def with_numbers(self, sizes: Iterable[Size]) -> SemanticMap:
-        """Return the maps with their neighbourhoods at `sizes` counted, null maps included, so that `drop` keeps them.
-
-        Counting is the work of a data loader's processes; what was not counted is counted when it is asked for.
-        """
-        counted = SemanticMap.cat([self, replace(self[:1], numbered={}).null()])
-        numbered = {}
-        for size in sizes:
-            found = counted.neighbourhoods(size)
-            numbered[size] = replace(found, index=found.index[:-1], null_index=found.index[-1])
-        return replace(self, numbered=numbered)
-
-    def neighbourhoods(self, size: Size) -> Neighbourhoods:
-        """Return the neighbourhoods of the maps at `size` (height, width)."""
-        if size in self.numbered:
-            return self.numbered[size]
-        resized = self.resize(size)
-        return number_neighbourhoods(resized.label, resized.edge, self.num_classes)
+        return self._each_tensor(lambda tensor: tensor[:, rows[:, None], columns[None, :]])
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return [N, channels, H, W]: one channel a class (null pixels are zero in all), then the edges if any."""
         label = self.label.long()
-        encoded = torch.zeros(len(self), self.num_classes + 1, *self.size, dtype=dtype, device=label.device)
+        encoded = torch.zeros(len(self), self.num_classes + 1, *self.size, dtype=dtype, device=self.device)
         encoded.scatter_(1, label[:, None], 1)
         if self.edge is None:
             return encoded[:, :-1]
@@ -136,9 +100,9 @@ class SemanticMap:
         return encoded
 
     @staticmethod
-    def cat(maps: Sequence[SemanticMap]) -> SemanticMap:
-        """Concatenate maps of one size and class count along the batch; what was counted is left behind."""
-        first = maps[0]
-        assert all(m.num_classes == first.num_classes for m in maps)
-        edge = None if first.edge is None else torch.cat([m.edge for m in maps])
-        return replace(first, label=torch.cat([m.label for m in maps]), edge=edge, numbered={})
+    def cat(conditions: Sequence[SemanticMap]) -> SemanticMap:
+        """Concatenate maps of one size and class count along the batch."""
+        first = conditions[0]
+        assert all(maps.num_classes == first.num_classes for maps in conditions)
+        edge = None if first.edge is None else torch.cat([maps.edge for maps in conditions])
+        return replace(first, label=torch.cat([maps.label for maps in conditions]), edge=edge)

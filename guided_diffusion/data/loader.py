@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from guided_diffusion.conditions.semantic_map import SemanticMap, Size
+from guided_diffusion.conditions.base import Prepared
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.datasets import SampleKey, SegmentationDataset
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
@@ -72,22 +73,26 @@ class EpochBatches:
         return batches
 
 
+Prepare = Callable[[SemanticMap], Prepared | None]
+"""What makes of the label maps of a batch what the network wants prepared of them."""
+
+
 @dataclass(frozen=True)
 class TrainBatch:
-    """One process's share of a global batch.
-
-    image: float32 [n, C, H, W] in [-1, 1].
-    condition: label maps (and edges) of size [n, H, W].
-    slot: [n] int64 on the CPU, positions in the global batch.
-    weight: [n] float32 of the loss; 0 for an item that only keeps the process busy.
-    global_size: items of weight 1 over all processes.
-    """
+    """One process's share of a global batch."""
 
     image: Tensor
+    """[n, C, H, W] float32 in [-1, 1]."""
     condition: SemanticMap
+    """Label maps (and edges) of size [n, H, W]."""
     slot: Tensor
+    """[n] int64 on the CPU, positions in the global batch."""
     weight: Tensor
+    """[n] float32, weights of the loss; 0 for an item that only keeps the process busy."""
     global_size: int
+    """Items of weight 1 over all processes."""
+    prepared: Prepared | None = None
+    """What the network wants prepared of `condition`, None for nothing."""
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -96,7 +101,7 @@ class TrainBatch:
 class TrainLoader:
     """Brings the batches of an epoch, decoded in this process (`num_workers` 0) or in worker processes.
 
-    count_at: the sizes (height, width) at which the neighbourhoods of the label maps are counted there, too.
+    prepare: what is made of the label maps of each batch there, too; it is sent to the workers. None for nothing.
     """
 
     def __init__(
@@ -106,7 +111,7 @@ class TrainLoader:
         *,
         num_workers: int = 0,
         device: torch.device | str = "cpu",
-        count_at: Sequence[Size] = (),
+        prepare: Prepare | None = None,
     ):
         assert epoch_batches.num_items == len(dataset)
         self.epoch_batches = epoch_batches
@@ -116,7 +121,7 @@ class TrainLoader:
             _Guarded(dataset),
             batch_sampler=_Keys(self._keys),
             num_workers=num_workers,
-            collate_fn=_Collate(dataset.encoding.num_classes, tuple(count_at)),
+            collate_fn=_Collate(dataset.encoding.num_classes, prepare),
             pin_memory=self._device.type == "cuda",
             worker_init_fn=_leave_signals_to_the_trainer,
             # Workers outlive the epochs: what they cached is kept, and keys tell them the epoch.
@@ -136,12 +141,14 @@ class TrainLoader:
             yield self._on_device(collated, global_size)
 
     def _on_device(self, collated: dict[str, Any], global_size: int) -> TrainBatch:
+        prepared = collated["prepared"]
         return TrainBatch(
-            collated["image"].to(self._device, non_blocking=True),
-            collated["condition"].to(self._device, non_blocking=True),
-            collated["slot"],
-            collated["weight"].to(self._device, torch.float32, non_blocking=True),
-            global_size,
+            image=collated["image"].to(self._device, non_blocking=True),
+            condition=collated["condition"].to(self._device, non_blocking=True),
+            slot=collated["slot"],
+            weight=collated["weight"].to(self._device, torch.float32, non_blocking=True),
+            global_size=global_size,
+            prepared=None if prepared is None else prepared.to(self._device, non_blocking=True),
         )
 
 
@@ -202,7 +209,7 @@ class _Collate:
     """Makes a batch of examples, its label maps one SemanticMap; a failure among them takes its place."""
 
     num_classes: int
-    count_at: tuple[Size, ...] = ()
+    prepare: Prepare | None = None
 
     def __call__(self, examples: list[dict[str, Any] | _Failure]) -> dict[str, Any] | _Failure:
         failures = [example for example in examples if isinstance(example, _Failure)]
@@ -210,4 +217,5 @@ class _Collate:
             return failures[0]
         batch = default_collate(examples)
         condition = SemanticMap(batch.pop("label"), self.num_classes, batch.pop("edge", None))
-        return {**batch, "condition": condition.with_numbers(self.count_at)}
+        prepared = None if self.prepare is None else self.prepare(condition)
+        return {**batch, "condition": condition, "prepared": prepared}

@@ -55,8 +55,7 @@ class LabelDiffusion:
         label = condition.label
         t = t.to(label.device, non_blocking=label.is_cuda)
         probability = self._table(label.device)[t[:, None, None], label.long()]
-        # The neighbourhoods that were counted are those of the clean maps.
-        return replace(condition, label=label.masked_fill(uniform < probability, self.num_classes), numbered={})
+        return replace(condition, label=label.masked_fill(uniform < probability, self.num_classes))
 
     def condition_sampler(self, generators: Sequence[torch.Generator]) -> Callable[[SemanticMap, Tensor], SemanticMap]:
         """Return the `condition_fn` of `GuidedNetwork`: the map of image i is drawn from `generators[i]` alone.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 GROUPS = 32
-"""Groups of every group normalisation: each channel count has to be a multiple."""
+"""Groups of every group normalization: each channel count has to be a multiple."""
 
 _PUBLISHED_CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     512: (0.5, 1, 1, 2, 2, 4, 4),

@@ -1,20 +1,20 @@
-"""Residual blocks: the plain one of the encoder and the conditioned one of the decoder."""
+"""Residual blocks: the plain one, and the one whose normalizations follow a condition."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from guided_diffusion.models.layers import Downsample, GroupNorm32, Upsample, zero_initialised
-from guided_diffusion.models.spade.modulation import Modulation
-from guided_diffusion.models.spade.norm import SPADEGroupNorm
+from guided_diffusion.models.conditioning import ConditionedNorm, Modulation
+from guided_diffusion.models.layers import Downsample, GroupNorm32, Upsample, zero_initialized
 
 
 class ResidualBlock(nn.Module):
-    """What the plain and the conditioned block share: everything but the place and kind of their normalisations.
+    """What the plain and the conditioned block share: everything but the place and kind of their normalizations.
 
-    A subclass provides `in_norm` and `out_norm`, which normalise and activate, and sets `in_layers`, which ends in a
-    convolution, and `out_layers`, which ends in dropout and a convolution. The activations in these only keep the
-    published numbering.
+    A subclass provides `in_norm` and `out_norm`, and sets `in_layers`, which ends in a convolution, and `out_layers`,
+    which ends in dropout and a convolution. The activations in these only keep the published numbering.
     """
 
     in_norm: nn.Module
@@ -36,23 +36,22 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, *modulations: Modulation) -> Tensor:
         """Return the block's output [N, out_channels, H', W'] for features x [N, channels, H, W].
 
-        emb: [N, emb_channels], the embedded timestep.
-        modulations: none for the plain block; for the conditioned one that of `in_norm` at (H, W), before any
-            resampling, and that of `out_norm` at (H', W').
+        emb: [N, emb_channels], the embedded timestep. modulations: none for the plain block; for the conditioned one
+        that of `in_norm` at (H, W), before any resampling, and that of `out_norm` at (H', W').
         """
-        h = self.in_norm.activated(x, *modulations[:1])
+        h = self.in_norm.norm_silu(x, *modulations[:1])
         h = self.in_layers[-1](self.resample(h))
         shift = self.emb_layers(emb)
         if self.use_scale_shift_norm:
-            h = self.out_norm.activated(h, *modulations[1:], *shift.chunk(2, dim=1))
+            h = self.out_norm.norm_silu(h, *modulations[1:], *shift.chunk(2, dim=1))
         else:
-            h = self.out_norm.activated(h + shift.to(h.dtype)[:, :, None, None], *modulations[1:])
+            h = self.out_norm.norm_silu(h + shift.to(h.dtype)[:, :, None, None], *modulations[1:])
         dropout, conv = self.out_layers[-2], self.out_layers[-1]
         return self.skip_connection(self.resample(x)) + conv(dropout(h))
 
 
 class ResBlock(ResidualBlock):
-    """The encoder's block; with `down` it halves height and width."""
+    """The encoder's block; with `down` it halves height and width, with `up`, in a plain decoder, it doubles them."""
 
     def __init__(
         self,
@@ -63,8 +62,12 @@ class ResBlock(ResidualBlock):
         dropout: float = 0.0,
         use_scale_shift_norm: bool = True,
         down: bool = False,
+        up: bool = False,
     ):
-        resample = Downsample(channels, use_conv=False) if down else nn.Identity()
+        assert not (down and up)
+        resample = nn.Identity()
+        if down or up:
+            resample = (Downsample if down else Upsample)(channels, use_conv=False)
         super().__init__(
             channels, out_channels, emb_channels, use_scale_shift_norm=use_scale_shift_norm, resample=resample
         )
@@ -75,30 +78,35 @@ class ResBlock(ResidualBlock):
             GroupNorm32(out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
-            zero_initialised(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zero_initialized(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
 
     @property
     def in_norm(self) -> nn.Module:
-        """The normalisation before the first convolution; the published weights keep it in `in_layers`."""
+        """The normalization before the first convolution; the published weights keep it in `in_layers`."""
         return self.in_layers[0]
 
     @property
     def out_norm(self) -> nn.Module:
-        """The normalisation before the second convolution; the published weights keep it in `out_layers`."""
+        """The normalization before the second convolution; the published weights keep it in `out_layers`."""
         return self.out_layers[0]
 
 
 class ConditionedResBlock(ResidualBlock):
-    """The decoder's block: both normalisations follow the semantic map; with `up` it doubles height and width."""
+    """The conditioned decoder's block: both normalizations follow the condition; with `up` it doubles height and width.
+
+    norm: makes the normalization for a number of channels, see `Conditioner.norm`.
+    level: of the block's input, 0 is the finest; `in_norm` is at this level, `out_norm` at the one it puts out.
+    """
 
     def __init__(
         self,
         channels: int,
         out_channels: int,
         emb_channels: int,
-        condition_channels: int,
         *,
+        norm: Callable[[int], ConditionedNorm],
+        level: int,
         dropout: float = 0.0,
         use_scale_shift_norm: bool = True,
         up: bool = False,
@@ -107,12 +115,17 @@ class ConditionedResBlock(ResidualBlock):
         super().__init__(
             channels, out_channels, emb_channels, use_scale_shift_norm=use_scale_shift_norm, resample=resample
         )
-        self.up = up
-        self.in_norm = SPADEGroupNorm(channels, condition_channels)
+        self.levels = (level, level - up)
+        self.in_norm = norm(channels)
         self.in_layers = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
-        self.out_norm = SPADEGroupNorm(out_channels, condition_channels)
+        self.out_norm = norm(out_channels)
         self.out_layers = nn.Sequential(
             nn.SiLU(),
             nn.Dropout(dropout),
-            zero_initialised(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zero_initialized(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
+
+    @property
+    def norms(self) -> tuple[tuple[ConditionedNorm, int], ...]:
+        """The two normalizations in the order of their modulations, each with its level."""
+        return tuple(zip((self.in_norm, self.out_norm), self.levels, strict=True))

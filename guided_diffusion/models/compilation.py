@@ -10,14 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from guided_diffusion.models.spade.modulation import (
-    DenseModulation,
-    JoinedModulation,
-    LookupModulation,
-    Modulation,
-    Modulations,
-    SummedModulation,
-)
+from guided_diffusion.models.conditioning import Modulations
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -28,10 +21,8 @@ COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
 def wants_compiling(asked: bool | str, device: torch.device, *, label_diffusion: bool = False) -> bool:
     """Return whether the network on `device` is to be compiled: as `asked`, or for "auto" where that is sure to work.
 
-    With label diffusion "auto" does without: modulations take other forms as the noise grows, and every combination of
-    forms over the levels is compiled by itself.
-
-    Raises ConfigError where it is asked for and cannot be done.
+    With label diffusion "auto" does without: each combination of forms that modulations take over the levels is
+    compiled by itself. Raises ConfigError where it is asked for and cannot be done.
     """
     compiler = any(map(shutil.which, COMPILERS))
     if asked == "auto":
@@ -48,8 +39,8 @@ def wants_compiling(asked: bool | str, device: torch.device, *, label_diffusion:
 def compile_network(model: UNetModel, *, backend: str = "inductor") -> None:
     """Have `encode` and `decode` of `model` compiled when they are first called.
 
-    They are compiled for any number of images (two or more) and of distinct neighbourhoods, as both change from batch
-    to batch; once more for each combination of forms that the modulations of the levels come in. `modulate` stays as it
+    They are compiled for any number of images (two or more) and of distinct patches, as both change from batch to
+    batch; once more for each combination of forms that the modulations of the levels come in. `modulate` stays as it
     is: it counts, and what it puts out has sizes that no compiler can foresee.
     """
     encode, decode = (torch.compile(part, backend=backend) for part in (model.encode, model.decode))
@@ -61,7 +52,7 @@ def compile_network(model: UNetModel, *, backend: str = "inductor") -> None:
     def decode_any(skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
         _may_vary((*skips, emb))
         for modulation in modulations:
-            _may_vary(_tensors(modulation))
+            _may_vary(modulation.tensors())
         return decode(skips, emb, modulations)
 
     model.encode, model.decode = encode_any, decode_any
@@ -71,18 +62,3 @@ def _may_vary(tensors: Iterable[Tensor]) -> None:
     """Tell the compiler that the first dimension of each of `tensors` differs between calls."""
     for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)
-
-
-def _tensors(modulation: Modulation) -> Iterable[Tensor]:
-    if isinstance(modulation, JoinedModulation):
-        for part in modulation.parts:
-            yield from _tensors(part)
-    elif isinstance(modulation, DenseModulation):
-        yield from (modulation.factor, modulation.beta)
-    elif isinstance(modulation, SummedModulation):
-        yield from (modulation.factor, modulation.beta, modulation.chosen)
-    else:
-        assert isinstance(modulation, LookupModulation)
-        places = modulation.places
-        yield from (modulation.factor, modulation.beta, places.index, places.number)
-        yield from (places.rows.row, places.rows.image, *(places.rows.sums or ()))

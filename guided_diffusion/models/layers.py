@@ -1,4 +1,4 @@
-"""Layers that know nothing of the condition: normalisation, resampling, attention, timestep embedding."""
+"""Layers that know nothing of the condition: normalization, resampling, attention, timestep embedding."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guided_diffusion.models.architecture import GROUPS
-from guided_diffusion.models.spade.kernels import image_rows, modulated_norm, normalise
+from guided_diffusion.models.group_norm import modulated_norm, normalize
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group normalisation of 32 groups whose statistics are float32 whatever the input's precision."""
+    """Group normalization of 32 groups whose statistics are float32 whatever the input's precision."""
 
     def __init__(self, channels: int):
         super().__init__(GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [N, C, ...]; the result has x's dtype."""
-        return normalise(x, groups=self.num_groups, weight=self.weight, bias=self.bias)
+        """Normalize x [N, C, ...]; the result has x's dtype."""
+        return normalize(x, groups=self.num_groups, weight=self.weight, bias=self.bias)
 
-    def activated(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """Return SiLU(normalise(x) * (1 + scale) + shift) for x [N, C, H, W] and scale, shift [N, C] or None."""
-        if scale is None:
+    def norm_silu(self, x: Tensor, time_scale: Tensor | None = None, time_shift: Tensor | None = None) -> Tensor:
+        """Return SiLU(self(x) * (1 + time_scale) + time_shift) for x [N, C, H, W].
+
+        time_scale, time_shift: [N, C], or None for 0.
+        """
+        if time_scale is None:
             return F.silu(self(x))
         if torch.compiler.is_compiling():  # a compiler joins these operations itself
-            return F.silu(self(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None])
-        factor = 1 + scale
-        rows = image_rows(x.shape[0], x.shape[2] * x.shape[3], x.device)
-        return modulated_norm(x, self.weight * factor, self.bias * factor + shift, rows, groups=self.num_groups)
+            return F.silu(self(x) * (1 + time_scale[:, :, None, None]) + time_shift[:, :, None, None])
+        times = 1 + time_scale
+        return modulated_norm(x, self.weight * times, self.bias * times + time_shift, None, groups=self.num_groups)
 
 
 class Upsample(nn.Module):
@@ -71,7 +73,7 @@ class AttentionBlock(nn.Module):
         self.use_new_attention_order = use_new_attention_order
         self.norm = GroupNorm32(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zero_initialised(nn.Conv1d(channels, channels, 1))
+        self.proj_out = zero_initialized(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, C, H, W]."""
@@ -104,7 +106,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     return F.pad(embedding, (0, dim % 2))
 
 
-def zero_initialised(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
+def zero_initialized(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
     """Return `layer` with its weight and bias set to zero, so that a residual branch starts as the identity."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

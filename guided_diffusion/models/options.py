@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from guided_diffusion.runtime.options import FloatTuple, IntTuple, OptionGroup, Problem, option
 
 
 class ModelOptions(OptionGroup):
-    """The SPADE UNet."""
+    """The UNet, and what it is conditioned on."""
 
     title: ClassVar = "network"
+
+    condition: Literal["mask", "none"] = option(
+        "mask", "what images are made from: mask, or none for an unconditional network, which ignores the masks"
+    )
+    class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
     num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, multiple_of=32)
     num_res_blocks: int = option(2, "residual blocks a level", ge=1)
     channel_mult: FloatTuple = option(
@@ -32,12 +37,23 @@ class ModelOptions(OptionGroup):
     )
     spade: Literal["auto", "lookup", "mixed", "dense"] = option(
         "auto",
-        "how masks become modulations: lookup of 5x5 neighbourhoods, mixed of 3x3 ones, dense; auto: the cheapest",
+        "how masks become modulations: lookup of 5x5 patches, mixed of 3x3 ones, dense; auto: the cheapest",
         resume="may change",
         sampling="free",
     )
-    class_cond: bool = option(True, "the mask conditions the network; always true", spelling_of="condition")
 
     def check(self) -> Iterator[Problem]:
-        if self.class_cond is False:
-            yield ("class_cond", "class_cond is false, but a semantic diffusion model is conditioned: leave it out")
+        given = {"condition", "class_cond"} <= self.model_fields_set and None not in (self.condition, self.class_cond)
+        if given and self.class_cond != (self.condition != "none"):
+            yield (
+                "class_cond",
+                f'class_cond is {str(self.class_cond).lower()}, but condition is "{self.condition}": '
+                "leave one of the two out",
+            )
+
+    def resolve(self) -> Self:
+        if self.class_cond is None:  # left to the checkpoint
+            return self
+        if not self.class_cond or self.condition == "none":
+            return self.model_copy(update={"condition": "none", "class_cond": False})
+        return self.model_copy(update={"condition": "mask"}) if self.condition is None else self

@@ -17,11 +17,10 @@ from guided_diffusion.runtime.errors import CheckpointError
 
 @dataclass(frozen=True)
 class InferredArchitecture:
-    """What the names and shapes of an SDM UNet's weights determine of it; `undetermined` names the options they do not.
+    """What the names and shapes of a UNet's weights determine of it; `undetermined` names the options they do not.
 
-    condition_channels: `num_classes`, and one more if `no_instance` is false.
-    attention: the downsampling factors of the levels with attention.
-    resblock_updown: False for a network of a single level, where the option means nothing.
+    condition_channels: `num_classes`, and one more if `no_instance` is false; 0 where there is no condition. attention:
+    the downsampling factors of the levels with attention. resblock_updown: False for a single level.
     """
 
     num_channels: int
@@ -44,15 +43,22 @@ class InferredArchitecture:
         "dropout",
     )
 
+    @property
+    def condition(self) -> str:
+        """The value of the option `condition`."""
+        return "mask" if self.condition_channels else "none"
+
     def build_options(self, *, image_size: int | Sequence[int], no_instance: bool) -> dict[str, Any]:
         """Return the arguments for `build_unet` that follow; heads, attention order and dropout are the caller's.
 
         image_size: pixels, one number or (height, width); `attention_resolutions` is in pixels of its shorter side.
+        Without a condition nothing is said of the classes.
         """
+        classes = {"no_instance": no_instance, "num_classes": self.condition_channels - (not no_instance)}
         return {
             "image_size": image_size,
-            "no_instance": no_instance,
-            "num_classes": self.condition_channels - (not no_instance),
+            "condition": self.condition,
+            **(classes if self.condition == "mask" else {}),
             "num_channels": self.num_channels,
             "channel_mult": self.channel_mult,
             "num_res_blocks": self.num_res_blocks,
@@ -65,24 +71,26 @@ class InferredArchitecture:
 
 
 def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weights") -> InferredArchitecture:
-    """Return the architecture of the SDM UNet whose weights `state_dict` holds, under a leading `module.` or not.
+    """Return the architecture of the UNet, SDM's or an unconditional one, whose weights `state_dict` holds.
 
-    source: what the weights are called in errors, usually the file.
-
+    source: what the weights are called in errors, usually the file. A leading `module.` of all names is left out.
     Raises CheckpointError if these are not the weights of such a network.
     """
     shapes = _Shapes(state_dict, source)
+    # A plain block keeps its normalizations in these lists, so that its convolutions come later there.
+    plain = "middle_block.0.in_layers.2.weight" in shapes
+    conv_in, conv_out = ("in_layers.2", "out_layers.3") if plain else ("in_layers.1", "out_layers.2")
     num_channels = shapes["time_embed.0.weight"][1]
     first_width, image_channels = shapes["input_blocks.0.0.weight"][:2]
-    condition_channels = shapes["middle_block.0.in_norm.mlp_shared.0.weight"][1]
+    condition_channels = 0 if plain else shapes["middle_block.0.in_norm.mlp_shared.0.weight"][1]
     # Every level of the decoder has one block more than num_res_blocks, whose last, but at the finest, also upsamples.
     num_blocks = shapes.count("output_blocks")
-    upsampling = [j for j in range(num_blocks) if shapes.upsamples(j)]
+    upsampling = [j for j in range(num_blocks) if shapes.upsamples(j, conv_in)]
     per_level = upsampling[0] + 1 if upsampling else num_blocks
     if per_level < 2 or num_blocks % per_level:
         raise CheckpointError(f"{source}: {num_blocks} output_blocks fit no SDM UNet: use the complete weights of one")
     num_levels = num_blocks // per_level
-    widths = [shapes[f"output_blocks.{per_level * i}.0.out_layers.2.weight"][0] for i in reversed(range(num_levels))]
+    widths = [shapes[f"output_blocks.{per_level * i}.0.{conv_out}.weight"][0] for i in reversed(range(num_levels))]
     first_blocks = [1 + per_level * level for level in range(num_levels)]
     attention = [2**i for i, j in enumerate(first_blocks) if f"input_blocks.{j}.1.qkv.weight" in shapes]
     return InferredArchitecture(
@@ -102,7 +110,6 @@ def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str
     """Copy `state_dict`, under a leading `module.` or not, into `model`; every name and shape has to be there.
 
     source: what the weights are called in errors, usually the file.
-
     Raises CheckpointError naming the options in which the two architectures differ, or else the first weight amiss.
     """
     found, expected = _Shapes(state_dict, source), _Shapes(model.state_dict(), "the model")
@@ -129,18 +136,18 @@ class _Shapes:
         shape = self.shapes.get(name, ())
         if len(shape) >= 2:
             return shape
-        fault = f"holds no SDM UNet ({name} is missing)"
-        if "middle_block.0.in_layers.0.weight" in self.shapes:
-            fault = "holds a UNet that takes no semantic map (middle_block.0.in_norm is missing)"
-        raise CheckpointError(f"{self.source}: {fault}: use weights of a semantic diffusion model")
+        raise CheckpointError(
+            f"{self.source}: holds no SDM UNet ({name} is missing): use weights of a semantic diffusion model, or "
+            "unconditional ones of guided-diffusion"
+        )
 
     def count(self, blocks: str) -> int:
         """Return how many blocks the list of that name has."""
         return len({name.split(".")[1] for name in self.shapes if name.startswith(f"{blocks}.")})
 
-    def upsamples(self, j: int) -> bool:
+    def upsamples(self, j: int, conv_in: str) -> bool:
         """Return whether a block of the decoder ends in upsampling: a convolution, or a residual block of its own."""
-        ends = (f"output_blocks.{j}.{i}.{layer}.weight" for i in (1, 2) for layer in ("conv", "in_layers.1"))
+        ends = (f"output_blocks.{j}.{i}.{layer}.weight" for i in (1, 2) for layer in ("conv", conv_in))
         return any(name in self.shapes for name in ends)
 
 
@@ -160,12 +167,13 @@ def _difference(found: _Shapes, expected: _Shapes, image_size: tuple[int, int]) 
         )
         for weights in (found, expected)
     )
-    differing = [key for key in theirs if theirs[key] != ours[key]]
+    differing = [key for key in theirs if key in ours and theirs[key] != ours[key]]
     if differing:
         facts = (f"{key} is {_json(theirs[key])} in the file, {_json(ours[key])} in the config" for key in differing)
         settings = " ".join(f"{key}={_json(theirs[key])}" for key in differing)
-        classes = theirs["num_classes"]
-        edges = f" (num_classes={classes - 1} with no_instance=false)" if "num_classes" in differing else ""
+        edges = ""
+        if "num_classes" in differing:
+            edges = f" (num_classes={theirs['num_classes'] - 1} with no_instance=false)"
         return f"{'; '.join(facts)}: set {settings}{edges} or leave {'it' if len(differing) == 1 else 'them'} out"
     missing = sorted(expected.shapes.keys() - found.shapes.keys())
     if missing:

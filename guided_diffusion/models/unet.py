@@ -1,6 +1,7 @@
-"""The UNet of SDM: an encoder of the noisy image and a decoder that a semantic map modulates.
+"""The UNet of SDM and guided-diffusion: an encoder of the noisy image and a decoder that a condition may modulate.
 
-Wang et al., "Semantic Image Synthesis via Diffusion Models", 2022. Module names give the published `state_dict` names.
+Wang et al., "Semantic Image Synthesis via Diffusion Models", 2022; Dhariwal & Nichol, "Diffusion Models Beat GANs on
+Image Synthesis", 2021. Module names give the published `state_dict` names.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from guided_diffusion.conditions.semantic_map import SemanticMap, Size
+from guided_diffusion.conditions.base import Condition, Prepared, Size
 from guided_diffusion.models.architecture import (
     architecture_problems,
     attention_factors,
@@ -22,16 +23,16 @@ from guided_diffusion.models.architecture import (
     level_channels,
 )
 from guided_diffusion.models.blocks import ConditionedResBlock, ResBlock
+from guided_diffusion.models.conditioners import CONDITIONERS
+from guided_diffusion.models.conditioning import ConditionedNorm, Conditioner, ConditionOptions, Modulation, Modulations
 from guided_diffusion.models.layers import (
     AttentionBlock,
     Downsample,
     GroupNorm32,
     Upsample,
     timestep_embedding,
-    zero_initialised,
+    zero_initialized,
 )
-from guided_diffusion.models.spade.modulation import Modulation, Modulations
-from guided_diffusion.models.spade.norm import Form, LevelCondition
 from guided_diffusion.runtime.errors import ConfigError
 
 
@@ -39,19 +40,8 @@ class UNetModel(nn.Module):
     """A network of (x [N, C, H, W], t [N], condition) in three parts that can be called apart.
 
     `encode` never sees the condition and `modulate` sees nothing else, so that a sampler may encode once for several
-    conditions and modulate once for all steps. `build_unet` makes one from the published options.
-
-    image_size: (height, width) in pixels of the images it is made for.
-    condition_channels: channels of the one-hot condition, a possible edge channel included.
-    num_channels: width that `channel_mult` multiplies, level by level from fine to coarse.
-    attention: the downsampling factors (1, 2, 4, ...) of the levels with attention; the bottleneck always has it.
-    num_heads, num_heads_upsample: attention heads of encoder and bottleneck, and of the decoder.
-    num_head_channels: channels a head; -1 leaves it to the numbers of heads.
-    use_checkpoint: recompute every block in the backward pass instead of keeping what it computed.
-    spade: how modulations are computed: "lookup", "mixed" or "dense" (see conditioning.py), or "auto", whichever is
-        cheapest for the maps at hand. The result is the same but for rounding.
-
-    Weights and features are kept in channels_last memory, in which convolutions and lookups are fastest.
+    conditions and modulate once for all steps. Weights and features are kept in channels_last memory, in which
+    convolutions and lookups are fastest. `build_unet` makes one from the published options.
     """
 
     def __init__(
@@ -60,7 +50,7 @@ class UNetModel(nn.Module):
         image_size: tuple[int, int],
         image_channels: int,
         out_channels: int,
-        condition_channels: int,
+        conditioner: Conditioner | None,
         num_channels: int,
         num_res_blocks: int,
         channel_mult: Sequence[float],
@@ -73,20 +63,26 @@ class UNetModel(nn.Module):
         use_scale_shift_norm: bool,
         resblock_updown: bool,
         use_new_attention_order: bool,
-        spade: Form,
     ):
+        """Build an untrained network.
+
+        image_size: (height, width) in pixels. conditioner: None for a network without a condition. num_channels: width
+        that `channel_mult` multiplies, from fine to coarse. attention: downsampling factors (1, 2, 4, ...) of the
+        levels with attention, beside the bottleneck. num_head_channels: -1 leaves it to the numbers of heads.
+        """
         super().__init__()
-        self.spade = spade
+        self.conditioner = conditioner
         self.image_size = image_size
-        self.condition_channels = condition_channels
         self.num_levels = len(channel_mult)
         self.use_checkpoint = use_checkpoint
         emb_channels = 4 * num_channels
         shared = {"dropout": dropout, "use_scale_shift_norm": use_scale_shift_norm}
         plain = partial(ResBlock, emb_channels=emb_channels, **shared)
-        conditioned = partial(
-            ConditionedResBlock, emb_channels=emb_channels, condition_channels=condition_channels, **shared
-        )
+
+        def decoder_block(*channels: int, level: int, up: bool = False) -> nn.Module:
+            if conditioner is None:
+                return plain(*channels, up=up)
+            return ConditionedResBlock(*channels, emb_channels, norm=conditioner.norm, level=level, up=up, **shared)
 
         def attend(channels: int, heads: int) -> AttentionBlock:
             heads = heads if num_head_channels == -1 else channels // num_head_channels
@@ -100,16 +96,15 @@ class UNetModel(nn.Module):
         self.input_blocks, skip_widths = _encoder(
             image_channels, widths, attends, num_res_blocks, resblock_updown, plain, partial(attend, heads=num_heads)
         )
-        self.middle_block = nn.ModuleList(
-            [conditioned(widths[-1], widths[-1]), attend(widths[-1], num_heads), conditioned(widths[-1], widths[-1])]
-        )
+        width, middle = widths[-1], partial(decoder_block, level=len(widths) - 1)
+        self.middle_block = nn.ModuleList([middle(width, width), attend(width, num_heads), middle(width, width)])
         self.output_blocks = _decoder(
-            skip_widths, widths, attends, resblock_updown, conditioned, partial(attend, heads=num_heads_upsample)
+            skip_widths, widths, attends, resblock_updown, decoder_block, partial(attend, heads=num_heads_upsample)
         )
         self.out = nn.Sequential(
             GroupNorm32(widths[0]),
             nn.SiLU(),
-            zero_initialised(nn.Conv2d(widths[0], out_channels, 3, padding=1)),
+            zero_initialized(nn.Conv2d(widths[0], out_channels, 3, padding=1)),
         )
         self.to(memory_format=torch.channels_last)
 
@@ -117,13 +112,18 @@ class UNetModel(nn.Module):
         """Return the sizes that maps of `size` (height, width) are brought to, from fine to coarse."""
         return [(size[0] >> level, size[1] >> level) for level in range(self.num_levels)]
 
-    def lookup_sizes(self, size: Size) -> list[Size]:
-        """Return those of `level_sizes` at which neighbourhoods are asked for."""
-        return [] if self.spade == "dense" else self.level_sizes(size)
+    def preparation(self, size: Size) -> Callable[[Condition], Prepared | None] | None:
+        """Return what makes of a condition of `size` (height, width) what `modulate` takes as `prepared`.
 
-    def forward(self, x: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
-        """Return the output [N, out_channels, H, W] for x [N, C, H, W], t [N] and a condition of N maps of H x W."""
-        return self.decode(*self.encode(x, t), self.modulate(condition))
+        It can be sent to the processes that load data. None where there is nothing to prepare.
+        """
+        if self.conditioner is None:
+            return None
+        return partial(self.conditioner.prepare, sizes=self.level_sizes(size))
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, prepared: Prepared | None = None) -> Tensor:
+        """Return the output [N, out_channels, H, W] for x [N, C, H, W], t [N] and N conditions of size H x W."""
+        return self.decode(*self.encode(x, t), self.modulate(condition, prepared))
 
     def encode(self, x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the skip features, from fine to coarse, and the embedded timestep [N, 4 * num_channels].
@@ -140,25 +140,24 @@ class UNetModel(nn.Module):
             skips.append(h)
         return skips, emb
 
-    def modulate(self, condition: SemanticMap) -> Modulations:
-        """Return the modulations of all conditioned normalisations.
+    def modulate(self, condition: Condition, prepared: Prepared | None = None) -> Modulations:
+        """Return the modulations of all conditioned normalizations.
 
-        condition: N maps of the images' size, or one that `Modulations.expand` then makes stand for N.
+        condition: N of the images' size, or one that `Modulations.expand` then makes stand for N. prepared: what
+        `preparation` made of it; None to make it here as it is needed.
         """
-        assert condition.channels == self.condition_channels, (
-            f"the condition has {condition.channels} channels, the network takes {self.condition_channels}"
-        )
-        levels = [LevelCondition(condition, size, self.spade) for size in self.level_sizes(condition.size)]
-        level, modulations = self.num_levels - 1, []
+        if self.conditioner is None:
+            return Modulations([])
+        self.conditioner.check(condition)
+        levels = [self.conditioner.level(condition, size, prepared) for size in self.level_sizes(condition.size)]
+        return Modulations([self._run(norm.modulate, levels[level]) for norm, level in self._conditioned_norms()])
+
+    def _conditioned_norms(self) -> Iterator[tuple[ConditionedNorm, int]]:
+        """Yield the conditioned normalizations with their levels, in the order in which `decode` comes to them."""
         for layers in (self.middle_block, *self.output_blocks):
             for layer in layers:
-                level_in = level
-                if isinstance(layer, Upsample) or (isinstance(layer, ConditionedResBlock) and layer.up):
-                    level -= 1
                 if isinstance(layer, ConditionedResBlock):
-                    modulations.append(self._run(layer.in_norm.modulate, levels[level_in]))
-                    modulations.append(self._run(layer.out_norm.modulate, levels[level]))
-        return Modulations(modulations)
+                    yield from layer.norms
 
     def decode(self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
         """Return the output [N, out_channels, H, W] from what `encode` and `modulate` returned, none of it changed.
@@ -169,9 +168,9 @@ class UNetModel(nn.Module):
         h = self._apply_layers(self.middle_block, skips[-1], emb, rest)
         for layers, skip in zip(self.output_blocks, reversed(skips), strict=True):
             h = self._apply_layers(layers, torch.cat([h, skip], dim=1), emb, rest)
-        assert next(rest, None) is None, "more modulations than conditioned normalisations"
+        assert next(rest, None) is None, "more modulations than conditioned normalizations"
         with torch.autocast(h.device.type, enabled=False):
-            return self.out[-1](self.out[0].activated(h.to(self.out[-1].weight.dtype)))
+            return self.out[-1](self.out[0].norm_silu(h.to(self.out[-1].weight.dtype)))
 
     def _apply_layers(
         self, layers: nn.ModuleList, h: Tensor, emb: Tensor, modulations: Iterator[Modulation] | None = None
@@ -234,12 +233,14 @@ def _decoder(
     channels = widths[-1]
     for level, width in reversed(list(enumerate(widths))):
         for i in range(per_level):
-            layers = [block(channels + remaining.pop(), width)]
+            layers = [block(channels + remaining.pop(), width, level=level)]
             channels = width
             if attends[level]:
                 layers.append(attend(width))
             if level and i == per_level - 1:
-                layers.append(block(width, width, up=True) if resblock_updown else Upsample(width, use_conv=True))
+                layers.append(
+                    block(width, width, level=level, up=True) if resblock_updown else Upsample(width, use_conv=True)
+                )
             blocks.append(nn.ModuleList(layers))
     return blocks
 
@@ -247,11 +248,12 @@ def _decoder(
 def build_unet(
     *,
     image_size: int | Sequence[int],
-    num_classes: int,
     num_channels: int,
     num_res_blocks: int,
-    image_channels: int = 3,
+    condition: str = "mask",
+    num_classes: int | None = None,
     no_instance: bool = True,
+    image_channels: int = 3,
     channel_mult: Sequence[float] | None = None,
     num_heads: int = 4,
     num_heads_upsample: int = -1,
@@ -263,17 +265,12 @@ def build_unet(
     use_scale_shift_norm: bool = True,
     resblock_updown: bool = False,
     use_new_attention_order: bool = False,
-    spade: Form = "auto",
+    spade: str = "auto",
 ) -> UNetModel:
     """Return the UNet that the published options describe, its weights drawn from torch's global generator.
 
-    image_size: pixels, one number for a square or (height, width).
-    num_classes: real classes; with `no_instance` false the condition has one more channel, for edges.
-    channel_mult: a multiplier of `num_channels` per level; None or empty takes `default_channel_mult`.
-    attention_resolutions: shorter sides in pixels of the levels with attention, see `attention_factors`.
-    num_heads_upsample: heads of the decoder, -1 for `num_heads`. num_head_channels: if not -1, used instead of both.
-    learn_sigma: put out twice `image_channels`, the second half for the variance.
-
+    image_size: pixels, one number for a square or (height, width). condition: a key of `CONDITIONERS`. channel_mult: a
+    multiplier of `num_channels` per level; None or empty takes `default_channel_mult`. The others: `ModelOptions`.
     Raises ConfigError, a line for each key that cannot be used.
     """
     size = height_width(image_size)
@@ -294,7 +291,7 @@ def build_unet(
         image_size=size,
         image_channels=image_channels,
         out_channels=2 * image_channels if learn_sigma else image_channels,
-        condition_channels=num_classes + (not no_instance),
+        conditioner=CONDITIONERS[condition](ConditionOptions(num_classes, no_instance, spade)),
         num_channels=num_channels,
         num_res_blocks=num_res_blocks,
         channel_mult=channel_mult,
@@ -307,5 +304,4 @@ def build_unet(
         use_scale_shift_norm=use_scale_shift_norm,
         resblock_updown=resblock_updown,
         use_new_attention_order=use_new_attention_order,
-        spade=spade,
     )

@@ -164,7 +164,7 @@ def _trained_with_bare_weights(
         raise CheckpointError(
             [f"{key} does not fit the shapes in {source}: {found}; leave it out" for key, found in clashes.items()]
         )
-    if mode.num_classes not in (None, seen.source.num_classes):
+    if found.condition == "mask" and mode.num_classes not in (None, seen.source.num_classes):
         raise CheckpointError(
             f"{source}: its condition has {found.condition_channels} channels, but dataset_mode {mode.name} has "
             f"{mode.num_classes} classes (and a channel for edges with no_instance=false): set dataset_mode and "

@@ -94,7 +94,7 @@ def build_trainer(config: TrainConfig, start: Start, world: World, report: ScanR
     ema = Ema(model, config.optimizer.ema_rate, head_start=EMA_HEAD_START if "started_from" in origin else 0)
     process = build_process(config.diffusion)
     labels = label_process(config.label_diffusion, process, config.source.num_classes, eta)
-    loader = build_loader(config, report, world, model, count=labels is None)
+    loader = build_loader(config, report, world, model, prepare=labels is None)
     trainer = Trainer(
         model=model,
         diffusion=process,
@@ -149,11 +149,11 @@ def initial_network(config: TrainConfig, start: Start, device: torch.device) -> 
 
 
 def build_loader(
-    config: TrainConfig, report: ScanReport, world: World, model: UNetModel, *, count: bool
+    config: TrainConfig, report: ScanReport, world: World, model: UNetModel, *, prepare: bool
 ) -> TrainLoader:
     """Return the loader of the training batches.
 
-    count: whether neighbourhoods are counted in loading; with label diffusion the network sees other maps.
+    prepare: whether loading prepares what the network wants of the maps; with label diffusion it sees others.
     """
     dataset = training_dataset(config, report, world)
     batches = EpochBatches(len(dataset), config.optimizer.batch_size, world.size, world.rank, config.run.seed)
@@ -162,7 +162,7 @@ def build_loader(
         batches,
         num_workers=default_workers(config.loader, world),
         device=world.device,
-        count_at=model.lookup_sizes(height_width(config.geometry.image_size)) if count else (),
+        prepare=model.preparation(height_width(config.geometry.image_size)) if prepare else None,
     )
 
 

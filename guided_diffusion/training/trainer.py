@@ -274,17 +274,21 @@ class Trainer:
         slots = batch.slot[part].tolist()
         x0 = batch.image[part]
         t = t.to(device)
-        condition = batch.condition[part]
-        if self.label_diffusion is not None:
+        condition, prepared = batch.condition[part], None
+        if self.label_diffusion is not None:  # the maps are others than those that anything was prepared of
             uniform = draw_uniform(step_generators(Stream.LABEL, key, slots, device), condition.size, device)
             condition = self.label_diffusion.diffuse(condition, t, uniform)
-        condition = condition.drop(self._dropped(slots, key))
+        elif batch.prepared is not None:
+            prepared = batch.prepared[part]
+        dropped = self._dropped(slots, key)
+        condition = condition.drop(dropped)
+        prepared = None if prepared is None else prepared.drop(dropped)
         noise = draw_noise(step_generators(Stream.NOISE, key, slots, device), x0.shape[1:], device)
         x_t = self.diffusion.q_sample(x0, t, noise)
         # Dropout is the one draw that PyTorch takes from its global generator.
         torch.manual_seed(derive_seed(Stream.DROPOUT, *key, slots[0]))
         with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = self._network(x_t, self.diffusion.model_t(t), condition)
+            output = self._network(x_t, self.diffusion.model_t(t), condition, prepared)
         return self.diffusion.training_losses(output.float(), x0, x_t, t, noise)["loss"]
 
     def _dropped(self, slots: list[int], key: tuple[int, int, int]) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from guided_diffusion.conditions.patches import number_patches
 from guided_diffusion.conditions.semantic_map import SemanticMap
 
 MOST_OBJECTS = 24
@@ -102,10 +103,10 @@ def make_batch(case: Case) -> Batch:
 
 
 def distinct_share(case: Case) -> float:
-    """Return how many distinct neighbourhoods the maps of `case` have at full size, by pixels."""
+    """Return how many distinct 5x5 patches the maps of `case` have at full size, by pixels."""
     condition = make_batch(replace(case, device="cpu")).condition
-    found = condition.neighbourhoods(condition.size)
-    return len(found) / found.index.numel()
+    patches = number_patches(condition, condition.size)
+    return len(patches) / patches.index.numel()
 
 
 def label_maps(case: Case) -> NDArray[np.integer]:

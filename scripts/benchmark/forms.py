@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import torch
 
+from guided_diffusion.conditions.base import Prepared
+from guided_diffusion.conditions.patches import number_patches
 from guided_diffusion.data.class_statistics import eta_from_statistics
 from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.label_diffusion import CLASSWISE, UNIFORM, build_label_diffusion, label_generators
 from guided_diffusion.models.spade.norm import DENSE_ABOVE, MIXED_ABOVE
+from guided_diffusion.models.unet import UNetModel
 from scripts.benchmark.cases import Batch, Case, make_batch
 from scripts.benchmark.timing import Ratio, interleaved, ratio
 from scripts.benchmark.variants import Ours, Step, training_step
 
 FORMS = ("lookup", "mixed", "dense")
 NOISE = (0.0, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.4, 1.0)
-"""Shares of pixels that are replaced; each is in 9 and in 25 neighbourhoods."""
+"""Shares of pixels that are replaced; each is in 9 and in 25 patches."""
 STEPS = 10
 """Steps of a sample by which the cost of label diffusion is measured: they stand for all noise levels."""
 
@@ -29,7 +33,7 @@ Done = Callable[[Case, str], None]
 class FormsShare:
     """The forms on maps of one noisiness.
 
-    noise: share of pixels that were replaced. distinct: 5x5 neighbourhoods by pixels at full size; windows: 3x3 ones.
+    noise: share of pixels that were replaced. distinct: 5x5 patches by pixels at full size; windows: 3x3 ones.
     training, guided: form -> the time of a training step, and of a guided step with tables of its own, over the lookup.
     """
 
@@ -43,15 +47,15 @@ class FormsShare:
 def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[FormsShare]:
     """Yield the cost of each form for maps of growing noisiness.
 
-    Neighbourhoods are counted before: whoever has to choose has counted them already.
+    Patches are counted before: who has to choose has counted them already.
     """
     variant = Ours(case)
     for noise in NOISE:
-        variant.network.spade = "lookup"
+        variant.network.conditioner.impl = "lookup"
         batch = make_batch(replace(case, noise=noise))
-        found = batch.condition.neighbourhoods(batch.condition.size)
-        batch = replace(batch, condition=variant.counted(batch.condition))
-        train, sample = training_step(variant, batch), _guided(variant, batch)
+        found = number_patches(batch.condition, batch.condition.size)
+        prepared = variant.prepare(batch.condition)
+        train, sample = training_step(variant, batch, prepared=prepared), _guided(variant, batch, prepared)
         ratios = {}
         for part, step in (("training", train), ("guided", sample)):
             steps = {form: in_form(variant, form, part, step) for form in FORMS}
@@ -61,9 +65,18 @@ def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[FormsShar
         yield FormsShare(noise, len(found) / pixels, len(found.label) / pixels, **ratios)
 
 
-def _guided(variant: Ours, batch: Batch) -> Step:
+class _Prepared:
+    """A network that is called with one condition only, of which `prepared` was made before."""
+
+    def __init__(self, network: UNetModel, prepared: Prepared):
+        self.encode, self.decode = network.encode, network.decode
+        self.modulate = partial(network.modulate, prepared=prepared)
+
+
+def _guided(variant: Ours, batch: Batch, prepared: Prepared) -> Step:
     """Return a guided step whose tables are made anew."""
     denoise = variant.denoiser(batch, condition_fn=lambda condition, t: condition)
+    denoise.model = _Prepared(variant.network, prepared.to(variant.case.device))  # the null tables are made
     return lambda: denoise(batch.noise, batch.t)
 
 
@@ -71,7 +84,7 @@ def in_form(variant: Ours, form: str, part: str, step: Step) -> Step:
     """Return `step` of `part` with modulations in `form`; sampling needs no gradients."""
 
     def run() -> None:
-        variant.network.spade = form
+        variant.network.conditioner.impl = form
         variant.network.train(part == "training")
         with torch.inference_mode(part != "training"):
             step()
@@ -80,7 +93,7 @@ def in_form(variant: Ours, form: str, part: str, step: Step) -> Step:
 
 
 def crossing(shares: Sequence[FormsShare], part: str, first: str, second: str, by: str) -> float | None:
-    """Return the share of neighbourhoods (`by` is "distinct" or "windows") from which `second` is the faster form.
+    """Return the share of patches (`by` is "distinct" or "windows") from which `second` is the faster form.
 
     That of the first of `shares` where it is so in all of them, None where it never becomes so.
     """
@@ -136,7 +149,7 @@ def measure_label_diffusion(case: Case, rounds: int, done: Done) -> dict[str, di
     variant, batch = Ours(case), make_batch(case)
     found = {}
     for part, make in (("training", _label_training), ("guided", _label_guided)):
-        variant.network.spade = "auto"  # in which what all steps share is made
+        variant.network.conditioner.impl = "auto"  # in which what all steps share is made
         plain = in_form(variant, "auto", part, make(variant, batch, None))
         steps = {"without": plain}
         for form in ("auto", *FORMS):

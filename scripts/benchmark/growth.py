@@ -24,7 +24,7 @@ Done = Callable[[Case, str], None]
 class Growth:
     """Times of ours over one dimension.
 
-    distinct: value -> neighbourhoods by pixels at full size. seconds: part -> value -> the seconds of each round.
+    distinct: value -> 5x5 patches by pixels at full size. seconds: part -> value -> the seconds of each round.
     ratios: part -> value -> over the first value.
     """
 
@@ -71,7 +71,7 @@ def growth_lines(growth: Growth) -> list[str]:
     """Return the Markdown table of a growth study."""
     first = next(iter(growth.cases))
     lines = [
-        f"| {growth.dimension} | distinct neighbourhoods | training step, ms | over {first} | guided step, ms "
+        f"| {growth.dimension} | distinct 5x5 patches | training step, ms | over {first} | guided step, ms "
         f"| over {first} |",
         "|---|---|---|---|---|---|",
     ]

@@ -1,6 +1,6 @@
 """The network as the published code runs it, with the weights of ours: what `benchmark.py` compares with.
 
-Every normalisation of the decoder brings the one-hot map to its size and runs three convolutions over all pixels, in
+Every normalization of the decoder brings the one-hot map to its size and runs three convolutions over all pixels, in
 every step; guidance is two passes of the whole network; attention forms its matrix of weights, and again in the
 backward pass; tensors lie contiguously. Wang et al., "Semantic Image Synthesis via Diffusion Models", 2022.
 """

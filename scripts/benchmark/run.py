@@ -9,11 +9,11 @@ One Markdown table goes to stdout and everything measured to a JSON file. The va
   full passes, contiguous memory, a one-hot map made in each training step, AdamW and moving average as written there.
 - monai: MONAI's SPADEDiffusionModelUNet, where installed (`pip install isdm[bench]`), trained and sampled from like the
   reference. It is not the same network: its middle block and its upsampling blocks are not conditioned, its time
-  embedding only shifts, its normalisations have weights of their own.
-- ours: this project's network and steps with their defaults. On a CPU the neighbourhoods are counted within the
-  training step, as training does it there; for a GPU loading processes count them.
-- floor: our network with plain group normalisation, its encoder run once and its decoder twice: what would be left if
-  the condition cost nothing.
+  embedding only shifts, its normalizations have weights of their own.
+- ours: this project's network and steps with their defaults. On a CPU the patches of the maps are counted within
+  the training step, as training does it there; for a GPU loading processes count them.
+- floor: our network without a condition (`condition` none), its encoder run once and its decoder twice: what would be
+  left if the condition cost nothing.
 
 A training step is the loss (v, learned variance), its gradient, clipping, AdamW and one moving average. A guided
 sampling step is the guided output at s = 1.5; what all steps of a sample share (one-hot maps, tables) is made before,

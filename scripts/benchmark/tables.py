@@ -22,7 +22,7 @@ RATIOS = (("reference", "ours"), ("monai", "ours"), ("ours", "floor"))
 class Row:
     """What one part of one case gave.
 
-    distinct: neighbourhoods by pixels at full size. parameters: by variant. medians: by variant, in `unit`. ratios: by
+    distinct: 5x5 patches by pixels at full size. parameters: by variant. medians: by variant, in `unit`. ratios: by
     "above/below", with quartiles where there were rounds. seconds: by variant, of each round.
     """
 
@@ -52,7 +52,7 @@ def case_lines(rows: Iterable[Row]) -> list[str]:
     """Return a line for each case: the weights of its networks, what its maps are like."""
     return [
         f"{row.case.title}: {', '.join(f'{name} {count / 1e6:.1f} M' for name, count in row.parameters.items())} "
-        f"weights; {row.distinct:.1%} as many distinct neighbourhoods as pixels."
+        f"weights; {row.distinct:.1%} as many distinct 5x5 patches as pixels."
         for row in {row.case: row for row in rows if row.parameters}.values()
     ]
 

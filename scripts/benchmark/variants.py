@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guided_diffusion.conditions.base import Prepared
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
@@ -19,7 +20,6 @@ from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.unet import UNetModel, build_unet
 from guided_diffusion.training.ema import Ema
 from scripts.benchmark.cases import Batch, Case
-from scripts.benchmark.plain_unet import PlainUNet
 from scripts.benchmark.published_unet import PublishedUNet, guided
 
 SCALE = 1.5
@@ -45,10 +45,10 @@ def architecture(case: Case) -> dict[str, Any]:
     }
 
 
-def build_network(case: Case) -> UNetModel:
+def build_network(case: Case, condition: str = "mask") -> UNetModel:
     """Return our network for `case`, always with the same weights, none of them zero."""
     torch.manual_seed(0)
-    model = build_unet(**architecture(case))
+    model = build_unet(**architecture(case), condition=condition)
     perturb(model)
     return model.to(case.device)
 
@@ -86,13 +86,19 @@ class Variant(ABC):
         autocast, device = self.case.autocast, torch.device(self.case.device)
         return nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast)
 
-    def loaded(self, condition: SemanticMap) -> SemanticMap:
-        """Return the maps as the data loader hands them to the training step."""
-        return condition.pin_memory() if self._on_gpu else condition
+    def prepare(self, condition: SemanticMap) -> Prepared | None:
+        """Return what the network wants prepared of maps in main memory, if anything."""
+        return None
 
-    def counted(self, condition: SemanticMap) -> SemanticMap:
-        """Return the maps with what the network counts of them in main memory, if anything."""
-        return condition
+    def loaded(self, condition: SemanticMap) -> tuple[SemanticMap, Prepared | None]:
+        """Return the maps as the data loader hands them to the training step, and what it has prepared of them.
+
+        Beside a GPU, loading processes have done that; on a CPU it is part of the step.
+        """
+        if not self._on_gpu:
+            return condition, None
+        prepared = self.prepare(condition)
+        return condition.pin_memory(), None if prepared is None else prepared.pin_memory()
 
     @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:
@@ -103,8 +109,8 @@ class Variant(ABC):
         """Return what takes the weights after a step into their average."""
 
     @abstractmethod
-    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
-        """Return the network's output in training; `condition` is on its device."""
+    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap, prepared: Prepared | None) -> Tensor:
+        """Return the network's output in training; `condition` and what was prepared of it are on its device."""
 
     @abstractmethod
     def guided_step(self, batch: Batch) -> Step:
@@ -131,7 +137,7 @@ class _AsPublished(Variant):
 
         return update
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
+    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap, prepared: Prepared | None) -> Tensor:
         return self.network(x_t, DIFFUSION.model_t(t), condition.one_hot())
 
     def guided_step(self, batch: Batch) -> Step:
@@ -194,6 +200,14 @@ class Monai(_AsPublished):
 class _Guided(Variant):
     """Trained and sampled from as this project does it."""
 
+    condition: str
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        self.network = build_network(case, self.condition)
+        if case.compiled:
+            compile_network(self.network)
+
     def optimizer(self) -> torch.optim.Optimizer:
         fused = torch.device(self.case.device).type in ("cpu", "cuda")
         return torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE, fused=fused)
@@ -201,8 +215,12 @@ class _Guided(Variant):
     def averages(self) -> Callable[[int], None]:
         return Ema(self.network, [RATE]).update
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap) -> Tensor:
-        return self.network(x_t, DIFFUSION.model_t(t), condition)
+    def prepare(self, condition: SemanticMap) -> Prepared | None:
+        preparation = self.network.preparation(condition.size)
+        return None if preparation is None else preparation(condition)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap, prepared: Prepared | None) -> Tensor:
+        return self.network(x_t, DIFFUSION.model_t(t), condition, prepared)
 
     def guided_step(self, batch: Batch) -> Step:
         denoise = self.denoiser(batch)
@@ -223,33 +241,14 @@ class Ours(_Guided):
     """This project's network with its defaults."""
 
     name = "ours"
-
-    def __init__(self, case: Case):
-        super().__init__(case)
-        self.network = build_network(case)
-        if case.compiled:
-            compile_network(self.network)
-
-    def loaded(self, condition: SemanticMap) -> SemanticMap:
-        """Beside a GPU, loading processes have counted the neighbourhoods; on a CPU it is part of the step."""
-        return super().loaded(self.counted(condition) if self._on_gpu else condition)
-
-    def counted(self, condition: SemanticMap) -> SemanticMap:
-        if condition.numbered:
-            return condition
-        return condition.with_numbers(self.network.lookup_sizes(condition.size))
+    condition = "mask"
 
 
 class Floor(_Guided):
-    """The same network without a condition."""
+    """The same network without a condition: plain group normalizations in its decoder."""
 
     name = "floor"
-
-    def __init__(self, case: Case):
-        super().__init__(case)
-        self.network = PlainUNet(build_network(case)).to(case.device)
-        if case.compiled:
-            self.network.encode, self.network.decode = map(torch.compile, (self.network.encode, self.network.decode))
+    condition = "none"
 
 
 VARIANTS: dict[str, type[Variant]] = {v.name: v for v in (Reference, Monai, Ours, Floor)}
@@ -261,27 +260,37 @@ def available() -> list[str]:
 
 
 def training_step(
-    variant: Variant, batch: Batch, condition_fn: Callable[[SemanticMap, Tensor], SemanticMap] | None = None
+    variant: Variant,
+    batch: Batch,
+    condition_fn: Callable[[SemanticMap, Tensor], SemanticMap] | None = None,
+    *,
+    prepared: Prepared | None = None,
 ) -> Step:
     """Return a step of training on `batch`: what `Trainer.train_step` does, in the variant's way.
 
-    condition_fn: changes the maps by their timesteps (label diffusion); loading has then counted nothing.
+    condition_fn: changes the maps by their timesteps (label diffusion), of which nothing is prepared then. prepared:
+    what was prepared of the maps before; None: by the data loader, or in each step.
     """
     network, optimizer, update = variant.network.train(), variant.optimizer(), variant.averages()
-    device, passed = variant.case.device, 0
-    loaded = batch.condition if condition_fn is not None else variant.loaded(batch.condition)
+    device, passed, loaded = variant.case.device, 0, batch.condition
+    if condition_fn is None:
+        loaded, by_loader = variant.loaded(batch.condition)
+        prepared = by_loader if prepared is None else prepared
 
     def step() -> float:
         nonlocal passed
-        if condition_fn is None:
-            maps = variant.counted(loaded).to(device, non_blocking=True)
+        maps, ready = loaded.to(device, non_blocking=True), None
+        if condition_fn is not None:
+            maps = condition_fn(maps, batch.t)
         else:
-            maps = condition_fn(loaded.to(device, non_blocking=True), batch.t)
+            ready = variant.prepare(loaded) if prepared is None else prepared
         maps = maps.drop(batch.dropped)
+        if ready is not None:
+            ready = ready.to(device, non_blocking=True).drop(batch.dropped)
         noise = torch.randn_like(batch.image)
         x_t = DIFFUSION.q_sample(batch.image, batch.t, noise)
         with variant.precision:
-            output = variant.predict(x_t, batch.t, maps)
+            output = variant.predict(x_t, batch.t, maps, ready)
         losses = DIFFUSION.training_losses(output.float(), batch.image, x_t, batch.t, noise)["loss"]
         optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,19 +98,22 @@ def test_eta_is_computed_written_and_stored(runs, lemons, isdm, tmp_path):
 
 
 def test_what_training_sees(trainer_for):
-    """Maps are diffused at the drawn t by numbers of their own position, then dropped, and never counted beforehand."""
+    """Maps are diffused at the drawn t by numbers of their own position, then dropped; nothing is prepared of them."""
     trainer = trainer_for(cond_diffuse=True)
     batch = next(iter(trainer.loader.epoch(0, 0)))
-    assert not batch.condition.numbered
+    assert batch.prepared is None
     seen = []
     network = trainer._network
-    trainer._network = lambda x, t, condition: seen.append(condition) or network(x, t, condition)
+    trainer._network = lambda x, t, *given: seen.append(given) or network(x, t, *given)
     t = torch.tensor([0, 25, 49])
     trainer._losses(batch, slice(0, 3), t, (0, 0, 0))
     for image, (index, slot) in enumerate(zip(t.tolist(), batch.slot.tolist(), strict=True)):
         generator = torch.Generator().manual_seed(derive_seed(Stream.LABEL, 0, 0, 0, slot))
         gone = torch.rand(16, 16, generator=generator) < (index + 1) / 50
-        assert torch.equal(seen[0].label[image], batch.condition.label[image].masked_fill(gone, 5))
+        assert torch.equal(seen[0][0].label[image], batch.condition.label[image].masked_fill(gone, 5))
+    prepared = trainer.model.preparation((16, 16))(batch.condition)
+    trainer._losses(replace(batch, prepared=prepared), slice(0, 3), t, (0, 0, 0))
+    assert [given[1] for given in seen] == [None, None]
 
 
 @pytest.fixture

@@ -63,7 +63,13 @@ def test_lists_and_published_spellings_are_read(key, spelling, value):
 def test_published_spellings_of_a_choice():
     assert load_config("train", {**NEEDED, "predict_xstart": True}).diffusion.prediction == "x0"
     assert load_config("train", {**NEEDED, "use_fp16": True}).precision.precision == "fp16"
+    for given in ({"class_cond": False}, {"condition": "none"}, {"class_cond": False, "condition": "none"}):
+        model = load_config("train", {**NEEDED, **given}).model
+        assert (model.condition, model.class_cond) == ("none", False)
+    assert load_config("train", {**NEEDED, "class_cond": True}).model.condition == "mask"
     sample = {"model_path": "m", "results_path": "r", "mask_dir": "k"}
+    assert load_config("sample", sample).model.condition is None
+    assert load_config("sample", {**sample, "class_cond": True}).model.condition == "mask"
     assert load_config("sample", {**sample, "use_ddim": True, "eta": 0.5}).sampler.sampler == "ddim"
 
 
@@ -90,8 +96,11 @@ def test_a_sampler_brings_its_time_grid(given, sampler, time_grid):
     assert load_config("sample", resolved).to_json() == config.to_json()
 
 
-def test_resolved_config_loads_again_and_is_the_same():
-    first = load_config("train", {**NEEDED, "channel_mult": "1,2", "use_fp16": True, "image_size": [32, 48]}).to_json()
+@pytest.mark.parametrize(
+    "given", [{"channel_mult": "1,2", "use_fp16": True, "image_size": [32, 48]}, {"condition": "none"}]
+)
+def test_resolved_config_loads_again_and_is_the_same(given):
+    first = load_config("train", {**NEEDED, **given}).to_json()
     again = load_config("train", json.loads(json.dumps(first))).to_json()
     assert again == first
 
@@ -128,7 +137,8 @@ def test_everything_wrong_is_reported_at_once_with_the_way_out():
     [
         ("train", {"predict_xstart": True, "prediction": "v"}, "predict_xstart is true, but prediction"),
         ("train", {"use_fp16": True, "precision": "bf16"}, "use_fp16 is true, but precision"),
-        ("train", {"class_cond": False}, "class_cond is false"),
+        ("train", {"class_cond": False, "condition": "mask"}, "class_cond is false, but condition"),
+        ("train", {"class_cond": True, "condition": "none"}, "class_cond is true, but condition"),
         ("train", {"ema_rate": "1.5"}, "ema_rate is 1.5"),
         ("train", {"microbatch": 0}, "microbatch is 0"),
         ("train", {"rotate90": True, "image_size": [32, 64]}, "rotate90 needs a square image_size"),

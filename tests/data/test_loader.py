@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guided_diffusion.conditions.patches import precompute_patches
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.loader import EpochBatches, TrainLoader
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -117,6 +119,21 @@ def test_worker_processes_give_the_same_batches_also_after_an_epoch_was_left(dat
     next(working.epoch(1))
     assert same(contents(plain.epoch(1, 4)), contents(working.epoch(1, 4)))
     assert same(contents(plain.epoch(2)), contents(working.epoch(2)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_is_prepared_of_the_maps_comes_beside_them(dataset, num_workers):
+    prepare = partial(precompute_patches, sizes=[(16, 16), (8, 8)])
+    plain, prepared = (
+        list(TrainLoader(dataset, EpochBatches(7, 3), num_workers=num_workers, prepare=how).epoch(0))
+        for how in (None, prepare)
+    )
+    assert same(contents(plain), contents(prepared))
+    for without, batch in zip(plain, prepared, strict=True):
+        assert without.prepared is None
+        expected = prepare(batch.condition)
+        for size in ((16, 16), (8, 8)):
+            assert torch.equal(batch.prepared.at(size).index, expected.at(size).index)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

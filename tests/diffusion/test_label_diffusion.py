@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,16 +155,6 @@ def test_every_step_is_drawn_anew_from_the_clean_map(dtype: torch.dtype) -> None
         assert null[clean.label == CLASSES].all()
         assert torch.equal(found.edge, clean.edge)
     assert torch.equal(clean.label, before)
-
-
-def test_counted_neighbourhoods_are_those_of_the_diffused_map() -> None:
-    _, labels = process()
-    counted = maps(2).with_numbers([(16, 16), (8, 8)])
-    found = labels.condition_sampler(label_generators([1, 2]))(counted, torch.tensor([5, 2]))
-    for size in [(16, 16), (8, 8)]:
-        wanted = replace(found, numbered={}).neighbourhoods(size)
-        assert torch.equal(found.neighbourhoods(size).index, wanted.index)
-        assert len(wanted) != len(counted.neighbourhoods(size))
 
 
 def test_draws_are_a_function_of_the_generator_alone() -> None:

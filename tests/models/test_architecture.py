@@ -16,7 +16,7 @@ from guided_diffusion.models.architecture import (
 
 
 def test_needs_no_torch():
-    code = "import sys, guided_diffusion.architecture; sys.exit('torch' in sys.modules)"
+    code = "import sys, guided_diffusion.models.architecture; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

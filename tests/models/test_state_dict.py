@@ -29,6 +29,7 @@ def architectures(draw):
     sides = [side // 2**level for level in range(len(widths))]
     return {
         "image_size": (side, side * draw(st.integers(1, 2))),
+        "condition": draw(st.sampled_from(["mask", "none"])),
         "num_classes": draw(st.integers(2, 20)),
         "no_instance": draw(st.booleans()),
         "num_channels": num_channels,
@@ -50,7 +51,7 @@ def test_what_shapes_tell_rebuilds_the_network(options):
     inferred = infer_architecture(prefixed)
     rebuilt = _on_meta(**inferred.build_options(image_size=options["image_size"], no_instance=options["no_instance"]))
     assert _shapes(rebuilt) == _shapes(model)
-    for key in ("num_channels", "num_res_blocks", "image_channels", "learn_sigma", "use_scale_shift_norm"):
+    for key in ("condition", "num_channels", "num_res_blocks", "image_channels", "learn_sigma", "use_scale_shift_norm"):
         assert getattr(inferred, key) == options[key]
 
 
@@ -116,6 +117,11 @@ def test_weights_load_with_and_without_prefix(tiny, noise, label_map):
             "attention_resolutions is [8] in the file, [16,8]",
             "attention_resolutions=[8]",
         ),
+        (
+            {"condition": "none"},
+            'condition is "none" in the file, "mask" in the config',
+            'set condition="none" or leave it',
+        ),
         ({"num_channels": 64, "learn_sigma": False}, "learn_sigma", "num_channels=64 learn_sigma=false or leave them"),
     ],
 )
@@ -140,11 +146,8 @@ def _without(name):
         (lambda weights: {"model": weights, "step": 3}, "holds no SDM UNet"),
         (lambda weights: {"conv1.weight": torch.zeros(8, 3, 7, 7)}, "holds no SDM UNet"),
         (
-            lambda weights: (
-                {key: w for key, w in weights.items() if "in_norm" not in key}
-                | {"middle_block.0.in_layers.0.weight": torch.zeros(64)}
-            ),
-            "holds a UNet that takes no semantic map",
+            _without("middle_block.0.in_norm.mlp_shared.0.weight"),
+            "holds no SDM UNet (middle_block.0.in_norm.mlp_shared",
         ),
         (_without("out.0.bias"), "weights are missing (1, the first out.0.bias)"),
         (lambda weights: {k: w for k, w in weights.items() if "output_blocks.3" not in k}, "fit no SDM UNet"),

@@ -41,13 +41,13 @@ def test_forward_is_encode_modulate_decode_and_changes_none_of_them(tiny, noise,
     model, x, condition = tiny(resblock_updown=updown), noise(2, 3, 16, 16), label_map()
     skips, emb = model.encode(x, T)
     modulations = model.modulate(condition)
-    kept = [skip.clone() for skip in skips], emb.clone(), [m.factor.clone() for m in modulations]
+    kept = [skip.clone() for skip in skips], emb.clone(), [m.scale.clone() for m in modulations]
     for _ in range(2):
         assert torch.equal(model.decode(skips, emb, modulations), model(x, T, condition))
     assert len(skips) == len(kept[0])
     assert all(map(torch.equal, skips, kept[0]))
     assert torch.equal(emb, kept[1])
-    assert all(torch.equal(m.factor, gamma) for m, gamma in zip(modulations, kept[2], strict=True))
+    assert all(torch.equal(m.scale, gamma) for m, gamma in zip(modulations, kept[2], strict=True))
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def test_the_condition_does_not_reach_the_encoder_nor_the_image_the_modulation(t
     sum(skip.sum() for skip in model.encode(noise(2, 3, 16, 16), T)[0]).backward()
     encoder = {name for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
-    sum(m.factor.sum() + m.beta.sum() for m in model.modulate(label_map())).backward()
+    sum(m.scale.sum() + m.shift.sum() for m in model.modulate(label_map())).backward()
     spade = {name for name, p in model.named_parameters() if p.grad is not None}
     assert {name.split(".")[0] for name in encoder} == {"input_blocks", "time_embed"}
     assert spade == {name for name, _ in model.named_parameters() if "in_norm" in name or "out_norm" in name}

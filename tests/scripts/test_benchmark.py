@@ -84,7 +84,7 @@ def test_growth():
 
 
 def test_threshold(monkeypatch):
-    monkeypatch.setattr("benchmark_forms.NOISE", (0.0, 1.0))
+    monkeypatch.setattr("scripts.benchmark.forms.NOISE", (0.0, 1.0))
     smooth, noisy = measure_threshold(TINY, 1, lambda case, part: None)
     assert smooth.windows < smooth.distinct < 0.8 < 0.95 < noisy.distinct
     for share in (smooth, noisy):
@@ -107,7 +107,7 @@ def test_crossing():
 
 
 def test_label_diffusion(monkeypatch):
-    monkeypatch.setattr("benchmark_forms.STEPS", 2)
+    monkeypatch.setattr("scripts.benchmark.forms.STEPS", 2)
     found = measure_label_diffusion(TINY, 1, lambda case, part: None)
     assert set(found) == {"training", "guided"}
     for ratios in found.values():

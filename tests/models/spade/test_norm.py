@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
-from guided_diffusion.models.spade.modulation import DenseModulation, LookupModulation, Modulations, Places
-from guided_diffusion.models.spade.norm import LevelCondition, SPADEGroupNorm
+from guided_diffusion.models.conditioning import Modulations
+from guided_diffusion.models.spade.modulation import DenseModulation, GatherIndex, LookupModulation
+from guided_diffusion.models.spade.norm import SPADEGroupNorm, SpadeLevelCache
 
 CLASSES = 5
 
@@ -58,12 +59,12 @@ def test_all_forms_are_the_published_formula_gradients_too(fill, noise, name, fo
     times = [noise(n, 64, seed=seed).to(dtype).requires_grad_() for seed in (1, 2)] if time else [None, None]
     inputs = [x, *layer.parameters(), *(value for value in times if value is not None)]
     expected = published(layer, x, condition, *times)
-    out = layer.activated(x, layer.modulate(LevelCondition(condition, condition.size, form)), *times)
+    out = layer.norm_silu(x, layer.modulate(SpadeLevelCache(condition, condition.size, form)), *times)
     outer = noise(*x.shape, seed=3).to(dtype)
     wanted, found = (torch.autograd.grad(y, inputs, outer) for y in (expected, out))
     with torch.no_grad():  # another path, in place
         kept = x.clone()
-        sampled = layer.activated(x, layer.modulate(LevelCondition(condition, condition.size, form)), *times)
+        sampled = layer.norm_silu(x, layer.modulate(SpadeLevelCache(condition, condition.size, form)), *times)
         assert torch.equal(x, kept)
     for ours, theirs in zip((out, sampled, *found), (expected, expected, *wanted), strict=True):
         assert (ours - theirs).abs().max() <= 1e-5 * max(theirs.abs().max(), 1)
@@ -77,7 +78,7 @@ def test_gradients_are_those_of_the_definition_in_double_precision(fill, noise):
     def run(x, scale, shift, *weights):
         named = dict(zip(dict(layer.named_parameters()), weights, strict=True))
         modulate = torch.func.functional_call(Modulating(layer), {f"layer.{k}": v for k, v in named.items()}, ())
-        return layer.activated(x, modulate, scale, shift)
+        return layer.norm_silu(x, modulate, scale, shift)
 
     class Modulating(torch.nn.Module):
         def __init__(self, layer):
@@ -85,15 +86,15 @@ def test_gradients_are_those_of_the_definition_in_double_precision(fill, noise):
             self.layer = layer
 
         def forward(self):
-            level = LevelCondition(condition, condition.size, "lookup")
+            level = SpadeLevelCache(condition, condition.size, "lookup")
             return self.layer.modulate(level)
 
     assert torch.autograd.gradcheck(run, (x, scale, shift, *layer.parameters()), fast_mode=True)
 
 
-def test_form_follows_the_number_of_neighbourhoods():
+def test_form_follows_the_number_of_patches():
     def chosen(condition: SemanticMap, form: str = "auto") -> str:
-        return LevelCondition(condition, condition.size, form).form
+        return SpadeLevelCache(condition, condition.size, form).impl
 
     smooth = SemanticMap(torch.zeros(2, 32, 32, dtype=torch.uint8), CLASSES)
     vanishing = SemanticMap(smooth.label.where(torch.rand(2, 32, 32) < 0.5, CLASSES), CLASSES)
@@ -102,15 +103,15 @@ def test_form_follows_the_number_of_neighbourhoods():
     assert chosen(speckled, "lookup") == "lookup"
     assert chosen(smooth, "mixed") == "mixed"
     assert chosen(smooth, "dense") == "dense"
-    # However small the level, a null map is looked up: it has no more neighbourhoods than a map of one label.
+    # However small the level, a null map is looked up: it has no more patches than a map of one label.
     assert chosen(SemanticMap(torch.full((1, 4, 4), CLASSES), CLASSES)) == "lookup"
 
 
 def test_what_a_level_shares_is_made_once():
-    level = LevelCondition(blocky(), (6, 10), "auto")
-    for name in ("one_hot", "one_hot_windows", "neighbourhoods", "places", "of_neighbourhoods", "of_pixels"):
+    level = SpadeLevelCache(blocky(), (6, 10), "auto")
+    for name in ("one_hot", "one_hot_3x3", "patches", "gather_index", "patch_bags", "pixel_bags"):
         assert getattr(level, name) is getattr(level, name)
-    assert level.places.rows is level.places.rows
+    assert level.gather_index.rows is level.gather_index.rows
     assert level.one_hot.shape == (2, CLASSES, 6, 10)
 
 
@@ -119,10 +120,10 @@ def test_nothing_of_image_size_is_kept_but_the_input(fill, noise):
     condition = SemanticMap(label.where(torch.arange(40) < 20, CLASSES), CLASSES)
     layer = fill(SPADEGroupNorm(32, CLASSES, hidden=16)).to(memory_format=torch.channels_last)
     x = noise(4, 32, 32, 40).to(memory_format=torch.channels_last).requires_grad_()
-    modulation = layer.modulate(LevelCondition(condition, condition.size, "lookup"))
+    modulation = layer.modulate(SpadeLevelCache(condition, condition.size, "lookup"))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        layer.activated(x, modulation, noise(4, 32), noise(4, 32))
+        layer.norm_silu(x, modulation, noise(4, 32), noise(4, 32))
     large = {tensor.untyped_storage().data_ptr() for tensor in kept if tensor.numel() >= x.numel() // 2}
     assert large == {x.untyped_storage().data_ptr()}
 
@@ -131,7 +132,7 @@ def modulations(noise, n: int, form: str, seed: int = 0) -> Modulations:
     """Two layers of one level and one of another."""
     condition = blocky(n, seed=seed)
     sizes = [(12, 20), (12, 20), (6, 10)]
-    levels = {size: LevelCondition(condition, size, form) for size in sizes}
+    levels = {size: SpadeLevelCache(condition, size, form) for size in sizes}
     layers = []
     for number, size in enumerate(sizes):
         layer = SPADEGroupNorm(32, CLASSES, hidden=4)
@@ -149,10 +150,10 @@ def test_modulation_of_one_map_stands_for_many(noise, form):
     for single, several, size in zip(one, many, ((12, 20), (12, 20), (6, 10)), strict=True):
         x = noise(3, 32, *size)
         assert len(several) == 3
-        expected = torch.cat([single.normalise(row, None, None) for row in x.split(1)])
-        torch.testing.assert_close(several.normalise(x, None, None), expected)
+        expected = torch.cat([single.norm_silu(row) for row in x.split(1)])
+        torch.testing.assert_close(several.norm_silu(x), expected)
     if form == "lookup":
-        assert many[0].places is many[1].places
+        assert many[0].gather_index is many[1].gather_index
 
 
 @torch.no_grad()
@@ -167,20 +168,22 @@ def test_modulations_concatenate_along_the_batch(noise, forms, time):
     for one, two, both in list(zip(first, second, joint, strict=True))[:2]:
         assert len(both) == 3
         expected = [
-            layer.normalise(part, *(times or (None, None)))
+            layer.norm_silu(part, *(times or (None, None)))
             for layer, part, times in zip((one, two), (x[:2], x[2:]), parts, strict=True)
         ]
-        torch.testing.assert_close(both.normalise(x, scale, shift), torch.cat(expected))
+        torch.testing.assert_close(both.norm_silu(x, scale, shift), torch.cat(expected))
         if "mixed" not in forms:  # which without gradients is made for sampling alone
             with torch.enable_grad():
-                torch.testing.assert_close(both.normalise(x, scale, shift), torch.cat(expected))
+                torch.testing.assert_close(both.norm_silu(x, scale, shift), torch.cat(expected))
 
 
 def test_only_one_map_can_stand_for_many(noise):
-    with pytest.raises(AssertionError, match="only the modulation of one map"):
+    with pytest.raises(AssertionError, match="only the modulation of one condition"):
         modulations(noise, 2, "lookup").expand(4)
     assert len(DenseModulation(noise(2, 3, 4, 4), noise(2, 3, 4, 4))) == 2
-    assert len(LookupModulation(noise(7, 3), noise(7, 3), Places.of(torch.zeros(2, 4, 4, dtype=torch.int64), 7))) == 2
+    assert (
+        len(LookupModulation(noise(7, 3), noise(7, 3), GatherIndex.of(torch.zeros(2, 4, 4, dtype=torch.int64), 7))) == 2
+    )
 
 
 @pytest.mark.parametrize("form", ["lookup", "mixed", "dense"])
@@ -188,12 +191,12 @@ def test_autocast_keeps_the_type_of_the_features(fill, noise, form):
     condition = MAPS["noise"]
     layer = fill(SPADEGroupNorm(32, condition.channels, hidden=16))
     x = noise(2, 32, 12, 20).bfloat16().requires_grad_()
-    level = LevelCondition(condition, condition.size, form)
-    expected = layer.activated(x.float(), layer.modulate(LevelCondition(condition, condition.size, form)))
+    level = SpadeLevelCache(condition, condition.size, form)
+    expected = layer.norm_silu(x.float(), layer.modulate(SpadeLevelCache(condition, condition.size, form)))
     with torch.autocast("cpu", torch.bfloat16):
-        trained = layer.activated(x, layer.modulate(level))
+        trained = layer.norm_silu(x, layer.modulate(level))
         with torch.no_grad():
-            sampled = layer.activated(x, layer.modulate(level))
+            sampled = layer.norm_silu(x, layer.modulate(level))
     for found in (trained, sampled):
         assert found.dtype == torch.bfloat16
         assert (found - expected).abs().max() <= 0.05 * expected.abs().max()

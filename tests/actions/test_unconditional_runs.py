@@ -1,0 +1,92 @@
+"""A network without a condition as a user has it: trained, trained on from weights, exported; no pairs are sampled."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from tiny import TINY
+
+from guided_diffusion import load_pipeline
+from guided_diffusion.conditions.no_condition import NoCondition
+from guided_diffusion.models.unet import build_unet
+from guided_diffusion.runtime.checkpoint import BEST, load_checkpoint
+from guided_diffusion.runtime.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def unconditional(lemons, isdm, tmp_path):
+    """The folder of a finished run of one epoch."""
+    folder = tmp_path / "unconditional"
+    values = {**TINY, "data_dir": str(lemons), "class_cond": False, "max_epochs": 1, "preview_interval": 1}
+    code, _, errors = isdm("train", **values, output_dir=str(folder), preview_steps=2)
+    assert (code, errors) == (0, [])
+    assert (folder / "previews" / "epoch_0001.png").is_file()
+    return folder
+
+
+def test_trains_and_never_makes_pairs(unconditional, lemons, isdm, tmp_path):
+    checkpoint = load_checkpoint(unconditional / BEST)
+    assert checkpoint.config["condition"] == "none"
+    assert "output_blocks.0.0.in_layers.2.weight" in checkpoint.model
+    found = isdm("sample", model_path=str(unconditional), data_dir=str(lemons), results_path=str(tmp_path / "out"))
+    assert found[0] == 2
+    assert len(found[2]) == 1
+    assert f"model_path is {unconditional / BEST}" in found[2][0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_come_from_the_pipeline(unconditional):
+    pipeline = load_pipeline(unconditional, device="cpu")
+    images = pipeline(NoCondition(3, (16, 16)), [1, 2, 3], steps=2, batch_size=2)
+    assert images.shape == (3, 3, 16, 16)
+    assert (images[0] - images[1]).abs().max() > 0.1
+    maps = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    assert torch.equal(pipeline(maps, [1, 2, 3], steps=2, batch_size=2), images)
+    with pytest.raises(ConfigError, match=r"^s is 2, .* set s to 1$"):
+        pipeline(NoCondition(1, (16, 16)), [1], s=2)
+    with pytest.raises(DataError, match=r"takes conditions of size \[16, 16\]"):
+        pipeline(NoCondition(1, (8, 8)), [1])
+
+
+def test_a_network_with_a_condition_needs_one(trained):
+    with pytest.raises(DataError, match="takes label maps"):
+        load_pipeline(trained, device="cpu")(NoCondition(1, (16, 16)), [1])
+
+
+def test_another_condition_is_another_run(unconditional, lemons, isdm):
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(unconditional), "max_epochs": 2}
+    code, _, errors = isdm("train", **values)
+    assert code == 2
+    assert any("condition differs" in line for line in errors)
+    assert isdm("train", **values, condition="none")[0] == 0
+
+
+@pytest.mark.parametrize("action", ["train", "finetune"])
+def test_bare_weights_are_trained_on(lemons, isdm, tmp_path, action):
+    network = build_unet(
+        image_size=16, num_channels=32, channel_mult=(1, 1), num_res_blocks=1, attention_resolutions=(8,),
+        condition="none", resblock_updown=True,
+    )  # fmt: skip
+    torch.save(network.state_dict(), tmp_path / "bare.pt")
+    values = {"data_dir": str(lemons), "resume_checkpoint": str(tmp_path / "bare.pt"), "prediction": "eps"}
+    if action == "train":
+        values |= {**TINY, "condition": "none"}
+    else:
+        values |= {key: TINY[key] for key in ("dataset_mode", "image_size", "diffusion_steps", "batch_size")}
+        values |= {"num_heads": 4, "preview_interval": 0, "tensorboard": False}
+    code, _, errors = isdm(action, **values, output_dir=str(tmp_path / "run"), max_epochs=1)
+    assert (code, errors) == (0, [])
+    assert load_checkpoint(tmp_path / "run" / BEST).config["condition"] == "none"
+
+
+def test_bare_weights_name_the_condition_that_does_not_fit(trained, unconditional, lemons, isdm, tmp_path):
+    for source, asked, found in ((trained, "none", "mask"), (unconditional, "mask", "none")):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        torch.save(load_checkpoint(source / BEST).model, tmp_path / "bare.pt")
+        values = {**TINY, "data_dir": str(lemons), "resume_checkpoint": str(tmp_path / "bare.pt"), "prediction": "eps"}
+        code, _, errors = isdm("train", **values, output_dir=str(tmp_path / "run"), condition=asked)
+        assert code == 2
+        (line,) = errors
+        assert f'condition is "{found}" in the file, "{asked}" in the config' in line

@@ -1,0 +1,65 @@
+"""The seat of a conditioner: registering another one is all that training and guided sampling need."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from class_means import ClassMeanConditioner, ClassMeanNorm, ClassShares
+from tiny import TINY
+
+from guided_diffusion.config.load import load_config
+from guided_diffusion.diffusion.gaussian import build_diffusion
+from guided_diffusion.diffusion.guidance import GuidedNetwork
+from guided_diffusion.models.compilation import compile_network
+from guided_diffusion.models.conditioners import CONDITIONERS
+from guided_diffusion.pipelines.dataset import open_training_data
+from guided_diffusion.pipelines.resume import start_of_training
+from guided_diffusion.pipelines.training import build_trainer
+from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.logs import RunLog
+
+
+@pytest.fixture
+def trainer(monkeypatch, lemons, tmp_path):
+    """A trainer as a run has it, of a network with the conditioner."""
+    monkeypatch.setitem(CONDITIONERS, "class means", ClassMeanConditioner.from_options)
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path), "drop_rate": 0.5, "microbatch": 2}
+    config = load_config("train", values)
+    start, report = start_of_training(config), open_training_data(config)
+    config = config.replaced(condition="class means", num_classes=report.encoding.num_classes)
+    return build_trainer(config, start, World(0, 1, 0, torch.device("cpu")), report, RunLog(tmp_path, enabled=False))
+
+
+def test_trains_and_samples_guided(trainer):
+    model = trainer.model
+    norms = [module for module in model.modules() if isinstance(module, ClassMeanNorm)]
+    assert norms
+    with torch.no_grad():  # no layer may start as zero, which would hold back its gradients
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)), alpha=0.05)
+    before = [norm.weight.clone() for norm in norms]
+    for batch in trainer.loader.epoch(0):
+        assert isinstance(batch.prepared, ClassShares)
+        trainer.train_step(batch)
+    assert trainer.progress.step == 3
+    assert not any(torch.equal(norm.weight, old) for norm, old in zip(norms, before, strict=True))
+    model.eval()
+    condition, dropped = batch.condition, torch.tensor([True, False])
+    n = len(condition)
+    x, t = torch.randn(n, 3, 16, 16), torch.full((n,), 300)
+    with torch.no_grad():
+        given = model(x, t, condition.drop(dropped), batch.prepared.drop(dropped))
+        torch.testing.assert_close(given, model(x, t, condition.drop(dropped)))
+        cond, null = model(x, t, condition), model(x, t, condition.null())
+        assert (cond - null).abs().max() > 1e-3
+    guided = GuidedNetwork(model, build_diffusion(), condition, scale=2.0)(x, t)
+    torch.testing.assert_close(guided[:, :3], (2 * cond - null)[:, :3], rtol=1e-4, atol=1e-5)
+
+
+def test_compiles(trainer):
+    model = trainer.model
+    batch = next(iter(trainer.loader.epoch(0)))
+    x, t = batch.image, torch.full((len(batch),), 300)
+    plain = model(x, t, batch.condition, batch.prepared)
+    compile_network(model, backend="aot_eager")
+    torch.testing.assert_close(model(x, t, batch.condition, batch.prepared), plain, rtol=1e-4, atol=1e-5)
