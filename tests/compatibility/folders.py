@@ -39,7 +39,7 @@ FINETUNE: Values = {
     "max_epochs": 1,
     "batch_size": 3,
     "lr": 1e-3,
-    "ema_rate": [0.5],
+    "ema_rate": [0.5, 0.95],
     "preview_interval": 0,
     "tensorboard": False,
     "device": "cpu",

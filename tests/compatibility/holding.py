@@ -37,9 +37,8 @@ SAME_MACHINE = Tolerance(True, tensor=1e-6, floor=1e-8, weights=1e-6, levels=1, 
 OTHER_MACHINE = Tolerance(False, tensor=0.1, floor=0.02, weights=3e-3, levels=2, mean=0.05, number=5e-3)
 """Found with ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA set to less than the CPU has, which rounds otherwise.
 
-AdamW makes steps of the learning rate out of gradients that are nothing but rounding: the bias before a normalisation
-of its channel is all noise (floor), single tensors were off by 4 %, sets of weights by up to 7e-4, losses by 3e-4,
-pixels by 1 level and their means by 0.01.
+AdamW makes whole steps out of gradients that are mere rounding: the bias before a normalization of its channel is all
+noise (floor). Other tensors were off by 4 %, all together by 7e-4, losses by 3e-4, pixels by 1 level, means by 0.01.
 """
 
 

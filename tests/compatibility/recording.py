@@ -75,7 +75,8 @@ RUNS: Mapping[str, tuple[str, Values]] = {
             "max_epochs": 1,
             "batch_size": 4,
             "lr": 1e-3,
-            "ema_rate": [0.5],
+            # Slow enough to tell what the average began with, and with how much weight.
+            "ema_rate": [0.95],
             "preview_interval": 0,
             "tensorboard": False,
             "device": "cpu",
@@ -98,7 +99,7 @@ RUNS: Mapping[str, tuple[str, Values]] = {
             "prediction": "eps",
             "min_snr_gamma": 5.0,
             "dropout": 0.1,
-            "weight_decay": 0.01,
+            "weight_decay": 1.0,
             "lr_anneal_steps": 8,
             "spade": "dense",
         },

@@ -124,5 +124,5 @@ def test_exported_weights_are_those_of_the_checkpoint(tolerance):
     assert found["names"] == recorded["names"]
     assert list(problems_of_weights(found["names"], recorded["weights"], found["weights"], tolerance)) == []
     exported = torch.load("weights.pt", weights_only=True)
-    averages = torch.load(FINETUNED / "best.pt", weights_only=True)["ema"]["0.5"]
+    averages = torch.load(FINETUNED / "best.pt", weights_only=True)["ema"]["0.95"]
     assert all(torch.equal(value, averages[name]) for name, value in exported.items())
