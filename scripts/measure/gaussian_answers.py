@@ -72,11 +72,10 @@ def sample_moments(sampler: Sampler, diffusion: GaussianDiffusion, mean: float, 
 def end_of_the_flow(diffusion: GaussianDiffusion, mean: float, std: float, *, stochastic: bool = False) -> Moments:
     """Return the moments that a sampler of infinitely many steps between the ends of `diffusion` would give.
 
-    They are not quite (mean, std): sampling begins with noise alone where a little of the image should be in it, and
-    the last step goes to E[x0 | x_t], which varies less than x0. What remains besides is the sampler's own error.
-
     stochastic: of the reverse SDE instead of the probability flow ODE, whose samples forget how they began.
     """
+    # They are not quite (mean, std): sampling begins with noise alone where a little of the image should be in it, and
+    # the last step goes to E[x0 | x_t], which varies less than x0. What remains besides is the sampler's own error.
     first, last = float(diffusion.alphas_cumprod[0]), float(diffusion.alphas_cumprod[-1])
     variances = [std**2 * abar + 1 - abar for abar in (first, last)]
     # Both equations are linear here: the ODE scales what x is off its mean by the ratio of the marginal deviations,
