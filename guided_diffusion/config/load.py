@@ -21,7 +21,7 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.option_help import expected
 from guided_diffusion.runtime.options import ActionConfig, FlatConfig
-from guided_diffusion.runtime.strict_json import strict_json
+from guided_diffusion.runtime.strict_json import parse_json, strict_json
 
 Config = TypeVar("Config", bound=FlatConfig)
 
@@ -63,10 +63,8 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {assignment}: expected key=value, such as --set batch_size=4")
-        try:
-            values[key.strip()] = json.loads(text)
-        except json.JSONDecodeError:
-            values[key.strip()] = text
+        value, mistakes = parse_json(text)
+        values[key.strip()] = text if mistakes else value
     return values
 
 

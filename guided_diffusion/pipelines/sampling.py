@@ -129,7 +129,7 @@ class SamplingPipeline:
     ) -> Tensor:
         """Return an image for each condition and seed, [N, C, H, W] float32 in [-1, 1] on the CPU.
 
-        conditions: integers [N, H, W], the class of each pixel or `num_classes` for none; or a SemanticMap or NoCondition.
+        conditions: integers [N, H, W], a class or `num_classes` (none) a pixel; or a SemanticMap or NoCondition.
         options: further keys of `SamplerOptions`. Raises UserError for what does not fit, Cancelled when `cancelled()`.
         """
         condition, seeds = self.condition_of(conditions), _checked_seeds(seeds)
