@@ -120,7 +120,7 @@ class SamplingPipeline:
         *,
         s: float = 1.0,
         steps: int | None = None,
-        sampler: str = "dpm++2m",
+        sampler: str | None = None,
         batch_size: int = 8,
         extrapolation: float | None = None,
         progress: Progress | None = None,
@@ -130,15 +130,16 @@ class SamplingPipeline:
         """Return an image for each condition and seed, [N, C, H, W] float32 in [-1, 1] on the CPU.
 
         conditions: integers [N, H, W], a class or `num_classes` (none) a pixel; or a SemanticMap or NoCondition.
-        options: further keys of `SamplerOptions`. Raises UserError for what does not fit, Cancelled when `cancelled()`.
+        options: as in `SamplerOptions`, with its defaults. Raises UserError for what does not fit, Cancelled on request.
         """
         condition, seeds = self.condition_of(conditions), _checked_seeds(seeds)
         if len(condition) != len(seeds):
             raise ConfigError(f"seeds: found {len(seeds)} for {len(condition)} conditions: give one for each")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}: use at least 1")
-        given = {"s": s, "steps": steps, "sampler": sampler, "extrapolation": extrapolation, **options}
-        setting = read_config(SamplingConfig, given)
+        given = {"s": s, "steps": steps, "extrapolation": extrapolation, **options}
+        # Left out where it is not given: a published spelling may stand for it.
+        setting = read_config(SamplingConfig, given if sampler is None else {**given, "sampler": sampler})
         run = self.begin(setting.sampler, extrapolation=setting.extrapolation)
         images = torch.empty(len(seeds), *self.image_shape)
         for start in range(0, len(seeds), batch_size):

@@ -115,6 +115,16 @@ def test_settings_do_not_see_each_other(pipeline, trained):
         assert torch.equal(sample(pipeline, setting), fresh[setting])
 
 
+def test_published_spellings_mean_what_they_mean_to_the_action(pipeline):
+    for spelling, plain in (
+        ({"timestep_respacing": "5"}, {"sampler": "ddpm", "steps": 5}),
+        ({"timestep_respacing": "5", "use_ddim": True}, {"sampler": "ddim", "steps": 5}),
+        ({}, {"sampler": "dpm++2m", "steps": 20, "time_grid": "logsnr"}),
+    ):
+        found, wanted = (pipeline(labels(), [1, 2, 3], **options) for options in (spelling, plain))
+        assert torch.equal(found, wanted)
+
+
 def test_extrapolation_begins_anew_with_every_batch(pipeline):
     options = SamplerOptions(sampler="ddpm", steps=5, time_grid="uniform")
     run = pipeline.begin(options, extrapolation=0.8)
