@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.conditions.base import Condition
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.runtime.errors import ConfigError
 
-ConditionFn = Callable[[SemanticMap, Tensor], SemanticMap]
+ConditionFn = Callable[[Any, Tensor], Condition]
 """(the batch's condition [N], t [N]) -> the condition that the network is called with at t, by label diffusion."""
 
 
@@ -38,7 +38,7 @@ class ConditionedModel(Protocol):
 
     def encode(self, x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]: ...
 
-    def modulate(self, condition: SemanticMap) -> Modulations: ...
+    def modulate(self, condition: Condition) -> Modulations: ...
 
     def decode(self, skips: list[Tensor], emb: Tensor, modulations: Any) -> Tensor: ...
 
@@ -74,7 +74,7 @@ class GuidedNetwork:
         self,
         model: ConditionedModel,
         process: GaussianDiffusion,
-        condition: SemanticMap,
+        condition: Condition,
         *,
         scale: float = 1.0,
         interval: Sequence[float] | None = None,
@@ -96,14 +96,14 @@ class GuidedNetwork:
         self._null = None if self._scales == {1} else self._modulate(condition[:1].null())
         self._set_condition(condition, condition_fn)
 
-    def with_condition(self, condition: SemanticMap, condition_fn: ConditionFn | None = None) -> GuidedNetwork:
+    def with_condition(self, condition: Condition, condition_fn: ConditionFn | None = None) -> GuidedNetwork:
         """Return the network function of another batch, of the same size; shares what the null condition gives."""
         assert (condition_fn is None) == (self._condition_fn is None), "condition_fn belongs to a batch: give its own"
         other = copy.copy(self)
         other._set_condition(condition, condition_fn)
         return other
 
-    def _set_condition(self, condition: SemanticMap, condition_fn: ConditionFn | None) -> None:
+    def _set_condition(self, condition: Condition, condition_fn: ConditionFn | None) -> None:
         self._condition, self._condition_fn = condition, condition_fn
         self._nulls = None if self._null is None else self._null.expand(len(condition))
         self._modulations: dict[float, Modulations] = {}
@@ -154,8 +154,8 @@ class GuidedNetwork:
             return self._nulls
         return type(self._nulls).cat([cond, self._nulls])
 
-    def _modulate(self, condition: SemanticMap) -> Modulations:
-        with torch.no_grad(), self._precision(condition.label.device):
+    def _modulate(self, condition: Condition) -> Modulations:
+        with torch.no_grad(), self._precision(condition.device):
             return self.model.modulate(condition)
 
     def _precision(self, device: torch.device) -> AbstractContextManager:

@@ -94,6 +94,7 @@ def build_pipeline(
         image_shape=image_shape(trained.geometry),
         num_classes=num_classes,
         device=device,
+        conditional=trained.model.condition != "none",
         with_edges=not trained.geometry.no_instance,
         amp_dtype=amp_dtype(precision),
         label_diffusion=lambda process: label_process(options, process, num_classes, eta),

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from guided_diffusion.conditions.base import Condition
+from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.load import read_config
 from guided_diffusion.config.pipeline import SamplingConfig
@@ -26,7 +28,7 @@ from guided_diffusion.runtime.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], None]
 """(sampling steps done, steps in all), counted for each image."""
-BuildNetwork = Callable[[SemanticMap, ConditionFn | None], NetworkFunction]
+BuildNetwork = Callable[[Condition, ConditionFn | None], NetworkFunction]
 """(the condition of a batch, what changes it at each step) -> the network function that samplers call."""
 
 
@@ -67,6 +69,7 @@ class SamplingPipeline:
         image_shape: tuple[int, int, int],
         num_classes: int,
         device: torch.device,
+        conditional: bool = True,
         with_edges: bool = False,
         amp_dtype: torch.dtype | None = None,
         label_diffusion: Callable[[GaussianDiffusion], LabelDiffusion | None] = lambda process: None,
@@ -74,7 +77,8 @@ class SamplingPipeline:
     ):
         """Take a network on `device` that is in evaluation mode whenever it is sampled from.
 
-        image_shape: (C, H, W). with_edges: the condition has instance edges. amp_dtype: the type the network runs in.
+        image_shape: (C, H, W). conditional: false for a network without a condition, which ignores label maps.
+        with_edges: the condition has instance edges. amp_dtype: the type the network runs in.
         label_diffusion: makes the label process for the steps of a noise process, None where there is none.
         """
         self.model = model
@@ -82,6 +86,7 @@ class SamplingPipeline:
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.device = device
+        self.conditional = conditional
         self.with_edges = with_edges
         self.amp_dtype = amp_dtype
         self.label_diffusion = label_diffusion
@@ -110,7 +115,7 @@ class SamplingPipeline:
 
     def __call__(
         self,
-        conditions: SemanticMap | ArrayLike,
+        conditions: SemanticMap | NoCondition | ArrayLike,
         seeds: Sequence[int],
         *,
         s: float = 1.0,
@@ -124,8 +129,8 @@ class SamplingPipeline:
     ) -> Tensor:
         """Return an image for each condition and seed, [N, C, H, W] float32 in [-1, 1] on the CPU.
 
-        conditions: integers [N, H, W], the class of each pixel or `num_classes` for none; or a SemanticMap. options:
-        further keys of `SamplerOptions`. Raises UserError for what does not fit, Cancelled when `cancelled()` is true.
+        conditions: integers [N, H, W], the class of each pixel or `num_classes`; or a SemanticMap, or a NoCondition.
+        options: further keys of `SamplerOptions`. Raises UserError for what does not fit, Cancelled when `cancelled()`.
         """
         condition, seeds = self.condition_of(conditions), _checked_seeds(seeds)
         if len(condition) != len(seeds):
@@ -142,11 +147,16 @@ class SamplingPipeline:
             images[part] = run(condition[part], seeds[part], progress=report, cancelled=cancelled)
         return images
 
-    def condition_of(self, conditions: SemanticMap | ArrayLike) -> SemanticMap:
+    def condition_of(self, conditions: SemanticMap | NoCondition | ArrayLike) -> Condition:
         """Return what the network is conditioned by: checked label maps [N, H, W], with edges where it has them.
 
         Raises DataError for maps of another size or type, or with numbers that are no class.
         """
+        if isinstance(conditions, NoCondition):
+            if self.conditional or conditions.size != self.image_shape[1:]:
+                takes = "label maps" if self.conditional else f"conditions of size {list(self.image_shape[1:])}"
+                raise DataError(f"conditions: found none, of size {list(conditions.size)}, but the model takes {takes}")
+            return conditions
         if isinstance(conditions, SemanticMap):
             if conditions.num_classes != self.num_classes:
                 raise DataError(
@@ -193,6 +203,8 @@ class SamplingRun:
         noise_device: torch.device,
         network: BuildNetwork | None,
     ):
+        if not pipeline.conditional and sampler.s != 1:
+            raise ConfigError(f"s is {sampler.s:g}, but the model has no condition to guide towards: set s to 1")
         self.process = sampling_process(sampler, pipeline.diffusion)
         guided_steps(self.process, sampler.guidance_interval)
         self._pipeline = pipeline
@@ -201,7 +213,7 @@ class SamplingRun:
         self._noise_device = noise_device
         self._build_network = network
         self._guided: GuidedNetwork | None = None
-        self._label_diffusion = pipeline.label_diffusion(self.process)
+        self._label_diffusion = pipeline.label_diffusion(self.process) if pipeline.conditional else None
         self._hooks()  # a mistake in their options is raised here
 
     @property
@@ -211,7 +223,7 @@ class SamplingRun:
 
     def __call__(
         self,
-        condition: SemanticMap,
+        condition: Condition,
         seeds: Sequence[int],
         *,
         progress: Progress | None = None,
@@ -246,7 +258,7 @@ class SamplingRun:
             )
         return images.cpu()
 
-    def _network(self, condition: SemanticMap, seeds: Sequence[int]) -> NetworkFunction:
+    def _network(self, condition: Condition, seeds: Sequence[int]) -> NetworkFunction:
         """Return the network function of a batch; what the null condition gives is computed in the first one."""
         noisy_condition_fn = None
         if self._label_diffusion is not None:

@@ -8,8 +8,11 @@ import pytest
 import torch
 from tiny import TINY
 
+from guided_diffusion import load_pipeline
+from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.models.unet import build_unet
 from guided_diffusion.runtime.checkpoint import BEST, load_checkpoint
+from guided_diffusion.runtime.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -32,6 +35,24 @@ def test_trains_and_never_makes_pairs(unconditional, lemons, isdm, tmp_path):
     assert len(found[2]) == 1
     assert f"model_path is {unconditional / BEST}" in found[2][0]
     assert not (tmp_path / "out").exists()
+
+
+def test_images_come_from_the_pipeline(unconditional):
+    pipeline = load_pipeline(unconditional, device="cpu")
+    images = pipeline(NoCondition(3, (16, 16)), [1, 2, 3], steps=2, batch_size=2)
+    assert images.shape == (3, 3, 16, 16)
+    assert (images[0] - images[1]).abs().max() > 0.1
+    maps = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    assert torch.equal(pipeline(maps, [1, 2, 3], steps=2, batch_size=2), images)
+    with pytest.raises(ConfigError, match=r"^s is 2, .* set s to 1$"):
+        pipeline(NoCondition(1, (16, 16)), [1], s=2)
+    with pytest.raises(DataError, match=r"takes conditions of size \[16, 16\]"):
+        pipeline(NoCondition(1, (8, 8)), [1])
+
+
+def test_a_network_with_a_condition_needs_one(trained):
+    with pytest.raises(DataError, match="takes label maps"):
+        load_pipeline(trained, device="cpu")(NoCondition(1, (16, 16)), [1])
 
 
 def test_another_condition_is_another_run(unconditional, lemons, isdm):
