@@ -130,7 +130,7 @@ class SamplingPipeline:
         """Return an image for each condition and seed, [N, C, H, W] float32 in [-1, 1] on the CPU.
 
         conditions: integers [N, H, W], a class or `num_classes` (none) a pixel; or a SemanticMap or NoCondition.
-        options: as in `SamplerOptions`, with its defaults. Raises UserError for what does not fit, Cancelled on request.
+        options: as in `SamplerOptions`, with its defaults. Raises UserError for misfits, Cancelled on request.
         """
         condition, seeds = self.condition_of(conditions), _checked_seeds(seeds)
         if len(condition) != len(seeds):
