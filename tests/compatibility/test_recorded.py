@@ -1,0 +1,69 @@
+"""The numbers that d0a1d34 made out of a tiny dataset are still made out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from holding import Tolerance, problems_of_report, problems_of_run, problems_of_samples, tolerance_of
+from recording import (
+    RUNS,
+    SAMPLES,
+    Record,
+    make_dataset,
+    one_thread,
+    record_check,
+    record_evaluation,
+    record_runs,
+    record_samples,
+)
+
+RECORDED: Record = json.loads(Path(__file__).with_name("recorded_d0a1d34.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A folder with the dataset, in which everything is made."""
+    folder = tmp_path_factory.mktemp("recorded")
+    make_dataset(folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(root) -> Record:
+    with one_thread():
+        return record_runs(root)
+
+
+@pytest.fixture(scope="module")
+def samples(root, runs) -> Record:
+    with one_thread():
+        return record_samples(root)
+
+
+@pytest.fixture(scope="module")
+def tolerance() -> Tolerance:
+    return tolerance_of(RECORDED["machine"])
+
+
+def test_check_finds_the_same(root):
+    assert record_check(root) == RECORDED["check"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_end_with_the_same_weights_and_losses(name, runs, tolerance):
+    assert problems_of_run(RECORDED["runs"][name], runs[name], tolerance) == []
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_are_the_same(name, samples, tolerance):
+    assert problems_of_samples(RECORDED["samples"][name], samples[name], tolerance) == []
+
+
+@pytest.mark.slow
+def test_the_report_says_the_same(root, runs):
+    with one_thread():
+        found = record_evaluation(root)
+    tolerance = tolerance_of(RECORDED["machine"], libraries=True)
+    assert problems_of_report(RECORDED["evaluation"], found, tolerance) == []
