@@ -21,7 +21,7 @@ from guided_diffusion.diffusion.options import CLASSWISE
 from guided_diffusion.models.architecture import attention_factors, level_channels
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.pipelines.build import build_network, trained_config
-from guided_diffusion.pipelines.evaluation.data import needs_training
+from guided_diffusion.pipelines.evaluation.options import needs_training
 from guided_diffusion.pipelines.sampling import sampling_process
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, load_checkpoint
 
@@ -159,7 +159,7 @@ def test_evaluation_is_that_of_the_paper(mode):
     quality = config.quality
     assert (quality.compare_with, quality.lpips_net, quality.memorisation) == ("test", "alex", False)
     assert (quality.inception_weights, quality.lpips_weights, config.study.study) == ("auto", "auto", False)
-    assert not needs_training(config.to_json())
+    assert not needs_training(config)
     same = ("data_dir", "dataset_mode", "resize")
     assert [config.get(key) for key in same] == [sample.get(key) for key in same]
     assert (config.synthetic_dir, sample.data_split) == (sample.results_path, "test")
