@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -113,8 +114,10 @@ def peak_training_memory(case: Case, name: str) -> float:
 
     Raises ChildProcessError with the last line of what the process said where it could not do it.
     """
-    command = [sys.executable, str(Path(__file__).resolve()), json.dumps(asdict(case)), name]
-    shown = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "scripts.benchmark.timing", json.dumps(asdict(case)), name]
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if shown.returncode:
         said = shown.stderr.strip().splitlines() or [f"ended with {shown.returncode}"]
         raise ChildProcessError(f"{name}, {case.title}, batch {case.batch}: {said[-1]}")
