@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
-        for line in () if error.told else error.messages:
+        for line in () if error.already_printed else error.messages:
             print(f"error: {line}", file=sys.stderr)
-        return 2 if error.everywhere else _leave(2)
+        return 2 if error.collective else _leave(2)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number

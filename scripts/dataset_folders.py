@@ -13,7 +13,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.files import make_folder, replacing, writing_to
+from guided_diffusion.runtime.files import atomic_write, make_folder, reporting_os_errors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,10 +38,10 @@ def put(source: str | Path, target: Path, *, link: bool) -> None:
     """Copy a file, whole or not at all, or make `target` another name of it (a hard link)."""
     if link:
         make_folder(target.parent)
-        with writing_to(target):
+        with reporting_os_errors(target):
             os.link(source, target)
         return
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         shutil.copyfile(source, temporary)
 
 

@@ -47,7 +47,7 @@ from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
-from guided_diffusion.runtime.files import replacing, write_text
+from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 KINDS = ("downsample", "edge", "random")
@@ -255,7 +255,7 @@ def _downsampled_picture(picture: Image.Image, size: int) -> Image.Image:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG")
 
 

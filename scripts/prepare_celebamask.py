@@ -31,7 +31,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
-from guided_diffusion.runtime.files import replacing
+from guided_diffusion.runtime.files import atomic_write
 
 IMAGES = "CelebA-HQ-img"
 ANNOTATIONS = "CelebAMask-HQ-mask-anno"
@@ -183,7 +183,7 @@ def _write(item: tuple[Face, str], *, output: Path, link: bool) -> None:
     face, split = item
     image = Path(face.image)
     label = read_label(face)
-    with replacing(output / split / "labels" / f"{image.stem}.png") as temporary:
+    with atomic_write(output / split / "labels" / f"{image.stem}.png") as temporary:
         Image.fromarray(label).save(temporary, format="PNG")
     put(image, output / split / "images" / image.name, link=link)
 

@@ -37,7 +37,7 @@ SHOWN_VALUES = 30
 
 def values_in(path: str) -> tuple[int, ...]:
     """Return the distinct values of a mask file in order: grey values, palette indices, or colours as 0xRRGGBB."""
-    return tuple(np.unique(raw_mask(open_mask(path), path).codes).tolist())
+    return tuple(np.unique(raw_mask(open_mask(path), path).values).tolist())
 
 
 def rarest_values(values: Sequence[Sequence[int]]) -> list[int]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.data import visualize
-from guided_diffusion.data.loader import stack_examples
+from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.data.scan.report import ScanReport
@@ -75,8 +75,8 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
 
     With instance edges they are shown too, over the darkened image.
     """
-    chosen = visualize.spread(report.pairs, config.preview_images)
-    images, condition = stack_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
+    chosen = visualize.evenly_spaced(report.pairs, config.preview_images)
+    images, condition = collate_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
     palette = visualize.class_palette(report.encoding.num_classes)
     background = get_mode(config.source.dataset_mode).background
     rows = [

@@ -16,7 +16,7 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.lemons import write_demo_dataset
-from guided_diffusion.data.loader import stack_examples
+from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
@@ -63,7 +63,7 @@ def comparison(config: TrainConfig, samples: Path) -> Image.Image:
     pairs, _ = index_pairs(data_dir, get_mode(config.source.dataset_mode), "test")
     names = json.loads((data_dir / "classes.json").read_text(encoding="utf-8"))
     encoding = LabelEncoding.identity(len(names), tuple(names.values()))
-    images, condition = stack_examples(shown_dataset(pairs[:SHOWN], encoding, config.geometry), range(SHOWN))
+    images, condition = collate_examples(shown_dataset(pairs[:SHOWN], encoding, config.geometry), range(SHOWN))
     palette = visualize.class_palette(encoding.num_classes)
     rows = []
     for pair, real, label in zip(pairs, visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=False):

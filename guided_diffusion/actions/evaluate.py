@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.pipelines.evaluation.evaluate import evaluate
-from guided_diffusion.runtime.distributed import join
+from guided_diffusion.runtime.distributed import init_distributed
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.memory import keep_freed_memory
 
 
 def run(config: EvaluateConfig) -> int:
     """Measure what `config` asks for and write the report; segmentation models trained before are not trained again."""
-    world = join(config.compute.device)
+    world = init_distributed(config.compute.device)
     try:
         if world.size > 1:
-            raise UserError("evaluate runs in one process: start it without torchrun or mpiexec", everywhere=True)
+            raise UserError("evaluate runs in one process: start it without torchrun or mpiexec", collective=True)
         if world.device.type == "cpu":
             keep_freed_memory()
         evaluate(config, world)

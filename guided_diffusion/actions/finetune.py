@@ -6,10 +6,10 @@ from pathlib import Path
 
 from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.pipelines.build import trained_config
-from guided_diffusion.pipelines.resume import Start, own_state, refuse_other_run
+from guided_diffusion.pipelines.resume import ResumePlan, check_same_run, find_resume_state
 from guided_diffusion.pipelines.training import train
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
-from guided_diffusion.runtime.distributed import join
+from guided_diffusion.runtime.distributed import init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 
 
@@ -21,15 +21,15 @@ def run(config: FinetuneConfig) -> int:
             f"output_dir is the folder of resume_checkpoint ({output_dir}): the finetuned model would replace "
             "the trained one; choose another output_dir"
         )
-    world = join(config.precision.device)
+    world = init_distributed(config.precision.device)
     try:
-        own = own_state(output_dir)
+        own = find_resume_state(output_dir)
         # What was begun needs its source no more: that may be gone.
         source = own or load_checkpoint(find_checkpoint(asked, prefer=BEST))
         options = config.as_training(trained_config(source, config))
         if own is not None:
-            refuse_other_run(options, own)
-        train(options, Start(source, continues=own is not None, own=own is not None), world, action="finetune")
+            check_same_run(options, own)
+        train(options, ResumePlan(source, continues=own is not None, own=own is not None), world, action="finetune")
     finally:
         world.close()
     return 0

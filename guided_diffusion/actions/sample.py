@@ -23,7 +23,7 @@ from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.sampling import SamplingRun, spacing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
-from guided_diffusion.runtime.distributed import World, join
+from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import digest
 from guided_diffusion.runtime.logs import write_run_record
@@ -38,7 +38,7 @@ SHEET_SAMPLES = 32
 def run(config: SampleConfig) -> int:
     """Write the samples that `config` asks for, as far as they are not there yet."""
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
-    world = join(config.precision.device)
+    world = init_distributed(config.precision.device)
     if world.device.type == "cpu":
         keep_freed_memory()
     try:
@@ -49,7 +49,7 @@ def run(config: SampleConfig) -> int:
                 f"model_path is {path}, which has no condition: its images follow no mask, and pairs would be wrong; "
                 "use a model trained with condition mask, or the Python pipeline for images alone"
             )
-        sources, encoding = world.on_main(
+        sources, encoding = world.run_on_main(
             lambda: find_masks(
                 trained.source.model_copy(update={"data_dir": config.source.data_dir}),
                 trained.geometry,
@@ -78,9 +78,9 @@ def run(config: SampleConfig) -> int:
         plan = plan_samples(sources, config.num_samples, config.seed)
         settings = _settings(config, trained, path, sampling.num_steps)
         output = SyntheticFolder(config.results_path, config.split, encoding, settings)
-        done = world.on_main(lambda: output.begin(plan))
+        done = world.run_on_main(lambda: output.begin(plan))
         if world.is_main:
-            write_run_record(output.folder, "sample", config.filled(trained).to_json())
+            write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
             _announce(config, path, plan, done, sampling.num_steps)
             if compiling:
                 print(COMPILING)
@@ -97,7 +97,7 @@ def run(config: SampleConfig) -> int:
     return 0
 
 
-def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: World) -> None:
+def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: ProcessGroup) -> None:
     if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
         print(
             f"warning: s is {config.sampler.s:g}, but {checkpoint.path} never saw a dropped mask in training, so "
@@ -153,7 +153,7 @@ def _sample_batches(
     todo: Sequence[PlannedSample],
     output: SyntheticFolder,
     nulled: Sequence[int],
-    world: World,
+    world: ProcessGroup,
 ) -> None:
     """Make the samples of `todo` batch by batch and write each as soon as it is done.
 
@@ -187,7 +187,7 @@ def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> N
         palette = visualize.class_palette(encoding.num_classes)
         tiles: list[np.ndarray] = []
         labels: list[np.ndarray] = []
-        for image, label in output.tiles(visualize.spread(lines, SHEET_SAMPLES)):
+        for image, label in output.tiles(visualize.evenly_spaced(lines, SHEET_SAMPLES)):
             labels.append(label)
             tiles += [visualize.colorize(label, palette), visualize.to_rgb(image)]
         columns = 2 * max(1, math.ceil(math.sqrt(len(tiles) / 4)))

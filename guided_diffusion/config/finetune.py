@@ -11,7 +11,7 @@ from guided_diffusion.config.from_checkpoint import (
     GeometryFromCheckpoint,
     LabelDiffusionFromCheckpoint,
     ModelFromCheckpoint,
-    filled,
+    fill_from_checkpoint,
 )
 from guided_diffusion.config.label_diffusion import check_eta
 from guided_diffusion.config.network import check_network
@@ -71,12 +71,12 @@ class FinetuneConfig(ActionConfig):
         """Return what the training runs with: the keys of this configuration, and where they are open the trained."""
         groups = {name: getattr(self, name) for name in ("augment", "loader", "optimizer", "precision", "run")}
         return TrainConfig.model_construct(
-            source=filled(self.source, trained.source),
-            geometry=filled(self.geometry, trained.geometry),
-            model=filled(self.model, trained.model),
-            diffusion=filled(self.diffusion, trained.diffusion),
-            eta=filled(self.eta, trained.eta),
-            label_diffusion=filled(self.label_diffusion, trained.label_diffusion),
+            source=fill_from_checkpoint(self.source, trained.source),
+            geometry=fill_from_checkpoint(self.geometry, trained.geometry),
+            model=fill_from_checkpoint(self.model, trained.model),
+            diffusion=fill_from_checkpoint(self.diffusion, trained.diffusion),
+            eta=fill_from_checkpoint(self.eta, trained.eta),
+            label_diffusion=fill_from_checkpoint(self.label_diffusion, trained.label_diffusion),
             resume_checkpoint=self.resume_checkpoint,
             **groups,
         )

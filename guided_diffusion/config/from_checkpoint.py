@@ -31,7 +31,7 @@ LabelDiffusionFromCheckpoint = _left_to_checkpoint(LabelDiffusionOptions)
 EtaFromCheckpoint = _left_to_checkpoint(EtaOptions)
 
 
-def filled(group: OptionGroup, trained: Group) -> Group:
+def fill_from_checkpoint(group: OptionGroup, trained: Group) -> Group:
     """Return `trained` with the keys that `group`, of the same keys, does not leave open (null or empty)."""
     given = {key: value for key, value in group if value not in (None, "")}
     return trained.model_copy(update=given)

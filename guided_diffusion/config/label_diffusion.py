@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from guided_diffusion.data.options import ETA_FILE, ETA_SCALE
+from guided_diffusion.data.options import DEFAULT_ETA_SCALE, ETA_FILE
 from guided_diffusion.diffusion.options import CLASSWISE, UNIFORM, LabelDiffusionOptions
 from guided_diffusion.runtime.options import OptionGroup, Problem, option
 
@@ -25,7 +25,7 @@ def check_eta(
     options: LabelDiffusionOptions, eta_path: str | None, eta_scale: float | None = None
 ) -> Iterator[Problem]:
     """Yield what keeps `eta_path` or `eta_scale` from meaning anything; null is left to the checkpoint."""
-    wanted = eta_path or eta_scale not in (None, ETA_SCALE)
+    wanted = eta_path or eta_scale not in (None, DEFAULT_ETA_SCALE)
     if wanted and (options.cond_diffuse is False or options.cond_opt == UNIFORM):
         key = "eta_path" if eta_path else "eta_scale"
         found = "cond_diffuse is false" if options.cond_diffuse is False else f'cond_opt is "{options.cond_opt}"'

@@ -11,7 +11,7 @@ from guided_diffusion.config.from_checkpoint import (
     GeometryFromCheckpoint,
     LabelDiffusionFromCheckpoint,
     ModelFromCheckpoint,
-    filled,
+    fill_from_checkpoint,
 )
 from guided_diffusion.config.label_diffusion import SampledLabelOptions, check_eta
 from guided_diffusion.config.network import check_network
@@ -69,7 +69,9 @@ class SampleConfig(ActionConfig):
         if self.split and (Path(self.split).name != self.split or self.split in (".", "..")):
             yield ("split", f"split is {self.split!r}: it must be a plain folder name, such as train")
 
-    def filled(self, trained: TrainedConfig) -> SampleConfig:
+    def fill_from_checkpoint(self, trained: TrainedConfig) -> SampleConfig:
         """Return this configuration with what it leaves to the checkpoint filled in from `trained`, for the record."""
         names = ("source", "geometry", "model", "diffusion", "label_diffusion")
-        return self.model_copy(update={name: filled(getattr(self, name), getattr(trained, name)) for name in names})
+        return self.model_copy(
+            update={name: fill_from_checkpoint(getattr(self, name), getattr(trained, name)) for name in names}
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from guided_diffusion.data.datasets import SegmentationDataset
-from guided_diffusion.data.loader import stack_examples
+from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.transforms import JointTransform
@@ -38,7 +38,7 @@ def load_arrays(
     with tqdm(total=len(pairs), desc=progress, unit="image", disable=not progress) as bar:
         for start in range(0, len(pairs), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(pairs)))
-            image, condition = stack_examples(dataset, chunk)
+            image, condition = collate_examples(dataset, chunk)
             images += to_pixels(image.numpy())
             labels.append(condition.label.numpy())
             bar.update(len(chunk))

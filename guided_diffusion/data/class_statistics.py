@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from guided_diffusion.data.options import ETA_SCALE
+from guided_diffusion.data.options import DEFAULT_ETA_SCALE
 from guided_diffusion.runtime.errors import ConfigError, DataError
-from guided_diffusion.runtime.files import replacing
+from guided_diffusion.runtime.files import atomic_write
 
 UNLABELLED = ("unlabelled", "unlabeled")
 """Names of a class that stands for "not labelled"."""
 
-LEAST = 1.0
+MIN_ETA = 1.0
 """The process has no smaller eta: a class at 1 or below is nulled at the rate tau, the fastest there is."""
 
 
@@ -46,7 +46,7 @@ def load_eta(path: str | Path, num_classes: int, *, unlabelled: Sequence[int] = 
             f"{path}: has shape {list(stored.shape)}, but there are {num_classes} classes; write one number for each"
         )
     eta = stored.astype(np.float64)
-    eta[list(unlabelled)] = LEAST
+    eta[list(unlabelled)] = MIN_ETA
     wrong = np.flatnonzero(~(np.isfinite(eta) & (eta > 0)))
     if wrong.size:
         raise DataError(f"{path}: has {eta[wrong[0]]} for class {wrong[0]}; eta must be finite and above 0")
@@ -55,21 +55,21 @@ def load_eta(path: str | Path, num_classes: int, *, unlabelled: Sequence[int] = 
 
 def save_eta(path: str | Path, eta: ArrayLike) -> None:
     """Write eta so that `load_eta` gives it back; UserError naming the file where it cannot be written."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.save(file, np.asarray(eta, dtype=np.float64), allow_pickle=False)
 
 
 def eta_from_statistics(
     pixel_share: Sequence[float] | NDArray[np.float64],
     image_frequency: Sequence[float] | NDArray[np.float64],
-    scale: float = ETA_SCALE,
+    scale: float = DEFAULT_ETA_SCALE,
     *,
     unlabelled: Sequence[int] = (),
 ) -> NDArray[np.float64]:
     """Return eta, [K] float64 of at least 1: scale * (-ln image_frequency) / pixel_share.
 
     Classes that are rare or small stay for longer. The published files are not accompanied by a formula; this one fits
-    that of ADE20K (see `ETA_SCALE`).
+    that of ADE20K (see `DEFAULT_ETA_SCALE`).
 
     pixel_share: [K] in [0, 1], of the pixels of all training masks. image_frequency: [K] in [0, 1], of the masks that
         have the class.
@@ -85,13 +85,13 @@ def eta_from_statistics(
     assert share.shape == frequency.shape
     assert all(((values >= 0) & (values <= 1)).all() for values in (share, frequency))
     if not (np.isfinite(scale) and scale > 0):
-        raise ConfigError(f"eta_scale: must be above 0 ({ETA_SCALE} fits the published numbers), found {scale}")
+        raise ConfigError(f"eta_scale: must be above 0 ({DEFAULT_ETA_SCALE} fits the published numbers), found {scale}")
     present = (share > 0) & (frequency > 0)
     if not present.any():
         raise DataError("masks: none has a pixel of any class, so that eta cannot be computed; give a file of eta")
-    eta = np.full(share.shape, LEAST)
-    eta[present] = np.maximum(scale * -np.log(frequency[present]) / share[present], LEAST)
-    eta[list(unlabelled)] = LEAST
+    eta = np.full(share.shape, MIN_ETA)
+    eta[present] = np.maximum(scale * -np.log(frequency[present]) / share[present], MIN_ETA)
+    eta[list(unlabelled)] = MIN_ETA
     absent = ~present
     absent[list(unlabelled)] = False
     eta[absent] = eta.max()

@@ -26,18 +26,18 @@ _MEASURED_IMAGES = 16
 _DECODED = tuple[Tensor, Tensor, "Tensor | None"]  # image, label, instance
 
 
-class SampleKey(NamedTuple):
+class ExampleKey(NamedTuple):
     """Which example, and what it is for: all that decides how it is augmented and weighted.
 
     epoch: counted from 0; with `index` it seeds the augmentation.
     index: of the pair in the dataset.
-    slot: position in the global batch.
+    batch_index: position in the global batch.
     weight: of its loss; 0 for one that only keeps a process busy.
     """
 
     epoch: int
     index: int
-    slot: int
+    batch_index: int
     weight: float
 
 
@@ -79,7 +79,7 @@ def read_mask(path: str | Path, encoding: LabelEncoding) -> Tensor:
 
 def read_instances(path: str | Path) -> Tensor:
     """Return the instance ids of an 8- or 16-bit, palette or RGB picture, int32 [H, W]."""
-    return torch.from_numpy(raw_mask(open_mask(path), str(path)).codes.astype(np.int32))
+    return torch.from_numpy(raw_mask(open_mask(path), str(path)).values.astype(np.int32))
 
 
 def read_condition(
@@ -99,11 +99,11 @@ def read_condition(
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Pairs as training examples, looked up by SampleKey.
+    """Pairs as training examples, looked up by ExampleKey.
 
     An example is a dictionary: `image` float32 [image_channels, H, W] in [-1, 1]; `label` [H, W] in `0..num_classes`,
     uint8 (int16 above 255 classes); `edge` [H, W] booleans if `with_edges`, from the instance map where the pair has
-    one, else from the labels; `index`, `slot`, `weight` from the key.
+    one, else from the labels; `index`, `batch_index`, `weight` from the key.
 
     An example depends on (seed, epoch, index) and on nothing else. Files that changed since they were scanned raise
     DataError.
@@ -143,7 +143,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+    def __getitem__(self, key: ExampleKey) -> dict[str, Any]:
         image, label, instance = self._decoded(key.index)
         generator = None
         if self.transform.train:
@@ -154,7 +154,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             "image": placement.image(image).float().div_(127.5).sub_(1),
             "label": _compact(placement.mask(label, self.encoding.num_classes)),
             "index": key.index,
-            "slot": key.slot,
+            "batch_index": key.batch_index,
             "weight": key.weight,
         }
         if instance is not None:

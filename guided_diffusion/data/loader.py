@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from guided_diffusion.conditions.base import Prepared
 from guided_diffusion.conditions.semantic_map import SemanticMap
-from guided_diffusion.data.datasets import SampleKey, SegmentationDataset
+from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 
 @dataclass(frozen=True)
-class EpochBatches:
+class DistributedBatchPlan:
     """The order of an epoch and its division over processes: a function of (seed, epoch), not of the processes.
 
     A global batch is the next `batch_size * world_size` items of the epoch's permutation; the last one may be shorter
@@ -57,7 +57,7 @@ class EpochBatches:
             for start in range(start_item, self.num_items, self.global_batch)
         ]
 
-    def batches(self, epoch: int, start_item: int = 0) -> list[list[SampleKey]]:
+    def batches(self, epoch: int, start_item: int = 0) -> list[list[ExampleKey]]:
         """Return this process's keys, batch by batch.
 
         start_item: how many items of the epoch (over all processes) are already done.
@@ -68,8 +68,8 @@ class EpochBatches:
         for start in range(start_item, self.num_items, self.global_batch):
             items = order[start : start + self.global_batch]
             first, last = (len(items) * rank // self.world_size for rank in (self.rank, self.rank + 1))
-            keys = [SampleKey(epoch, items[slot], slot, 1.0) for slot in range(first, last)]
-            batches.append(keys or [SampleKey(epoch, items[0], 0, 0.0)])
+            keys = [ExampleKey(epoch, items[batch_index], batch_index, 1.0) for batch_index in range(first, last)]
+            batches.append(keys or [ExampleKey(epoch, items[0], 0, 0.0)])
         return batches
 
 
@@ -85,7 +85,7 @@ class TrainBatch:
     """[n, C, H, W] float32 in [-1, 1]."""
     condition: SemanticMap
     """Label maps (and edges) of size [n, H, W]."""
-    slot: Tensor
+    batch_index: Tensor
     """[n] int64 on the CPU, positions in the global batch."""
     weight: Tensor
     """[n] float32, weights of the loss; 0 for an item that only keeps the process busy."""
@@ -107,19 +107,19 @@ class TrainLoader:
     def __init__(
         self,
         dataset: SegmentationDataset,
-        epoch_batches: EpochBatches,
+        batch_plan: DistributedBatchPlan,
         *,
         num_workers: int = 0,
         device: torch.device | str = "cpu",
         prepare: Prepare | None = None,
     ):
-        assert epoch_batches.num_items == len(dataset)
-        self.epoch_batches = epoch_batches
+        assert batch_plan.num_items == len(dataset)
+        self.batch_plan = batch_plan
         self._device = torch.device(device)
-        self._keys: list[list[SampleKey]] = []
+        self._keys: list[list[ExampleKey]] = []
         self._loader = DataLoader(
             _Guarded(dataset),
-            batch_sampler=_Keys(self._keys),
+            batch_sampler=_BatchSampler(self._keys),
             num_workers=num_workers,
             collate_fn=_Collate(dataset.encoding.num_classes, prepare),
             pin_memory=self._device.type == "cuda",
@@ -134,8 +134,8 @@ class TrainLoader:
         A UserError of the dataset (a file that changed since the scan) is raised as it is, from workers too. A new
         epoch may be begun before the last one is used up; that one must then not be used any further.
         """
-        self._keys[:] = self.epoch_batches.batches(epoch, start_item)
-        for collated, global_size in zip(self._loader, self.epoch_batches.global_sizes(start_item), strict=True):
+        self._keys[:] = self.batch_plan.batches(epoch, start_item)
+        for collated, global_size in zip(self._loader, self.batch_plan.global_sizes(start_item), strict=True):
             if isinstance(collated, _Failure):
                 raise collated.error_type(collated.messages)
             yield self._on_device(collated, global_size)
@@ -145,17 +145,17 @@ class TrainLoader:
         return TrainBatch(
             image=collated["image"].to(self._device, non_blocking=True),
             condition=collated["condition"].to(self._device, non_blocking=True),
-            slot=collated["slot"],
+            batch_index=collated["batch_index"],
             weight=collated["weight"].to(self._device, torch.float32, non_blocking=True),
             global_size=global_size,
             prepared=None if prepared is None else prepared.to(self._device, non_blocking=True),
         )
 
 
-def stack_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:
+def collate_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:
     """Return chosen examples as one batch for pictures: images [N, C, H, W] in [-1, 1] and their maps, on the CPU."""
     collate = _Collate(dataset.encoding.num_classes)
-    examples = collate([dataset[SampleKey(0, index, 0, 1.0)] for index in indices])
+    examples = collate([dataset[ExampleKey(0, index, 0, 1.0)] for index in indices])
     return examples["image"], examples["condition"]
 
 
@@ -170,13 +170,13 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _Keys:
+class _BatchSampler:
     """A batch sampler over a list that its owner refills for each epoch."""
 
-    def __init__(self, keys: list[list[SampleKey]]):
+    def __init__(self, keys: list[list[ExampleKey]]):
         self._keys = keys
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[list[ExampleKey]]:
         return iter(list(self._keys))
 
     def __len__(self) -> int:
@@ -197,7 +197,7 @@ class _Guarded(Dataset[Any]):
     def __init__(self, dataset: SegmentationDataset):
         self._dataset = dataset
 
-    def __getitem__(self, key: SampleKey) -> dict[str, Any] | _Failure:
+    def __getitem__(self, key: ExampleKey) -> dict[str, Any] | _Failure:
         try:
             return self._dataset[key]
         except UserError as error:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from guided_diffusion.runtime.options import OptionGroup, Problem, option
 
-ETA_SCALE = 0.284  # with it computed eta fit those published for ADE20K, with an error of 0.08 in the logarithm
+DEFAULT_ETA_SCALE = 0.284  # with it computed eta fit those published for ADE20K, with an error of 0.08 in the logarithm
 ETA_FILE = "file of eta, one number a class as numpy.save writes it (the published layout)"
 
 
@@ -99,10 +99,12 @@ class EtaOptions(OptionGroup):
 
     title: ClassVar = "label diffusion: eta"
     eta_path: str = option("", f"{ETA_FILE}; empty: computed from the training masks", path=True)
-    eta_scale: float = option(ETA_SCALE, "scale of an eta that is computed: larger, and all classes stay longer", gt=0)
+    eta_scale: float = option(
+        DEFAULT_ETA_SCALE, "scale of an eta that is computed: larger, and all classes stay longer", gt=0
+    )
 
     def check(self) -> Iterator[Problem]:
-        if self.eta_path and self.eta_scale not in (None, ETA_SCALE):
+        if self.eta_path and self.eta_scale not in (None, DEFAULT_ETA_SCALE):
             yield (
                 "eta_scale",
                 f"eta_scale is {self.eta_scale:g}, but eta_path gives eta as it is: leave one of the two out",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from guided_diffusion.runtime.files import replacing
+from guided_diffusion.runtime.files import atomic_write
 
 Pixels = NDArray[np.uint8]
 Colour = Sequence[int]  # red, green, blue in 0..255
@@ -105,7 +105,7 @@ def to_pixels(images: NDArray[np.floating]) -> list[Pixels]:
     return [to_rgb(image) for image in quantize(images)]
 
 
-def spread(items: Sequence[Item], count: int) -> list[Item]:
+def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
     """Return at most `count` of `items`, evenly spread over them: what a picture of a whole dataset shows."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
@@ -253,5 +253,5 @@ def save(image: Image.Image, path: str | Path) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in formats:
         raise ValueError(f"{path}: {suffix or 'no ending'} is not a picture format; use .png or .jpg")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         image.save(temporary, format=formats[suffix])

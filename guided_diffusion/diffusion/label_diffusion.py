@@ -126,7 +126,7 @@ def draw_uniform(generators: Sequence[torch.Generator], size: Size, device: torc
     """Return uniform numbers in [0, 1), [N, *size] float32 on `device`, image i drawn from `generators[i]` alone.
 
     In training the generators are seeded by the position, as those of the noise are:
-    `derive_seed(Stream.LABEL, run seed, epoch, batch, slot)`.
+    `derive_seed(Stream.LABEL, run seed, epoch, batch, batch_index)`.
     """
     images = [torch.rand(tuple(size), generator=g, device=g.device) for g in generators]
     return torch.stack(images).to(device)

@@ -1,7 +1,7 @@
 """Which timestep each image of a training step gets.
 
-A draw is a function of (seed, epoch, batch) and an image's slot in the *global* batch. A process that holds some of
-the slots draws for them exactly what one process would, and a resumed run what an uninterrupted one would.
+A draw is a function of (seed, epoch, batch) and an image's index in the *global* batch. A process that holds some of
+these images draws for them exactly what one process would, and a resumed run what an uninterrupted one would.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class TimestepSampler(ABC):
         self.num_timesteps = num_timesteps
 
     @abstractmethod
-    def draw(self, key: Key, slots: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
+    def draw(self, key: Key, batch_indices: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
         """Return t [n] int64 and the loss weights [n] float32, both on the CPU.
 
         key: (seed, epoch, batch), batch in `0..num_batches - 1`.
-        slots: [n] int64 on the CPU, where the images lie in the global batch; in `0..global_size - 1`.
+        batch_indices: [n] int64 on the CPU, where the images lie in the global batch; in `0..global_size - 1`.
         global_size: images in this global batch, over all processes. The last batch of an epoch may be short.
         num_batches: global batches in this epoch.
         """
 
     def update(self, t: Tensor, losses: Tensor) -> None:  # noqa: B027
-        """Learn from the t and unweighted losses, [global_size] each, of the whole global batch, in slot order."""
+        """Learn from the t and unweighted losses, [global_size] each, of the whole global batch, in its order."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what `update` has learned, as tensors."""
@@ -58,9 +58,9 @@ class TimestepSampler(ABC):
 class UniformSampler(TimestepSampler):
     """Every image draws uniformly and independently."""
 
-    def draw(self, key: Key, slots: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
-        t = torch.randint(self.num_timesteps, (global_size,), generator=_generator(*key))[slots]
-        return t, torch.ones(len(slots))
+    def draw(self, key: Key, batch_indices: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
+        t = torch.randint(self.num_timesteps, (global_size,), generator=_generator(*key))[batch_indices]
+        return t, torch.ones(len(batch_indices))
 
 
 class StratifiedSampler(TimestepSampler):
@@ -76,7 +76,7 @@ class StratifiedSampler(TimestepSampler):
         super().__init__(num_timesteps)
         self._cells: tuple[tuple[int, ...], Tensor] | None = None
 
-    def draw(self, key: Key, slots: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
+    def draw(self, key: Key, batch_indices: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
         seed, epoch, batch = key
         generator = _generator(*key)
         stratum = torch.randperm(global_size, generator=generator)
@@ -84,8 +84,8 @@ class StratifiedSampler(TimestepSampler):
         cell = self._cell_order(seed, epoch, num_batches, global_size)[stratum, batch]
         position = (stratum + (cell + within) / num_batches) / global_size
         # In floating point the last position can round up to 1.
-        t = (position * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)[slots]
-        return t, torch.ones(len(slots))
+        t = (position * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)[batch_indices]
+        return t, torch.ones(len(batch_indices))
 
     def _cell_order(self, seed: int, epoch: int, num_batches: int, global_size: int) -> Tensor:
         """Return [global_size, num_batches]: for each stratum a permutation of its cells over the epoch's batches.
@@ -123,10 +123,10 @@ class LossSecondMomentSampler(TimestepSampler):
             return uniform
         return (1 - self.UNIFORM) * moment / moment.sum() + self.UNIFORM * uniform
 
-    def draw(self, key: Key, slots: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
+    def draw(self, key: Key, batch_indices: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
         p = self.probabilities()
         u = torch.rand(global_size, generator=_generator(*key), dtype=torch.float64)
-        t = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=self.num_timesteps - 1)[slots]
+        t = torch.searchsorted(p.cumsum(0), u, right=True).clamp(max=self.num_timesteps - 1)[batch_indices]
         return t, (1 / (self.num_timesteps * p[t])).float()
 
     def update(self, t: Tensor, losses: Tensor) -> None:

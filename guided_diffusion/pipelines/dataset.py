@@ -18,7 +18,7 @@ from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.distributed import ProcessGroup
 
 Config = TypeVar("Config", TrainConfig, CheckConfig)
 
@@ -95,7 +95,7 @@ def shown_dataset(
     )
 
 
-def training_dataset(config: TrainConfig, report: ScanReport, world: World) -> SegmentationDataset:
+def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGroup) -> SegmentationDataset:
     """Return the training pairs with random augmentation."""
     transform = JointTransform(
         height_width(config.geometry.image_size),
@@ -117,7 +117,7 @@ def training_dataset(config: TrainConfig, report: ScanReport, world: World) -> S
     )
 
 
-def default_workers(options: LoaderOptions, world: World) -> int:
+def default_workers(options: LoaderOptions, world: ProcessGroup) -> int:
     """Return the number of loading processes: as asked, or by default none on a CPU, which training keeps busy."""
     if options.num_workers is not None:
         return options.num_workers

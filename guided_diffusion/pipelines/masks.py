@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.masks.inference import LabelOptions, resolve_encoding
+from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair
@@ -59,7 +59,7 @@ def encoding_of_mode(source: SourceOptions) -> LabelEncoding:
     if mode.binary:
         assert source.num_classes is not None
         return LabelEncoding.identity(source.num_classes)
-    encoding, problems = resolve_encoding(mode, None, (), LabelOptions(source.num_classes, source.ignore_label))
+    encoding, problems = infer_encoding(mode, None, (), ClassOptions(source.num_classes, source.ignore_label))
     if encoding is None:
         raise DataError(problem_lines(problems))
     return encoding

@@ -18,13 +18,13 @@ from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.comparison import differing_keys
 from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
-from guided_diffusion.runtime.files import digest, writing_to
+from guided_diffusion.runtime.files import digest, reporting_os_errors
 from guided_diffusion.training.options import OptimizerOptions
 from guided_diffusion.training.progress import Progress
 
 
 @dataclass(frozen=True)
-class Start:
+class ResumePlan:
     """A checkpoint to begin with, if any.
 
     continues: its state is continued, as if there had been no interruption; else only its weights are used.
@@ -43,23 +43,23 @@ class Start:
         return progress.is_over(options.max_epochs, options.lr_anneal_steps)
 
 
-def start_of_training(config: TrainConfig) -> Start:
+def find_resume_plan(config: TrainConfig) -> ResumePlan:
     """Return what the run of `config` begins with; an interrupted run in `output_dir` comes before anything else.
 
     Raises ConfigError where that folder holds another run, or where the checkpoint to start from does not fit.
     """
     output_dir = config.run.output_dir
-    own = own_state(output_dir)
+    own = find_resume_state(output_dir)
     if own is not None:
         if config.resume_checkpoint == "":
             raise ConfigError(
                 f'resume_checkpoint is "", but {output_dir} already holds a run: set it to "auto" to '
                 "continue, or choose another output_dir"
             )
-        refuse_other_run(config, own)
-        return Start(own, continues=True, own=True)
+        check_same_run(config, own)
+        return ResumePlan(own, continues=True, own=True)
     if config.resume_checkpoint in ("", "auto"):
-        return Start()
+        return ResumePlan()
     source = load_checkpoint(find_checkpoint(config.resume_checkpoint, prefer=LAST))
     if source.is_bare:
         if not {"prediction", "predict_xstart"} & config.given:
@@ -67,14 +67,14 @@ def start_of_training(config: TrainConfig) -> Start:
                 f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training "
                 '(the published models predict "eps")'
             )
-        return Start(source)
+        return ResumePlan(source)
     fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), "image_channels", "no_instance"]
     if source.resumable:
         fixed += ["batch_size", "schedule_sampler", "seed", *LabelDiffusionOptions.keys(), *EtaOptions.keys()]
     clashes = differing_keys(config, options_of_checkpoint(source, TrainConfig), fixed)
     if clashes:
         raise ConfigError([f"{key} differs from {source.path}: {said}; set it back" for key, said in clashes.items()])
-    start = Start(source, continues=source.resumable)
+    start = ResumePlan(source, continues=source.resumable)
     if start.is_over(config.optimizer):
         raise ConfigError(
             f"resume_checkpoint is {source.path}, which is trained to the end ({source.progress['epoch']} epochs): "
@@ -83,7 +83,7 @@ def start_of_training(config: TrainConfig) -> Start:
     return start
 
 
-def own_state(output_dir: str) -> Checkpoint | None:
+def find_resume_state(output_dir: str) -> Checkpoint | None:
     """Return what an earlier start of the run in `output_dir` has saved, None where there is nothing.
 
     Raises CheckpointError where it cannot be read.
@@ -97,7 +97,7 @@ def own_state(output_dir: str) -> Checkpoint | None:
     return state
 
 
-def refuse_other_run(config: TrainConfig, own: Checkpoint) -> None:
+def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
     """Raise ConfigError where the run saved in the output folder had other options or another source."""
     folder = own.path.parent
     before = options_of_checkpoint(own, TrainConfig)
@@ -137,7 +137,7 @@ def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> 
     return same_path or not there or any(digest(file) == began["digest"] for file in there)
 
 
-def lineage(options: OptimizerOptions, start: Start) -> dict[str, Any]:
+def lineage(options: OptimizerOptions, start: ResumePlan) -> dict[str, Any]:
     """Return where the weights come from, and whether they ever saw a dropped mask (None: nobody knows)."""
     dropped = options.drop_rate > 0
     if start.checkpoint is None:
@@ -152,7 +152,7 @@ def lineage(options: OptimizerOptions, start: Start) -> dict[str, Any]:
     return {"started_from": source, **seen}
 
 
-def refuse_other_classes(encoding: LabelEncoding, start: Start) -> None:
+def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:
     """Raise DataError where the classes of the data are not those the checkpoint was trained with."""
     if start.checkpoint is None or not start.checkpoint.encoding:
         return
@@ -164,7 +164,7 @@ def refuse_other_classes(encoding: LabelEncoding, start: Start) -> None:
         )
 
 
-def settle_best(start: Start, folder: Path, progress: Progress) -> str | None:
+def reconcile_best(start: ResumePlan, folder: Path, progress: Progress) -> str | None:
     """Make `best.pt` of the run's folder agree with what the run begins with; return what there is to say of it.
 
     A run continued in another folder brings it along; where it is gone, the best is looked for anew; and one that
@@ -176,7 +176,7 @@ def settle_best(start: Start, folder: Path, progress: Progress) -> str | None:
         if not source.is_file():
             progress.best_loss, progress.best_epoch = float("inf"), 0
         elif not start.own:
-            with writing_to(best):
+            with reporting_os_errors(best):
                 shutil.copyfile(source, best)
     elif best.exists():
         aside = folder / f"best-before-{digest(best)[:8]}.pt"

@@ -13,9 +13,9 @@ from torch import Tensor
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.class_statistics import save_eta
-from guided_diffusion.data.loader import EpochBatches, TrainLoader, stack_examples
+from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples
 from guided_diffusion.data.scan.report import ScanReport
-from guided_diffusion.data.visualize import spread
+from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
 from guided_diffusion.models.architecture import height_width
@@ -26,26 +26,26 @@ from guided_diffusion.pipelines.build import amp_dtype, build_network, build_pro
 from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
 from guided_diffusion.pipelines.load import build_pipeline
-from guided_diffusion.pipelines.resume import Start, lineage, refuse_other_classes, settle_best
+from guided_diffusion.pipelines.resume import ResumePlan, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.runtime.checkpoint import BEST, LAST
-from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import make_folder, remove_leftovers
 from guided_diffusion.runtime.logs import RunLog, write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-from guided_diffusion.training.ema import Ema
+from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.loss_curve import loss_curve
 from guided_diffusion.training.preview import Previewer
 from guided_diffusion.training.progress import Progress
 from guided_diffusion.training.trainer import Trainer
 
 LOSS_CURVE = "loss_curve.png"
-EMA_HEAD_START = 100
-"""Steps that averages taken over from another run stand for; see Ema."""
+EMA_INITIAL_STEP = 100
+"""Steps that averages taken over from another run stand for; see EMA."""
 
 
-def train(config: TrainConfig, start: Start, world: World, *, action: str) -> None:
+def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action: str) -> None:
     """Train from `start` to the end, and leave checkpoints, logs and pictures behind."""
     folder = Path(config.run.output_dir)
     if start.own and start.is_over(config.optimizer):
@@ -55,8 +55,8 @@ def train(config: TrainConfig, start: Start, world: World, *, action: str) -> No
     if world.device.type == "cpu":
         keep_freed_memory()
     wants_compiling(config.precision.compile, world.device)  # refused here, with nothing written
-    world.on_main(lambda: make_folder(folder))
-    report = world.on_main(lambda: open_training_data(config, world.size))
+    world.run_on_main(lambda: make_folder(folder))
+    report = world.run_on_main(lambda: open_training_data(config, world.size))
     refuse_other_classes(report.encoding, start)
     config = config.replaced(num_classes=report.encoding.num_classes)
     if world.is_main:
@@ -73,25 +73,27 @@ def train(config: TrainConfig, start: Start, world: World, *, action: str) -> No
         progress = trainer.fit()
         if world.is_main:
             loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
-            log.say(f"finished after {progress.epoch} epochs, {progress.step} steps")
+            log.info(f"finished after {progress.epoch} epochs, {progress.step} steps")
             for path in (folder / name for name in (BEST, LAST, LOSS_CURVE, "log.txt")):
                 if path.exists():
-                    log.say(f"  {path.absolute()}")
+                    log.info(f"  {path.absolute()}")
         world.barrier()
     finally:
         log.close()
 
 
-def build_trainer(config: TrainConfig, start: Start, world: World, report: ScanReport, log: RunLog) -> Trainer:
+def build_trainer(
+    config: TrainConfig, start: ResumePlan, world: ProcessGroup, report: ScanReport, log: RunLog
+) -> Trainer:
     """Return the trainer of a run, with its network, data and noise process built and `start` taken over."""
     folder, source = Path(config.run.output_dir), start.checkpoint
     eta = eta_of_training(config, report, source)
     model = initial_network(config, start, world.device)
     if wants_compiling(config.precision.compile, world.device, label_diffusion=config.label_diffusion.cond_diffuse):
-        log.say(COMPILING)
+        log.info(COMPILING)
         compile_network(model)
     origin = lineage(config.optimizer, start)
-    ema = Ema(model, config.optimizer.ema_rate, head_start=EMA_HEAD_START if "started_from" in origin else 0)
+    ema = EMA(model, config.optimizer.ema_rate, initial_step=EMA_INITIAL_STEP if "started_from" in origin else 0)
     process = build_process(config.diffusion)
     labels = label_process(config.label_diffusion, process, config.source.num_classes, eta)
     loader = build_loader(config, report, world, model, prepare=labels is None)
@@ -116,7 +118,7 @@ def build_trainer(config: TrainConfig, start: Start, world: World, report: ScanR
             "encoding": report.encoding.to_dict(),
             "lineage": origin,
         },
-        autocast=amp_dtype(config.precision.precision),
+        amp_dtype=amp_dtype(config.precision.precision),
         label_diffusion=labels,
         preview=build_previewer(config, report, model, ema, world, eta) if config.run.preview_interval else None,
     )
@@ -127,13 +129,13 @@ def build_trainer(config: TrainConfig, start: Start, world: World, report: ScanR
         _refuse_different_positions(trainer)
     elif source is not None:
         ema.load_state_dict(source.ema)
-    aside = settle_best(start, folder, trainer.progress) if world.is_main else None
+    aside = reconcile_best(start, folder, trainer.progress) if world.is_main else None
     if aside:
-        log.say(aside)
+        log.info(aside)
     return trainer
 
 
-def initial_network(config: TrainConfig, start: Start, device: torch.device) -> UNetModel:
+def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device) -> UNetModel:
     """Return the network on `device` with its first weights: drawn from the run's seed, or those of `start`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(Stream.WEIGHTS, config.run.seed))
@@ -149,14 +151,14 @@ def initial_network(config: TrainConfig, start: Start, device: torch.device) -> 
 
 
 def build_loader(
-    config: TrainConfig, report: ScanReport, world: World, model: UNetModel, *, prepare: bool
+    config: TrainConfig, report: ScanReport, world: ProcessGroup, model: UNetModel, *, prepare: bool
 ) -> TrainLoader:
     """Return the loader of the training batches.
 
     prepare: whether loading prepares what the network wants of the maps; with label diffusion it sees others.
     """
     dataset = training_dataset(config, report, world)
-    batches = EpochBatches(len(dataset), config.optimizer.batch_size, world.size, world.rank, config.run.seed)
+    batches = DistributedBatchPlan(len(dataset), config.optimizer.batch_size, world.size, world.rank, config.run.seed)
     return TrainLoader(
         dataset,
         batches,
@@ -174,17 +176,17 @@ def _refuse_different_positions(trainer: Trainer) -> None:
         raise UserError(
             f"resume_checkpoint: the processes found different states (epoch, batch, step: {positions}): "
             "put output_dir on a disk that all of them share",
-            everywhere=True,
-            told=not trainer.world.is_main,
+            collective=True,
+            already_printed=not trainer.world.is_main,
         )
 
 
 def build_previewer(
-    config: TrainConfig, report: ScanReport, model: UNetModel, ema: Ema, world: World, eta: ArrayLike | None
+    config: TrainConfig, report: ScanReport, model: UNetModel, ema: EMA, world: ProcessGroup, eta: ArrayLike | None
 ) -> Previewer:
     """Return what draws the previews, on pairs spread over the training set."""
-    chosen = spread(report.pairs, config.run.preview_images)
-    image, condition = stack_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
+    chosen = evenly_spaced(report.pairs, config.run.preview_images)
+    image, condition = collate_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
     num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
     setting = SamplerOptions(steps=num_steps, time_grid="logsnr")
     precision = config.precision.precision
@@ -206,7 +208,7 @@ def build_previewer(
     )
 
 
-def _print_finished(config: TrainConfig, start: Start) -> None:
+def _print_finished(config: TrainConfig, start: ResumePlan) -> None:
     progress = Progress.from_state(start.checkpoint.progress)
     folder = Path(config.run.output_dir)
     if not (folder / LOSS_CURVE).exists():
@@ -220,17 +222,17 @@ def _print_finished(config: TrainConfig, start: Start) -> None:
     )
 
 
-def _announce(trainer: Trainer, start: Start, report: ScanReport, log: RunLog) -> None:
+def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunLog) -> None:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    log.say(
+    log.info(
         f"{len(report.pairs)} pairs, {report.encoding.num_classes} classes, {parameters / 1e6:.2f} M parameters, "
         f"{trainer.world.size} process{'es' if trainer.world.size > 1 else ''} on {trainer.world.device}; "
         f"run folder {trainer.folder.absolute()}"
     )
     if start.continues:
-        log.say(
+        log.info(
             f"going on after {trainer.progress.epoch} epochs, {trainer.progress.step} steps: {start.checkpoint.path}"
         )
     elif start.checkpoint is not None:
-        log.say(f"starting from the weights of {start.checkpoint.path}")
-    log.say(json.dumps({"seed": trainer.run.seed, "batches an epoch": trainer.loader.epoch_batches.num_batches}))
+        log.info(f"starting from the weights of {start.checkpoint.path}")
+    log.info(json.dumps({"seed": trainer.run.seed, "batches an epoch": trainer.loader.batch_plan.num_batches}))

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.runtime.errors import CheckpointError
-from guided_diffusion.runtime.files import replacing
+from guided_diffusion.runtime.files import atomic_write
 from guided_diffusion.runtime.logs import library_versions
 
 FORMAT = "isdm"
@@ -169,7 +169,7 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     Raises UserError where the disk is full or cannot be written; `path` is then as it was.
     """
     head = {"format": FORMAT, "version": VERSION, "library": library_versions()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save({**head, **content}, temporary)
 
 
@@ -179,7 +179,7 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Ch
     Raises UserError where the file cannot be written.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import save
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """The processes of this run: this one's `rank` among `size`, its `local_rank` on this machine, its device."""
 
     rank: int
@@ -56,7 +56,7 @@ class World:
         dist.all_gather_object(everyone, value)
         return everyone
 
-    def on_main(self, work: Callable[[], T]) -> T:
+    def run_on_main(self, work: Callable[[], T]) -> T:
         """Run `work` in the main process and return its result everywhere.
 
         A UserError it raises is raised in every process, so that none is left waiting.
@@ -71,7 +71,7 @@ class World:
                 outcome[1] = error.messages
         dist.broadcast_object_list(outcome)
         if outcome[1] is not None:
-            raise UserError(outcome[1], everywhere=True, told=not self.is_main)
+            raise UserError(outcome[1], collective=True, already_printed=not self.is_main)
         return outcome[0]
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def join(device_name: str) -> World:
+def init_distributed(device_name: str) -> ProcessGroup:
     """Return this process's place in the run, joined with the others where there are any.
 
     Raises UserError where the device does not exist or mpiexec started several processes without mpi4py.
@@ -114,7 +114,7 @@ def join(device_name: str) -> World:
     rank, size, local_rank = launched_as()
     device = choose_device(device_name, local_rank)
     if size == 1:
-        return World(0, 1, 0, device)
+        return ProcessGroup(0, 1, 0, device)
     if "MASTER_ADDR" not in os.environ:
         _meet_by_mpi(size)
     if device.type == "cuda":
@@ -125,7 +125,7 @@ def join(device_name: str) -> World:
         world_size=size,
         timeout=timedelta(hours=6),  # scanning a large dataset happens in one process while the others wait
     )
-    return World(rank, size, local_rank, device)
+    return ProcessGroup(rank, size, local_rank, device)
 
 
 def _meet_by_mpi(size: int) -> None:

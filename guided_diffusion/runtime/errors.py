@@ -12,15 +12,15 @@ class UserError(Exception):
     of one pass are reported together, a line each.
     """
 
-    def __init__(self, message: str | Sequence[str], *, everywhere: bool = False, told: bool = False):
+    def __init__(self, message: str | Sequence[str], *, collective: bool = False, already_printed: bool = False):
         """Take one line, or one for each finding.
 
-        everywhere: every process of the run raises this, so that none has to be ended from outside.
-        told: another process prints it.
+        collective: every process of the run raises this, so that none has to be ended from outside.
+        already_printed: another process prints it.
         """
         self.messages = (message,) if isinstance(message, str) else tuple(message)
-        self.everywhere = everywhere
-        self.told = told
+        self.collective = collective
+        self.already_printed = already_printed
         super().__init__("\n".join(self.messages))
 
 

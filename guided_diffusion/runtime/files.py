@@ -14,7 +14,7 @@ from guided_diffusion.runtime.errors import UserError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, put in the place of `path` when the block succeeds, removed when it fails.
 
     Makes the folder. The temporary name's ending is no picture's and no checkpoint's, so that one left by a killed
@@ -50,12 +50,12 @@ def write_text(path: str | Path, text: str) -> None:
 
     Raises UserError naming the file where it cannot be written.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 @contextmanager
-def writing_to(path: str | Path) -> Iterator[None]:
+def reporting_os_errors(path: str | Path) -> Iterator[None]:
     """Turn what keeps the block from writing to `path` into a UserError that names it."""
     try:
         yield
@@ -65,7 +65,7 @@ def writing_to(path: str | Path) -> Iterator[None]:
 
 def make_folder(path: str | Path) -> Path:
     """Make a folder for results and return it; UserError naming it where that is not possible."""
-    with writing_to(path):
+    with reporting_os_errors(path):
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
 

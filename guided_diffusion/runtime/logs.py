@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from guided_diffusion.runtime.files import make_folder, write_text, writing_to
+from guided_diffusion.runtime.files import make_folder, reporting_os_errors, write_text
 
 LIBRARIES = ("isdm", "torch", "torchvision", "numpy", "pillow", "pydantic")
 
@@ -31,7 +31,7 @@ class RunLog:
         self._tensorboard = tensorboard
         self._text = self._metrics = self._events = None
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """Print a line above the progress bar and keep it in the text log."""
         if not self._enabled:
             return
@@ -39,7 +39,7 @@ class RunLog:
         with contextlib.suppress(BrokenPipeError):
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
-        with writing_to(self.folder / "log.txt"):
+        with reporting_os_errors(self.folder / "log.txt"):
             if self._text is None:
                 make_folder(self.folder)
                 self._text = open(self.folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
@@ -55,16 +55,16 @@ class RunLog:
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if self._tensorboard:
-            with writing_to(self.folder / "tensorboard"):
+            with reporting_os_errors(self.folder / "tensorboard"):
                 self._events = _tensorboard_writer(self.folder / "tensorboard", steps_done + 1)
 
-    def record(self, step: int, values: Mapping[str, Any]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line of metrics; `step` counts optimizer steps."""
         if self._metrics is None:
             return
         # JSON has no NaN, which an epoch without a single good step has as its loss.
         line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
-        with writing_to(self.folder / "metrics.jsonl"):
+        with reporting_os_errors(self.folder / "metrics.jsonl"):
             self._metrics.write(json.dumps({"step": step, **line}) + "\n")
             self._metrics.flush()
         if self._events is not None:

@@ -40,10 +40,12 @@ def derive_seed(stream: Stream, *key: int) -> int:
 
 
 def step_generators(
-    stream: Stream, key: Sequence[int], slots: Sequence[int], device: torch.device | str = "cpu"
+    stream: Stream, key: Sequence[int], batch_indices: Sequence[int], device: torch.device | str = "cpu"
 ) -> list[torch.Generator]:
-    """Return one generator an image, for the images at `slots` of the global batch.
+    """Return one generator an image, for the images at `batch_indices` of the global batch.
 
     key: of the step: run seed, epoch, batch in the epoch.
     """
-    return [torch.Generator(device).manual_seed(derive_seed(stream, *key, slot)) for slot in slots]
+    return [
+        torch.Generator(device).manual_seed(derive_seed(stream, *key, batch_index)) for batch_index in batch_indices
+    ]

@@ -7,14 +7,14 @@ import threading
 from types import FrameType
 
 
-class StopRequest:
+class GracefulExit:
     """While entered, a first SIGINT or SIGTERM only sets `signal_number`; a second one acts as it always does."""
 
     def __init__(self) -> None:
         self.signal_number = 0
         self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> GracefulExit:
         # Python delivers signals to the main thread only; elsewhere there is nothing to catch.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -16,7 +16,7 @@ from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import make_folder, write_text, writing_to
+from guided_diffusion.runtime.files import make_folder, reporting_os_errors, write_text
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import (
     FOLDERS,
@@ -149,7 +149,7 @@ def write_selection(
     folder = root / samples.split
     names = [[Path(path).relative_to(samples.folder).as_posix() for path in (pair.image, pair.mask)] for pair in pairs]
     write_text(folder / SELECTION, json.dumps({"from": str(samples.folder), "pairs": len(pairs)}, indent=2) + "\n")
-    with writing_to(folder):
+    with reporting_os_errors(folder):
         (folder / MANIFEST).unlink(missing_ok=True)
         wanted = {name for both in names for name in both}
         for path in _pictures_in(folder):
@@ -157,7 +157,7 @@ def write_selection(
                 path.unlink()
     for name in wanted:
         make_folder((folder / name).parent)
-        with writing_to(folder / name):
+        with reporting_os_errors(folder / name):
             shutil.copyfile(samples.folder / name, folder / name)
     write_text(root / FILE_NAME, classes_text(encoding))
     if samples.config:

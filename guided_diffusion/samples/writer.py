@@ -26,7 +26,7 @@ from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, augment_mask
 from guided_diffusion.data.visualize import quantize
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import make_folder, remove_leftovers, replacing, write_text, writing_to
+from guided_diffusion.runtime.files import atomic_write, make_folder, remove_leftovers, reporting_os_errors, write_text
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.manifest import (
     FOLDERS,
@@ -153,7 +153,7 @@ class SyntheticFolder:
         self._share_classes()
         for kind in FOLDERS:
             make_folder(self.folder / kind)
-        with writing_to(self._begun):
+        with reporting_os_errors(self._begun):
             self._begun.touch()
         return self._merge()
 
@@ -232,7 +232,7 @@ class SyntheticFolder:
     def open_part(self, rank: int) -> None:
         """Begin this process's part of the manifest."""
         path = self.folder / PART.format(rank)
-        with writing_to(path):
+        with reporting_os_errors(path):
             self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
@@ -240,7 +240,7 @@ class SyntheticFolder:
         mask = self.encoding.encode(label.cpu().numpy())
         for file, picture in ((sample.image, to_picture(image)), (sample.mask, mask)):
             remove_leftovers(self.folder / file)
-            with replacing(self.folder / file) as temporary:
+            with atomic_write(self.folder / file) as temporary:
                 picture.save(temporary, format="PNG")
         line = ManifestLine(
             index=sample.index,
@@ -252,7 +252,7 @@ class SyntheticFolder:
             **self.settings.model_dump(),
         )
         # The line comes last: a pair without one is made again, a line without its pair cannot be.
-        with writing_to(self.manifest):
+        with reporting_os_errors(self.manifest):
             self._part.write(line.text())
             self._part.flush()
 

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 
 
-class Ema:
+class EMA:
     """Averages of a model's parameters, one for each rate.
 
     Early in training a rate of 0.9999 would still hold mostly initial weights (37 % after 10,000 steps), so the
     decay of step n is `min(rate, (1 + n) / (10 + n))`: the average reaches over about a ninth of the past at first
     and over `1 / (1 - rate)` steps in the end.
 
-    head_start: steps that the averages already stand for when training begins. Averages taken over from a trained
+    initial_step: steps that the averages already stand for when training begins. Averages taken over from a trained
         network get some, so that the first steps do not wipe them out, and not all, so that those of a short
         finetuning do follow what it learns.
     """
 
-    def __init__(self, model: nn.Module, rates: Iterable[float], *, head_start: int = 0):
-        self.head_start = head_start
+    def __init__(self, model: nn.Module, rates: Iterable[float], *, initial_step: int = 0):
+        self.initial_step = initial_step
         self._names = [name for name, _ in model.named_parameters()]
         self._buffers = dict(model.named_buffers())
         self._parameters = [parameter for _, parameter in model.named_parameters()]
@@ -32,7 +32,7 @@ class Ema:
     def update(self, step: int) -> None:
         """Take the model's weights after optimizer step `step` (counted from 1) into every average."""
         for rate, average in self.averages.items():
-            passed = step + self.head_start
+            passed = step + self.initial_step
             decay = min(float(rate), (1 + passed) / (10 + passed))
             torch._foreach_lerp_(average, self._parameters, 1 - decay)
 

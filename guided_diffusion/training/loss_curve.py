@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from guided_diffusion.runtime.files import replacing
+from guided_diffusion.runtime.files import atomic_write
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best_epoch: int | None = None) -> None:
@@ -42,7 +42,7 @@ def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True, which="both", linewidth=0.3, alpha=0.6)
     axes.legend(fontsize="small")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data import visualize
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-from guided_diffusion.training.ema import Ema
+from guided_diffusion.training.ema import EMA
 
 DrawImages = Callable[[SemanticMap, Sequence[int]], Tensor]
 """(condition [N], N seeds) -> images [N, C, H, W] in [-1, 1] on the CPU, with the weights as they are."""
@@ -22,7 +22,7 @@ class Previewer:
     def __init__(
         self,
         draw: DrawImages,
-        ema: Ema,
+        ema: EMA,
         *,
         image: Tensor,
         condition: SemanticMap,

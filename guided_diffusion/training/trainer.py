@@ -21,13 +21,13 @@ from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, draw_unif
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import TimestepSampler
 from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
-from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import Interrupted, UserError
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.runtime.memory import peak_memory_gib
 from guided_diffusion.runtime.seeding import Stream, derive_seed, step_generators
-from guided_diffusion.runtime.signals import StopRequest
-from guided_diffusion.training.ema import Ema
+from guided_diffusion.runtime.signals import GracefulExit
+from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.optimizer_state import restore_optimizer
 from guided_diffusion.training.options import OptimizerOptions, RunOptions
 from guided_diffusion.training.progress import EpochSums, Progress
@@ -44,7 +44,7 @@ class Trainer:
 
     run: its folder is where `last.pt` and `best.pt` go.
     describe: what every checkpoint says of the run beside its state (config, encoding).
-    autocast: the type the network runs in, None for that of its weights; float16 comes with loss scaling.
+    amp_dtype: the type the network runs in, None for that of its weights; float16 comes with loss scaling.
     label_diffusion: what vanishes from the maps at each t of `diffusion`; None for nothing.
     preview: called with the epoch after every `preview_interval` epochs and after the last, in the main process.
     """
@@ -57,13 +57,13 @@ class Trainer:
         timestep_sampler: TimestepSampler,
         loader: TrainLoader,
         optimizer: torch.optim.Optimizer,
-        ema: Ema,
+        ema: EMA,
         options: OptimizerOptions,
         run: RunOptions,
-        world: World,
+        world: ProcessGroup,
         log: RunLog,
         describe: Mapping[str, Any],
-        autocast: torch.dtype | None = None,
+        amp_dtype: torch.dtype | None = None,
         label_diffusion: LabelDiffusion | None = None,
         preview: Callable[[int], None] | None = None,
     ):
@@ -79,13 +79,13 @@ class Trainer:
         self.log = log
         self.folder = Path(run.output_dir)
         self.describe = describe
-        self.autocast = autocast
+        self.amp_dtype = amp_dtype
         self.label_diffusion = label_diffusion
         self.preview = preview
-        batches = loader.epoch_batches
+        batches = loader.batch_plan
         self.progress = Progress(global_batch=batches.global_batch, dataset_size=batches.num_items)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=autocast is torch.float16)
-        self.stop = StopRequest()
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp_dtype is torch.float16)
+        self.stop = GracefulExit()
         self._network = self._data_parallel(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._stop_signal = 0
@@ -124,7 +124,7 @@ class Trainer:
     def _progress_bar(self) -> tqdm:
         left = (
             self.options.max_epochs - self.progress.epoch
-        ) * self.loader.epoch_batches.num_batches - self.progress.batch
+        ) * self.loader.batch_plan.num_batches - self.progress.batch
         if self.options.lr_anneal_steps:
             left = min(left, self.options.lr_anneal_steps - self.progress.step)
         done = self.progress.step
@@ -172,13 +172,13 @@ class Trainer:
         progress = self.progress
         quartiles = " ".join(f"{means[f'loss_q{q}']:.4f}" if f"loss_q{q}" in means else "-" for q in range(4))
         bad = f"  skipped {int(means['bad_steps'])} non-finite steps" if means["bad_steps"] else ""
-        self.log.say(
+        self.log.info(
             f"epoch {progress.epoch}/{self.options.max_epochs}  loss {means['loss']:.5f}"
             f" (best {progress.best_loss:.5f} in epoch {progress.best_epoch})  by timestep {quartiles}"
             f"  grad {means.get('grad_norm', math.nan):.3f}  lr {means['lr']:.2e}"
             f"  {means.get('images_per_second', 0.0):.1f} images/s  peak {means['peak_memory_gib']:.2f} GiB{bad}"
         )
-        self.log.record(progress.step, {"epoch": progress.epoch, **means})
+        self.log.log_metrics(progress.step, {"epoch": progress.epoch, **means})
 
     def _show(self, bar: tqdm) -> None:
         progress = self.progress
@@ -194,7 +194,7 @@ class Trainer:
         progress, options = self.progress, self.options
         key = (self.run.seed, progress.epoch, progress.batch)
         t, weights = self.timestep_sampler.draw(
-            key, batch.slot, batch.global_size, self.loader.epoch_batches.num_batches
+            key, batch.batch_index, batch.global_size, self.loader.batch_plan.num_batches
         )
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._forward_backward(batch, t, weights, key)
@@ -243,8 +243,8 @@ class Trainer:
             raise UserError(
                 f"max_bad_steps: {progress.bad_in_a_row} steps in a row had a loss or gradient that is not finite "
                 f"(epoch {progress.epoch + 1}, last loss {loss:g}); {kept}: lower lr, or use precision bf16 or fp32",
-                everywhere=True,
-                told=not self.world.is_main,
+                collective=True,
+                already_printed=not self.world.is_main,
             )
 
     def _learning_rate(self, step: int) -> float:
@@ -271,36 +271,36 @@ class Trainer:
     def _losses(self, batch: TrainBatch, part: slice, t: Tensor, key: tuple[int, int, int]) -> Tensor:
         """Return the unweighted loss of each image of `part`, [n]."""
         device = self.world.device
-        slots = batch.slot[part].tolist()
+        batch_indices = batch.batch_index[part].tolist()
         x0 = batch.image[part]
         t = t.to(device)
         condition, prepared = batch.condition[part], None
         if self.label_diffusion is not None:  # the maps are others than those that anything was prepared of
-            uniform = draw_uniform(step_generators(Stream.LABEL, key, slots, device), condition.size, device)
+            uniform = draw_uniform(step_generators(Stream.LABEL, key, batch_indices, device), condition.size, device)
             condition = self.label_diffusion.diffuse(condition, t, uniform)
         elif batch.prepared is not None:
             prepared = batch.prepared[part]
-        dropped = self._dropped(slots, key)
+        dropped = self._dropped(batch_indices, key)
         condition = condition.drop(dropped)
         prepared = None if prepared is None else prepared.drop(dropped)
-        noise = draw_noise(step_generators(Stream.NOISE, key, slots, device), x0.shape[1:], device)
+        noise = draw_noise(step_generators(Stream.NOISE, key, batch_indices, device), x0.shape[1:], device)
         x_t = self.diffusion.q_sample(x0, t, noise)
         # Dropout is the one draw that PyTorch takes from its global generator.
-        torch.manual_seed(derive_seed(Stream.DROPOUT, *key, slots[0]))
-        with torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        torch.manual_seed(derive_seed(Stream.DROPOUT, *key, batch_indices[0]))
+        with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
             output = self._network(x_t, self.diffusion.model_t(t), condition, prepared)
         return self.diffusion.training_losses(output.float(), x0, x_t, t, noise)["loss"]
 
-    def _dropped(self, slots: list[int], key: tuple[int, int, int]) -> Tensor:
+    def _dropped(self, batch_indices: list[int], key: tuple[int, int, int]) -> Tensor:
         """Return [n] booleans: which images lose their condition in this step."""
-        generators = step_generators(Stream.DROP, key, slots)
+        generators = step_generators(Stream.DROP, key, batch_indices)
         return torch.tensor([float(torch.rand((), generator=g)) < self.options.drop_rate for g in generators])
 
     def _teach_timestep_sampler(self, batch: TrainBatch, t: Tensor, losses: Tensor) -> None:
         own = [
-            (slot, step, loss)
-            for slot, step, loss, weight in zip(
-                batch.slot.tolist(), t.tolist(), losses.tolist(), batch.weight.tolist(), strict=True
+            (batch_index, step, loss)
+            for batch_index, step, loss, weight in zip(
+                batch.batch_index.tolist(), t.tolist(), losses.tolist(), batch.weight.tolist(), strict=True
             )
             if weight
         ]
@@ -327,11 +327,11 @@ class Trainer:
 
     def _restart_epoch_of_other_batches(self) -> None:
         """Begin an interrupted epoch anew where its batches would not be the ones it was interrupted in."""
-        progress, batches = self.progress, self.loader.epoch_batches
+        progress, batches = self.progress, self.loader.batch_plan
         before = (progress.dataset_size, progress.global_batch)
         progress.dataset_size, progress.global_batch = batches.num_items, batches.global_batch
         if before != (batches.num_items, batches.global_batch):
-            self.log.say(
+            self.log.info(
                 f"warning: an epoch now has {batches.num_items} images in steps of {batches.global_batch}, "
                 f"before it had {before[0]} in steps of {before[1]}"
             )

@@ -18,7 +18,7 @@ from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.models.architecture import attention_factors, default_channel_mult, level_channels
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.unet import UNetModel, build_unet
-from guided_diffusion.training.ema import Ema
+from guided_diffusion.training.ema import EMA
 from scripts.benchmark.cases import Batch, Case
 from scripts.benchmark.published_unet import PublishedUNet, guided
 
@@ -83,8 +83,8 @@ class Variant(ABC):
     @property
     def precision(self) -> AbstractContextManager:
         """What the network runs in."""
-        autocast, device = self.case.autocast, torch.device(self.case.device)
-        return nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast)
+        amp_dtype, device = self.case.amp_dtype, torch.device(self.case.device)
+        return nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
 
     def prepare(self, condition: SemanticMap) -> Prepared | None:
         """Return what the network wants prepared of maps in main memory, if anything."""
@@ -213,7 +213,7 @@ class _Guided(Variant):
         return torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE, fused=fused)
 
     def averages(self) -> Callable[[int], None]:
-        return Ema(self.network, [RATE]).update
+        return EMA(self.network, [RATE]).update
 
     def prepare(self, condition: SemanticMap) -> Prepared | None:
         preparation = self.network.preparation(condition.size)
@@ -234,7 +234,7 @@ class _Guided(Variant):
     def denoiser(self, batch: Batch, diffusion: GaussianDiffusion = DIFFUSION, **more: Any) -> GuidedNetwork:
         """Return what makes the guided steps of `batch`; `more`: other options of it."""
         condition = batch.condition.to(self.case.device)
-        return GuidedNetwork(self.network, diffusion, condition, scale=SCALE, amp_dtype=self.case.autocast, **more)
+        return GuidedNetwork(self.network, diffusion, condition, scale=SCALE, amp_dtype=self.case.amp_dtype, **more)
 
 
 class Ours(_Guided):

@@ -37,7 +37,7 @@ from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.load import read_config
 from guided_diffusion.config.pipeline import SamplingConfig
 from guided_diffusion.data import visualize
-from guided_diffusion.data.loader import stack_examples
+from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.diffusion.denoiser import NetworkFunction
 from guided_diffusion.diffusion.guidance import ConditionFn
@@ -85,11 +85,11 @@ class Setup:
         sources, encoding = find_masks(
             trained.source, trained.geometry, split=arguments.split, encoding=encoding_of_checkpoint(checkpoint)
         )
-        pairs = visualize.spread(sources, len(sources) if images is None else images)
+        pairs = visualize.evenly_spaced(sources, len(sources) if images is None else images)
         if len(pairs) < 2:
             raise UserError(f"--images: statistics need at least 2 images, found {len(pairs)}: use more")
         dataset = shown_dataset(pairs, encoding, trained.geometry)
-        image, condition = stack_examples(dataset, range(len(pairs)))
+        image, condition = collate_examples(dataset, range(len(pairs)))
         device = choose_device(arguments.device)
         pipeline = pipeline_of_checkpoint(checkpoint, trained, encoding.names, weights=arguments.weights, device=device)
         real = visualize.quantize(image.numpy())
@@ -184,7 +184,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def draw(setup: Setup, shown: Mapping[str, Pixels], path: str) -> None:
     """Write a picture of masks, real images and samples (by setting), spread over the split, and print its path."""
-    columns = visualize.spread(range(len(setup.pairs)), COLUMNS)
+    columns = visualize.evenly_spaced(range(len(setup.pairs)), COLUMNS)
     palette = visualize.class_palette(setup.encoding.num_classes)
     masks = [visualize.colorize(setup.condition.label[column].numpy(), palette) for column in columns]
     rows = [[images[column] for column in columns] for images in (setup.real, *shown.values())]

@@ -50,7 +50,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import Interrupted, UserError
-from guided_diffusion.runtime.files import replacing, write_text
+from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.reader import SampleFolder, find_samples
 from scripts.benchmark.run import positive
@@ -182,7 +182,7 @@ def train_judge(root: Path, steps: int) -> nn.Module:
             device=torch.device("cpu"),
             callback=bar.update,
         )
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(found.model.state_dict(), temporary)
     return found.model
 

@@ -14,13 +14,13 @@ import statistics
 import torch
 
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.data.loader import EpochBatches, TrainLoader
+from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
 from guided_diffusion.pipelines.build import build_process, network_from_checkpoint, options_of_checkpoint
 from guided_diffusion.pipelines.dataset import open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import find_checkpoint, load_checkpoint
-from guided_diffusion.runtime.distributed import World, choose_device
+from guided_diffusion.runtime.distributed import ProcessGroup, choose_device
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 
@@ -41,13 +41,13 @@ def main() -> None:
 def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, float]:
     """Return mean and standard deviation of the epoch loss of the run's raw weights."""
     device = choose_device(arguments.device)
-    world = World(0, 1, 0, device)
+    world = ProcessGroup(0, 1, 0, device)
     checkpoint = load_checkpoint(find_checkpoint(arguments.run_folder))
     config = options_of_checkpoint(checkpoint, TrainConfig)
     model = network_from_checkpoint(checkpoint, config, "raw").to(device).eval()
     process = build_process(config.diffusion)
     dataset = training_dataset(config, open_training_data(config), world)
-    batches = EpochBatches(len(dataset), config.optimizer.batch_size, seed=config.run.seed)
+    batches = DistributedBatchPlan(len(dataset), config.optimizer.batch_size, seed=config.run.seed)
     loader = TrainLoader(dataset, batches, device=device)
     sampler = build_timestep_sampler(sampler_name, process.num_timesteps)
     epoch_losses = []
@@ -55,8 +55,8 @@ def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, flo
         losses = []
         for number, batch in enumerate(loader.epoch(epoch)):
             key = (config.run.seed, epoch, number)
-            t, _ = sampler.draw(key, batch.slot, batch.global_size, batches.num_batches)
-            seeds = [derive_seed(Stream.NOISE, *key, slot) for slot in batch.slot.tolist()]
+            t, _ = sampler.draw(key, batch.batch_index, batch.global_size, batches.num_batches)
+            seeds = [derive_seed(Stream.NOISE, *key, batch_index) for batch_index in batch.batch_index.tolist()]
             generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
             noise = draw_noise(generators, batch.image.shape[1:], device)
             t = t.to(device)

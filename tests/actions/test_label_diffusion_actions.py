@@ -107,8 +107,8 @@ def test_what_training_sees(trainer_for):
     trainer._network = lambda x, t, *given: seen.append(given) or network(x, t, *given)
     t = torch.tensor([0, 25, 49])
     trainer._losses(batch, slice(0, 3), t, (0, 0, 0))
-    for image, (index, slot) in enumerate(zip(t.tolist(), batch.slot.tolist(), strict=True)):
-        generator = torch.Generator().manual_seed(derive_seed(Stream.LABEL, 0, 0, 0, slot))
+    for image, (index, batch_index) in enumerate(zip(t.tolist(), batch.batch_index.tolist(), strict=True)):
+        generator = torch.Generator().manual_seed(derive_seed(Stream.LABEL, 0, 0, 0, batch_index))
         gone = torch.rand(16, 16, generator=generator) < (index + 1) / 50
         assert torch.equal(seen[0][0].label[image], batch.condition.label[image].masked_fill(gone, 5))
     prepared = trainer.model.preparation((16, 16))(batch.condition)
@@ -120,18 +120,18 @@ def test_what_training_sees(trainer_for):
 def trainer_for(lemons, tmp_path):
     """Return a function from options to a trainer, built by the same code as a user's run."""
     from guided_diffusion.pipelines.dataset import open_training_data
-    from guided_diffusion.pipelines.resume import start_of_training
+    from guided_diffusion.pipelines.resume import find_resume_plan
     from guided_diffusion.pipelines.training import build_trainer
-    from guided_diffusion.runtime.distributed import World
+    from guided_diffusion.runtime.distributed import ProcessGroup
     from guided_diffusion.runtime.logs import RunLog
 
     def build(**values):
         given = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 1, **values}
         config = load_config("train", given)
         report = open_training_data(config)
-        start = start_of_training(config)
+        start = find_resume_plan(config)
         config = config.replaced(num_classes=report.encoding.num_classes)
-        world = World(0, 1, 0, torch.device("cpu"))
+        world = ProcessGroup(0, 1, 0, torch.device("cpu"))
         log = RunLog(tmp_path / "run", enabled=False)
         return build_trainer(config, start, world, report, log)
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from guided_diffusion.data.datasets import (
-    SampleKey,
+    ExampleKey,
     SegmentationDataset,
     decoded_bytes,
     read_condition,
@@ -100,12 +100,12 @@ def test_truncated_files(tmp_path, suffix):
 
 
 def test_examples_have_the_documented_form(pairs):
-    example = dataset(pairs, with_edges=True)[SampleKey(0, 1, 5, 1.0)]
+    example = dataset(pairs, with_edges=True)[ExampleKey(0, 1, 5, 1.0)]
     assert example["image"].shape == (3, 16, 16)
     assert -1 <= example["image"].min() < example["image"].max() <= 1
     assert example["label"].dtype == torch.uint8
     assert example["edge"].dtype == torch.bool
-    assert (example["index"], example["slot"], example["weight"]) == (1, 5, 1.0)
+    assert (example["index"], example["batch_index"], example["weight"]) == (1, 5, 1.0)
 
 
 def test_many_classes_are_int16(tmp_path):
@@ -119,17 +119,17 @@ def test_many_classes_are_int16(tmp_path):
 
 
 def test_an_example_depends_on_seed_epoch_and_index_alone(pairs):
-    key = SampleKey(2, 1, 0, 1.0)
+    key = ExampleKey(2, 1, 0, 1.0)
     first = dataset(pairs, seed=4)
     for other in range(4):
-        first[SampleKey(0, other, other, 1.0)]
+        first[ExampleKey(0, other, other, 1.0)]
     torch.rand(3)
     again = dataset(pairs, seed=4, cache_images=False)
-    assert torch.equal(first[key]["image"], again[key._replace(slot=3)]["image"])
-    epochs = [first[SampleKey(epoch, 1, 0, 1.0)]["image"] for epoch in range(6)]
+    assert torch.equal(first[key]["image"], again[key._replace(batch_index=3)]["image"])
+    epochs = [first[ExampleKey(epoch, 1, 0, 1.0)]["image"] for epoch in range(6)]
     assert any(not torch.equal(epochs[0], other) for other in epochs[1:])
-    assert not torch.equal(epochs[0], dataset(pairs, seed=5)[SampleKey(0, 1, 0, 1.0)]["image"]) or not torch.equal(
-        epochs[1], dataset(pairs, seed=5)[SampleKey(1, 1, 0, 1.0)]["image"]
+    assert not torch.equal(epochs[0], dataset(pairs, seed=5)[ExampleKey(0, 1, 0, 1.0)]["image"]) or not torch.equal(
+        epochs[1], dataset(pairs, seed=5)[ExampleKey(1, 1, 0, 1.0)]["image"]
     )
 
 
@@ -142,7 +142,7 @@ def test_cached_examples_equal_uncached_ones(pairs):
     assert not plain.caches
     for epoch in range(2):
         for index in range(len(pairs)):
-            one, other = (d[SampleKey(epoch, index, 0, 1.0)] for d in (cached, plain))
+            one, other = (d[ExampleKey(epoch, index, 0, 1.0)] for d in (cached, plain))
             assert all(torch.equal(one[name], other[name]) for name in ("image", "label", "edge"))
 
 
@@ -166,7 +166,7 @@ def test_edges_come_from_the_instance_map_after_scaling(tmp_path):
 def test_sizes_that_differ_are_an_error(tmp_path, pairs):
     image = saved(tmp_path, Image.new("RGB", (20, 30)))
     with pytest.raises(DataError, match=r"20x30 pixels, but .* has 30x20 \(sides exchanged"):
-        dataset([Pair("a", str(image), pairs[0].mask)])[SampleKey(0, 0, 0, 1.0)]
+        dataset([Pair("a", str(image), pairs[0].mask)])[ExampleKey(0, 0, 0, 1.0)]
 
 
 def test_ignored_values_become_the_null_id(tmp_path):

@@ -83,7 +83,7 @@ class TestFiles:
 class TestWholeOrAbsent:
     def test_a_killed_run_leaves_nothing_under_the_name_and_the_next_one_clears_up(self, tmp_path: Path) -> None:
         folder, partial = tmp_path / "lemons", tmp_path / ".lemons.partial"
-        program = f"from guided_diffusion.data.demo import *; write_demo_dataset({str(folder)!r}, num_train=100000)"
+        program = f"from guided_diffusion.data.lemons import *; write_demo_dataset({str(folder)!r}, num_train=100000)"
         with subprocess.Popen([sys.executable, "-c", program]) as process:
             deadline = time.monotonic() + 60
             while not (partial / "train" / "masks" / "lemon_0007.png").exists() and time.monotonic() < deadline:

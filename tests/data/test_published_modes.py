@@ -15,9 +15,9 @@ from published_trees import LAYOUTS, PUBLISHED, SIZE, STEMS, VALUES, grey, strip
 from tiny import TINY
 
 from guided_diffusion.data import modes
-from guided_diffusion.data.datasets import SampleKey, SegmentationDataset
+from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset
 from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances
-from guided_diffusion.data.masks.inference import LabelOptions, resolve_encoding
+from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
 from guided_diffusion.data.modes import DatasetMode, FileRule, get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.scan.scan import scan_dataset
@@ -28,7 +28,7 @@ COCO_SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "coco_stuff_sample
 
 def published_encoding(name: str) -> LabelEncoding:
     """Return what the mode alone says of its masks."""
-    encoding, problems = resolve_encoding(get_mode(name), None, (), LabelOptions())
+    encoding, problems = infer_encoding(get_mode(name), None, (), ClassOptions())
     assert not problems
     assert encoding is not None
     return encoding
@@ -123,7 +123,7 @@ def example(data: Path, name: str) -> dict:
     report = scan_dataset(data, get_mode(name), "train", progress=False)
     transform = JointTransform(SIZE, resize=get_mode(name).resize, train=False)
     dataset = SegmentationDataset(report.pairs, report.raise_if_fatal(), transform, with_edges=True)
-    return dataset[SampleKey(0, 0, 0, 1.0)]
+    return dataset[ExampleKey(0, 0, 0, 1.0)]
 
 
 @pytest.mark.parametrize("name", ["celeba", "ade20k"])
@@ -327,7 +327,7 @@ def test_edges_of_real_instance_maps_lie_on_the_borders_of_labels():
         assert len(report.pairs) == count
         transform = JointTransform((128, 128), train=False)
         dataset = SegmentationDataset(report.pairs, report.encoding, transform, with_edges=True)
-        shown = [dataset[SampleKey(0, index, 0, 1.0)] for index in range(count)]
+        shown = [dataset[ExampleKey(0, index, 0, 1.0)] for index in range(count)]
         borders = torch.stack([edges_from_instances(example["label"]) for example in shown])
         edges = torch.stack([example["edge"] for example in shown])
         # Instances divide what labels leave whole; what labels divide they leave whole only where a pixel is off.

@@ -46,16 +46,16 @@ def draw_epoch(sampler: TimestepSampler, epoch: int, sizes: list[int], seed: int
 class TestEverySampler:
     def test_ranks_draw_what_one_process_draws(self, name: str) -> None:
         whole_t, whole_weights = build(name).draw((3, 2, 5), torch.arange(12), 12, 9)
-        for slots in (
+        for batch_indices in (
             torch.arange(0, 6),
             torch.arange(6, 12),
             torch.arange(1, 12, 3),
             torch.tensor([7]),
             torch.tensor([], dtype=torch.int64),
         ):
-            t, weights = build(name).draw((3, 2, 5), slots, 12, 9)
-            assert torch.equal(t, whole_t[slots])
-            assert torch.equal(weights, whole_weights[slots])
+            t, weights = build(name).draw((3, 2, 5), batch_indices, 12, 9)
+            assert torch.equal(t, whole_t[batch_indices])
+            assert torch.equal(weights, whole_weights[batch_indices])
             assert t.dtype == torch.int64
             assert weights.dtype == torch.float32
 
@@ -96,8 +96,8 @@ class TestEverySampler:
     def test_state_survives_saving(self, name: str) -> None:
         sampler, restored = build(name), build_timestep_sampler(name, T)
         restored.load_state_dict(sampler.state_dict())
-        key, slots = (5, 1, 2), torch.arange(20)
-        assert torch.equal(restored.draw(key, slots, 20, 4)[0], sampler.draw(key, slots, 20, 4)[0])
+        key, batch_indices = (5, 1, 2), torch.arange(20)
+        assert torch.equal(restored.draw(key, batch_indices, 20, 4)[0], sampler.draw(key, batch_indices, 20, 4)[0])
 
 
 def chi_square(t: Tensor, num_timesteps: int) -> float:
@@ -107,13 +107,18 @@ def chi_square(t: Tensor, num_timesteps: int) -> float:
     return (statistic - (num_timesteps - 1)) / (2 * (num_timesteps - 1)) ** 0.5
 
 
-@pytest.mark.parametrize("slot", [0, 4])
+@pytest.mark.parametrize("batch_index", [0, 4])
 @pytest.mark.parametrize(("global_size", "num_batches", "batch"), [(5, 3, 0), (5, 3, 2), (1, 1, 0), (7, 10, 9)])
-def test_stratified_marginal_of_one_slot_is_uniform(slot: int, global_size: int, num_batches: int, batch: int) -> None:
-    slot = min(slot, global_size - 1)
+def test_stratified_marginal_of_one_slot_is_uniform(
+    batch_index: int, global_size: int, num_batches: int, batch: int
+) -> None:
+    batch_index = min(batch_index, global_size - 1)
     sampler = StratifiedSampler(30)
     t = torch.cat(
-        [sampler.draw((9, epoch, batch), torch.tensor([slot]), global_size, num_batches)[0] for epoch in range(3000)]
+        [
+            sampler.draw((9, epoch, batch), torch.tensor([batch_index]), global_size, num_batches)[0]
+            for epoch in range(3000)
+        ]
     )
     assert abs(chi_square(t, 30)) < 4
 

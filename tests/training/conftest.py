@@ -12,9 +12,9 @@ from tiny import TINY
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.dataset import open_training_data
-from guided_diffusion.pipelines.resume import start_of_training
+from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.training import build_trainer
-from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.training.trainer import Trainer
 
@@ -29,9 +29,9 @@ def trainer_for(lemons: Path, tmp_path: Path) -> Callable[..., Trainer]:
         given = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 4, **values}
         config = load_config("train", given)
         report = open_training_data(config)
-        start = start_of_training(config)
+        start = find_resume_plan(config)
         config = config.replaced(num_classes=report.encoding.num_classes)
-        world = World(0, 1, 0, torch.device("cpu"))
+        world = ProcessGroup(0, 1, 0, torch.device("cpu"))
         return build_trainer(config, start, world, report, RunLog(folder, enabled=False))
 
     return build

@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import nn
 
-from guided_diffusion.training.ema import Ema
+from guided_diffusion.training.ema import EMA
 
 
 def constant(model: nn.Module, value: float) -> None:
@@ -19,7 +19,7 @@ def constant(model: nn.Module, value: float) -> None:
 def test_average_follows_its_recursion_with_warm_up():
     model, rates = nn.Linear(2, 1), [0.5, 0.9999]
     constant(model, 1.0)
-    ema = Ema(model, rates)
+    ema = EMA(model, rates)
     expected = dict.fromkeys(rates, 1.0)
     for step in range(1, 30):
         constant(model, float(step))
@@ -36,7 +36,7 @@ def test_initial_weights_are_forgotten_early():
     """Without a warm-up 0.9999 would hold 90 % of the initial weights after 1000 steps."""
     model = nn.Linear(1, 1, bias=False)
     constant(model, 1.0)
-    ema = Ema(model, [0.9999])
+    ema = EMA(model, [0.9999])
     constant(model, 0.0)
     for step in range(1, 1001):
         ema.update(step)
@@ -46,7 +46,7 @@ def test_initial_weights_are_forgotten_early():
 def test_averages_taken_over_are_not_wiped_out_by_the_first_steps():
     model = nn.Linear(1, 1, bias=False)
     constant(model, 1.0)
-    ema = Ema(model, [0.9999], head_start=100)
+    ema = EMA(model, [0.9999], initial_step=100)
     constant(model, 0.0)
     for step in range(1, 11):
         ema.update(step)
@@ -58,7 +58,7 @@ def test_averages_taken_over_are_not_wiped_out_by_the_first_steps():
 
 def test_applied_swaps_and_puts_back_even_after_an_error():
     model = nn.Linear(2, 1)
-    ema = Ema(model, [0.5])
+    ema = EMA(model, [0.5])
     constant(model, 3.0)
     average = ema.state_dict()["0.5"]["weight"].clone()
     with contextlib.suppress(RuntimeError), ema.applied("0.5"):
@@ -69,11 +69,11 @@ def test_applied_swaps_and_puts_back_even_after_an_error():
 
 def test_saved_averages_come_back_and_new_rates_start_from_the_slowest():
     model = nn.Linear(2, 1)
-    ema = Ema(model, [0.5, 0.99])
+    ema = EMA(model, [0.5, 0.99])
     constant(model, 3.0)
     ema.update(1)
     saved = {rate: {name: v.clone() for name, v in weights.items()} for rate, weights in ema.state_dict().items()}
-    other = Ema(nn.Linear(2, 1), [0.5, 0.7])
+    other = EMA(nn.Linear(2, 1), [0.5, 0.7])
     other.load_state_dict(saved)
     assert torch.equal(other.state_dict()["0.5"]["weight"], saved["0.5"]["weight"])
     assert torch.equal(other.state_dict()["0.7"]["weight"], saved["0.99"]["weight"])

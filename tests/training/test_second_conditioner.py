@@ -13,9 +13,9 @@ from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.conditioners import CONDITIONERS
 from guided_diffusion.pipelines.dataset import open_training_data
-from guided_diffusion.pipelines.resume import start_of_training
+from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.training import build_trainer
-from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.logs import RunLog
 
 
@@ -25,9 +25,11 @@ def trainer(monkeypatch, lemons, tmp_path):
     monkeypatch.setitem(CONDITIONERS, "class means", ClassMeanConditioner.from_options)
     values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path), "drop_rate": 0.5, "microbatch": 2}
     config = load_config("train", values)
-    start, report = start_of_training(config), open_training_data(config)
+    start, report = find_resume_plan(config), open_training_data(config)
     config = config.replaced(condition="class means", num_classes=report.encoding.num_classes)
-    return build_trainer(config, start, World(0, 1, 0, torch.device("cpu")), report, RunLog(tmp_path, enabled=False))
+    return build_trainer(
+        config, start, ProcessGroup(0, 1, 0, torch.device("cpu")), report, RunLog(tmp_path, enabled=False)
+    )
 
 
 def test_trains_and_samples_guided(trainer):

@@ -39,7 +39,7 @@ def describe_colors(codes: Sequence[int]) -> str:
     return shown if len(codes) <= LISTED else f"{shown}, ... ({len(codes)} colours)"
 
 
-def advise_values(present: Sequence[int], num_classes: int | None, *, binary: bool) -> str:
+def suggest_fix(present: Sequence[int], num_classes: int | None, *, binary: bool) -> str:
     """Return the remedy for masks whose distinct values are `present`, which `num_classes` classes do not explain."""
     values = sorted(int(value) for value in present)
     if binary:

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion.data.masks.advice import advise_colors, advise_values, describe_colors, describe_values
+from guided_diffusion.data.masks.advice import advise_colors, describe_colors, describe_values, suggest_fix
 from guided_diffusion.runtime.errors import DataError
 
 MAX_CLASSES = 32767  # labels are handled as int16 above 255 classes, with one more id for "no class"
 
-Kind = Literal["grey8", "grey16", "palette", "rgb"]
+MaskFormat = Literal["grey8", "grey16", "palette", "rgb"]
 Color = tuple[int, int, int]
 
-_KINDS: dict[str, Kind] = {"1": "grey8", "L": "grey8", "LA": "grey8", "P": "palette", "PA": "palette", "RGB": "rgb"}
-_KINDS |= {"RGBA": "rgb", "I": "grey16", "I;16": "grey16", "I;16L": "grey16", "I;16B": "grey16"}
+_FORMATS: dict[str, MaskFormat] = {"1": "grey8", "L": "grey8", "LA": "grey8", "P": "palette", "PA": "palette"}
+_FORMATS |= {"RGB": "rgb", "RGBA": "rgb", "I": "grey16", "I;16": "grey16", "I;16L": "grey16", "I;16B": "grey16"}
 
 
 def pack_color(color: Sequence[int]) -> int:
@@ -34,35 +34,35 @@ def pack_color(color: Sequence[int]) -> int:
 class RawMask:
     """What a mask file holds, before any meaning is given to it.
 
-    codes: unsigned integers of any shape: grey values, palette indices, or for `rgb` colours packed as 0xRRGGBB.
+    values: unsigned integers of any shape: grey values, palette indices, or for `rgb` colours packed as 0xRRGGBB.
     palette: for `palette`, its colours as bytes r, g, b, r, g, b, ...
     """
 
-    kind: Kind
-    codes: np.ndarray
+    kind: MaskFormat
+    values: np.ndarray
     palette: bytes | None = None
 
     @property
-    def values(self) -> np.ndarray | None:
+    def class_values(self) -> np.ndarray | None:
         """Values or indices; RGB whose three channels agree everywhere is grey; None for real colours."""
         if self.kind != "rgb":
-            return self.codes
-        grey = self.codes & 0xFF
-        return grey if np.array_equal(grey * np.uint32(0x010101), self.codes) else None
+            return self.values
+        grey = self.values & 0xFF
+        return grey if np.array_equal(grey * np.uint32(0x010101), self.values) else None
 
     @property
     def colors(self) -> np.ndarray | None:
         """Packed colours, of palette entries and 8-bit grey too; None for 16-bit values."""
         if self.kind == "rgb":
-            return self.codes
+            return self.values
         if self.kind == "grey8":
-            return self.codes.astype(np.uint32) * np.uint32(0x010101)
+            return self.values.astype(np.uint32) * np.uint32(0x010101)
         if self.kind == "palette":
             table = np.zeros(256, np.uint32)
             entries = np.frombuffer(self.palette or b"", np.uint8)[:768]
             entries = entries[: len(entries) // 3 * 3].reshape(-1, 3).astype(np.uint32)
             table[: len(entries)] = entries[:, 0] << 16 | entries[:, 1] << 8 | entries[:, 2]
-            return table[self.codes]
+            return table[self.values]
         return None
 
 
@@ -72,7 +72,7 @@ def raw_mask(image: Image.Image, source: str) -> RawMask:
     An alpha channel is dropped when it is constant. Raises DataError naming `source` for varying alpha, for values
     outside 0..65535 and for pictures that cannot be label maps (CMYK, floating point, ...).
     """
-    kind = _KINDS.get(image.mode)
+    kind = _FORMATS.get(image.mode)
     if kind is None:
         raise DataError(
             f"{source}: mask has PIL mode {image.mode}; save it as 8-bit or 16-bit grey, palette or RGB PNG"
@@ -115,7 +115,7 @@ class LabelEncoding:
     colors: tuple[tuple[Color, ...], ...] = ()
     ignore_values: tuple[int, ...] = ()
     ignore_colors: tuple[Color, ...] = ()
-    kind: Kind = "grey8"
+    kind: MaskFormat = "grey8"
     palette: bytes | None = None
     binary: bool = False
 
@@ -132,7 +132,7 @@ class LabelEncoding:
     def identity(cls, num_classes: int, names: Sequence[str] | None = None) -> LabelEncoding:
         """Return the encoding in which a value is its class, written as 8-bit grey (16-bit above 256 classes)."""
         names = tuple(names) if names else tuple(f"class {index}" for index in range(num_classes))
-        kind: Kind = "grey8" if num_classes <= 256 else "grey16"
+        kind: MaskFormat = "grey8" if num_classes <= 256 else "grey16"
         return cls(num_classes, names, tuple((index,) for index in range(num_classes)), kind=kind)
 
     @property
@@ -141,8 +141,8 @@ class LabelEncoding:
         return np.uint8 if self.num_classes <= 255 else np.uint16
 
     def lookup(self, raw: RawMask) -> np.ndarray:
-        """Return the class ids of `raw.codes`, same shape, int32; -1 where a value or colour stands for no class."""
-        values, colors = raw.values, raw.colors
+        """Return the class ids of `raw.values`, same shape, int32; -1 where a value or colour stands for no class."""
+        values, colors = raw.class_values, raw.colors
         if not self.values or (raw.kind == "rgb" and self.colors):
             found = None if colors is None else _match(colors, self._color_table)
             # An RGB file that is all grey may as well hold plain values.
@@ -150,7 +150,7 @@ class LabelEncoding:
                 found = _match(values, self._value_table)
         else:
             found = None if values is None else _match(values, self._value_table)
-        return np.full(raw.codes.shape, -1, np.int32) if found is None else found
+        return np.full(raw.values.shape, -1, np.int32) if found is None else found
 
     def decode(self, image: Image.Image, source: str) -> np.ndarray:
         """Return the class ids of a mask picture: [H, W] of `dtype` in `0..num_classes`, the last being the null id.
@@ -160,12 +160,12 @@ class LabelEncoding:
         raw = raw_mask(image, source)
         found = self.lookup(raw)
         if found.min() < 0:
-            unexpected = np.unique(raw.codes[found < 0])
-            said, remedy = self.explain(raw.kind, unexpected, np.unique(raw.codes))
+            unexpected = np.unique(raw.values[found < 0])
+            said, remedy = self.explain(raw.kind, unexpected, np.unique(raw.values))
             raise DataError(f"{source}: {said}; {remedy}")
         return found.astype(self.dtype)
 
-    def explain(self, kind: Kind, unexpected: np.ndarray, present: np.ndarray) -> tuple[str, str]:
+    def explain(self, kind: MaskFormat, unexpected: np.ndarray, present: np.ndarray) -> tuple[str, str]:
         """Return what to say of codes that stand for no class: (what was found, the remedy).
 
         present: all codes of the mask or dataset, from which the usual mistakes are recognised.
@@ -181,7 +181,7 @@ class LabelEncoding:
         ignored = set(self.ignore_values)
         remaining = [int(value) for value in present if int(value) not in ignored]
         if self.binary or self.values == tuple((index,) for index in range(self.num_classes)):
-            return said, advise_values(remaining, self.num_classes, binary=self.binary)
+            return said, suggest_fix(remaining, self.num_classes, binary=self.binary)
         return said, "correct the masks, or add the values to their classes or to 'ignore' in classes.json"
 
     def encode(self, label: np.ndarray | Tensor) -> Image.Image:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from guided_diffusion.data.masks.advice import advise_colors, advise_values, describe_colors, describe_values
+from guided_diffusion.data.masks.advice import advise_colors, describe_colors, describe_values, suggest_fix
 from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile
-from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, Kind, LabelEncoding, RawMask
+from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding, MaskFormat, RawMask
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.scan.problems import Problem
 
@@ -19,7 +19,7 @@ Groups = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """What the scan keeps of one mask: its distinct codes (`raw.codes`, sorted, [K]) and their pixel counts [K]."""
+    """What the scan keeps of one mask: its distinct codes (`raw.values`, sorted, [K]) and their pixel counts [K]."""
 
     path: str
     raw: RawMask
@@ -27,7 +27,7 @@ class MaskFacts:
 
 
 @dataclass(frozen=True)
-class LabelOptions:
+class ClassOptions:
     """What the user says of the labels: number of classes, and one more mask value that stands for no class."""
 
     num_classes: int | None = None
@@ -36,12 +36,12 @@ class LabelOptions:
 
 def present_values(masks: Iterable[MaskFacts]) -> np.ndarray:
     """Return the sorted distinct values of all masks that hold values (not colours)."""
-    found = [values for mask in masks if (values := mask.raw.values) is not None]
+    found = [values for mask in masks if (values := mask.raw.class_values) is not None]
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
-def resolve_encoding(
-    mode: DatasetMode, classes: ClassesFile | None, masks: Sequence[MaskFacts], options: LabelOptions
+def infer_encoding(
+    mode: DatasetMode, classes: ClassesFile | None, masks: Sequence[MaskFacts], options: ClassOptions
 ) -> tuple[LabelEncoding | None, list[Problem]]:
     """Return the encoding of a dataset, or None and the fatal problems that leave it undetermined.
 
@@ -83,12 +83,12 @@ def _colors_without_map(classes: ClassesFile | None, masks: Sequence[MaskFacts])
     """Return the one problem of a dataset with coloured masks and no colour map, with the map to write."""
     if classes is not None and any(classes.colors):
         return None
-    coloured = [mask for mask in masks if mask.raw.values is None]
+    coloured = [mask for mask in masks if mask.raw.class_values is None]
     if not coloured:
         return None
     pixels: Counter[int] = Counter()
     for mask in coloured:
-        pixels.update(dict(zip(mask.raw.codes.tolist(), mask.counts.tolist(), strict=True)))
+        pixels.update(dict(zip(mask.raw.values.tolist(), mask.counts.tolist(), strict=True)))
     colors = [color for color, _ in pixels.most_common()]
     found = (
         f"RGB mask without a colour map ({len(coloured)} of {len(masks)} masks); "
@@ -98,7 +98,7 @@ def _colors_without_map(classes: ClassesFile | None, masks: Sequence[MaskFacts])
 
 
 def _ignore_values(
-    mode: DatasetMode, classes: ClassesFile | None, options: LabelOptions, *, colors_only: bool
+    mode: DatasetMode, classes: ClassesFile | None, options: ClassOptions, *, colors_only: bool
 ) -> tuple[tuple[int, ...], list[Problem]]:
     """Return the values that stand for no class, from the mode, classes.json and the option."""
     values = [*mode.ignore, *(classes.ignore_values if classes else ())]
@@ -115,7 +115,7 @@ def _ignore_values(
 
 
 def _class_count(
-    mode: DatasetMode, classes: ClassesFile | None, options: LabelOptions, present: np.ndarray
+    mode: DatasetMode, classes: ClassesFile | None, options: ClassOptions, present: np.ndarray
 ) -> tuple[int | None, list[Problem]]:
     """Return the number of classes on which mode, classes.json and option agree."""
     asked, listed = options.num_classes, len(classes.names) if classes else None
@@ -135,7 +135,7 @@ def _class_count(
         found = f"not set, and there is no {FILE_NAME}"
         if present.size:
             found += f"; the masks have values {describe_values(present)}"
-        remedy = advise_values(present, None, binary=False) if present.size else "set it"
+        remedy = suggest_fix(present, None, binary=False) if present.size else "set it"
         problems.append(Problem("num_classes", found, remedy, "num_classes"))
     elif not 0 < count <= MAX_CLASSES:
         problems.append(Problem("num_classes", f"{count} found", f"use 1 to {MAX_CLASSES} classes", "num_classes"))
@@ -181,11 +181,11 @@ def _binary_value(masks: Sequence[MaskFacts], taken: set[int]) -> tuple[int, Pro
     example = next(mask.path for mask in masks if rarest in _values_list(mask))
     remaining = [int(value) for value in present if value == 0 or int(value) in others]
     found = f"binary masks have the values {describe_values(remaining)} ({rarest} in {counts[rarest]} masks)"
-    return 0, Problem(example, found, advise_values(remaining, 2, binary=True), "values")
+    return 0, Problem(example, found, suggest_fix(remaining, 2, binary=True), "values")
 
 
 def _values_list(mask: MaskFacts) -> list[int]:
-    values = mask.raw.values
+    values = mask.raw.class_values
     return [] if values is None else values.tolist()
 
 
@@ -193,15 +193,15 @@ def _largest(values: Groups) -> int:
     return max((group[0] for group in values), default=0)
 
 
-def _written_form(masks: Sequence[MaskFacts], values: Groups) -> tuple[Kind, bytes | None]:
+def _written_form(masks: Sequence[MaskFacts], values: Groups) -> tuple[MaskFormat, bytes | None]:
     """Return the commonest form of the masks, and the palette of the first that has one if that is the form."""
     kinds = Counter(mask.raw.kind for mask in masks)
-    kind: Kind = kinds.most_common(1)[0][0] if kinds else "grey8"
+    kind: MaskFormat = kinds.most_common(1)[0][0] if kinds else "grey8"
     palette = next((mask.raw.palette for mask in masks if mask.raw.kind == "palette"), None)
     return kind, palette if kind == "palette" else None
 
 
-def _with_form(encoding: LabelEncoding, kind: Kind, palette: bytes | None) -> LabelEncoding:
+def _with_form(encoding: LabelEncoding, kind: MaskFormat, palette: bytes | None) -> LabelEncoding:
     """Return the encoding written in the form `kind`, or unchanged where that form cannot hold its classes."""
     if kind == "rgb" and encoding.colors:
         return replace(encoding, kind="rgb") if all(encoding.colors) else encoding

@@ -18,7 +18,7 @@ from guided_diffusion.data.datasets import image_tensor, size_mismatch
 from guided_diffusion.data.files import open_image, open_mask
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
-from guided_diffusion.data.masks.inference import LabelOptions, MaskFacts, present_values, resolve_encoding
+from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
 from guided_diffusion.data.scan.problems import Problem
@@ -81,7 +81,7 @@ def scan_dataset(
         classes, found = read_classes(data_dir)
         problems += found
         if masks and not found:
-            encoding, found = resolve_encoding(mode, classes, masks, LabelOptions(num_classes, ignore_label))
+            encoding, found = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
             problems += found
     problems += _image_warnings(facts, image_channels)
     if batch_size is not None and 0 < len(pairs) < batch_size:
@@ -157,8 +157,8 @@ def _scan_mask(entry: MaskEntry) -> _Facts:
     if entry.instance is not None:
         try:
             instance = raw_mask(open_mask(entry.instance), entry.instance)
-            if instance.codes.shape != size:
-                problems.append(_size_problem(entry.mask, size, entry.instance, instance.codes.shape))
+            if instance.values.shape != size:
+                problems.append(_size_problem(entry.mask, size, entry.instance, instance.values.shape))
         except DataError as error:
             problems.append(Problem.of(error, "unreadable files"))
     return _Facts(facts, size, "", 65535, tuple(problems))
@@ -167,13 +167,13 @@ def _scan_mask(entry: MaskEntry) -> _Facts:
 def _count_codes(path: str, raw: RawMask) -> MaskFacts:
     """Return the distinct codes of a mask and how many pixels have each."""
     if raw.kind == "rgb":
-        codes, counts = np.unique(raw.codes, return_counts=True)
+        codes, counts = np.unique(raw.values, return_counts=True)
         kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_CODES])
         codes, counts = codes[kept], counts[kept]
     else:
-        every = np.bincount(raw.codes.reshape(-1))
+        every = np.bincount(raw.values.reshape(-1))
         codes = np.flatnonzero(every)
-        counts, codes = every[codes], codes.astype(raw.codes.dtype)
+        counts, codes = every[codes], codes.astype(raw.values.dtype)
     return MaskFacts(path, RawMask(raw.kind, codes, raw.palette), counts)
 
 
@@ -247,10 +247,10 @@ def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remed
     present = present_values(masks)
     problems = []
     for mask in masks:
-        unexpected = mask.raw.codes[encoding.lookup(mask.raw) < 0]
+        unexpected = mask.raw.values[encoding.lookup(mask.raw) < 0]
         if not unexpected.size:
             continue
-        seen = mask.raw.codes if mask.raw.kind == "rgb" else present
+        seen = mask.raw.values if mask.raw.kind == "rgb" else present
         found, judged = encoding.explain(mask.raw.kind, unexpected, seen)
         problems.append(Problem(mask.path, found, remedy or judged, "mask values outside the classes"))
     return problems

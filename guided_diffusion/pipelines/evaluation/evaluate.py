@@ -29,7 +29,7 @@ from guided_diffusion.pipelines.evaluation.report import (
 )
 from guided_diffusion.pipelines.evaluation.segmenter import read_external
 from guided_diffusion.pipelines.evaluation.study import prepare_study
-from guided_diffusion.runtime.distributed import World
+from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import make_folder, write_text
 from guided_diffusion.runtime.logs import library_versions, read_run_record, write_run_record
@@ -39,7 +39,7 @@ REPORT, RECORD, FILTERED = "report.html", "report.json", "filtered"
 METRIC_LIBRARIES = ("segmentation-models-pytorch", "timm", "torch-fidelity", "lpips", "scipy")
 
 
-def evaluate(config: EvaluateConfig, world: World) -> None:
+def evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
     """Check everything that can be checked, train and measure, then write the report."""
     try:
         _evaluate(config, world)
@@ -47,7 +47,7 @@ def evaluate(config: EvaluateConfig, world: World) -> None:
         raise UserError(str(error)) from error
 
 
-def _evaluate(config: EvaluateConfig, world: World) -> None:
+def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
     folder, device, threshold = Path(config.output_dir), world.device, config.quality.filter_below
     refuse_other_output(folder)
     samples = find_samples(config.synthetic_dir)

@@ -70,7 +70,7 @@ def report_page(
     """Return the page: the verdict first, then what it rests on; `shown` samples are in its first pictures."""
     study, sampling = record["study"], data.scanned.folder.config
     scores = {name: values for each in measured for name, values in each.measurement.sample_scores.items()}
-    examples = np.array(visualize.spread(range(len(data.samples)), shown))
+    examples = np.array(visualize.evenly_spaced(range(len(data.samples)), shown))
     sections = [
         *([] if study is None else [study_section(study)]),
         examples_section(sets.triples(examples), sample_captions(scores, examples)),
