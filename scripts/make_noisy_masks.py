@@ -5,12 +5,12 @@
     python scripts/make_noisy_masks.py random --data-dir data/ade20k --dataset-mode ade20k --image-size 256 \\
         --masks-only --output data/ade20k_random
 
-downsample: nearest neighbour down to 64 x 64 pixels (`--size`) and back.
-edge: pixels within L1 distance 2 (`--distance`) of a pixel on a boundary become unlabelled. A pixel is on a boundary
-    where one of its four neighbours has another label.
-random: every pixel becomes unlabelled with probability 0.1 (`--share`).
+downsample: nearest neighbor down to 64 x 64 pixels (`--size`) and back.
+edge: pixels within L1 distance 2 (`--distance`) of a pixel on a boundary become unlabeled. A pixel is on a boundary
+    where one of its four neighbors has another label.
+random: every pixel becomes unlabeled with probability 0.1 (`--share`).
 
-"Unlabelled" is the class of that name where the dataset has one, or the class given by `--unlabelled`; otherwise it is
+"Unlabeled" is the class of that name where the dataset has one, or the class given by `--unlabeled`; otherwise it is
 the null id, written as the dataset's ignore value. Where the dataset has none the largest free value is taken, which
 `sample` has to be told as `ignore_label`.
 
@@ -52,13 +52,13 @@ from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 KINDS = ("downsample", "edge", "random")
 RECORD = "noisy_masks.json"
-UNLABELLED = ("unlabeled", "unlabelled")
+UNLABELED = ("unlabeled", "unlabelled")
 
 Noise = Callable[[Tensor, str], Tensor]  # label [H, W] and the mask's name -> the noisy label [H, W]
 
 
 def downsampled(label: Tensor, size: int) -> Tensor:
-    """Return `label` [H, W] as nearest neighbour scaling to at most `size` x `size` pixels and back leaves it."""
+    """Return `label` [H, W] as nearest neighbor scaling to at most `size` x `size` pixels and back leaves it."""
     rows, columns = (_there_and_back(length, size) for length in label.shape[:2])
     return label[rows[:, None], columns[None, :]]
 
@@ -66,7 +66,7 @@ def downsampled(label: Tensor, size: int) -> Tensor:
 def _there_and_back(length: int, size: int) -> Tensor:
     """Return for each of `length` pixels the one whose value it gets, [length] int64.
 
-    Each way a pixel takes the value at its centre, as in PIL; but in integers, so that a centre between two pixels is
+    Each way a pixel takes the value at its center, as in PIL; but in integers, so that a center between two pixels is
     the right one's everywhere.
     """
     small = min(size, length)
@@ -75,7 +75,7 @@ def _there_and_back(length: int, size: int) -> Tensor:
 
 
 def near_boundary(label: Tensor, distance: int) -> Tensor:
-    """Return [H, W] booleans: pixels within L1 `distance` of one whose label differs from a 4-neighbour's."""
+    """Return [H, W] booleans: pixels within L1 `distance` of one whose label differs from a 4-neighbor's."""
     near = edges_from_instances(label)
     for _ in range(distance):
         grown = near.clone()
@@ -95,33 +95,33 @@ def random_pixels(size: Sequence[int], share: float, seed: int, name: str) -> Te
     return torch.from_numpy(drawn < share)
 
 
-def build_noise(arguments: argparse.Namespace, unlabelled: int) -> Noise:
-    """Return the noise that the command line asks for; `unlabelled` is what vanishing labels become."""
+def build_noise(arguments: argparse.Namespace, unlabeled: int) -> Noise:
+    """Return the noise that the command line asks for; `unlabeled` is what vanishing labels become."""
 
     def noise(label: Tensor, name: str) -> Tensor:
         if arguments.kind == "downsample":
             return downsampled(label, arguments.size)
         if arguments.kind == "edge":
-            return label.masked_fill(near_boundary(label, arguments.distance), unlabelled)
-        return label.masked_fill(random_pixels(label.shape, arguments.share, arguments.seed, name), unlabelled)
+            return label.masked_fill(near_boundary(label, arguments.distance), unlabeled)
+        return label.masked_fill(random_pixels(label.shape, arguments.share, arguments.seed, name), unlabeled)
 
     return noise
 
 
-def find_unlabelled(encoding: LabelEncoding, given: str | None) -> int:
-    """Return the class id of unlabelled pixels: of the class `given` (index or name), of "unlabelled", or the null id.
+def find_unlabeled(encoding: LabelEncoding, given: str | None) -> int:
+    """Return the class id of unlabeled pixels: of the class `given` (index or name), of that name, or the null id.
 
     Raises ConfigError where there is no class `given`.
     """
     names = list(encoding.names)
     if given is None:
-        return next((names.index(name) for name in UNLABELLED if name in names), encoding.num_classes)
+        return next((names.index(name) for name in UNLABELED if name in names), encoding.num_classes)
     if given in names:
         return names.index(given)
     if given.isdecimal() and int(given) < encoding.num_classes:
         return int(given)
     raise ConfigError(
-        f"--unlabelled: {given!r} is no class; give a name or an index from 0 to {encoding.num_classes - 1}"
+        f"--unlabeled: {given!r} is no class; give a name or an index from 0 to {encoding.num_classes - 1}"
     )
 
 
@@ -131,8 +131,8 @@ def writable(encoding: LabelEncoding) -> LabelEncoding:
         return encoding.with_ignore()
     except DataError:
         raise DataError(
-            "--unlabelled: every mask value stands for a class, so that none is left for pixels of no class; name the "
-            "class that unlabelled pixels get"
+            "--unlabeled: every mask value stands for a class, so that none is left for pixels of no class; name the "
+            "class that unlabeled pixels get"
         ) from None
 
 
@@ -154,8 +154,8 @@ def make(arguments: argparse.Namespace) -> None:
     if output.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--output: {arguments.output} is in the dataset itself; choose another folder")
     report, own = open_split(arguments)
-    unlabelled = find_unlabelled(own, arguments.unlabelled)
-    needs_ignore = unlabelled == own.num_classes and arguments.kind != "downsample"
+    unlabeled = find_unlabeled(own, arguments.unlabeled)
+    needs_ignore = unlabeled == own.num_classes and arguments.kind != "downsample"
     resize = arguments.resize or get_mode(arguments.dataset_mode).resize
     borders = resize == "pad" and arguments.image_size is not None
     encoding = writable(own) if needs_ignore or borders else own
@@ -165,7 +165,7 @@ def make(arguments: argparse.Namespace) -> None:
     for target in targets:
         if target.exists():
             raise ConfigError(f"{target}: is there already; choose an empty --output, or delete this one")
-    noise = build_noise(arguments, unlabelled)
+    noise = build_noise(arguments, unlabeled)
     size = arguments.image_size
     transform = None if size is None else JointTransform((size[0], size[-1]), resize, train=False)
     write = partial(_write_pair, arguments=arguments, encoding=encoding, noise=noise, transform=transform)
@@ -175,8 +175,8 @@ def make(arguments: argparse.Namespace) -> None:
     record = {key: value for key, value in vars(arguments).items() if key != "output"}
     write_text(output / RECORD, json.dumps(record, indent=2) + "\n")
     print(f"{arguments.kind} noise in {len(pairs)} masks: {output}")
-    if unlabelled < own.num_classes and arguments.kind != "downsample":
-        print(f"unlabelled pixels are of class {unlabelled} ({own.names[unlabelled]})")
+    if unlabeled < own.num_classes and arguments.kind != "downsample":
+        print(f"unlabeled pixels are of class {unlabeled} ({own.names[unlabeled]})")
     if encoding is not own:
         _announce_value(encoding)
 
@@ -185,9 +185,9 @@ def _announce_value(encoding: LabelEncoding) -> None:
     """Say what pixels of no class were written as where the dataset itself has no value for them."""
     if encoding.kind == "rgb":
         print(
-            f"pixels of no class are written as {encoding.ignore_colors[0]}, for which the dataset has no colour: a "
+            f"pixels of no class are written as {encoding.ignore_colors[0]}, for which the dataset has no color: a "
             "model reads these masks if it was trained with that as 'ignore' in classes.json; or name a class by "
-            "--unlabelled"
+            "--unlabeled"
         )
     else:
         value = encoding.ignore_values[0]
@@ -269,7 +269,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", choices=["train", "test"])
     parser.add_argument("--num-classes", type=_positive, help="where the dataset does not say it")
     parser.add_argument("--ignore-label", type=int, help="mask value of pixels of no class")
-    parser.add_argument("--unlabelled", metavar="CLASS", help="name or index of the class of unlabelled pixels")
+    parser.add_argument(
+        "--unlabeled", "--unlabelled", metavar="CLASS", help="name or index of the class of unlabeled pixels"
+    )
     parser.add_argument("--masks-only", action="store_true", help="a folder of masks, for mask_dir")
     parser.add_argument(
         "--image-size",

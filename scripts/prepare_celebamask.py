@@ -62,7 +62,7 @@ def merge(parts: Mapping[int, NDArray[np.bool_]]) -> NDArray[np.uint8]:
 
 
 def enlarge(label: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Return the label map at another size: every pixel takes the value at its centre."""
+    """Return the label map at another size: every pixel takes the value at its center."""
     transform = JointTransform((height, width), "squash", train=False)
     placed = transform.place((label.shape[0], label.shape[1])).mask(torch.from_numpy(label), 0)
     return placed.numpy()
@@ -138,7 +138,7 @@ def read_label(face: Face) -> NDArray[np.uint8]:
 
 
 def _is_part(path: str) -> NDArray[np.bool_]:
-    """Return where a mask, black and white and usually saved in colour, is not black."""
+    """Return where a mask, black and white and usually saved in color, is not black."""
     array = np.asarray(open_mask(path).convert("RGB"))
     # Several times as fast as any(axis=2).
     return (array[..., 0] | array[..., 1] | array[..., 2]) != 0

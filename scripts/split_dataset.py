@@ -36,7 +36,7 @@ SHOWN_VALUES = 30
 
 
 def values_in(path: str) -> tuple[int, ...]:
-    """Return the distinct values of a mask file in order: grey values, palette indices, or colours as 0xRRGGBB."""
+    """Return the distinct values of a mask file in order: gray values, palette indices, or colors as 0xRRGGBB."""
     return tuple(np.unique(raw_mask(open_mask(path), path).values).tolist())
 
 

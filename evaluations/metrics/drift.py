@@ -113,8 +113,8 @@ def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
     alone.
     """
     _check(real, synthetic)
-    grey = all((each.images == each.images[..., :1]).all() for each in (real, synthetic))
-    kept, channels = (slice(1), ("grey",)) if grey else (slice(None), ("red", "green", "blue"))
+    gray = all((each.images == each.images[..., :1]).all() for each in (real, synthetic))
+    kept, channels = (slice(1), ("grey",)) if gray else (slice(None), ("red", "green", "blue"))
     (real_means, real_stds), (means, stds) = (channel_moments(each.images[..., kept]) for each in (real, synthetic))
     (real_areas, real_shown), (areas, shown) = (
         class_areas(each.labels, each.num_classes) for each in (real, synthetic)
@@ -208,8 +208,8 @@ def spectra(images: Images) -> Spectra:
     frequency = np.arange(1, shorter // 2 + 1) / shorter
     radial, high = [], []
     for image in images:
-        grey = image.mean(-1)
-        centered = grey - (grey * window).sum() / window.sum()
+        gray = image.mean(-1)
+        centered = gray - (gray * window).sum() / window.sum()
         power = np.abs(np.fft.fft2(centered * window)) ** 2 / np.square(window).sum()
         sums = np.bincount(bins, power.ravel())[1 : len(frequency) + 1]
         radial.append(sums / np.bincount(bins)[1 : len(frequency) + 1])
@@ -269,7 +269,7 @@ def _area(real: Values, synthetic: Values, real_shown: NDArray[np.bool_], shown:
 
 def _mean_line(channel: str, found: Statistic) -> str:
     return (
-        f"{channel} is {abs(found.change):.1f} grey levels {'brighter' if found.change > 0 else 'darker'} than in the "
+        f"{channel} is {abs(found.change):.1f} gray levels {'brighter' if found.change > 0 else 'darker'} than in the "
         f"real images ({found.synthetic:.1f} against {found.real:.1f}; their own images vary by {found.spread:.1f}): "
         "lower the guidance scale, sample with more steps or train longer"
     )
@@ -279,7 +279,7 @@ def _std_line(channel: str, found: Statistic) -> str:
     more = found.change > 0
     return (
         f"{channel} has {'more' if more else 'less'} contrast than in the real images (standard deviation "
-        f"{found.synthetic:.1f} against {found.real:.1f} grey levels): "
+        f"{found.synthetic:.1f} against {found.real:.1f} gray levels): "
         + ("lower the guidance scale or train longer" if more else "train longer or sample with more steps")
     )
 
@@ -333,8 +333,8 @@ class DriftMetric(Metric[DriftFound]):
         """Return the real values beside those of the samples."""
         drift, names = measurement.result.drift, measurement.result.class_names
         compared = {
-            "Channel means": (drift.channels, drift.mean, "grey levels"),
-            "Channel standard deviations": (drift.channels, drift.std, "grey levels"),
+            "Channel means": (drift.channels, drift.mean, "gray levels"),
+            "Channel standard deviations": (drift.channels, drift.std, "gray levels"),
             "Class areas": (names, drift.areas, "share of the pixels"),
         }
         figures = []

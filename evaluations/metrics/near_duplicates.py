@@ -209,14 +209,14 @@ class NearDuplicatesMetric(Metric[NearDuplicatesFound]):
         result = found.result
         text = [
             f"{int(result.flagged.sum())} of {len(result.score)} samples are suspected copies of a training image: "
-            "much nearer to one than to its neighbours, compared with how training images lie among themselves, flips "
+            "much nearer to one than to its neighbors, compared with how training images lie among themselves, flips "
             f"and turns included. The same rule flags {percent(result.real_share)} % of the real test images and "
             f"{percent(result.training_share)} % of the training images among the others: what near-duplicates in "
             "the data alone give.",
             f"Distances: of pixels (whole image, and its best three quarters); features: {found.features}.",
         ]
         chart = charts.distance_histogram(
-            found.training, found.samples, None, "distance to the nearest training image, grey levels"
+            found.training, found.samples, None, "distance to the nearest training image, gray levels"
         )
         scores = [f"{result.score[i]:.2f}" + (" (suspected)" if result.flagged[i] else "") for i in found.closest]
         caption = "Training images are turned as they match best. Below 1 a sample is suspected: " + ", ".join(scores)

@@ -61,8 +61,8 @@ def nearest(samples: Images, training: Images, *, device: str | torch.device = "
     if samples.shape[1:] != training.shape[1:]:
         (height, width), (training_height, training_width) = samples.shape[1:3], training.shape[1:3]
         raise EvaluationError(
-            f"memorisation: images of {width} x {height} and training images of {training_width} x {training_height} "
-            "pixels; bring both to one size"
+            f"near-duplicates: images of {width} x {height} and training images of {training_width} x "
+            f"{training_height} pixels; bring both to one size"
         )
     return _nearest_pixels(samples, training, device, leave_one_out=False)
 
@@ -116,11 +116,11 @@ def _nearest_features(
 def _check_counts(num_samples: int, num_training: int) -> None:
     if num_training < FEWEST_TRAINING:
         raise EvaluationError(
-            f"memorisation: {num_training} training image(s) found, at least {FEWEST_TRAINING} are needed to tell "
+            f"near-duplicates: {num_training} training image(s) found, at least {FEWEST_TRAINING} are needed to tell "
             "which distances are usual; add images or leave this measurement out"
         )
     if not num_samples:
-        raise EvaluationError("memorisation: no images to hold against the training images; sample some first")
+        raise EvaluationError("near-duplicates: no images to hold against the training images; sample some first")
 
 
 def _search(

@@ -98,7 +98,7 @@ def _train(
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"the loss of the segmentation model is {loss.item()} after {step} steps")
             found = scores(evaluate_segmenter(model, validation, plan.batch_size, device)).miou
-            found = 0.0 if math.isnan(found) else found  # validation images without any labelled pixel
+            found = 0.0 if math.isnan(found) else found  # validation images without any labeled pixel
             if found >= best[0]:  # of equal ones the later, which has seen more
                 best = (found, step, {name: value.detach().clone() for name, value in model.state_dict().items()})
             model.train()

@@ -38,7 +38,7 @@ class ViewOptions(OptionGroup):
         "side, or [height, width], of the images compared and segmented; multiples of 32 where models are trained; "
         + AS_SAMPLES,
     )
-    image_channels: Literal[1, 3] | None = option(None, f"1 looks at grey images, 3 at RGB; {AS_SAMPLES}")
+    image_channels: Literal[1, 3] | None = option(None, f"1 looks at gray images, 3 at RGB; {AS_SAMPLES}")
     resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_GEOMETRY['resize'].description}; {AS_SAMPLES}")
 
 
@@ -58,12 +58,14 @@ class StudyOptions(OptionGroup):
     )
     ratios: FloatTuple = option((0.5, 1.0, 2.0), "synthetic images for each real one, an arm for each")
     synthetic_only: bool = option(True, "an arm with synthetic images alone")
-    rivals: bool = option(True, "arms with what else could be done: usual augmentation, copy-paste of defects")
+    baselines: bool = option(
+        True, "arms with what else could be done: standard augmentation, copy-paste of defects", former="rivals"
+    )
     augment_all: bool = option(
         False, "the usual augmentation in all arms: do the samples help on top of it, not in its place?"
     )
     seeds: int = option(3, "repeats of each arm", ge=1, le=100)
-    train_steps: int = option(2000, "optimisation steps of each model, the same for all arms", ge=1)
+    train_steps: int = option(2000, "optimization steps of each model, the same for all arms", ge=1)
     batch_size: int = option(16, "images of a step", ge=2)
     lr: float = option(5e-4, "largest learning rate of AdamW", gt=0)
     validation_share: float = option(0.2, "share of the training images that chooses the best state", gt=0, lt=1)
@@ -106,7 +108,7 @@ class QualityOptions(OptionGroup):
     diversity_dir: str = option(
         "", 'samples with several a mask, for LPIPS diversity (published: 10); "": synthetic_dir', path=True
     )
-    memorisation: bool = option(True, "look for training images among the samples")
+    near_duplicates: bool = option(True, "look for training images among the samples", former="memorisation")
     report_images: int = option(12, "samples shown in the report's pictures", ge=1, le=200)
 
     def check(self) -> Iterator[Problem]:

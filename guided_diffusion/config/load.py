@@ -77,6 +77,7 @@ def take_keys(action: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], s
     values = dict(values)
     schema = str(values.pop("$schema", ""))
     kind = ACTIONS[action]
+    values = {kind.former_keys().get(key, key): value for key, value in values.items()}
     others = {name: other for name, other in ACTIONS.items() if name != action}
     foreign = [key for key in values if key not in kind.fields() and any(key in o.fields() for o in others.values())]
     whole = [name for name, other in others.items() if foreign and values.keys() <= other.fields().keys()]
@@ -114,7 +115,14 @@ def read_config(
     unknown: what is said of a key that it does not have. Raises ConfigError as `load_config` does.
     """
     explain_unknown = unknown or partial(_unknown_keyword, kind)
-    found = [(key, explain_unknown(key)) for key in values if key not in kind.fields()]
+    former = kind.former_keys()
+    found = [
+        (key, f"{key} is now called {former[key]}, and both are given: keep {former[key]}")
+        for key in values
+        if former.get(key) in values
+    ]
+    values = {former.get(key, key): value for key, value in values.items()}
+    found += [(key, explain_unknown(key)) for key in values if key not in kind.fields()]
     known = {key: value for key, value in values.items() if key in kind.fields()}
     try:
         config = kind.from_flat(known)

@@ -12,22 +12,22 @@ from guided_diffusion.data.options import DEFAULT_ETA_SCALE
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import atomic_write
 
-UNLABELLED = ("unlabelled", "unlabeled")
-"""Names of a class that stands for "not labelled"."""
+UNLABELED = ("unlabelled", "unlabeled")
+"""Names of a class that stands for "not labeled"."""
 
 MIN_ETA = 1.0
 """The process has no smaller eta: a class at 1 or below is nulled at the rate tau, the fastest there is."""
 
 
-def unlabelled_classes(names: Sequence[str]) -> tuple[int, ...]:
-    """Return the ids of the classes in `names` that stand for "not labelled"."""
-    return tuple(index for index, name in enumerate(names) if name in UNLABELLED)
+def unlabeled_classes(names: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids of the classes in `names` that stand for "not labeled"."""
+    return tuple(index for index, name in enumerate(names) if name in UNLABELED)
 
 
-def load_eta(path: str | Path, num_classes: int, *, unlabelled: Sequence[int] = ()) -> NDArray[np.float64]:
+def load_eta(path: str | Path, num_classes: int, *, unlabeled: Sequence[int] = ()) -> NDArray[np.float64]:
     """Return eta, [num_classes] float64 above 0, from a file of the published layout: a `.npy` of one number a class.
 
-    unlabelled: classes that stand for "not labelled", whose entries are not read but 1 (for the last class of ADE20K
+    unlabeled: classes that stand for "not labeled", whose entries are not read but 1 (for the last class of ADE20K
         and COCO-Stuff the published code likewise puts 0.5 in the place of what the file has: the same process).
 
     Raises DataError naming the file where it is no such file, has other classes, or numbers that cannot be.
@@ -46,7 +46,7 @@ def load_eta(path: str | Path, num_classes: int, *, unlabelled: Sequence[int] = 
             f"{path}: has shape {list(stored.shape)}, but there are {num_classes} classes; write one number for each"
         )
     eta = stored.astype(np.float64)
-    eta[list(unlabelled)] = MIN_ETA
+    eta[list(unlabeled)] = MIN_ETA
     wrong = np.flatnonzero(~(np.isfinite(eta) & (eta > 0)))
     if wrong.size:
         raise DataError(f"{path}: has {eta[wrong[0]]} for class {wrong[0]}; eta must be finite and above 0")
@@ -64,7 +64,7 @@ def eta_from_statistics(
     image_frequency: Sequence[float] | NDArray[np.float64],
     scale: float = DEFAULT_ETA_SCALE,
     *,
-    unlabelled: Sequence[int] = (),
+    unlabeled: Sequence[int] = (),
 ) -> NDArray[np.float64]:
     """Return eta, [K] float64 of at least 1: scale * (-ln image_frequency) / pixel_share.
 
@@ -73,7 +73,7 @@ def eta_from_statistics(
 
     pixel_share: [K] in [0, 1], of the pixels of all training masks. image_frequency: [K] in [0, 1], of the masks that
         have the class.
-    unlabelled: classes that stand for "not labelled", which get 1.
+    unlabeled: classes that stand for "not labeled", which get 1.
 
     A class in every mask has no -ln, and gets 1 as all do whose eta would be less: the process is the same. A class in
     no mask gets the largest eta of the others, as of all it is the rarest.
@@ -91,8 +91,8 @@ def eta_from_statistics(
         raise DataError("masks: none has a pixel of any class, so that eta cannot be computed; give a file of eta")
     eta = np.full(share.shape, MIN_ETA)
     eta[present] = np.maximum(scale * -np.log(frequency[present]) / share[present], MIN_ETA)
-    eta[list(unlabelled)] = MIN_ETA
+    eta[list(unlabeled)] = MIN_ETA
     absent = ~present
-    absent[list(unlabelled)] = False
+    absent[list(unlabeled)] = False
     eta[absent] = eta.max()
     return eta

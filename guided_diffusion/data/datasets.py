@@ -44,7 +44,7 @@ class ExampleKey(NamedTuple):
 def read_image(path: str | Path, channels: Literal[1, 3]) -> Tensor:
     """Return the picture as uint8 [channels, H, W], turned upright as its EXIF orientation says.
 
-    Transparent pixels are composited over black, 16-bit grey is scaled from 0..65535 to 0..255, colours become grey by
+    Transparent pixels are composited over black, 16-bit gray is scaled from 0..65535 to 0..255, colors become gray by
     the ITU-R 601 luma. Raises DataError for what cannot be decoded.
     """
     return image_tensor(open_image(path), channels, str(path))

@@ -15,7 +15,7 @@ from guided_diffusion.runtime.errors import DataError
 # What PIL raises for files that are not the picture they claim to be.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
-_LOW_DEPTH = {"L;2": 85, "L;4": 17}  # PIL stretches grey of 2 and 4 bits to 0..255 by these factors
+_LOW_DEPTH = {"L;2": 85, "L;4": 17}  # PIL stretches gray of 2 and 4 bits to 0..255 by these factors
 _DEEP_COLOR = ("RGB;16B", "RGBA;16B", "LA;16B")  # PIL keeps only the high byte of these
 
 
@@ -67,7 +67,7 @@ def open_image(path: str | Path) -> Image.Image:
 def open_mask(path: str | Path) -> Image.Image:
     """Return the decoded label picture with its sample values as they are stored in the file.
 
-    PIL stretches grey PNGs of 2 and 4 bits to 0..255; this is undone. Colours of 16 bits lose their low byte in PIL
+    PIL stretches gray PNGs of 2 and 4 bits to 0..255; this is undone. Colors of 16 bits lose their low byte in PIL
     and are refused with a DataError, as are JPEGs, whose compression changes labels, and what `open_image` refuses.
     """
     image, raw_mode = _load(path)
@@ -77,9 +77,7 @@ def open_mask(path: str | Path) -> Image.Image:
             "export the masks anew as PNG"
         )
     if raw_mode in _DEEP_COLOR:
-        raise DataError(
-            f"{path}: mask has 16 bits per colour channel; save it as 8-bit RGB, palette or 16-bit grey PNG"
-        )
+        raise DataError(f"{path}: mask has 16 bits per color channel; save it as 8-bit RGB, palette or 16-bit gray PNG")
     if raw_mode in _LOW_DEPTH:
         factor = _LOW_DEPTH[raw_mode]
         return image.point([value // factor for value in range(256)])

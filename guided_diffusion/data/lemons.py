@@ -2,7 +2,7 @@
 
 A lemon is a height field: the smooth union of three ellipsoids (a body and two tips), lit by one lamp. Its defects are
 patches around points of that surface, so they shrink towards the outline as on a real fruit. Every picture is drawn at
-`SUPERSAMPLING` times its size and averaged down; its mask is taken at the pixel centres.
+`SUPERSAMPLING` times its size and averaged down; its mask is taken at the pixel centers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLASSES = ("background", "lemon", "blemish", "mould", "gangrene")
 BACKGROUND, LEMON, BLEMISH, MOULD, GANGRENE = range(len(CLASSES))
 
 MARKER = "demo.json"
-SUPERSAMPLING = 3  # odd: the middle sample of a block is the centre of its pixel
+SUPERSAMPLING = 3  # odd: the middle sample of a block is the center of its pixel
 MIN_SIZE = 16
 
 # Every combination of defects equally often: each defect in half of the pictures, one lemon in eight is healthy.
@@ -32,7 +32,7 @@ _COMBINATIONS = tuple(
 )
 _VERSION = 1  # of the drawing; raised when the same parameters give other pictures
 
-# [S, S] unless said otherwise, S = size * SUPERSAMPLING. Lengths are in units of the picture's side, colours in 0..1.
+# [S, S] unless said otherwise, S = size * SUPERSAMPLING. Lengths are in units of the picture's side, colors in 0..1.
 Field = NDArray[np.float32]
 
 
@@ -41,7 +41,7 @@ def write_demo_dataset(
 ) -> None:
     """Write `<folder>/{train,test}/{images,masks}/<name>.png`, `classes.json` and a record of the parameters.
 
-    Images are 8-bit RGB, masks 8-bit grey holding the class index, both `size` x `size` pixels. The same parameters
+    Images are 8-bit RGB, masks 8-bit gray holding the class index, both `size` x `size` pixels. The same parameters
     give the same bytes. The dataset appears under its name only when it is whole; one that is already there with
     the same parameters is kept as it is.
 
@@ -91,20 +91,20 @@ def draw_lemon(
     # The rim keeps a defect more than a pixel inside the outline, in the picture as in the mask.
     fields = {kind: _patch_field(patches[kind], kind, u, v, height, depth - 1.5 / size, rng) for kind in defects}
 
-    colour = _peel_colour(u / shape.half_length, side, rng)
+    color = _peel_color(u / shape.half_length, side, rng)
     relief = height + _peel_relief(side, rng)
     gloss = np.full_like(height, 0.34)
     for kind, inside in fields.items():
-        colour, relief, gloss = _apply_defect(kind, inside, colour, relief, gloss, rng)
+        color, relief, gloss = _apply_defect(kind, inside, color, relief, gloss, rng)
     lamp = _lamp(rng)
-    lemon = _shade(colour, relief, gloss, lamp)
+    lemon = _shade(color, relief, gloss, lamp)
     picture = _mix(_backdrop(shape, x, y, lamp, rng), lemon, _smoothstep(-0.5 / side, 0.5 / side, depth))
 
     mask = np.where(depth > 0, np.uint8(LEMON), np.uint8(BACKGROUND))
     for kind, inside in fields.items():
         mask[inside > 0] = kind
-    centre = SUPERSAMPLING // 2
-    return _average_down(picture, size), mask[centre::SUPERSAMPLING, centre::SUPERSAMPLING]
+    center = SUPERSAMPLING // 2
+    return _average_down(picture, size), mask[center::SUPERSAMPLING, center::SUPERSAMPLING]
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -168,7 +168,7 @@ def _write_split(folder: Path, split: int, count: int, size: int, seed: int) -> 
 class _Lemon:
     """Outline of one lemon; lengths in units of the picture's side."""
 
-    centre: tuple[float, float]
+    center: tuple[float, float]
     angle: float  # of the long axis, radians
     half_length: float  # of the body, without its tips
     half_width: float
@@ -187,9 +187,9 @@ class _Lemon:
         return _Lemon((x, y), rng.uniform(0, 2 * np.pi), half_length, half_width, tips)
 
     def local(self, x: Field, y: Field) -> tuple[Field, Field]:
-        """Return the coordinates along and across the long axis, from the centre."""
+        """Return the coordinates along and across the long axis, from the center."""
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
-        dx, dy = x - np.float32(self.centre[0]), y - np.float32(self.centre[1])
+        dx, dy = x - np.float32(self.center[0]), y - np.float32(self.center[1])
         return dx * cos + dy * sin, dy * cos - dx * sin
 
     def depth(self, u: Field, v: Field) -> Field:
@@ -218,8 +218,8 @@ def _height(depth: Field, half_width: float) -> Field:
 
 
 def _pixel_grid(side: int) -> tuple[Field, Field]:
-    centres = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
-    y, x = np.meshgrid(centres, centres, indexing="ij")
+    centers = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
+    y, x = np.meshgrid(centers, centers, indexing="ij")
     return x, y
 
 
@@ -263,7 +263,7 @@ def _patch_field(
     rim: Field,
     rng: np.random.Generator,
 ) -> Field:
-    """Return a field that is positive inside the defect: 1 at a patch's centre, 0 on its ragged edge.
+    """Return a field that is positive inside the defect: 1 at a patch's center, 0 on its ragged edge.
 
     Distances are measured in three dimensions, on the surface's points, which foreshortens patches near the outline.
     rim: depth below which no defect may lie.
@@ -272,10 +272,10 @@ def _patch_field(
     ragged = {BLEMISH: 0.12, MOULD: 0.16, GANGRENE: 0.18}[kind]
     wobble = _noise(side, 18 if kind == BLEMISH else 7, rng) + np.float32(0.5) * _noise(side, 22, rng)
     field = np.full_like(u, -np.inf)
-    for centre_u, centre_v, radius in patches:
-        nearest = np.argmin((u - np.float32(centre_u)) ** 2 + (v - np.float32(centre_v)) ** 2)
+    for center_u, center_v, radius in patches:
+        nearest = np.argmin((u - np.float32(center_u)) ** 2 + (v - np.float32(center_v)) ** 2)
         rise = height - height.flat[nearest]
-        distance = np.sqrt((u - np.float32(centre_u)) ** 2 + (v - np.float32(centre_v)) ** 2 + rise * rise)
+        distance = np.sqrt((u - np.float32(center_u)) ** 2 + (v - np.float32(center_v)) ** 2 + rise * rise)
         field = np.maximum(field, 1 - distance / np.float32(radius))
     limit = rim / np.float32(max(radius for *_, radius in patches))
     # Strongest on the edge: the core stays whole, and no islands are torn off outside.
@@ -284,9 +284,9 @@ def _patch_field(
 
 
 def _apply_defect(
-    kind: int, inside: Field, colour: Field, relief: Field, gloss: Field, rng: np.random.Generator
+    kind: int, inside: Field, color: Field, relief: Field, gloss: Field, rng: np.random.Generator
 ) -> tuple[Field, Field, Field]:
-    """Return peel colour [S, S, 3], relief and gloss with one defect laid over them.
+    """Return peel color [S, S, 3], relief and gloss with one defect laid over them.
 
     The cover is one half where `inside` is 0, so the visible edge is the mask's.
     """
@@ -295,21 +295,21 @@ def _apply_defect(
     if kind == BLEMISH:
         cover = _smoothstep(-0.28, 0.28, inside) * np.float32(0.92)
         spot = _tint(_rgb(172, 92, 34), _rgb(116, 54, 18), _smoothstep(0.0, 0.7, inside))
-        return _mix(colour, spot, cover), relief - cover * np.float32(0.003), gloss * (1 - cover)
+        return _mix(color, spot, cover), relief - cover * np.float32(0.003), gloss * (1 - cover)
     if kind == MOULD:
         cover = _smoothstep(-0.24, 0.24, inside + np.float32(0.10) * grain)
-        # Spores ripen from the middle: grey-green there, white threads at the edge.
+        # Spores ripen from the middle: gray-green there, white threads at the edge.
         ripe = _smoothstep(0.14, 0.52, inside + np.float32(0.10) * _noise(side, 14, rng))
         fuzz = _tint(_rgb(236, 240, 230), _rgb(112, 150, 128), ripe) * (1 + np.float32(0.07) * grain)[..., None]
         swell = cover * np.float32(0.008) + np.float32(0.0022) * cover * grain
-        return _mix(colour, fuzz, cover), relief + swell, gloss * (1 - cover)
+        return _mix(color, fuzz, cover), relief + swell, gloss * (1 - cover)
     cover = _smoothstep(-0.16, 0.16, inside)
     rot = _tint(_rgb(92, 54, 30), _rgb(44, 28, 22), _smoothstep(0.05, 0.55, inside + np.float32(0.10) * grain))
     sunken = _smoothstep(-0.1, 0.5, inside) * np.float32(0.022) + np.float32(0.0016) * cover * _noise(side, 24, rng)
-    return _mix(colour, rot, cover), relief - sunken, gloss * (1 - np.float32(0.75) * cover)
+    return _mix(color, rot, cover), relief - sunken, gloss * (1 - np.float32(0.75) * cover)
 
 
-# ---------------------------------------------------------------------------------------- colours and light
+# ---------------------------------------------------------------------------------------- colors and light
 
 
 def _rgb(red: int, green: int, blue: int) -> Field:
@@ -317,7 +317,7 @@ def _rgb(red: int, green: int, blue: int) -> Field:
 
 
 def _tint(first: Field, second: Field, share: Field) -> Field:
-    """Return [S, S, 3]: colours between `first` and `second` ([3] each), `share` [S, S] of the second."""
+    """Return [S, S, 3]: colors between `first` and `second` ([3] each), `share` [S, S] of the second."""
     return first + (second - first) * share[..., None]
 
 
@@ -338,7 +338,7 @@ def _noise(side: int, cells: int, rng: np.random.Generator) -> Field:
     return np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC, box=edge))
 
 
-def _peel_colour(along: Field, side: int, rng: np.random.Generator) -> Field:
+def _peel_color(along: Field, side: int, rng: np.random.Generator) -> Field:
     """Return [S, S, 3]: yellow to yellow-green, greener towards the tips and in faint clouds.
 
     along: position on the long axis, -1 and 1 at the body's ends.
@@ -360,7 +360,7 @@ def _lamp(rng: np.random.Generator) -> Field:
     return lamp.astype(np.float32)
 
 
-def _shade(colour: Field, relief: Field, gloss: Field, lamp: Field) -> Field:
+def _shade(color: Field, relief: Field, gloss: Field, lamp: Field) -> Field:
     """Return the lit surface [S, S, 3]: wrapped diffuse light and a Blinn-Phong highlight (Blinn 1977)."""
     down, right = np.gradient(relief, np.float32(1 / relief.shape[0]))
     normal = np.stack([-right, -down, np.ones_like(relief)], axis=-1)
@@ -370,11 +370,11 @@ def _shade(colour: Field, relief: Field, gloss: Field, lamp: Field) -> Field:
     highlight = np.clip(normal @ (half / np.linalg.norm(half)), 0, 1) ** 38
     # Shade turns warm rather than black: light comes back through the peel and off the table.
     light = np.array([0.44, 0.36, 0.30], np.float32) + np.array([0.60, 0.68, 0.72], np.float32) * diffuse[..., None]
-    return colour * light + (gloss * highlight)[..., None] * _rgb(255, 250, 225)
+    return color * light + (gloss * highlight)[..., None] * _rgb(255, 250, 225)
 
 
 def _backdrop(lemon: _Lemon, x: Field, y: Field, lamp: Field, rng: np.random.Generator) -> Field:
-    """Return the table [S, S, 3]: one blue-grey a picture, a slight fall-off, and the lemon's soft shadow."""
+    """Return the table [S, S, 3]: one blue-gray a picture, a slight fall-off, and the lemon's soft shadow."""
     table = _tint(_rgb(118, 140, 170), _rgb(136, 150, 172), np.float32(rng.uniform(0, 1)) + np.zeros_like(x))
     fall_off = 1 + np.float32(0.10) * ((x - np.float32(0.5)) * lamp[0] + (y - np.float32(0.5)) * lamp[1])
     grain = 1 + np.float32(0.012) * _noise(x.shape[0], 40, rng)

@@ -57,7 +57,7 @@ class DatasetMode:
     ignore: mask values that stand for no class.
     names: one per class; empty where classes.json says them or nobody does.
     resize: the resize policy where the options choose none (see transforms.JointTransform).
-    background: the class that pictures leave uncoloured and that agreement of a sample does not count.
+    background: the class that pictures leave uncolored and that agreement of a sample does not count.
     published: what bare weights are taken to be of where the options do not say it; None where none are published.
     """
 
@@ -108,7 +108,7 @@ _CELEBA_NAMES = (
 # The layouts and label rules of SDM (Wang et al. 2022) and SCDM (Ko et al. 2024). Beyond them, a value that stands for
 # no class is refused (there some become a class by accident), and instance ids keep their 16 bits (there 8 are left).
 _PUBLISHED_MODES = (
-    # Label files hold the ids 0..33. The id -1 (licence plates) is not drawn into them; where a tool wrote it as 255,
+    # Label files hold the ids 0..33. The id -1 (license plates) is not drawn into them; where a tool wrote it as 255,
     # that is no class of the published networks either, and ignore_label has to say so.
     DatasetMode(
         "cityscapes",
@@ -122,7 +122,7 @@ _PUBLISHED_MODES = (
         resize="pad",
         published=PublishedNetwork(image_size=(256, 512), num_head_channels=64),
     ),
-    # Files hold 1..150, and 0 where nothing is labelled, which becomes the last class.
+    # Files hold 1..150, and 0 where nothing is labeled, which becomes the last class.
     DatasetMode(
         "ade20k",
         FileRule("images/{split}", _PHOTOGRAPHS),
@@ -143,7 +143,7 @@ _PUBLISHED_MODES = (
         names=_CELEBA_NAMES,
         published=_SDM_256,
     ),
-    # Files hold 0..181, and 255 where nothing is labelled, which becomes the last class.
+    # Files hold 0..181, and 255 where nothing is labeled, which becomes the last class.
     DatasetMode(
         "coco",
         FileRule("{split}_img", _PHOTOGRAPHS),

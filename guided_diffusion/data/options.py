@@ -59,7 +59,7 @@ class GeometryOptions(OptionGroup):
 
     title: ClassVar = "geometry"
     image_size: ImageSize = option(64, "side of the square the model sees, or [height, width], in pixels")
-    image_channels: Literal[1, 3] = option(3, "1 for grey images, 3 for RGB")
+    image_channels: Literal[1, 3] = option(3, "1 for gray images, 3 for RGB")
     resize: Literal["crop", "squash", "pad"] = option(
         "crop",
         "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "

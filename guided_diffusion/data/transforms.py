@@ -1,7 +1,7 @@
 """Joint geometry of image and mask: one placement is drawn and then applied to both.
 
 The same resize policy serves training and sampling; only its random parts are left out in sampling. Image and mask are
-sampled at the same pixel centres (images bicubic and antialiased, masks nearest), so they stay aligned.
+sampled at the same pixel centers (images bicubic and antialiased, masks nearest), so they stay aligned.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Placement:
         return self._turned(self._window(image, 0))
 
     def mask(self, mask: Tensor, border: int) -> Tensor:
-        """Return integers [H, W] placed: every pixel takes the value at its centre, the border takes `border`."""
-        # Pixel i of the scaled mask has its centre at (i + 1/2) / scaled of the length.
+        """Return integers [H, W] placed: every pixel takes the value at its center, the border takes `border`."""
+        # Pixel i of the scaled mask has its center at (i + 1/2) / scaled of the length.
         rows, columns = (
             ((2 * torch.arange(new) + 1) * old).div(2 * new, rounding_mode="floor")
             for new, old in zip(self.scaled, mask.shape, strict=True)
@@ -140,7 +140,7 @@ class JointTransform:
         )
 
     def _cover(self, size: Size, draw: tuple[float, float, float] | None) -> Placement:
-        """Scale such that both sides cover the target and place the window, by `draw` (three of [0, 1)) or centred."""
+        """Scale such that both sides cover the target and place the window, by `draw` (three of [0, 1)) or centered."""
         ratios = [target / old for target, old in zip(self.image_size, size, strict=True)]
         limiting = ratios.index(max(ratios))  # the side that only just covers
         length = self.image_size[limiting]

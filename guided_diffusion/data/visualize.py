@@ -1,4 +1,4 @@
-"""Pictures for people: coloured label maps, overlays, titled grids and loss curves.
+"""Pictures for people: colored label maps, overlays, titled grids and loss curves.
 
 Tiles are uint8 arrays [H, W, 3], label maps integer arrays [H, W] in `0..num_classes`; `num_classes` is the null id.
 """
@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from guided_diffusion.runtime.files import atomic_write
 
 Pixels = NDArray[np.uint8]
-Colour = Sequence[int]  # red, green, blue in 0..255
+Color = Sequence[int]  # red, green, blue in 0..255
 Item = TypeVar("Item")
 
 _BACKGROUND, _NULL, _PAPER, _INK = (16, 16, 20), (128, 128, 128), (255, 255, 255), (24, 24, 24)
-# The first classes get colours that stay apart for colour-blind readers (after Okabe and Ito 2008).
+# The first classes get colors that stay apart for color-blind readers (after Okabe and Ito 2008).
 _FIRST = ((240, 220, 66), (213, 70, 0), (86, 180, 233), (200, 50, 160), (0, 158, 115), (0, 80, 200), (245, 160, 200))
 _MAX_DISTINCT = 1024
 _TEXT, _HEADING = 14, 18  # font sizes in pixels
@@ -33,18 +33,18 @@ _MIN_TILE = 128  # pixels a tile is enlarged to when no scale is asked for
 
 
 def class_palette(num_classes: int) -> Pixels:
-    """Return [num_classes + 1, 3]: nearly black for class 0, distinct colours for the others, grey for the null id.
+    """Return [num_classes + 1, 3]: nearly black for class 0, distinct colors for the others, gray for the null id.
 
-    A class has the same colour whatever `num_classes` is. Beyond 1024 classes the colours repeat.
+    A class has the same color whatever `num_classes` is. Beyond 1024 classes the colors repeat.
     """
     assert num_classes >= 1
-    distinct = _distinct_colours(min(num_classes, _MAX_DISTINCT))
+    distinct = _distinct_colors(min(num_classes, _MAX_DISTINCT))
     return np.concatenate([np.resize(distinct, (num_classes, 3)), np.array([_NULL], np.uint8)])
 
 
 @lru_cache(maxsize=8)
-def _distinct_colours(count: int) -> Pixels:
-    """Return [count, 3]: each colour the farthest, in CIELAB, from all before it, the paper and the null grey."""
+def _distinct_colors(count: int) -> Pixels:
+    """Return [count, 3]: each color the farthest, in CIELAB, from all before it, the paper and the null gray."""
     levels = np.linspace(0, 255, 16)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     positions = _cielab(candidates)
@@ -59,7 +59,7 @@ def _distinct_colours(count: int) -> Pixels:
 
 
 def _cielab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return CIELAB [N, 3] (D65) of sRGB colours [N, 3] in 0..255 (IEC 61966-2-1, CIE 15)."""
+    """Return CIELAB [N, 3] (D65) of sRGB colors [N, 3] in 0..255 (IEC 61966-2-1, CIE 15)."""
     value = rgb / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -68,15 +68,15 @@ def _cielab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], axis=1)
 
 
-def legend_of(names: Sequence[str], labels: Iterable[ArrayLike]) -> list[tuple[str, Colour]]:
-    """Return the classes that occur in the maps `labels` with their colours, as `grid` shows them."""
+def legend_of(names: Sequence[str], labels: Iterable[ArrayLike]) -> list[tuple[str, Color]]:
+    """Return the classes that occur in the maps `labels` with their colors, as `grid` shows them."""
     palette = class_palette(len(names))
     shown = sorted({int(index) for label in labels for index in np.unique(np.asarray(label))})
     return [(names[index], palette[index].tolist()) for index in shown if index < len(names)]
 
 
 def colorize(label: ArrayLike, palette: Pixels) -> Pixels:
-    """Return the label map [H, W] in the colours of `palette` ([num_classes + 1, 3], see class_palette): [H, W, 3]."""
+    """Return the label map [H, W] in the colors of `palette` ([num_classes + 1, 3], see class_palette): [H, W, 3]."""
     label = np.asarray(label)
     assert label.ndim == 2, "label must be of shape [H, W]"
     assert label.dtype.kind in "iu", "label must be integers"
@@ -85,7 +85,7 @@ def colorize(label: ArrayLike, palette: Pixels) -> Pixels:
 
 
 def to_rgb(image: Pixels) -> Pixels:
-    """Return [H, W, 3] for a grey ([H, W] or [H, W, 1]) or an RGB image."""
+    """Return [H, W, 3] for a gray ([H, W] or [H, W, 1]) or an RGB image."""
     image = np.asarray(image)
     assert image.dtype == np.uint8, "image must be uint8"
     if image.ndim == 2:
@@ -113,10 +113,10 @@ def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
 
 def overlay(image: Pixels, label: ArrayLike, palette: Pixels, alpha: float = 0.45, *, background: int = 0) -> Pixels:
     """Return the image [H, W, 3] with the label map laid over it at opacity `alpha` in 0..1, but for the background."""
-    image, colours = to_rgb(image), colorize(label, palette)
-    assert image.shape == colours.shape, "image and label differ in size"
+    image, colors = to_rgb(image), colorize(label, palette)
+    assert image.shape == colors.shape, "image and label differ in size"
     assert 0 <= alpha <= 1
-    mixed = np.round(image * (1 - alpha) + colours * alpha).astype(np.uint8)
+    mixed = np.round(image * (1 - alpha) + colors * alpha).astype(np.uint8)
     return np.where(np.asarray(label)[..., None] != background, mixed, image)
 
 
@@ -136,17 +136,17 @@ def grid(
     *,
     column_titles: Sequence[str] = (),
     row_titles: Sequence[str] = (),
-    legend: Sequence[tuple[str, Colour]] = (),
+    legend: Sequence[tuple[str, Color]] = (),
     scale: int | None = None,
     pad: int = 2,
     title: str = "",
 ) -> Image.Image:
-    """Return a white sheet with the tiles of `rows` (uint8 [H, W, 3] or grey, any sizes; rows may end early).
+    """Return a white sheet with the tiles of `rows` (uint8 [H, W, 3] or gray, any sizes; rows may end early).
 
     column_titles, row_titles: one per column above the tiles, one per row at the left; long ones are wrapped.
-    legend: (name, colour) pairs, shown as swatches under the tiles.
-    scale: whole-number nearest-neighbour enlargement; None enlarges small tiles to about 128 pixels.
-    pad: white pixels around every tile, shared by neighbours.
+    legend: (name, color) pairs, shown as swatches under the tiles.
+    scale: whole-number nearest-neighbor enlargement; None enlarges small tiles to about 128 pixels.
+    pad: white pixels around every tile, shared by neighbors.
     """
     tiles = [[to_rgb(tile) for tile in row] for row in rows]
     sides = [max(tile.shape[:2]) for row in tiles for tile in row]
@@ -178,7 +178,7 @@ def contact_sheet(
     tiles: Sequence[Pixels],
     columns: int = 16,
     *,
-    legend: Sequence[tuple[str, Colour]] = (),
+    legend: Sequence[tuple[str, Color]] = (),
     scale: int | None = 1,
     pad: int = 2,
     title: str = "",
@@ -194,7 +194,7 @@ def _blank(width: int, height: int) -> Image.Image:
 
 
 def _table(rows: Sequence[Sequence[Image.Image]], pad: int) -> Image.Image:
-    """Return the pictures as a table: a column as wide as its widest, a row as high as its highest, all centred."""
+    """Return the pictures as a table: a column as wide as its widest, a row as high as its highest, all centered."""
     num_columns = max(len(row) for row in rows)
     widths = [max(row[c].width for row in rows if c < len(row)) for c in range(num_columns)]
     heights = [max((cell.height for cell in row), default=0) for row in rows]
@@ -225,11 +225,11 @@ def _text(text: str, max_width: int, size: int = _TEXT) -> Image.Image:
     return picture
 
 
-def _legend(legend: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
+def _legend(legend: Sequence[tuple[str, Color]], width: int) -> Image.Image:
     """Return swatches with names, as many a row as fit `width`."""
     entries = []
-    for name, colour in legend:
-        swatch = Image.new("RGB", (_TEXT, _TEXT), tuple(int(value) for value in colour))
+    for name, color in legend:
+        swatch = Image.new("RGB", (_TEXT, _TEXT), tuple(int(value) for value in color))
         ImageDraw.Draw(swatch).rectangle((0, 0, _TEXT - 1, _TEXT - 1), outline=_INK)
         entries.append(_table([[swatch, _text(name, 2 * _MIN_TILE)]], _MARGIN // 2))
     rows: list[list[Image.Image]] = []

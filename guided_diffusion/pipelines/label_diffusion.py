@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.config.trained import TrainedConfig
-from guided_diffusion.data.class_statistics import UNLABELLED, eta_from_statistics, load_eta, unlabelled_classes
+from guided_diffusion.data.class_statistics import UNLABELED, eta_from_statistics, load_eta, unlabeled_classes
 from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
@@ -42,14 +42,14 @@ def eta_of_training(config: TrainConfig, report: ScanReport, source: Checkpoint 
 def eta_of_data(options: EtaOptions, report: ScanReport) -> NDArray[np.float64]:
     """Return eta, [K]: from the file that the options name, or computed from the masks of `report`."""
     names = [found.name for found in report.classes]
-    unlabelled = unlabelled_classes(names)
+    unlabeled = unlabeled_classes(names)
     if options.eta_path:
-        return load_eta(options.eta_path, len(names), unlabelled=unlabelled)
+        return load_eta(options.eta_path, len(names), unlabeled=unlabeled)
     return eta_from_statistics(
         [found.pixel_share for found in report.classes],
         [found.images / len(report.pairs) for found in report.classes],
         options.eta_scale,
-        unlabelled=unlabelled,
+        unlabeled=unlabeled,
     )
 
 
@@ -65,7 +65,7 @@ def eta_of_sampling(trained: TrainedConfig, eta_path: str, names: Sequence[str])
         return trained.label_eta
     if not path:
         raise ConfigError(f"eta_path is missing: cond_opt {CLASSWISE} of bare weights needs the eta of their training")
-    return tuple(load_eta(path, len(names), unlabelled=unlabelled_classes(names)).tolist())
+    return tuple(load_eta(path, len(names), unlabeled=unlabeled_classes(names)).tolist())
 
 
 def _is_classwise(options: LabelDiffusionOptions, eta_path: str) -> bool:
@@ -96,10 +96,10 @@ def classes_to_null(unlabeled_to_zero: bool, names: Sequence[str]) -> tuple[int,
     """Return the classes that `unlabeled_to_zero` takes out of the condition; ConfigError where there are none."""
     if not unlabeled_to_zero:
         return ()
-    found = unlabelled_classes(names)
+    found = unlabeled_classes(names)
     if not found:
         raise ConfigError(
-            f"unlabeled_to_zero is true, but no class is called {' or '.join(UNLABELLED)} (the {len(names)} classes "
+            f"unlabeled_to_zero is true, but no class is called {' or '.join(UNLABELED)} (the {len(names)} classes "
             f"begin with {', '.join(names[:4])}): leave it out"
         )
     return found

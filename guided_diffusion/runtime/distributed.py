@@ -1,6 +1,6 @@
 """One process by default; several where torchrun or mpiexec started them.
 
-Nothing here is needed, imported or initialised for a single process. MPI is only asked for what the launcher's
+Nothing here is needed, imported or initialized for a single process. MPI is only asked for what the launcher's
 environment variables do not say (an address where the processes meet); the gradients travel by torch.distributed.
 """
 

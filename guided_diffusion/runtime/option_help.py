@@ -51,6 +51,8 @@ def json_schema(kind: type[ActionConfig]) -> dict[str, Any]:
         properties |= group.model_json_schema()["properties"]
     own = kind.model_json_schema()["properties"]
     properties |= {key: entry for key, entry in own.items() if key not in kind.groups()}
+    for former, key in kind.former_keys().items():
+        properties[former] = {**properties[key], "description": f"former name of {key}", "deprecated": True}
     for entry in properties.values():
         entry.pop("title", None)
         entry.pop(FACTS, None)

@@ -30,12 +30,14 @@ class KeyFacts(NamedTuple):
     resume: whether a continued run may set it differently, as it does not change what is learned, or only how long.
     sampling: whether it may differ from what the weights were trained with, as it does not change what they mean.
     spelling_of: the key that a published key sets.
+    former: what the key was called before; still read.
     """
 
     path: bool = False
     resume: Literal["fixed", "may change"] = "fixed"
     sampling: Literal["as trained", "free"] = "as trained"
     spelling_of: str = ""
+    former: str = ""
 
 
 FACTS = "isdm"
@@ -49,10 +51,11 @@ def option(
     resume: Literal["fixed", "may change"] = "fixed",
     sampling: Literal["as trained", "free"] = "as trained",
     spelling_of: str = "",
+    former: str = "",
     **constraints: Any,
 ) -> Any:
     """Declare one key: its default, its one line of meaning, its facts (`KeyFacts`) and limits in pydantic's terms."""
-    facts = KeyFacts(path, resume, sampling, spelling_of)
+    facts = KeyFacts(path, resume, sampling, spelling_of, former)
     return Field(default, description=meaning, json_schema_extra={FACTS: facts._asdict()}, **constraints)
 
 
@@ -135,6 +138,11 @@ class FlatConfig(BaseModel):
     def facts(cls, key: str) -> KeyFacts:
         """Return what is declared of `key`."""
         return facts_of(_owners(cls)[key][1])
+
+    @classmethod
+    def former_keys(cls) -> dict[str, str]:
+        """Return what keys were called before -> what they are called."""
+        return {facts_of(field).former: key for key, field in cls.fields().items() if facts_of(field).former}
 
     @classmethod
     def declared_in(cls, key: str) -> type[BaseModel]:

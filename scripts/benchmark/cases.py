@@ -171,7 +171,7 @@ def _read_mask(path: Path, size: int, classes: int) -> NDArray[np.int64]:
     with Image.open(path) as image:
         label = np.asarray(image.resize((size, size), Image.Resampling.NEAREST)).astype(np.int64)
     if label.ndim != 2:
-        raise ValueError(f"{path}: has colours; masks must be of one channel, with the class as value")
+        raise ValueError(f"{path}: has colors; masks must be of one channel, with the class as value")
     ignored = (label == IGNORED) & (classes <= IGNORED)
     highest = label[~ignored].max(initial=0)
     if highest >= classes:

@@ -79,7 +79,7 @@ def interleaved(
         for _ in range(warm_up_runs(device)):
             step()
             done(name)
-    synchronise(device)
+    synchronize(device)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for turn in range(rounds):
@@ -87,7 +87,7 @@ def interleaved(
         for name in names[first:] + names[:first]:
             started = time.perf_counter()
             steps[name]()
-            synchronise(device)
+            synchronize(device)
             seconds[name].append(time.perf_counter() - started)
             done(name)
     return seconds
@@ -98,7 +98,7 @@ def warm_up_runs(device: str) -> int:
     return 1 if torch.device(device).type == "cpu" else 3
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait until `device` has done what it was asked to do."""
     kind = torch.device(device).type
     if kind == "cuda":

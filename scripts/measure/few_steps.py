@@ -225,7 +225,7 @@ def measure_reference(arguments: argparse.Namespace) -> dict[str, Any]:
     facts = {**setup.facts(arguments), "seed": arguments.seed}
     print("; ".join(f"{key} {value}" for key, value in facts.items()), end="\n\n")
     print(
-        f"largest difference: {found['largest_difference']} of 255 grey levels "
+        f"largest difference: {found['largest_difference']} of 255 gray levels "
         f"({found['largest_difference_before_rounding']:.2g} before rounding; "
         f"{100 * found['share_of_pixels_that_differ']:.3g} % of the pixels differ); at most 1: "
         f"{'yes' if found['largest_difference'] <= 1 else 'no'}"

@@ -1,11 +1,11 @@
 """How far a set of images is from another by simple statistics of their channels: to measure samples by.
 
-All images are 8-bit pictures of one size, and everything is in grey levels (0..255). For each channel:
+All images are 8-bit pictures of one size, and everything is in gray levels (0..255). For each channel:
 
 mean, standard deviation: over all pixels of all images. Their error is the absolute difference.
-gradient magnitude: sqrt(dx^2 + dy^2) of forward differences, at the pixels that have a neighbour on the right and one
+gradient magnitude: sqrt(dx^2 + dy^2) of forward differences, at the pixels that have a neighbor on the right and one
     below. Its error is the 1-D Wasserstein distance of two histograms, whose 64 bins are as wide as the root of the
-    magnitude (0.1 grey levels at 0, 11 at the largest that there can be). It says how far, on average, a gradient
+    magnitude (0.1 gray levels at 0, 11 at the largest that there can be). It says how far, on average, a gradient
     would have to be moved, and depends neither on the bins nor much on how many images there are: what chance puts
     into the next bin counts by the bin's small width. In a total variation it would count in full, and the more bins
     and the fewer images, the more of it there would be.
@@ -25,14 +25,14 @@ Values = NDArray[np.float64]
 
 STATISTICS = {"mean": "mean", "std": "standard deviation", "gradient": "gradient magnitude"}
 BINS = 64
-# Root-spaced: most gradients of natural images are of a few grey levels.
+# Root-spaced: most gradients of natural images are of a few gray levels.
 BIN_EDGES: Values = np.hypot(255, 255) * np.linspace(0, 1, BINS + 1) ** 2
 MOST_WORSE = 0.05
 SPLITS = 200  # random halves of the real images
 
 
 class Statistics(NamedTuple):
-    """What is known of a set of images, in grey levels; each [C].
+    """What is known of a set of images, in gray levels; each [C].
 
     gradient: the mean gradient magnitude.
     histogram: [C, BINS], the shares of the gradient magnitudes that are in each bin.
@@ -91,7 +91,7 @@ def sums_of(images: Pixels) -> Sums:
 
 
 def wasserstein(first: Values, second: Values) -> Values:
-    """Return the 1-D Wasserstein distance [...] of histograms [..., BINS] of shares, in grey levels.
+    """Return the 1-D Wasserstein distance [...] of histograms [..., BINS] of shares, in gray levels.
 
     It is the area between the cumulative distributions; what is in a bin counts as in the middle of it.
     """
@@ -101,7 +101,7 @@ def wasserstein(first: Values, second: Values) -> Values:
 
 
 def errors_of(found: Statistics, real: Statistics) -> dict[str, Values]:
-    """Return the error [C] of each statistic of `found` against `real`, all in grey levels."""
+    """Return the error [C] of each statistic of `found` against `real`, all in gray levels."""
     return {
         "mean": np.abs(found.mean - real.mean),
         "std": np.abs(found.std - real.std),
@@ -147,7 +147,7 @@ class Figure:
 class Row:
     """One statistic of one channel of one set of samples.
 
-    value: the statistic (of the gradient: its mean), error: against the real images, in grey levels.
+    value: the statistic (of the gradient: its mean), error: against the real images, in gray levels.
     difference: its error less the reference's, seed by seed. worse: the mean error over the reference's, less 1; None
         where the latter is 0. value_change: the mean value over the reference's, less 1; None likewise.
     accepted: the error is at most 5 % larger than the reference's.

@@ -109,7 +109,7 @@ def test_two_processes_sample_what_one_does(launcher, trained, lemons, tmp_path,
     assert manifests[0] == manifests[1]
 
 
-def test_launchers_are_recognised():
+def test_launchers_are_recognized():
     assert launched_as({}) == (0, 1, 0)
     assert launched_as({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == (3, 4, 1)
     assert launched_as({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0"}) == (1, 2, 0)

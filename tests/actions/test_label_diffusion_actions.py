@@ -201,8 +201,8 @@ def test_samplers_extras_are_recorded_and_do_something(runs, sample):
     assert any(not np.array_equal(*pair) for pair in zip(images(plain), images(ahead), strict=True))
 
 
-def test_the_unlabelled_class_becomes_null(trained, lemons, sample, tmp_path):
-    """Sampling from masks that are all unlabelled is sampling from null maps, though the masks are written as given."""
+def test_the_unlabeled_class_becomes_null(trained, lemons, sample, tmp_path):
+    """Sampling from masks that are all unlabeled is sampling from null maps, though the masks are written as given."""
     data = tmp_path / "data"
     shutil.copytree(lemons, data)
     state = torch.load(trained / BEST, weights_only=True)
@@ -277,7 +277,7 @@ CLASSWISE_ON = {"cond_diffuse": True, "cond_opt": CLASSWISE}
         ("train", {"cond_diffuse": True, "cond_opt": "uniform"}, 'cond_opt is "uniform": expected one of'),
         ("check", {"eta_path": "missing.npy"}, "missing.npy: cannot be read"),
         ("sample", {"extrapolation": -1}, "extrapolation is -1: expected a number at least 0"),
-        ("sample", {"unlabeled_to_zero": True}, "no class is called unlabelled or unlabeled (the 5 classes"),
+        ("sample", {"unlabeled_to_zero": True}, "no class is called unlabeled or unlabeled (the 5 classes"),
         ("sample", {"cond_diffuse": True}, "cond_diffuse differs from"),
         ("sample", {"eta_path": "e.npy"}, "eta_path differs from"),
         ("finetune", {"cond_diffuse": True}, "cond_diffuse differs from"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from browser import check_report
-from painted import NearestColour, exported, paint, scripted
+from painted import NearestColor, exported, paint, scripted
 from PIL import Image
 from random_networks import random_alexnet, random_inception, write_bare
 
@@ -28,7 +28,7 @@ SMALL = {"image_size": 32, "report_images": 2, "segmenter_input": "unit"}
 
 @pytest.fixture(scope="module")
 def ade20k(tmp_path_factory) -> Path:
-    """A validation split of three painted images of the classes 0 to 3 and a column of no labelled class."""
+    """A validation split of three painted images of the classes 0 to 3 and a column of no labeled class."""
     root = tmp_path_factory.mktemp("ade20k")
     for folder in ("images", "annotations"):
         (root / folder / "validation").mkdir(parents=True)
@@ -70,7 +70,7 @@ def painted_samples(samples, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def nearest(tmp_path_factory) -> Path:
-    return scripted(tmp_path_factory.mktemp("segmenter") / "nearest.pt", NearestColour())
+    return scripted(tmp_path_factory.mktemp("segmenter") / "nearest.pt", NearestColor())
 
 
 @pytest.fixture
@@ -140,9 +140,9 @@ def test_the_report_opens_in_a_browser(published):
 
 
 @pytest.mark.parametrize("kind", ["scripted", "exported"])
-def test_painted_samples_are_found_by_a_segmenter_of_colours(kind, evaluate, nearest, table, tmp_path):
+def test_painted_samples_are_found_by_a_segmenter_of_colors(kind, evaluate, nearest, table, tmp_path):
     if kind == "exported":
-        nearest = exported(tmp_path / "nearest.pt2", NearestColour(), torch.zeros(1, 3, 32, 32))
+        nearest = exported(tmp_path / "nearest.pt2", NearestColor(), torch.zeros(1, 3, 32, 32))
     record, shown = evaluate(agreement=True, segmenter=nearest, segmenter_labels=table)
     found = record["agreement"]
     for key in ("samples", "real_test_images"):
@@ -291,7 +291,7 @@ def test_files_are_looked_at_before_any_data(refused, nearest, tmp_path):
     assert "segmenter_labels: missing.json: cannot be read" in line
     line = refused(**nowhere, segmenter=nearest, segmenter_model="smp/fpn/resnet18")
     assert "is a program" in line
-    line = refused(**nowhere, segmenter=exported(tmp_path / "p.pt2", NearestColour(), torch.zeros(1, 3, 16, 16)))
+    line = refused(**nowhere, segmenter=exported(tmp_path / "p.pt2", NearestColor(), torch.zeros(1, 3, 16, 16)))
     assert "fails on images of [32, 32] pixels" in line
     assert "set segmenter_size" in line
 

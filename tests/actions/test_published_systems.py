@@ -157,7 +157,7 @@ def test_evaluation_is_that_of_the_paper(mode):
     config, sample = config_of("sdm", mode, "evaluate"), config_of("sdm", mode, "sample")
     assert tuple(np.broadcast_to(config.view.image_size, 2)) == SIZES[mode]
     quality = config.quality
-    assert (quality.compare_with, quality.lpips_net, quality.memorisation) == ("test", "alex", False)
+    assert (quality.compare_with, quality.lpips_net, quality.near_duplicates) == ("test", "alex", False)
     assert (quality.inception_weights, quality.lpips_weights, config.study.study) == ("auto", "auto", False)
     assert not needs_training(config)
     same = ("data_dir", "dataset_mode", "resize")
@@ -235,7 +235,7 @@ def test_the_edges_of_a_dataset_are_taken_where_the_weights_have_a_channel_for_t
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("ade20k", 152), ("celeba", 19)])
-def test_networks_of_the_other_kind_are_recognised_too(mode, channels, bare):
+def test_networks_of_the_other_kind_are_recognized_too(mode, channels, bare):
     code, options, errors = bare(channels, dataset_mode=mode, image_size=32)
     assert code == 0, errors
     assert options["no_instance"] == (channels == get_mode(mode).num_classes)

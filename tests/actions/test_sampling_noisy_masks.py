@@ -12,15 +12,15 @@ import make_noisy_masks
 import numpy as np
 import pytest
 from PIL import Image
-from published_trees import LAYOUTS, STEMS, grey, write_tree
+from published_trees import LAYOUTS, STEMS, gray, write_tree
 from tiny import TINY
 
 from guided_diffusion import cli
 
 SIZE = (16, 32)
 EDGES = ("cityscapes", "celeba", "coco")
-# The mask value of unlabelled pixels, and whether `sample` has to be told it.
-UNLABELLED = {
+# The mask value of unlabeled pixels, and whether `sample` has to be told it.
+UNLABELED = {
     "binary": (254, True),
     "multi-class": (255, True),
     "cityscapes": (0, False),
@@ -38,7 +38,7 @@ def write_data(mode: str, root: Path, lemons: Path) -> Path:
     if mode == "binary":
         (root / "classes.json").unlink()
         for path in root.rglob("masks/*.png"):
-            grey(path, np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
+            gray(path, np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8))
     return root
 
 
@@ -98,10 +98,10 @@ def clean_mask(mode: str, data: Path, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", make_noisy_masks.KINDS)
-@pytest.mark.parametrize("mode", UNLABELLED)
+@pytest.mark.parametrize("mode", UNLABELED)
 def test_a_copied_dataset_and_masks_alone_are_sampled_from(mode, kind, model, noisy, sample, tmp_path):
     data, run = model(mode)
-    value, to_be_told = UNLABELLED[mode]
+    value, to_be_told = UNLABELED[mode]
     said = re.search(r"ignore_label=(\d+)", noisy(kind, data, mode, "copy"))
     noisy(kind, data, mode, "masks", "--masks-only")
     extra = {"ignore_label": int(said[1])} if said else {}
@@ -125,8 +125,8 @@ def test_a_folder_of_cityscapes_is_sampled_from_like_the_dataset(model, sample):
     data, run = model("cityscapes")
     masks = data / "gtFine" / "val"
     for path in sorted(masks.rglob("*_gtFine_labelIds.png")):
-        colours = np.random.default_rng(0).integers(0, 255, (*SIZE, 4), np.uint8)
-        grey(path.with_name(path.name.replace("labelIds", "color")), colours)
+        colors = np.random.default_rng(0).integers(0, 255, (*SIZE, 4), np.uint8)
+        gray(path.with_name(path.name.replace("labelIds", "color")), colors)
     from_dataset, _ = sample(run, "from_dataset", data_dir=data)
     from_folder, shown = sample(run, "from_folder", mask_dir=masks)
     assert "no instance map" not in shown

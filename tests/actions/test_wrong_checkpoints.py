@@ -15,7 +15,7 @@ from guided_diffusion.runtime.checkpoint import BEST, load_checkpoint, save_weig
 Break = Callable[[Path], dict]
 
 
-def grey(path: Path, array) -> None:
+def gray(path: Path, array) -> None:
     Image.fromarray(np.asarray(array)).save(path)
 
 
@@ -88,7 +88,7 @@ def no_masks(trained, tmp_path):
 
 def foreign_results(trained, tmp_path):
     (tmp_path / "out" / "images").mkdir(parents=True)
-    grey(tmp_path / "out" / "images" / "mine.png", np.zeros((4, 4), np.uint8))
+    gray(tmp_path / "out" / "images" / "mine.png", np.zeros((4, 4), np.uint8))
     return {"model_path": str(trained)}, "is in no manifest, so it was not sampled"
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 Break = Callable[[Path], dict]
 
 
-def grey(path: Path, array) -> None:
+def gray(path: Path, array) -> None:
     Image.fromarray(np.asarray(array)).save(path)
 
 

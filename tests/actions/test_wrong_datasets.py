@@ -16,7 +16,7 @@ from guided_diffusion.runtime.checkpoint import LAST
 Break = Callable[[Path], dict]
 
 
-def grey(path: Path, array) -> None:
+def gray(path: Path, array) -> None:
     Image.fromarray(np.asarray(array)).save(path)
 
 
@@ -66,20 +66,20 @@ def no_image_at_all(data):
 
 
 def sizes_differ(data):
-    grey(first(data, "masks"), np.zeros((24, 30), np.uint8))
+    gray(first(data, "masks"), np.zeros((24, 30), np.uint8))
     return {}
 
 
 def white_on_black_masks(data):
     for path in (data / "train" / "masks").iterdir():
-        grey(path, (np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255)
+        gray(path, (np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255)
     return {}
 
 
 def value_outside_the_classes(data):
     mask = np.asarray(Image.open(first(data, "masks"))).copy()
     mask[0, 0] = 9
-    grey(first(data, "masks"), mask)
+    gray(first(data, "masks"), mask)
     return {}
 
 
@@ -87,8 +87,8 @@ def binary_with_three_values(data):
     return {"dataset_mode": "binary"}
 
 
-def colours_without_a_map(data):
-    grey(first(data, "masks"), np.random.default_rng(0).integers(0, 2, (24, 24, 3), np.uint8) * 255)
+def colors_without_a_map(data):
+    gray(first(data, "masks"), np.random.default_rng(0).integers(0, 2, (24, 24, 3), np.uint8) * 255)
     return {}
 
 
@@ -124,7 +124,7 @@ DATASETS: dict[Break, str] = {
     white_on_black_masks: "255",
     value_outside_the_classes: "9",
     binary_with_three_values: "binary",
-    colours_without_a_map: "classes.json",
+    colors_without_a_map: "classes.json",
     broken_classes_file: "classes.json",
     classes_with_a_gap: "classes.json",
     other_number_of_classes: "num_classes",
@@ -179,7 +179,7 @@ def test_check_holds_the_test_masks_against_the_training_masks(lemons, tmp_path,
     shutil.copytree(lemons, data)
     for split, value in (("train", 1), ("test", 255)):
         for path in (data / split / "masks").iterdir():
-            grey(path, (np.asarray(Image.open(path)) > 0).astype(np.uint8) * value)
+            gray(path, (np.asarray(Image.open(path)) > 0).astype(np.uint8) * value)
     (data / "classes.json").unlink()
     code, shown, _ = isdm("check", data_dir=str(data), dataset_mode="binary", output_dir=str(tmp_path / "check"))
     assert code == 2

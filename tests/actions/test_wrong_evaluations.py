@@ -271,7 +271,7 @@ def test_classes_written_otherwise(refused, copied):
     assert "its classes are written as" in line
 
 
-def test_test_masks_are_recognised_without_a_manifest(refused, copied, lemons):
+def test_test_masks_are_recognized_without_a_manifest(refused, copied, lemons):
     _, samples = copied
     for path in (lemons / "test" / "masks").iterdir():
         with Image.open(path) as mask, Image.open(lemons / "test" / "images" / path.name) as image:

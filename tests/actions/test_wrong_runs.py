@@ -18,7 +18,7 @@ from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint, sav
 Break = Callable[[Path], dict]
 
 
-def grey(path: Path, array) -> None:
+def gray(path: Path, array) -> None:
     Image.fromarray(np.asarray(array)).save(path)
 
 

@@ -245,3 +245,12 @@ def test_the_page_of_options_is_that_of_the_options():
     assert write_options.PAGE.read_text(encoding="utf-8") == write_options.page(), (
         "run: python -m scripts.write_options"
     )
+
+
+@pytest.mark.parametrize(("former", "key"), [("memorisation", "near_duplicates"), ("rivals", "baselines")])
+def test_former_names_of_keys_are_read(former, key):
+    needed = {"data_dir": "d", "synthetic_dir": "s", "output_dir": "o"}
+    assert load_config("evaluate", {**needed, former: False}).get(key) is False
+    assert former not in load_config("evaluate", {**needed, former: False}).to_json()
+    assert any(former in line and key in line for line in problems("evaluate", **needed, **{former: False, key: True}))
+    assert json_schema(ACTIONS["evaluate"])["properties"][former]["deprecated"]

@@ -17,9 +17,9 @@ def test_the_formula() -> None:
     np.testing.assert_allclose(found, [0.5 * 0.6931471806 / 0.01, 0.5 * 2.995732274 / 0.001])
 
 
-def test_classes_everywhere_nowhere_and_unlabelled() -> None:
+def test_classes_everywhere_nowhere_and_unlabeled() -> None:
     share, frequency = [0.7, 0.2, 0.05, 0.0, 0.0, 0.05], [1.0, 0.9, 0.2, 0.0, 0.0, 0.3]
-    found = eta_from_statistics(share, frequency, unlabelled=[4, 5])
+    found = eta_from_statistics(share, frequency, unlabeled=[4, 5])
     rarest = 0.284 * np.log(5) / 0.05
     # 0.284 * 0.105 / 0.2 is below 1, where the process is the same for all.
     np.testing.assert_allclose(found, [1, 1, rarest, rarest, 1, 1])
@@ -42,9 +42,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_eta(tmp_path / "run" / "eta.npy", 2), eta)
 
 
-def test_entries_of_unlabelled_classes_are_not_read(tmp_path: Path) -> None:
+def test_entries_of_unlabeled_classes_are_not_read(tmp_path: Path) -> None:
     np.save(tmp_path / "eta.npy", np.array([2.5, 30.0, np.inf], dtype=np.float32))
-    np.testing.assert_array_equal(load_eta(tmp_path / "eta.npy", 3, unlabelled=[2]), [2.5, 30, 1])
+    np.testing.assert_array_equal(load_eta(tmp_path / "eta.npy", 3, unlabeled=[2]), [2.5, 30, 1])
 
 
 @pytest.mark.parametrize(

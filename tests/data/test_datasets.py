@@ -40,22 +40,22 @@ def saved(tmp_path, image: Image.Image, name: str = "a.png", **options):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_all_modes(tmp_path, channels):
-    grey = np.array([[0, 128], [255, 64]], np.uint8)
-    rgb = np.stack([grey] * 3, -1)
+    gray = np.array([[0, 128], [255, 64]], np.uint8)
+    rgb = np.stack([gray] * 3, -1)
     palette = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8))
     palette.putpalette([level for value in (0, 128, 255, 64) for level in [value] * 3])
-    opaque = np.full_like(grey, 255)
+    opaque = np.full_like(gray, 255)
     for image in (
-        Image.fromarray(grey),
+        Image.fromarray(gray),
         Image.fromarray(rgb),
         palette,
-        Image.fromarray(np.dstack([grey, opaque])),
+        Image.fromarray(np.dstack([gray, opaque])),
         Image.fromarray(np.dstack([rgb, opaque])),
-        Image.fromarray(grey.astype(np.uint16) * 257),
+        Image.fromarray(gray.astype(np.uint16) * 257),
     ):
         read = read_image(saved(tmp_path, image), channels)
         assert read.dtype == torch.uint8
-        assert read.tolist() == [grey.tolist()] * channels, image.mode
+        assert read.tolist() == [gray.tolist()] * channels, image.mode
 
 
 def test_transparency_is_composited_over_black(tmp_path):

@@ -29,8 +29,8 @@ def pairs(folder: Path, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.asarray(Image.open(folder / split / "images" / m.name)), np.asarray(Image.open(m))) for m in masks]
 
 
-def mean_colours(found: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return [classes, 3]: the mean colour of every class's pixels."""
+def mean_colors(found: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return [classes, 3]: the mean color of every class's pixels."""
     return np.array([np.concatenate([im[m == kind] for im, m in found]).mean(axis=0) for kind in range(len(CLASSES))])
 
 
@@ -175,8 +175,8 @@ class TestPictures:
         share = {kind: np.mean([(m == kind).mean() for _, m in train if (m == kind).any()]) for kind in range(2, 5)}
         assert share[BLEMISH] < share[MOULD] < share[GANGRENE]
 
-    def test_classes_differ_in_colour(self, train) -> None:
-        means = mean_colours(train)
+    def test_classes_differ_in_color(self, train) -> None:
+        means = mean_colors(train)
         distance = np.linalg.norm(means[:, None] - means[None], axis=-1)
         assert distance[~np.eye(len(CLASSES), dtype=bool)].min() > 40
         red, green, blue = means[LEMON]
@@ -184,8 +184,8 @@ class TestPictures:
         assert means[GANGRENE].max() < 90, "gangrene is dark"
 
     def test_the_picture_follows_the_mask(self, train) -> None:
-        """A pixel's nearest mean colour is mostly that of its class: nothing is drawn beside its mask."""
-        means = mean_colours(train)
+        """A pixel's nearest mean color is mostly that of its class: nothing is drawn beside its mask."""
+        means = mean_colors(train)
         for kind, name in enumerate(CLASSES):
             pixels = np.concatenate([image[mask == kind] for image, mask in train]).astype(float)
             nearest = np.linalg.norm(pixels[:, None] - means[None], axis=-1).argmin(axis=1)

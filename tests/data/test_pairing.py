@@ -117,7 +117,7 @@ def test_unused_formats_are_a_warning(tmp_path):
     assert "1 files of other formats are not used (such as b.tif)" in lines(problems, fatal=False)
 
 
-def test_many_problems_of_a_kind_are_summarised(tmp_path):
+def test_many_problems_of_a_kind_are_summarized(tmp_path):
     touch(tmp_path / "train/masks/a.png", *(tmp_path / f"train/images/{index}.jpg" for index in range(30)))
     _, problems = index_pairs(tmp_path, MODE, "train")
     shown = problem_lines(problems)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from published_trees import LAYOUTS, PUBLISHED, SIZE, STEMS, VALUES, grey, stripes, write_tree
+from published_trees import LAYOUTS, PUBLISHED, SIZE, STEMS, VALUES, gray, stripes, write_tree
 from tiny import TINY
 
 from guided_diffusion.data import modes
@@ -112,7 +112,7 @@ def test_instance_ids_keep_their_16_bits(first, second, tmp_path):
     instance = np.full(SIZE, first, np.uint16)
     instance[:, 20:] = second
     for stem in STEMS["cityscapes"]:
-        grey(data / f"gtFine/train/{stem}_gtFine_instanceIds.png", instance)
+        gray(data / f"gtFine/train/{stem}_gtFine_instanceIds.png", instance)
     edge = example(data, "cityscapes")["edge"]
     assert edge[:, 19:21].all()
     assert edge.sum() == 2 * SIZE[0]
@@ -179,7 +179,7 @@ def missing_instance_map(data: Path) -> dict:
 
 
 def instance_map_of_another_size(data: Path) -> dict:
-    grey(data / "train_inst" / "000000000009.png", np.zeros((16, 30), np.uint8))
+    gray(data / "train_inst" / "000000000009.png", np.zeros((16, 30), np.uint8))
     return {}
 
 
@@ -205,7 +205,7 @@ def value_of_no_class(name: str, value: int) -> Break:
         path = data / LAYOUTS[name]["train"][1].format(STEMS[name][0])
         mask = np.asarray(Image.open(path)).copy()
         mask[0, 0] = value
-        grey(path, mask)
+        gray(path, mask)
         return {}
 
     write.__name__ = f"value_{value}"
@@ -267,9 +267,9 @@ def write_fields(root: Path) -> Path:
     rng = np.random.default_rng(0)
     for year, count in (("2023", 3), ("2024", 2)):
         for index in range(count):
-            grey(root / f"photos/{year}/farm/{index}_rgb.png", rng.integers(0, 256, (*SIZE, 3), np.uint8))
-            grey(root / f"maps/{year}/farm/{index}_crop.png", stripes([10, 21, 30, 99]).astype(np.uint8))
-            grey(root / f"maps/{year}/farm/{index}_plot.png", stripes([300, 301]).astype(np.uint16))
+            gray(root / f"photos/{year}/farm/{index}_rgb.png", rng.integers(0, 256, (*SIZE, 3), np.uint8))
+            gray(root / f"maps/{year}/farm/{index}_crop.png", stripes([10, 21, 30, 99]).astype(np.uint8))
+            gray(root / f"maps/{year}/farm/{index}_plot.png", stripes([300, 301]).astype(np.uint16))
     return root
 
 
@@ -309,7 +309,7 @@ def test_bare_weights_take_geometry_and_label_rule_of_the_mode(tmp_path, isdm, m
     assert code == 0, errors
     assert json.loads((out / "config.json").read_text())["resize"] == "squash"
 
-    grey(tmp_path / "masks" / "plot.png", stripes([20, 30]).astype(np.uint8))
+    gray(tmp_path / "masks" / "plot.png", stripes([20, 30]).astype(np.uint8))
     masks = {"mask_dir": tmp_path / "masks", "results_path": tmp_path / "alone", "steps": 2}
     code, _, errors = isdm("sample", **said, **masks, model_path=bare)
     assert code == 0, errors

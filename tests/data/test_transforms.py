@@ -43,7 +43,7 @@ def test_an_image_that_is_its_mask_stays_aligned(size, target, policy, train, se
     known = placed != NULL
     assert (known.all() and policy != "pad") or policy == "pad"
     assert (image[0][~known] == 0).all()
-    # A pixel whose eight neighbours have its class is at least one pixel from any boundary: image and mask agree there.
+    # A pixel whose eight neighbors have its class is at least one pixel from any boundary: image and mask agree there.
     inner = F.pad(placed.float()[None, None], (1, 1, 1, 1), mode="replicate")
     low, high = -F.max_pool2d(-inner, 3, 1)[0, 0], F.max_pool2d(inner, 3, 1)[0, 0]
     error = (image[0] / 255 - placed.float()).abs()[known & (low == high)]
@@ -65,12 +65,12 @@ def test_masks_get_no_new_values():
         assert set(placed.unique().tolist()) <= {0, 300, 999}
 
 
-def test_centre_crop_takes_the_middle():
+def test_center_crop_takes_the_middle():
     mask = torch.arange(8, dtype=torch.uint8).expand(4, 8)
     assert JointTransform((4, 4), "crop", train=False)(None, mask, null_id=NULL)[1][0].tolist() == [2, 3, 4, 5]
 
 
-def test_pad_centres_the_picture_and_says_where():
+def test_pad_centers_the_picture_and_says_where():
     transform = JointTransform((8, 8), "pad", train=False)
     placed = transform(None, torch.ones(4, 8, dtype=torch.uint8), null_id=NULL)[1]
     assert transform.place((4, 8)).content == (2, 0, 4, 8)

@@ -13,13 +13,13 @@ from guided_diffusion.data import visualize
 RED, GREEN, BLUE, PURPLE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 0, 200)
 
 
-def tile(height: int, width: int, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.full((height, width, 3), colour, np.uint8)
+def tile(height: int, width: int, color: tuple[int, int, int]) -> np.ndarray:
+    return np.full((height, width, 3), color, np.uint8)
 
 
-def box_of(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom) of the pixels that have `colour`."""
-    rows, columns = np.nonzero((np.asarray(sheet) == colour).all(axis=-1))
+def box_of(sheet: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Return (left, top, right, bottom) of the pixels that have `color`."""
+    rows, columns = np.nonzero((np.asarray(sheet) == color).all(axis=-1))
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
@@ -29,20 +29,20 @@ def ink_of(sheet: Image.Image) -> np.ndarray:
 
 class TestPalette:
     @pytest.mark.parametrize("num_classes", [1, 2, 5, 20, 183, 1500])
-    def test_has_a_colour_per_class_and_one_for_null(self, num_classes: int) -> None:
+    def test_has_a_color_per_class_and_one_for_null(self, num_classes: int) -> None:
         palette = visualize.class_palette(num_classes)
         assert palette.shape == (num_classes + 1, 3)
         assert palette.dtype == np.uint8
         assert palette[0].max() < 40, "background is dark"
-        assert len(set(palette[-1].tolist())) == 1, "null is grey"
+        assert len(set(palette[-1].tolist())) == 1, "null is gray"
 
     @pytest.mark.parametrize(("num_classes", "least"), [(5, 80), (20, 50), (183, 15)])
-    def test_colours_are_apart(self, num_classes: int, least: float) -> None:
+    def test_colors_are_apart(self, num_classes: int, least: float) -> None:
         palette = visualize.class_palette(num_classes).astype(float)
         distance = np.linalg.norm(palette[:, None] - palette[None], axis=-1)
         assert distance[~np.eye(len(palette), dtype=bool)].min() >= least
 
-    def test_colour_of_a_class_does_not_depend_on_the_number_of_classes(self) -> None:
+    def test_color_of_a_class_does_not_depend_on_the_number_of_classes(self) -> None:
         large = visualize.class_palette(183)
         for num_classes in (1, 2, 8, 20):
             np.testing.assert_array_equal(visualize.class_palette(num_classes)[:-1], large[:num_classes])
@@ -79,7 +79,7 @@ class TestLabelMaps:
         expected = (image.astype(float) + palette[label]) / 2
         assert np.abs(mixed - expected)[label != background].max() <= 0.5
 
-    def test_overlay_of_grey_at_the_ends_of_alpha(self) -> None:
+    def test_overlay_of_gray_at_the_ends_of_alpha(self) -> None:
         image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
         label, palette = np.ones((2, 3), np.uint8), visualize.class_palette(2)
         np.testing.assert_array_equal(visualize.overlay(image, label, palette, 0), visualize.to_rgb(image))
@@ -105,13 +105,13 @@ class TestGrid:
         assert visualize.grid(rows, scale=2, pad=3).size == (3 * 16 + 4 * 3, 2 * 12 + 3 * 3)
 
     def test_tiles_are_where_row_and_column_say(self) -> None:
-        colours = [[RED, GREEN], [BLUE, PURPLE]]
-        sheet = visualize.grid([[tile(5, 7, c) for c in row] for row in colours], scale=1, pad=2)
-        for r, row in enumerate(colours):
-            for c, colour in enumerate(row):
-                assert box_of(sheet, colour) == (2 + 9 * c, 2 + 7 * r, 9 + 9 * c, 7 + 7 * r)
+        colors = [[RED, GREEN], [BLUE, PURPLE]]
+        sheet = visualize.grid([[tile(5, 7, c) for c in row] for row in colors], scale=1, pad=2)
+        for r, row in enumerate(colors):
+            for c, color in enumerate(row):
+                assert box_of(sheet, color) == (2 + 9 * c, 2 + 7 * r, 9 + 9 * c, 7 + 7 * r)
 
-    def test_enlargement_is_nearest_neighbour(self) -> None:
+    def test_enlargement_is_nearest_neighbor(self) -> None:
         image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
         sheet = np.asarray(visualize.grid([[image]], scale=5, pad=0))
         np.testing.assert_array_equal(sheet, np.kron(image, np.ones((5, 5, 1), np.uint8)))
@@ -162,10 +162,10 @@ class TestGrid:
 class TestFiles:
     def test_save_makes_folders_replaces_and_leaves_nothing_else(self, tmp_path: Path) -> None:
         path = tmp_path / "a" / "b" / "picture.png"
-        for colour in (RED, GREEN):
-            visualize.save(Image.fromarray(tile(3, 4, colour)), str(path))
+        for color in (RED, GREEN):
+            visualize.save(Image.fromarray(tile(3, 4, color)), str(path))
             with Image.open(path) as image:
-                np.testing.assert_array_equal(np.asarray(image), tile(3, 4, colour))
+                np.testing.assert_array_equal(np.asarray(image), tile(3, 4, color))
         assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
 
     def test_a_failed_save_keeps_the_old_file(self, tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def test_training_after_sampling_under_inference_mode() -> None:
     assert output.grad.isfinite().all()
 
 
-def test_grey_levels_have_all_the_probability() -> None:
+def test_gray_levels_have_all_the_probability() -> None:
     levels = (torch.arange(256) / 127.5 - 1).view(1, 1, 1, 256)
     for mean, scale in [(0.0, 0.3), (-0.9, 0.2), (1.0, 0.01), (2.0, 0.5)]:
         log_p = discretized_log_likelihood(

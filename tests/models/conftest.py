@@ -88,7 +88,7 @@ class GoldenCase:
 
 
 def _edges(instance: np.ndarray) -> Tensor:
-    """Mark the pixels that differ from a 4-neighbour, of maps [N, H, W]."""
+    """Mark the pixels that differ from a 4-neighbor, of maps [N, H, W]."""
     edge = np.zeros(instance.shape, dtype=bool)
     for ahead, behind in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
         differs = instance[ahead] != instance[behind]

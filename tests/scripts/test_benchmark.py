@@ -229,6 +229,6 @@ def test_published_path_gives_our_gradient():
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 811])
     model(x, t, condition).square().mean().backward()
     published(x, t, condition.one_hot()).square().mean().backward()
-    # All together: some are zero but for rounding, as biases before a normalisation.
+    # All together: some are zero but for rounding, as biases before a normalization.
     found, expected = (torch.cat([w.grad.flatten() for w in network.parameters()]) for network in (model, published))
     assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())

@@ -14,7 +14,7 @@ import pytest
 import torch
 from make_noisy_masks import downsampled, near_boundary, random_pixels
 from PIL import Image
-from published_trees import LAYOUTS, STEMS, grey
+from published_trees import LAYOUTS, STEMS, gray
 from scipy import ndimage
 
 from guided_diffusion.data.datasets import read_mask
@@ -30,7 +30,7 @@ def blocks(height: int, width: int, classes: int = 4, seed: int = 0) -> np.ndarr
     return drawn.repeat(9, 0).repeat(7, 1)[:height, :width]
 
 
-# Sides without a centre between two pixels, where PIL's rounding decides.
+# Sides without a center between two pixels, where PIL's rounding decides.
 @pytest.mark.parametrize(("height", "width", "size"), [(128, 96, 32), (60, 36, 12), (8, 9, 16)])
 def test_downsampled_is_what_pil_makes(height: int, width: int, size: int) -> None:
     label = np.random.default_rng(0).integers(0, 250, (height, width), dtype=np.uint8)
@@ -41,11 +41,11 @@ def test_downsampled_is_what_pil_makes(height: int, width: int, size: int) -> No
 
 
 @pytest.mark.parametrize(("length", "size"), [(90, 16), (33, 32), (683, 64), (41, 24)])
-def test_downsampled_takes_the_value_at_the_centre(length: int, size: int) -> None:
-    def centre(pixel: int, of: int, other: int) -> int:
+def test_downsampled_takes_the_value_at_the_center(length: int, size: int) -> None:
+    def center(pixel: int, of: int, other: int) -> int:
         return math.floor((Fraction(pixel) + Fraction(1, 2)) / of * other)
 
-    wanted = [centre(centre(pixel, length, size), size, length) for pixel in range(length)]
+    wanted = [center(center(pixel, length, size), size, length) for pixel in range(length)]
     found = downsampled(torch.arange(length)[None].expand(3, -1), size)
     assert found.tolist() == [wanted] * 3
 
@@ -140,20 +140,20 @@ def published_tree(mode: str, root: Path) -> dict[str, Path]:
     """Write one pair of 80 x 96 px in a published layout; returns its files, relative to `root`."""
     paths = [Path(template.format(STEMS[mode][1])) for template in LAYOUTS[mode]["test"]]
     files = dict(zip(("image", "mask", "instance"), paths, strict=False))
-    grey(root / files["image"], np.random.default_rng(1).integers(0, 255, (80, 96, 3), dtype=np.uint8))
-    grey(root / files["mask"], (blocks(80, 96, 5) + 3).astype(np.uint8))
+    gray(root / files["image"], np.random.default_rng(1).integers(0, 255, (80, 96, 3), dtype=np.uint8))
+    gray(root / files["mask"], (blocks(80, 96, 5) + 3).astype(np.uint8))
     if "instance" in files:
         deep = mode == "cityscapes"
         instance = blocks(80, 96, 9, seed=2) * (1000 if deep else 1)
-        grey(root / files["instance"], instance.astype(np.uint16 if deep else np.uint8))
+        gray(root / files["instance"], instance.astype(np.uint16 if deep else np.uint8))
     return files
 
 
-# The mask value of unlabelled pixels: the largest free one where there is no such class.
-UNLABELLED = {"cityscapes": 0, "ade20k": 0, "celeba": 255, "coco": 255}
+# The mask value of unlabeled pixels: the largest free one where there is no such class.
+UNLABELED = {"cityscapes": 0, "ade20k": 0, "celeba": 255, "coco": 255}
 
 
-def test_instance_maps_keep_palette_and_colours(noisy: Run, tmp_path: Path) -> None:
+def test_instance_maps_keep_palette_and_colors(noisy: Run, tmp_path: Path) -> None:
     files = published_tree("coco", tmp_path / "data")
     numbers = blocks(80, 96, 9, seed=2).astype(np.uint8)
     palette = Image.fromarray(numbers)
@@ -169,7 +169,7 @@ def test_instance_maps_keep_palette_and_colours(noisy: Run, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mode", UNLABELLED)
+@pytest.mark.parametrize("mode", UNLABELED)
 def test_published_layouts(mode: str, kind: str, noisy: Run, tmp_path: Path) -> None:
     files = published_tree(mode, tmp_path / "data")
     printed = noisy(kind, tmp_path / "data", mode)
@@ -178,7 +178,7 @@ def test_published_layouts(mode: str, kind: str, noisy: Run, tmp_path: Path) -> 
     changed = before != after
     assert 0 < changed.mean() < 1
     if kind != "downsample":
-        assert set(after[changed].tolist()) == {UNLABELLED[mode]}
+        assert set(after[changed].tolist()) == {UNLABELED[mode]}
     for name in files.keys() - {"mask"}:
         source, copy = tmp_path / "data" / files[name], tmp_path / "noisy" / files[name]
         if name == "instance" and kind == "downsample":
@@ -188,9 +188,9 @@ def test_published_layouts(mode: str, kind: str, noisy: Run, tmp_path: Path) -> 
             assert copy.read_bytes() == source.read_bytes()
 
 
-def test_a_class_that_stands_for_unlabelled(lemons: Path, noisy: Run, tmp_path: Path) -> None:
-    printed = noisy("edge", lemons, "multi-class", "--unlabelled", "0", "--masks-only")
-    assert "unlabelled pixels are of class 0" in printed
+def test_a_class_that_stands_for_unlabeled(lemons: Path, noisy: Run, tmp_path: Path) -> None:
+    printed = noisy("edge", lemons, "multi-class", "--unlabeled", "0", "--masks-only")
+    assert "unlabeled pixels are of class 0" in printed
     assert max(np.array(Image.open(path)).max() for path in (tmp_path / "noisy").glob("*.png")) < 5
 
 
@@ -212,8 +212,8 @@ class TestMistakes:
         assert "is there already" in self.only(noisy("random", lemons, "multi-class"))
 
     def test_unknown_class(self, lemons: Path, noisy: Run) -> None:
-        message = noisy("edge", lemons, "multi-class", "--unlabelled", "sky")
-        assert "--unlabelled: 'sky' is no class" in self.only(message)
+        message = noisy("edge", lemons, "multi-class", "--unlabeled", "sky")
+        assert "--unlabeled: 'sky' is no class" in self.only(message)
 
     def test_dataset_that_is_not_there(self, tmp_path: Path, noisy: Run) -> None:
         assert "the folder does not exist" in self.only(noisy("edge", tmp_path / "nothing", "multi-class"))

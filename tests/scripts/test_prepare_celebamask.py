@@ -37,7 +37,7 @@ ROWS = {
 
 @pytest.fixture
 def download(tmp_path: Path) -> Path:
-    """Write four faces of 24 px with parts of 12 px in colour PNGs, and files that a download has beside them."""
+    """Write four faces of 24 px with parts of 12 px in color PNGs, and files that a download has beside them."""
     root = tmp_path / "CelebAMask-HQ"
     for number, (folder, parts) in FACES.items():
         picture = np.random.default_rng(number).integers(0, 256, (2 * SIDE, 2 * SIDE, 3), np.uint8)

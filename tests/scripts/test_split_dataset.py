@@ -130,7 +130,7 @@ def test_links_share_the_files(split: Run, plain: Path, tmp_path: Path) -> None:
         assert os.path.samefile(path, plain.joinpath(*relative))
 
 
-def test_colour_masks_are_split_too(split: Run, plain: Path) -> None:
+def test_color_masks_are_split_too(split: Run, plain: Path) -> None:
     for path in plain.glob("masks/**/*.png"):
         Image.fromarray(np.asarray(Image.open(path))[..., None] * np.array([90, 10, 0], np.uint8)).save(path)
     assert "4 for testing" in split()

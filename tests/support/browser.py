@@ -41,8 +41,8 @@ TOO_WIDE = """() => {
 
 # Text whose contrast to what lies behind it is below 4.5 (WCAG 2.2, 1.4.3), with that contrast.
 FAINT = """() => {
-  const parse = colour => {
-    const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number);
+  const parse = color => {
+    const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number);
     return [r, g, b, a];
   };
   const luminance = ([r, g, b]) => {
@@ -52,8 +52,8 @@ FAINT = """() => {
   };
   const behind = element => {
     for (; element; element = element.parentElement) {
-      const colour = parse(getComputedStyle(element).backgroundColor);
-      if (colour[3] === 1) return colour;
+      const color = parse(getComputedStyle(element).backgroundColor);
+      if (color[3] === 1) return color;
     }
     return [255, 255, 255, 1];
   };
@@ -92,7 +92,7 @@ def chromium() -> Iterator[Any]:
 def check_report(path: str | Path) -> None:
     """Raise AssertionError where the report at `path` does not open as it should.
 
-    Both colour schemes on a desktop and two phones: no error, no request beyond the file, all pictures loaded, the
+    Both color schemes on a desktop and two phones: no error, no request beyond the file, all pictures loaded, the
     verdict on the first screen, nothing that makes the page scroll sideways, enough contrast, headings in order.
     """
     with chromium() as browser:
@@ -108,7 +108,7 @@ def check_in(browser: Any, path: str | Path, sizes: Sequence[tuple[int, int]] = 
 
 
 def _check_page(browser: Any, path: Path, size: tuple[int, int], scheme: str) -> str:
-    """Check the page on a screen of `size` (width, height in CSS pixels); return its background colour."""
+    """Check the page on a screen of `size` (width, height in CSS pixels); return its background color."""
     where = f"{path.name} at {size[0]}x{size[1]}, {scheme}"
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     page = context.new_page()

@@ -1,4 +1,4 @@
-"""Images painted in the colours of their classes, and segmenters that read the classes back: answers are known."""
+"""Images painted in the colors of their classes, and segmenters that read the classes back: answers are known."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 from evaluations.sets import ImageSet
 
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
 """Of classes 0 to 3."""
 
 
 def paint(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Return images [..., 3] of label maps [...]; black where there is no class."""
-    return np.array([*COLOURS, (0, 0, 0)], np.uint8)[labels]
+    return np.array([*COLORS, (0, 0, 0)], np.uint8)[labels]
 
 
 def painted(count: int = 3, side: int = 32, num_classes: int = 4) -> ImageSet:
@@ -27,13 +27,13 @@ def painted(count: int = 3, side: int = 32, num_classes: int = 4) -> ImageSet:
     return ImageSet(paint(labels), labels, tuple(map(str, range(count))), num_classes)
 
 
-class NearestColour(nn.Module):
-    """Logits of the classes whose colours these are, of images in 0..1: 2 c.x - |c|^2 is largest for the nearest c."""
+class NearestColor(nn.Module):
+    """Logits of the classes whose colors these are, of images in 0..1: 2 c.x - |c|^2 is largest for the nearest c."""
 
-    def __init__(self, colours: tuple[tuple[int, int, int], ...] = COLOURS):
+    def __init__(self, colors: tuple[tuple[int, int, int], ...] = COLORS):
         super().__init__()
-        table = torch.tensor(colours) / 255
-        self.layer = nn.Conv2d(3, len(colours), 1)
+        table = torch.tensor(colors) / 255
+        self.layer = nn.Conv2d(3, len(colors), 1)
         self.layer.weight.data = 2 * table[:, :, None, None]
         self.layer.bias.data = -table.square().sum(1)
 

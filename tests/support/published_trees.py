@@ -57,7 +57,7 @@ VALUES = {
 PUBLISHED = sorted(LAYOUTS)
 
 
-def grey(path: Path, array: np.ndarray) -> None:
+def gray(path: Path, array: np.ndarray) -> None:
     """Write an array as a picture, its folders with it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
@@ -75,8 +75,8 @@ def write_tree(root: Path, name: str) -> Path:
     for templates in LAYOUTS[name].values():
         for stem in STEMS[name]:
             files = [root / template.format(stem) for template in templates]
-            grey(files[0], rng.integers(0, 256, (*SIZE, 3), np.uint8))
-            grey(files[1], stripes(VALUES[name]).astype(np.uint8))
+            gray(files[0], rng.integers(0, 256, (*SIZE, 3), np.uint8))
+            gray(files[1], stripes(VALUES[name]).astype(np.uint8))
             for path in files[2:]:
-                grey(path, stripes([7, 26, 8, 9]).astype(depth))
+                gray(path, stripes([7, 26, 8, 9]).astype(depth))
     return root

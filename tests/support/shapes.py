@@ -8,7 +8,7 @@ from evaluations.sets import ImageSet
 
 
 def shapes(count: int, *, side: int = 32, seed: int = 0, prefix: str = "shape") -> ImageSet:
-    """Return images with one square of class 1 (bright) or 2 (dark) each on grey noise; 3 classes."""
+    """Return images with one square of class 1 (bright) or 2 (dark) each on gray noise; 3 classes."""
     rng = np.random.default_rng(seed)
     images = rng.integers(110, 146, (count, side, side, 3), dtype=np.uint8)
     labels = np.zeros((count, side, side), np.uint8)

@@ -195,7 +195,7 @@ def test_every_prediction_trains(trainer_for, prediction, values):
     assert math.isfinite(progress.best_loss)
 
 
-def test_rectangles_grey_images_and_edges_train(trainer_for):
+def test_rectangles_gray_images_and_edges_train(trainer_for):
     trainer = trainer_for(max_epochs=1, image_size=[16, 32], image_channels=1, no_instance=False)
     assert trainer.fit().step == 3
     assert trainer.model.conditioner.channels == 6

@@ -1,7 +1,7 @@
 """What to tell the user about mask values that stand for no class: how they look, and the remedy.
 
 The mistakes are the ones that users of segmentation tools make most: 0/255 masks, labels that start at 1, labels spread
-or scaled for viewing, antialiased or lossy masks, an ignore label that was not declared, colours without a map.
+or scaled for viewing, antialiased or lossy masks, an ignore label that was not declared, colors without a map.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def describe_values(values: Sequence[int]) -> str:
 
 
 def unpack_color(code: int) -> tuple[int, int, int]:
-    """Return (red, green, blue) of a colour packed as 0xRRGGBB."""
+    """Return (red, green, blue) of a color packed as 0xRRGGBB."""
     return int(code) >> 16 & 255, int(code) >> 8 & 255, int(code) & 255
 
 
 def describe_colors(codes: Sequence[int]) -> str:
-    """Return packed colours as `(r, g, b)`, at most 8 of them, then how many there are."""
+    """Return packed colors as `(r, g, b)`, at most 8 of them, then how many there are."""
     shown = ", ".join(str(unpack_color(code)) for code in codes[:LISTED])
-    return shown if len(codes) <= LISTED else f"{shown}, ... ({len(codes)} colours)"
+    return shown if len(codes) <= LISTED else f"{shown}, ... ({len(codes)} colors)"
 
 
 def suggest_fix(present: Sequence[int], num_classes: int | None, *, binary: bool) -> str:
@@ -54,7 +54,7 @@ def suggest_fix(present: Sequence[int], num_classes: int | None, *, binary: bool
     if len(values) > max(16, 2 * (num_classes or 0)):
         return (
             "so many values come from antialiasing or lossy (JPEG) storage: export the masks again as PNG without "
-            "smoothing, scaled by nearest neighbour; if they are classes, raise num_classes"
+            "smoothing, scaled by nearest neighbor; if they are classes, raise num_classes"
         )
     if num_classes is None:
         return f"set num_classes to {values[-1] + 1}, or name the classes in classes.json"
@@ -78,7 +78,7 @@ def _advise_binary(values: Sequence[int]) -> str:
     if len(values) > 16:
         return (
             "so many values come from antialiasing or lossy (JPEG) storage: export the masks again as PNG without "
-            "smoothing, scaled by nearest neighbour"
+            "smoothing, scaled by nearest neighbor"
         )
     line = json.dumps({"0": {"name": "background", "value": 0}, "1": {"name": "defect", "values": list(values[1:])}})
     if values[0] != 0:
@@ -90,16 +90,16 @@ def _advise_binary(values: Sequence[int]) -> str:
 
 
 def advise_colors(codes: Sequence[int], *, mapped: bool) -> str:
-    """Return the remedy for RGB masks; `codes` are their packed colours, `mapped` tells if there is a colour map."""
+    """Return the remedy for RGB masks; `codes` are their packed colors, `mapped` tells if there is a color map."""
     if len(codes) > SUGGESTED_COLORS:
         return (
-            "so many colours come from antialiasing or lossy (JPEG) storage: export the masks as PNG without "
-            "smoothing, best as 8-bit grey with the class index"
+            "so many colors come from antialiasing or lossy (JPEG) storage: export the masks as PNG without "
+            "smoothing, best as 8-bit gray with the class index"
         )
     if mapped:
-        return "add the colours to their classes in classes.json, or to its 'ignore'"
+        return "add the colors to their classes in classes.json, or to its 'ignore'"
     entries = {str(index): {"name": f"class {index}", "color": unpack_color(code)} for index, code in enumerate(codes)}
-    return f"say in classes.json which class each colour stands for: {json.dumps(entries)}"
+    return f"say in classes.json which class each color stands for: {json.dumps(entries)}"
 
 
 def _map_line(values: Sequence[int]) -> str:

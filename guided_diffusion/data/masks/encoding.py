@@ -34,8 +34,8 @@ def pack_color(color: Sequence[int]) -> int:
 class RawMask:
     """What a mask file holds, before any meaning is given to it.
 
-    values: unsigned integers of any shape: grey values, palette indices, or for `rgb` colours packed as 0xRRGGBB.
-    palette: for `palette`, its colours as bytes r, g, b, r, g, b, ...
+    values: unsigned integers of any shape: gray values, palette indices, or for `rgb` colors packed as 0xRRGGBB.
+    palette: for `palette`, its colors as bytes r, g, b, r, g, b, ...
     """
 
     kind: MaskFormat
@@ -44,15 +44,15 @@ class RawMask:
 
     @property
     def class_values(self) -> np.ndarray | None:
-        """Values or indices; RGB whose three channels agree everywhere is grey; None for real colours."""
+        """Values or indices; RGB whose three channels agree everywhere is gray; None for real colors."""
         if self.kind != "rgb":
             return self.values
-        grey = self.values & 0xFF
-        return grey if np.array_equal(grey * np.uint32(0x010101), self.values) else None
+        gray = self.values & 0xFF
+        return gray if np.array_equal(gray * np.uint32(0x010101), self.values) else None
 
     @property
     def colors(self) -> np.ndarray | None:
-        """Packed colours, of palette entries and 8-bit grey too; None for 16-bit values."""
+        """Packed colors, of palette entries and 8-bit gray too; None for 16-bit values."""
         if self.kind == "rgb":
             return self.values
         if self.kind == "grey8":
@@ -67,7 +67,7 @@ class RawMask:
 
 
 def raw_mask(image: Image.Image, source: str) -> RawMask:
-    """Return the values, indices or colours of a mask picture, [H, W], nothing converted.
+    """Return the values, indices or colors of a mask picture, [H, W], nothing converted.
 
     An alpha channel is dropped when it is constant. Raises DataError naming `source` for varying alpha, for values
     outside 0..65535 and for pictures that cannot be label maps (CMYK, floating point, ...).
@@ -75,7 +75,7 @@ def raw_mask(image: Image.Image, source: str) -> RawMask:
     kind = _FORMATS.get(image.mode)
     if kind is None:
         raise DataError(
-            f"{source}: mask has PIL mode {image.mode}; save it as 8-bit or 16-bit grey, palette or RGB PNG"
+            f"{source}: mask has PIL mode {image.mode}; save it as 8-bit or 16-bit gray, palette or RGB PNG"
         )
     array = np.asarray(image)
     if image.mode in ("LA", "PA", "RGBA"):
@@ -98,12 +98,12 @@ def raw_mask(image: Image.Image, source: str) -> RawMask:
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """Which mask values or colours stand for which class, and how the dataset writes its masks.
+    """Which mask values or colors stand for which class, and how the dataset writes its masks.
 
     names: one per class.
-    values: per class the file values (grey or palette index) that stand for it, the first being the one written;
-        empty as a whole where only colours say the class.
-    colors: likewise the colours; empty as a whole without a colour map.
+    values: per class the file values (gray or palette index) that stand for it, the first being the one written;
+        empty as a whole where only colors say the class.
+    colors: likewise the colors; empty as a whole without a color map.
     ignore_values, ignore_colors: what stands for no class; it is read as the null id `num_classes`.
     kind: the form in which masks are written; `palette` is then the palette.
     binary: the dataset has background and one other class.
@@ -130,7 +130,7 @@ class LabelEncoding:
 
     @classmethod
     def identity(cls, num_classes: int, names: Sequence[str] | None = None) -> LabelEncoding:
-        """Return the encoding in which a value is its class, written as 8-bit grey (16-bit above 256 classes)."""
+        """Return the encoding in which a value is its class, written as 8-bit gray (16-bit above 256 classes)."""
         names = tuple(names) if names else tuple(f"class {index}" for index in range(num_classes))
         kind: MaskFormat = "grey8" if num_classes <= 256 else "grey16"
         return cls(num_classes, names, tuple((index,) for index in range(num_classes)), kind=kind)
@@ -141,11 +141,11 @@ class LabelEncoding:
         return np.uint8 if self.num_classes <= 255 else np.uint16
 
     def lookup(self, raw: RawMask) -> np.ndarray:
-        """Return the class ids of `raw.values`, same shape, int32; -1 where a value or colour stands for no class."""
+        """Return the class ids of `raw.values`, same shape, int32; -1 where a value or color stands for no class."""
         values, colors = raw.class_values, raw.colors
         if not self.values or (raw.kind == "rgb" and self.colors):
             found = None if colors is None else _match(colors, self._color_table)
-            # An RGB file that is all grey may as well hold plain values.
+            # An RGB file that is all gray may as well hold plain values.
             if self.values and values is not None and (found is None or (found < 0).any()):
                 found = _match(values, self._value_table)
         else:
@@ -155,7 +155,7 @@ class LabelEncoding:
     def decode(self, image: Image.Image, source: str) -> np.ndarray:
         """Return the class ids of a mask picture: [H, W] of `dtype` in `0..num_classes`, the last being the null id.
 
-        Raises DataError naming `source`, the values or colours that stand for no class, and the remedy.
+        Raises DataError naming `source`, the values or colors that stand for no class, and the remedy.
         """
         raw = raw_mask(image, source)
         found = self.lookup(raw)
@@ -168,15 +168,15 @@ class LabelEncoding:
     def explain(self, kind: MaskFormat, unexpected: np.ndarray, present: np.ndarray) -> tuple[str, str]:
         """Return what to say of codes that stand for no class: (what was found, the remedy).
 
-        present: all codes of the mask or dataset, from which the usual mistakes are recognised.
+        present: all codes of the mask or dataset, from which the usual mistakes are recognized.
         """
         if kind == "rgb":
-            said = f"mask colours {describe_colors([int(code) for code in unexpected])} stand for no class"
+            said = f"mask colors {describe_colors([int(code) for code in unexpected])} stand for no class"
             return said, advise_colors([int(code) for code in present], mapped=bool(self.colors))
         known = [value for group in (*self.values, self.ignore_values) for value in group]
         said = f"mask values {describe_values(unexpected)} stand for no class"
         if not self.values:
-            return f"{said} (classes.json has colours only)", "add 'value' to the classes in classes.json"
+            return f"{said} (classes.json has colors only)", "add 'value' to the classes in classes.json"
         said += f" (num_classes is {self.num_classes}; known are {describe_values(known)})"
         ignored = set(self.ignore_values)
         remaining = [int(value) for value in present if int(value) not in ignored]
@@ -187,7 +187,7 @@ class LabelEncoding:
     def encode(self, label: np.ndarray | Tensor) -> Image.Image:
         """Return [H, W] class ids in `0..num_classes` as a picture in the dataset's form; `decode` gives them back.
 
-        Null pixels take the first ignore value (or colour); where the dataset has none they cannot be written, which
+        Null pixels take the first ignore value (or color); where the dataset has none they cannot be written, which
         raises DataError.
         """
         label = np.asarray(label)
@@ -217,8 +217,8 @@ class LabelEncoding:
             return self
         if self.kind == "rgb":
             taken = {color for group in self.colors for color in group}
-            grey = next(g for g in range(255, -1, -1) if (g, 255 - g, g) not in taken)
-            return replace(self, ignore_colors=((grey, 255 - grey, grey),))
+            gray = next(g for g in range(255, -1, -1) if (g, 255 - g, g) not in taken)
+            return replace(self, ignore_colors=((gray, 255 - gray, gray),))
         taken_values = {value for group in self.values for value in group}
         free = next((value for value in range(self._largest, -1, -1) if value not in taken_values), None)
         if free is None:
@@ -230,12 +230,12 @@ class LabelEncoding:
     def ignoring(self, value: int) -> LabelEncoding:
         """Return the encoding in which the mask value `value` stands for no class, too, and can be written.
 
-        Raises DataError where the value stands for a class, or where classes are told by colours alone.
+        Raises DataError where the value stands for a class, or where classes are told by colors alone.
         """
         if not self.values:
             raise DataError(
-                f"ignore_label: {value} is a value, but the classes are colours; leave it out: pixels of no class need "
-                "a colour that classes.json had as 'ignore' in training"
+                f"ignore_label: {value} is a value, but the classes are colors; leave it out: pixels of no class need "
+                "a color that classes.json had as 'ignore' in training"
             )
         owner = next((name for name, group in zip(self.names, self.values, strict=True) if value in group), None)
         if owner is not None:
@@ -244,10 +244,10 @@ class LabelEncoding:
             )
         values = tuple(dict.fromkeys((*self.ignore_values, value)))
         colors = self.ignore_colors
-        grey = (value, value, value)
-        of_a_class = any(grey in group for group in self.colors)
+        gray = (value, value, value)
+        of_a_class = any(gray in group for group in self.colors)
         if self.colors and value <= 255 and not of_a_class:  # RGB files whose channels agree hold values, too
-            colors = tuple(dict.fromkeys((*colors, grey)))
+            colors = tuple(dict.fromkeys((*colors, gray)))
         return replace(self, ignore_values=values, ignore_colors=colors).with_ignore()
 
     @property
@@ -257,7 +257,7 @@ class LabelEncoding:
 
     @property
     def _written_ignore(self) -> tuple[Any, ...]:
-        """What null pixels can be written as: the ignore colours, or the ignore values that fit the form."""
+        """What null pixels can be written as: the ignore colors, or the ignore values that fit the form."""
         if self.kind == "rgb":
             return self.ignore_colors
         return tuple(value for value in self.ignore_values if value <= self._largest)
@@ -284,7 +284,7 @@ class LabelEncoding:
 
 
 def edges_from_instances(instance: Tensor) -> Tensor:
-    """Return [..., H, W] booleans: True where a pixel's id differs from one of its four neighbours'."""
+    """Return [..., H, W] booleans: True where a pixel's id differs from one of its four neighbors'."""
     edge = torch.zeros_like(instance, dtype=torch.bool)
     rows = instance[..., 1:, :] != instance[..., :-1, :]
     columns = instance[..., :, 1:] != instance[..., :, :-1]

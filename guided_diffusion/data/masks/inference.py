@@ -35,7 +35,7 @@ class ClassOptions:
 
 
 def present_values(masks: Iterable[MaskFacts]) -> np.ndarray:
-    """Return the sorted distinct values of all masks that hold values (not colours)."""
+    """Return the sorted distinct values of all masks that hold values (not colors)."""
     found = [values for mask in masks if (values := mask.raw.class_values) is not None]
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
@@ -80,21 +80,20 @@ def _default_names(count: int) -> tuple[str, ...]:
 
 
 def _colors_without_map(classes: ClassesFile | None, masks: Sequence[MaskFacts]) -> Problem | None:
-    """Return the one problem of a dataset with coloured masks and no colour map, with the map to write."""
+    """Return the one problem of a dataset with colored masks and no color map, with the map to write."""
     if classes is not None and any(classes.colors):
         return None
-    coloured = [mask for mask in masks if mask.raw.class_values is None]
-    if not coloured:
+    colored = [mask for mask in masks if mask.raw.class_values is None]
+    if not colored:
         return None
     pixels: Counter[int] = Counter()
-    for mask in coloured:
+    for mask in colored:
         pixels.update(dict(zip(mask.raw.values.tolist(), mask.counts.tolist(), strict=True)))
     colors = [color for color, _ in pixels.most_common()]
     found = (
-        f"RGB mask without a colour map ({len(coloured)} of {len(masks)} masks); "
-        f"the colours are {describe_colors(colors)}"
+        f"RGB mask without a color map ({len(colored)} of {len(masks)} masks); the colors are {describe_colors(colors)}"
     )
-    return Problem(coloured[0].path, found, advise_colors(colors, mapped=False), "colours")
+    return Problem(colored[0].path, found, advise_colors(colors, mapped=False), "colors")
 
 
 def _ignore_values(
@@ -110,7 +109,7 @@ def _ignore_values(
         return (), [Problem("ignore_label", f"{label} found", remedy, "ignore_label")]
     if colors_only:
         remedy = f'add "ignore": {{"color": [r, g, b]}} to {FILE_NAME} instead'
-        return (), [Problem("ignore_label", f"{label} is a value, but the classes are colours", remedy, "ignore_label")]
+        return (), [Problem("ignore_label", f"{label} is a value, but the classes are colors", remedy, "ignore_label")]
     return tuple(dict.fromkeys([*values, label])), []
 
 
@@ -210,11 +209,11 @@ def _with_form(encoding: LabelEncoding, kind: MaskFormat, palette: bytes | None)
     ):
         return encoding
     if kind == "rgb":
-        # RGB files whose channels agree: grey values that are written as they were read.
-        colors = tuple(_greys(group) for group in encoding.values)
-        return replace(encoding, kind="rgb", colors=colors, ignore_colors=_greys(encoding.ignore_values))
+        # RGB files whose channels agree: gray values that are written as they were read.
+        colors = tuple(_grays(group) for group in encoding.values)
+        return replace(encoding, kind="rgb", colors=colors, ignore_colors=_grays(encoding.ignore_values))
     return replace(encoding, kind=kind, palette=palette)
 
 
-def _greys(values: Iterable[int]) -> tuple[Color, ...]:
+def _grays(values: Iterable[int]) -> tuple[Color, ...]:
     return tuple((value, value, value) for value in values if value <= 255)

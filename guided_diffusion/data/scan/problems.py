@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from guided_diffusion.runtime.errors import DataError
 
-SUMMARISED_ABOVE = 20
+SUMMARIZED_ABOVE = 20
 SHOWN_OF_MANY = 5
 
 
@@ -41,7 +41,7 @@ def problem_lines(problems: Iterable[Problem]) -> list[str]:
         by_kind.setdefault(problem.kind, []).append(problem)
     lines = []
     for kind, alike in by_kind.items():
-        shown = alike if len(alike) <= SUMMARISED_ABOVE else alike[:SHOWN_OF_MANY]
+        shown = alike if len(alike) <= SUMMARIZED_ABOVE else alike[:SHOWN_OF_MANY]
         lines += [problem.line for problem in shown]
         if len(shown) < len(alike):
             lines.append(f"{kind}: {len(alike) - len(shown)} more findings like the {len(shown)} above")

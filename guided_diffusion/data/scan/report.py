@@ -75,7 +75,7 @@ class ScanReport:
         return tuple(problem for problem in self.problems if not problem.fatal)
 
     def raise_if_fatal(self) -> LabelEncoding:
-        """Return the encoding; DataError with a line for every fatal problem (many of a kind are summarised)."""
+        """Return the encoding; DataError with a line for every fatal problem (many of a kind are summarized)."""
         if self.fatal:
             raise DataError(problem_lines(self.fatal))
         assert self.encoding is not None

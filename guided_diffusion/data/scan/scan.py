@@ -25,7 +25,7 @@ from guided_diffusion.data.scan.problems import Problem
 from guided_diffusion.data.scan.report import ClassStats, ScanReport, SizeStats
 from guided_diffusion.runtime.errors import DataError
 
-# A smoothed RGB mask has any number of colours; more than these say nothing new.
+# A smoothed RGB mask has any number of colors; more than these say nothing new.
 _KEPT_CODES = 4096
 _MUCH_BACKGROUND = 0.5
 _DARK_16_BIT = 16384
@@ -178,7 +178,7 @@ def _count_codes(path: str, raw: RawMask) -> MaskFacts:
 
 
 def _size_problem(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> Problem:
-    remedy = "scale or crop one to the other's size (masks by nearest neighbour)"
+    remedy = "scale or crop one to the other's size (masks by nearest neighbor)"
     return Problem(path, size_mismatch(size, other_path, other_size), remedy, "sizes that differ")
 
 
@@ -187,16 +187,16 @@ def _warning(path: str, found: str, remedy: str, kind: str) -> Problem:
 
 
 def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
-    """Return warnings about what happens to the images' colours and depth."""
+    """Return warnings about what happens to the images' colors and depth."""
     modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
-    grey = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA") or mode.startswith("I"))
+    gray = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA") or mode.startswith("I"))
     problems = []
-    if channels == 3 and modes and grey == modes.total():
+    if channels == 3 and modes and gray == modes.total():
         remedy = "set image_channels to 1 to train a smaller, faster model"
-        problems.append(_warning("image_channels", "3, but all images are grey", remedy, "colours"))
-    if channels == 1 and grey < modes.total():
-        found = f"1, but {modes.total() - grey} of {modes.total()} images have colours"
-        problems.append(_warning("image_channels", found, "they are turned grey; set it to 3 to keep them", "colours"))
+        problems.append(_warning("image_channels", "3, but all images are gray", remedy, "colors"))
+    if channels == 1 and gray < modes.total():
+        found = f"1, but {modes.total() - gray} of {modes.total()} images have colors"
+        problems.append(_warning("image_channels", found, "they are turned gray; set it to 3 to keep them", "colors"))
     brightest = [fact.brightest for fact in facts if fact.image_mode.startswith("I")]
     if brightest and max(brightest) < _DARK_16_BIT:
         found = f"16-bit images use values up to {max(brightest)} of 65535, so they are almost black"

@@ -51,7 +51,7 @@ def _agreement(context: MetricContext) -> Metric | None:
 
 def _near_duplicates(context: MetricContext) -> Metric | None:
     quality = context.quality
-    if not quality.memorisation:
+    if not quality.near_duplicates:
         return None
     return NearDuplicatesMetric(context.inception, context.device, quality.report_images)
 

@@ -109,7 +109,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
             raise ConfigError(f"architectures has {name!r} twice, in two spellings: keep one")
     settings = settings_of(
         options.ratios or (),
-        baselines=options.rivals,
+        baselines=options.baselines,
         synthetic_only=options.synthetic_only,
         augment_all=options.augment_all,
     )

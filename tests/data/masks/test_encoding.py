@@ -27,8 +27,8 @@ def stored(image: Image.Image) -> Image.Image:
     return Image.open(file)
 
 
-def grey_png(path, depth: int, rows: list[bytes], width: int) -> None:
-    """Write a grey PNG of fewer than 8 bits a pixel, which PIL itself cannot write."""
+def gray_png(path, depth: int, rows: list[bytes], width: int) -> None:
+    """Write a gray PNG of fewer than 8 bits a pixel, which PIL itself cannot write."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -77,13 +77,13 @@ def test_every_value_of_a_class_reads_as_the_class(encoding, seed):
     np.testing.assert_array_equal(encoding.decode(Image.fromarray(values), "m"), label)
 
 
-def test_palette_masks_are_read_by_index_not_by_colour():
+def test_palette_masks_are_read_by_index_not_by_color():
     mask = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8))
     mask.putpalette([9, 9, 9, 3, 3, 3, 1, 1, 1, 200, 0, 0])
     np.testing.assert_array_equal(PLAIN.decode(stored(mask), "m"), [[0, 1], [2, 3]])
 
 
-def test_palette_masks_are_read_by_colour_where_only_colours_are_known():
+def test_palette_masks_are_read_by_color_where_only_colors_are_known():
     encoding = LabelEncoding(2, ("a", "b"), colors=(((0, 0, 0),), ((255, 0, 0),)), kind="rgb")
     mask = Image.fromarray(np.array([[0, 1]], np.uint8))
     mask.putpalette([255, 0, 0, 0, 0, 0])
@@ -91,7 +91,7 @@ def test_palette_masks_are_read_by_colour_where_only_colours_are_known():
     np.testing.assert_array_equal(encoding.decode(Image.fromarray(np.zeros((1, 2), np.uint8)), "m"), [[0, 0]])
 
 
-def test_bilevel_rgb_grey_and_constant_alpha_are_grey_values():
+def test_bilevel_rgb_gray_and_constant_alpha_are_gray_values():
     label = np.array([[0, 1], [1, 0]], np.uint8)
     for image in (
         Image.fromarray(label.astype(bool)),
@@ -103,8 +103,8 @@ def test_bilevel_rgb_grey_and_constant_alpha_are_grey_values():
 
 
 @pytest.mark.parametrize(("depth", "rows"), [(4, [b"\x01\x23", b"\x32\x10"]), (2, [b"\x1b", b"\xe4"])])
-def test_grey_of_few_bits_is_not_stretched(tmp_path, depth, rows):
-    grey_png(tmp_path / "m.png", depth, rows, 4)
+def test_gray_of_few_bits_is_not_stretched(tmp_path, depth, rows):
+    gray_png(tmp_path / "m.png", depth, rows, 4)
     np.testing.assert_array_equal(PLAIN.decode(open_mask(tmp_path / "m.png"), "m"), [[0, 1, 2, 3], [3, 2, 1, 0]])
 
 
@@ -123,18 +123,18 @@ def test_null_pixels_need_an_ignore_value():
 
 
 def test_one_more_value_of_no_class():
-    grey = Image.fromarray(np.array([[0, 3, 9]], np.uint8))
+    gray = Image.fromarray(np.array([[0, 3, 9]], np.uint8))
     for encoding in (PLAIN, replace(PLAIN, ignore_values=(7,))):
         more = encoding.ignoring(9)
-        assert more.decode(grey, "m").tolist() == [[0, 3, 4]]
+        assert more.decode(gray, "m").tolist() == [[0, 3, 4]]
         assert np.asarray(more.encode(np.array([[4]]))).item() == (encoding.ignore_values or (9,))[0]
         assert more.ignoring(9) == more
     # RGB files whose channels agree hold values, too.
     colors = tuple(((value,) * 3,) for value in range(4))
     more = replace(PLAIN, kind="rgb", colors=colors).ignoring(9)
-    assert more.decode(grey.convert("RGB"), "m").tolist() == [[0, 3, 4]]
+    assert more.decode(gray.convert("RGB"), "m").tolist() == [[0, 3, 4]]
     assert stored(more.encode(np.array([[4]]))).getpixel((0, 0)) == (9, 9, 9)
-    # But where that colour is a class's, it stays so.
+    # But where that color is a class's, it stays so.
     white = replace(PLAIN, kind="rgb", colors=(*colors[:3], ((255, 255, 255),))).ignoring(255)
     assert (255, 255, 255) not in white.ignore_colors
     assert white.decode(stored(white.encode(np.array([[3, 4]]))), "m").tolist() == [[3, 4]]
@@ -143,34 +143,34 @@ def test_one_more_value_of_no_class():
     assert written == 255
     with pytest.raises(DataError, match="value 3 stands for class 'class 3'"):
         PLAIN.ignoring(3)
-    with pytest.raises(DataError, match="classes are colours"):
+    with pytest.raises(DataError, match="classes are colors"):
         replace(PLAIN, kind="rgb", colors=colors, values=()).ignoring(9)
 
 
-GREY = np.zeros((4, 4), np.uint8)
+GRAY = np.zeros((4, 4), np.uint8)
 
 
-def grey(*values: int, dtype=np.uint8) -> Image.Image:
+def gray(*values: int, dtype=np.uint8) -> Image.Image:
     return Image.fromarray(np.array([values], dtype))
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (grey(0, 255), r"m: mask values 255 stand for no class .*set dataset_mode to binary, or map 255"),
-        (grey(1, 2, 3, 4), r"values 4 stand .*labels seem to start at 1: map them .*\"value\": 1"),
-        (grey(0, 1, 2, 255), r"values 255 .*set ignore_label to 255"),
-        (grey(0, 85, 170, 255), r"values 85, 170, 255 .*spread out for viewing.*\"value\": 85"),
-        (grey(0, 1, 2, 3, 4), r"values 4 .*set num_classes to 5, or map 4"),
-        (grey(0, 3, 9), r"values 9 .*correct the masks, raise num_classes"),
-        (grey(0, 257, 514, dtype=np.uint16), r"values 257, 514 .*scaled to 16 bits: divide them by 257"),
-        (grey(*range(0, 200, 4)), r"so many values come from antialiasing or lossy \(JPEG\)"),
+        (gray(0, 255), r"m: mask values 255 stand for no class .*set dataset_mode to binary, or map 255"),
+        (gray(1, 2, 3, 4), r"values 4 stand .*labels seem to start at 1: map them .*\"value\": 1"),
+        (gray(0, 1, 2, 255), r"values 255 .*set ignore_label to 255"),
+        (gray(0, 85, 170, 255), r"values 85, 170, 255 .*spread out for viewing.*\"value\": 85"),
+        (gray(0, 1, 2, 3, 4), r"values 4 .*set num_classes to 5, or map 4"),
+        (gray(0, 3, 9), r"values 9 .*correct the masks, raise num_classes"),
+        (gray(0, 257, 514, dtype=np.uint16), r"values 257, 514 .*scaled to 16 bits: divide them by 257"),
+        (gray(*range(0, 200, 4)), r"so many values come from antialiasing or lossy \(JPEG\)"),
         (
             Image.fromarray(np.array([[[0, 0, 0], [255, 0, 0]]], np.uint8)),
-            r"colours \(0, 0, 0\), \(255, 0, 0\) stand .*\"1\": {\"name\": \"class 1\", \"color\": \[255, 0, 0\]}",
+            r"colors \(0, 0, 0\), \(255, 0, 0\) stand .*\"1\": {\"name\": \"class 1\", \"color\": \[255, 0, 0\]}",
         ),
         (
-            Image.fromarray(np.dstack([GREY, np.arange(16, dtype=np.uint8).reshape(4, 4)])),
+            Image.fromarray(np.dstack([GRAY, np.arange(16, dtype=np.uint8).reshape(4, 4)])),
             r"alpha channel that varies \(0 to 15\).*save the mask without alpha",
         ),
         (Image.new("CMYK", (2, 2)), r"m: mask has PIL mode CMYK; save it as"),
@@ -183,7 +183,7 @@ def test_unexpected_masks_are_explained_in_one_line(image, message):
     assert "\n" not in str(caught.value)
 
 
-def test_deep_colour_is_refused(tmp_path):
+def test_deep_color_is_refused(tmp_path):
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -191,7 +191,7 @@ def test_deep_colour_is_refused(tmp_path):
     data = zlib.compress(b"\0" + struct.pack(">HHH", 1, 1, 1))
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     (tmp_path / "m.png").write_bytes(content)
-    with pytest.raises(DataError, match="16 bits per colour channel"):
+    with pytest.raises(DataError, match="16 bits per color channel"):
         open_mask(tmp_path / "m.png")
 
 

@@ -106,7 +106,7 @@ def test_palette_masks_keep_their_palette_and_large_indices(build, tmp_path):
     assert written.getpalette()[:6] == [0, 0, 0, 255, 0, 0]
 
 
-def test_rgb_masks_with_a_colour_map(build):
+def test_rgb_masks_with_a_color_map(build):
     classes = {"0": {"name": "ground", "color": [0, 0, 0]}, "1": {"name": "hole", "color": [255, 0, 0]}}
     classes["ignore"] = {"color": [255, 255, 255]}
     root = build({"a": colored((0, 0, 0), (255, 0, 0), (255, 255, 255))}, classes=classes)
@@ -165,12 +165,12 @@ CLASSES = {"0": "ground", "1": "hole"}
         (
             {"a": colored((0, 0, 0), (255, 0, 0))},
             {},
-            r"a.png: RGB mask without a colour map \(1 of 1 masks\); .*\(255, 0, 0\); .*\"color\": \[255, 0, 0\]",
+            r"a.png: RGB mask without a color map \(1 of 1 masks\); .*\(255, 0, 0\); .*\"color\": \[255, 0, 0\]",
         ),
         (
             {"a": colored((0, 0, 0), (9, 9, 0))},
             {"classes": {"0": {"name": "a", "color": [0, 0, 0]}}},
-            r"a.png: mask colours \(9, 9, 0\) stand for no class; add the colours",
+            r"a.png: mask colors \(9, 9, 0\) stand for no class; add the colors",
         ),
         ({"a": mask(0, 1)}, {"classes": '{"0": '}, r"classes.json: not valid JSON"),
         (
@@ -220,8 +220,8 @@ def test_sizes_are_compared_upright(build):
 
 
 def test_warnings_do_not_stop(build):
-    grey = {f"{name}.png": np.zeros(SHAPE, np.uint8) for name in "ab"}
-    root = build({"a": mask(1), "b": mask(1)}, images=grey, classes={"0": "ground", "1": "hole", "2": "crack"})
+    gray = {f"{name}.png": np.zeros(SHAPE, np.uint8) for name in "ab"}
+    root = build({"a": mask(1), "b": mask(1)}, images=gray, classes={"0": "ground", "1": "hole", "2": "crack"})
     report = scan(root, batch_size=16)
     report.raise_if_fatal()
     text = report.table()
@@ -229,11 +229,11 @@ def test_warnings_do_not_stop(build):
     assert "labels may start at 1" in text
     assert "class 2: 'crack' is in no mask" in text
     assert "2 pairs are fewer than a batch of 16" in text
-    assert "all images are grey" in text
+    assert "all images are gray" in text
     dark = {"a.png": np.full(SHAPE, 4000, np.uint16)}
     Image.fromarray(dark["a.png"]).save(root / "train/images/a.png")
     assert "16-bit images use values up to 4000" in scan(root).table()
-    assert "have colours" not in scan(root, image_channels=1).table()
+    assert "have colors" not in scan(root, image_channels=1).table()
 
 
 def test_another_split_is_held_against_a_given_encoding(build):

@@ -47,7 +47,7 @@ def changed(images: ImageSet, change: Callable[[np.ndarray], np.ndarray]) -> Ima
     return ImageSet(pixels, images.labels, images.names, images.num_classes)
 
 
-def relabelled(images: ImageSet, old: int, new: int) -> ImageSet:
+def relabeled(images: ImageSet, old: int, new: int) -> ImageSet:
     labels = np.where(images.labels == old, new, images.labels)
     return ImageSet(images.images, labels, images.names, images.num_classes)
 
@@ -81,8 +81,8 @@ def flat(images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("change", "patterns"),
     [
-        (lambda images: images + np.array([0, 10, 0]), [r"^green is [\d.]+ grey levels brighter than"]),
-        (lambda images: images - np.array([0, 0, 10]), [r"^blue is [\d.]+ grey levels darker than"]),
+        (lambda images: images + np.array([0, 10, 0]), [r"^green is [\d.]+ gray levels brighter than"]),
+        (lambda images: images - np.array([0, 0, 10]), [r"^blue is [\d.]+ gray levels darker than"]),
         (lambda images: images + 10, [r"^red is .* brighter", r"^green is .* brighter", r"^blue is .* brighter"]),
         (flat, [rf"^{channel} has less contrast than" for channel in ("red", "green", "blue")]),
         (noise, [r"[\d.]+ dB more power than in the real images, so the samples are noisy"]),
@@ -110,9 +110,9 @@ def test_blur_is_told(lemons: ImageSet) -> None:
 def test_planted_changes_of_the_masks_are_told(lemons: ImageSet) -> None:
     real, other = halves(lemons, seed=0)
     background = CLASSES.index("background")
-    (line,) = compare_sets(real, relabelled(other, GANGRENE, background)).warnings(CLASSES)
+    (line,) = compare_sets(real, relabeled(other, GANGRENE, background)).warnings(CLASSES)
     assert line.startswith("no mask of the samples has class 'gangrene', which covers ")
-    (line,) = compare_sets(relabelled(real, GANGRENE, background), other).warnings(CLASSES)
+    (line,) = compare_sets(relabeled(real, GANGRENE, background), other).warnings(CLASSES)
     assert "'gangrene' covers " in line
     assert "no real one has it" in line
     # Of the gangrene, three rows of four become lemon.
@@ -145,7 +145,7 @@ def test_a_difference_that_nobody_sees_is_not_told() -> None:
     drift = compare_sets(image_set(images), image_set(images + np.uint8(3)))
     assert drift.channels == ("grey",)
     (line,) = drift.warnings(["a", "b"])
-    assert line.startswith("grey is 3.0 grey levels brighter than in the real images (103.0 against 100.0; ")
+    assert line.startswith("gray is 3.0 gray levels brighter than in the real images (103.0 against 100.0; ")
 
 
 # -------------------------------------------------------------------------------------------------- statistics
@@ -177,8 +177,8 @@ def test_areas_by_hand() -> None:
 
 @pytest.mark.parametrize("shape", [(32, 32), (24, 40)])
 def test_white_noise_has_its_variance_at_all_frequencies(shape: tuple[int, int]) -> None:
-    grey = np.random.default_rng(0).normal(128, 10, (300, *shape, 1))
-    found = spectra(np.round(grey).astype(np.uint8).repeat(3, -1))
+    gray = np.random.default_rng(0).normal(128, 10, (300, *shape, 1))
+    found = spectra(np.round(gray).astype(np.uint8).repeat(3, -1))
     power = 10 ** (found.radial / 10)
     np.testing.assert_allclose(power.mean(0)[1:], 100, rtol=0.1)
     assert np.mean(10 ** (found.high / 10)) == pytest.approx(100, rel=0.02)
@@ -216,7 +216,7 @@ def test_the_result_as_json(lemons: ImageSet) -> None:
 
 def test_what_never_varies_is_valid_json() -> None:
     same = image_set(np.full((4, 8, 8, 3), 9, np.uint8))
-    assert json.loads(json.dumps(compare_sets(same, same).to_json(), allow_nan=False))["mean"]["grey"]["p"] == 1
+    assert json.loads(json.dumps(compare_sets(same, same).to_json(), allow_nan=False))["mean"]["gray"]["p"] == 1
 
 
 @pytest.mark.parametrize(

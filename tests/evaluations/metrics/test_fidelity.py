@@ -73,8 +73,8 @@ def test_frechet_of_planes_within_512_dimensions() -> None:
     assert frechet_distance(first @ plane, second @ plane) == pytest.approx(expected, rel=1e-9)
 
 
-def centred(features: NDArray[np.integer]) -> tuple[mpmath.matrix, mpmath.matrix]:
-    """The mean [1, D] and the centred rows over sqrt(N - 1) [N, D], in mpmath's digits."""
+def centered(features: NDArray[np.integer]) -> tuple[mpmath.matrix, mpmath.matrix]:
+    """The mean [1, D] and the centered rows over sqrt(N - 1) [N, D], in mpmath's digits."""
     rows, count = mpmath.matrix(features.tolist()), len(features)
     mean = mpmath.matrix([[mpmath.fsum(rows[:, column]) / count for column in range(rows.cols)]])
     spread = mpmath.matrix(
@@ -97,7 +97,7 @@ def test_frechet_is_its_definition_in_60_digits(count1: int, count2: int) -> Non
     rng = np.random.default_rng(4)
     first, second = rng.integers(-9, 10, (count1, 9)), rng.integers(-5, 16, (count2, 9))
     with mpmath.workdps(60):
-        (mean1, spread1), (mean2, spread2) = centred(first), centred(second)
+        (mean1, spread1), (mean2, spread2) = centered(first), centered(second)
         values, vectors = mpmath.eigsy(spread1.T * spread1)
         root = vectors * mpmath.diag([mpmath.sqrt(abs(value)) for value in values]) * vectors.T
         cross = root_trace(root * (spread2.T * spread2) * root)
@@ -202,9 +202,9 @@ def test_kernel_of_one_distribution_is_near_zero() -> None:
 
 def slow_share_covered(points: Array, covering: Array, k: int) -> float:
     def covered(point: Array) -> bool:
-        for i, centre in enumerate(covering):
-            others = sorted(np.linalg.norm(centre - other) for j, other in enumerate(covering) if j != i)
-            if np.linalg.norm(point - centre) <= others[k - 1]:
+        for i, center in enumerate(covering):
+            others = sorted(np.linalg.norm(center - other) for j, other in enumerate(covering) if j != i)
+            if np.linalg.norm(point - center) <= others[k - 1]:
                 return True
         return False
 
@@ -238,7 +238,7 @@ def test_precision_and_recall_of_known_cases() -> None:
 
 
 @pytest.mark.parametrize(("count", "k"), [(2, 1), (3, 2), (4, 3)])
-def test_neighbours_are_no_more_than_there_are(count: int, k: int) -> None:
+def test_neighbors_are_no_more_than_there_are(count: int, k: int) -> None:
     samples, real = draws(count, 5, 19), draws(50, 5, 19)
     assert precision_recall(samples, real, k=3) == precision_recall(samples, real, k=k)
     assert precision_recall(real, samples, k=30).precision == pytest.approx(

@@ -109,11 +109,11 @@ def planted(lemons: Lemons) -> tuple[list[int], Pixels]:
 # ---------------------------------------------------------------------------------------------------- the rule
 
 
-@pytest.mark.parametrize("grey", [False, True])
-def test_all_of_ten_planted_copies_and_none_of_a_hundred_others(lemons: Lemons, grey: bool) -> None:
+@pytest.mark.parametrize("gray", [False, True])
+def test_all_of_ten_planted_copies_and_none_of_a_hundred_others(lemons: Lemons, gray: bool) -> None:
     originals, copies = planted(lemons)
     training, others = lemons.training, lemons.others
-    if grey:
+    if gray:
         training, others, copies = (
             clipped(each.mean(-1, keepdims=True)).repeat(3, -1) for each in (training, others, copies)
         )

@@ -93,18 +93,18 @@ def test_equal_input_gives_an_equal_chart_and_leaves_no_trace(name: str) -> None
     assert dict(matplotlib.rcParams) == before
 
 
-def marks_of(svg: str, colour: str) -> int:
-    return len(re.findall(f"<use [^>]*fill: {colour}", svg))
+def marks_of(svg: str, color: str) -> int:
+    return len(re.findall(f"<use [^>]*fill: {color}", svg))
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "colour"),
+    ("low", "high", "color"),
     [(0.701, 0.75, "#00734f"), (0.6, 0.699, "#c04a00"), (0.69, 0.75, None), (None, None, None)],
 )
-def test_an_arm_is_marked_by_where_its_interval_lies(low: float | None, high: float | None, colour: str | None) -> None:
+def test_an_arm_is_marked_by_where_its_interval_lies(low: float | None, high: float | None, color: str | None) -> None:
     chart = iou_bars([SettingBar("real", 0.7), SettingBar("mix", 0.72, low, high)], "real")
     for one in ("#00734f", "#c04a00"):
-        assert marks_of(chart.light_svg, one) == (one == colour)
+        assert marks_of(chart.light_svg, one) == (one == color)
     assert {"70.0", "72.0", "mIoU in percent"} <= set(texts(chart.light_svg))
 
 

@@ -126,7 +126,7 @@ def test_links_of_the_contents_have_targets() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(VerdictKind))
-def test_a_verdict_has_its_word_its_sign_and_its_colour(kind: VerdictKind) -> None:
+def test_a_verdict_has_its_word_its_sign_and_its_color(kind: VerdictKind) -> None:
     page = report_of("plain", kind)
     assert f"Verdict: {kind}" in page
     look = f".{kind.replace(' ', '-')}"

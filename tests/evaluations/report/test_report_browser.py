@@ -32,7 +32,7 @@ ARMS = ("real", "real + 0.5", "real + 1", "real + 2", "synthetic only", "real, a
 
 
 def picture(rng: np.random.Generator, width: int, height: int) -> bytes:
-    """A PNG sheet of grey blocks."""
+    """A PNG sheet of gray blocks."""
     blocks = rng.integers(40, 220, (height // 40, width // 40), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(np.kron(blocks, np.ones((40, 40), np.uint8))).save(buffer, format="png")

@@ -40,9 +40,9 @@ def augmented(label: Tensor, seed: int, vertical_flip: bool = True) -> tuple[Ten
 
 def agreement(image: Tensor, label: Tensor) -> float:
     """Return the share of the pixels with a class that the image shows to be of that class."""
-    grey = image.float().mean(dim=0)
-    middle = (grey[label == 0].median() + grey[label == 1].median()) / 2
-    return float(((grey > middle).long() == label)[label != NO_CLASS].float().mean())
+    gray = image.float().mean(dim=0)
+    middle = (gray[label == 0].median() + gray[label == 1].median()) / 2
+    return float(((gray > middle).long() == label)[label != NO_CLASS].float().mean())
 
 
 def test_image_and_label_map_move_alike() -> None:
@@ -85,15 +85,15 @@ def test_flips(axis: int, vertical_flip: bool, flips: bool) -> None:
     label = torch.zeros(64, 64, dtype=torch.int64)
     label[:16] = 1
     label = label if axis == 0 else label.T.contiguous()
-    centres = [
+    centers = [
         float((augmented(label, seed, vertical_flip)[1] == 1).nonzero()[:, axis].float().mean()) for seed in SEEDS
     ]
-    share = np.mean([centre > 32 for centre in centres])
+    share = np.mean([center > 32 for center in centers])
     assert 0.25 < share < 0.75 if flips else share == 0
 
 
 def test_motion_stays_within_its_ranges() -> None:
-    """A disc in the middle: its area tells the scale, its centre the translation."""
+    """A disc in the middle: its area tells the scale, its center the translation."""
     rows, columns = torch.meshgrid(torch.arange(96) - 47.5, torch.arange(64) - 31.5, indexing="ij")
     disc = (rows**2 + columns**2 < 16**2).long()
     scales, shifts = [], []
@@ -108,11 +108,11 @@ def test_motion_stays_within_its_ranges() -> None:
     assert 5 < right <= 6.4 + 0.5
 
 
-def test_colours_vary_a_little() -> None:
-    """Stripes of two greys, which tell brightness and contrast, and an orange, which is held against them."""
+def test_colors_vary_a_little() -> None:
+    """Stripes of two grays, which tell brightness and contrast, and an orange, which is held against them."""
     label = torch.arange(3).repeat_interleave(16)[:, None].expand(48, 48).contiguous()
-    colours = torch.tensor([[60, 60, 60], [140, 140, 140], [150, 110, 70]], dtype=torch.uint8)
-    image = colours[label].permute(2, 0, 1).contiguous()
+    colors = torch.tensor([[60, 60, 60], [140, 140, 140], [150, 110, 70]], dtype=torch.uint8)
+    image = colors[label].permute(2, 0, 1).contiguous()
     levels, saturations, hues = [], [], []
     for seed in SEEDS:
         varied, moved = standard_augmentation(image, label, seeded(seed), num_classes=3, vertical_flip=False)
@@ -146,7 +146,7 @@ def test_the_generator_decides_alone() -> None:
 
 
 def planted(*shapes: tuple[int, list[tuple[int, int]]], size: int = 12) -> tuple[Tensor, Tensor]:
-    """Return one image [1, 3, size, size], all pixels of different colours, and its label map with the given pixels.
+    """Return one image [1, 3, size, size], all pixels of different colors, and its label map with the given pixels.
 
     shapes: (class, [(row, column), ...]).
     """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from painted import NearestColour, exported, painted, scripted
+from painted import NearestColor, exported, painted, scripted
 from torch import Tensor, nn
 
 from evaluations.errors import EvaluationError
@@ -34,7 +34,7 @@ def miou(file: SegmenterFile, classes: tuple[int, ...], images: ImageSet) -> flo
 
 @pytest.fixture(scope="module")
 def nearest(tmp_path_factory) -> SegmenterFile:
-    return read(scripted(tmp_path_factory.mktemp("programs") / "nearest.pt", NearestColour()))
+    return read(scripted(tmp_path_factory.mktemp("programs") / "nearest.pt", NearestColor()))
 
 
 # ------------------------------------------------------------------------------------------------------ files
@@ -86,14 +86,14 @@ class InMapping(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = NearestColour()
+        self.inner = NearestColor()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         logits = self.inner(images)
         return {"out": logits, "aux": -logits}
 
 
-@pytest.mark.parametrize("network", [NearestColour(), InMapping()], ids=["tensor", "mapping"])
+@pytest.mark.parametrize("network", [NearestColor(), InMapping()], ids=["tensor", "mapping"])
 @pytest.mark.parametrize("kind", ["scripted", "exported for one image", "exported for any batch"])
 def test_programs(network, kind, tmp_path):
     if kind == "scripted":
@@ -155,7 +155,7 @@ def test_of_several_outputs_of_a_class_the_largest_counts(tmp_path):
     # Red and yellow are one class; neither alone finds both.
     images = painted()
     merged = ImageSet(images.images, np.where(images.labels == 3, 0, images.labels), images.names, 3)
-    file = read(scripted(tmp_path / "nearest.pt", NearestColour()))
+    file = read(scripted(tmp_path / "nearest.pt", NearestColor()))
     assert miou(file, (0, 1, 2, 0), merged) == 1
     assert miou(file, (0, 1, 2, NO_CLASS), merged) < 1
     logits = ExternalSegmenter(file, (0, 1, 2, 0), 3)(torch.rand(1, 3, 8, 8))
@@ -180,7 +180,7 @@ class Fixed(nn.Module):
     def __init__(self, height: int, width: int):
         super().__init__()
         self.height, self.width = height, width
-        self.inner = NearestColour()
+        self.inner = NearestColor()
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[2] != self.height or images.shape[3] != self.width:
@@ -255,8 +255,8 @@ def test_files_that_cannot_be_read(tmp_path, caplog, capfd):
     assert "is no TorchScript program" in refusal(tmp_path / "text.pt")
     assert "could not be read as weights" in refusal(tmp_path / "text.pt", "smp/fpn/resnet18")
     for path in (
-        scripted(tmp_path / "cut.pt", NearestColour()),
-        exported(tmp_path / "cut.pt2", NearestColour(), torch.zeros(1, 3, 32, 32)),
+        scripted(tmp_path / "cut.pt", NearestColor()),
+        exported(tmp_path / "cut.pt2", NearestColor(), torch.zeros(1, 3, 32, 32)),
     ):
         content = bytearray(path.read_bytes())
         content[200:600] = bytes(400)
@@ -300,9 +300,9 @@ def test_sizes_that_a_model_does_not_take(tmp_path):
 
 
 def test_a_program_is_no_file_of_weights(tmp_path):
-    path = scripted(tmp_path / "program.pt", NearestColour())
+    path = scripted(tmp_path / "program.pt", NearestColor())
     assert "is a program" in refusal(path, "smp/fpn/resnet18")
-    path = exported(tmp_path / "program.pt2", NearestColour(), torch.zeros(1, 3, 32, 32))
+    path = exported(tmp_path / "program.pt2", NearestColor(), torch.zeros(1, 3, 32, 32))
     assert "is a program" in refusal(path, "torchvision/fcn_resnet50")
 
 
