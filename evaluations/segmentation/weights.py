@@ -33,6 +33,7 @@ def weights_digest(encoder_weights: str) -> str | None:
 
 
 def is_random(encoder_weights: str) -> bool:
+    """Tell whether "none" or "" is given, for random weights."""
     return encoder_weights.strip().lower() in ("", "none")
 
 
@@ -91,6 +92,7 @@ def _hub_answers() -> bool:
 
 
 def unfetched(weights: str, encoder: str, why: str) -> EvaluationError:
+    """Return the error for published weights that could not be downloaded."""
     return EvaluationError(
         f'encoder_weights "{weights}" of {encoder} could not be fetched ({why}): '
         'give a local file of the encoder\'s weights, or "none"'
@@ -98,6 +100,7 @@ def unfetched(weights: str, encoder: str, why: str) -> EvaluationError:
 
 
 def one_line(error: BaseException) -> str:
+    """Return the first line of an error, at most 200 characters."""
     text = str(error).strip().splitlines()
     return text[0].rstrip(".;: ")[:200] if text else type(error).__name__
 
