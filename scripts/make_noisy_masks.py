@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-classes", type=_positive, help="where the dataset does not say it")
     parser.add_argument("--ignore-label", type=int, help="mask value of pixels of no class")
     parser.add_argument(
-        "--unlabeled", "--unlabelled", metavar="CLASS", help="name or index of the class of unlabeled pixels"
+        "--unlabeled", "--unlabeled", metavar="CLASS", help="name or index of the class of unlabeled pixels"
     )
     parser.add_argument("--masks-only", action="store_true", help="a folder of masks, for mask_dir")
     parser.add_argument(
