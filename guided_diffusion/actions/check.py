@@ -47,7 +47,8 @@ def run(config: CheckConfig) -> int:
         )
         encoding = encoding or (None if report.fatal else report.encoding)
         # What class-wise label diffusion would train with.
-        eta = eta_of_data(config.eta, report) if split == "train" and not report.fatal else None
+        wants_eta = config.shows_eta and split == "train" and not report.fatal
+        eta = eta_of_data(config.eta, report) if wants_eta else None
         texts.append(f"{split}: {mode.folder(mode.images, source.data_dir, split)}\n{report.table(eta)}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]

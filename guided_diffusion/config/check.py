@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from guided_diffusion.data.options import EtaOptions, GeometryOptions, SourceOptions
+from guided_diffusion.diffusion.options import CLASSWISE, LabelDiffusionOptions
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import BatchOptions
 
@@ -18,6 +19,13 @@ class CheckConfig(ActionConfig):
     source: SourceOptions
     geometry: GeometryOptions
     eta: EtaOptions
+    label_diffusion: LabelDiffusionOptions
     batch: BatchOptions
     output_dir: str = option("runs/check", "folder for the preview pictures and the report", path=True)
     preview_images: int = option(12, "pairs in a preview picture, 0: no picture", ge=0, le=200)
+
+    @property
+    def shows_eta(self) -> bool:
+        """Whether the eta of class-wise label diffusion is asked for."""
+        options = self.label_diffusion
+        return (options.cond_diffuse and options.cond_opt == CLASSWISE) or bool({"eta_path", "eta_scale"} & self.given)

@@ -98,3 +98,20 @@ def test_set_names_the_action_itself(lemons, isdm):
 def test_every_key_stands_in_one_declaration_of_an_action(action):
     kind = ACTIONS[action]
     assert all(kind.declared_in(key).model_fields[key] for key in kind.fields())
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({}, False),
+        ({"cond_diffuse": True}, False),
+        ({"cond_diffuse": True, "cond_opt": "discrete_zero_classwise"}, True),
+        ({"eta_scale": 0.5}, True),
+    ],
+)
+def test_check_shows_eta_where_label_diffusion_is_asked_for(values, shown, lemons, tmp_path, isdm):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({**TRAIN, "data_dir": str(lemons), "dataset_mode": "multi-class", **values}))
+    code, output, errors = isdm("check", path, output_dir=str(tmp_path / "checked"), preview_images=0)
+    assert code == 0, errors
+    assert any("eta" in line.split() for line in output.splitlines()) == shown
