@@ -11,16 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from recording import (
-    Record,
-    Values,
-    describe_report,
-    describe_run,
-    describe_samples,
-    digest,
-    isdm,
-    tensor_row,
-)
+from recording import Record, describe_report, describe_run, describe_samples, digest, tensor_row
+from running import Values, isdm
 
 HERE = Path(__file__).parent
 ARCHIVE = HERE / "folders_d0a1d34.tar.xz"

@@ -38,7 +38,8 @@ from folders import (
     unpack_folders,
 )
 from PIL import Image
-from recording import isdm, machine, make_dataset, one_thread, run_command
+from recording import machine
+from running import isdm, make_dataset, one_thread, run_command
 
 from guided_diffusion import cli
 

@@ -27,7 +27,8 @@ from holding import (
     problems_of_weights,
     tolerance_of,
 )
-from recording import Record, isdm, one_thread
+from recording import Record
+from running import isdm, one_thread
 
 RECORDED: Record = json.loads(CONTINUED.read_text(encoding="utf-8"))
 SEGMENTERS = ("real", "mix_1", "synthetic", "augmented", "copy_paste")

@@ -7,17 +7,8 @@ from pathlib import Path
 
 import pytest
 from holding import Tolerance, problems_of_report, problems_of_run, problems_of_samples, tolerance_of
-from recording import (
-    RUNS,
-    SAMPLES,
-    Record,
-    make_dataset,
-    one_thread,
-    record_check,
-    record_evaluation,
-    record_runs,
-    record_samples,
-)
+from recording import Record, record_check, record_evaluation, record_runs, record_samples
+from running import RUNS, SAMPLES, make_dataset, one_thread
 
 RECORDED: Record = json.loads(Path(__file__).with_name("recorded_d0a1d34.json").read_text(encoding="utf-8"))
 
