@@ -114,7 +114,7 @@ def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
     """
     _check(real, synthetic)
     gray = all((each.images == each.images[..., :1]).all() for each in (real, synthetic))
-    kept, channels = (slice(1), ("grey",)) if gray else (slice(None), ("red", "green", "blue"))
+    kept, channels = (slice(1), ("gray",)) if gray else (slice(None), ("red", "green", "blue"))
     (real_means, real_stds), (means, stds) = (channel_moments(each.images[..., kept]) for each in (real, synthetic))
     (real_areas, real_shown), (areas, shown) = (
         class_areas(each.labels, each.num_classes) for each in (real, synthetic)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -130,7 +131,9 @@ def make_masks(root: Path) -> dict[str, Path]:
             source = ["--data-dir", str(dataset), "--dataset-mode", MODE, "--ignore-label", str(NULL_VALUE)]
             script = Path(__file__).parents[1] / "make_noisy_masks.py"
             command = [kind, *source, *options, "--masks-only", "--output", str(begun)]
-            subprocess.run([sys.executable, str(script), *command], check=True)
+            path = os.pathsep.join([str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+            environment = {**os.environ, "PYTHONPATH": path}
+            subprocess.run([sys.executable, str(script), *command], check=True, env=environment)
             begun.rename(folders[kind])
     return folders
 

@@ -236,7 +236,7 @@ def test_what_is_left_open_is_as_the_samples_were_made(tmp_path):
 def test_the_training_split_is_read_where_something_needs_it(isdm, ade20k, painted_samples, tmp_path):
     base = {**SMALL, "data_dir": ade20k, "synthetic_dir": painted_samples, "output_dir": tmp_path / "out"}
     base |= {"inception_weights": "none", "lpips_weights": "none", "segmenter_input": "imagenet"}
-    needing = [{"compare_with": "training"}, {"memorisation": True}, {"study": True}, {"agreement": True}]
+    needing = [{"compare_with": "training"}, {"near_duplicates": True}, {"study": True}, {"agreement": True}]
     for values in needing:
         code, _, errors = isdm("evaluate", CONFIG, **{**base, **values})
         assert code == 2

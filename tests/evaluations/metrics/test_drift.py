@@ -143,7 +143,7 @@ def test_a_difference_that_nobody_sees_is_not_told() -> None:
     assert drift.mean[0].p < BEYOND_CHANCE
     assert drift.warnings(["a", "b"]) == []
     drift = compare_sets(image_set(images), image_set(images + np.uint8(3)))
-    assert drift.channels == ("grey",)
+    assert drift.channels == ("gray",)
     (line,) = drift.warnings(["a", "b"])
     assert line.startswith("gray is 3.0 gray levels brighter than in the real images (103.0 against 100.0; ")
 

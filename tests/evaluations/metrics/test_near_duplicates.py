@@ -313,7 +313,7 @@ def test_features_join_pixels() -> None:
 def test_sets_that_cannot_be_compared(samples: tuple[int, ...], training: tuple[int, ...], says: str) -> None:
     with pytest.raises(EvaluationError) as error:
         near_duplicates(noise_images(*samples), noise_images(*training))
-    assert str(error.value).startswith(f"memorisation: {says}")
+    assert str(error.value).startswith(f"near-duplicates: {says}")
     assert "\n" not in str(error.value)
 
 
