@@ -277,7 +277,7 @@ CLASSWISE_ON = {"cond_diffuse": True, "cond_opt": CLASSWISE}
         ("train", {"cond_diffuse": True, "cond_opt": "uniform"}, 'cond_opt is "uniform": expected one of'),
         ("check", {"eta_path": "missing.npy"}, "missing.npy: cannot be read"),
         ("sample", {"extrapolation": -1}, "extrapolation is -1: expected a number at least 0"),
-        ("sample", {"unlabeled_to_zero": True}, "no class is called unlabeled or unlabeled (the 5 classes"),
+        ("sample", {"unlabeled_to_zero": True}, "no class is called unlabelled or unlabeled (the 5 classes"),
         ("sample", {"cond_diffuse": True}, "cond_diffuse differs from"),
         ("sample", {"eta_path": "e.npy"}, "eta_path differs from"),
         ("finetune", {"cond_diffuse": True}, "cond_diffuse differs from"),

@@ -7,6 +7,7 @@ import pytest
 
 from guided_diffusion.data.masks.classes_file import classes_text, read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.scan.problems import Kind
 
 
 def test_all_forms(tmp_path):
@@ -46,7 +47,7 @@ def test_no_file_is_no_mistake(tmp_path):
         ('{"0": ""}', "class 0 has no name"),
         ('{"0": {"value": 3}}', "class 0 has no name"),
         ('{"0": "a", "1": "a"}', "two classes are named 'a'"),
-        ('{"0": {"name": "a", "color": [0, 0, 0]}}', "unknown key 'color'; did you mean 'color'"),
+        ('{"0": {"name": "a", "colour": [0, 0, 0]}}', "unknown key 'colour'; did you mean 'color'"),
         ('{"0": {"name": "a", "value": true}}', "class 0 has the value true; a value is an integer in 0..65535"),
         ('{"0": {"name": "a", "value": -1}}', "class 0 has the value -1"),
         ('{"0": {"name": "a", "values": 3}}', "class 0 has values 3; write a list of them"),
@@ -101,7 +102,7 @@ def test_mistakes(tmp_path, text, message):
     line = problems[0].line
     assert re.search(message, line), line
     assert "\n" not in line
-    assert str(tmp_path / "classes.json") in line
+    assert (problems[0].kind, problems[0].path) == (Kind.CLASSES_FILE, str(tmp_path / "classes.json"))
 
 
 def test_all_mistakes_are_found_at_once(tmp_path):
@@ -112,20 +113,20 @@ def test_all_mistakes_are_found_at_once(tmp_path):
 def test_what_can_be_read_of_an_entry_is_still_compared(tmp_path):
     first = '{"name": "a", "value": 1, "color": [0, 0], "x": 0}'
     second = '{"name": "a", "value": 1, "values": [2, -1, -2], "values": [2, -1, -2]}'
-    (tmp_path / "classes.json").write_text(f'{{"0": {first}, "1": {second}, "ignore": {{"value": 1, "color": 1}}}}')
+    (tmp_path / "classes.json").write_text(f'{{"0": {first}, "1": {second}, "ignore": {{"value": 1, "colour": 1}}}}')
     _, problems = read_classes(tmp_path)
     assert sorted(problem.found for problem in problems) == [
         "class 0 has the color [0, 0]",
         "class 0 has the unknown key 'x'",
         "class 1 has the value -1",
         "class 1 has the value -2",
-        "ignore has the unknown key 'color'",
+        "ignore has the unknown key 'colour'",
         "key 'values' is given twice",
         "two classes are named 'a'",
         "value 1 stands for class 0 and for class 1",
         "value 1 stands for class 1 and for ignore",
     ]
-    assert all(problem.kind == "classes.json" and problem.fatal for problem in problems)
+    assert all(problem.kind is Kind.CLASSES_FILE and problem.fatal for problem in problems)
 
 
 def test_the_text_of_an_encoding_is_read_again(tmp_path):
