@@ -47,7 +47,7 @@ def run(config: CheckConfig) -> int:
         )
         encoding = encoding or (None if report.fatal else report.encoding)
         # What class-wise label diffusion would train with.
-        eta = eta_of_data(config.eta, report) if split == "train" and not report.fatal else None
+        eta = eta_of_data(config.eta, mode, report) if split == "train" and not report.fatal else None
         texts.append(f"{split}: {mode.folder(mode.images, source.data_dir, split)}\n{report.table(eta)}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]

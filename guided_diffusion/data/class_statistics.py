@@ -12,16 +12,8 @@ from guided_diffusion.data.options import DEFAULT_ETA_SCALE
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import atomic_write
 
-UNLABELED = ("unlabelled", "unlabeled")
-"""Names of a class that stands for "not labeled"."""
-
 MIN_ETA = 1.0
 """The process has no smaller eta: a class at 1 or below is nulled at the rate tau, the fastest there is."""
-
-
-def unlabeled_classes(names: Sequence[str]) -> tuple[int, ...]:
-    """Return the ids of the classes in `names` that stand for "not labeled"."""
-    return tuple(index for index, name in enumerate(names) if name in UNLABELED)
 
 
 def load_eta(path: str | Path, num_classes: int, *, unlabeled: Sequence[int] = ()) -> NDArray[np.float64]:
