@@ -50,7 +50,7 @@ class Case:
         return f"{self.size} px / {self.channels} ch / {self.classes}"
 
     @property
-    def autocast(self) -> torch.dtype | None:
+    def amp_dtype(self) -> torch.dtype | None:
         """The type the networks run in, None for that of their weights."""
         return torch.bfloat16 if self.precision == "bf16" else None
 
