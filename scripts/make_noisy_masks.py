@@ -10,7 +10,7 @@ edge: pixels within L1 distance 2 (`--distance`) of a pixel on a boundary become
     where one of its four neighbors has another label.
 random: every pixel becomes unlabeled with probability 0.1 (`--share`).
 
-"Unlabeled" is the class of that name where the dataset has one, or the class given by `--unlabeled`; otherwise it is
+"Unlabeled" is the class that the dataset has for it, or the class given by `--unlabeled`; otherwise it is
 the null id, written as the dataset's ignore value. Where the dataset has none the largest free value is taken, which
 `sample` has to be told as `ignore_label`.
 
@@ -41,7 +41,7 @@ from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
 from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances
-from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
@@ -52,7 +52,6 @@ from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 KINDS = ("downsample", "edge", "random")
 RECORD = "noisy_masks.json"
-UNLABELED = ("unlabeled", "unlabelled")
 
 Noise = Callable[[Tensor, str], Tensor]  # label [H, W] and the mask's name -> the noisy label [H, W]
 
@@ -108,14 +107,14 @@ def build_noise(arguments: argparse.Namespace, unlabeled: int) -> Noise:
     return noise
 
 
-def find_unlabeled(encoding: LabelEncoding, given: str | None) -> int:
-    """Return the class id of unlabeled pixels: of the class `given` (index or name), of that name, or the null id.
+def find_unlabeled(encoding: LabelEncoding, mode: DatasetMode, given: str | None) -> int:
+    """Return the class id of unlabeled pixels: the class `given` (index or name), the dataset's, or the null id.
 
     Raises ConfigError where there is no class `given`.
     """
     names = list(encoding.names)
     if given is None:
-        return next((names.index(name) for name in UNLABELED if name in names), encoding.num_classes)
+        return next(iter(mode.unlabeled_classes(names)), encoding.num_classes)
     if given in names:
         return names.index(given)
     if given.isdecimal() and int(given) < encoding.num_classes:
@@ -154,9 +153,10 @@ def make(arguments: argparse.Namespace) -> None:
     if output.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--output: {arguments.output} is in the dataset itself; choose another folder")
     report, own = open_split(arguments)
-    unlabeled = find_unlabeled(own, arguments.unlabeled)
+    mode = get_mode(arguments.dataset_mode)
+    unlabeled = find_unlabeled(own, mode, arguments.unlabeled)
     needs_ignore = unlabeled == own.num_classes and arguments.kind != "downsample"
-    resize = arguments.resize or get_mode(arguments.dataset_mode).resize
+    resize = arguments.resize or mode.resize
     borders = resize == "pad" and arguments.image_size is not None
     encoding = writable(own) if needs_ignore or borders else own
     _refuse_no_change(arguments, report)

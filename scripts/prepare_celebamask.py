@@ -17,6 +17,7 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +44,14 @@ PARTS = (
 # fmt: on
 CLASSES = {part: index for index, part in enumerate(PARTS, start=1)}
 assert len(CLASSES) + 1 == get_mode("celeba").num_classes
+
+
+class _Kind(Enum):
+    NO_IMAGES = "no images"
+    UNKNOWN_PART = "unknown part"
+    DUPLICATE = "duplicate"
+    WITHOUT_MASKS = "image without masks"
+    WITHOUT_IMAGE = "mask without image"
 
 
 @dataclass
@@ -83,7 +92,7 @@ def find_faces(source: Path) -> dict[int, Face]:
         if match is None:
             continue
         if match[2] not in CLASSES:
-            problems.append(Problem(path, f"part {match[2]!r} is not known", "remove or rename it", "unknown part"))
+            problems.append(Problem(path, f"part {match[2]!r} is not known", "remove or rename it", _Kind.UNKNOWN_PART))
             continue
         parts = faces.setdefault(int(match[1]), Face()).parts
         if CLASSES[match[2]] in parts:
@@ -104,20 +113,21 @@ def _listed(folder: Path) -> list[tuple[str, str]]:
 
 
 def _second(path: str, first: str) -> Problem:
-    return Problem(path, f"stands for the same as {first}", "keep one of them", "duplicate")
+    return Problem(path, f"stands for the same as {first}", "keep one of them", _Kind.DUPLICATE)
 
 
 def _incomplete(faces: Mapping[int, Face], source: Path) -> list[Problem]:
     if not faces:
-        return [Problem(str(source / IMAGES), "no images such as 0.jpg found", "put them there", "no images")]
+        return [Problem(str(source / IMAGES), "no images such as 0.jpg found", "put them there", _Kind.NO_IMAGES)]
     problems = []
     for number, face in sorted(faces.items()):
         if not face.parts:
-            found, remedy = "image without masks", f"add {number:05d}_skin.png and the others, or remove the image"
-            problems.append(Problem(face.image, found, remedy, found))
+            remedy = f"add {number:05d}_skin.png and the others, or remove the image"
+            problems.append(Problem(face.image, "image without masks", remedy, _Kind.WITHOUT_MASKS))
         elif not face.image:
-            found, remedy = "mask without image", f"add {source / IMAGES / f'{number}.jpg'}, or remove the masks"
-            problems.append(Problem(next(iter(face.parts.values())), found, remedy, found))
+            remedy = f"add {source / IMAGES / f'{number}.jpg'}, or remove the masks"
+            part = next(iter(face.parts.values()))
+            problems.append(Problem(part, "mask without image", remedy, _Kind.WITHOUT_IMAGE))
     return problems
 
 

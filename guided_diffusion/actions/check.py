@@ -48,7 +48,7 @@ def run(config: CheckConfig) -> int:
         encoding = encoding or (None if report.fatal else report.encoding)
         # What class-wise label diffusion would train with.
         wants_eta = config.shows_eta and split == "train" and not report.fatal
-        eta = eta_of_data(config.eta, report) if wants_eta else None
+        eta = eta_of_data(config.eta, mode, report) if wants_eta else None
         texts.append(f"{split}: {mode.folder(mode.images, source.data_dir, split)}\n{report.table(eta)}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]

@@ -14,6 +14,7 @@ from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
@@ -62,7 +63,9 @@ def run(config: SampleConfig) -> int:
         trained = trained.replaced(num_classes=encoding.num_classes)
         _warn_if_never_dropped(config, checkpoint, world)
         # Built before anything is written, so that a mistake in the options leaves nothing behind.
-        nulled = classes_to_null(config.sampled_labels.unlabeled_to_zero, encoding.names)
+        nulled = classes_to_null(
+            config.sampled_labels.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names
+        )
         pipeline = pipeline_of_checkpoint(
             checkpoint,
             trained,

@@ -19,7 +19,7 @@ from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.option_help import expected
+from guided_diffusion.runtime.option_help import expected, is_choice
 from guided_diffusion.runtime.options import ActionConfig, FlatConfig
 from guided_diffusion.runtime.strict_json import parse_json, strict_json
 
@@ -164,5 +164,5 @@ def _misfit(kind: type[FlatConfig], key: str, value: Any) -> str:
     """Return one line for a value that pydantic refuses: the key, what was found, what is expected."""
     field = kind.fields()[key]
     found, wanted = json.dumps(value, ensure_ascii=False, default=str), expected(field)
-    has_example = field.default not in ("", None) and not wanted.startswith("one of")
+    has_example = field.default not in ("", None) and not is_choice(field)
     return f"{key} is {found}: expected {wanted}" + (f", such as {json.dumps(field.default)}" if has_example else "")

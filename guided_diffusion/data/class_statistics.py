@@ -12,16 +12,8 @@ from guided_diffusion.data.options import DEFAULT_ETA_SCALE
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import atomic_write
 
-UNLABELED = ("unlabelled", "unlabeled")
-"""Names of a class that stands for "not labeled"."""
-
 MIN_ETA = 1.0
 """The process has no smaller eta: a class at 1 or below is nulled at the rate tau, the fastest there is."""
-
-
-def unlabeled_classes(names: Sequence[str]) -> tuple[int, ...]:
-    """Return the ids of the classes in `names` that stand for "not labeled"."""
-    return tuple(index for index, name in enumerate(names) if name in UNLABELED)
 
 
 def load_eta(path: str | Path, num_classes: int, *, unlabeled: Sequence[int] = ()) -> NDArray[np.float64]:
@@ -35,21 +27,20 @@ def load_eta(path: str | Path, num_classes: int, *, unlabeled: Sequence[int] = (
     try:
         stored = np.load(path, allow_pickle=False)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); give a .npy file of eta") from error
+        raise DataError.of(path, f"cannot be read ({error.strerror or error})", "give a .npy file of eta") from error
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: is no .npy file of numbers; write eta with numpy.save") from error
+        raise DataError.of(path, "is no .npy file of numbers", "write eta with numpy.save") from error
     if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "fiu":
         kind = "an archive" if not isinstance(stored, np.ndarray) else f"type {stored.dtype}"
-        raise DataError(f"{path}: holds {kind}; write eta as numbers with numpy.save")
+        raise DataError.of(path, f"holds {kind}", "write eta as numbers with numpy.save")
     if stored.shape != (num_classes,):
-        raise DataError(
-            f"{path}: has shape {list(stored.shape)}, but there are {num_classes} classes; write one number for each"
-        )
+        found = f"has shape {list(stored.shape)}, but there are {num_classes} classes"
+        raise DataError.of(path, found, "write one number for each")
     eta = stored.astype(np.float64)
     eta[list(unlabeled)] = MIN_ETA
     wrong = np.flatnonzero(~(np.isfinite(eta) & (eta > 0)))
     if wrong.size:
-        raise DataError(f"{path}: has {eta[wrong[0]]} for class {wrong[0]}; eta must be finite and above 0")
+        raise DataError.of(path, f"has {eta[wrong[0]]} for class {wrong[0]}", "eta must be finite and above 0")
     return eta
 
 
@@ -88,7 +79,8 @@ def eta_from_statistics(
         raise ConfigError(f"eta_scale: must be above 0 ({DEFAULT_ETA_SCALE} fits the published numbers), found {scale}")
     present = (share > 0) & (frequency > 0)
     if not present.any():
-        raise DataError("masks: none has a pixel of any class, so that eta cannot be computed; give a file of eta")
+        found = "none has a pixel of any class, so that eta cannot be computed"
+        raise DataError.of("masks", found, "give a file of eta")
     eta = np.full(share.shape, MIN_ETA)
     eta[present] = np.maximum(scale * -np.log(frequency[present]) / share[present], MIN_ETA)
     eta[list(unlabeled)] = MIN_ETA

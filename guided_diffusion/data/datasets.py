@@ -56,10 +56,11 @@ def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str) -> Te
     if image.mode.startswith("I"):
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
-            raise DataError(f"{source}: image has values {deep.min()} to {deep.max()}; save it with 8 or 16 bits")
+            found = f"image has values {deep.min()} to {deep.max()}"
+            raise DataError.of(source, found, "save it with 8 or 16 bits")
         image = Image.fromarray(((deep.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8))
     elif image.mode == "F":
-        raise DataError(f"{source}: image has floating point values; save it with 8 or 16 bits per channel")
+        raise DataError.of(source, "image has floating point values", "save it with 8 or 16 bits per channel")
     elif image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
@@ -178,7 +179,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 def check_sizes(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> None:
     """Raise DataError if two pictures of one pair differ in size (height, width)."""
     if tuple(size) != tuple(other_size):
-        raise DataError(f"{path}: {size_mismatch(size, other_path, other_size)}; scale or crop one to the other's size")
+        raise DataError.of(path, size_mismatch(size, other_path, other_size), "scale or crop one to the other's size")
 
 
 def size_mismatch(size: Sequence[int], other_path: str, other_size: Sequence[int]) -> str:

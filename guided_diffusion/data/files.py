@@ -39,7 +39,7 @@ def list_files(folder: str | Path) -> list[tuple[str, str]]:
     try:
         visit(str(folder), "")
     except OSError as error:
-        raise DataError(f"{folder}: cannot be listed ({error}); repair or remove what it names") from error
+        raise DataError.of(folder, f"cannot be listed ({error})", "repair or remove what it names") from error
     return sorted(found)
 
 
@@ -50,9 +50,9 @@ def read_bytes(path: str | Path) -> bytes:
             content = file.read()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(f"{path}: cannot be read ({reason}); check that it exists and its permissions") from error
+        raise DataError.of(path, f"cannot be read ({reason})", "check that it exists and its permissions") from error
     if not content:
-        raise DataError(f"{path}: the file is empty (0 bytes); copy it again or remove the pair")
+        raise DataError.of(path, "the file is empty (0 bytes)", "copy it again or remove the pair")
     return content
 
 
@@ -72,12 +72,15 @@ def open_mask(path: str | Path) -> Image.Image:
     """
     image, raw_mode = _load(path)
     if image.format == "JPEG":
-        raise DataError(
-            f"{path}: mask is a JPEG, whatever its name says, and its compression has changed labels at edges; "
-            "export the masks anew as PNG"
+        raise DataError.of(
+            path,
+            "mask is a JPEG, whatever its name says, and its compression has changed labels at edges",
+            "export the masks anew as PNG",
         )
     if raw_mode in _DEEP_COLOR:
-        raise DataError(f"{path}: mask has 16 bits per color channel; save it as 8-bit RGB, palette or 16-bit gray PNG")
+        raise DataError.of(
+            path, "mask has 16 bits per color channel", "save it as 8-bit RGB, palette or 16-bit gray PNG"
+        )
     if raw_mode in _LOW_DEPTH:
         factor = _LOW_DEPTH[raw_mode]
         return image.point([value // factor for value in range(256)])
@@ -93,10 +96,12 @@ def _load(path: str | Path) -> tuple[Image.Image, str]:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}; scale the picture down") from error
+        raise DataError.of(path, str(error), "scale the picture down") from error
     except _BROKEN as error:
         reason = "not a picture that can be decoded" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise DataError(f"{path}: unreadable or truncated ({reason}); replace the file or remove the pair") from error
+        raise DataError.of(
+            path, f"unreadable or truncated ({reason})", "replace the file or remove the pair"
+        ) from error
     return image, raw_mode
 
 

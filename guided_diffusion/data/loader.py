@@ -136,8 +136,8 @@ class TrainLoader:
         """
         self._keys[:] = self.batch_plan.batches(epoch, start_item)
         for collated, global_size in zip(self._loader, self.batch_plan.global_sizes(start_item), strict=True):
-            if isinstance(collated, _Failure):
-                raise collated.error_type(collated.messages)
+            if isinstance(collated, UserError):
+                raise collated
             yield self._on_device(collated, global_size)
 
     def _on_device(self, collated: dict[str, Any], global_size: int) -> TrainBatch:
@@ -183,25 +183,17 @@ class _BatchSampler:
         return len(self._keys)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """A user's mistake on its way out of a worker; DataLoader would wrap the exception in a traceback text."""
-
-    error_type: type[UserError]
-    messages: tuple[str, ...]
-
-
 class _Guarded(Dataset[Any]):
-    """The dataset with user errors returned instead of raised."""
+    """The dataset with user errors returned instead of raised, which DataLoader would wrap in a traceback's text."""
 
     def __init__(self, dataset: SegmentationDataset):
         self._dataset = dataset
 
-    def __getitem__(self, key: ExampleKey) -> dict[str, Any] | _Failure:
+    def __getitem__(self, key: ExampleKey) -> dict[str, Any] | UserError:
         try:
             return self._dataset[key]
         except UserError as error:
-            return _Failure(type(error), error.messages)
+            return error
 
 
 @dataclass(frozen=True)
@@ -211,8 +203,8 @@ class _Collate:
     num_classes: int
     prepare: Prepare | None = None
 
-    def __call__(self, examples: list[dict[str, Any] | _Failure]) -> dict[str, Any] | _Failure:
-        failures = [example for example in examples if isinstance(example, _Failure)]
+    def __call__(self, examples: list[dict[str, Any] | UserError]) -> dict[str, Any] | UserError:
+        failures = [example for example in examples if isinstance(example, UserError)]
         if failures:
             return failures[0]
         batch = default_collate(examples)

@@ -6,6 +6,7 @@ A new mode is a record in `MODES`; no other module asks for a mode by name.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,9 @@ from typing import Literal
 import blobfile as bf
 
 from guided_diffusion.runtime.errors import ConfigError
+
+UNLABELED = ("unlabelled", "unlabeled")
+"""Names of a class that stands for "not labeled" in a classes.json; a mode that has such classes says so itself."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class DatasetMode:
     ignore: mask values that stand for no class.
     names: one per class; empty where classes.json says them or nobody does.
     resize: the resize policy where the options choose none (see transforms.JointTransform).
+    unlabeled: the classes that stand for "not labeled".
     background: the class that pictures leave uncolored and that agreement of a sample does not count.
     published: what bare weights are taken to be of where the options do not say it; None where none are published.
     """
@@ -73,6 +78,7 @@ class DatasetMode:
     ignore: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     resize: Literal["crop", "squash", "pad"] = "crop"
+    unlabeled: tuple[int, ...] = ()
     background: int = 0
     published: PublishedNetwork | None = None
 
@@ -83,6 +89,10 @@ class DatasetMode:
     def folder(self, rule: FileRule, data_dir: str | Path, split: str) -> str:
         """Return the folder in which the files of `rule` (one of this mode's) lie for a split."""
         return bf.join(str(data_dir), rule.folder.format(split=dict(self.splits).get(split, split)))
+
+    def unlabeled_classes(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the classes that stand for "not labeled": the mode's, else those of `names` in UNLABELED."""
+        return self.unlabeled or tuple(index for index, name in enumerate(names) if name in UNLABELED)
 
 
 _LEMON_IMAGES = FileRule("{split}/images", (".jpg", ".jpeg", ".png"))
@@ -118,6 +128,7 @@ _PUBLISHED_MODES = (
         splits=(("test", "val"),),
         num_classes=34,
         names=_CITYSCAPES_NAMES,
+        unlabeled=(0,),
         # Never cropped: image_size [256, 512] has the aspect of the images, so that there is no border.
         resize="pad",
         published=PublishedNetwork(image_size=(256, 512), num_head_channels=64),
@@ -131,6 +142,7 @@ _PUBLISHED_MODES = (
         num_classes=151,
         values=(*((index + 1,) for index in range(150)), (0,)),
         names=(*(f"class {index}" for index in range(150)), "unlabelled"),
+        unlabeled=(150,),
         background=150,
         published=_SDM_256,
     ),
@@ -153,6 +165,7 @@ _PUBLISHED_MODES = (
         num_classes=183,
         values=(*((index,) for index in range(182)), (255,)),
         names=(*(f"class {index}" for index in range(182)), "unlabelled"),
+        unlabeled=(182,),
         background=182,
         published=_SDM_256,
     ),

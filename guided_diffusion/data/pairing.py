@@ -11,7 +11,7 @@ import blobfile as bf
 
 from guided_diffusion.data.files import list_files
 from guided_diffusion.data.modes import DatasetMode, FileRule
-from guided_diffusion.data.scan.problems import Problem
+from guided_diffusion.data.scan.problems import Kind, Problem
 from guided_diffusion.runtime.errors import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".npy", ".jp2")
@@ -62,11 +62,11 @@ def index_pairs(
     rules = {"image": mode.images, "mask": mode.masks}
     if mode.instances is not None and with_instances:
         rules[_INSTANCE_MAP] = mode.instances
+    folders = {what: mode.folder(rule, data_dir, split) for what, rule in rules.items()}
     files: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []
     for what, rule in rules.items():
-        folder = mode.folder(rule, data_dir, split)
-        files[what], found = _index_folder(folder, what, rule)
+        files[what], found = _index_folder(folders[what], what, rule)
         if what == _INSTANCE_MAP and not files[what]:
             # Only edges need them.
             found = [replace(problem, remedy=f"{problem.remedy}, or set no_instance to true") for problem in found]
@@ -74,14 +74,16 @@ def index_pairs(
         problems += [problem for problem in found if problem not in problems]
     if not all(files.values()):
         return [], problems
-    images, masks, instances = files["image"], files["mask"], files.get(_INSTANCE_MAP)
-    problems += _unpaired("image", images, "mask", masks, mode.folder(mode.masks, data_dir, split), mode.masks)
-    problems += _unpaired("mask", masks, "image", images, mode.folder(mode.images, data_dir, split), mode.images)
-    if instances is not None and mode.instances is not None:
-        folder = mode.folder(mode.instances, data_dir, split)
-        problems += _unpaired("mask", masks, _INSTANCE_MAP, instances, folder, mode.instances)
+    for kind, what, partner in (
+        (Kind.IMAGE_WITHOUT_MASK, "image", "mask"),
+        (Kind.MASK_WITHOUT_IMAGE, "mask", "image"),
+        (Kind.MASK_WITHOUT_INSTANCES, "mask", _INSTANCE_MAP),
+    ):
+        if partner in rules:
+            problems += _unpaired(kind, what, files[what], files[partner], folders[partner], rules[partner])
+    images, masks, instances = files["image"], files["mask"], files.get(_INSTANCE_MAP, {})
     stems = sorted(images.keys() & masks.keys())
-    pairs = [Pair(stem, images[stem], masks[stem], (instances or {}).get(stem)) for stem in stems]
+    pairs = [Pair(stem, images[stem], masks[stem], instances.get(stem)) for stem in stems]
     return pairs, problems
 
 
@@ -111,7 +113,7 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
     try:
         listed = list_files(folder)
     except DataError as error:
-        return {}, [Problem.of(error, "folder")]
+        return {}, [Problem.of(error, Kind.FOLDER)]
     files: dict[str, str] = {}
     problems = []
     for relative, path in listed:
@@ -122,17 +124,19 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
         stem = unicodedata.normalize("NFC", stem)
         if stem in files:
             remedy = f"keep one of them, or rename it and its partner: every {what} needs a name of its own"
-            problems.append(Problem(path, f"a second {what} named {stem!r} beside {files[stem]}", remedy, "duplicate"))
+            problems.append(
+                Problem(path, f"a second {what} named {stem!r} beside {files[stem]}", remedy, Kind.DUPLICATE)
+            )
         else:
             files[stem] = path
     others = [relative for relative, _ in listed if rule.stem(relative) is None and _is_picture(relative)]
     if not files:
         found = f"no {what} files ({', '.join('*' + rule.stem_suffix + suffix for suffix in rule.suffixes)}) found"
-        problems.append(Problem(folder, found + _others_note(others), f"put the {what}s there", "folder"))
+        problems.append(Problem(folder, found + _others_note(others), f"put the {what}s there", Kind.FOLDER))
     elif others and not rule.stem_suffix:
         found = f"{len(others)} files of other formats are not used (such as {others[0]})"
         remedy = f"convert them to {' or '.join(rule.suffixes)} if they are {what}s"
-        problems.append(Problem(folder, found, remedy, "other formats", fatal=False))
+        problems.append(Problem(folder, found, remedy, Kind.OTHER_FORMATS, fatal=False))
     return files, problems
 
 
@@ -150,7 +154,7 @@ def _missing_folder(folder: str) -> Problem:
     while parent and not bf.isdir(parent) and bf.dirname(parent) != parent:
         missing, parent = parent, bf.dirname(parent)
     if not parent or not bf.isdir(parent):
-        return Problem(missing, "the folder does not exist", "check data_dir", "folder")
+        return Problem(missing, "the folder does not exist", "check data_dir", Kind.FOLDER)
     name = bf.basename(missing)
     entries = sorted(entry.rstrip("/") for entry in bf.listdir(parent))
     present = [entry for entry in entries if not entry.startswith(".") and bf.isdir(bf.join(parent, entry))]
@@ -163,11 +167,11 @@ def _missing_folder(folder: str) -> Problem:
         remedy = f"move its contents into {missing}, or point data_dir at the folder that holds {name!r}"
     else:
         remedy = f"check data_dir, or make {name!r}"
-    return Problem(missing, f"the folder does not exist ({listing})", remedy, "folder")
+    return Problem(missing, f"the folder does not exist ({listing})", remedy, Kind.FOLDER)
 
 
 def _unpaired(
-    what: str, files: Mapping[str, str], partner: str, partners: Mapping[str, str], folder: str, rule: FileRule
+    kind: Kind, what: str, files: Mapping[str, str], partners: Mapping[str, str], folder: str, rule: FileRule
 ) -> list[Problem]:
     """Return a problem for each of `files` without a partner, with the file that is probably meant if there is one."""
     lonely = sorted(files.keys() - partners.keys())
@@ -188,7 +192,7 @@ def _unpaired(
             remedy = f"{partners[close]} is unpaired: rename it to {expected} if it is meant"
         else:
             remedy = f"add {bf.join(folder, expected)}, or remove the {what}"
-        problems.append(Problem(files[stem], f"{what} without {partner}", remedy, f"{what} without {partner}"))
+        problems.append(Problem(files[stem], kind.value, remedy, kind))
     return problems
 
 

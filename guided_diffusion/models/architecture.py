@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from guided_diffusion.runtime.options import Problem
+
 GROUPS = 32
 """Groups of every group normalization: each channel count has to be a multiple."""
 
@@ -73,11 +75,10 @@ def architecture_problems(
     num_heads: int = 4,
     num_heads_upsample: int = -1,
     num_head_channels: int = -1,
-) -> list[str]:
-    """Return a line for everything that keeps these options from making a UNet; an empty list means that they do.
+) -> list[Problem]:
+    """Return (key, line) for everything that keeps these options from making a UNet; empty means that they do.
 
-    A line starts with the key, then says what was found and what to do. `channel_mult` None or empty means the default
-    of the size.
+    `channel_mult` None or empty means the default of the size.
     """
     size = height_width(image_size)
     positive = {"image_size": min(size), "num_channels": num_channels, "num_res_blocks": num_res_blocks}
@@ -89,7 +90,7 @@ def architecture_problems(
         }
     else:
         positive["num_head_channels"] = num_head_channels
-    problems = [f"{key} has the value {value}: use numbers above 0" for key, value in positive.items() if value <= 0]
+    problems = [(key, f"{key} has the value {n}: use numbers above 0") for key, n in positive.items() if n <= 0]
     if problems:
         return problems
     mult = tuple(channel_mult or default_channel_mult(min(size)))
@@ -102,7 +103,7 @@ def architecture_problems(
     return _head_problems(level_channels(num_channels, mult), factors, *heads)
 
 
-def _size_problems(size: tuple[int, int], channel_mult: Sequence[float]) -> list[str]:
+def _size_problems(size: tuple[int, int], channel_mult: Sequence[float]) -> list[Problem]:
     step = 2 ** (len(channel_mult) - 1)
     if not any(side % step for side in size):
         return []
@@ -110,13 +111,14 @@ def _size_problems(size: tuple[int, int], channel_mult: Sequence[float]) -> list
     found, lower, upper = (v[0] if size[0] == size[1] else list(v) for v in (size, lower, upper))
     nearest = f"{upper}" if lower == upper else f"{lower} or {upper}"
     levels = len(channel_mult)
-    return [
+    line = (
         f"image_size is {found}, but a UNet of {levels} levels needs sides divisible by {step}: "
         f"use {nearest}, or a channel_mult of fewer than {levels} entries"
-    ]
+    )
+    return [("image_size", line)]
 
 
-def _channel_problems(num_channels: int, channel_mult: Sequence[float]) -> list[str]:
+def _channel_problems(num_channels: int, channel_mult: Sequence[float]) -> list[Problem]:
     def fits(candidate: int) -> bool:
         return all(c > 0 and c % GROUPS == 0 for c in level_channels(candidate, channel_mult))
 
@@ -126,27 +128,24 @@ def _channel_problems(num_channels: int, channel_mult: Sequence[float]) -> list[
     candidates = [c for c in range(GROUPS, num_channels + 8 * GROUPS, GROUPS) if fits(c)]
     nearest = min(candidates, key=lambda c: abs(c - num_channels), default=None)
     remedy = "change channel_mult" if nearest is None else f"set num_channels={nearest}"
-    return [
-        f"num_channels is {num_channels}, which makes levels of {found} channels, not multiples of {GROUPS}: {remedy}"
-    ]
+    line = f"num_channels is {num_channels}, which makes levels of {found} channels, not multiples of {GROUPS}"
+    return [("num_channels", f"{line}: {remedy}")]
 
 
 def _attention_problems(
     short_side: int, channel_mult: Sequence[float], attention_resolutions: Sequence[int] | None
-) -> list[str]:
+) -> list[Problem]:
     if not attention_resolutions or attention_factors(short_side, channel_mult, attention_resolutions):
         return []
     found = ", ".join(str(r) for r in attention_resolutions)
     reachable = ", ".join(str(r) for r in reachable_resolutions(short_side, channel_mult))
-    return [
-        f"attention_resolutions is {found}, but the levels of this UNet are {reachable} pixels: "
-        "choose among these or leave it out"
-    ]
+    line = f"attention_resolutions is {found}, but the levels of this UNet are {reachable} pixels"
+    return [("attention_resolutions", f"{line}: choose among these or leave it out")]
 
 
 def _head_problems(
     channels: Sequence[int], factors: Sequence[int], num_heads: int, num_heads_upsample: int, num_head_channels: int
-) -> list[str]:
+) -> list[Problem]:
     # The bottleneck has attention whatever the levels have, with the encoder's number of heads.
     decoder = sorted({channels[factor.bit_length() - 1] for factor in factors})
     encoder = sorted({*decoder, channels[-1]})
@@ -160,5 +159,6 @@ def _head_problems(
     for key, value, attended in checks:
         odd = ", ".join(str(c) for c in attended if c % value)
         if odd:
-            problems.append(f"{key} is {value}, which does not divide the {odd} channels of attention: use a divisor")
+            line = f"{key} is {value}, which does not divide the {odd} channels of attention: use a divisor"
+            problems.append((key, line))
     return problems

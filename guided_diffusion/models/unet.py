@@ -285,7 +285,7 @@ def build_unet(
         num_head_channels=num_head_channels,
     )
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([line for _, line in problems])
     channel_mult = tuple(channel_mult or default_channel_mult(min(size)))
     return UNetModel(
         image_size=size,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.config.trained import TrainedConfig
-from guided_diffusion.data.class_statistics import UNLABELED, eta_from_statistics, load_eta, unlabeled_classes
+from guided_diffusion.data.class_statistics import eta_from_statistics, load_eta
+from guided_diffusion.data.modes import UNLABELED, DatasetMode, get_mode
 from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
@@ -36,13 +37,13 @@ def eta_of_training(config: TrainConfig, report: ScanReport, source: Checkpoint 
         same = (trained.label_diffusion, trained.eta) == (config.label_diffusion, config.eta)
         if trained.label_eta and same:
             return np.asarray(trained.label_eta, dtype=np.float64)
-    return eta_of_data(config.eta, report)
+    return eta_of_data(config.eta, get_mode(config.source.dataset_mode), report)
 
 
-def eta_of_data(options: EtaOptions, report: ScanReport) -> NDArray[np.float64]:
+def eta_of_data(options: EtaOptions, mode: DatasetMode, report: ScanReport) -> NDArray[np.float64]:
     """Return eta, [K]: from the file that the options name, or computed from the masks of `report`."""
     names = [found.name for found in report.classes]
-    unlabeled = unlabeled_classes(names)
+    unlabeled = mode.unlabeled_classes(names)
     if options.eta_path:
         return load_eta(options.eta_path, len(names), unlabeled=unlabeled)
     return eta_from_statistics(
@@ -65,7 +66,8 @@ def eta_of_sampling(trained: TrainedConfig, eta_path: str, names: Sequence[str])
         return trained.label_eta
     if not path:
         raise ConfigError(f"eta_path is missing: cond_opt {CLASSWISE} of bare weights needs the eta of their training")
-    return tuple(load_eta(path, len(names), unlabeled=unlabeled_classes(names)).tolist())
+    unlabeled = get_mode(trained.source.dataset_mode).unlabeled_classes(names)
+    return tuple(load_eta(path, len(names), unlabeled=unlabeled).tolist())
 
 
 def _is_classwise(options: LabelDiffusionOptions, eta_path: str) -> bool:
@@ -92,11 +94,11 @@ def label_process(
     return build_label_diffusion(options.cond_opt, process, num_classes, eta)
 
 
-def classes_to_null(unlabeled_to_zero: bool, names: Sequence[str]) -> tuple[int, ...]:
+def classes_to_null(unlabeled_to_zero: bool, mode: DatasetMode, names: Sequence[str]) -> tuple[int, ...]:
     """Return the classes that `unlabeled_to_zero` takes out of the condition; ConfigError where there are none."""
     if not unlabeled_to_zero:
         return ()
-    found = unlabeled_classes(names)
+    found = mode.unlabeled_classes(names)
     if not found:
         raise ConfigError(
             f"unlabeled_to_zero is true, but no class is called {' or '.join(UNLABELED)} (the {len(names)} classes "

@@ -68,10 +68,11 @@ class ProcessGroup:
             try:
                 outcome[0] = work()
             except UserError as error:
-                outcome[1] = error.messages
+                outcome[1] = error
         dist.broadcast_object_list(outcome)
         if outcome[1] is not None:
-            raise UserError(outcome[1], collective=True, already_printed=not self.is_main)
+            outcome[1].collective, outcome[1].already_printed = True, not self.is_main
+            raise outcome[1]
         return outcome[0]
 
     def close(self) -> None:

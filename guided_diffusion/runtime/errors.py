@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
 
 class UserError(Exception):
@@ -29,7 +31,16 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A dataset, image or mask that cannot be used."""
+    """A dataset, image or mask that cannot be used; `of` keeps what its line says as fields, else they are empty."""
+
+    path = found = remedy = ""
+
+    @classmethod
+    def of(cls, path: str | Path, found: str, remedy: str) -> Self:
+        """Return the error that reads `path: found; remedy`."""
+        error = cls(f"{path}: {found}; {remedy}")
+        error.path, error.found, error.remedy = str(path), found, remedy
+        return error
 
 
 class CheckpointError(UserError):

@@ -13,10 +13,19 @@ from guided_diffusion.runtime.options import FACTS, ActionConfig
 
 
 def expected(field: FieldInfo) -> str:
-    """Return in words what values `field` takes, from its JSON Schema."""
+    """Return in words what values `field` takes."""
+    return _in_words(_schema(field))
+
+
+def is_choice(field: FieldInfo) -> bool:
+    """Return whether `field` takes one of several given values."""
+    schema = _schema(field)
+    return any("enum" in part for part in schema.get("anyOf", [schema]))
+
+
+def _schema(field: FieldInfo) -> dict[str, Any]:
     probe = create_model("Probe", value=(Annotated[(field.annotation, *field.metadata, Field())], ...))
-    schema = probe.model_json_schema()["properties"]["value"]
-    return _in_words(schema)
+    return probe.model_json_schema()["properties"]["value"]
 
 
 _WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
@@ -93,6 +102,5 @@ def describe_common(kind: type[ActionConfig]) -> list[KeyHelp]:
 def _describe(kind: type[ActionConfig], key: str) -> KeyHelp:
     field = kind.fields()[key]
     default = "required" if key in kind.required and field.default in ("", None) else json.dumps(field.default)
-    words = expected(field)
-    choices = f" ({words})" if words.startswith("one of") else ""
+    choices = f" ({expected(field)})" if is_choice(field) else ""
     return KeyHelp(key, default, f"{field.description}{choices}")

@@ -318,7 +318,7 @@ def _case(text: str, batch: int | None, options: argparse.Namespace) -> Case:
     keys = ("image_size", "num_channels", "num_res_blocks", "num_head_channels")
     problems = architecture_problems(**{key: architecture(case)[key] for key in keys})
     if problems:
-        raise ValueError(f"--sizes {text}: {problems[0]}")
+        raise ValueError(f"--sizes {text}: {problems[0][1]}")
     return case
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from guided_diffusion.data.modes import MODES, FileRule, get_mode
+from guided_diffusion.data.modes import MODES, UNLABELED, FileRule, get_mode
 from guided_diffusion.runtime.errors import ConfigError
 
 
@@ -28,3 +28,13 @@ def test_rule_strips_the_stem_suffix_and_passes_other_files_over():
     assert rule.stem("aachen/a_000_color.png") is None
     assert rule.stem("aachen/a_000_labelIds.json") is None
     assert rule.stem("no_dot") is None
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_published_modes_say_which_classes_are_unlabeled(mode):
+    assert mode.unlabeled == tuple(index for index, name in enumerate(mode.names) if name in UNLABELED)
+
+
+@pytest.mark.parametrize(("name", "unlabeled"), [("multi-class", (1,)), ("ade20k", (150,))])
+def test_names_count_only_where_the_mode_does_not_know_the_classes(name, unlabeled):
+    assert get_mode(name).unlabeled_classes(["background", "unlabeled", "defect"]) == unlabeled

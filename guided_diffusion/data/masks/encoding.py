@@ -74,17 +74,15 @@ def raw_mask(image: Image.Image, source: str) -> RawMask:
     """
     kind = _FORMATS.get(image.mode)
     if kind is None:
-        raise DataError(
-            f"{source}: mask has PIL mode {image.mode}; save it as 8-bit or 16-bit gray, palette or RGB PNG"
+        raise DataError.of(
+            source, f"mask has PIL mode {image.mode}", "save it as 8-bit or 16-bit gray, palette or RGB PNG"
         )
     array = np.asarray(image)
     if image.mode in ("LA", "PA", "RGBA"):
         alpha = array[..., -1]
         if alpha.min() != alpha.max():
-            raise DataError(
-                f"{source}: mask has an alpha channel that varies ({alpha.min()} to {alpha.max()}), so its classes are "
-                "not certain; save the mask without alpha"
-            )
+            found = f"mask has an alpha channel that varies ({alpha.min()} to {alpha.max()})"
+            raise DataError.of(source, f"{found}, so its classes are not certain", "save the mask without alpha")
         array = array[..., 0] if image.mode != "RGBA" else array[..., :3]
     if kind == "rgb":
         channels = array.astype(np.uint32)
@@ -92,7 +90,7 @@ def raw_mask(image: Image.Image, source: str) -> RawMask:
     if kind == "palette":
         return RawMask("palette", array.astype(np.uint8), bytes(image.getpalette("RGB") or ()))
     if image.mode == "I" and (array.min() < 0 or array.max() > 65535):
-        raise DataError(f"{source}: mask has values {array.min()} to {array.max()}; save classes as 0..65535")
+        raise DataError.of(source, f"mask has values {array.min()} to {array.max()}", "save classes as 0..65535")
     return RawMask(kind, array.astype(np.uint8 if kind == "grey8" else np.uint16))
 
 
@@ -161,8 +159,7 @@ class LabelEncoding:
         found = self.lookup(raw)
         if found.min() < 0:
             unexpected = np.unique(raw.values[found < 0])
-            said, remedy = self.explain(raw.kind, unexpected, np.unique(raw.values))
-            raise DataError(f"{source}: {said}; {remedy}")
+            raise DataError.of(source, *self.explain(raw.kind, unexpected, np.unique(raw.values)))
         return found.astype(self.dtype)
 
     def explain(self, kind: MaskFormat, unexpected: np.ndarray, present: np.ndarray) -> tuple[str, str]:
@@ -222,9 +219,8 @@ class LabelEncoding:
         taken_values = {value for group in self.values for value in group}
         free = next((value for value in range(self._largest, -1, -1) if value not in taken_values), None)
         if free is None:
-            raise DataError(
-                f"num_classes: all {self._largest + 1} mask values stand for a class; resize pad needs a free one"
-            )
+            found = f"all {self._largest + 1} mask values stand for a class"
+            raise DataError.of("num_classes", found, "resize pad needs a free one")
         return replace(self, ignore_values=(free, *self.ignore_values))
 
     def ignoring(self, value: int) -> LabelEncoding:
@@ -233,15 +229,15 @@ class LabelEncoding:
         Raises DataError where the value stands for a class, or where classes are told by colors alone.
         """
         if not self.values:
-            raise DataError(
-                f"ignore_label: {value} is a value, but the classes are colors; leave it out: pixels of no class need "
-                "a color that classes.json had as 'ignore' in training"
+            raise DataError.of(
+                "ignore_label",
+                f"{value} is a value, but the classes are colors",
+                "leave it out: pixels of no class need a color that classes.json had as 'ignore' in training",
             )
         owner = next((name for name, group in zip(self.names, self.values, strict=True) if value in group), None)
         if owner is not None:
-            raise DataError(
-                f"ignore_label: mask value {value} stands for class {owner!r}; give another, or leave it out"
-            )
+            found = f"mask value {value} stands for class {owner!r}"
+            raise DataError.of("ignore_label", found, "give another, or leave it out")
         values = tuple(dict.fromkeys((*self.ignore_values, value)))
         colors = self.ignore_colors
         gray = (value, value, value)
