@@ -48,6 +48,5 @@ def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best
 
 def _series(history: Sequence[Mapping[str, float]], key: str) -> NDArray[np.float64]:
     """Return the values [epochs] of `key`; NaN where there is none, or none that a logarithmic axis can show."""
-    values = [record.get(key) for record in history]
-    series = np.array([np.nan if value is None else value for value in values], np.float64)
-    return series if key == "epoch" else np.where(np.isfinite(series) & (series > 0), series, np.nan)
+    series = np.array([record.get(key) for record in history], np.float64)
+    return series if key == "epoch" else np.where(series > 0, series, np.nan)
