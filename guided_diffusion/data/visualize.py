@@ -226,6 +226,9 @@ def _wrap(items: Iterable[Item], fits: Callable[[list[Item]], bool]) -> list[lis
 
 
 def save(image: Image.Image, path: str | Path) -> None:
-    """Write the picture as a PNG; makes the folder, and replaces a file of that name in one go or not at all."""
+    """Write the picture in the format of the path's ending, PNG for an unknown one.
+
+    Makes the folder; a file of that name is replaced in one go or not at all.
+    """
     with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format=Image.registered_extensions().get(Path(path).suffix.lower(), "PNG"))

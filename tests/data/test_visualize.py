@@ -179,6 +179,12 @@ class TestFiles:
                 np.testing.assert_array_equal(np.asarray(image), tile(3, 4, color))
         assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
 
+    @pytest.mark.parametrize(("name", "format"), [("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.unknown", "PNG")])
+    def test_the_format_is_that_of_the_ending(self, name: str, format: str, tmp_path: Path) -> None:
+        visualize.save(Image.fromarray(tile(3, 4, RED)), tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert image.format == format
+
     def test_a_failed_save_keeps_the_old_file(self, tmp_path: Path) -> None:
         path = tmp_path / "picture.png"
         visualize.save(Image.fromarray(tile(3, 4, RED)), path)
