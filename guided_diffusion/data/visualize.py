@@ -144,8 +144,7 @@ def grid(
 ) -> Image.Image:
     """Return a white sheet with the tiles of `rows` (uint8 [H, W, 3] or gray, any sizes; rows may end early).
 
-    column_titles, row_titles: one per column above the tiles, one per row at the left; long ones are wrapped.
-    legend: (name, color) pairs, shown as swatches under the tiles.
+    Titles are above the columns and at the left of the rows; the legend's (name, color) pairs are under the tiles.
     scale: whole-number nearest-neighbor enlargement; None enlarges small tiles to about 128 pixels.
     """
     tiles = [[to_rgb(tile) for tile in row] for row in rows]

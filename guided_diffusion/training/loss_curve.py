@@ -12,11 +12,10 @@ from guided_diffusion.runtime.files import atomic_write
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best_epoch: int | None = None) -> None:
-    """Draw the mean training loss of each epoch, on a logarithmic axis, and write it as a PNG.
+    """Write the mean training loss of each epoch, on a logarithmic axis, as a PNG, with a mark at `best_epoch`.
 
     history: one mapping per epoch: "epoch", "loss" and, where known, "loss_q0" to "loss_q3", the means over the
         quartiles of the timestep (q0 the least noisy). Missing, zero and non-finite values leave a gap.
-    best_epoch: the epoch to mark.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
