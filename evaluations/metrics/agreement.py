@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from evaluations.metrics.base import EvaluationSets, Fact, Measurement, Metric, sample_captions
 from evaluations.metrics.segmentation import Counts, Floats, Scores, image_iou, plain, scores
 from evaluations.report import charts
-from evaluations.report.page import Section, Sheet, Table, Tile
-from evaluations.report.sections import TRIPLE, chart_figure, percent
+from evaluations.report.page import Figure, Section, Sheet, Table, Tile
+from evaluations.report.sections import TRIPLE, percent
 from evaluations.sets import Indices
 
 HEADING = "Is the mask followed?"
@@ -135,9 +135,8 @@ class AgreementMetric(Metric[AgreementFound]):
     def section(self, measurement: Measurement[AgreementFound]) -> Section:
         """Return the distribution of the scores, tables, and the samples at both ends."""
         found = measurement.result
-        histogram = charts.score_histogram(found.samples.score, self.threshold, "", "agreement")
         figures = [
-            chart_figure(histogram, "Scores of the samples"),
+            Figure("Scores of the samples", charts.score_histogram(found.samples.score, self.threshold, "agreement")),
             Sheet("Worst agreement", found.worst, TRIPLE, found.captions[0]),
             Sheet("Best agreement", found.best, TRIPLE, found.captions[1]),
         ]

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from evaluations.errors import EvaluationError
 from evaluations.metrics.base import EvaluationSets, Measurement, Metric
 from evaluations.report import charts
-from evaluations.report.page import Section
-from evaluations.report.sections import chart_figure
+from evaluations.report.page import Figure, Section
 from evaluations.sets import Images, ImageSet, Labels
 
 Values = NDArray[np.float64]
@@ -340,8 +339,8 @@ class DriftMetric(Metric[DriftFound]):
         figures = []
         for title, (rows, found, unit) in compared.items():
             real, synthetic = [each.real for each in found], [each.synthetic for each in found]
-            figures.append(chart_figure(charts.paired_bars(rows, real, synthetic, unit), title))
+            figures.append(Figure(title, charts.paired_bars(rows, real, synthetic, unit)))
         power = (10 ** (spectrum / 10) for spectrum in (drift.real_spectrum, drift.synthetic_spectrum))
-        figures.append(chart_figure(charts.spectrum_curves(drift.frequency, *power), "Power spectra"))
+        figures.append(Figure("Power spectra", charts.spectrum_curves(drift.frequency, *power)))
         text = measurement.warnings or ["Nothing parts beyond chance and the spread of the real images."]
         return Section("Do they look like the real images?", text, figures=figures)

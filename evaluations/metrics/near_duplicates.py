@@ -26,8 +26,8 @@ from evaluations.metrics.nearest import (
     nearest_other_features,
 )
 from evaluations.report import charts
-from evaluations.report.page import Section, Sheet, Tile
-from evaluations.report.sections import chart_figure, percent
+from evaluations.report.page import Figure, Section, Sheet, Tile
+from evaluations.report.sections import percent
 from evaluations.sets import Indices
 from evaluations.symmetry import SYMMETRIES, apply_d4
 
@@ -216,12 +216,12 @@ class NearDuplicatesMetric(Metric[NearDuplicatesFound]):
             f"Distances: of pixels (whole image, and its best three quarters); features: {found.features}.",
         ]
         chart = charts.distance_histogram(
-            found.training, found.samples, None, "distance to the nearest training image, gray levels"
+            found.training, found.samples, "distance to the nearest training image, gray levels"
         )
         scores = [f"{result.score[i]:.2f}" + (" (suspected)" if result.flagged[i] else "") for i in found.closest]
         caption = "Training images are turned as they match best. Below 1 a sample is suspected: " + ", ".join(scores)
         figures = [
-            chart_figure(chart, "Nearest training images"),
+            Figure("Nearest training images", chart),
             Sheet("Closest pairs", found.pairs, ("sample", "training image"), caption),
         ]
         return Section("Copies of training images", text, figures=figures)

@@ -1,170 +1,129 @@
-"""What all charts share: two themes, the SVG document, text that fits, and what becomes of a missing value."""
+"""What all charts share: one style, the SVG element, text that fits, and what becomes of a missing value."""
 
 from __future__ import annotations
 
 import io
-import math
+import re
 import textwrap
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from evaluations.report.page import printable
 
-_WIDTH = 4.6  # inches; 442 CSS pixels
+P = ParamSpec("P")
+
 TEXT = 10.0  # points; still 10 CSS pixels high where the chart is shown 340 pixels wide
+_WIDTH = 4.6  # inches; 442 CSS pixels
 _LEGEND_WIDTH = 58  # characters
-_FONTS = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+# Charts are drawn in these stand-ins. In the SVG each is a CSS variable, which the page sets for both color schemes.
+_VARIABLES = ("ink", "muted", "line", *(f"series-{number}" for number in range(1, 7)))
+INK, MUTED, GRID, *SERIES = (f"#c0de0{index}" for index in range(len(_VARIABLES)))
+BETTER, WORSE = SERIES[2], SERIES[1]
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # labels stay text: a tenth of the size of drawn glyphs
+    "svg.hashsalt": "isdm",
+    "text.parse_math": False,  # a class may be named "$x$"
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib; wider than most, so nothing is cut off
+    "font.size": TEXT,
+    "text.color": INK,
+    "axes.axisbelow": True,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": TEXT,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": TEXT - 0.5,
+    "legend.handlelength": 1.6,
+    "legend.columnspacing": 1.4,
+    "legend.borderpad": 0.1,
+    "lines.linewidth": 1.8,
+}
 
 
-@dataclass(frozen=True)
-class Chart:
-    """The same chart for a light and for a dark page."""
+def chart(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
+    """Make a function that draws on axes return its drawing instead, as an SVG element for the page.
 
-    light_svg: str
-    dark_svg: str
+    Equal input gives equal text, whatever the settings of the user's matplotlib.
+    """
 
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Markup:
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            # Matplotlib only lays the text out; a sign that its font lacks is in one of the reader's.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(_STYLE)
+            figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+            FigureCanvasSVG(figure)
+            draw(figure.add_subplot(), *args, **kwargs)
+            buffer = io.StringIO()
+            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        return _element(buffer.getvalue())
 
-@dataclass(frozen=True)
-class Theme:
-    """Colors that stay apart for color-blind readers (after Okabe and Ito 2008), 3:1 or more against the page."""
-
-    ink: str
-    muted: str
-    grid: str
-    better: str
-    worse: str
-    series: tuple[str, ...]
-
-
-_LIGHT = Theme(
-    ink="#1b2430",
-    muted="#5a6675",
-    grid="#dde2e8",
-    better="#00734f",
-    worse="#c04a00",
-    series=("#0072b2", "#c04a00", "#00805c", "#a8478a", "#8c6500", "#2f3e9e", "#5a6675"),
-)
-_DARK = Theme(
-    ink="#e8ecf1",
-    muted="#a3adba",
-    grid="#353d49",
-    better="#3fcf9b",
-    worse="#ff9455",
-    series=("#5cb8f0", "#ff9455", "#3fcf9b", "#e89ccb", "#ecc452", "#a9b4ff", "#a3adba"),
-)
+    return drawn
 
 
-def draw_chart(draw: Callable[[Axes, Theme], None], height: float, title: str) -> Chart:
-    """Return what `draw(axes, theme)` draws, in both themes; `height` in inches, without that of the title."""
-    return Chart(*(_svg(draw, theme, height, title) for theme in (_LIGHT, _DARK)))
+def _element(document: str) -> Markup:
+    """Return the <svg> of matplotlib's document for use in the page: themed, its own rule within the chart."""
+    svg = document[document.index("<svg") :].replace(">*{", ">.chart *{", 1)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # the same in all charts, and used by none
+    svg = re.sub(": #c0de0([0-8])", lambda found: f": var(--{_VARIABLES[int(found[1])]})", svg)
+    return Markup(svg.replace("'DejaVu Sans', sans-serif", "var(--font)"))
 
 
-def _svg(draw: Callable[[Axes, Theme], None], theme: Theme, height: float, title: str) -> str:
-    """Return the chart as SVG; equal input gives equal text, whatever the settings of the user's matplotlib."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # Matplotlib only lays the text out; a sign that its font lacks is in one of the reader's.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_settings(theme))
-        figure = Figure(figsize=(_WIDTH, height + (0.3 if title else 0)), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        if title:
-            figure.suptitle(wrapped(title, 44, 2), x=0.01, ha="left", fontsize=TEXT + 1.5, weight="bold")
-        draw(axes, theme)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue().replace("'DejaVu Sans', sans-serif", _FONTS)
-    return svg[svg.index("<svg") :]  # neither the XML declaration nor the document type is of use in a page
+def set_height(axes: Axes, inches: float) -> None:
+    """Make the chart that many inches high."""
+    axes.figure.set_figheight(inches)
 
 
-def _settings(theme: Theme) -> dict[str, object]:
-    return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "isdm",
-        "text.parse_math": False,  # a class may be named "$x$"
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib; wider than most, so nothing is cut off
-        "font.size": TEXT,
-        "text.color": theme.ink,
-        "axes.edgecolor": theme.muted,
-        "axes.labelsize": TEXT,
-        "axes.linewidth": 0.8,
-        "axes.grid": True,
-        "grid.color": theme.grid,
-        "grid.linewidth": 0.8,
-        "xtick.color": theme.muted,
-        "ytick.color": theme.muted,
-        "xtick.labelcolor": theme.ink,
-        "ytick.labelcolor": theme.ink,
-        "legend.frameon": False,
-        "hatch.linewidth": 1.0,
-    }
-
-
-def add_legend(axes: Axes, theme: Theme) -> None:
+def add_legend(axes: Axes) -> None:
     """Put the legend above the axes, where it hides no data, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     if any(labels):
         longest = max(len(label) for label in labels) + 6  # characters, with the handle
         columns = max(1, min(len(labels), _LEGEND_WIDTH // longest))
-        axes.figure.legend(
-            handles,
-            labels,
-            loc="outside upper left",
-            ncols=columns,
-            labelcolor=theme.ink,
-            fontsize=TEXT - 0.5,
-            handlelength=1.6,
-            columnspacing=1.4,
-            borderpad=0.1,
-        )
+        axes.figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
-def log_axis(axes: Axes, which: str) -> None:
-    """Make the axis logarithmic, with plain numbers: matplotlib's own need its mathematics parser.
+def log_axis(axis: Axis) -> None:
+    """Make the axis of drawn data logarithmic, with plain numbers: matplotlib's own need its mathematics parser.
 
-    A y axis whose values lie within a factor of 5 stays linear: it would have a single power of ten, or none.
+    It stays linear where the values lie within a factor of 5: there would be a single power of ten, or none.
     """
-    low, high = axes.dataLim.intervaly
-    if which == "y" and 0 < low <= high < 5 * low:
+    low, high = axis.get_minpos(), axis.get_data_interval()[1]
+    if high < 5 * low:
         return
-    axes.set(**{f"{which}scale": "log"})
-    axes.tick_params(axis=which, which="minor", length=0)
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _decimal(value)))
-    few_decades = which == "y" and high < 30 * low
-    label = FuncFormatter(lambda value, _: _decimal(value) if _leads(value) else "")
-    axis.set_minor_formatter(label if few_decades else NullFormatter())
+    scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    scale("log", nonpositive="mask")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
-def _leads(value: float) -> bool:
-    return round(value / 10.0 ** math.floor(math.log10(value))) in (2, 5)
-
-
-def _decimal(value: float) -> str:
-    """Return a number as 0.02, 300 or 10⁻⁵."""
-    if 1e-4 < value < 1e5:
-        return f"{value:g}"
-    mantissa, exponent = f"{value:.0e}".split("e")
-    power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return power if mantissa == "1" else f"{mantissa}·{power}"
-
-
-def wrapped(text: str, width: int, lines: int) -> str:
+def wrapped(text: str, width: int, lines: int = 1) -> str:
     """Return the text in at most `lines` lines of `width` characters; what is left out shows as an ellipsis."""
     wrapped = textwrap.wrap(printable(text), width) or [""]
     if len(wrapped) > lines:
@@ -172,16 +131,13 @@ def wrapped(text: str, width: int, lines: int) -> str:
     return "\n".join(wrapped)
 
 
-def is_known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def numbers_of(values: ArrayLike) -> NDArray[np.float64]:
     """Return the values as a vector, with NaN for None and the infinite."""
-    numbers = np.array([np.nan if value is None else value for value in np.ravel(np.asarray(values, object))], float)
+    numbers = np.asarray(values, float).ravel()
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def finite(values: ArrayLike) -> NDArray[np.float64]:
+    """Return the values that are neither None, NaN nor infinite."""
     numbers = numbers_of(values)
     return numbers[np.isfinite(numbers)]

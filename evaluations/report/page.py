@@ -10,21 +10,20 @@ import base64
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib import resources
 from typing import ClassVar, Literal, get_args
-from xml.etree import ElementTree
 
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 
 from evaluations.sets import Images, Labels
 
 VerdictKind = Literal["helps", "hurts", "mixed", "cannot tell", "not measured"]
 Cell = str | int | float | None
 
-_MIME = {"svg": "image/svg+xml", "png": "image/png"}
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _NOTHING = ("", "-", "–", "—", "n/a", "nan")
 _NUMBER = re.compile(r"[-+−±<>≤≥≈~]?\s?\d[\d., ]*\s?(%|‰|points?|px|s|min|h)?(\s?(±|\(|\[|to |/|of |…).*)?")
@@ -69,35 +68,35 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture: an SVG document as text, or the bytes of an SVG or PNG file.
+    """A picture: an <svg> element, whose colors are the page's CSS variables, or the bytes of a PNG file.
 
-    dark: its form for a dark page, of the same kind and size; None shows `light` on both.
-    alt: what the picture shows, for who cannot see it; the title where it is empty.
+    The title also stands for the picture where the reader cannot see it.
     """
 
     title: str
-    light: bytes | str
-    dark: bytes | str | None = None
-    kind: Literal["svg", "png"] = "svg"
+    picture: Markup | bytes
     caption: str = ""
-    alt: str = ""
 
     def __post_init__(self) -> None:
-        assert self.kind in _MIME
-        assert self.alt or self.title, "a picture needs words that stand for it"
+        assert self.title, "a picture needs words that stand for it"
+        assert isinstance(self.picture, Markup) or self.picture.startswith(_PNG_START), "neither an SVG nor a PNG"
 
     @property
-    def light_uri(self) -> str:
-        return _data_uri(self.light, self.kind)
+    def is_chart(self) -> bool:
+        return isinstance(self.picture, Markup)
 
     @property
-    def dark_uri(self) -> str | None:
-        return None if self.dark is None else _data_uri(self.dark, self.kind)
+    def uri(self) -> str:
+        """The PNG file as an address."""
+        return f"data:image/png;base64,{base64.b64encode(self.picture).decode()}"
 
-    @cached_property
+    @property
     def size(self) -> tuple[int, int]:
-        """Width and height in CSS pixels, which spare the reader a page that jumps while it loads."""
-        return _svg_size(_as_bytes(self.light)) if self.kind == "svg" else _png_size(_as_bytes(self.light))
+        """Width and height of the PNG file, which spare the reader a page that jumps while it loads.
+
+        They are in its IHDR chunk, which comes first (PNG specification, 5.6 and 11.2.1).
+        """
+        return struct.unpack(">II", self.picture[16:24])
 
 
 Tile = Images | Labels
@@ -227,31 +226,4 @@ def _drawn(figure: Figure | Sheet, draw: SheetPainter | None) -> Figure:
     if isinstance(figure, Figure):
         return figure
     assert draw is not None, "sheets take a painter"
-    return Figure(figure.title, draw(figure), kind="png", caption=figure.caption)
-
-
-def _as_bytes(picture: bytes | str) -> bytes:
-    return picture.encode() if isinstance(picture, str) else picture
-
-
-def _data_uri(picture: bytes | str, kind: str) -> str:
-    return f"data:{_MIME[kind]};base64,{base64.b64encode(_as_bytes(picture)).decode()}"
-
-
-def _png_size(picture: bytes) -> tuple[int, int]:
-    """Return width and height from the IHDR chunk, which comes first (PNG specification, 5.6 and 11.2.1)."""
-    assert picture.startswith(_PNG_START), "not a PNG file"
-    width, height = struct.unpack(">II", picture[16:24])
-    return width, height
-
-
-def _svg_size(picture: bytes) -> tuple[int, int]:
-    """Return width and height from the view box, whose unit in matplotlib's documents is the point."""
-    *_, width, height = _view_box(ElementTree.fromstring(picture).get("viewBox", ""))
-    return round(width * 96 / 72), round(height * 96 / 72)
-
-
-def _view_box(text: str) -> Iterator[float]:
-    numbers = [float(number) for number in text.replace(",", " ").split()]
-    assert len(numbers) == 4, "the SVG document has no view box"
-    return iter(numbers)
+    return Figure(figure.title, draw(figure), figure.caption)

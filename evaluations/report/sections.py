@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.report import charts
-from evaluations.report.drawing import Chart
 from evaluations.report.page import Figure, Section, Sheet, Table, Tile, Verdict
 
 Record = Mapping[str, Any]
@@ -19,11 +18,6 @@ TRIPLE = ("real", "mask", "sample")
 
 
 # ----------------------------------------------------------------------------------------------------- writing
-
-
-def chart_figure(chart: Chart, title: str, caption: str = "") -> Figure:
-    """Return a chart as a figure of the page."""
-    return Figure(title, chart.light_svg, chart.dark_svg, caption=caption)
 
 
 def percent(value: float | None) -> str:
@@ -78,9 +72,9 @@ def study_section(study: Record) -> Section:
     for name, entry in study["architectures"].items():
         arms = entry["arms"]
         figures.append(
-            chart_figure(
-                charts.iou_bars([_bar(arm, arms[0]) for arm in arms], arms[0]["label"]),
+            Figure(
                 name,
+                charts.iou_bars([_bar(arm, arms[0]) for arm in arms], arms[0]["label"]),
                 "Dots: seeds. Whiskers: the 95 % interval of each arm's difference to real only, laid at the mean of "
                 "real only. The verdict's intervals hold for all ratios together and are wider.",
             )
@@ -88,7 +82,7 @@ def study_section(study: Record) -> Section:
         tables.append(_study_table(name, arms))
         if len(arms[0]["classes"]["iou"]) > 1:
             shown = {arm["label"]: list(arm["classes"]["iou"].values()) for arm in arms if _is_shown(arm)}
-            figures.append(chart_figure(charts.class_bars(list(arms[0]["classes"]["iou"]), shown), f"{name}: classes"))
+            figures.append(Figure(f"{name}: classes", charts.class_bars(list(arms[0]["classes"]["iou"]), shown)))
     return Section("Segmentation models", _study_text(study), tables, figures)
 
 
@@ -175,7 +169,7 @@ def generator_section(
         )
         return Section(heading, [text], details=details)
     history = {folder.as_posix(): epochs for folder, (_, epochs) in runs.items() if epochs}
-    figures = [chart_figure(charts.loss_history(history), "Training loss")] if history else []
+    figures = [Figure("Training loss", charts.loss_history(history))] if history else []
     details += [(f"config of {folder}", json.dumps(config, indent=2)) for folder, (config, _) in runs.items()]
     text = "Mean training loss of each epoch. It tells whether training went on falling, not how good samples are."
     return Section(heading, [text], figures=figures, details=details)

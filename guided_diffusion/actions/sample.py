@@ -194,9 +194,8 @@ def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> N
             labels.append(label)
             tiles += [visualize.colorize(label, palette), visualize.to_rgb(image)]
         columns = 2 * max(1, math.ceil(math.sqrt(len(tiles) / 4)))
-        sheet = visualize.contact_sheet(
-            tiles, columns, scale=None, legend=visualize.legend_of(encoding.names, labels), title="mask | sample"
-        )
+        rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+        sheet = visualize.grid(rows, legend=visualize.legend_of(encoding.names, labels), title="mask | sample")
         visualize.save(sheet, output.folder / SHEET)
     print(f"{len(lines)} pairs ({planned} asked for)")
     for path in (output.folder / "images", output.folder / "masks", output.manifest, output.folder / SHEET):

@@ -1,12 +1,14 @@
-"""Pictures for people: colored label maps, overlays, titled grids and loss curves.
+"""Pictures for people: colored label maps, overlays, titled grids.
 
 Tiles are uint8 arrays [H, W, 3], label maps integer arrays [H, W] in `0..num_classes`; `num_classes` is the null id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +26,7 @@ _BACKGROUND, _NULL, _PAPER, _INK = (16, 16, 20), (128, 128, 128), (255, 255, 255
 # The first classes get colors that stay apart for color-blind readers (after Okabe and Ito 2008).
 _FIRST = ((240, 220, 66), (213, 70, 0), (86, 180, 233), (200, 50, 160), (0, 158, 115), (0, 80, 200), (245, 160, 200))
 _MAX_DISTINCT = 1024
+_OPACITY = 0.45  # of an overlay
 _TEXT, _HEADING = 14, 18  # font sizes in pixels
 _MARGIN = 4  # white pixels around text
 _MIN_TILE = 128  # pixels a tile is enlarged to when no scale is asked for
@@ -111,12 +114,11 @@ def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def overlay(image: Pixels, label: ArrayLike, palette: Pixels, alpha: float = 0.45, *, background: int = 0) -> Pixels:
-    """Return the image [H, W, 3] with the label map laid over it at opacity `alpha` in 0..1, but for the background."""
+def overlay(image: Pixels, label: ArrayLike, palette: Pixels, *, background: int) -> Pixels:
+    """Return the image [H, W, 3] with the label map laid over it in translucent colors, but for the background."""
     image, colors = to_rgb(image), colorize(label, palette)
     assert image.shape == colors.shape, "image and label differ in size"
-    assert 0 <= alpha <= 1
-    mixed = np.round(image * (1 - alpha) + colors * alpha).astype(np.uint8)
+    mixed = np.round(image * (1 - _OPACITY) + colors * _OPACITY).astype(np.uint8)
     return np.where(np.asarray(label)[..., None] != background, mixed, image)
 
 
@@ -138,68 +140,44 @@ def grid(
     row_titles: Sequence[str] = (),
     legend: Sequence[tuple[str, Color]] = (),
     scale: int | None = None,
-    pad: int = 2,
     title: str = "",
 ) -> Image.Image:
     """Return a white sheet with the tiles of `rows` (uint8 [H, W, 3] or gray, any sizes; rows may end early).
 
-    column_titles, row_titles: one per column above the tiles, one per row at the left; long ones are wrapped.
-    legend: (name, color) pairs, shown as swatches under the tiles.
+    Titles are above the columns and at the left of the rows; the legend's (name, color) pairs are under the tiles.
     scale: whole-number nearest-neighbor enlargement; None enlarges small tiles to about 128 pixels.
-    pad: white pixels around every tile, shared by neighbors.
     """
     tiles = [[to_rgb(tile) for tile in row] for row in rows]
-    sides = [max(tile.shape[:2]) for row in tiles for tile in row]
-    assert sides, "a grid needs at least one tile"
-    if scale is None:
-        scale = max(1, round(_MIN_TILE / max(sides)))
-    assert scale >= 1, "tiles are only ever enlarged"
-    num_columns = max(len(row) for row in tiles)
-    assert len(column_titles) in (0, num_columns), "one title per column, or none"
-    assert len(row_titles) in (0, len(tiles)), "one title per row, or none"
-
+    largest = max(max(tile.shape[:2]) for row in tiles for tile in row)
+    scale = scale or max(1, round(_MIN_TILE / largest))
     table = [[Image.fromarray(tile.repeat(scale, axis=0).repeat(scale, axis=1)) for tile in row] for row in tiles]
-    widths = [max(row[c].width for row in table if c < len(row)) for c in range(num_columns)]
+    titles = [_text(*each) for each in zip(column_titles, _widths(table), strict=True)] if column_titles else []
     if row_titles:
         table = [[_text(name, 2 * _MIN_TILE), *row] for name, row in zip(row_titles, table, strict=True)]
-    if column_titles:
-        corner = [_blank(0, 0)] if row_titles else []
-        titles = [_text(name, width) for name, width in zip(column_titles, widths, strict=True)]
-        table.insert(0, [*corner, *titles])
-    body = _table(table, pad)
+        titles.insert(0, _blank(0, 0))
+    body = _table([titles, *table] if column_titles else table, pad=2)
     parts = [_text(title, body.width, _HEADING)] if title else []
     parts.append(body)
     if legend:
         parts.append(_legend(legend, body.width))
-    return _table([[part] for part in parts], 0)
+    return _table([[part] for part in parts])
 
 
-def contact_sheet(
-    tiles: Sequence[Pixels],
-    columns: int = 16,
-    *,
-    legend: Sequence[tuple[str, Color]] = (),
-    scale: int | None = 1,
-    pad: int = 2,
-    title: str = "",
-) -> Image.Image:
-    """Return a sheet of many tiles ([H, W, 3] each), `columns` a row, at their own size by default; see grid."""
-    assert columns >= 1
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    return grid(rows, legend=legend, scale=scale, pad=pad, title=title)
+def _blank(width: int, height: int, color: Color = _PAPER) -> Image.Image:
+    return Image.new("RGB", (width, height), tuple(color))
 
 
-def _blank(width: int, height: int) -> Image.Image:
-    return Image.new("RGB", (width, height), _PAPER)
+def _widths(rows: Sequence[Sequence[Image.Image]]) -> list[int]:
+    """Return the width of each column: that of its widest picture."""
+    return [max(cell.width for cell in column if cell is not None) for column in zip_longest(*rows)]
 
 
-def _table(rows: Sequence[Sequence[Image.Image]], pad: int) -> Image.Image:
+def _table(rows: Sequence[Sequence[Image.Image]], pad: int = 0) -> Image.Image:
     """Return the pictures as a table: a column as wide as its widest, a row as high as its highest, all centered."""
-    num_columns = max(len(row) for row in rows)
-    widths = [max(row[c].width for row in rows if c < len(row)) for c in range(num_columns)]
-    heights = [max((cell.height for cell in row), default=0) for row in rows]
-    left = np.cumsum([pad] + [width + pad for width in widths]).tolist()
-    top = np.cumsum([pad] + [height + pad for height in heights]).tolist()
+    widths, heights = _widths(rows), [max((cell.height for cell in row), default=0) for row in rows]
+    left, top = (
+        list(accumulate(sizes, lambda end, size: end + size + pad, initial=pad)) for sizes in (widths, heights)
+    )
     sheet = _blank(left[-1], top[-1])
     for r, row in enumerate(rows):
         for c, cell in enumerate(row):
@@ -210,13 +188,9 @@ def _table(rows: Sequence[Sequence[Image.Image]], pad: int) -> Image.Image:
 def _text(text: str, max_width: int, size: int = _TEXT) -> Image.Image:
     """Return the text, dark on white with a margin, wrapped at spaces to `max_width` (a longer word is not cut)."""
     font = ImageFont.load_default(size)
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= max_width - 2 * _MARGIN:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    width = max((int(np.ceil(font.getlength(line))) for line in lines), default=0)
+    rows = _wrap(text.split(), lambda words: font.getlength(" ".join(words)) <= max_width - 2 * _MARGIN)
+    lines = [" ".join(words) for words in rows]
+    width = max((math.ceil(font.getlength(line)) for line in lines), default=0)
     line_height = sum(font.getmetrics())
     picture = _blank(width + 2 * _MARGIN, line_height * len(lines) + 2 * _MARGIN)
     draw = ImageDraw.Draw(picture)
@@ -229,29 +203,31 @@ def _legend(legend: Sequence[tuple[str, Color]], width: int) -> Image.Image:
     """Return swatches with names, as many a row as fit `width`."""
     entries = []
     for name, color in legend:
-        swatch = Image.new("RGB", (_TEXT, _TEXT), tuple(int(value) for value in color))
+        swatch = _blank(_TEXT, _TEXT, color)
         ImageDraw.Draw(swatch).rectangle((0, 0, _TEXT - 1, _TEXT - 1), outline=_INK)
         entries.append(_table([[swatch, _text(name, 2 * _MIN_TILE)]], _MARGIN // 2))
-    rows: list[list[Image.Image]] = []
-    for entry in entries:
-        if rows and sum(other.width for other in rows[-1]) + entry.width <= width:
-            rows[-1].append(entry)
+    rows = _wrap(entries, lambda row: sum(entry.width for entry in row) <= width)
+    return _table([[_table([row])] for row in rows])
+
+
+def _wrap(items: Iterable[Item], fits: Callable[[list[Item]], bool]) -> list[list[Item]]:
+    """Return the items in rows that fit, or are of one item."""
+    rows: list[list[Item]] = []
+    for item in items:
+        if rows and fits([*rows[-1], item]):
+            rows[-1].append(item)
         else:
-            rows.append([entry])
-    return _table([[_table([row], 0)] for row in rows], 0)
+            rows.append([item])
+    return rows
 
 
 # ------------------------------------------------------------------------------------------------------ files
 
 
 def save(image: Image.Image, path: str | Path) -> None:
-    """Write the picture in the format of the path's ending; a file of that name is replaced in one go or not at all.
+    """Write the picture in the format of the path's ending, PNG for an unknown one.
 
-    Makes the folder. Raises ValueError for an ending that names no picture format.
+    Makes the folder; a file of that name is replaced in one go or not at all.
     """
-    formats = Image.registered_extensions()
-    suffix = Path(path).suffix.lower()
-    if suffix not in formats:
-        raise ValueError(f"{path}: {suffix or 'no ending'} is not a picture format; use .png or .jpg")
     with atomic_write(path) as temporary:
-        image.save(temporary, format=formats[suffix])
+        image.save(temporary, format=Image.registered_extensions().get(Path(path).suffix.lower(), "PNG"))

@@ -12,11 +12,10 @@ from guided_diffusion.runtime.files import atomic_write
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best_epoch: int | None = None) -> None:
-    """Draw the mean training loss of each epoch, on a logarithmic axis, and write it as a PNG.
+    """Write the mean training loss of each epoch, on a logarithmic axis, as a PNG, with a mark at `best_epoch`.
 
     history: one mapping per epoch: "epoch", "loss" and, where known, "loss_q0" to "loss_q3", the means over the
         quartiles of the timestep (q0 the least noisy). Missing, zero and non-finite values leave a gap.
-    best_epoch: the epoch to mark.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -48,6 +47,5 @@ def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best
 
 def _series(history: Sequence[Mapping[str, float]], key: str) -> NDArray[np.float64]:
     """Return the values [epochs] of `key`; NaN where there is none, or none that a logarithmic axis can show."""
-    values = [record.get(key) for record in history]
-    series = np.array([np.nan if value is None else value for value in values], np.float64)
-    return series if key == "epoch" else np.where(np.isfinite(series) & (series > 0), series, np.nan)
+    series = np.array([record.get(key) for record in history], np.float64)
+    return series if key == "epoch" else np.where(series > 0, series, np.nan)

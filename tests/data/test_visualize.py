@@ -74,16 +74,17 @@ class TestLabelMaps:
         image = rng.integers(0, 256, (12, 10, 3), np.uint8)
         label = rng.integers(0, 4, (12, 10))
         palette = visualize.class_palette(3)
-        mixed = visualize.overlay(image, label, palette, alpha=0.5, background=background)
+        mixed = visualize.overlay(image, label, palette, background=background)
         np.testing.assert_array_equal(mixed[label == background], image[label == background])
-        expected = (image.astype(float) + palette[label]) / 2
-        assert np.abs(mixed - expected)[label != background].max() <= 0.5
+        low, high = np.minimum(image, palette[label]), np.maximum(image, palette[label])
+        assert ((low <= mixed) & (mixed <= high)).all()
 
-    def test_overlay_of_gray_at_the_ends_of_alpha(self) -> None:
-        image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
-        label, palette = np.ones((2, 3), np.uint8), visualize.class_palette(2)
-        np.testing.assert_array_equal(visualize.overlay(image, label, palette, 0), visualize.to_rgb(image))
-        np.testing.assert_array_equal(visualize.overlay(image, label, palette, 1), visualize.colorize(label, palette))
+    def test_overlay_of_gray_shows_both_the_image_and_the_class(self) -> None:
+        image = np.array([[[0], [200]]], np.uint8)
+        palette = visualize.class_palette(2)
+        dark, bright = visualize.overlay(image, np.ones((1, 2), np.uint8), palette, background=0)[0].astype(int)
+        assert (bright - dark == 110).all()
+        np.testing.assert_array_equal(dark, np.round(0.45 * palette[1]))
 
     def test_edges_are_white_on_the_darkened_image(self) -> None:
         image = np.full((2, 2, 3), 101, np.uint8)
@@ -102,23 +103,24 @@ class TestLabelMaps:
 class TestGrid:
     def test_size_without_titles_is_tiles_and_padding(self) -> None:
         rows = [[tile(6, 8, RED)] * 3] * 2
-        assert visualize.grid(rows, scale=2, pad=3).size == (3 * 16 + 4 * 3, 2 * 12 + 3 * 3)
+        assert visualize.grid(rows, scale=2).size == (3 * 16 + 4 * 2, 2 * 12 + 3 * 2)
 
     def test_tiles_are_where_row_and_column_say(self) -> None:
         colors = [[RED, GREEN], [BLUE, PURPLE]]
-        sheet = visualize.grid([[tile(5, 7, c) for c in row] for row in colors], scale=1, pad=2)
+        sheet = visualize.grid([[tile(5, 7, c) for c in row] for row in colors], scale=1)
         for r, row in enumerate(colors):
             for c, color in enumerate(row):
                 assert box_of(sheet, color) == (2 + 9 * c, 2 + 7 * r, 9 + 9 * c, 7 + 7 * r)
 
     def test_enlargement_is_nearest_neighbor(self) -> None:
         image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
-        sheet = np.asarray(visualize.grid([[image]], scale=5, pad=0))
-        np.testing.assert_array_equal(sheet, np.kron(image, np.ones((5, 5, 1), np.uint8)))
+        sheet = np.asarray(visualize.grid([[image]], scale=5))
+        np.testing.assert_array_equal(sheet[2:-2, 2:-2], np.kron(image, np.ones((5, 5, 1), np.uint8)))
 
     @pytest.mark.parametrize(("side", "shown"), [(32, 128), (48, 144), (64, 128), (96, 96), (256, 256)])
     def test_small_tiles_are_enlarged_by_themselves(self, side: int, shown: int) -> None:
-        assert visualize.grid([[tile(side, side, RED)]], pad=0).size == (shown, shown)
+        left, top, right, bottom = box_of(visualize.grid([[tile(side, side, RED)]]), RED)
+        assert (right - left, bottom - top) == (shown, shown)
 
     def test_short_rows_and_mixed_sizes(self) -> None:
         sheet = visualize.grid([[tile(4, 4, RED), tile(8, 6, GREEN)], [tile(4, 4, BLUE)]], scale=1)
@@ -153,10 +155,19 @@ class TestGrid:
         assert wide.width > 300
         assert not ink_of(wide)[:, [0, -1]].any()
 
-    def test_contact_sheet_of_hundreds(self) -> None:
-        sheet = visualize.contact_sheet([tile(16, 16, (i % 256, 0, 0)) for i in range(301)], 20, pad=1)
-        assert sheet.size == (20 * 17 + 1, 16 * 17 + 1)
-        assert sheet.getpixel((1 + 17 * 3, 1 + 17 * 2)) == (43, 0, 0)
+    def test_the_legend_takes_as_many_rows_as_its_names_need(self) -> None:
+        legend = [(f"class {number}", (number, 0, 200)) for number in range(8)]
+        wide, narrow = (visualize.grid([[tile(8, width, RED)]], scale=1, legend=legend) for width in (800, 200))
+        assert wide.width == 804
+        assert narrow.width < 300
+        assert narrow.height > wide.height
+        for sheet in (wide, narrow):
+            assert all(box_of(sheet, color) for _, color in legend)
+
+    @pytest.mark.parametrize("titles", [{"column_titles": ["a"]}, {"row_titles": ["a", "b"]}])
+    def test_refuses_another_number_of_titles(self, titles: dict) -> None:
+        with pytest.raises(ValueError, match="zip"):
+            visualize.grid([[tile(8, 8, RED)] * 2], **titles)
 
 
 class TestFiles:
@@ -168,16 +179,17 @@ class TestFiles:
                 np.testing.assert_array_equal(np.asarray(image), tile(3, 4, color))
         assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
 
+    @pytest.mark.parametrize(("name", "format"), [("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.unknown", "PNG")])
+    def test_the_format_is_that_of_the_ending(self, name: str, format: str, tmp_path: Path) -> None:
+        visualize.save(Image.fromarray(tile(3, 4, RED)), tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert image.format == format
+
     def test_a_failed_save_keeps_the_old_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "picture.jpg"
+        path = tmp_path / "picture.png"
         visualize.save(Image.fromarray(tile(3, 4, RED)), path)
         before = path.read_bytes()
-        with pytest.raises(OSError, match="RGBA"):
-            visualize.save(Image.new("RGBA", (3, 4)), path)
+        with pytest.raises(OSError, match="HSV"):
+            visualize.save(Image.new("HSV", (3, 4)), path)
         assert path.read_bytes() == before
-        assert [p.name for p in tmp_path.iterdir()] == ["picture.jpg"]
-
-    def test_an_unknown_ending_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"\.txt is not a picture format"):
-            visualize.save(Image.new("RGB", (3, 4)), tmp_path / "picture.txt")
-        assert not list(tmp_path.iterdir())
+        assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from browser import DESKTOP, PHONE, check_in, check_report, chromium
 from PIL import Image
 
 from evaluations.report.charts import (
-    Chart,
     SettingBar,
     class_bars,
     distance_histogram,
@@ -39,10 +39,6 @@ def picture(rng: np.random.Generator, width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def embedded(title: str, chart: Chart, caption: str = "") -> Figure:
-    return Figure(title, chart.light_svg, chart.dark_svg, "svg", caption, f"Chart: {title}.")
-
-
 def study(rng: np.random.Generator) -> Section:
     """Three architectures with seven arms each."""
     rows, figures = [], []
@@ -59,10 +55,10 @@ def study(rng: np.random.Generator) -> Section:
             )
             rows.append([f"{architecture}, {arm}", f"{mean:.1f} ± {std:.1f}", difference, f"{mean + 9:.1f}", 3])
         caption = "Dots: seeds. Line: 95 % interval of the paired difference to real only."
-        figures.append(embedded(f"mIoU of {architecture}", iou_bars(bars, "real"), caption))
+        figures.append(Figure(f"mIoU of {architecture}", iou_bars(bars, "real"), caption))
     real = np.array([0.97, 0.61, np.nan, 0.48, 0.66, 0.74])
     scores = {arm: np.minimum(real + 0.03 * k + rng.normal(0, 0.02, 6), 0.99) for k, arm in enumerate(ARMS[:4])}
-    figures.append(embedded("IoU of each class, fpn", class_bars(CLASSES, scores)))
+    figures.append(Figure("IoU of each class, fpn", class_bars(CLASSES, scores)))
     header = ["arm", "mIoU", "difference to real only", "Dice", "seeds"]
     table = Table(header, rows, "All scores in percent, on 84 test images; mean and standard deviation over seeds.")
     text = [
@@ -76,33 +72,33 @@ def quality(rng: np.random.Generator) -> list[Section]:
     agreement, pixels = rng.beta(6, 3, 400), picture(rng, 1200, 480)
     frequency = np.linspace(0.01, 0.5, 40)
     power = 0.02 * frequency**-2.0
-    sheet = Figure("Real, mask, sample", pixels, None, "png", "Every third column is a sample.", "Triples of pictures.")
+    sheet = Figure("Real, mask, sample", pixels, "Every third column is a sample.")
     numbers = Table(
         ["metric", "value", "images", "size"], [["KID × 1000", "4.2 ± 0.9", 392, "128 × 128"], ["FID", 61.3, 392, None]]
     )
     shares = [0.96, 0.004, 0.012, 0.009, 0.007, 0.0]
     channels = paired_bars(["red", "green", "blue"], [121.3, 119.8, 118.9], [128.4, 120.2, 109.7], "mean, 0 to 255")
     losses = {"first run": [{"epoch": e, "loss": 0.6 / (e + 1) + 0.02} for e in range(60)]}
-    near = distance_histogram(rng.gamma(9, 1, 392), rng.gamma(8, 1, 400), 2.1, "distance in feature space")
+    near = distance_histogram(rng.gamma(9, 1, 392), rng.gamma(8, 1, 400), "distance in feature space")
     return [
         Section("Samples", figures=[sheet]),
         Section(
             "Mask agreement",
             ["A network trained on real data segments the samples; its masks are compared with the given ones."],
-            figures=[embedded("Agreement of each sample", score_histogram(agreement, 0.4))],
+            figures=[Figure("Agreement of each sample", score_histogram(agreement, 0.4, "agreement"))],
         ),
-        Section("Quality and copies", tables=[numbers], figures=[embedded("Nearest training image", near)]),
+        Section("Quality and copies", tables=[numbers], figures=[Figure("Nearest training image", near)]),
         Section(
             "Drift",
             figures=[
-                embedded("Area of each class", paired_bars(CLASSES, shares, shares[::-1], "share of pixels")),
-                embedded("Channel means", channels),
-                embedded("Spectrum", spectrum_curves(frequency, power, power * np.linspace(1, 0.3, 40))),
+                Figure("Area of each class", paired_bars(CLASSES, shares, shares[::-1], "share of pixels")),
+                Figure("Channel means", channels),
+                Figure("Spectrum", spectrum_curves(frequency, power, power * np.linspace(1, 0.3, 40))),
             ],
         ),
         Section(
             "Configuration",
-            figures=[embedded("Training of the generator", loss_history(losses))],
+            figures=[Figure("Training of the generator", loss_history(losses))],
             details=[("config.json", json.dumps({"data_dir": "data/" + "long_name_" * 30, "seeds": 3}, indent=2))],
         ),
     ]
@@ -158,8 +154,8 @@ def test_the_report_opens(tmp_path: Path) -> None:
 
 
 def small_report(kind: str) -> str:
-    chart = embedded("Channel means", paired_bars(["red"], [121.3], [128.4], "mean, 0 to 255"))
-    sheet = Figure("Pairs", picture(np.random.default_rng(0), 160, 80), kind="png")
+    chart = Figure("Channel means", paired_bars(["red"], [121.3], [128.4], "mean, 0 to 255"))
+    sheet = Figure("Pairs", picture(np.random.default_rng(0), 160, 80))
     table = Table(["arm", "a column with a long name", "another long one"], [["real", 71.2, 3]] * 2)
     sections = [
         Section("Drift", ["Text."], [table], [chart, sheet], [("config.json", "{}")]),
@@ -170,6 +166,27 @@ def small_report(kind: str) -> str:
     return render_report(
         title="Report", verdict=verdict, facts=facts, warnings=warnings, sections=sections, footer="The end."
     )
+
+
+def test_text_of_charts_has_enough_contrast(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(sample_report("helps", HEADLINES["helps"]), encoding="utf-8")
+    for scheme, card in (("light", "#ffffff"), ("dark", "#1a2029")):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(path.as_uri())
+        colors = page.evaluate("[...document.querySelectorAll('.chart text')].map(text => getComputedStyle(text).fill)")
+        assert len(colors) > 100
+        page.close()
+        behind = luminance(tuple(bytes.fromhex(card[1:])))
+        for color in set(colors):
+            values = sorted([luminance(tuple(int(value) for value in re.findall(r"\d+", color))), behind])
+            assert (values[1] + 0.05) / (values[0] + 0.05) >= 4.5, f"{color} on {card}"
+
+
+def luminance(rgb: tuple[int, ...]) -> float:
+    """Return the relative luminance of sRGB (WCAG 2.2)."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (value / 255 for value in rgb)]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 @pytest.mark.parametrize("kind", sorted(HEADLINES))
