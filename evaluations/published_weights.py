@@ -1,11 +1,10 @@
-"""Weights files of published networks, local or downloaded; none is trusted, and no code in them is run."""
+"""Weights files, local or downloaded; none is trusted, and no code in them is run."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import socket
-import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +15,12 @@ from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from evaluations.errors import EvaluationError
 
 _PATIENCE = 10.0  # seconds without an answer after which a download is given up
-_LONGEST_REASON = 160  # characters
 
 
 @dataclass(frozen=True)
@@ -43,28 +42,45 @@ def read_weights(weights: str, *, option: str, url: str) -> Weights:
     if not path.is_file():
         raise EvaluationError(f'{option}: {path}: no such file: give the path of the weights file, or "auto"')
     remedy = "delete it, and it is downloaded anew" if weights == "auto" else "fetch it again, or use another file"
+    return Weights(read_state(path, option, remedy), path, file_digest(path))
+
+
+def read_state(path: Path, option: str, remedy: str = "save a state dictionary of tensors alone") -> dict[str, Tensor]:
+    """Return the state dictionary in a file, without the wrapping and the prefixes that trainers add.
+
+    Raises EvaluationError, naming `option`, for a file that is damaged or holds anything else; no code in it is run.
+    """
     try:
-        digest, tensors = file_digest(path), _loaded(path)
-    except Exception:  # a damaged archive, a pickle with code in it and a text file all fail in their own ways
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            safe = path.suffix.lower() == ".safetensors"
+            state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in zip, pickle, json or torch
         raise EvaluationError(
-            f"{option}: {path}: not a readable weights file: it is damaged, or holds more than weights "
-            f"(code is never loaded): {remedy}"
+            f"{option}: {path}: could not be read as weights ({type(error).__name__}): it is damaged, or holds more "
+            f"than weights (code is never loaded): {remedy}"
         ) from None
-    named = isinstance(tensors, dict) and all(isinstance(key, str) for key in tensors)
-    if not named or not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise EvaluationError(f"{option}: {path}: holds no weights by name: give a file with a network's state_dict")
-    return Weights(tensors, path, digest)
+    for wrapping in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise EvaluationError(f"{option}: {path}: holds no state dictionary: save one of tensors alone")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def misfit(weights: Weights, option: str, network: str, error: RuntimeError) -> EvaluationError:
     """Return the one line that stands for the many of load_state_dict's error."""
-    details = str(error).splitlines()
-    reason = textwrap.shorten(
-        details[1].rstrip(". ") if len(details) > 1 else details[0], _LONGEST_REASON, placeholder=" ..."
-    )
+    heading, *details = str(error).splitlines()
+    reason = one_line(details[0] if details else heading)
     return EvaluationError(
         f'{option}: {weights.path}: not the weights of {network} ({reason}): give its own file, or "auto"'
     )
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return the first line of an error, at most 200 characters."""
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".;: ")[:200] if text else type(error).__name__
 
 
 def file_digest(path: Path) -> str:
@@ -81,18 +97,11 @@ def preserve_rng() -> Iterator[None]:
         yield
 
 
-def _loaded(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _downloaded(url: str, option: str) -> Path:
-    """Return the path of the file of `url` in the cache of torch.hub; there it is downloaded to if it is missing."""
+    """Return the path of the file of `url` in the cache of torch.hub; there it is downloaded to if it is missing.
+
+    Not load_state_dict_from_url: of its errors one cannot tell a failed download from a damaged file, and it prints.
+    """
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if path.is_file():
@@ -105,8 +114,7 @@ def _downloaded(url: str, option: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix[1])
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: its SHA-256 is not that of its name
-        cause = error.reason if type(error) is URLError else error
-        reason = textwrap.shorten(str(cause) or type(cause).__name__, _LONGEST_REASON, placeholder=" ...")
+        reason = one_line(error.reason if type(error) is URLError else error)
         raise EvaluationError(
             f"{option}: {url} could not be downloaded ({reason}): fetch it where there is a network "
             "and give the path of the file"

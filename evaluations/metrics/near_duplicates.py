@@ -8,23 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluations.metrics.base import EvaluationSets, Fact, FeatureExtractor, Features, Measurement, Metric, Skipped
+from evaluations.metrics.base import EvaluationSets, Fact, FeatureExtractor, Measurement, Metric, Skipped
 from evaluations.metrics.inception import InceptionFeatures
-from evaluations.metrics.nearest import (
-    WHOLE,
-    Nearest,
-    Values,
-    nearest,
-    nearest_features,
-    nearest_other,
-    nearest_other_features,
-)
+from evaluations.metrics.nearest import WHOLE, Nearest, Values, nearest, nearest_features
 from evaluations.report import charts
 from evaluations.report.page import Figure, Section, Sheet, Tile
 from evaluations.report.sections import percent
@@ -171,15 +163,14 @@ class NearDuplicatesMetric(Metric[NearDuplicatesFound]):
         device = self.device if self.device.type == "cuda" else torch.device("cpu")
         samples, training, test = (part.images for part in (sets.samples, sets.training, sets.test))
         extractor = self._extractor(sets)
-        by_features = _Feature.of(sets, extractor) if extractor is not None else None
         print(f"looking for {len(training)} training images among {len(samples)} samples", flush=True)
-        distances = nearest(samples, training, device=device)
-        yardstick = nearest_other(training, device=device)
-        held_out = nearest(test, training, device=device)
-        if by_features is not None:
-            distances |= nearest_features(by_features.samples, by_features.views)
-            yardstick |= nearest_other_features(by_features.views)
-            held_out |= nearest_features(by_features.test, by_features.views)
+        distances, held_out = (nearest(images, training, device=device) for images in (samples, test))
+        yardstick = nearest(training, training, leave_one_out=True, device=device)
+        if extractor is not None:
+            views = sets.training_views(extractor)
+            distances |= nearest_features(sets.features(extractor, "samples"), views)
+            held_out |= nearest_features(sets.features(extractor, "test"), views)
+            yardstick |= nearest_features(views[0], views, leave_one_out=True)
         result = flag_near_duplicates(distances, yardstick, held_out)
         closest = closest_pairs(result, self.shown)
         found = NearDuplicatesFound(
@@ -225,19 +216,6 @@ class NearDuplicatesMetric(Metric[NearDuplicatesFound]):
             Sheet("Closest pairs", found.pairs, ("sample", "training image"), caption),
         ]
         return Section("Copies of training images", text, figures=figures)
-
-
-class _Feature(NamedTuple):
-    """Features [N, D] of samples and test images, and [V, T, D] of all views of the training images."""
-
-    samples: Features
-    test: Features
-    views: Features
-
-    @classmethod
-    def of(cls, sets: EvaluationSets, extractor: FeatureExtractor) -> _Feature:
-        views = sets.training_views(extractor)
-        return cls(sets.features(extractor, "samples"), sets.features(extractor, "test"), views)
 
 
 def _record(found: NearDuplicatesFound, sets: EvaluationSets) -> dict[str, Any]:

@@ -52,11 +52,13 @@ class Nearest:
 # ------------------------------------------------------------------------------------------------- neighbors
 
 
-def nearest(samples: Images, training: Images, *, device: str | torch.device = "cpu") -> dict[str, Nearest]:
+def nearest(
+    samples: Images, training: Images, *, leave_one_out: bool = False, device: str | torch.device = "cpu"
+) -> dict[str, Nearest]:
     """Return the nearest of `training` [T, H, W, 3] for each of `samples` [N, H, W, 3] by both distances of pixels.
 
-    At most 10 microseconds of a core for each pair of a sample and a view, 200 MB, and 24 kB for each view.
-    Raises EvaluationError for fewer than 3 training images, no samples and differing sizes.
+    leave_one_out: the samples are the training images, each held against the others. At most 10 microseconds of a core
+    a pair, 200 MB and 24 kB a view. Raises EvaluationError for under 3 training images, no samples, differing sizes.
     """
     if samples.shape[1:] != training.shape[1:]:
         (height, width), (training_height, training_width) = samples.shape[1:3], training.shape[1:3]
@@ -64,30 +66,6 @@ def nearest(samples: Images, training: Images, *, device: str | torch.device = "
             f"near-duplicates: images of {width} x {height} and training images of {training_width} x "
             f"{training_height} pixels; bring both to one size"
         )
-    return _nearest_pixels(samples, training, device, leave_one_out=False)
-
-
-def nearest_other(training: Images, *, device: str | torch.device = "cpu") -> dict[str, Nearest]:
-    """Return the nearest of all the others for each of `training` [T, H, W, 3]; as nearest otherwise."""
-    return _nearest_pixels(training, training, device, leave_one_out=True)
-
-
-def nearest_features(samples: NDArray[np.floating], training: NDArray[np.floating]) -> dict[str, Nearest]:
-    """Return the nearest training image for each of `samples` [N, D] in `training` [V, T, D], of all its views.
-
-    The distance is the Euclidean one of features scaled to unit length, sqrt(2 - 2 cosine), in 0..2. Raises as nearest.
-    """
-    return _nearest_features(samples, training, leave_one_out=False)
-
-
-def nearest_other_features(training: NDArray[np.floating]) -> dict[str, Nearest]:
-    """Return the nearest of all the others for each training image by its features [V, T, D]; see nearest_features."""
-    return _nearest_features(training[0], training, leave_one_out=True)
-
-
-def _nearest_pixels(
-    samples: Images, training: Images, device: str | torch.device, *, leave_one_out: bool
-) -> dict[str, Nearest]:
     _check_counts(len(samples), len(training))
     gray = all((images == images[..., :1]).all() for images in (samples, training))
     channels = slice(1) if gray else slice(None)
@@ -100,15 +78,20 @@ def _nearest_pixels(
     return _search((WHOLE, TRIMMED), distances, len(samples), len(training), len(blocks), leave_one_out)
 
 
-def _nearest_features(
-    samples: NDArray[np.floating], training: NDArray[np.floating], *, leave_one_out: bool
+def nearest_features(
+    samples: NDArray[np.floating], training: NDArray[np.floating], *, leave_one_out: bool = False
 ) -> dict[str, Nearest]:
+    """Return the nearest training image for each of `samples` [N, D] in `training` [V, T, D], of all its views.
+
+    The distance is the Euclidean one of features scaled to unit length, sqrt(2 - 2 cosine), in 0..2. leave_one_out and
+    errors as of `nearest`.
+    """
     _check_counts(len(samples), training.shape[1])
     unit = torch.nn.functional.normalize
     queries, keys = (unit(torch.from_numpy(np.asarray(part, np.float64)), dim=-1) for part in (samples, training))
 
     def distances(rows: slice, view: int) -> Tensor:
-        return _squared_distances(queries[None, rows], keys[None, view]).sqrt()
+        return torch.cdist(queries[None, rows], keys[None, view])
 
     return _search((FEATURES,), distances, len(samples), keys.shape[1], len(keys), leave_one_out)
 
@@ -187,7 +170,8 @@ def _shrink(images: Images, device: str | torch.device) -> Values:
 
 def _pixel_distances(samples: _Blocks, training: _Blocks) -> Tensor:
     """Return [2, N, T] in gray levels: RMS of the whole images and of their best blocks, less a common shift."""
-    squares = _squared_distances(samples.values, training.values).float().permute(1, 2, 0)
+    # In float64, because the terms nearly cancel where two blocks are alike; no TensorFloat-32 either.
+    squares = torch.cdist(samples.values, training.values).square().float().permute(1, 2, 0)
     num_channels = samples.means.shape[-1]
     num_pixels = samples.values.shape[-1] // num_channels
     for channel in range(num_channels):
@@ -200,13 +184,3 @@ def _pixel_distances(samples: _Blocks, training: _Blocks) -> Tensor:
     squares = squares.clamp_min(0) / (num_channels * num_pixels)
     best = squares.topk(KEPT, dim=-1, largest=False, sorted=False).values
     return torch.stack([squares.mean(-1), best.mean(-1)]).double().sqrt()
-
-
-def _squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    """Return the squared Euclidean distances [K, N, T] of the rows of [K, N, D] and of [K, T, D].
-
-    In float64, because the terms nearly cancel where two rows are alike; no TensorFloat-32 either.
-    """
-    assert first.dtype == second.dtype == torch.float64
-    norms = first.square().sum(-1)[:, :, None] + second.square().sum(-1)[:, None]
-    return (norms - 2 * first @ second.transpose(1, 2)).clamp_min(0)

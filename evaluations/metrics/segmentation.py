@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from segmentation_models_pytorch.metrics import get_stats
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -72,27 +74,18 @@ def count(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Counts
     truth, predicted = np.asarray(labels), np.asarray(predictions)
     assert truth.ndim == 3, "labels must be of shape [N, H, W]"
     assert truth.shape == predicted.shape, "labels and predictions must be of one shape"
-    assert truth.dtype.kind in "iu", "labels must be integers"
-    assert predicted.dtype.kind in "iu", "predictions must be integers"
-    rows = np.zeros((3, len(truth), num_classes), dtype=np.int64)
-    for index, pair in enumerate(zip(truth, predicted, strict=True)):
-        confusion = _confusion(*pair, num_classes)
-        hits = confusion.diagonal()
-        rows[:, index] = hits, confusion.sum(axis=0) - hits, confusion.sum(axis=1) - hits
-    return Counts(*rows)
-
-
-def _confusion(label: NDArray[Any], prediction: NDArray[Any], num_classes: int) -> Integers:
-    """Return the pixels of one image, [C, C], by true class (rows) and predicted class (columns).
-
-    One image at a time: int64 indices of all at once would take 16 times the room.
-    """
-    truth, predicted = label.astype(np.int64).ravel(), prediction.astype(np.int64).ravel()
-    assert truth.size == 0 or (truth.min() >= 0 and truth.max() <= num_classes), "a label is out of range"
-    assert truth.size == 0 or (predicted.min() >= 0 and predicted.max() < num_classes), "a prediction is out of range"
-    kept = truth < num_classes
-    cells = np.bincount(truth[kept] * num_classes + predicted[kept], minlength=num_classes**2)
-    return cells.reshape(num_classes, num_classes)
+    assert truth[:1].size < 2**24, "get_stats counts in float32"
+    for maps, end in ((truth, num_classes + 1), (predicted, num_classes)):
+        assert maps.dtype.kind in "iu", "labels and predictions must be integers"
+        assert maps.size == 0 or (maps.min() >= 0 and maps.max() < end), "a label or prediction is out of range"
+    # Ignored pixels are hits of one more class, left out below: `ignore_index` fails for one class and for no image.
+    predicted = np.where(truth == num_classes, truth, predicted)
+    # Signed: get_stats marks pixels with -1.
+    target, output = (
+        torch.from_numpy(maps.astype(np.promote_types(maps.dtype, np.int16))) for maps in (truth, predicted)
+    )
+    found = get_stats(output, target, mode="multiclass", num_classes=num_classes + 1)
+    return Counts(*(pixels[:, :num_classes].numpy() for pixels in found[:3]))
 
 
 # ---------------------------------------------------------------------------------------------------- scores
@@ -188,7 +181,7 @@ def image_iou(counts: Counts) -> Floats:
 
 
 def _formula(name: str, hits: Floats, wrong: Floats, missed: Floats) -> Floats:
-    """Return the ratio that the score `name` is; NaN for 0 / 0."""
+    """Return the ratio that the score `name` is; NaN for 0 / 0. SMP's own scores of int64 counts are float32."""
     above, below = {
         "iou": (hits, hits + wrong + missed),
         "dice": (2 * hits, 2 * hits + wrong + missed),

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from evaluations.errors import EvaluationError
 from evaluations.metrics.segmentation import Counts
-from evaluations.published_weights import file_digest, preserve_rng
+from evaluations.published_weights import file_digest, preserve_rng, read_state
 from evaluations.segmentation.label_table import NO_CLASS
 from evaluations.segmentation.models import InputForm, build_segmenter, check_size, resized, to_input
 from evaluations.segmentation.training import evaluate_segmenter
-from evaluations.segmentation.weights import misfits_of, read_state
+from evaluations.segmentation.weights import misfits_of
 from evaluations.sets import ImageSet
 
 Network = Callable[[Tensor], Any]

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluations.errors import EvaluationError
+from evaluations.published_weights import one_line
 from evaluations.segmentation.weights import (
     check_timm_download,
     fetch,
     is_random,
     load_encoder,
-    one_line,
     unfetched,
     weights_file,
 )

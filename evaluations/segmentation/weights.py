@@ -1,7 +1,4 @@
-"""Weights of segmentation models: local files of several spellings, and published ones that are downloaded.
-
-No file is trusted: none of the code in it is run.
-"""
+"""Weights of segmentation models: local files of several spellings, and published ones that are downloaded."""
 
 from __future__ import annotations
 
@@ -11,12 +8,10 @@ from pathlib import Path
 
 import huggingface_hub
 import segmentation_models_pytorch as smp
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evaluations.errors import EvaluationError
-from evaluations.published_weights import file_digest
+from evaluations.published_weights import file_digest, one_line, read_state
 
 _WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 _PROBE_SECONDS = 5.0
@@ -83,7 +78,7 @@ def check_timm_download(encoder: str, weights: str) -> None:
 
 
 def _hub_answers() -> bool:
-    """Tell whether the hub can be reached. Its own retries would take half a minute to find out."""
+    """Tell whether the hub can be reached. hf_hub_download needs 20 seconds, whatever etag_timeout is: it retries."""
     try:
         huggingface_hub.utils.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_PROBE_SECONDS)
     except Exception:  # which ones come depends on the HTTP client of the installed huggingface_hub
@@ -97,12 +92,6 @@ def unfetched(weights: str, encoder: str, why: str) -> EvaluationError:
         f'encoder_weights "{weights}" of {encoder} could not be fetched ({why}): '
         'give a local file of the encoder\'s weights, or "none"'
     )
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an error, at most 200 characters."""
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".;: ")[:200] if text else type(error).__name__
 
 
 def load_encoder(encoder: nn.Module, path: Path, name: str) -> None:
@@ -120,29 +109,6 @@ def load_encoder(encoder: nn.Module, path: Path, name: str) -> None:
             f"encoder_weights {path} does not fit encoder {name}: {misfits or one_line(error)}; "
             'give a file of this encoder, or "none"'
         ) from error
-
-
-def read_state(path: Path, option: str) -> dict[str, Tensor]:
-    """Return the state dictionary in a file, without the wrapping and the prefixes that trainers add.
-
-    Raises EvaluationError, naming `option`, for a file that is damaged or holds anything else; no code in it is run.
-    """
-    try:
-        if path.suffix.lower() == ".safetensors":
-            state = load_file(path, device="cpu")
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in zip, pickle, json or torch
-        raise EvaluationError(
-            f"{option} {path} could not be read as weights ({type(error).__name__}): save a state dictionary "
-            "of tensors alone"
-        ) from error
-    for wrapping in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
-            state = state[wrapping]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise EvaluationError(f"{option} {path} holds no state dictionary: save one of tensors alone")
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def _encoder_of(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ class Difference:
     """A setting's score minus the baseline's, with its interval; in -1..1, NaN where no class could be scored.
 
     mean: over the seeds. low, high: the interval that holds the true value with probability `confidence`.
-    by_seed: the value of each seed. images: how many test images there are.
+    by_seed: the value of each seed. images: how many test images there are. stratified: the interval of a bootstrap
+    over both, seeds and images (Agarwal et al. 2021), for comparison.
     """
 
     mean: float
@@ -34,6 +35,7 @@ class Difference:
     confidence: float
     by_seed: tuple[float, ...]
     images: int
+    stratified: tuple[float, float] = (float("nan"), float("nan"))
 
     @property
     def seeds(self) -> int:
@@ -61,6 +63,7 @@ class Difference:
         """Return plain values for a JSON file, null for NaN."""
         return {
             **{name: plain(getattr(self, name)) for name in ("mean", "std", "low", "high")},
+            "interval_stratified": [plain(end) for end in self.stratified],
             "confidence": self.confidence,
             "by_seed": [plain(value) for value in self.by_seed],
             "images": self.images,
@@ -106,16 +109,23 @@ def _intervals(values: Floats, resampled: Floats, confidence: float, seed: int, 
     values: [A, S] by setting and seed. resampled: [R, A, S], the same of each resample of the images.
     """
     errors = _seed_errors(values, len(resampled), seed)
+    seeds = values.shape[1]
+    shares = draw_weights(np.random.default_rng([seed, 2]), len(resampled), seeds) / seeds
     differences = []
     for setting, by_seed in enumerate(values):
-        draws = resampled[:, setting].mean(axis=1) + errors
-        draws = draws[np.isfinite(draws)]  # a resample may have no class to score
-        mean = float(by_seed.mean())
-        low, high = float("nan"), float("nan")
-        if np.isfinite(mean) and len(draws):
-            low, high = (float(end) for end in np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]))
-        differences.append(Difference(mean, low, high, confidence, tuple(by_seed.tolist()), images))
+        low, high = _percentiles(resampled[:, setting].mean(axis=1) + errors, confidence)
+        stratified = _percentiles((resampled[:, setting] * shares).sum(axis=1), confidence)
+        mean, each = float(by_seed.mean()), tuple(by_seed.tolist())
+        differences.append(Difference(mean, low, high, confidence, each, images, stratified))
     return differences
+
+
+def _percentiles(draws: Floats, confidence: float) -> tuple[float, float]:
+    draws = draws[np.isfinite(draws)]  # a resample may have no class to score
+    if not draws.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
@@ -153,25 +163,30 @@ def _scores_of(settings: Sequence[Sequence[Counts]], score: str, resamples: int,
     generator = np.random.default_rng([seed, 0])
     rows = max(1, _CHUNK // max(images, classes))
     for start in range(0, resamples, rows):
-        weights = _draw_weights(generator, min(rows, resamples - start), images)
+        weights = draw_weights(generator, min(rows, resamples - start), images)
         resampled[start : start + rows] = _weighted_scores(settings, score, weights)
     return values, resampled
 
 
-def _draw_weights(generator: np.random.Generator, resamples: int, images: int) -> Floats:
-    """Return how often each image comes in each resample, [R, N]: draws with replacement, N of N."""
+def draw_weights(generator: np.random.Generator, resamples: int, images: int) -> Floats:
+    """Return how often each image comes in each resample, [R, N]: draws with replacement, N of N.
+
+    Not scipy.stats.bootstrap, which refuses a single image and gives one interval where settings share resamples.
+    """
     drawn = generator.integers(images, size=(resamples, images)) + images * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * images).reshape(resamples, images).astype(np.float64)
 
 
 def _weighted_scores(settings: Sequence[Sequence[Counts]], score: str, weights: Floats) -> Floats:
     """Return the scores [R, A, S] of the images as often as `weights` [R, N] says."""
-    # Whole numbers below 2^53, so that float64 sums are exact and the fast matrix product serves.
-    weighted = [
-        [summary(score, *(weights @ column.astype(np.float64) for column in counts.columns)) for counts in setting]
-        for setting in settings
-    ]
+    weighted = [[weighted_score(counts, score, weights) for counts in setting] for setting in settings]
     return np.moveaxis(np.array(weighted), -1, 0)
+
+
+def weighted_score(counts: Counts, score: str, weights: Floats) -> Floats:
+    """Return the score, [R], of the images as often as each row of `weights` [R, N] says."""
+    # Whole numbers below 2^53, so that float64 sums are exact and the fast matrix product serves.
+    return summary(score, *(weights @ pixels.astype(np.float64) for pixels in counts.columns))
 
 
 # -------------------------------------------------------------------------------------------------- verdicts

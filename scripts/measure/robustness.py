@@ -39,10 +39,11 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from evaluations.metrics.segmentation import Counts, count, scores, summary
+from evaluations.metrics.segmentation import Counts, count, scores
 from evaluations.segmentation.models import build_segmenter
 from evaluations.segmentation.training import TrainingPlan, predict, train_segmenter
 from evaluations.sets import ImageSet
+from evaluations.study.comparison import draw_weights, weighted_score
 from guided_diffusion.config.load import load_config
 from guided_diffusion.data import visualize
 from guided_diffusion.data.arrays import load_arrays
@@ -206,15 +207,9 @@ def judged(judge: nn.Module, samples: SampleFolder, truth: ImageSet) -> Counts:
     return Counts(*rows)
 
 
-def resampled_miou(counts: Counts, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return mIoU of each row of `weights` [R, N], which says how often each of N masks counts."""
-    return summary("miou", *(weights @ pixels for pixels in counts.columns))
-
-
 def weights_of_resamples(masks: int) -> NDArray[np.float64]:
     """Return [1 + RESAMPLES, masks]: ones, then how often each mask is drawn in a resample."""
-    drawn = np.random.default_rng(0).multinomial(masks, np.full(masks, 1 / masks), size=RESAMPLES)
-    return np.concatenate([np.ones((1, masks)), drawn])
+    return np.concatenate([np.ones((1, masks)), draw_weights(np.random.default_rng(0), RESAMPLES, masks)])
 
 
 def measure(root: Path, samples: Mapping[tuple[str, int, str], SampleFolder], steps: int) -> dict[str, Any]:
@@ -233,7 +228,8 @@ def measure(root: Path, samples: Mapping[tuple[str, int, str], SampleFolder], st
 
     miou = {
         system: {
-            kind: np.stack([resampled_miou(counts[system, seed, kind], weights) for seed in seeds]) for kind in kinds
+            kind: np.stack([weighted_score(counts[system, seed, kind], "miou", weights) for seed in seeds])
+            for kind in kinds
         }
         for system in systems
     }

@@ -25,7 +25,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     save_file({"a": torch.arange(3)}, path)
     assert torch.equal(read_weights(str(path), option="x", url="").tensors["a"], torch.arange(3))
     path.write_bytes(b"no such thing")
-    with pytest.raises(EvaluationError, match="not a readable weights file"):
+    with pytest.raises(EvaluationError, match="could not be read as weights"):
         read_weights(str(path), option="x", url="")
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from evaluations.metrics.segmentation import Counts, scores
+from evaluations.study.comparison import weighted_score
 from scripts.measure import robustness
-from scripts.measure.robustness import interval, resampled_miou, weights_of_resamples
+from scripts.measure.robustness import interval, weights_of_resamples
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_resamples_count_masks_as_often_as_they_are_drawn():
     weights = weights_of_resamples(6)
     assert (weights[0] == 1).all()
     assert (weights.sum(axis=1) == 6).all()
-    found = resampled_miou(counts, weights)
+    found = weighted_score(counts, "miou", weights)
     assert found[0] == pytest.approx(scores(counts).miou)
     drawn = np.repeat(np.arange(6), weights[1].astype(int))
     assert found[1] == pytest.approx(scores(Counts(*(pixels[drawn] for pixels in counts.columns))).miou)

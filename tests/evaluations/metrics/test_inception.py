@@ -132,13 +132,13 @@ def hostile_pickle(path: Path) -> None:
 BAD_FILES = {
     "missing": (lambda path: None, "no such file"),
     "folder": (lambda path: path.mkdir(), "no such file"),
-    "empty": (lambda path: path.write_bytes(b""), "not a readable weights file"),
-    "text": (lambda path: path.write_text("<html>404</html>"), "not a readable weights file"),
+    "empty": (lambda path: path.write_bytes(b""), "could not be read as weights"),
+    "text": (lambda path: path.write_text("<html>404</html>"), "could not be read as weights"),
     "hostile": (hostile, "code is never loaded"),
     "hostile pickle": (hostile_pickle, "code is never loaded"),
-    "number": (lambda path: torch.save(3, path), "holds no weights by name"),
-    "nothing": (lambda path: torch.save({}, path), "holds no weights by name"),
-    "nested": (lambda path: torch.save({"model": {"fc.weight": torch.zeros(2)}}, path), "holds no weights by name"),
+    "number": (lambda path: torch.save(3, path), "holds no state dictionary"),
+    "nothing": (lambda path: torch.save({}, path), "holds no state dictionary"),
+    "nested": (lambda path: torch.save({"a": {"fc.weight": torch.zeros(2)}}, path), "holds no state dictionary"),
     "foreign": (lambda path: torch.save(nn.Linear(2, 3).state_dict(), path), "not the weights of .*InceptionV3"),
     "other shapes": (
         lambda path: torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(8, 3, 3, 3)}, path),
@@ -164,7 +164,7 @@ def test_bad_file(name: str, tmp_path: Path) -> None:
 def test_truncated_file(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(weights.read_bytes()[:1_000_000])
-    with pytest.raises(EvaluationError, match="not a readable weights file"):
+    with pytest.raises(EvaluationError, match="could not be read as weights"):
         load_inception(str(path), "cpu")
 
 

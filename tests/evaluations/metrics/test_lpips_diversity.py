@@ -140,7 +140,7 @@ def lacking(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 BAD_FILES = {
     "missing": (None, "no such file"),
-    "damaged": (b"PK\x03\x04 half a file", "not a readable weights file"),
+    "damaged": (b"PK\x03\x04 half a file", "could not be read as weights"),
     "of another kind": (lambda state: resnet18(weights=None).state_dict(), "not the weights of .*AlexNet"),
     "lacking one": (lacking, r"not the weights of .*AlexNet .*features\.8\.bias"),
     "of other shape": (

@@ -25,8 +25,6 @@ from evaluations.metrics.nearest import (
     Nearest,
     nearest,
     nearest_features,
-    nearest_other,
-    nearest_other_features,
 )
 from evaluations.symmetry import SYMMETRIES, apply_d4
 from guided_diffusion.data.lemons import write_demo_dataset
@@ -83,7 +81,7 @@ def with_defect(lemons: Lemons, index: int, source: int) -> Pixels:
 def near_duplicates(samples: Pixels, training: Pixels, held_out: Pixels | None = None) -> NearDuplicates:
     """Judge `samples` by both distances of pixels."""
     real = None if held_out is None else nearest(held_out, training)
-    return flag_near_duplicates(nearest(samples, training), nearest_other(training), real)
+    return flag_near_duplicates(nearest(samples, training), nearest(training, training, leave_one_out=True), real)
 
 
 def planted(lemons: Lemons) -> tuple[list[int], Pixels]:
@@ -211,7 +209,7 @@ def pair_distances(first: Pixels, second: Pixels) -> tuple[float, float]:
 @pytest.mark.parametrize("shape", [(16, 16), (16, 24)])
 def test_nearest_is_what_a_plain_search_finds(shape: tuple[int, int]) -> None:
     images = noise_images(12, *shape, seed=3)
-    found, others = nearest(images[:4], images[4:]), nearest_other(images[4:])
+    found, others = nearest(images[:4], images[4:]), nearest(images[4:], images[4:], leave_one_out=True)
     num_symmetries = 8 if shape[0] == shape[1] else 4
     for number, name in enumerate((WHOLE, TRIMMED)):
         table = np.array(
@@ -259,7 +257,7 @@ def test_large_images_are_averaged_first() -> None:
 def test_an_image_is_not_its_own_neighbor_in_any_chunk() -> None:
     training = noise_images(190, 8, 16)  # 36,100 pairs, which are taken 32,768 at a time
     training[180] = training[11][:, ::-1]
-    found = nearest_other(training)[WHOLE]
+    found = nearest(training, training, leave_one_out=True)[WHOLE]
     assert (found.index != np.arange(190)).all()
     assert found.index[[11, 180]].tolist() == [180, 11]
     assert found.distance[[11, 180]].max() < 1e-3
@@ -281,7 +279,7 @@ def test_features_by_hand() -> None:
     assert (found.index[0], found.symmetry[0]) == (1, 1)
     assert found.distance[0] == pytest.approx(chord(5))
     assert found.usual[0] == pytest.approx((chord(5) + chord(35)) / 2)  # half of four
-    others = nearest_other_features(training)[FEATURES]
+    others = nearest_features(training[0], training, leave_one_out=True)[FEATURES]
     assert others.index.tolist() == [1, 0, 1, 2]
     np.testing.assert_allclose(others.distance, [chord(40), chord(30), chord(30), chord(60)])
 
@@ -292,7 +290,10 @@ def test_features_join_pixels() -> None:
     stolen = features[:, 3] + 0.01
     found = flag_near_duplicates(
         {**nearest(images[15:16], images[:15]), **nearest_features(stolen, features[:, :15])},
-        {**nearest_other(images[:15]), **nearest_other_features(features[:, :15])},
+        {
+            **nearest(images[:15], images[:15], leave_one_out=True),
+            **nearest_features(features[0, :15], features[:, :15], leave_one_out=True),
+        },
     )
     assert found.flagged.tolist() == [True]
     assert found.measure == (FEATURES,)

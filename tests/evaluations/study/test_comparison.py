@@ -87,14 +87,15 @@ def test_equal_to_a_slow_loop(score: str, monkeypatch: pytest.MonkeyPatch) -> No
     images.truth[2:, 1] = 0
     first, second = images.arm(seeds=1), images.arm(0.5, seeds=1)
     drawn: list[list[int]] = []
-    draw_weights = comparison._draw_weights
+    draw_weights = comparison.draw_weights
 
     def recording(generator: np.random.Generator, resamples: int, count: int) -> np.ndarray:
         weights = draw_weights(generator, resamples, count)
-        drawn.extend(np.repeat(np.arange(count), row.astype(int)).tolist() for row in weights)
+        if count > 1:  # of the images, not of the one seed
+            drawn.extend(np.repeat(np.arange(count), row.astype(int)).tolist() for row in weights)
         return weights
 
-    monkeypatch.setattr(comparison, "_draw_weights", recording)
+    monkeypatch.setattr(comparison, "draw_weights", recording)
     monkeypatch.setattr(comparison, "_CHUNK", 8 * 30)  # chunks of 30 resamples, the last one shorter
     found = bootstrap_difference(first, second, score=score, resamples=100, confidence=0.8)
     assert len(drawn) == 100
@@ -105,10 +106,11 @@ def test_equal_to_a_slow_loop(score: str, monkeypatch: pytest.MonkeyPatch) -> No
         for indices in drawn
     ]
     assert (found.low, found.high) == pytest.approx(tuple(np.nanquantile(differences, [0.1, 0.9])))
+    assert found.stratified == pytest.approx((found.low, found.high)), "one seed: the same"
 
 
 def test_every_image_is_drawn_equally_often() -> None:
-    weights = comparison._draw_weights(np.random.default_rng(0), 4000, 10)
+    weights = comparison.draw_weights(np.random.default_rng(0), 4000, 10)
     assert weights.sum(axis=1).tolist() == [10] * 4000
     np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.07)
     np.testing.assert_allclose(weights.var(axis=0), 0.9, atol=0.1)  # of a binomial of 10 draws at 1 / 10
@@ -128,6 +130,10 @@ def test_without_luck_of_images_it_is_the_paired_t_interval(seeds: int) -> None:
     paired = [[scores(counts).miou for counts in one] for one in (second, first)]
     expected = stats.ttest_rel(*paired).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=5e-3, abs=1e-6)
+    options = {"n_resamples": 20_000, "method": "percentile", "random_state": 0}
+    expected = stats.bootstrap((np.subtract(*paired),), np.mean, **options).confidence_interval
+    assert found.stratified == pytest.approx((expected.low, expected.high), rel=2e-2, abs=1e-6)
+    assert found.to_json()["interval_stratified"] == list(found.stratified)
 
 
 @pytest.mark.parametrize(("luck", "images"), [(0.0, 60), (0.15, 60), (0.3, 200)])
