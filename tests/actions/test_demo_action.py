@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from PIL import Image
 
 from guided_diffusion.config import demo
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from guided_diffusion.runtime.checkpoint import LAST, load_checkpoint
 from guided_diffusion.runtime.distributed import choose_device, launched_as
 from guided_diffusion.runtime.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 MPIEXEC = shutil.which("mpiexec", path=f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}")

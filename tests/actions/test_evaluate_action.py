@@ -20,6 +20,8 @@ from guided_diffusion import cli
 from guided_diffusion.pipelines.evaluation import metrics
 from guided_diffusion.runtime.files import digest
 
+pytestmark = pytest.mark.slow
+
 TINY_STUDY = {
     "image_size": 32,
     "architectures": "fpn",

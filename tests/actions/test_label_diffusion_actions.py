@@ -146,6 +146,7 @@ def test_parts_of_a_batch_see_what_the_whole_sees(trainer_for):
     assert torch.allclose(whole, torch.cat(parts), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_gone_on_with_is_bit_for_bit_one_that_was_longer(lemons, isdm, tmp_path):
     values = {**TINY, "data_dir": str(lemons), "cond_diffuse": True, "cond_opt": CLASSWISE, "drop_rate": 0.2}
     for name, epochs in (("whole", [3]), ("parts", [1, 3])):

@@ -22,6 +22,8 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.evaluation.options import FROM_SAMPLES, resolve_options
 from guided_diffusion.samples.reader import SampleFolder
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "configs" / "sdm" / "ade20k" / "evaluate.json"
 SMALL = {"image_size": 32, "report_images": 2, "segmenter_input": "unit"}
 

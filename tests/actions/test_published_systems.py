@@ -118,6 +118,7 @@ def test_label_diffusion_and_sampling_are_those_of_the_published_command_lines(m
     np.testing.assert_array_equal(process.timestep_map, np.load(GOLDEN)["timestep_map"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", SCDM)
 def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
     """With a small network the whole way, and from bare weights with the one thing that they lack: eta."""

@@ -240,6 +240,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "main.py"), *arguments]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_killed_sampling_goes_on_where_it_stopped(sample, trained, lemons, tmp_path):
     values = {"model_path": trained, "data_dir": lemons, "results_path": tmp_path / "killed"}

@@ -17,6 +17,8 @@ from tiny import TINY
 
 from guided_diffusion import cli
 
+pytestmark = pytest.mark.slow
+
 SIZE = (16, 32)
 EDGES = ("cityscapes", "celeba", "coco")
 # The mask value of unlabeled pixels, and whether `sample` has to be told it.

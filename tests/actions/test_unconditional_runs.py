@@ -14,6 +14,8 @@ from guided_diffusion.models.unet import build_unet
 from guided_diffusion.runtime.checkpoint import BEST, load_checkpoint
 from guided_diffusion.runtime.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def unconditional(lemons, isdm, tmp_path):

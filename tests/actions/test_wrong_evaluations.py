@@ -13,6 +13,8 @@ from PIL import Image
 
 from guided_diffusion.data.lemons import write_demo_dataset
 
+pytestmark = pytest.mark.slow
+
 QUICK = {
     "image_size": 32,
     "dataset_mode": "multi-class",

@@ -30,6 +30,8 @@ from holding import (
 from recording import Record
 from running import isdm, one_thread
 
+pytestmark = pytest.mark.slow
+
 RECORDED: Record = json.loads(CONTINUED.read_text(encoding="utf-8"))
 SEGMENTERS = ("real", "mix_1", "synthetic", "augmented", "copy_paste")
 

@@ -10,6 +10,8 @@ from holding import Tolerance, problems_of_report, problems_of_run, problems_of_
 from recording import Record, record_check, record_evaluation, record_runs, record_samples
 from running import RUNS, SAMPLES, make_dataset, one_thread
 
+pytestmark = pytest.mark.slow
+
 RECORDED: Record = json.loads(Path(__file__).with_name("recorded_d0a1d34.json").read_text(encoding="utf-8"))
 
 
@@ -52,7 +54,6 @@ def test_samples_are_the_same(name, samples, tolerance):
     assert problems_of_samples(RECORDED["samples"][name], samples[name], tolerance) == []
 
 
-@pytest.mark.slow
 def test_the_report_says_the_same(root, runs):
     with one_thread():
         found = record_evaluation(root)

@@ -13,6 +13,8 @@ from guided_diffusion.models.compilation import compile_network, wants_compiling
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.runtime.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _forget_compiled():

@@ -17,6 +17,7 @@ subprocess.run([sys.executable, "-c", {CHILD!r}], check=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
 def test_peak_memory_is_not_that_of_the_process_which_started_this_one():
     root = Path(__file__).parents[2]

@@ -29,6 +29,8 @@ from scripts.benchmark.published_unet import PublishedUNet, guided
 from scripts.benchmark.timing import interleaved, peak_training_memory, ratio
 from scripts.benchmark.variants import perturb
 
+pytestmark = pytest.mark.slow
+
 TINY = Case(16, 32, 3, 2)
 
 

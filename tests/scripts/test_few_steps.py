@@ -21,6 +21,8 @@ from scripts.measure.image_statistics import (
     wasserstein,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def ramp(right: int, down: int, channels: int = 1) -> np.ndarray:
     """An image [1, 20, 20, C] that rises by `right` and `down` a pixel, in each further channel from 10 higher on."""

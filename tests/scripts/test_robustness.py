@@ -10,6 +10,8 @@ from evaluations.study.comparison import weighted_score
 from scripts.measure import robustness
 from scripts.measure.robustness import interval, weights_of_resamples
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(monkeypatch):

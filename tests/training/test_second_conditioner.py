@@ -58,6 +58,7 @@ def test_trains_and_samples_guided(trainer):
     torch.testing.assert_close(guided[:, :3], (2 * cond - null)[:, :3], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiles(trainer):
     model = trainer.model
     batch = next(iter(trainer.loader.epoch(0)))

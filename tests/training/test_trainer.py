@@ -35,6 +35,7 @@ def learned(history: list[dict]) -> list[dict]:
 EVERYTHING_RANDOM = {"dropout": 0.1, "drop_rate": 0.3, "vertical_flip": True, "rotate90": True, "cond_diffuse": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "stop_after"),
     [("stratified", 1), ("stratified", 5), ("uniform", 4), ("loss-second-moment", 4), ("loss-second-moment", 5)],

@@ -54,6 +54,7 @@ class Pictures(Dataset):
         return self.images[index]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_metrics_equal_torch_fidelity(weights: Path, network: InceptionFeatures) -> None:
     samples, real = picture_set(10, 130, 1), picture_set(14, 90, 2)

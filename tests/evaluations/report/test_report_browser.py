@@ -26,6 +26,8 @@ from evaluations.report.charts import (
 )
 from evaluations.report.page import Figure, Section, Table, Verdict, render_report
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("background", "blowhole", "break", "crack", "fray", "uneven")
 ARCHITECTURES = ("unetplusplus", "fpn", "deeplabv3plus")
 ARMS = ("real", "real + 0.5", "real + 1", "real + 2", "synthetic only", "real, augmented", "real, copy-paste")

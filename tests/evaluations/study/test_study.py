@@ -112,6 +112,7 @@ def test_validation_has_a_share_of_every_class():
     assert [len(part) for part in two] == [1, 1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_and_repeats_nothing(data):
     runs, results, steps = (
         runs_of(["fpn"], [REAL_ONLY, SETTINGS["mix_1"], STANDARD_AUGMENTATION, SETTINGS["copy_paste"]], 2),
