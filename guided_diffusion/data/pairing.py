@@ -11,7 +11,7 @@ import blobfile as bf
 
 from guided_diffusion.data.files import list_files
 from guided_diffusion.data.modes import DatasetMode, FileRule
-from guided_diffusion.data.scan.problems import Kind, Problem
+from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".npy", ".jp2")
@@ -75,9 +75,9 @@ def index_pairs(
     if not all(files.values()):
         return [], problems
     for kind, what, partner in (
-        (Kind.IMAGE_WITHOUT_MASK, "image", "mask"),
-        (Kind.MASK_WITHOUT_IMAGE, "mask", "image"),
-        (Kind.MASK_WITHOUT_INSTANCES, "mask", _INSTANCE_MAP),
+        (ProblemKind.IMAGE_WITHOUT_MASK, "image", "mask"),
+        (ProblemKind.MASK_WITHOUT_IMAGE, "mask", "image"),
+        (ProblemKind.MASK_WITHOUT_INSTANCES, "mask", _INSTANCE_MAP),
     ):
         if partner in rules:
             problems += _unpaired(kind, what, files[what], files[partner], folders[partner], rules[partner])
@@ -113,7 +113,7 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
     try:
         listed = list_files(folder)
     except DataError as error:
-        return {}, [Problem.of(error, Kind.FOLDER)]
+        return {}, [Problem.of(error, ProblemKind.FOLDER)]
     files: dict[str, str] = {}
     problems = []
     for relative, path in listed:
@@ -125,18 +125,18 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
         if stem in files:
             remedy = f"keep one of them, or rename it and its partner: every {what} needs a name of its own"
             problems.append(
-                Problem(path, f"a second {what} named {stem!r} beside {files[stem]}", remedy, Kind.DUPLICATE)
+                Problem(path, f"a second {what} named {stem!r} beside {files[stem]}", remedy, ProblemKind.DUPLICATE)
             )
         else:
             files[stem] = path
     others = [relative for relative, _ in listed if rule.stem(relative) is None and _is_picture(relative)]
     if not files:
         found = f"no {what} files ({', '.join('*' + rule.stem_suffix + suffix for suffix in rule.suffixes)}) found"
-        problems.append(Problem(folder, found + _others_note(others), f"put the {what}s there", Kind.FOLDER))
+        problems.append(Problem(folder, found + _others_note(others), f"put the {what}s there", ProblemKind.FOLDER))
     elif others and not rule.stem_suffix:
         found = f"{len(others)} files of other formats are not used (such as {others[0]})"
         remedy = f"convert them to {' or '.join(rule.suffixes)} if they are {what}s"
-        problems.append(Problem(folder, found, remedy, Kind.OTHER_FORMATS, fatal=False))
+        problems.append(Problem(folder, found, remedy, ProblemKind.OTHER_FORMATS, fatal=False))
     return files, problems
 
 
@@ -154,7 +154,7 @@ def _missing_folder(folder: str) -> Problem:
     while parent and not bf.isdir(parent) and bf.dirname(parent) != parent:
         missing, parent = parent, bf.dirname(parent)
     if not parent or not bf.isdir(parent):
-        return Problem(missing, "the folder does not exist", "check data_dir", Kind.FOLDER)
+        return Problem(missing, "the folder does not exist", "check data_dir", ProblemKind.FOLDER)
     name = bf.basename(missing)
     entries = sorted(entry.rstrip("/") for entry in bf.listdir(parent))
     present = [entry for entry in entries if not entry.startswith(".") and bf.isdir(bf.join(parent, entry))]
@@ -167,11 +167,11 @@ def _missing_folder(folder: str) -> Problem:
         remedy = f"move its contents into {missing}, or point data_dir at the folder that holds {name!r}"
     else:
         remedy = f"check data_dir, or make {name!r}"
-    return Problem(missing, f"the folder does not exist ({listing})", remedy, Kind.FOLDER)
+    return Problem(missing, f"the folder does not exist ({listing})", remedy, ProblemKind.FOLDER)
 
 
 def _unpaired(
-    kind: Kind, what: str, files: Mapping[str, str], partners: Mapping[str, str], folder: str, rule: FileRule
+    kind: ProblemKind, what: str, files: Mapping[str, str], partners: Mapping[str, str], folder: str, rule: FileRule
 ) -> list[Problem]:
     """Return a problem for each of `files` without a partner, with the file that is probably meant if there is one."""
     lonely = sorted(files.keys() - partners.keys())

@@ -9,7 +9,7 @@ from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair
-from guided_diffusion.data.scan.problems import Kind, problem_lines
+from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.scan import scan_masks
 from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.runtime.errors import ConfigError, DataError
@@ -45,7 +45,7 @@ def find_masks(
             source, split, image_channels=geometry.image_channels, with_instances=with_edges, encoding=encoding
         )
     found = report.raise_if_fatal()
-    for line in problem_lines(problem for problem in report.warnings if problem.kind is not Kind.EMPTY_CLASS):
+    for line in problem_lines(problem for problem in report.warnings if problem.kind is not ProblemKind.EMPTY_CLASS):
         print(f"warning: {line}")
     return report.pairs, found.with_ignore() if geometry.resize == "pad" else found
 

@@ -13,7 +13,7 @@ from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile, cla
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
-from guided_diffusion.data.scan.problems import Kind, problem_lines
+from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import make_folder, reporting_os_errors, write_text
@@ -89,7 +89,7 @@ def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels:
             break
     mode = get_mode(LAYOUT)
     report = scan_dataset(folder.parent, mode, folder.name, image_channels=image_channels, encoding=encoding)
-    lonely = (Kind.IMAGE_WITHOUT_MASK, Kind.MASK_WITHOUT_IMAGE)
+    lonely = (ProblemKind.IMAGE_WITHOUT_MASK, ProblemKind.MASK_WITHOUT_IMAGE)
     unpaired = [problem for problem in report.fatal if problem.kind in lonely]
     if unpaired and not report.pairs:
         raise DataError(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from guided_diffusion.data.modes import DatasetMode, FileRule, get_mode
 from guided_diffusion.data.pairing import index_masks, index_pairs
-from guided_diffusion.data.scan.problems import Kind, problem_lines
+from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 
 MODE = get_mode("multi-class")
 NAMES = st.text(string.ascii_letters + string.digits + " ._-éü", min_size=1, max_size=8).filter(
@@ -72,25 +72,25 @@ def test_composed_and_decomposed_names_pair(tmp_path):
 @pytest.mark.parametrize(
     ("files", "kind", "remedy"),
     [
-        (["images/b.jpg"], Kind.IMAGE_WITHOUT_MASK, r"add .*masks/b.png, or remove the image"),
-        (["masks/b.png"], Kind.MASK_WITHOUT_IMAGE, r"add .*images/b"),
-        (["images/a.png"], Kind.DUPLICATE, r"keep one"),
+        (["images/b.jpg"], ProblemKind.IMAGE_WITHOUT_MASK, r"add .*masks/b.png, or remove the image"),
+        (["masks/b.png"], ProblemKind.MASK_WITHOUT_IMAGE, r"add .*images/b"),
+        (["images/a.png"], ProblemKind.DUPLICATE, r"keep one"),
         (
             ["images/lemon.jpg", "masks/lemon_mask.png"],
-            Kind.IMAGE_WITHOUT_MASK,
+            ProblemKind.IMAGE_WITHOUT_MASK,
             r"lemon_mask.png is unpaired: rename it to lemon.png",
         ),
         (
             ["images/Lemon.jpg", "masks/lemon.png"],
-            Kind.IMAGE_WITHOUT_MASK,
+            ProblemKind.IMAGE_WITHOUT_MASK,
             r"masks/lemon.png is unpaired: rename it to Lemon.png",
         ),
         (
             ["images/b.jpg", "masks/b.jpg"],
-            Kind.IMAGE_WITHOUT_MASK,
+            ProblemKind.IMAGE_WITHOUT_MASK,
             r"b.jpg is there, but JPEG changes label values: export it as b.png",
         ),
-        (["images/b.jpg", "masks/b.tif"], Kind.IMAGE_WITHOUT_MASK, r"b.tif is there, but convert it as b.png"),
+        (["images/b.jpg", "masks/b.tif"], ProblemKind.IMAGE_WITHOUT_MASK, r"b.tif is there, but convert it as b.png"),
     ],
 )
 def test_what_does_not_pair(tmp_path, files, kind, remedy):
@@ -129,7 +129,7 @@ def test_folders(tmp_path, files, split, message):
 def test_unused_formats_are_a_warning(tmp_path):
     touch(tmp_path / "train/images/a.jpg", tmp_path / "train/images/b.tif", tmp_path / "train/masks/a.png")
     _, problems = index_pairs(tmp_path, MODE, "train")
-    assert [(problem.kind, problem.fatal) for problem in problems] == [(Kind.OTHER_FORMATS, False)]
+    assert [(problem.kind, problem.fatal) for problem in problems] == [(ProblemKind.OTHER_FORMATS, False)]
     assert "such as b.tif" in problems[0].found
 
 
@@ -164,7 +164,7 @@ def test_a_mode_is_a_record(tmp_path):
     assert pair.instance.endswith("a_instanceIds.png")
     (tmp_path / "fine/val/ulm/a_instanceIds.png").unlink()
     touch(tmp_path / "fine/val/ulm/b_instanceIds.png")
-    assert [problem.kind for problem in index_pairs(tmp_path, CITY, "test")[1]] == [Kind.MASK_WITHOUT_INSTANCES]
+    assert [problem.kind for problem in index_pairs(tmp_path, CITY, "test")[1]] == [ProblemKind.MASK_WITHOUT_INSTANCES]
 
 
 def test_masks_alone(tmp_path):
@@ -173,7 +173,7 @@ def test_masks_alone(tmp_path):
     entries, problems = index_masks(tmp_path)
     assert [entry.stem for entry in entries] == ["b", "sub/a"]
     assert not problems
-    assert [problem.kind for problem in index_masks(tmp_path / "no")[1]] == [Kind.FOLDER]
+    assert [problem.kind for problem in index_masks(tmp_path / "no")[1]] == [ProblemKind.FOLDER]
 
 
 def test_masks_alone_of_a_mode_that_names_them(tmp_path):

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding
-from guided_diffusion.data.scan.problems import Kind, Problem
+from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.strict_json import Mistake, parse_json
 
@@ -53,14 +53,14 @@ def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem
     try:
         content, mistakes = parse_json(read_bytes(path))
     except DataError as error:
-        return None, [Problem.of(error, Kind.CLASSES_FILE)]
+        return None, [Problem.of(error, ProblemKind.CLASSES_FILE)]
     classes = None
     if isinstance(content, dict):
         classes = _build(path, content, mistakes)
     elif content is not None or not mistakes:
         remedy = 'write an object of index and name such as {"0": "background", "1": "defect"}'
         mistakes.append((f"a JSON {type(content).__name__} found", remedy))
-    return None if mistakes else classes, [Problem(path, *mistake, Kind.CLASSES_FILE) for mistake in mistakes]
+    return None if mistakes else classes, [Problem(path, *mistake, ProblemKind.CLASSES_FILE) for mistake in mistakes]
 
 
 def classes_text(encoding: LabelEncoding) -> str:

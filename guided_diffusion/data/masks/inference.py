@@ -12,7 +12,7 @@ from guided_diffusion.data.masks.advice import advise_colors, describe_colors, d
 from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding, MaskFormat, RawMask
 from guided_diffusion.data.modes import DatasetMode
-from guided_diffusion.data.scan.problems import Kind, Problem
+from guided_diffusion.data.scan.problems import Problem, ProblemKind
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -93,7 +93,7 @@ def _colors_without_map(classes: ClassesFile | None, masks: Sequence[MaskFacts])
     found = (
         f"RGB mask without a color map ({len(colored)} of {len(masks)} masks); the colors are {describe_colors(colors)}"
     )
-    return Problem(colored[0].path, found, advise_colors(colors, mapped=False), Kind.UNMAPPED_COLORS)
+    return Problem(colored[0].path, found, advise_colors(colors, mapped=False), ProblemKind.UNMAPPED_COLORS)
 
 
 def _ignore_values(
@@ -106,11 +106,11 @@ def _ignore_values(
         return tuple(dict.fromkeys(values)), []
     if not 0 <= label <= 65535:
         remedy = "set it to the mask value that marks ignored pixels (0..65535), or remove it"
-        return (), [Problem("ignore_label", f"{label} found", remedy, Kind.IGNORE_LABEL)]
+        return (), [Problem("ignore_label", f"{label} found", remedy, ProblemKind.IGNORE_LABEL)]
     if colors_only:
         remedy = f'add "ignore": {{"color": [r, g, b]}} to {FILE_NAME} instead'
         return (), [
-            Problem("ignore_label", f"{label} is a value, but the classes are colors", remedy, Kind.IGNORE_LABEL)
+            Problem("ignore_label", f"{label} is a value, but the classes are colors", remedy, ProblemKind.IGNORE_LABEL)
         ]
     return tuple(dict.fromkeys([*values, label])), []
 
@@ -125,21 +125,23 @@ def _class_count(
         assert classes is not None
         remedy = "list these, or use dataset_mode multi-class" if mode.binary else "list these"
         found = f"{listed} classes, but dataset_mode {mode.name} has {mode.num_classes}"
-        problems.append(Problem(classes.path, found, remedy, Kind.CLASSES_FILE))
+        problems.append(Problem(classes.path, found, remedy, ProblemKind.CLASSES_FILE))
     count = mode.num_classes or listed or asked
     if asked is not None and asked != count:
         source = f"dataset_mode {mode.name} has" if mode.num_classes else f"{FILE_NAME} lists"
         remedy = "remove num_classes" if mode.num_classes else "correct one of the two"
         remedy = f"use dataset_mode multi-class, or {remedy}" if mode.binary else remedy
-        problems.append(Problem("num_classes", f"{asked} found, but {source} {count}", remedy, Kind.NUM_CLASSES))
+        problems.append(Problem("num_classes", f"{asked} found, but {source} {count}", remedy, ProblemKind.NUM_CLASSES))
     if count is None:
         found = f"not set, and there is no {FILE_NAME}"
         if present.size:
             found += f"; the masks have values {describe_values(present)}"
         remedy = suggest_fix(present, None, binary=False) if present.size else "set it"
-        problems.append(Problem("num_classes", found, remedy, Kind.NUM_CLASSES))
+        problems.append(Problem("num_classes", found, remedy, ProblemKind.NUM_CLASSES))
     elif not 0 < count <= MAX_CLASSES:
-        problems.append(Problem("num_classes", f"{count} found", f"use 1 to {MAX_CLASSES} classes", Kind.NUM_CLASSES))
+        problems.append(
+            Problem("num_classes", f"{count} found", f"use 1 to {MAX_CLASSES} classes", ProblemKind.NUM_CLASSES)
+        )
     return count, problems
 
 
@@ -164,7 +166,7 @@ def _class_values(
                 where = classes.path if classes else "ignore_label"
                 found = f"mask value {value} stands for {owner[value]} and for {name}"
                 problems.append(
-                    Problem(where, found, f"give {owner[value]} another value in {FILE_NAME}", Kind.CLASSES_FILE)
+                    Problem(where, found, f"give {owner[value]} another value in {FILE_NAME}", ProblemKind.CLASSES_FILE)
                 )
             owner[value] = name
     return values, problems
@@ -184,7 +186,7 @@ def _binary_value(masks: Sequence[MaskFacts], taken: set[int]) -> tuple[int, Pro
     example = next(mask.path for mask in masks if rarest in _values_list(mask))
     remaining = [int(value) for value in present if value == 0 or int(value) in others]
     found = f"binary masks have the values {describe_values(remaining)} ({rarest} in {counts[rarest]} masks)"
-    return 0, Problem(example, found, suggest_fix(remaining, 2, binary=True), Kind.BINARY_VALUES)
+    return 0, Problem(example, found, suggest_fix(remaining, 2, binary=True), ProblemKind.BINARY_VALUES)
 
 
 def _values_list(mask: MaskFacts) -> list[int]:

@@ -12,7 +12,7 @@ SUMMARIZED_ABOVE = 20
 SHOWN_OF_MANY = 5
 
 
-class Kind(Enum):
+class ProblemKind(Enum):
     """What a finding is about; the value stands before the number of those that are not shown."""
 
     FOLDER = "folder"
@@ -43,7 +43,7 @@ class Problem:
     path: str
     found: str
     remedy: str
-    kind: Enum  # a Kind, in the library
+    kind: Enum  # a ProblemKind, in the library
     fatal: bool = True
 
     @classmethod

@@ -21,7 +21,7 @@ from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mas
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
-from guided_diffusion.data.scan.problems import Kind, Problem
+from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport, SizeStats
 from guided_diffusion.runtime.errors import DataError
 
@@ -87,7 +87,7 @@ def scan_dataset(
     if batch_size is not None and 0 < len(pairs) < batch_size:
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
         advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
-        problems.append(_warning(str(data_dir), found, advice, Kind.SHORT_BATCH))
+        problems.append(_warning(str(data_dir), found, advice, ProblemKind.SHORT_BATCH))
     return _report(pairs, facts, encoding, problems, remedy)
 
 
@@ -138,7 +138,7 @@ def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
         if image.mode.startswith("I"):
             brightest = int(np.asarray(image).max())
     except DataError as error:
-        problems.append(Problem.of(error, Kind.UNREADABLE))
+        problems.append(Problem.of(error, ProblemKind.UNREADABLE))
     if image is not None and mask_facts.size is not None and image.size[::-1] != mask_facts.size:
         problems.append(_size_problem(pair.image, image.size[::-1], pair.mask, mask_facts.size))
     mode = image.mode if image is not None else ""
@@ -151,7 +151,7 @@ def _scan_mask(entry: MaskEntry) -> _Facts:
         image = open_mask(entry.mask)
         facts = _count_codes(entry.mask, raw_mask(image, entry.mask))
     except DataError as error:
-        return _Facts(None, None, "", 65535, (Problem.of(error, Kind.UNREADABLE),))
+        return _Facts(None, None, "", 65535, (Problem.of(error, ProblemKind.UNREADABLE),))
     size = image.size[::-1]
     problems: list[Problem] = []
     if entry.instance is not None:
@@ -160,7 +160,7 @@ def _scan_mask(entry: MaskEntry) -> _Facts:
             if instance.values.shape != size:
                 problems.append(_size_problem(entry.mask, size, entry.instance, instance.values.shape))
         except DataError as error:
-            problems.append(Problem.of(error, Kind.UNREADABLE))
+            problems.append(Problem.of(error, ProblemKind.UNREADABLE))
     return _Facts(facts, size, "", 65535, tuple(problems))
 
 
@@ -179,10 +179,10 @@ def _count_codes(path: str, raw: RawMask) -> MaskFacts:
 
 def _size_problem(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> Problem:
     remedy = "scale or crop one to the other's size (masks by nearest neighbor)"
-    return Problem(path, size_mismatch(size, other_path, other_size), remedy, Kind.SIZES)
+    return Problem(path, size_mismatch(size, other_path, other_size), remedy, ProblemKind.SIZES)
 
 
-def _warning(path: str, found: str, remedy: str, kind: Kind) -> Problem:
+def _warning(path: str, found: str, remedy: str, kind: ProblemKind) -> Problem:
     return Problem(path, found, remedy, kind, fatal=False)
 
 
@@ -193,17 +193,21 @@ def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
     problems = []
     if channels == 3 and modes and gray == modes.total():
         remedy = "set image_channels to 1 to train a smaller, faster model"
-        problems.append(_warning("image_channels", "3, but all images are gray", remedy, Kind.IMAGE_COLORS))
+        problems.append(_warning("image_channels", "3, but all images are gray", remedy, ProblemKind.IMAGE_COLORS))
     if channels == 1 and gray < modes.total():
         found = f"1, but {modes.total() - gray} of {modes.total()} images have colors"
         problems.append(
-            _warning("image_channels", found, "they are turned gray; set it to 3 to keep them", Kind.IMAGE_COLORS)
+            _warning(
+                "image_channels", found, "they are turned gray; set it to 3 to keep them", ProblemKind.IMAGE_COLORS
+            )
         )
     brightest = [fact.brightest for fact in facts if fact.image_mode.startswith("I")]
     if brightest and max(brightest) < _DARK_16_BIT:
         found = f"16-bit images use values up to {max(brightest)} of 65535, so they are almost black"
         problems.append(
-            _warning("images", found, "stretch them to the full range, or save them with 8 bits", Kind.IMAGE_DEPTH)
+            _warning(
+                "images", found, "stretch them to the full range, or save them with 8 bits", ProblemKind.IMAGE_DEPTH
+            )
         )
     return problems
 
@@ -256,7 +260,7 @@ def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remed
             continue
         seen = mask.raw.values if mask.raw.kind == "rgb" else present
         found, judged = encoding.explain(mask.raw.kind, unexpected, seen)
-        problems.append(Problem(mask.path, found, remedy or judged, Kind.UNKNOWN_VALUES))
+        problems.append(Problem(mask.path, found, remedy or judged, ProblemKind.UNKNOWN_VALUES))
     return problems
 
 
@@ -281,9 +285,11 @@ def _class_warnings(classes: Sequence[ClassStats], all_background: int, masks: i
             remedy = "the model cannot learn it; add masks that have it, or check how the values map to classes"
             if index == 0:
                 remedy += " (labels may start at 1)"
-            problems.append(_warning(f"class {index}", f"{stats.name!r} is in no mask", remedy, Kind.EMPTY_CLASS))
+            problems.append(
+                _warning(f"class {index}", f"{stats.name!r} is in no mask", remedy, ProblemKind.EMPTY_CLASS)
+            )
     if len(classes) > 1 and all_background > _MUCH_BACKGROUND * masks:
         found = f"{all_background} of {masks} masks are all {classes[0].name!r}"
         remedy = "the model sees the other classes rarely; leave some of these pairs out"
-        problems.append(_warning("masks", found, remedy, Kind.BACKGROUND))
+        problems.append(_warning("masks", found, remedy, ProblemKind.BACKGROUND))
     return problems

@@ -20,7 +20,7 @@ from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
-from guided_diffusion.data.scan.problems import Kind, problem_lines
+from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
@@ -84,7 +84,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     if needs_training(config):
         report = _scan(config, "train", None)
         encoding, training = report.raise_if_fatal(), report.pairs
-        warnings = problem_lines(problem for problem in report.warnings if problem.kind is Kind.EMPTY_CLASS)
+        warnings = problem_lines(problem for problem in report.warnings if problem.kind is ProblemKind.EMPTY_CLASS)
     report = _scan(config, "test", encoding)
     encoding, test = report.raise_if_fatal(), report.pairs
     view = config.view

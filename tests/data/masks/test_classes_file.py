@@ -7,7 +7,7 @@ import pytest
 
 from guided_diffusion.data.masks.classes_file import classes_text, read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.scan.problems import Kind
+from guided_diffusion.data.scan.problems import ProblemKind
 
 
 def test_all_forms(tmp_path):
@@ -102,7 +102,7 @@ def test_mistakes(tmp_path, text, message):
     line = problems[0].line
     assert re.search(message, line), line
     assert "\n" not in line
-    assert (problems[0].kind, problems[0].path) == (Kind.CLASSES_FILE, str(tmp_path / "classes.json"))
+    assert (problems[0].kind, problems[0].path) == (ProblemKind.CLASSES_FILE, str(tmp_path / "classes.json"))
 
 
 def test_all_mistakes_are_found_at_once(tmp_path):
@@ -126,7 +126,7 @@ def test_what_can_be_read_of_an_entry_is_still_compared(tmp_path):
         "value 1 stands for class 0 and for class 1",
         "value 1 stands for class 1 and for ignore",
     ]
-    assert all(problem.kind is Kind.CLASSES_FILE and problem.fatal for problem in problems)
+    assert all(problem.kind is ProblemKind.CLASSES_FILE and problem.fatal for problem in problems)
 
 
 def test_the_text_of_an_encoding_is_read_again(tmp_path):

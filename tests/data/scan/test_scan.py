@@ -11,7 +11,7 @@ from PIL import Image
 from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.scan.problems import Kind
+from guided_diffusion.data.scan.problems import ProblemKind
 from guided_diffusion.data.scan.scan import scan_dataset, scan_masks
 from guided_diffusion.runtime.errors import DataError
 
@@ -69,7 +69,7 @@ def test_binary_finds_its_other_value(build, value):
 def test_binary_of_background_alone_is_a_warning(build):
     report = scan(build({"a": mask(0)}), "binary")
     assert report.raise_if_fatal().values == ((0,), (255,))
-    assert {problem.kind for problem in report.warnings} == {Kind.EMPTY_CLASS, Kind.BACKGROUND}
+    assert {problem.kind for problem in report.warnings} == {ProblemKind.EMPTY_CLASS, ProblemKind.BACKGROUND}
 
 
 def test_binary_with_classes_json_may_be_inverted(build):
@@ -199,13 +199,13 @@ def test_all_mistakes_are_collected_with_a_line_each(build):
     Image.fromarray(mask(0, 7)).save(train / "masks/g.png")
     report = scan(root, num_classes=2)
     assert {(problem.kind, Path(problem.path).relative_to(train).as_posix()) for problem in report.fatal} == {
-        (Kind.MASK_WITHOUT_IMAGE, "masks/a.png"),
-        (Kind.IMAGE_WITHOUT_MASK, "images/b.png"),
-        (Kind.DUPLICATE, "images/c.png"),
-        (Kind.UNREADABLE, "images/d.png"),
-        (Kind.UNREADABLE, "masks/e.png"),
-        (Kind.SIZES, "images/f.png"),
-        (Kind.UNKNOWN_VALUES, "masks/g.png"),
+        (ProblemKind.MASK_WITHOUT_IMAGE, "masks/a.png"),
+        (ProblemKind.IMAGE_WITHOUT_MASK, "images/b.png"),
+        (ProblemKind.DUPLICATE, "images/c.png"),
+        (ProblemKind.UNREADABLE, "images/d.png"),
+        (ProblemKind.UNREADABLE, "masks/e.png"),
+        (ProblemKind.SIZES, "images/f.png"),
+        (ProblemKind.UNKNOWN_VALUES, "masks/g.png"),
     }
     assert fatal(report).splitlines() == [problem.line for problem in report.fatal]
 
@@ -216,7 +216,11 @@ def test_punctuation_in_a_path_is_part_of_the_path(build):
     path = root / "train/masks/a: b; c.png"
     path.write_bytes(b"")
     (problem,) = scan(root, num_classes=2).fatal
-    assert (problem.path, problem.found, problem.kind) == (str(path), "the file is empty (0 bytes)", Kind.UNREADABLE)
+    assert (problem.path, problem.found, problem.kind) == (
+        str(path),
+        "the file is empty (0 bytes)",
+        ProblemKind.UNREADABLE,
+    )
 
 
 def test_sizes_are_compared_upright(build):
@@ -235,10 +239,10 @@ def test_warnings_do_not_stop(build):
     report = scan(root, batch_size=16)
     report.raise_if_fatal()
     assert {(problem.kind, problem.path) for problem in report.problems} == {
-        (Kind.EMPTY_CLASS, "class 0"),
-        (Kind.EMPTY_CLASS, "class 2"),
-        (Kind.SHORT_BATCH, str(root)),
-        (Kind.IMAGE_COLORS, "image_channels"),
+        (ProblemKind.EMPTY_CLASS, "class 0"),
+        (ProblemKind.EMPTY_CLASS, "class 2"),
+        (ProblemKind.SHORT_BATCH, str(root)),
+        (ProblemKind.IMAGE_COLORS, "image_channels"),
     }
     text = report.table()
     assert "labels may start at 1" in text

@@ -19,7 +19,7 @@ from evaluations.study.comparison import (
     overall,
 )
 
-Arm = list[Counts]
+Repeats = list[Counts]
 
 
 class TestSplit:
@@ -32,7 +32,7 @@ class TestSplit:
         self.truth = np.stack([rng.integers(500, 1000, images), rng.integers(0, 200, images)], axis=1)
         self.ease = rng.normal(1.5, 1, (images, 2))
 
-    def arm(self, gain: float = 0.0, luck: float = 0.0, seeds: int = 3) -> Arm:
+    def arm(self, gain: float = 0.0, luck: float = 0.0, seeds: int = 3) -> Repeats:
         """Return an arm whose pixels are right with log-odds `gain` above the baseline's, and `luck` its deviation."""
         found = []
         for _ in range(seeds):
@@ -121,7 +121,7 @@ def test_without_luck_of_images_it_is_the_paired_t_interval(seeds: int) -> None:
     """All images are alike, so only the luck of training is left."""
     rng = np.random.default_rng(seeds)
 
-    def arm() -> Arm:
+    def arm() -> Repeats:
         hits = [np.tile(rng.integers(60, 90, 2), (20, 1)) for _ in range(seeds)]
         return [Counts(hit, (100 - hit)[:, ::-1].copy(), 100 - hit) for hit in hits]
 
