@@ -75,6 +75,15 @@ def test_run_twice_gives_identical_bytes(sample):
     assert "manifest.jsonl" in first
 
 
+def test_the_config_that_is_left_can_be_given_again(sample, isdm):
+    folder, _ = sample("config")
+    before = bytes_of(folder)
+    code, shown, errors = isdm("sample", folder / "config.json")
+    assert code == 0, errors
+    assert "10 are there already" in shown
+    assert bytes_of(folder) == before
+
+
 def test_other_seeds_give_other_images_of_the_same_masks(sample):
     first, second = (pictures_of(sample(f"seed{seed}", seed=seed)[0]) for seed in (0, 1))
     for name, picture in first.items():
