@@ -52,7 +52,7 @@ def run(config: SampleConfig) -> int:
             )
         sources, encoding = world.run_on_main(
             lambda: find_masks(
-                trained.source.model_copy(update={"data_dir": config.source.data_dir}),
+                trained.source,
                 trained.geometry,
                 split=config.data_split,
                 mask_dir=config.mask_dir,

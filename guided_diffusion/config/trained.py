@@ -7,7 +7,7 @@ from typing import Self
 from guided_diffusion.data.options import EtaOptions, GeometryOptions, SourceOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import ModelOptions
-from guided_diffusion.runtime.options import FlatConfig, option
+from guided_diffusion.runtime.options import FlatConfig, FloatTuple, option
 
 
 class TrainedConfig(FlatConfig):
@@ -22,7 +22,7 @@ class TrainedConfig(FlatConfig):
     diffusion: DiffusionOptions
     eta: EtaOptions
     label_diffusion: LabelDiffusionOptions
-    label_eta: tuple[float, ...] | None = option(None, "eta of each class")
+    label_eta: FloatTuple = option(None, "eta of each class")
 
     def updated(self, *layers: FlatConfig) -> Self:
         """Return these options with what each of `layers` has given; null and empty values stand for nothing."""

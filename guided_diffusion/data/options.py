@@ -42,6 +42,7 @@ class SourceOptions(OptionGroup):
         "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path",
         path=True,
         resume="may change",
+        sampling="free",
     )
     dataset_mode: str = option(
         "", "layout and label rule of the dataset: binary, multi-class, cityscapes, ade20k, celeba or coco"

@@ -91,9 +91,8 @@ def trained_config(checkpoint: Checkpoint, config: FinetuneConfig | SampleConfig
     if checkpoint.is_bare:
         return _trained_with_bare_weights(checkpoint, config)
     trained = options_of_checkpoint(checkpoint)
-    asked = [
-        key for key in compared_keys(TrainedConfig) if key in config.fields() and config.get(key) not in (None, "")
-    ]
+    keys = [key for group in TrainedConfig.groups().values() for key in group.keys()]  # noqa: SIM118 - not a mapping
+    asked = [key for key in keys if key in config.fields() and config.get(key) not in (None, "")]
     fixed = [key for key in asked if TrainedConfig.facts(key).sampling == "as trained"]
     clashes = differing_keys(config, trained, fixed)
     if clashes:
@@ -103,26 +102,14 @@ def trained_config(checkpoint: Checkpoint, config: FinetuneConfig | SampleConfig
     return trained.replaced(**{key: config.get(key) for key in asked if key not in fixed})
 
 
-def compared_keys(kind: type[FlatConfig]) -> list[str]:
-    """Return the keys of a configuration that say what weights mean: no paths, and no spellings of other keys."""
-    return [
-        key
-        for key in kind.fields()
-        if key != "label_eta" and not (kind.facts(key).spelling_of or (kind.facts(key).path and key != "eta_path"))
-    ]
-
-
 def options_of_checkpoint(checkpoint: Checkpoint, kind: type[Config] = TrainedConfig) -> Config:
     """Return the options that a checkpoint of ours was trained with, those of `kind`.
 
     One of an older version lacks keys that were added since; their defaults are what it was trained with.
     Raises CheckpointError where its options are none that a training could have had.
     """
-    values = dict(checkpoint.config)
-    if values.get("label_eta"):
-        values["label_eta"] = tuple(values["label_eta"])
     try:
-        return kind.from_flat(values, ignore_unknown=True)
+        return kind.from_flat(checkpoint.config, ignore_unknown=True)
     except ValidationError as error:
         key = error.errors(include_url=False)[0]["loc"][-1]
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What `benchmark.py` measures at: the cases, and the images and label maps of each."""
+"""What `run.py` measures at: the cases, and the images and label maps of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `benchmark.py` finds out about the forms of a modulation: when each pays, and what label diffusion costs."""
+"""What `run.py` finds out about the forms of a modulation: when each pays, and what label diffusion costs."""
 
 from __future__ import annotations
 

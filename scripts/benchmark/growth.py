@@ -1,4 +1,4 @@
-"""What `benchmark.py` finds out about this project's network alone: how its steps grow."""
+"""What `run.py` finds out about this project's network alone: how its steps grow."""
 
 from __future__ import annotations
 

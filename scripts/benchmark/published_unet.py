@@ -1,4 +1,4 @@
-"""The network as the published code runs it, with the weights of ours: what `benchmark.py` compares with.
+"""The network as the published code runs it, with the weights of ours: what `run.py` compares with.
 
 Every normalization of the decoder brings the one-hot map to its size and runs three convolutions over all pixels, in
 every step; guidance is two passes of the whole network; attention forms its matrix of weights, and again in the

@@ -1,4 +1,4 @@
-"""What `benchmark.py` puts out: a Markdown table and a JSON file."""
+"""What `run.py` puts out: a Markdown table and a JSON file."""
 
 from __future__ import annotations
 

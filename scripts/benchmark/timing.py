@@ -1,4 +1,4 @@
-"""How `benchmark.py` measures: time in interleaved rounds, memory in a process of its own."""
+"""How `run.py` measures: time in interleaved rounds, memory in a process of its own."""
 
 from __future__ import annotations
 

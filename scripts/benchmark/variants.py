@@ -1,4 +1,4 @@
-"""The networks that `benchmark.py` compares, and the steps in which each of them trains and samples."""
+"""The networks that `run.py` compares, and the steps in which each of them trains and samples."""
 
 from __future__ import annotations
 

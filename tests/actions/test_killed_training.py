@@ -19,9 +19,12 @@ from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("ISDM_KILLS", "4"))
-"""More than the suite has time for: ISDM_KILLS=20 python -m pytest tests/test_killed_training.py"""
+"""More than the suite has time for: ISDM_KILLS=20 python -m pytest tests/actions/test_killed_training.py"""
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows"),
+]
 
 
 def start(values: dict, **pipes) -> subprocess.Popen:
