@@ -14,7 +14,7 @@ from importlib import import_module
 
 from guided_diffusion import __version__
 from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_config_file, take_keys
-from guided_diffusion.runtime.errors import Interrupted, UserError
+from guided_diffusion.runtime.errors import Interrupted, UserError, one_line
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
 
@@ -31,6 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one action and return the exit code: 0, 2 after a user's mistake, 128 + n after signal n."""
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names need not be text
             stream.reconfigure(errors="backslashreplace")
@@ -51,15 +52,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _leave(BROKEN_PIPE_EXIT)
     except OSError as error:
         # What the system refuses (permissions, names too long, a full disk) is for the user to mend.
-        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        line = one_line(f"{error.filename or 'the system'}: {error.strerror or error}")
+        print(f"error: {line}", file=sys.stderr)
         return _leave(2)
-    except Exception:
+    except Exception as error:
+        if (line := _outside_cause(error)) is not None:
+            print(f"error: {line}", file=sys.stderr)
+            return _leave(2)
         if _started_by_launcher():
             import traceback
 
             traceback.print_exc()
             return _leave(1)
         raise
+
+
+def _outside_cause(error: Exception) -> str | None:
+    """Return one line for an error that is neither a user's nor ours: of cloud storage, or of too little memory."""
+    if type(error).__module__.startswith("blobfile"):
+        return one_line(f"cloud storage: {error}; check address and network, or copy the files here")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "CUDA out of memory" in str(error):
+        text = str(error).partition("\n")[0] or "out of memory"
+        return one_line(f"memory: {text}; lower batch_size or microbatch, image_size or num_channels")
+    return None
+
+
+def _open_missing_streams() -> None:
+    """Give a process without a console (pythonw, services, cron) streams that lead nowhere.
+
+    A closed descriptor would go to the next file opened, a checkpoint perhaps, and take what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _started_by_launcher() -> bool:
@@ -98,7 +130,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parsed = parser.parse_args(rest)
     values, left_aside = take_keys(action, read_config_file(parsed.config)) if parsed.config else ({}, "")
-    config = load_config(action, {**values, **parse_overrides(parsed.set)})
+    config = load_config(action, {**values, **parse_overrides(parsed.set, ACTIONS[action])})
     if left_aside and launched_as()[0] == 0:
         print(f"note: {parsed.config}: {left_aside}")
     return import_module(f"guided_diffusion.actions.{action}").run(config) or 0

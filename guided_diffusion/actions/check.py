@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import blobfile as bf
 from PIL import Image
 
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.data import visualize
+from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import SourceOptions
@@ -68,7 +68,7 @@ def run(config: CheckConfig) -> int:
 def has_split(source: SourceOptions, split: str) -> bool:
     """Return whether the dataset has a folder of images for `split`."""
     mode = get_mode(source.dataset_mode)
-    return bf.isdir(mode.folder(mode.images, source.data_dir, split))
+    return is_folder(mode.folder(mode.images, source.data_dir, split))
 
 
 def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:

@@ -20,7 +20,7 @@ from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.option_help import expected, is_choice
-from guided_diffusion.runtime.options import ActionConfig, FlatConfig
+from guided_diffusion.runtime.options import ActionConfig, FlatConfig, is_text
 from guided_diffusion.runtime.strict_json import parse_json, strict_json
 
 Config = TypeVar("Config", bound=FlatConfig)
@@ -56,15 +56,21 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
-    """Return the keys and values of `--set key=value` arguments; a value that is no JSON is a string."""
+def parse_overrides(assignments: Sequence[str], kind: type[FlatConfig] = FlatConfig) -> dict[str, Any]:
+    """Return the keys and values of `--set key=value` arguments; a value that is no JSON is a string.
+
+    kind: the configuration they are for: a number given for one of its text keys keeps its digits (`007`, `1e5`).
+    """
+    fields = kind.fields()
     values: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {assignment}: expected key=value, such as --set batch_size=4")
+        key = key.strip()
         value, mistakes = parse_json(text)
-        values[key.strip()] = text if mistakes else value
+        number_as_text = type(value) in (int, float) and key in fields and is_text(fields[key])
+        values[key] = text if mistakes or number_as_text else value
     return values
 
 

@@ -50,7 +50,7 @@ class SampleConfig(ActionConfig):
     sampled_labels: SampledLabelOptions
     sampler: SamplerOptions
     precision: PrecisionOptions
-    mask_dir: str = option("", "folder of masks alone, in place of data_dir", path=True)
+    mask_dir: str = option("", "folder of masks alone, in place of data_dir", cloud=True)
     data_split: Literal["train", "test"] = option("test", "split of data_dir whose masks are used")
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")

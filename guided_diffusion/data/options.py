@@ -39,8 +39,8 @@ class SourceOptions(OptionGroup):
     title: ClassVar = "data"
     data_dir: str = option(
         "",
-        "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path",
-        path=True,
+        "dataset folder, {train,test}/{images,masks} or as dataset_mode says; local, gs:// or az://",
+        cloud=True,
         resume="may change",
         sampling="free",
     )

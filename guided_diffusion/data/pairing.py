@@ -9,7 +9,7 @@ from pathlib import Path
 
 import blobfile as bf
 
-from guided_diffusion.data.files import list_files
+from guided_diffusion.data.files import is_folder, list_files
 from guided_diffusion.data.modes import DatasetMode, FileRule
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
@@ -74,13 +74,15 @@ def index_pairs(
         problems += [problem for problem in found if problem not in problems]
     if not all(files.values()):
         return [], problems
+    explained: set[str] = set()
     for kind, what, partner in (
         (ProblemKind.IMAGE_WITHOUT_MASK, "image", "mask"),
         (ProblemKind.MASK_WITHOUT_IMAGE, "mask", "image"),
         (ProblemKind.MASK_WITHOUT_INSTANCES, "mask", _INSTANCE_MAP),
     ):
         if partner in rules:
-            problems += _unpaired(kind, what, files[what], files[partner], folders[partner], rules[partner])
+            of_partner = files[partner], folders[partner], rules[partner]
+            problems += _unpaired(kind, what, files[what], *of_partner, explained)
     images, masks, instances = files["image"], files["mask"], files.get(_INSTANCE_MAP, {})
     stems = sorted(images.keys() & masks.keys())
     pairs = [Pair(stem, images[stem], masks[stem], instances.get(stem)) for stem in stems]
@@ -108,9 +110,9 @@ def index_masks(
 
 def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str], list[Problem]]:
     """Return stem -> path of the files that `rule` means in a folder, and what is wrong with the folder."""
-    if not bf.isdir(folder):
-        return {}, [_missing_folder(folder)]
     try:
+        if not is_folder(folder):
+            return {}, [_missing_folder(folder)]
         listed = list_files(folder)
     except DataError as error:
         return {}, [Problem.of(error, ProblemKind.FOLDER)]
@@ -151,13 +153,13 @@ def _others_note(others: list[str]) -> str:
 def _missing_folder(folder: str) -> Problem:
     """Name the first folder of the path that does not exist, and what there is instead of it."""
     missing, parent = folder, bf.dirname(folder)
-    while parent and not bf.isdir(parent) and bf.dirname(parent) != parent:
+    while parent and not is_folder(parent) and bf.dirname(parent) != parent:
         missing, parent = parent, bf.dirname(parent)
-    if not parent or not bf.isdir(parent):
+    if not parent or not is_folder(parent):
         return Problem(missing, "the folder does not exist", "check data_dir", ProblemKind.FOLDER)
     name = bf.basename(missing)
     entries = sorted(entry.rstrip("/") for entry in bf.listdir(parent))
-    present = [entry for entry in entries if not entry.startswith(".") and bf.isdir(bf.join(parent, entry))]
+    present = [entry for entry in entries if not entry.startswith(".") and is_folder(bf.join(parent, entry))]
     listing = f"{parent} has {', '.join(present[:8])}" if present else f"{parent} has no folders"
     wanted = _FOLDER_SYNONYMS.get(name.lower(), ())
     alike = [entry for entry in present if entry.lower() == name.lower() or entry.lower() in wanted]
@@ -171,10 +173,19 @@ def _missing_folder(folder: str) -> Problem:
 
 
 def _unpaired(
-    kind: ProblemKind, what: str, files: Mapping[str, str], partners: Mapping[str, str], folder: str, rule: FileRule
+    kind: ProblemKind,
+    what: str,
+    files: Mapping[str, str],
+    partners: Mapping[str, str],
+    folder: str,
+    rule: FileRule,
+    explained: set[str],
 ) -> list[Problem]:
-    """Return a problem for each of `files` without a partner, with the file that is probably meant if there is one."""
-    lonely = sorted(files.keys() - partners.keys())
+    """Return a problem for each of `files` without a partner, with the file that is probably meant if there is one.
+
+    explained: files that an earlier problem has named as the one probably meant; the files named here are added.
+    """
+    lonely = sorted(stem for stem in files.keys() - partners.keys() if files[stem] not in explained)
     if not lonely:
         return []
     unused = sorted(partners.keys() - files.keys())
@@ -190,6 +201,7 @@ def _unpaired(
             remedy = f"{listed[stem]} is there, but {reason} as {expected}"
         elif (close := by_lower.get(stem.lower()) or _extended(stem, unused)) is not None:
             remedy = f"{partners[close]} is unpaired: rename it to {expected} if it is meant"
+            explained.add(partners[close])
         else:
             remedy = f"add {bf.join(folder, expected)}, or remove the {what}"
         problems.append(Problem(files[stem], kind.value, remedy, kind))

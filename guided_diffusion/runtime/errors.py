@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
+
+MAX_LINE = 2000  # characters of a message; what is longer loses its middle
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def one_line(text: str) -> str:
+    """Return `text` as one line that a terminal can show: control characters escaped, an overlong middle left out."""
+    text = _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    return text if len(text) <= MAX_LINE else f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 4 :]}"
 
 
 class UserError(Exception):
@@ -20,7 +30,7 @@ class UserError(Exception):
         collective: every process of the run raises this, so that none has to be ended from outside.
         already_printed: another process prints it.
         """
-        self.messages = (message,) if isinstance(message, str) else tuple(message)
+        self.messages = tuple(one_line(line) for line in ((message,) if isinstance(message, str) else message))
         self.collective = collective
         self.already_printed = already_printed
         super().__init__("\n".join(self.messages))

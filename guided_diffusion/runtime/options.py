@@ -8,11 +8,12 @@ published tools have keep their names and meanings, and both JSON lists and the 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 
 Problem = tuple[str, str]  # the key concerned, and one line that says what is wrong and the way out
@@ -27,6 +28,7 @@ class KeyFacts(NamedTuple):
     """What a key is, beside its type and its meaning.
 
     path: a path on this machine, in which "~" is spelled out.
+    cloud: a path that is read by blobfile, so that it may lie in a bucket (gs://, az://), too.
     resume: whether a continued run may set it differently, as it does not change what is learned, or only how long.
     sampling: whether it may differ from what the weights were trained with, as it does not change what they mean.
     spelling_of: the key that a published key sets.
@@ -34,6 +36,7 @@ class KeyFacts(NamedTuple):
     """
 
     path: bool = False
+    cloud: bool = False
     resume: Literal["fixed", "may change"] = "fixed"
     sampling: Literal["as trained", "free"] = "as trained"
     spelling_of: str = ""
@@ -48,6 +51,7 @@ def option(
     meaning: str,
     *,
     path: bool = False,
+    cloud: bool = False,
     resume: Literal["fixed", "may change"] = "fixed",
     sampling: Literal["as trained", "free"] = "as trained",
     spelling_of: str = "",
@@ -55,7 +59,7 @@ def option(
     **constraints: Any,
 ) -> Any:
     """Declare one key: its default, its one line of meaning, its facts (`KeyFacts`) and limits in pydantic's terms."""
-    facts = KeyFacts(path, resume, sampling, spelling_of, former)
+    facts = KeyFacts(path or cloud, cloud, resume, sampling, spelling_of, former)
     return Field(default, description=meaning, json_schema_extra={FACTS: facts._asdict()}, **constraints)
 
 
@@ -93,13 +97,55 @@ IntTuple = _tuple_of(int)
 FloatTuple = _tuple_of(float)
 
 
+# --- paths -------------------------------------------------------------------------------------------------------
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CLOUD = re.compile(r"gs://|az://|https://[^/]+\.blob\.core\.windows\.net(/|$)")
+
+
+def path_mistake(path: str, *, cloud: bool = False) -> str:
+    """Return what is wrong with the text of a path and what to do, "" if nothing is.
+
+    cloud: gs:// and Azure addresses may be given.
+    """
+    if any(ord(character) < 32 for character in path):
+        return (
+            "has a tab, a line break or another control character: in JSON write / or two backslashes in Windows paths"
+        )
+    if not _ADDRESS.match(path) or (cloud and _CLOUD.match(path)):
+        return ""
+    also = "gs:// and az:// addresses are read; " if cloud else ""
+    return f"is an address that is not read: {also}copy the files to a local folder and give its path"
+
+
 # --- groups of keys ----------------------------------------------------------------------------------------------
 
 
-class OptionGroup(BaseModel):
-    """The keys of one owner. Unknown keys and loose types are errors; a group cannot be changed, only copied."""
+def is_text(field: FieldInfo) -> bool:
+    """Return whether a key takes free text and no number."""
+    return field.annotation in (str, str | None)
+
+
+class _Options(BaseModel):
+    """Strict typed keys; a number where text is expected is taken as text (`output_dir: 20240501`)."""
 
     model_config = RULES
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_text(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = cls.model_fields
+        return {
+            key: str(value) if type(value) in (int, float) and key in fields and is_text(fields[key]) else value
+            for key, value in values.items()
+        }
+
+
+class OptionGroup(_Options):
+    """The keys of one owner. Unknown keys and loose types are errors; a group cannot be changed, only copied."""
+
     title: ClassVar[str] = ""
 
     def check(self) -> Iterator[Problem]:
@@ -116,13 +162,11 @@ class OptionGroup(BaseModel):
         return tuple(key for key, field in cls.model_fields.items() if not facts_of(field).spelling_of)
 
 
-class FlatConfig(BaseModel):
+class FlatConfig(_Options):
     """Option groups and single keys, read from and written as one flat JSON object.
 
     A field whose type is an `OptionGroup` stands for all keys of the group; any other field is a key itself.
     """
-
-    model_config = RULES
 
     @classmethod
     def groups(cls) -> dict[str, type[OptionGroup]]:
@@ -202,7 +246,11 @@ class FlatConfig(BaseModel):
         yield from ()
 
     def check_all(self) -> Iterator[Problem]:
-        """Yield every contradiction, those within the groups first."""
+        """Yield every path that cannot be one and every contradiction, those within the groups first."""
+        for key in self.fields():
+            facts, value = self.facts(key), self.get(key)
+            if facts.path and isinstance(value, str) and (mistake := path_mistake(value, cloud=facts.cloud)):
+                yield key, f"{key} is {value!r}, which {mistake}"
         for group in self.groups():
             yield from getattr(self, group).check()
         yield from self.check()

@@ -10,6 +10,8 @@ from guided_diffusion.runtime.errors import ConfigError
 
 Mistake = tuple[str, str]  # what was found, and what to do
 
+_BACKSLASH = "a backslash in JSON starts an escape: write / or two backslashes in Windows paths"
+
 MAX_DEPTH = 100  # far below what exhausts Python's stack, so that whatever was read can be shown, too
 MAX_DIGITS = 300  # what every integer read can still be compared with: a float
 
@@ -48,7 +50,8 @@ def parse_json(content: str | bytes) -> tuple[Any, list[Mistake]]:
         unreadable = "not UTF-8 text", "save it as UTF-8"
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        unreadable = f"not valid JSON at {place} ({error.msg})", "correct it there"
+        remedy = _BACKSLASH if error.msg.startswith("Invalid \\") else "correct it there"
+        unreadable = f"not valid JSON at {place} ({error.msg})", remedy
     except RecursionError:
         unreadable = f"nested more than {MAX_DEPTH} levels deep", "remove the needless brackets"
     except OverflowError as error:

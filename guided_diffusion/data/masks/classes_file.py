@@ -21,7 +21,7 @@ import blobfile as bf
 from annotated_types import Predicate
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from guided_diffusion.data.files import read_bytes
+from guided_diffusion.data.files import exists, read_bytes
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
@@ -48,9 +48,9 @@ def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem
     With any mistake the classes are None.
     """
     path = bf.join(str(data_dir), FILE_NAME)
-    if not bf.exists(path):
-        return None, []
     try:
+        if not exists(path):
+            return None, []
         content, mistakes = parse_json(read_bytes(path))
     except DataError as error:
         return None, [Problem.of(error, ProblemKind.CLASSES_FILE)]
@@ -79,6 +79,7 @@ def classes_text(encoding: LabelEncoding) -> str:
 _Value = Annotated[int, Field(ge=0, le=65535)]
 _Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3), AfterValidator(tuple)]
 _ONE = BeforeValidator(lambda code: [code])
+MAX_NAME = 100
 _CODE_FORMS = {"value": "an integer in 0..65535", "color": "three integers in 0..255"}
 
 
@@ -103,7 +104,9 @@ class _Class(_Ignore):
 
     form: ClassVar = 'a name, or an object such as {"name": "scratch", "value": 255}'
 
-    name: Annotated[str, Predicate(str.strip)] = Field("", validate_default=True)
+    name: Annotated[str, Predicate(str.strip), Predicate(str.isprintable), Field(max_length=MAX_NAME)] = Field(
+        "", validate_default=True
+    )
 
 
 _Entry = TypeVar("_Entry", bound=_Ignore)
@@ -171,6 +174,9 @@ def _mistake(where: str, entry: Any, model: type[_Ignore], place: tuple[int | st
         nearest = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(model.model_fields)}"
         return f"{where} has the unknown key {key!r}", hint
+    if key == "name" and str(entry.get("name", "")).strip():
+        shown = json.dumps(entry["name"])[:60]
+        return f"{where} has the name {shown}", f"a name is text of at most {MAX_NAME} printable characters"
     if key == "name":
         return f"{where} has no name", 'give it one: "name": "scratch"'
     single, found = key.removesuffix("s"), entry[key]
