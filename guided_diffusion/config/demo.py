@@ -23,7 +23,9 @@ class DemoConfig(ActionConfig):
     compute: DeviceOptions
     output_dir: str = option("runs/demo", "folder for the dataset, the runs and the picture", path=True)
     seed: int = option(0, "seed of the dataset and of everything random", ge=0, lt=2**63)
-    max_epochs: int | None = option(None, "epochs of training; null: as measured to fit the quick start", ge=1)
+    max_epochs: int | None = option(
+        None, "epochs of training; null: as measured to fit the quick start", ge=1, le=10_000_000
+    )
 
 
 def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]:

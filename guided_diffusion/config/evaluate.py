@@ -65,8 +65,8 @@ class StudyOptions(OptionGroup):
         False, "the usual augmentation in all arms: do the samples help on top of it, not in its place?"
     )
     seeds: int = option(3, "repeats of each arm", ge=1, le=100)
-    train_steps: int = option(2000, "optimization steps of each model, the same for all arms", ge=1)
-    batch_size: int = option(16, "images of a step", ge=2)
+    train_steps: int = option(2000, "optimization steps of each model, the same for all arms", ge=1, le=10_000_000)
+    batch_size: int = option(16, "images of a step", ge=2, le=65536)
     lr: float = option(5e-4, "largest learning rate of AdamW", gt=0)
     validation_share: float = option(0.2, "share of the training images that chooses the best state", gt=0, lt=1)
     vertical_flip: bool = option(

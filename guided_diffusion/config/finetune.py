@@ -26,7 +26,9 @@ class FinetuneOptimizerOptions(OptimizerOptions):
     """Fewer and smaller steps, with dropped masks."""
 
     lr: float = option(2e-5, OptimizerOptions.model_fields["lr"].description, gt=0)
-    max_epochs: int = option(100, OptimizerOptions.model_fields["max_epochs"].description, resume="may change", ge=1)
+    max_epochs: int = option(
+        100, OptimizerOptions.model_fields["max_epochs"].description, resume="may change", ge=1, le=10_000_000
+    )
     drop_rate: float = option(0.2, OptimizerOptions.model_fields["drop_rate"].description, ge=0, le=1)
 
 

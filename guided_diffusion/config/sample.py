@@ -54,9 +54,11 @@ class SampleConfig(ActionConfig):
     data_split: Literal["train", "test"] = option("test", "split of data_dir whose masks are used")
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
-    num_samples: int | None = option(None, "pairs to write, masks are used in turn; null: one for each mask", ge=1)
+    num_samples: int | None = option(
+        None, "pairs to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000
+    )
     augment_masks: bool = option(False, "flip and turn the masks at random from their second use on")
-    batch_size: int = option(8, "images made at a time", ge=1)
+    batch_size: int = option(8, "images made at a time", ge=1, le=65536)
     seed: int = option(0, "seed of the samples", ge=0, lt=2**63)
 
     def check(self) -> Iterator[Problem]:

@@ -17,14 +17,14 @@ class ModelOptions(OptionGroup):
         "mask", "what images are made from: mask, or none for an unconditional network, which ignores the masks"
     )
     class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
-    num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, multiple_of=32)
-    num_res_blocks: int = option(2, "residual blocks a level", ge=1)
+    num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, le=4096, multiple_of=32)
+    num_res_blocks: int = option(2, "residual blocks a level", ge=1, le=64)
     channel_mult: FloatTuple = option(
         None, 'channels of each level as multiples of num_channels, such as "1,2,3,4"; null or "": by image_size'
     )
-    num_heads: int = option(4, "attention heads, where num_head_channels is -1", ge=1)
-    num_heads_upsample: int = option(-1, "attention heads of the decoder, -1: as num_heads", ge=-1)
-    num_head_channels: int = option(-1, "channels of an attention head, -1: by num_heads", ge=-1)
+    num_heads: int = option(4, "attention heads, where num_head_channels is -1", ge=1, le=4096)
+    num_heads_upsample: int = option(-1, "attention heads of the decoder, -1: as num_heads", ge=-1, le=4096)
+    num_head_channels: int = option(-1, "channels of an attention head, -1: by num_heads", ge=-1, le=4096)
     attention_resolutions: IntTuple = option(
         None, 'feature map sides with attention, such as "32,16,8"; null: all of 16 and below'
     )

@@ -13,7 +13,7 @@ class BatchOptions(OptionGroup):
     """How many images a training step takes."""
 
     title: ClassVar = "batch"
-    batch_size: int = option(8, "images a training step takes, in each process", ge=1)
+    batch_size: int = option(8, "images a training step takes, in each process", ge=1, le=65536)
 
 
 class OptimizerOptions(BatchOptions):
@@ -21,19 +21,29 @@ class OptimizerOptions(BatchOptions):
 
     title: ClassVar = "optimizer"
     microbatch: int = option(
-        -1, "images of a step computed at a time, -1: all (less memory, same gradient)", resume="may change", ge=-1
+        -1,
+        "images of a step computed at a time, -1: all (less memory, same gradient)",
+        resume="may change",
+        ge=-1,
+        le=65536,
     )
-    max_epochs: int = option(500, "training stops after this many passes over the data", resume="may change", ge=1)
+    max_epochs: int = option(
+        500, "training stops after this many passes over the data", resume="may change", ge=1, le=10_000_000
+    )
     lr: float = option(1e-4, "learning rate of AdamW", gt=0)
     weight_decay: float = option(0.0, "weight decay of AdamW", ge=0)
-    lr_anneal_steps: int = option(0, "steps over which the learning rate falls to 0 and training ends, 0: never", ge=0)
+    lr_anneal_steps: int = option(
+        0, "steps over which the learning rate falls to 0 and training ends, 0: never", ge=0, le=10**12
+    )
     grad_clip: float = option(1.0, "largest gradient norm, longer gradients are scaled down; 0: off", ge=0)
     ema_rate: FloatTuple = option((0.9999,), 'decay rates of the averaged weights, such as "0.999,0.9999"')
     drop_rate: float = option(0.0, "share of masks dropped in training, for guidance", ge=0, le=1)
     schedule_sampler: Literal["stratified", "uniform", "loss-second-moment"] = option(
         "stratified", "which timesteps a step trains on; stratified: evenly spread over batch and epoch"
     )
-    max_bad_steps: int = option(20, "non-finite steps in a row after which training stops", resume="may change", ge=1)
+    max_bad_steps: int = option(
+        20, "non-finite steps in a row after which training stops", resume="may change", ge=1, le=10_000_000
+    )
 
     def check(self) -> Iterator[Problem]:
         for rate in self.ema_rate or ():
@@ -85,7 +95,9 @@ class RunOptions(OptionGroup):
     title: ClassVar = "run"
     output_dir: str = option("", "folder of the run: checkpoints, logs, previews", path=True, resume="may change")
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
-    preview_interval: int = option(50, "epochs between preview pictures, 0: none", resume="may change", ge=0)
+    preview_interval: int = option(
+        50, "epochs between preview pictures, 0: none", resume="may change", ge=0, le=10_000_000
+    )
     preview_images: int = option(4, "masks in a preview picture", resume="may change", ge=1, le=64)
-    preview_steps: int = option(20, "sampling steps of a preview", resume="may change", ge=1)
+    preview_steps: int = option(20, "sampling steps of a preview", resume="may change", ge=1, le=100_000)
     tensorboard: bool = option(True, "write TensorBoard events too, where it is installed", resume="may change")

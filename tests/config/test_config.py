@@ -105,6 +105,79 @@ def test_resolved_config_loads_again_and_is_the_same(given):
     assert again == first
 
 
+@pytest.mark.parametrize(
+    ("action", "key", "value", "text"),
+    [
+        ("train", "output_dir", 20240501, "20240501"),
+        ("sample", "weights", 0.999, "0.999"),
+        ("sample", "split", 7, "7"),
+        ("evaluate", "data_dir", 5, "5"),
+    ],
+)
+def test_a_number_where_text_is_expected_is_text(action, key, value, text):
+    config = ACTIONS[action].from_flat({key: value})
+    assert config.get(key) == text
+    assert {key} == config.given
+
+
+@pytest.mark.parametrize("text", ["007", "1e5", "0.9990", "20240501"])
+def test_numbers_set_on_the_command_line_keep_their_digits_as_text(text):
+    assert parse_overrides([f"output_dir={text}"], ACTIONS["train"]) == {"output_dir": text}
+    assert parse_overrides(["batch_size=8", "output_dir=null"], ACTIONS["train"]) == {
+        "batch_size": 8,
+        "output_dir": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wrong"),
+    [
+        ("data_dir", "s3://bucket/set", True),
+        ("data_dir", "https://example.com/set", True),
+        ("data_dir", "file:///home/me/set", True),
+        ("data_dir", "C:\\new\\train", False),
+        ("data_dir", "C:\new\train", True),  # what JSON makes of single backslashes
+        ("data_dir", "gs://bucket/set", False),
+        ("data_dir", "az://account/container/set", False),
+        ("data_dir", "https://account.blob.core.windows.net/container/set", False),
+        ("output_dir", "gs://bucket/run", True),
+        ("output_dir", "C:/runs", False),
+        ("output_dir", "sets/a:b", False),
+        ("output_dir", "run\0", True),
+    ],
+)
+def test_addresses_and_control_characters_in_paths(key, value, wrong):
+    paths = {"data_dir": "d", "dataset_mode": "binary", "output_dir": "o", key: value}
+    if not wrong:
+        assert load_config("train", paths).get(key) == value
+        return
+    with pytest.raises(ConfigError) as error:
+        load_config("train", paths)
+    (line,) = error.value.messages
+    assert line.startswith(f"{key} is ")
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("action", "key"),
+    [
+        ("sample", "num_samples"),
+        ("sample", "batch_size"),
+        ("train", "num_channels"),
+        ("train", "num_res_blocks"),
+        ("train", "max_epochs"),
+        ("train", "batch_size"),
+        ("train", "preview_steps"),
+        ("evaluate", "train_steps"),
+    ],
+)
+@pytest.mark.parametrize("value", [10**11 * 32, 1e300, 10**250])
+def test_absurd_numbers_are_refused_at_once(action, key, value):
+    with pytest.raises(ConfigError) as error:
+        load_config(action, {key: value})
+    assert any(line.startswith(f"{key} is ") for line in error.value.messages)
+
+
 def test_everything_wrong_is_reported_at_once_with_the_way_out():
     found = problems(
         "train",
@@ -122,7 +195,7 @@ def test_everything_wrong_is_reported_at_once_with_the_way_out():
     text = "\n".join(found)
     assert "batchsize is not a key of train: did you mean 'batch_size'?" in found
     assert 'lr is "fast": expected a number above 0, such as 0.0001' in found
-    assert "num_heads is true: expected a whole number at least 1, such as 4" in found
+    assert "num_heads is true: expected a whole number at least 1, at most 4096, such as 4" in found
     assert 'resize is "zoom": expected one of "crop", "squash", "pad"' in found
     assert "data_dir is missing" in text
     assert "use_kl and rescale_learned_sigmas are both true" in text

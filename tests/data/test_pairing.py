@@ -134,11 +134,14 @@ def test_unused_formats_are_a_warning(tmp_path):
 
 
 def test_many_problems_of_a_kind_are_summarized(tmp_path):
-    touch(tmp_path / "train/masks/a.png", *(tmp_path / f"train/images/{index}.jpg" for index in range(30)))
+    names = (
+        f"f{index}/{index}.jpg" for index in range(30)
+    )  # in folders of their own: each may have a cause of its own
+    touch(tmp_path / "train/masks/a.png", *(tmp_path / "train/images" / name for name in names))
     _, problems = index_pairs(tmp_path, MODE, "train")
     shown = problem_lines(problems)
     assert sum("image without mask;" in line for line in shown) == 5
-    assert "image without mask: 25 more findings like the 5 above" in shown
+    assert any(line.startswith("image without mask: 25 more") for line in shown)
 
 
 CITY = DatasetMode(
