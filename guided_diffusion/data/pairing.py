@@ -210,8 +210,7 @@ def _unpaired(
 
 def _extended(stem: str, unused: Iterable[str]) -> str | None:
     """Return the one unused stem that is `stem` with something before or after it (`a` and `a_mask`), if any."""
-    if len(stem) < 3:
-        return None
     base = stem.rpartition("/")[2]
-    alike = [other for other in unused if base in other or other.rpartition("/")[2] in base]
+    ends = {other: other.rpartition("/")[2] for other in unused}
+    alike = [other for other, end in ends.items() if end.startswith(base) or end.endswith(base) or base.startswith(end)]
     return alike[0] if len(alike) == 1 else None

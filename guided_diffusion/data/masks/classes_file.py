@@ -78,6 +78,10 @@ def classes_text(encoding: LabelEncoding) -> str:
 
 _Value = Annotated[int, Field(ge=0, le=65535)]
 _Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3), AfterValidator(tuple)]
+def _has_text(name: str) -> bool:
+    return bool(name.strip()) and name.isprintable()
+
+
 _ONE = BeforeValidator(lambda code: [code])
 MAX_NAME = 100
 _CODE_FORMS = {"value": "an integer in 0..65535", "color": "three integers in 0..255"}
@@ -104,7 +108,7 @@ class _Class(_Ignore):
 
     form: ClassVar = 'a name, or an object such as {"name": "scratch", "value": 255}'
 
-    name: Annotated[str, Predicate(str.strip), Predicate(str.isprintable), Field(max_length=MAX_NAME)] = Field(
+    name: Annotated[str, Predicate(_has_text), Field(max_length=MAX_NAME)] = Field(
         "", validate_default=True
     )
 
