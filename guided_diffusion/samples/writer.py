@@ -106,8 +106,7 @@ def read_conditions(
         label, edge = read_condition(sample.source, encoding, transform, with_edges=with_edges)
         if augment and sample.repeat:
             generator = torch.Generator().manual_seed(derive_seed(Stream.MASK, sample.seed))
-            square = label.shape[0] == label.shape[1]
-            label, edge = augment_mask(label, generator, edge=edge, vertical_flip=True, rotate90=square)
+            label, edge = augment_mask(label, edge, generator)
         labels.append(label)
         edges.append(edge)
     return SemanticMap(torch.stack(labels), encoding.num_classes, torch.stack(edges) if with_edges else None)

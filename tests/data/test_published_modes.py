@@ -140,7 +140,7 @@ def test_cityscapes_is_not_cropped():
         for seed in range(4):
             placement = transform.place((1024, 2048), torch.Generator().manual_seed(seed))
             assert placement.scaled == (256, 512)
-            assert placement.content == (0, 0, 256, 512)
+            assert (placement.offset, placement.size) == ((0, 0), (256, 512))
 
 
 @pytest.mark.parametrize(
