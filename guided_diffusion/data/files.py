@@ -12,8 +12,7 @@ from PIL import Image, ImageOps
 
 from guided_diffusion.runtime.errors import DataError
 
-# What PIL raises for files that are not the picture they claim to be.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # raised by PIL for corrupted files
 
 _LOW_DEPTH = {"L;2": 85, "L;4": 17}  # PIL stretches gray of 2 and 4 bits to 0..255 by these factors
 _DEEP_COLOR = ("RGB;16B", "RGBA;16B", "LA;16B")  # PIL keeps only the high byte of these
@@ -22,10 +21,10 @@ _DEEP_COLOR = ("RGB;16B", "RGBA;16B", "LA;16B")  # PIL keeps only the high byte 
 def list_files(folder: str | Path) -> list[tuple[str, str]]:
     """Return (path relative to `folder` with forward slashes, full path) of all files below it, sorted.
 
-    Hidden files and folders (leading dot: `.DS_Store`, `._a.png`, `.ipynb_checkpoints`) are left out.
-    Raises DataError if the folder cannot be listed.
+    Hidden files and folders (leading dot: `.DS_Store`, `._a.png`) are left out. Raises DataError if a folder cannot be
+    listed.
     """
-    found: list[tuple[str, str]] = []
+    files: list[tuple[str, str]] = []
 
     def visit(path: str, prefix: str) -> None:
         for entry in bf.scandir(path):
@@ -34,13 +33,13 @@ def list_files(folder: str | Path) -> list[tuple[str, str]]:
             if entry.is_dir:
                 visit(entry.path, f"{prefix}{entry.name}/")
             else:
-                found.append((prefix + entry.name, entry.path))
+                files.append((prefix + entry.name, entry.path))
 
     try:
         visit(str(folder), "")
     except OSError as error:
-        raise DataError.of(folder, f"cannot be listed ({error})", "repair or remove what it names") from error
-    return sorted(found)
+        raise DataError.of(folder, f"cannot be listed ({error})", "repair or remove the file or folder") from error
+    return sorted(files)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -57,38 +56,30 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return the decoded picture, turned upright as its EXIF orientation says.
-
-    Raises DataError if the file is missing, empty, truncated, or no picture.
-    """
+    """Return the decoded picture, EXIF orientation applied; DataError for a missing, empty or corrupted file."""
     return _load(path)[0]
 
 
 def open_mask(path: str | Path) -> Image.Image:
-    """Return the decoded label picture with its sample values as they are stored in the file.
+    """Return the decoded label picture with the sample values that the file stores (PIL stretches 2 and 4 bits).
 
-    PIL stretches gray PNGs of 2 and 4 bits to 0..255; this is undone. Colors of 16 bits lose their low byte in PIL
-    and are refused with a DataError, as are JPEGs, whose compression changes labels, and what `open_image` refuses.
+    Raises DataError as `open_image` does, and for files whose values are lost: JPEGs, and colors of 16 bits, of which
+    PIL reads 8.
     """
     image, raw_mode = _load(path)
     if image.format == "JPEG":
-        raise DataError.of(
-            path,
-            "mask is a JPEG, whatever its name says, and its compression has changed labels at edges",
-            "export the masks anew as PNG",
-        )
+        found = "mask is a JPEG, whatever its name says, and its compression has changed labels at edges"
+        raise DataError.of(path, found, "export the masks again as PNG")
     if raw_mode in _DEEP_COLOR:
-        raise DataError.of(
-            path, "mask has 16 bits per color channel", "save it as 8-bit RGB, palette or 16-bit gray PNG"
-        )
+        remedy = "save it as 8-bit RGB, palette or 16-bit gray PNG"
+        raise DataError.of(path, "mask has 16 bits per color channel", remedy)
     if raw_mode in _LOW_DEPTH:
-        factor = _LOW_DEPTH[raw_mode]
-        return image.point([value // factor for value in range(256)])
+        return image.point([value // _LOW_DEPTH[raw_mode] for value in range(256)])
     return image
 
 
 def _load(path: str | Path) -> tuple[Image.Image, str]:
-    """Decode a picture; also return how its samples were stored, in PIL's raw mode names."""
+    """Return the decoded picture and PIL's raw mode of the file, "" where the format has none."""
     content = read_bytes(path)
     try:
         image = Image.open(io.BytesIO(content))
@@ -98,17 +89,14 @@ def _load(path: str | Path) -> tuple[Image.Image, str]:
     except Image.DecompressionBombError as error:
         raise DataError.of(path, str(error), "scale the picture down") from error
     except _BROKEN as error:
-        reason = "not a picture that can be decoded" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise DataError.of(
-            path, f"unreadable or truncated ({reason})", "replace the file or remove the pair"
-        ) from error
+        reason = "not a known picture format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        found = f"unreadable or truncated ({reason})"
+        raise DataError.of(path, found, "replace the file or remove the pair") from error
     return image, raw_mode
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Return PIL's raw mode of a picture that is not yet loaded, "" where its format has none."""
-    if not image.tile:
-        return ""
-    arguments = image.tile[0][3]
+    """Return how a picture that is not yet loaded stores its samples."""
+    arguments = image.tile[0][3] if image.tile else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, as data: found, collected and only then reported."""
+"""What is wrong with a dataset: findings that are collected and reported together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN_OF_MANY = 5
 
 
 class ProblemKind(Enum):
-    """What a finding is about; the value stands before the number of those that are not shown."""
+    """What a finding is about; the value is printed before the number of findings that are not shown."""
 
     FOLDER = "folder"
     DUPLICATE = "duplicate"
@@ -38,7 +38,7 @@ class ProblemKind(Enum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: the file, folder or key, what was found there and what to do; `kind` groups alike findings."""
+    """One finding: a file, folder or key, what was found there, what to do; not `fatal` ones are warnings."""
 
     path: str
     found: str
@@ -48,18 +48,17 @@ class Problem:
 
     @classmethod
     def of(cls, error: DataError, kind: Enum) -> Problem:
-        """Return an error that has fields (`DataError.of`) as a finding."""
+        """Return an error made by `DataError.of` as a finding."""
         assert error.path, "an error without fields"
         return cls(error.path, error.found, error.remedy, kind)
 
     @property
     def line(self) -> str:
-        """The finding as one line of text."""
         return f"{self.path}: {self.found}; {self.remedy}"
 
 
 def problem_lines(problems: Iterable[Problem]) -> list[str]:
-    """Return a line for each problem; of more than 20 of a kind the first five lines and a count."""
+    """Return a line for each problem; of a kind with more than 20 problems, the first five and a count."""
     by_kind: dict[Enum, list[Problem]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem)
