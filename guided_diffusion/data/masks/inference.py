@@ -167,7 +167,7 @@ def _largest(values: Groups) -> int:
 
 
 def _in_form_of(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> LabelEncoding:
-    """Return the encoding written in the commonest form of the masks, unchanged if that form cannot hold its classes."""
+    """Return the encoding written in the commonest form of the masks, unchanged if that cannot hold its classes."""
     kinds = Counter(mask.raw.kind for mask in masks)
     kind = kinds.most_common(1)[0][0] if kinds else "grey8"
     if kind == "rgb" and encoding.colors:
