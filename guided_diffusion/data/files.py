@@ -20,8 +20,7 @@ from guided_diffusion.runtime.errors import DataError
 # Without these a cloud path that no network leads to is tried for ever.
 bf.configure(retry_limit=2, connect_timeout=3, read_timeout=20, log_callback=lambda _: None)
 
-# What PIL raises for files that are not the picture they claim to be.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # raised by PIL for corrupted files
 
 _LOW_DEPTH = {"L;2": 85, "L;4": 17}  # PIL stretches gray of 2 and 4 bits to 0..255 by these factors
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -64,14 +63,14 @@ def list_files(folder: str | Path) -> list[tuple[str, str]]:
     Hidden files and folders (leading dot: `.DS_Store`, `._a.png`, `.ipynb_checkpoints`) and those that network storage
     adds (`@eaDir`) are left out. Raises DataError if the folder cannot be listed, or is inside itself by a link.
     """
-    found: list[tuple[str, str]] = []
+    files: list[tuple[str, str]] = []
 
     def visit(path: str, prefix: str, above: tuple[str, ...]) -> None:
         for entry in bf.scandir(path):
             if entry.name.startswith(".") or entry.name.lower() in _FOREIGN_FOLDERS:
                 continue
             if not entry.is_dir:
-                found.append((prefix + entry.name, entry.path))
+                files.append((prefix + entry.name, entry.path))
                 continue
             real = os.path.realpath(entry.path)
             if real in above:
@@ -84,7 +83,7 @@ def list_files(folder: str | Path) -> list[tuple[str, str]]:
         raise DataError.of(folder, f"cannot be listed ({error})", "repair or remove what it names") from error
     except bf.Error as error:
         raise DataError.of(folder, f"cannot be listed ({error})", "check the address and the network") from error
-    return sorted(found)
+    return sorted(files)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -101,15 +100,12 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return the decoded picture, turned upright as its EXIF orientation says.
-
-    Raises DataError if the file is missing, empty, truncated, or no picture.
-    """
+    """Return the decoded picture, EXIF orientation applied; DataError for a missing, empty or corrupted file."""
     return _load(path)[0]
 
 
 def open_mask(path: str | Path) -> Image.Image:
-    """Return the decoded label picture with its sample values as they are stored in the file.
+    """Return the decoded label picture with the sample values that the file stores (PIL stretches 2 and 4 bits).
 
     PIL stretches gray PNGs of 2 and 4 bits to 0..255; this is undone. Colors of 16 bits lose their low byte in PIL
     and are refused with a DataError, as are formats whose lossy compression changes labels, and what `open_image`
@@ -120,17 +116,15 @@ def open_mask(path: str | Path) -> Image.Image:
         found = f"mask is a {image.format} file, whatever its name says: lossy compression has changed labels at edges"
         raise DataError.of(path, found, "export the masks anew as PNG from their source")
     if raw_mode in _DEEP_COLOR:
-        raise DataError.of(
-            path, "mask has 16 bits per color channel", "save it as 8-bit RGB, palette or 16-bit gray PNG"
-        )
+        remedy = "save it as 8-bit RGB, palette or 16-bit gray PNG"
+        raise DataError.of(path, "mask has 16 bits per color channel", remedy)
     if raw_mode in _LOW_DEPTH:
-        factor = _LOW_DEPTH[raw_mode]
-        return image.point([value // factor for value in range(256)])
+        return image.point([value // _LOW_DEPTH[raw_mode] for value in range(256)])
     return image
 
 
 def _load(path: str | Path) -> tuple[Image.Image, str]:
-    """Decode a picture; also return how its samples were stored, in PIL's raw mode names."""
+    """Return the decoded picture and PIL's raw mode of the file, "" where the format has none."""
     content = read_bytes(path)
     try:
         image, raw_mode = _decoded(content)
@@ -139,10 +133,9 @@ def _load(path: str | Path) -> tuple[Image.Image, str]:
     except _BROKEN as error:
         if named := _foreign_format(content):
             raise DataError.of(path, f"is a {named} file, which is not read", "convert it to PNG or JPEG") from error
-        reason = "not a picture that can be decoded" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise DataError.of(
-            path, f"unreadable or truncated ({reason})", "replace the file or remove the pair"
-        ) from error
+        reason = "not a known picture format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        found = f"unreadable or truncated ({reason})"
+        raise DataError.of(path, found, "replace the file or remove the pair") from error
     return image, raw_mode
 
 
@@ -212,9 +205,7 @@ def _is_lossless(image: Image.Image) -> bool:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Return PIL's raw mode of a picture that is not yet loaded, "" where its format has none."""
-    if not image.tile:
-        return ""
-    arguments = image.tile[0][3]
+    """Return how a picture that is not yet loaded stores its samples."""
+    arguments = image.tile[0][3] if image.tile else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""

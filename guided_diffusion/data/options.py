@@ -1,9 +1,9 @@
-"""Option groups of the data: where it lies, what its masks mean, how files become tensors."""
+"""Option groups of the data: location, meaning of mask values, geometry, loading."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -13,15 +13,10 @@ DEFAULT_ETA_SCALE = 0.284  # with it computed eta fit those published for ADE20K
 ETA_FILE = "file of eta, one number a class as numpy.save writes it (the published layout)"
 
 
-def _size(value: Any) -> Any:
-    """Read one side or [height, width]; a pair of equal sides stays a pair."""
-    return tuple(value) if isinstance(value, list) else value
-
-
+_Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Annotated[
-    Annotated[int, Field(ge=8, le=4096)]
-    | tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]],
-    BeforeValidator(_size),
+    _Side | tuple[_Side, _Side],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     WithJsonSchema(
         {
             "anyOf": [
@@ -34,7 +29,7 @@ ImageSize = Annotated[
 
 
 class SourceOptions(OptionGroup):
-    """Where the pairs lie and what their masks mean."""
+    """Where the pairs lie and what mask values mean."""
 
     title: ClassVar = "data"
     data_dir: str = option(

@@ -1,4 +1,4 @@
-"""Pairing images and masks by their path relative to their folder, without the extension."""
+"""Pairs images and masks by their path relative to their folder, without the extension."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _INSTANCE_MAP = "instance map"
 
 @dataclass(frozen=True)
 class MaskEntry:
-    """A mask to sample from: its name, the path of the mask, and of its instance map if it has one."""
+    """A mask to sample from, by paths; `stem` is its path in its folder, without the extension."""
 
     stem: str
     mask: str
@@ -41,7 +41,7 @@ class MaskEntry:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask (and instance map), by paths; `stem` is what their relative paths have in common."""
+    """An image with its mask and instance map, by paths; `stem` is what their paths in their folders share."""
 
     stem: str
     image: str
@@ -52,12 +52,10 @@ class Pair:
 def index_pairs(
     data_dir: str | Path, mode: DatasetMode, split: str, *, with_instances: bool = True
 ) -> tuple[list[Pair], list[Problem]]:
-    """Return the pairs of a split, sorted by stem, and everything that does not pair.
+    """Return the pairs of a split, sorted by stem, and every file that has no partner.
 
-    Fatal problems: missing or empty folders, images without masks and masks without images (and instance maps, where
-    the mode has them), two files of one stem. Nothing is paired by position.
-
-    with_instances: False passes over instance maps, which need not be there then.
+    Fatal problems: missing or empty folders, images, masks or instance maps without partner, two files of one stem.
+    with_instances: False ignores the mode's instance maps.
     """
     rules = {"image": mode.images, "mask": mode.masks}
     if mode.instances is not None and with_instances:
@@ -66,12 +64,12 @@ def index_pairs(
     files: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []
     for what, rule in rules.items():
-        files[what], found = _index_folder(folders[what], what, rule)
+        files[what], new = _index_folder(folders[what], what, rule)
         if what == _INSTANCE_MAP and not files[what]:
             # Only edges need them.
-            found = [replace(problem, remedy=f"{problem.remedy}, or set no_instance to true") for problem in found]
-        # A folder that all parts miss (the data directory, the split) is one finding.
-        problems += [problem for problem in found if problem not in problems]
+            new = [replace(problem, remedy=f"{problem.remedy}, or set no_instance to true") for problem in new]
+        # The missing folder may be a common parent (the data directory, the split): report it once.
+        problems += [problem for problem in new if problem not in problems]
     if not all(files.values()):
         return [], problems
     explained: set[str] = set()
@@ -94,9 +92,8 @@ def index_masks(
 ) -> tuple[list[MaskEntry], list[Problem]]:
     """Return the masks below a folder, sorted by stem, and problems (missing or empty folder, two files of one stem).
 
-    Where there are files that the mode names as masks, only these are masks; else every PNG is one.
-
-    with_instances: add the instance maps of a mode that keeps them beside its masks, as far as they are there.
+    mode: if any file has its name for masks, only such files are masks; otherwise every PNG is one.
+    with_instances: add the instance maps found beside the masks, if the mode keeps them there.
     """
     masks, problems = _index_folder(str(folder), "mask", mode.masks) if mode is not None else ({}, [])
     if mode is None or not masks:
@@ -122,8 +119,7 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
         stem = rule.stem(relative)
         if stem is None:
             continue
-        # The same name may be stored composed or decomposed (macOS); it is one name.
-        stem = unicodedata.normalize("NFC", stem)
+        stem = unicodedata.normalize("NFC", stem)  # macOS stores "é" as two code points
         if stem in files:
             remedy = f"keep one of them, or rename it and its partner: every {what} needs a name of its own"
             problems.append(
@@ -134,7 +130,9 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
     others = [relative for relative, _ in listed if rule.stem(relative) is None and _is_picture(relative)]
     if not files:
         found = f"no {what} files ({', '.join('*' + rule.stem_suffix + suffix for suffix in rule.suffixes)}) found"
-        problems.append(Problem(folder, found + _others_note(others), f"put the {what}s there", ProblemKind.FOLDER))
+        if others:
+            found += f", but {len(others)} files of other formats or names such as {others[0]}"
+        problems.append(Problem(folder, found, f"put the {what}s there", ProblemKind.FOLDER))
     elif others and not rule.stem_suffix:
         found = f"{len(others)} files of other formats are not used (such as {others[0]})"
         remedy = f"convert them to {' or '.join(rule.suffixes)} if they are {what}s"
@@ -146,12 +144,8 @@ def _is_picture(relative: str) -> bool:
     return relative.lower().endswith(_PICTURES)
 
 
-def _others_note(others: list[str]) -> str:
-    return f", but {len(others)} files of other formats or names such as {others[0]}" if others else ""
-
-
 def _missing_folder(folder: str) -> Problem:
-    """Name the first folder of the path that does not exist, and what there is instead of it."""
+    """Name the first folder of the path that does not exist, and the folders beside it."""
     missing, parent = folder, bf.dirname(folder)
     while parent and not is_folder(parent) and bf.dirname(parent) != parent:
         missing, parent = parent, bf.dirname(parent)
@@ -190,15 +184,14 @@ def _unpaired(
         return []
     unused = sorted(partners.keys() - files.keys())
     by_lower = {stem.lower(): stem for stem in unused}
-    # Only files that the rule passes over can be a partner in the wrong format.
-    listed = {rel.rpartition(".")[0]: rel for rel, _ in list_files(folder) if rule.stem(rel) is None}
+    other_format = {rel.rpartition(".")[0]: rel for rel, _ in list_files(folder) if rule.stem(rel) is None}
     problems = []
     for stem in lonely:
         expected = f"{stem}{rule.stem_suffix}{rule.suffixes[-1]}"
-        if stem in listed and _is_picture(listed[stem]):
-            lossy = listed[stem].lower().endswith((".jpg", ".jpeg"))
+        if _is_picture(other := other_format.get(stem, "")):
+            lossy = other.lower().endswith((".jpg", ".jpeg"))
             reason = "JPEG changes label values: export it" if lossy else "convert it"
-            remedy = f"{listed[stem]} is there, but {reason} as {expected}"
+            remedy = f"{other} is there, but {reason} as {expected}"
         elif (close := by_lower.get(stem.lower()) or _extended(stem, unused)) is not None:
             remedy = f"{partners[close]} is unpaired: rename it to {expected} if it is meant"
             explained.add(partners[close])

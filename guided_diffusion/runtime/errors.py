@@ -18,16 +18,17 @@ def one_line(text: str) -> str:
 
 
 class UserError(Exception):
-    """Something the user can mend: one line naming the file or key, what was found and what to do.
+    """A mistake that the user can correct: a line naming the file or key, what was found, and what to do.
 
-    The command line prints the message without a traceback and exits with code 2. Several findings
-    of one pass are reported together, a line each.
+    The command line prints it without a traceback and exits with code 2; findings of one pass are reported together.
     """
+
+    path = found = remedy = ""  # of an error made by `of`
 
     def __init__(self, message: str | Sequence[str], *, collective: bool = False, already_printed: bool = False):
         """Take one line, or one for each finding.
 
-        collective: every process of the run raises this, so that none has to be ended from outside.
+        collective: every process of the run raises this error, so the caller need not end the others.
         already_printed: another process prints it.
         """
         self.messages = tuple(one_line(line) for line in ((message,) if isinstance(message, str) else message))
@@ -35,22 +36,20 @@ class UserError(Exception):
         self.already_printed = already_printed
         super().__init__("\n".join(self.messages))
 
+    @classmethod
+    def of(cls, path: str | Path, found: str, remedy: str) -> Self:
+        """Return the error with the line `path: found; remedy`, and these three as fields; `path` may be a key."""
+        error = cls(f"{path}: {found}; {remedy}")
+        error.path, error.found, error.remedy = str(path), found, remedy
+        return error
+
 
 class ConfigError(UserError):
     """A key or value of the configuration that cannot be used."""
 
 
 class DataError(UserError):
-    """A dataset, image or mask that cannot be used; `of` keeps what its line says as fields, else they are empty."""
-
-    path = found = remedy = ""
-
-    @classmethod
-    def of(cls, path: str | Path, found: str, remedy: str) -> Self:
-        """Return the error that reads `path: found; remedy`."""
-        error = cls(f"{path}: {found}; {remedy}")
-        error.path, error.found, error.remedy = str(path), found, remedy
-        return error
+    """A dataset, image or mask that cannot be used."""
 
 
 class CheckpointError(UserError):
@@ -58,7 +57,7 @@ class CheckpointError(UserError):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived, and what was running has been saved; the exit code is 128 + `signal_number`."""
+    """SIGINT or SIGTERM arrived and the work was saved; the exit code is 128 + `signal_number`."""
 
     def __init__(self, signal_number: int, message: str):
         self.signal_number = signal_number

@@ -1,4 +1,4 @@
-"""What torchrun and mpiexec tell the processes that they start; needs no torch."""
+"""Ranks that torchrun and mpiexec give to the processes they start; imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RANKS = (
 
 
 def launched_as(environment: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
-    """Return (rank, number of processes, local rank) from what torchrun or mpiexec left in the environment."""
+    """Return (rank, number of processes, local rank) from the environment variables of torchrun or mpiexec."""
     for rank, size, local in _RANKS:
         if rank in environment and size in environment:
             return int(environment[rank]), int(environment[size]), int(environment.get(local, environment[rank]))

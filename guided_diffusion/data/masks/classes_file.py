@@ -3,7 +3,7 @@
     {"0": "background", "1": {"name": "scratch", "values": [128, 255], "color": [255, 0, 0]}, "ignore": {"value": 7}}
 
 A class is a name, or an object with `name`, `value` or `values`, `color` or `colors`. Without values, a class's value
-is its index; if classes have colors and none has values, colors alone say the class.
+is its index; if classes have colors and none has values, colors alone tell the class.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILE_NAME = "classes.json"
 
 @dataclass(frozen=True)
 class ClassesFile:
-    """The contents of a valid classes.json: for each class its values and its colors, either of them possibly none."""
+    """The contents of a valid classes.json; a class may have no values or no colors."""
 
     path: str
     names: tuple[str, ...]
@@ -43,10 +43,7 @@ class ClassesFile:
 
 
 def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem]]:
-    """Return the classes of `<data_dir>/classes.json`, None where there is no such file, and all mistakes of the file.
-
-    With any mistake the classes are None.
-    """
+    """Return the classes of `<data_dir>/classes.json`, None if there is no such file or it has mistakes; and these."""
     path = bf.join(str(data_dir), FILE_NAME)
     try:
         if not exists(path):
@@ -64,7 +61,7 @@ def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem
 
 
 def classes_text(encoding: LabelEncoding) -> str:
-    """Return the text of a classes.json from which a scan finds the classes of `encoding` again."""
+    """Return the text of a classes.json with the classes of `encoding`."""
     codes = {"values": encoding.values, "colors": encoding.colors}
     content: dict[str, Any] = {
         str(index): {"name": name, **{key: by_class[index] for key, by_class in codes.items() if by_class}}
@@ -78,6 +75,8 @@ def classes_text(encoding: LabelEncoding) -> str:
 
 _Value = Annotated[int, Field(ge=0, le=65535)]
 _Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3), AfterValidator(tuple)]
+
+
 def _has_text(name: str) -> bool:
     return bool(name.strip()) and name.isprintable()
 
@@ -88,7 +87,7 @@ _CODE_FORMS = {"value": "an integer in 0..65535", "color": "three integers in 0.
 
 
 class _Ignore(BaseModel):
-    """The entry `ignore`: the codes of ignored pixels, values or colors."""
+    """The entry `ignore`: values and colors of ignored pixels."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     form: ClassVar = '{"value": 255}'
@@ -99,28 +98,24 @@ class _Ignore(BaseModel):
     colors: list[_Color] = []
 
     def codes(self, kind: str) -> tuple[Any, ...]:
-        """Return all codes of a kind, "value" or "color"."""
+        """Return all values (kind "value") or colors (kind "color")."""
         return (*getattr(self, kind), *getattr(self, kind + "s"))
 
 
 class _Class(_Ignore):
-    """The entry of a class."""
-
     form: ClassVar = 'a name, or an object such as {"name": "scratch", "value": 255}'
 
-    name: Annotated[str, Predicate(_has_text), Field(max_length=MAX_NAME)] = Field(
-        "", validate_default=True
-    )
+    name: Annotated[str, Predicate(_has_text), Field(max_length=MAX_NAME)] = Field("", validate_default=True)
 
 
 _Entry = TypeVar("_Entry", bound=_Ignore)
 
 
 def _build(path: str, content: dict[str, Any], mistakes: list[Mistake]) -> ClassesFile | None:
-    """Check every entry and their agreement; what is returned is meaningless if there are mistakes."""
+    """Return the classes of a JSON object, adding its `mistakes`; with any, the result is not to be used."""
     keys = {key: re.fullmatch("0|[1-9][0-9]{0,19}", key) for key in content if key != "ignore"}
     remedy = "keys are '0', '1', ... and 'ignore', the names are the values"
-    mistakes += [(f"key {key!r} is no class index", remedy) for key, is_index in keys.items() if not is_index]
+    mistakes += [(f"key {key!r} is not a class index", remedy) for key, is_index in keys.items() if not is_index]
     indices = sorted(int(key) for key, is_index in keys.items() if is_index)
     if gap := _gap(indices):
         if indices or not mistakes:
@@ -141,7 +136,7 @@ def _build(path: str, content: dict[str, Any], mistakes: list[Mistake]) -> Class
 
 
 def _gap(indices: Sequence[int]) -> Mistake | None:
-    """Return what keeps sorted class indices from being 0, 1, 2, ..."""
+    """Return the first mistake in sorted class indices, None if they are 0, 1, 2, ..."""
     if not indices:
         return "no classes found", 'write an entry for each class, such as "0": "background"'
     last = indices[-1]
@@ -154,7 +149,7 @@ def _gap(indices: Sequence[int]) -> Mistake | None:
 
 
 def _read_entry(where: str, entry: Any, model: type[_Entry], mistakes: list[Mistake]) -> _Entry:
-    """Return an entry; if it has mistakes, without the keys that have them, so that the others are still compared."""
+    """Return an entry without its wrong keys, which are added to `mistakes`: the other keys are still checked."""
     if isinstance(entry, str) and model is _Class:
         entry = {"name": entry}
     try:
@@ -164,13 +159,13 @@ def _read_entry(where: str, entry: Any, model: type[_Entry], mistakes: list[Mist
     # A color with several wrong channels is one mistake.
     mistakes += dict.fromkeys(_mistake(where, entry, model, place) for place in places)
     wrong = {place[0] for place in places if place}
-    known = model.model_fields.keys() - wrong if isinstance(entry, dict) else ()
+    valid = entry.keys() & model.model_fields.keys() - wrong if isinstance(entry, dict) else ()
     stand_in = {"name": where} if model is _Class else {}
-    return model.model_validate(stand_in | {key: entry[key] for key in known if key in entry})
+    return model.model_validate(stand_in | {key: entry[key] for key in valid})
 
 
 def _mistake(where: str, entry: Any, model: type[_Ignore], place: tuple[int | str, ...]) -> Mistake:
-    """Return what was found at `place`, where pydantic refuses an entry, and what to do."""
+    """Return the mistake at `place`, which pydantic refuses."""
     if not place:
         return f"{where} is {json.dumps(entry)[:60]}", f"write {model.form}"
     key = str(place[0])
@@ -186,16 +181,14 @@ def _mistake(where: str, entry: Any, model: type[_Ignore], place: tuple[int | st
     single, found = key.removesuffix("s"), entry[key]
     if key != single:
         if not isinstance(found, list) or (single == "color" and all(type(item) is int for item in found)):
-            return (
-                f"{where} has {key} {json.dumps(found)[:60]}",
-                f"write a list of them, or {single!r} for a single one",
-            )
+            remedy = f"write a list of them, or {single!r} for a single one"
+            return f"{where} has {key} {json.dumps(found)[:60]}", remedy
         found = found[int(place[1])]
     return f"{where} has the {single} {json.dumps(found)[:60]}", f"a {single} is {_CODE_FORMS[single]}"
 
 
 def _ambiguous(kind: str, groups: Sequence[Sequence[Any]]) -> Iterator[Mistake]:
-    """Yield every value or color that more than one entry has, the last group being `ignore`."""
+    """Yield every value or color that more than one group has; the last group is `ignore`."""
     owners: dict[Any, str] = {}
     for index, group in enumerate(groups):
         where = f"class {index}" if index < len(groups) - 1 else "ignore"

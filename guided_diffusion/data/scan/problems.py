@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, as data: found, collected and only then reported."""
+"""What is wrong with a dataset: findings that are collected and reported together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PARTICULAR = re.compile(r"\S*[/\\]\S*|\S*\.(?:png|jpe?g)\b|\d+")  # paths, file
 
 
 class ProblemKind(Enum):
-    """What a finding is about; the value stands before the number of those that are not shown."""
+    """What a finding is about; the value is printed before the number of findings that are not shown."""
 
     FOLDER = "folder"
     DUPLICATE = "duplicate"
@@ -41,7 +41,7 @@ class ProblemKind(Enum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: the file, folder or key, what was found there and what to do; `kind` groups alike findings."""
+    """One finding: a file, folder or key, what was found there, what to do; not `fatal` ones are warnings."""
 
     path: str
     found: str
@@ -51,7 +51,7 @@ class Problem:
 
     @classmethod
     def of(cls, error: DataError, kind: Enum) -> Problem:
-        """Return an error that has fields (`DataError.of`) as a finding."""
+        """Return an error made by `DataError.of` as a finding."""
         assert error.path, "an error without fields"
         return cls(error.path, error.found, error.remedy, kind)
 

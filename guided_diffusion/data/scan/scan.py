@@ -1,20 +1,21 @@
-"""The scan before anything is trained: every file is opened, every mistake collected, the classes counted."""
+"""The scan before training: opens every file, collects every mistake, counts the classes."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from guided_diffusion.data.datasets import image_tensor, size_mismatch
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.datasets import check_sizes, image_tensor
 from guided_diffusion.data.files import open_image, open_mask
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
@@ -25,13 +26,12 @@ from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport, SizeStats
 from guided_diffusion.runtime.errors import DataError
 
-# A smoothed RGB mask has any number of colors; more than these say nothing new.
-_KEPT_CODES = 4096
+_KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
 _MUCH_BACKGROUND = 0.5
 _DARK_16_BIT = 16384
 _AS_IN_TRAINING = (
-    "what masks mean was fixed by the training masks: write these in the same values as those (in sampling, "
-    "ignore_label names one of no class)"
+    "use the values of the training masks, which fixed what values mean (in sampling, ignore_label adds a value of "
+    "ignored pixels)"
 )
 
 _Entry = TypeVar("_Entry", Pair, MaskEntry)
@@ -39,13 +39,13 @@ _Entry = TypeVar("_Entry", Pair, MaskEntry)
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is kept of one pair; None where a file could not be used."""
+    """What the scan learned of one pair, or of a mask alone."""
 
-    mask: MaskFacts | None
-    size: tuple[int, int] | None
-    image_mode: str
-    brightest: int  # of a 16-bit image, else 65535
-    problems: tuple[Problem, ...]
+    problems: list[Problem]
+    mask: MaskFacts | None = None  # None where the file cannot be used
+    size: Size | None = None  # of the mask
+    image_mode: str = ""
+    brightest: int = 65535  # of a 16-bit image
 
 
 def scan_dataset(
@@ -61,11 +61,10 @@ def scan_dataset(
     with_instances: bool = True,
     progress: bool = True,
 ) -> ScanReport:
-    """Open every pair of a split and return what was found, mistakes included; nothing is raised for those.
+    """Open every pair of a split; mistakes are not raised but reported.
 
     batch_size: over all processes; a smaller dataset gets a warning.
-    encoding: hold the masks against this one (a checkpoint's, another split's) instead of finding it.
-    with_instances: open instance maps too, where the mode has them; without they need not be there.
+    encoding: check the masks against this one (of a checkpoint or another split) instead of inferring one.
     """
     remedy = _AS_IN_TRAINING if encoding is not None else None
     if encoding is None and mode.num_classes is not None and not mode.binary:
@@ -87,7 +86,7 @@ def scan_dataset(
     if batch_size is not None and 0 < len(pairs) < batch_size:
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
         advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
-        problems.append(_warning(str(data_dir), found, advice, ProblemKind.SHORT_BATCH))
+        problems.append(Problem(str(data_dir), found, advice, ProblemKind.SHORT_BATCH, fatal=False))
     return _report(pairs, facts, encoding, problems, remedy)
 
 
@@ -99,10 +98,9 @@ def scan_masks(
     with_instances: bool = False,
     progress: bool = True,
 ) -> ScanReport:
-    """Open every mask below a folder and hold its values against `encoding`; the report's pairs are MaskEntry.
+    """Open every mask below a folder and check its values against `encoding`; the report's pairs are MaskEntry.
 
-    mode: names the masks, where the folder is one of its own; without it every PNG is a mask.
-    with_instances: open the instance maps beside the masks too, where the mode has them there.
+    mode, with_instances: see `index_masks`.
     """
     entries, problems = index_masks(folder, mode, with_instances=with_instances)
     facts = _in_threads(_scan_mask, entries, "scanning masks", progress)
@@ -113,103 +111,86 @@ def scan_masks(
 def _in_threads(
     work: Callable[[_Entry], _Facts], entries: Sequence[_Entry], description: str, progress: bool
 ) -> list[_Facts]:
-    """Return `work` of every entry, in their order; an interrupt does not wait for what is left."""
+    """Return `work` of every entry, in order; an interrupt cancels what has not begun."""
     executor = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
     try:
         futures = [executor.submit(work, entry) for entry in entries]
-        bar = tqdm(as_completed(futures), total=len(futures), desc=description, unit="file", disable=not progress)
-        for future in bar:
+        for future in tqdm(
+            as_completed(futures), total=len(futures), desc=description, unit="file", disable=not progress
+        ):
             future.result()
         return [future.result() for future in futures]
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
-    """Open image, mask and instance map of a pair and compare their sizes (upright, as EXIF says)."""
-    problems: list[Problem] = []
-    mask_facts = _scan_mask(MaskEntry(pair.stem, pair.mask, pair.instance))
-    problems += mask_facts.problems
-    image: Image.Image | None = None
-    brightest = 65535
+@contextmanager
+def _collecting(problems: list[Problem], kind: ProblemKind) -> Iterator[None]:
+    """Add a DataError of the block to `problems`."""
     try:
+        yield
+    except DataError as error:
+        problems.append(Problem.of(error, kind))
+
+
+def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
+    """Open image, mask and instance map of a pair and compare their sizes (EXIF orientation applied)."""
+    facts = _scan_mask(MaskEntry(pair.stem, pair.mask, pair.instance))
+    problems = facts.problems
+    with _collecting(problems, ProblemKind.UNREADABLE):
         image = open_image(pair.image)
+        facts = replace(facts, image_mode=image.mode)
+        if facts.size is not None:
+            with _collecting(problems, ProblemKind.SIZES):
+                check_sizes(pair.image, image.size[::-1], pair.mask, facts.size)
         image_tensor(image, channels, pair.image)
         if image.mode.startswith("I"):
-            brightest = int(np.asarray(image).max())
-    except DataError as error:
-        problems.append(Problem.of(error, ProblemKind.UNREADABLE))
-    if image is not None and mask_facts.size is not None and image.size[::-1] != mask_facts.size:
-        problems.append(_size_problem(pair.image, image.size[::-1], pair.mask, mask_facts.size))
-    mode = image.mode if image is not None else ""
-    return _Facts(mask_facts.mask, mask_facts.size, mode, brightest, tuple(problems))
+            facts = replace(facts, brightest=int(np.asarray(image).max()))
+    return facts
 
 
 def _scan_mask(entry: MaskEntry) -> _Facts:
-    """Count the codes of a mask; its instance map, if any, must be readable and of the same size."""
-    try:
-        image = open_mask(entry.mask)
-        facts = _count_codes(entry.mask, raw_mask(image, entry.mask))
-    except DataError as error:
-        return _Facts(None, None, "", 65535, (Problem.of(error, ProblemKind.UNREADABLE),))
-    size = image.size[::-1]
+    """Count the codes of a mask; check that its instance map, if any, is readable and of the same size."""
     problems: list[Problem] = []
-    if entry.instance is not None:
-        try:
+    facts = _Facts(problems)
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        raw = raw_mask(open_mask(entry.mask), entry.mask)
+        height, width = raw.values.shape
+        facts = _Facts(problems, _count_codes(entry.mask, raw), (height, width))
+        if entry.instance is not None:
             instance = raw_mask(open_mask(entry.instance), entry.instance)
-            if instance.values.shape != size:
-                problems.append(_size_problem(entry.mask, size, entry.instance, instance.values.shape))
-        except DataError as error:
-            problems.append(Problem.of(error, ProblemKind.UNREADABLE))
-    return _Facts(facts, size, "", 65535, tuple(problems))
+            with _collecting(problems, ProblemKind.SIZES):
+                check_sizes(entry.mask, (height, width), entry.instance, instance.values.shape)
+    return facts
 
 
 def _count_codes(path: str, raw: RawMask) -> MaskFacts:
     """Return the distinct codes of a mask and how many pixels have each."""
-    if raw.kind == "rgb":
-        codes, counts = np.unique(raw.values, return_counts=True)
-        kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_CODES])
+    codes, counts = np.unique(raw.values, return_counts=True)
+    if len(codes) > _KEPT_COLORS and raw.kind == "rgb":
+        kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_COLORS])
         codes, counts = codes[kept], counts[kept]
-    else:
-        every = np.bincount(raw.values.reshape(-1))
-        codes = np.flatnonzero(every)
-        counts, codes = every[codes], codes.astype(raw.values.dtype)
     return MaskFacts(path, RawMask(raw.kind, codes, raw.palette), counts)
 
 
-def _size_problem(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> Problem:
-    remedy = "scale or crop one to the other's size (masks by nearest neighbor)"
-    return Problem(path, size_mismatch(size, other_path, other_size), remedy, ProblemKind.SIZES)
-
-
-def _warning(path: str, found: str, remedy: str, kind: ProblemKind) -> Problem:
-    return Problem(path, found, remedy, kind, fatal=False)
-
-
 def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
-    """Return warnings about what happens to the images' colors and depth."""
+    """Return warnings about colors and depth of the images."""
     modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
     gray = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA") or mode.startswith("I"))
     problems = []
     if channels == 3 and modes and gray == modes.total():
         remedy = "set image_channels to 1 to train a smaller, faster model"
-        problems.append(_warning("image_channels", "3, but all images are gray", remedy, ProblemKind.IMAGE_COLORS))
+        problems.append(("image_channels", "3, but all images are gray", remedy, ProblemKind.IMAGE_COLORS))
     if channels == 1 and gray < modes.total():
         found = f"1, but {modes.total() - gray} of {modes.total()} images have colors"
-        problems.append(
-            _warning(
-                "image_channels", found, "they are turned gray; set it to 3 to keep them", ProblemKind.IMAGE_COLORS
-            )
-        )
+        remedy = "they are turned gray; set it to 3 to keep the colors"
+        problems.append(("image_channels", found, remedy, ProblemKind.IMAGE_COLORS))
     brightest = [fact.brightest for fact in facts if fact.image_mode.startswith("I")]
     if brightest and max(brightest) < _DARK_16_BIT:
         found = f"16-bit images use values up to {max(brightest)} of 65535, so they are almost black"
-        problems.append(
-            _warning(
-                "images", found, "stretch them to the full range, or save them with 8 bits", ProblemKind.IMAGE_DEPTH
-            )
-        )
-    return problems
+        remedy = "stretch them to the full range, or save them with 8 bits"
+        problems.append(("images", found, remedy, ProblemKind.IMAGE_DEPTH))
+    return [Problem(*problem, fatal=False) for problem in problems]
 
 
 def _report(
@@ -219,22 +200,19 @@ def _report(
     problems: list[Problem],
     remedy: str | None,
 ) -> ScanReport:
-    """Hold the masks against the encoding, count classes and sizes.
+    """Check the masks against the encoding, count classes and sizes.
 
-    remedy: for codes that stand for no class; None judges by the codes what the mistake is.
+    remedy: for codes of unknown meaning; None guesses from the codes what the mistake is.
     """
     masks = [fact.mask for fact in facts if fact.mask is not None]
-    classes: tuple[ClassStats, ...] = ()
+    classes: list[ClassStats] = []
     ignored_share, all_background = 0.0, 0
     if encoding is not None and masks:
         problems += _unexpected_codes(masks, encoding, remedy)
         pixels, images, all_background = _count_classes(masks, encoding)
-        total = max(1, int(pixels.sum()))
-        classes = tuple(
-            ClassStats(name, int(count) / total, int(having))
-            for name, count, having in zip(encoding.names, pixels[:-1], images[:-1], strict=True)
-        )
-        ignored_share = int(pixels[-1]) / total
+        *shares, ignored_share = (pixels / max(1, pixels.sum())).tolist()
+        counts = zip(encoding.names, shares, images[:-1].tolist(), strict=True)
+        classes = [ClassStats(name, share, having) for name, share, having in counts]
         problems += _class_warnings(classes, all_background, len(masks))
     sizes = [fact.size for fact in facts if fact.size is not None]
     modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
@@ -242,7 +220,7 @@ def _report(
         tuple(entries),
         encoding,
         tuple(problems),
-        classes,
+        tuple(classes),
         ignored_share,
         all_background,
         SizeStats.of(sizes) if sizes else None,
@@ -251,7 +229,7 @@ def _report(
 
 
 def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remedy: str | None) -> list[Problem]:
-    """Return a problem for each mask with codes that stand for no class; a remedy not given is judged on all masks."""
+    """Return a problem for each mask with codes of unknown meaning; without a `remedy` it is guessed from all masks."""
     present = present_values(masks)
     problems = []
     for mask in masks:
@@ -259,8 +237,8 @@ def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remed
         if not unexpected.size:
             continue
         seen = mask.raw.values if mask.raw.kind == "rgb" else present
-        found, judged = encoding.explain(mask.raw.kind, unexpected, seen)
-        problems.append(Problem(mask.path, found, remedy or judged, ProblemKind.UNKNOWN_VALUES))
+        found, guess = encoding.explain(mask.raw.kind, unexpected, seen)
+        problems.append(Problem(mask.path, found, remedy or guess, ProblemKind.UNKNOWN_VALUES))
     return problems
 
 
@@ -269,10 +247,10 @@ def _count_classes(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> tuple
     pixels, images = (np.zeros(encoding.num_classes + 1, np.int64) for _ in range(2))
     all_background = 0
     for mask in masks:
-        found = encoding.lookup(mask.raw)
-        known = found >= 0
-        np.add.at(pixels, found[known], mask.counts[known])
-        present = np.unique(found[known])
+        label = encoding.lookup(mask.raw)
+        known = label >= 0
+        np.add.at(pixels, label[known], mask.counts[known])
+        present = np.unique(label[known])
         images[present] += 1
         all_background += bool(known.all() and np.isin(present, (0, encoding.num_classes)).all())
     return pixels, images, all_background
@@ -283,13 +261,10 @@ def _class_warnings(classes: Sequence[ClassStats], all_background: int, masks: i
     for index, stats in enumerate(classes):
         if not stats.images:
             remedy = "the model cannot learn it; add masks that have it, or check how the values map to classes"
-            if index == 0:
-                remedy += " (labels may start at 1)"
-            problems.append(
-                _warning(f"class {index}", f"{stats.name!r} is in no mask", remedy, ProblemKind.EMPTY_CLASS)
-            )
+            remedy += " (labels may start at 1)" if index == 0 else ""
+            problems.append((f"class {index}", f"{stats.name!r} is in no mask", remedy, ProblemKind.EMPTY_CLASS))
     if len(classes) > 1 and all_background > _MUCH_BACKGROUND * masks:
         found = f"{all_background} of {masks} masks are all {classes[0].name!r}"
         remedy = "the model sees the other classes rarely; leave some of these pairs out"
-        problems.append(_warning("masks", found, remedy, ProblemKind.BACKGROUND))
-    return problems
+        problems.append(("masks", found, remedy, ProblemKind.BACKGROUND))
+    return [Problem(*problem, fatal=False) for problem in problems]
