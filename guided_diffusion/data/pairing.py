@@ -168,14 +168,14 @@ def _unpaired(
     kind: ProblemKind, what: str, files: Mapping[str, str], partners: Mapping[str, str], folder: str, rule: FileRule
 ) -> list[Problem]:
     """Return a problem for each of `files` without a partner, naming the file that is probably meant."""
-    lonely = sorted(files.keys() - partners.keys())
-    if not lonely:
+    unpaired = sorted(files.keys() - partners.keys())
+    if not unpaired:
         return []
     unused = sorted(partners.keys() - files.keys())
     by_lower = {stem.lower(): stem for stem in unused}
     other_format = {rel.rpartition(".")[0]: rel for rel, _ in list_files(folder) if rule.stem(rel) is None}
     problems = []
-    for stem in lonely:
+    for stem in unpaired:
         expected = f"{stem}{rule.stem_suffix}{rule.suffixes[-1]}"
         if _is_picture(other := other_format.get(stem, "")):
             lossy = other.lower().endswith((".jpg", ".jpeg"))

@@ -77,11 +77,11 @@ def scan_dataset(
     problems += [problem for fact in facts for problem in fact.problems]
     masks = [fact.mask for fact in facts if fact.mask is not None]
     if encoding is None:
-        classes, found = read_classes(data_dir)
-        problems += found
-        if masks and not found:
-            encoding, found = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
-            problems += found
+        classes, mistakes = read_classes(data_dir)
+        problems += mistakes
+        if masks and not mistakes:
+            encoding, undetermined = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
+            problems += undetermined
     problems += _image_warnings(facts, image_channels)
     if batch_size is not None and 0 < len(pairs) < batch_size:
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
