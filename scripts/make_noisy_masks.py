@@ -199,8 +199,7 @@ def _announce_value(encoding: LabelEncoding) -> None:
 
 def _refuse_no_change(arguments: argparse.Namespace, report: ScanReport) -> None:
     """Raise ConfigError where downsampling would leave every mask as it is."""
-    assert report.sizes is not None
-    largest = max(arguments.image_size or report.sizes.largest)
+    largest = max(arguments.image_size or map(max, report.sizes))
     if arguments.kind == "downsample" and largest <= arguments.size:
         raise ConfigError(
             f"--size: is {arguments.size}, but no mask is larger than {largest} pixels; choose a smaller one"

@@ -57,17 +57,17 @@ class SemanticMap:
 
     def drop(self, dropped: Tensor) -> SemanticMap:
         """Turn the maps of `dropped` ([N] booleans) into null maps, edges included."""
-        gone = dropped.to(self.device).view(-1, 1, 1)
+        nulled = dropped.to(self.device).view(-1, 1, 1)
         return replace(
             self,
-            label=self.label.masked_fill(gone, self.num_classes),
-            edge=None if self.edge is None else self.edge & ~gone,
+            label=self.label.masked_fill(nulled, self.num_classes),
+            edge=None if self.edge is None else self.edge & ~nulled,
         )
 
     def without(self, classes: Sequence[int]) -> SemanticMap:
         """Turn the pixels of `classes` into null pixels; edges stay."""
-        gone = torch.isin(self.label.long(), torch.tensor(classes, dtype=torch.int64, device=self.device))
-        return replace(self, label=self.label.masked_fill(gone, self.num_classes))
+        nulled = torch.isin(self.label.long(), torch.tensor(classes, dtype=torch.int64, device=self.device))
+        return replace(self, label=self.label.masked_fill(nulled, self.num_classes))
 
     def null(self) -> SemanticMap:
         return self.drop(torch.ones(len(self), dtype=torch.bool))

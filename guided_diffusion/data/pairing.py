@@ -179,14 +179,14 @@ def _unpaired(
 
     explained: files that an earlier problem has named as the one probably meant; the files named here are added.
     """
-    lonely = sorted(stem for stem in files.keys() - partners.keys() if files[stem] not in explained)
-    if not lonely:
+    unpaired = sorted(stem for stem in files.keys() - partners.keys() if files[stem] not in explained)
+    if not unpaired:
         return []
     unused = sorted(partners.keys() - files.keys())
     by_lower = {stem.lower(): stem for stem in unused}
     other_format = {rel.rpartition(".")[0]: rel for rel, _ in list_files(folder) if rule.stem(rel) is None}
     problems = []
-    for stem in lonely:
+    for stem in unpaired:
         expected = f"{stem}{rule.stem_suffix}{rule.suffixes[-1]}"
         if _is_picture(other := other_format.get(stem, "")):
             lossy = other.lower().endswith((".jpg", ".jpeg"))

@@ -86,8 +86,8 @@ def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels:
             break
     mode = get_mode(LAYOUT)
     report = scan_dataset(folder.parent, mode, folder.name, image_channels=image_channels, encoding=encoding)
-    lonely = (ProblemKind.IMAGE_WITHOUT_MASK, ProblemKind.MASK_WITHOUT_IMAGE)
-    unpaired = [problem for problem in report.fatal if problem.kind in lonely]
+    without_partner = (ProblemKind.IMAGE_WITHOUT_MASK, ProblemKind.MASK_WITHOUT_IMAGE)
+    unpaired = [problem for problem in report.fatal if problem.kind in without_partner]
     if unpaired and not report.pairs:
         found = f"no image has a mask of its name ({Path(unpaired[0].path).name}, for one, has none)"
         raise DataError.of(folder, found, "give a folder whose images/ and masks/ have the same names")

@@ -183,4 +183,4 @@ def test_check_holds_the_test_masks_against_the_training_masks(lemons, tmp_path,
     (data / "classes.json").unlink()
     code, shown, _ = isdm("check", data_dir=str(data), dataset_mode="binary", output_dir=str(tmp_path / "check"))
     assert code == 2
-    assert "was fixed by the training masks" in shown
+    assert "values of the training masks" in shown

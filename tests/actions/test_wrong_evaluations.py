@@ -222,7 +222,7 @@ def test_a_damaged_or_foreign_manifest(refused, copied):
     _, samples = copied
     (samples / "manifest.jsonl").write_text('{"name": "x"}\n')
     (line,) = refused(synthetic_dir=str(samples))
-    assert "is no manifest of samples, or damaged" in line
+    assert "manifest.jsonl: not a manifest" in line
     outside = {"index": 0, "image": "../x.png", "mask": "masks/x.png", "source_mask": "", "source_digest": ""}
     (samples / "manifest.jsonl").write_text(json.dumps(outside) + "\n")
     (line,) = refused(synthetic_dir=str(samples))

@@ -22,6 +22,7 @@ from annotated_types import Predicate
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from guided_diffusion.data.files import exists, read_bytes
+from guided_diffusion.data.masks.advice import describe_values
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
@@ -82,8 +83,13 @@ def _has_text(name: str) -> bool:
 
 
 _ONE = BeforeValidator(lambda code: [code])
-MAX_NAME = 100
-_CODE_FORMS = {"value": "an integer in 0..65535", "color": "three integers in 0..255"}
+_FORMS = {
+    "name": f'give it text of at most {MAX_NAME} printable characters, such as "name": "scratch"',
+    "value": "a value is an integer in 0..65535",
+    "values": "write a list of integers in 0..65535, or 'value' for a single one",
+    "color": "a color is three integers in 0..255",
+    "colors": "write a list of colors (three integers in 0..255 each), or 'color' for a single one",
+}
 
 
 class _Ignore(BaseModel):
@@ -113,13 +119,14 @@ _Entry = TypeVar("_Entry", bound=_Ignore)
 
 def _build(path: str, content: dict[str, Any], mistakes: list[Mistake]) -> ClassesFile | None:
     """Return the classes of a JSON object, adding its `mistakes`; with any, the result is not to be used."""
-    keys = {key: re.fullmatch("0|[1-9][0-9]{0,19}", key) for key in content if key != "ignore"}
+    keys = {key: re.fullmatch("0|[1-9][0-9]{0,17}", key) for key in content if key != "ignore"}
     remedy = "keys are '0', '1', ... and 'ignore', the names are the values"
     mistakes += [(f"key {key!r} is not a class index", remedy) for key, is_index in keys.items() if not is_index]
     indices = sorted(int(key) for key, is_index in keys.items() if is_index)
-    if gap := _gap(indices):
+    if not indices or indices[-1] >= min(len(indices), MAX_CLASSES):
         if indices or not mistakes:
-            mistakes.append(gap)
+            found = f"classes {describe_values(indices)} found" if indices else "no classes found"
+            mistakes.append((found, f"number the classes 0, 1, 2, ... without gaps, at most {MAX_CLASSES}"))
         return None
     classes = [_read_entry(f"class {index}", content[str(index)], _Class, mistakes) for index in indices]
     ignore = _read_entry("ignore", content.get("ignore", {}), _Ignore, mistakes)
@@ -133,19 +140,6 @@ def _build(path: str, content: dict[str, Any], mistakes: list[Mistake]) -> Class
         found = f"class {colors.index(())} has no color though others have"
         mistakes.append((found, "give every class a color, or values as well"))
     return ClassesFile(path, names, values, colors, ignore.codes("value"), ignore.codes("color"))
-
-
-def _gap(indices: Sequence[int]) -> Mistake | None:
-    """Return the first mistake in sorted class indices, None if they are 0, 1, 2, ..."""
-    if not indices:
-        return "no classes found", 'write an entry for each class, such as "0": "background"'
-    last = indices[-1]
-    if last > MAX_CLASSES:
-        return f"class {last} found", f"number at most {MAX_CLASSES} classes 0, 1, 2, ... without gaps"
-    missing = ", ".join(str(index) for index in sorted({*range(last)} - {*indices})[:8])
-    if missing:
-        return f"classes go up to {last}, but {missing} is missing", "number the classes 0, 1, 2, ... without gaps"
-    return None
 
 
 def _read_entry(where: str, entry: Any, model: type[_Entry], mistakes: list[Mistake]) -> _Entry:
@@ -173,18 +167,10 @@ def _mistake(where: str, entry: Any, model: type[_Ignore], place: tuple[int | st
         nearest = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(model.model_fields)}"
         return f"{where} has the unknown key {key!r}", hint
-    if key == "name" and str(entry.get("name", "")).strip():
-        shown = json.dumps(entry["name"])[:60]
-        return f"{where} has the name {shown}", f"a name is text of at most {MAX_NAME} printable characters"
-    if key == "name":
-        return f"{where} has no name", 'give it one: "name": "scratch"'
-    single, found = key.removesuffix("s"), entry[key]
-    if key != single:
-        if not isinstance(found, list) or (single == "color" and all(type(item) is int for item in found)):
-            remedy = f"write a list of them, or {single!r} for a single one"
-            return f"{where} has {key} {json.dumps(found)[:60]}", remedy
+    found = entry.get(key, "")
+    if key in ("values", "colors") and len(place) > 1:
         found = found[int(place[1])]
-    return f"{where} has the {single} {json.dumps(found)[:60]}", f"a {single} is {_CODE_FORMS[single]}"
+    return f"{where} has the {key} {json.dumps(found)[:60]}", _FORMS[key]
 
 
 def _ambiguous(kind: str, groups: Sequence[Sequence[Any]]) -> Iterator[Mistake]:

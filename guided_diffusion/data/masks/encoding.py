@@ -279,11 +279,11 @@ def _sorted_table(groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarr
 
 def _match(codes: np.ndarray, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Return the class of each code, -1 for codes that are not in the table."""
-    known, classes = table
+    sorted_codes, classes = table
     if codes.dtype == np.uint8 and codes.size > 256:
         return _match(np.arange(256), table)[codes]
-    position = np.searchsorted(known, codes).clip(max=len(known) - 1)
-    return np.where(known[position] == codes, classes[position], np.int32(-1))
+    position = np.searchsorted(sorted_codes, codes).clip(max=len(sorted_codes) - 1)
+    return np.where(sorted_codes[position] == codes, classes[position], np.int32(-1))
 
 
 def _as_tuples(value: Any) -> Any:

@@ -23,22 +23,6 @@ class ClassStats:
 
 
 @dataclass(frozen=True)
-class SizeStats:
-    """Sizes (height, width): smallest and largest of each side, and the commonest."""
-
-    smallest: Size
-    largest: Size
-    commonest: Size
-    commonest_count: int
-
-    @classmethod
-    def of(cls, sizes: Sequence[Size]) -> SizeStats:
-        heights, widths = zip(*sizes, strict=True)
-        ((commonest, count),) = Counter(sizes).most_common(1)
-        return cls((min(heights), min(widths)), (max(heights), max(widths)), commonest, count)
-
-
-@dataclass(frozen=True)
 class ScanReport:
     """The pairs of a split (or masks alone), their encoding and everything that is wrong with them."""
 
@@ -48,8 +32,8 @@ class ScanReport:
     classes: tuple[ClassStats, ...] = ()
     ignored_share: float = 0.0  # of all pixels, 0..1
     all_background: int = 0  # masks that have only class 0 and ignored pixels
-    sizes: SizeStats | None = None  # of the masks
-    image_modes: dict[str, int] | None = None  # PIL mode -> number of image files
+    sizes: tuple[Size, ...] = ()  # of the masks
+    image_modes: tuple[str, ...] = ()  # PIL modes of the images
 
     @property
     def fatal(self) -> tuple[Problem, ...]:
@@ -95,15 +79,16 @@ class ScanReport:
 
     def _picture_lines(self) -> list[str]:
         lines = []
-        if self.sizes is not None:
-            (height, width), count = self.sizes.commonest, self.sizes.commonest_count
+        if self.sizes:
+            heights, widths = zip(*self.sizes, strict=True)
+            (((height, width), count),) = Counter(self.sizes).most_common(1)
             noun = "masks" if self.pairs and isinstance(self.pairs[0], MaskEntry) else "pairs"
             lines.append(
-                f"{len(self.pairs)} {noun}, width {_span(self.sizes, 1)}, height {_span(self.sizes, 0)} pixels; "
+                f"{len(self.pairs)} {noun}, width {_span(widths)}, height {_span(heights)} pixels; "
                 f"commonest {width}x{height} ({count})"
             )
         if self.image_modes:
-            modes = ", ".join(f"{mode} ({count})" for mode, count in self.image_modes.items())
+            modes = ", ".join(f"{mode} ({count})" for mode, count in Counter(self.image_modes).most_common())
             lines.append(f"image formats: {modes}")
         if self.encoding is not None and self.classes:
             share = _percent(self.all_background / len(self.pairs))
@@ -117,6 +102,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def _span(sizes: SizeStats, side: int) -> str:
-    low, high = sizes.smallest[side], sizes.largest[side]
+def _span(lengths: Sequence[int]) -> str:
+    low, high = min(lengths), max(lengths)
     return str(low) if low == high else f"{low} to {high}"

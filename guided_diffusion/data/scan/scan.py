@@ -23,7 +23,7 @@ from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
-from guided_diffusion.data.scan.report import ClassStats, ScanReport, SizeStats
+from guided_diffusion.data.scan.report import ClassStats, ScanReport
 from guided_diffusion.runtime.errors import DataError
 
 _KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
@@ -77,11 +77,11 @@ def scan_dataset(
     problems += [problem for fact in facts for problem in fact.problems]
     masks = [fact.mask for fact in facts if fact.mask is not None]
     if encoding is None:
-        classes, found = read_classes(data_dir)
-        problems += found
-        if masks and not found:
-            encoding, found = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
-            problems += found
+        classes, mistakes = read_classes(data_dir)
+        problems += mistakes
+        if masks and not mistakes:
+            encoding, undetermined = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
+            problems += undetermined
     problems += _image_warnings(facts, image_channels)
     if batch_size is not None and 0 < len(pairs) < batch_size:
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
@@ -214,8 +214,6 @@ def _report(
         counts = zip(encoding.names, shares, images[:-1].tolist(), strict=True)
         classes = [ClassStats(name, share, having) for name, share, having in counts]
         problems += _class_warnings(classes, all_background, len(masks))
-    sizes = [fact.size for fact in facts if fact.size is not None]
-    modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
     return ScanReport(
         tuple(entries),
         encoding,
@@ -223,8 +221,8 @@ def _report(
         tuple(classes),
         ignored_share,
         all_background,
-        SizeStats.of(sizes) if sizes else None,
-        dict(modes.most_common()),
+        tuple(fact.size for fact in facts if fact.size is not None),
+        tuple(fact.image_mode for fact in facts if fact.image_mode),
     )
 
 

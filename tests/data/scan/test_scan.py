@@ -53,7 +53,7 @@ def test_a_sound_dataset(build):
     assert sum(stats.pixel_share for stats in report.classes) == pytest.approx(1)
     assert report.classes[2].pixel_share == pytest.approx(1 / 144)
     assert report.all_background == 1
-    assert report.image_modes == {"RGB": 3}
+    assert report.image_modes == ("RGB",) * 3
     table = report.table()
     assert "1 hole" in table
     assert "0.69 %" in table
