@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
@@ -63,9 +63,7 @@ def run(config: SampleConfig) -> int:
         trained = trained.replaced(num_classes=encoding.num_classes)
         _warn_if_never_dropped(config, checkpoint, world)
         # Built before anything is written, so that a mistake in the options leaves nothing behind.
-        nulled = classes_to_null(
-            config.sampled_labels.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names
-        )
+        nulled = classes_to_null(config.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names)
         pipeline = pipeline_of_checkpoint(
             checkpoint,
             trained,
@@ -73,9 +71,9 @@ def run(config: SampleConfig) -> int:
             weights=config.weights.weights,
             device=world.device,
             precision=config.precision.precision,
-            eta_path=config.sampled_labels.eta_path,
+            eta_path=config.eta_path,
         )
-        sampling = pipeline.begin(config.sampler, extrapolation=config.sampled_labels.extrapolation)
+        sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
         label_diffusion = trained.label_diffusion.cond_diffuse
         compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
         plan = plan_samples(sources, config.num_samples, config.seed)
@@ -114,7 +112,7 @@ def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_step
     What is off is None where the key was added later, as it is for folders that were begun before.
     """
     sampler, labels = config.sampler, trained.label_diffusion
-    eta_path = config.sampled_labels.eta_path
+    eta_path = config.eta_path
     return SampleSettings(
         run_seed=config.seed,
         sampler=sampler.sampler,
@@ -125,11 +123,11 @@ def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_step
         guidance_interval=list(sampler.guidance_interval) if sampler.guidance_interval else None,
         clip_denoised=sampler.clip_denoised,
         dynamic_threshold=sampler.dynamic_threshold,
-        extrapolation=config.sampled_labels.extrapolation,
+        extrapolation=config.extrapolation,
         cond_diffuse=labels.cond_diffuse or None,
         cond_opt=labels.cond_opt if labels.cond_diffuse else None,
         eta_path=digest(Path(eta_path)) if eta_path else None,
-        unlabeled_to_zero=config.sampled_labels.unlabeled_to_zero or None,
+        unlabeled_to_zero=config.unlabeled_to_zero or None,
         weights=config.weights.weights,
         augment_masks=config.augment_masks,
         precision=config.precision.precision,

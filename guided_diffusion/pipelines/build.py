@@ -8,10 +8,10 @@ import torch
 from pydantic import ValidationError
 
 from guided_diffusion.config.finetune import FinetuneConfig
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.pipeline import LoadConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.class_statistics import eta_from_statistics, load_eta
 from guided_diffusion.data.modes import UNLABELED, DatasetMode, get_mode
 from guided_diffusion.data.options import EtaOptions

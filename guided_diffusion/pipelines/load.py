@@ -10,9 +10,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from guided_diffusion.config.load import read_config
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.pipeline import LoadConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.diffusion.guidance import ConditionedModel
 from guided_diffusion.models.compilation import compile_network, wants_compiling

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions

@@ -111,7 +111,7 @@ def test_label_diffusion_and_sampling_are_those_of_the_published_command_lines(m
     assert train.optimizer.lr == (2e-5 if mode == "celeba" else 1e-4)
     assert finetune.optimizer.lr == 2e-5
     assert {(config.optimizer.batch_size, config.optimizer.drop_rate) for config in (train, finetune)} == {(10, 0.2)}
-    sampler, labels = sample.sampler, sample.sampled_labels
+    sampler, labels = sample.sampler, sample
     assert (sampler.sampler, sampler.s, labels.extrapolation, sampler.dynamic_threshold) == ("ddpm", 1.5, 0.8, 0.95)
     assert (sample.geometry.resize, sample.seed, labels.unlabeled_to_zero) == ("squash", 42, False)
     process = sampling_process(sampler, train.diffusion)
