@@ -44,12 +44,7 @@ def published_network(system: str, mode: str) -> tuple[TrainConfig, dict[str, to
     """Return the resolved training options of a mode and the weights they make, without their values."""
     config = config_of(system, mode, "train").replaced(num_classes=get_mode(mode).num_classes)
     with torch.device("meta"):
-        network = build_network(
-            config.model,
-            config.geometry,
-            num_classes=config.source.num_classes,
-            learn_sigma=config.diffusion.learn_sigma,
-        )
+        network = build_network(config)
     return config, network.state_dict()
 
 
@@ -267,7 +262,7 @@ def test_a_value_of_no_class_may_be_given_beside_bare_weights(mode, channels, ba
     [
         (20, {"dataset_mode": "ade20k"}, "condition has 20 channels, but dataset_mode ade20k has 151 classes"),
         (20, {"dataset_mode": "celeba", "no_instance": True}, "20 channels, but dataset_mode celeba has 19 classes"),
-        (20, {"dataset_mode": "celeba", "num_classes": 18}, "num_classes does not fit the shapes"),
+        (20, {"dataset_mode": "celeba", "num_classes": 18}, "num_classes differs from the shapes"),
         (5, {"dataset_mode": "multi-class"}, "image_size cannot be seen in the bare weights"),
         (5, {}, "dataset_mode cannot be seen in the bare weights"),
         (20, {"dataset_mode": "celebe"}, "did you mean 'celeba'"),
