@@ -146,7 +146,11 @@ def _trained_with_bare_weights(checkpoint: Checkpoint, config: FromCheckpointCon
             f"{mode.num_classes} classes (and a channel for edges with no_instance=false): set dataset_mode and "
             "no_instance as they were in its training"
         )
-    return options.updated(TrainedConfig.from_flat({"resize": mode.resize}), config, seen)
+    trained = options.updated(TrainedConfig.from_flat({"resize": mode.resize}), config, seen)
+    problems = list(trained.check())
+    if problems:
+        raise ConfigError.of(*problems)
+    return trained
 
 
 def _without_edges(condition_channels: int, mode: DatasetMode, options: TrainedConfig) -> bool:

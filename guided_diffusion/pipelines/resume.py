@@ -48,10 +48,8 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     own = find_resume_state(config.run.output_dir)
     if own is not None:
         if config.resume_checkpoint == "":
-            line = (
-                f'resume_checkpoint is "", but {config.run.output_dir} already holds a run: set it to "auto" to resume'
-            )
-            raise ConfigError.of(("resume_checkpoint", f"{line}, or choose another output_dir"))
+            line = f'resume_checkpoint is "", but {config.run.output_dir} already holds a run: set it to "auto" to '
+            raise ConfigError.of(("resume_checkpoint", f"{line}continue, or choose another output_dir"))
         check_same_run(config, own)
         return ResumePlan(own, continues=True, own=True)
     if config.resume_checkpoint in ("", "auto"):
@@ -169,7 +167,5 @@ def reconcile_best(start: ResumePlan, folder: Path, progress: Progress) -> str |
     elif best.exists():
         aside = folder / f"best-before-{digest(best)[:8]}.pt"
         best.replace(aside)
-        return (
-            f"{best} had no {LAST} to resume from: this run starts from the beginning, the old weights are now {aside}"
-        )
+        return f"{best} had no {LAST} to resume from: this run begins anew, the old weights are now {aside}"
     return None

@@ -159,9 +159,7 @@ class SamplingPipeline:
                 found = f"found {conditions.num_classes} classes"
                 raise DataError.of("conditions", found, f"give maps of the {self.num_classes} classes of the model")
             if (conditions.edge is not None) != self.with_edges:
-                found = (
-                    f"found maps with{'out' if self.with_edges else ''} instance edges, unlike those of the training"
-                )
+                found = f"found maps with{'out' if self.with_edges else ''} instance edges, unlike in training"
                 raise DataError.of("conditions", found, "give label maps as integers, whose edges are made here")
             self._check_labels(conditions.label)
             return conditions

@@ -86,6 +86,18 @@ def sampled(lemons: Path, tmp_path: Path, isdm) -> Callable[..., tuple[NDArray, 
 # ------------------------------------------------------------------------------------- the images of the action
 
 
+def test_the_config_of_samples_from_bare_masks_can_be_given_again(trained, lemons, sampled, tmp_path, isdm):
+    """The training's data_dir is no key of these samples: with mask_dir it would be a contradiction."""
+    images = sampled(trained, data_dir="", mask_dir=str(lemons / "test" / "masks"), steps=2)[2]
+    config = tmp_path / "samples" / "config.json"
+    values = json.loads(config.read_text())
+    assert (values["data_dir"], values["dataset_mode"]) == ("", load_checkpoint(trained / BEST).config["dataset_mode"])
+    code, _, errors = isdm("sample", config, results_path=str(tmp_path / "again"))
+    assert code == 0, errors
+    again = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "again" / "images").iterdir())]
+    assert sorted(image.tobytes() for image in again) == sorted(image.tobytes() for image in images)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("model", ["trained", "with_all"])
 def test_the_images_are_those_of_the_action(model, setting, sampled, request):
