@@ -78,7 +78,8 @@ def _leave(code: int) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        actions = "\n".join(f"  {name:9} {kind.summary}" for name, kind in ACTIONS.items())
+        print(_OVERVIEW.format(version=__version__, actions=actions))
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"isdm {__version__}")
@@ -124,11 +125,6 @@ _USAGE = """usage: main.py {action} [-c config.json] [--set key=value ...]
 
   -c, --config FILE    flat JSON file of the keys below, or the config of another action
   --set KEY=VALUE      override one key; the value is JSON, or text; repeatable"""
-
-
-def _overview() -> str:
-    actions = "\n".join(f"  {name:9} {kind.summary}" for name, kind in ACTIONS.items())
-    return _OVERVIEW.format(version=__version__, actions=actions)
 
 
 def _help(action: str, *, everything: bool) -> str:

@@ -22,7 +22,7 @@ from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.sampling import SamplingRun, spacing
-from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import digest
@@ -61,7 +61,11 @@ def run(config: SampleConfig) -> int:
             )
         )
         trained = trained.replaced(num_classes=encoding.num_classes)
-        _warn_if_never_dropped(config, checkpoint, world)
+        if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
+            print(
+                f"warning: s is {config.sampler.s:g}, but {path} never saw a dropped mask in training, so its branch "
+                "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
+            )
         # Built before anything is written, so that a mistake in the options leaves no files.
         nulled = classes_to_null(config.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names)
         pipeline = pipeline_of_checkpoint(
@@ -101,14 +105,6 @@ def run(config: SampleConfig) -> int:
     finally:
         world.close()
     return 0
-
-
-def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: ProcessGroup) -> None:
-    if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
-        print(
-            f"warning: s is {config.sampler.s:g}, but {checkpoint.path} never saw a dropped mask in training, so its "
-            "branch without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
-        )
 
 
 def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_steps: int) -> SampleSettings:

@@ -92,9 +92,7 @@ def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGrou
         height_width(config.geometry.image_size),
         resize=config.geometry.resize,
         train=True,
-        random_flip=config.augment.random_flip,
-        vertical_flip=config.augment.vertical_flip,
-        rotate90=config.augment.rotate90,
+        **config.augment.model_dump(),
     )
     return SegmentationDataset(
         report.pairs,

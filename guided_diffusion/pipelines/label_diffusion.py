@@ -28,9 +28,8 @@ def eta_of_training(config: TrainConfig, report: ScanReport, source: Checkpoint 
     """Return eta, [K], of a run with class-wise label diffusion, None for others.
 
     With the same options as `source`, the checkpoint that the run begins with, eta is the checkpoint's.
-    Raises ConfigError where `eta_path` is given without class-wise label diffusion.
     """
-    if not _is_classwise(config.label_diffusion, config.eta.eta_path):
+    if not _is_classwise(config.label_diffusion):
         return None
     if source is not None and not source.is_bare:
         trained = options_of_checkpoint(source)
@@ -51,15 +50,15 @@ def eta_of_data(options: EtaOptions, mode: DatasetMode, report: ScanReport) -> N
 
 
 def eta_of_sampling(trained: TrainedConfig, eta_path: str, names: Sequence[str]) -> tuple[float, ...] | None:
-    """Return eta of trained weights, [K]: their own, or for bare weights from the file `eta_path`.
+    """Return eta of trained weights, [K], None without class-wise label diffusion: their own, or that of a file.
 
-    Raises ConfigError where class-wise label diffusion lacks it, or has no use for the file.
+    Raises ConfigError where bare weights need the file `eta_path`.
     """
-    path = eta_path or trained.eta.eta_path
-    if not _is_classwise(trained.label_diffusion, path):
+    if not _is_classwise(trained.label_diffusion):
         return None
     if trained.label_eta:
         return trained.label_eta
+    path = eta_path or trained.eta.eta_path
     if not path:
         line = f"eta_path is missing: cond_opt {CLASSWISE} of bare weights needs the eta of their training; set it"
         raise ConfigError.of(("eta_path", line))
@@ -67,13 +66,8 @@ def eta_of_sampling(trained: TrainedConfig, eta_path: str, names: Sequence[str])
     return tuple(load_eta(path, len(names), unlabeled=unlabeled).tolist())
 
 
-def _is_classwise(options: LabelDiffusionOptions, eta_path: str) -> bool:
-    if options.cond_diffuse and options.cond_opt == CLASSWISE:
-        return True
-    if eta_path:  # only where the options of bare weights were left open; others are checked with the configuration
-        line = "eta_path is given without class-wise label diffusion: leave it out, or set cond_diffuse to true and "
-        raise ConfigError.of(("eta_path", f'{line}cond_opt to "{CLASSWISE}"'))
-    return False
+def _is_classwise(options: LabelDiffusionOptions) -> bool:
+    return options.cond_diffuse and options.cond_opt == CLASSWISE
 
 
 def label_process(

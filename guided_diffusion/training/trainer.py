@@ -68,19 +68,18 @@ class Trainer:
         self.progress = Progress(global_batch=batches.global_batch, dataset_size=batches.num_items)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.amp_dtype is torch.float16)
         self.stop = GracefulExit()
-        self._network = self._data_parallel(self.model)
+        self._network = self.model
+        if self.world.size > 1:
+            devices = [self.world.device] if self.world.device.type == "cuda" else None
+            self._network = DistributedDataParallel(
+                self.model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._stop_signal = 0
         self._unsaved_best: dict[str, Any] | None = None
         self._unsaved_steps = 0
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0
-
-    def _data_parallel(self, model: nn.Module) -> nn.Module:
-        if self.world.size == 1:
-            return model
-        devices = [self.world.device] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -181,7 +180,10 @@ class Trainer:
 
         sums = EpochSums.of_step(losses, weights, batch.weight.cpu(), t, self.diffusion.num_timesteps)
         asked = torch.tensor([self.stop.signal_number == number for number in STOP_SIGNALS]).double()
-        *sums, terminate, interrupt = self.world.sum(torch.cat([sums, asked]).to(self._reduction_device)).tolist()
+        sums = torch.cat([sums, asked])
+        if self.world.size > 1 and self.world.device.type == "cuda":  # NCCL only sums what lies on the GPU
+            sums = sums.to(self.world.device)
+        *sums, terminate, interrupt = self.world.sum(sums).tolist()
         # From the sum, not from this process's own flag: all processes have to stop after the same step.
         self._stop_signal = SIGTERM if terminate else SIGINT if interrupt else 0
         self.scaler.unscale_(self.optimizer)
@@ -197,11 +199,6 @@ class Trainer:
         self.scaler.update()
         if self.timestep_sampler.adaptive:
             self._teach_timestep_sampler(batch, t, losses)
-
-    @property
-    def _reduction_device(self) -> torch.device:
-        # NCCL only sums what lies on the GPU.
-        return self.world.device if self.world.size > 1 and self.world.device.type == "cuda" else torch.device("cpu")
 
     def _update(self, sums: list[float], grad_norm: float) -> None:
         progress = self.progress
