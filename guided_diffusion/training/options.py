@@ -1,4 +1,4 @@
-"""Option groups of training: optimizer, precision, and what a run leaves behind."""
+"""Option groups of training: optimizer, device, precision, and the files of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BatchOptions(OptionGroup):
 
 
 class OptimizerOptions(BatchOptions):
-    """How the weights are found."""
+    """How the weights are trained."""
 
     title: ClassVar = "optimizer"
     microbatch: int = option(
@@ -56,7 +56,7 @@ class OptimizerOptions(BatchOptions):
 
 
 class DeviceOptions(OptionGroup):
-    """Where it runs."""
+    """The device."""
 
     title: ClassVar = "device"
     device: str = option(
@@ -69,7 +69,7 @@ class DeviceOptions(OptionGroup):
 
 
 class PrecisionOptions(DeviceOptions):
-    """Where and in which numbers it runs."""
+    """The device, its arithmetic, and compilation."""
 
     title: ClassVar = "device and precision"
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
@@ -90,7 +90,7 @@ class PrecisionOptions(DeviceOptions):
 
 
 class RunOptions(OptionGroup):
-    """What a training run leaves behind."""
+    """The files of a training run, and its seed."""
 
     title: ClassVar = "run"
     output_dir: str = option("", "folder of the run: checkpoints, logs, previews", path=True, resume="may change")

@@ -82,6 +82,7 @@ def _has_text(name: str) -> bool:
     return bool(name.strip()) and name.isprintable()
 
 
+MAX_NAME = 100
 _ONE = BeforeValidator(lambda code: [code])
 _FORMS = {
     "name": f'give it text of at most {MAX_NAME} printable characters, such as "name": "scratch"',
