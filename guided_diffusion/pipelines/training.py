@@ -17,7 +17,7 @@ from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, coll
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.diffusion.options import SamplerOptions
-from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
+from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import load_weights
@@ -100,7 +100,7 @@ def build_trainer(
     trainer = Trainer(
         model=model,
         diffusion=process,
-        timestep_sampler=build_timestep_sampler(config.optimizer.schedule_sampler, process.num_timesteps),
+        timestep_sampler=TIMESTEP_SAMPLERS[config.optimizer.schedule_sampler](process.num_timesteps),
         loader=loader,
         optimizer=torch.optim.AdamW(
             model.parameters(),

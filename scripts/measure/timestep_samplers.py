@@ -16,7 +16,7 @@ import torch
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader
 from guided_diffusion.diffusion.samplers import draw_noise
-from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
+from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.pipelines.build import build_process, network_from_checkpoint, options_of_checkpoint
 from guided_diffusion.pipelines.dataset import open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import find_checkpoint, load_checkpoint
@@ -49,7 +49,7 @@ def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, flo
     dataset = training_dataset(config, open_training_data(config), world)
     batches = DistributedBatchPlan(len(dataset), config.optimizer.batch_size, seed=config.run.seed)
     loader = TrainLoader(dataset, batches, device=device)
-    sampler = build_timestep_sampler(sampler_name, process.num_timesteps)
+    sampler = TIMESTEP_SAMPLERS[sampler_name](process.num_timesteps)
     epoch_losses = []
     for epoch in range(arguments.epochs):
         losses = []
