@@ -26,16 +26,7 @@ def check_network(model: ModelOptions, geometry: GeometryOptions) -> Iterator[Pr
     )
     if geometry.image_size is None or None in sizes:
         return
-    yield from architecture_problems(
-        image_size=geometry.image_size,
-        num_channels=model.num_channels,
-        num_res_blocks=model.num_res_blocks,
-        channel_mult=model.channel_mult,
-        attention_resolutions=model.attention_resolutions,
-        num_heads=model.num_heads,
-        num_heads_upsample=model.num_heads_upsample,
-        num_head_channels=model.num_head_channels,
-    )
+    yield from architecture_problems(model, geometry.image_size)
 
 
 def with_size_defaults(model: ModelOptions, geometry: GeometryOptions) -> ModelOptions:

@@ -31,12 +31,12 @@ Config = TypeVar("Config", bound=FlatConfig)
 def build_network(model: ModelOptions, geometry: GeometryOptions, *, num_classes: int, learn_sigma: bool) -> UNetModel:
     """Return the untrained network of resolved options, weights drawn from torch's global generator."""
     return build_unet(
+        model,
         image_size=geometry.image_size,
         image_channels=geometry.image_channels,
         no_instance=geometry.no_instance,
         num_classes=num_classes,
         learn_sigma=learn_sigma,
-        **{key: getattr(model, key) for key in ModelOptions.keys()},  # noqa: SIM118 - not a mapping
     )
 
 

@@ -61,7 +61,7 @@ from scripts.benchmark.timing import (
     ratio,
     warm_up_runs,
 )
-from scripts.benchmark.variants import VARIANTS, Ours, Variant, architecture, available, guided_steps, training_step
+from scripts.benchmark.variants import VARIANTS, Ours, Variant, available, guided_steps, network_options, training_step
 
 SIZES = ("64:32:6", "128:64:6", "256:128:6", "256:256:151")
 PARTS = ("training", "guided", "memory")
@@ -315,8 +315,7 @@ def _case(text: str, batch: int | None, options: argparse.Namespace) -> Case:
         compiled=options.compile,
         masks=options.masks,
     )
-    keys = ("image_size", "num_channels", "num_res_blocks", "num_head_channels")
-    problems = architecture_problems(**{key: architecture(case)[key] for key in keys})
+    problems = architecture_problems(network_options(case), case.size)
     if problems:
         raise ValueError(f"--sizes {text}: {problems[0][1]}")
     return case

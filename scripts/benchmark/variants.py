@@ -17,6 +17,7 @@ from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusi
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.models.architecture import attention_factors, default_channel_mult, level_channels
 from guided_diffusion.models.compilation import compile_network
+from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.models.unet import UNetModel, build_unet
 from guided_diffusion.training.ema import EMA
 from scripts.benchmark.cases import Batch, Case
@@ -32,23 +33,16 @@ DIFFUSION = build_diffusion()
 Step = Callable[[], Any]
 
 
-def architecture(case: Case) -> dict[str, Any]:
-    """Return the options of the case's network; what is not said has the published default."""
-    return {
-        "image_size": case.size,
-        "num_classes": case.classes,
-        "num_channels": case.channels,
-        "num_res_blocks": 2,
-        "num_head_channels": HEAD_CHANNELS,
-        "resblock_updown": True,
-        "learn_sigma": True,
-    }
+def network_options(case: Case, condition: str = "mask") -> ModelOptions:
+    """Return the options of the network for `case`."""
+    changes = {"num_channels": case.channels, "num_head_channels": HEAD_CHANNELS, "condition": condition}
+    return ModelOptions().model_copy(update=changes)
 
 
 def build_network(case: Case, condition: str = "mask") -> UNetModel:
     """Return our network for `case`, always with the same weights, none of them zero."""
     torch.manual_seed(0)
-    model = build_unet(**architecture(case), condition=condition)
+    model = build_unet(network_options(case, condition), image_size=case.size, num_classes=case.classes)
     perturb(model)
     return model.to(case.device)
 

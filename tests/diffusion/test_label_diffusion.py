@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import unet
 from scipy import stats
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from guided_diffusion.diffusion.label_diffusion import (
 )
 from guided_diffusion.diffusion.samplers import draw_noise, sample_ddim, sample_ddpm
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
-from guided_diffusion.models.unet import UNetModel, build_unet
+from guided_diffusion.models.unet import UNetModel
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("labels_*.npz"))
 ETA = np.array([0.3, 1.0, 3.0, 40.0, 5000.0])
@@ -167,7 +168,7 @@ def test_draws_are_a_function_of_the_generator_alone() -> None:
 @pytest.fixture(scope="module")
 def network() -> UNetModel:
     torch.manual_seed(0)
-    model = build_unet(
+    model = unet(
         image_size=16, num_classes=CLASSES, num_channels=32, num_res_blocks=1, channel_mult=(1, 1), learn_sigma=False
     ).eval()
     for weight in model.parameters():

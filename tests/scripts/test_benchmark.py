@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from networks import unet
 from PIL import Image
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
-from guided_diffusion.models.unet import build_unet
 from scripts.benchmark import run as benchmark
 from scripts.benchmark.cases import Case, label_maps, procedural_masks
 from scripts.benchmark.forms import (
@@ -204,7 +204,7 @@ def maps_of(kind: str, edges: bool) -> SemanticMap:
 def test_published_path_gives_our_output(architecture, edges, kind):
     torch.manual_seed(0)
     options = {"num_head_channels": 16, "resblock_updown": True, **ARCHITECTURES[architecture]}
-    model = build_unet(
+    model = unet(
         image_size=16, num_classes=5, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), no_instance=not edges,
         **options,
     ).eval()  # fmt: skip
@@ -223,7 +223,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def test_published_path_gives_our_gradient():
     torch.manual_seed(0)
-    model = build_unet(
+    model = unet(
         image_size=16, num_classes=5, num_channels=32, num_res_blocks=1, channel_mult=(1, 1), num_head_channels=32
     )
     perturb(model)
