@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
 from guided_diffusion.diffusion.time_grid import pick_timesteps
 
@@ -183,42 +184,35 @@ class GaussianDiffusion:
 
 
 def build_diffusion(
-    *,
-    diffusion_steps: int = 1000,
-    noise_schedule: str = "linear",
+    options: DiffusionOptions,
     timestep_respacing: str | int = "",
+    *,
     steps: int | None = None,
     time_grid: str = "uniform",
-    learn_sigma: bool = True,
     sigma_small: bool = False,
-    prediction: Prediction = "v",
-    use_kl: bool = False,
-    rescale_timesteps: bool = False,
-    rescale_learned_sigmas: bool = False,
-    min_snr_gamma: float | None = None,
 ) -> GaussianDiffusion:
-    """Build the process of the published options (`DiffusionOptions`), which steps to visit included.
+    """Build the noise process of resolved options.
 
-    timestep_respacing: see `space_timesteps`; "" visits all steps. steps, time_grid: use `pick_timesteps` instead.
-    Raises ConfigError where the process does not have such steps.
+    timestep_respacing: the steps to visit, see `space_timesteps`; "" for all. steps, time_grid: use `pick_timesteps`
+    instead. sigma_small: a fixed variance is "fixed_small". Raises ConfigError where the process has no such steps.
     """
-    betas = named_betas(noise_schedule, diffusion_steps)
+    betas = named_betas(options.noise_schedule, options.diffusion_steps)
     if steps is None:
-        timesteps = space_timesteps(diffusion_steps, timestep_respacing)
+        timesteps = space_timesteps(options.diffusion_steps, timestep_respacing)
     else:
         assert timestep_respacing == "", "give steps or timestep_respacing"
         timesteps = pick_timesteps(betas, time_grid, steps)
     fixed: Variance = "fixed_small" if sigma_small else "fixed_large"
-    mse: Loss = "rescaled_mse" if rescale_learned_sigmas else "mse"
+    mse: Loss = "rescaled_mse" if options.rescale_learned_sigmas else "mse"
     return GaussianDiffusion(
         betas=respace_betas(betas, timesteps),
         timestep_map=tuple(timesteps),
-        original_steps=diffusion_steps,
-        prediction=prediction,
-        variance="learned" if learn_sigma else fixed,
-        loss="kl" if use_kl else mse,
-        rescale_timesteps=rescale_timesteps,
-        min_snr_gamma=min_snr_gamma,
+        original_steps=options.diffusion_steps,
+        prediction=options.prediction,
+        variance="learned" if options.learn_sigma else fixed,
+        loss="kl" if options.use_kl else mse,
+        rescale_timesteps=options.rescale_timesteps,
+        min_snr_gamma=options.min_snr_gamma,
     )
 
 

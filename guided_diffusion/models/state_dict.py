@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from guided_diffusion.runtime.errors import CheckpointError
 
 @dataclass(frozen=True)
 class InferredArchitecture:
-    """The options of a UNet that names and shapes of its weights determine; `undetermined` lists the others.
+    """The options of a UNet that names and shapes of its weights determine.
 
     condition_channels: `num_classes`, and one more if `no_instance` is false; 0 without a condition. attention: the
     downsampling factors of the levels with attention. resblock_updown: False for a single level.
@@ -32,16 +32,6 @@ class InferredArchitecture:
     learn_sigma: bool
     use_scale_shift_norm: bool
     resblock_updown: bool
-
-    undetermined: ClassVar[tuple[str, ...]] = (
-        "image_size",
-        "no_instance",
-        "num_heads",
-        "num_heads_upsample",
-        "num_head_channels",
-        "use_new_attention_order",
-        "dropout",
-    )
 
     @property
     def condition(self) -> str:

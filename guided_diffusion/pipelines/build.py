@@ -14,8 +14,6 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.models.state_dict import infer_architecture, load_weights
@@ -37,22 +35,6 @@ def build_network(model: ModelOptions, geometry: GeometryOptions, *, num_classes
         no_instance=geometry.no_instance,
         num_classes=num_classes,
         learn_sigma=learn_sigma,
-    )
-
-
-def build_process(
-    options: DiffusionOptions,
-    timestep_respacing: str | int = "",
-    *,
-    steps: int | None = None,
-    time_grid: str = "uniform",
-) -> GaussianDiffusion:
-    """Return the noise process of resolved options; for sampling, with fewer steps (see `build_diffusion`)."""
-    return build_diffusion(
-        timestep_respacing=timestep_respacing,
-        steps=steps,
-        time_grid=time_grid,
-        **{key: getattr(options, key) for key in DiffusionOptions.keys()},  # noqa: SIM118 - not a mapping
     )
 
 

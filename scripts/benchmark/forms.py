@@ -14,11 +14,12 @@ from guided_diffusion.conditions.patches import number_patches
 from guided_diffusion.data.class_statistics import eta_from_statistics
 from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.label_diffusion import CLASSWISE, UNIFORM, build_label_diffusion, label_generators
+from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.models.spade.norm import DENSE_ABOVE, MIXED_ABOVE
 from guided_diffusion.models.unet import UNetModel
 from scripts.benchmark.cases import Batch, Case, make_batch
 from scripts.benchmark.timing import Ratio, interleaved, ratio
-from scripts.benchmark.variants import Ours, Step, training_step
+from scripts.benchmark.variants import DIFFUSION, Ours, Step, training_step
 
 FORMS = ("lookup", "mixed", "dense")
 NOISE = (0.0, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.4, 1.0)
@@ -172,13 +173,13 @@ def _eta(batch: Batch) -> list[float]:
 def _label_training(variant: Ours, batch: Batch, cond_opt: str | None) -> Step:
     if cond_opt is None:
         return training_step(variant, batch)
-    process = build_label_diffusion(cond_opt, build_diffusion(), batch.condition.num_classes, _eta(batch))
+    process = build_label_diffusion(cond_opt, DIFFUSION, batch.condition.num_classes, _eta(batch))
     condition_fn = process.condition_sampler(label_generators(range(len(batch.condition)), variant.case.device))
     return training_step(variant, batch, condition_fn)
 
 
 def _label_guided(variant: Ours, batch: Batch, cond_opt: str | None) -> Step:
-    diffusion = build_diffusion(time_grid="uniform", steps=STEPS)
+    diffusion = build_diffusion(DiffusionOptions(), time_grid="uniform", steps=STEPS)
     condition_fn = None
     if cond_opt is not None:
         process = build_label_diffusion(cond_opt, diffusion, batch.condition.num_classes, _eta(batch))

@@ -15,6 +15,7 @@ from guided_diffusion.conditions.base import Prepared
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
+from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.models.architecture import attention_factors, default_channel_mult, level_channels
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.options import ModelOptions
@@ -28,7 +29,7 @@ RATE = 0.9999
 CLIP = 1.0
 LEARNING_RATE = 1e-5
 HEAD_CHANNELS = 32
-DIFFUSION = build_diffusion()
+DIFFUSION = build_diffusion(DiffusionOptions())
 
 Step = Callable[[], Any]
 

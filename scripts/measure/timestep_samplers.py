@@ -15,9 +15,10 @@ import torch
 
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader
+from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
-from guided_diffusion.pipelines.build import build_process, network_from_checkpoint, options_of_checkpoint
+from guided_diffusion.pipelines.build import network_from_checkpoint, options_of_checkpoint
 from guided_diffusion.pipelines.dataset import open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device
@@ -41,12 +42,12 @@ def main() -> None:
 def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, float]:
     """Return mean and standard deviation of the epoch loss of the run's raw weights."""
     device = choose_device(arguments.device)
-    world = ProcessGroup(0, 1, 0, device)
+    group = ProcessGroup(0, 1, 0, device)
     checkpoint = load_checkpoint(find_checkpoint(arguments.run_folder))
     config = options_of_checkpoint(checkpoint, TrainConfig)
     model = network_from_checkpoint(checkpoint, config, "raw").to(device).eval()
-    process = build_process(config.diffusion)
-    dataset = training_dataset(config, open_training_data(config), world)
+    process = build_diffusion(config.diffusion)
+    dataset = training_dataset(config, open_training_data(config), group)
     batches = DistributedBatchPlan(len(dataset), config.optimizer.batch_size, seed=config.run.seed)
     loader = TrainLoader(dataset, batches, device=device)
     sampler = TIMESTEP_SAMPLERS[sampler_name](process.num_timesteps)

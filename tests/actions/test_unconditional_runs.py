@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from networks import unet
+from flat_options import unet
 from tiny import TINY
 
 from guided_diffusion import load_pipeline

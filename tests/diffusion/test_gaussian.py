@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flat_options import noise_process
 from torch import Tensor
 
 from guided_diffusion.diffusion.denoiser import Denoiser
 from guided_diffusion.diffusion.gaussian import (
     GaussianDiffusion,
-    build_diffusion,
     discretized_log_likelihood,
     normal_kl,
 )
@@ -52,7 +52,7 @@ class Golden:
         keys = ["diffusion_steps", "noise_schedule", "timestep_respacing", "learn_sigma", "use_kl"]
         keys += ["rescale_timesteps", "rescale_learned_sigmas"]
         prediction = "x0" if options["predict_xstart"] else "eps"
-        self.diffusion = build_diffusion(prediction=prediction, **{key: options[key] for key in keys})
+        self.diffusion = noise_process(prediction=prediction, **{key: options[key] for key in keys})
         inputs = ("x0", "noise", "model_output", "t", "x_t")
         self.x0, self.noise, self.output, self.t, self.x_t = (torch.from_numpy(self.recorded[k]) for k in inputs)
 
@@ -103,7 +103,7 @@ def test_there_are_golden_cases() -> None:
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 class TestPredictions:
     def build(self, prediction: str, variance: str, **options: object) -> GaussianDiffusion:
-        return build_diffusion(diffusion_steps=100, prediction=prediction, **VARIANCES[variance], **options)
+        return noise_process(diffusion_steps=100, prediction=prediction, **VARIANCES[variance], **options)
 
     def perfect_output(self, diffusion: GaussianDiffusion, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the output of a network that knows x0 (and has log-variances midway between the bounds)."""
@@ -206,7 +206,7 @@ class TestPredictions:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_hybrid_loss_sends_the_bound_to_the_variance_only(prediction: str) -> None:
-    diffusion = build_diffusion(diffusion_steps=100, prediction=prediction)
+    diffusion = noise_process(diffusion_steps=100, prediction=prediction)
     x0, noise, t, x_t = batch(diffusion, (4, 3, 4, 4))
     output = draw((4, 6, 4, 4), 3).requires_grad_()
     losses = diffusion.training_losses(output, x0, x_t, t, noise)
@@ -219,8 +219,8 @@ def test_hybrid_loss_sends_the_bound_to_the_variance_only(prediction: str) -> No
 
 
 def test_rescaled_mse_scales_the_bound() -> None:
-    plain = build_diffusion(timestep_respacing="50")
-    rescaled = build_diffusion(timestep_respacing="50", rescale_learned_sigmas=True)
+    plain = noise_process(timestep_respacing="50")
+    rescaled = noise_process(timestep_respacing="50", rescale_learned_sigmas=True)
     x0, noise, t, x_t = batch(plain, (4, 3, 4, 4))
     output = draw((4, 6, 4, 4), 3)
     wanted, found = (d.training_losses(output, x0, x_t, t, noise) for d in (plain, rescaled))
@@ -232,7 +232,7 @@ def test_min_snr_weights_one_x0_alike_whatever_is_predicted() -> None:
     gamma = 5.0
     losses = {}
     for prediction in PREDICTIONS:
-        diffusion = build_diffusion(
+        diffusion = noise_process(
             diffusion_steps=100, learn_sigma=False, prediction=prediction, min_snr_gamma=gamma, noise_schedule="cosine"
         )
         x0, noise, t, x_t = batch(diffusion, (6, 3, 8, 8))
@@ -249,7 +249,7 @@ def test_min_snr_weights_one_x0_alike_whatever_is_predicted() -> None:
 
 
 def test_v_is_salimans_and_ho() -> None:
-    diffusion = build_diffusion(diffusion_steps=100)
+    diffusion = noise_process(diffusion_steps=100)
     x0, noise, t, x_t = batch(diffusion, (5, 3, 4, 4))
     abar = torch.tensor(diffusion.alphas_cumprod).float()[t].view(-1, 1, 1, 1)
     v = diffusion.target(x0, noise, t)
@@ -259,18 +259,18 @@ def test_v_is_salimans_and_ho() -> None:
 
 
 def test_rescaled_timesteps_span_the_original_range() -> None:
-    diffusion = build_diffusion(diffusion_steps=4000, timestep_respacing="ddim50", rescale_timesteps=True)
+    diffusion = noise_process(diffusion_steps=4000, timestep_respacing="ddim50", rescale_timesteps=True)
     model_t = diffusion.model_t(torch.tensor([0, 1, 49]))
     assert model_t.dtype == torch.float32
     assert model_t.tolist() == [0.0, 20.0, 980.0]
-    kept = build_diffusion(diffusion_steps=4000, timestep_respacing="ddim50").model_t(torch.tensor([0, 1, 49]))
+    kept = noise_process(diffusion_steps=4000, timestep_respacing="ddim50").model_t(torch.tensor([0, 1, 49]))
     assert kept.dtype == torch.int64
     assert kept.tolist() == [0, 80, 3920]
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
 def test_a_process_of_one_step(variance: str) -> None:
-    diffusion = build_diffusion(timestep_respacing="1", prediction="x0", **VARIANCES[variance])
+    diffusion = noise_process(timestep_respacing="1", prediction="x0", **VARIANCES[variance])
     x0, _noise, t, x_t = batch(diffusion, (2, 3, 4, 4))
     output = torch.cat([x0, x0], 1) if variance == "learned" else x0
     assert torch.isfinite(diffusion.model_variance(output, t)[1]).all()
@@ -279,7 +279,7 @@ def test_a_process_of_one_step(variance: str) -> None:
 
 @pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
 def test_fixed_variances_are_those_of_ho(variance: str) -> None:
-    diffusion = build_diffusion(diffusion_steps=100, **VARIANCES[variance])
+    diffusion = noise_process(diffusion_steps=100, **VARIANCES[variance])
     _, _, t, x_t = batch(diffusion, (5, 1, 2, 2))
     variances, log_variance = (v[:, 0, 0, 0] for v in diffusion.model_variance(x_t, t))
     wanted = diffusion.betas if variance == "fixed_large" else diffusion.posterior_variance
@@ -292,7 +292,7 @@ def test_fixed_variances_are_those_of_ho(variance: str) -> None:
 
 
 def test_process_is_immutable() -> None:
-    diffusion = build_diffusion(diffusion_steps=100)
+    diffusion = noise_process(diffusion_steps=100)
     with pytest.raises(FrozenInstanceError):
         diffusion.prediction = "eps"
     for array in (diffusion.betas, diffusion.alphas_cumprod, diffusion.posterior_variance):
@@ -301,7 +301,7 @@ def test_process_is_immutable() -> None:
 
 
 def test_training_after_sampling_under_inference_mode() -> None:
-    diffusion = build_diffusion(diffusion_steps=100)
+    diffusion = noise_process(diffusion_steps=100)
     x0, noise = draw((2, 3, 4, 4), 1).clamp(-1, 1), draw((2, 3, 4, 4), 2)
     t = torch.tensor([3, 70])
     with torch.inference_mode():
@@ -332,4 +332,4 @@ def test_kl_agrees_with_torch_distributions() -> None:
 )
 def test_options_that_a_configuration_refuses(options: dict) -> None:
     with pytest.raises(AssertionError):
-        build_diffusion(**options)
+        noise_process(**options)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from flat_options import noise_process
 from torch import Tensor, nn
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.denoiser import Denoiser
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork, guided_steps
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise, sample_ddpm
@@ -73,7 +74,7 @@ def condition() -> SemanticMap:
 
 
 def process(**options) -> GaussianDiffusion:
-    return build_diffusion(diffusion_steps=100, timestep_respacing="25", **options)
+    return noise_process(diffusion_steps=100, timestep_respacing="25", **options)
 
 
 def inputs(channels: int = 3) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from flat_options import noise_process
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.schedule import named_betas, space_timesteps
 from guided_diffusion.diffusion.time_grid import NOISIEST_LOGSNR, TIME_GRIDS, pick_timesteps
@@ -91,11 +91,11 @@ def test_logsnr_of_1000_linear_steps() -> None:
 @pytest.mark.parametrize("grid", TIME_GRIDS)
 def test_no_more_steps_than_the_process_has(grid: str) -> None:
     with pytest.raises(ConfigError, match=r"^steps is 51\b.*\b50\b[^\n]*$"):
-        build_diffusion(diffusion_steps=50, steps=51, time_grid=grid)
+        noise_process(diffusion_steps=50, steps=51, time_grid=grid)
 
 
 def test_a_process_visits_its_grid() -> None:
-    diffusion = build_diffusion(noise_schedule="cosine", steps=20, time_grid="logsnr")
+    diffusion = noise_process(noise_schedule="cosine", steps=20, time_grid="logsnr")
     kept = pick_timesteps(named_betas("cosine", 1000), "logsnr", 20)
     assert diffusion.timestep_map == tuple(kept)
     np.testing.assert_allclose(diffusion.alphas_cumprod, np.cumprod(1 - named_betas("cosine", 1000))[kept], rtol=1e-9)

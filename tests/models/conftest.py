@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import unet
+from flat_options import unet
 from torch import Tensor, nn
 
 from guided_diffusion.conditions.semantic_map import SemanticMap

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from networks import model_options
+from flat_options import model_options
 
 from guided_diffusion.models.architecture import (
     architecture_problems,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import unet
+from flat_options import unet
 from torch.nn import functional as F
 
 from guided_diffusion.conditions.no_condition import NoCondition

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from networks import unet
+from flat_options import unet
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.models.layers import AttentionBlock

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from networks import unet
+from flat_options import noise_process, unet
 from PIL import Image
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
-from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from scripts.benchmark import run as benchmark
 from scripts.benchmark.cases import Case, label_maps, procedural_masks
@@ -213,7 +212,7 @@ def test_published_path_gives_our_output(architecture, edges, kind):
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 811])
     expected = published(x, t, condition.one_hot())
     assert close(model(x, t, condition), expected)
-    denoise = GuidedNetwork(model, build_diffusion(), condition, scale=1.5)
+    denoise = GuidedNetwork(model, noise_process(), condition, scale=1.5)
     assert close(denoise(x, t), guided(published, x, t, condition.one_hot(), 1.5))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torchvision
-from networks import unet
+from flat_options import unet
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
