@@ -57,7 +57,7 @@ def perturb(model: nn.Module) -> None:
 
 
 class Variant(ABC):
-    """One of the networks, with all that is special in training it and sampling from it."""
+    """One of the networks, with its own way of training and sampling."""
 
     name: str
     network: nn.Module
@@ -67,7 +67,7 @@ class Variant(ABC):
 
     @staticmethod
     def load() -> bool:
-        """Import what the variant needs; return whether it is there."""
+        """Import what the variant needs; return whether it is installed."""
         return True
 
     @property
@@ -77,12 +77,12 @@ class Variant(ABC):
 
     @property
     def precision(self) -> AbstractContextManager:
-        """What the network runs in."""
+        """Autocast context of the network."""
         amp_dtype, device = self.case.amp_dtype, torch.device(self.case.device)
         return nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
 
     def prepare(self, condition: SemanticMap) -> Prepared | None:
-        """Return what the network wants prepared of maps in main memory, if anything."""
+        """Return what the network prepares of maps in main memory, if anything."""
         return None
 
     def loaded(self, condition: SemanticMap) -> tuple[SemanticMap, Prepared | None]:
@@ -101,7 +101,7 @@ class Variant(ABC):
 
     @abstractmethod
     def averages(self) -> Callable[[int], None]:
-        """Return what takes the weights after a step into their average."""
+        """Return the function that updates the average of the weights."""
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap, prepared: Prepared | None) -> Tensor:
@@ -109,7 +109,7 @@ class Variant(ABC):
 
     @abstractmethod
     def guided_step(self, batch: Batch) -> Step:
-        """Return the guided step; what all steps of a sample share is done."""
+        """Return the guided step without the work that all steps of a sample share."""
 
     @property
     def _on_gpu(self) -> bool:
@@ -117,7 +117,7 @@ class Variant(ABC):
 
 
 class _AsPublished(Variant):
-    """Trained and sampled from as the published code does it: one-hot maps, two passes, nothing fused."""
+    """Training and sampling as in the published code: one-hot maps, two passes, nothing fused."""
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE)
@@ -193,7 +193,7 @@ class Monai(_AsPublished):
 
 
 class _Guided(Variant):
-    """Trained and sampled from as this project does it."""
+    """Training and sampling as in this project."""
 
     condition: str
 
@@ -222,7 +222,7 @@ class _Guided(Variant):
         return lambda: denoise(batch.noise, batch.t)
 
     def first_guided_step(self, batch: Batch) -> Step:
-        """Return the first step of a sample: what all steps share has to be made."""
+        """Return the first step of a sample, which computes what all steps share."""
         return lambda: self.denoiser(batch)(batch.noise, batch.t)
 
     @torch.inference_mode()

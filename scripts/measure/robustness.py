@@ -1,4 +1,4 @@
-"""Measure what wrong masks cost: SDM and SCDM trained alike on clean masks, sampled from clean and from noisy ones.
+"""Measure robustness to noisy masks: SDM and SCDM, trained alike on clean masks, sampled from clean and noisy masks.
 
     python -m scripts.measure.robustness [--output runs/robustness] [--systems sdm scdm] [--epochs 120] [--seeds 0 1]
 
@@ -12,9 +12,9 @@ Noise has the size that the published one has by the side of the network's image
 network's rows and columns, `edge` and `random` are made on masks of 256 px.
 
 A drop is the clean masks' mIoU less the noisy ones'; intervals hold 95 % of 2,000 resamples of the test masks, drawn
-alike for all systems. They do not tell of the luck of training: the drop of each seed stands beside them.
+alike for all systems. They do not include the variance between trainings: the drop of each seed is given, too.
 
-Goes on where it stopped. Once the data are there (`--until data`), systems can be trained by several commands at a time
+Running it again resumes. Once the data exist (`--until data`), systems can be trained by several commands at a time
 (`--systems sdm --until sample`).
 """
 
@@ -75,7 +75,7 @@ TRAIN_PAIRS, TEST_PAIRS, FILE_SIZE = 128, 64, 256
 JUDGE_PAIRS = 400
 IMAGE_SIZE = 64
 SAMPLES_PER_MASK = 1
-NULL_VALUE = 255  # what noisy masks hold for pixels of no class
+NULL_VALUE = 255  # the ignore value of noisy masks
 BATCH_SIZE = 8
 GUIDANCE = 1.5
 RESAMPLES = 2000
@@ -83,7 +83,7 @@ SHOWN = 3
 
 
 def train(root: Path, system: str, seed: int, epochs: int) -> Path:
-    """Train `system` from `seed` and return its run folder; one that is finished is left as it is."""
+    """Train `system` from `seed` and return its run folder; a finished one is not trained again."""
     folder = root / f"{system}_{seed}"
     values = {
         "data_dir": str(root / "dataset"),
@@ -120,7 +120,7 @@ def _run(action: str, values: Mapping[str, Any]) -> None:
 
 
 def make_masks(root: Path) -> dict[str, Path]:
-    """Write the dataset and its noisy test masks where they are not there yet; return the folder of each kind."""
+    """Write the dataset and its noisy test masks if they do not exist yet; return the folder of each kind."""
     dataset = root / "dataset"
     write_demo_dataset(dataset, num_train=TRAIN_PAIRS, num_test=TEST_PAIRS, size=FILE_SIZE, seed=0)
     folders = {CLEAN: dataset / "test" / "masks"}
@@ -167,7 +167,7 @@ def real_images(folder: Path, split: str) -> ImageSet:
 
 
 def train_judge(root: Path, steps: int) -> nn.Module:
-    """Return a segmenter trained on real images that neither training nor test have; one that is there is read."""
+    """Return a segmenter trained on other real images than those of training and test; an existing one is read."""
     path, dataset = root / f"judge_{steps}.pt", root / "judge"
     write_demo_dataset(dataset, num_train=JUDGE_PAIRS, num_test=TEST_PAIRS, size=FILE_SIZE, seed=1)
     classes = len(CLASSES)
@@ -213,7 +213,7 @@ def weights_of_resamples(masks: int) -> NDArray[np.float64]:
 
 
 def measure(root: Path, samples: Mapping[tuple[str, int, str], SampleFolder], steps: int) -> dict[str, Any]:
-    """Judge the samples of each system, seed and kind of mask; return everything that was found."""
+    """Measure the samples of each system, seed and kind of mask; return all numbers."""
     truth = real_images(root / "dataset", "test")
     judge = train_judge(root, steps)
     counts = {key: judged(judge, found, truth) for key, found in samples.items()}
@@ -269,7 +269,7 @@ def interval(values: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def draw_picture(root: Path, truth: ImageSet, samples: Mapping[tuple[str, int, str], SampleFolder]) -> None:
-    """Draw, for a few test masks, what each system makes of the mask in each state."""
+    """Draw the samples of each system for a few test masks, clean and noisy."""
     systems, seeds, kinds = (list(dict.fromkeys(key[part] for key in samples)) for part in range(3))
     palette = visualize.class_palette(truth.num_classes)
     rows = []

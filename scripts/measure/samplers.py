@@ -2,10 +2,10 @@
 
     python -m scripts.measure.samplers [--steps 10 20 50] [--std 0.05 0.2 0.5 1] [--diffusion-steps 1000]
 
-Pixels are drawn from N(0.3, std^2) by the best network there is for them, which has a closed form, without clipping.
-The table has the standard deviation of what comes out over the true one, the lowest and the highest of all `--std` and
-both noise schedules: 1 is right, 0.8 is an image of four fifths the contrast, above 1 it is grainy. There is no
-sampling error in it. Takes seconds on a CPU.
+Pixels are drawn from N(0.3, std^2) by the best network for them, which has a closed form, without clipping.
+The table has the standard deviation of the samples divided by the true one, the lowest and the highest of all `--std`
+and both noise schedules: 1 is correct, 0.8 means four fifths of the contrast, above 1 images are grainy. It has no
+sampling error. Takes seconds on a CPU.
 """
 
 from __future__ import annotations

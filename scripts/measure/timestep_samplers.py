@@ -1,9 +1,9 @@
-"""Measure how much each schedule_sampler lets the epoch loss of an unchanging network vary.
+"""Measure how much the epoch loss of a fixed network varies with each schedule_sampler.
 
     python -m scripts.measure.timestep_samplers RUN_FOLDER [--epochs 30]
 
-The raw weights of a finished run are held still and the mean training loss of many epochs is computed, with the
-augmentation, noise and timesteps that training would draw. What varies from epoch to epoch is then noise alone.
+The mean training loss of many epochs is computed with the fixed raw weights of a finished run, with augmentation, noise
+and timesteps as in training. Variation from epoch to epoch is then only noise.
 """
 
 from __future__ import annotations
