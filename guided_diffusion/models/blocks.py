@@ -119,9 +119,7 @@ class ConditionedResBlock(ResidualBlock):
         self.in_layers = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.out_norm = norm(out_channels)
         self.out_layers = nn.Sequential(
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            zero_initialized(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            nn.SiLU(), nn.Dropout(dropout), zero_initialized(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         )
 
     @property

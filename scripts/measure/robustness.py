@@ -166,9 +166,9 @@ def real_images(folder: Path, split: str) -> ImageSet:
     return ImageSet(images, labels, tuple(pair.stem for pair in report.pairs), encoding.num_classes)
 
 
-def train_judge(root: Path, steps: int) -> nn.Module:
-    """Return a segmenter trained on other real images than those of training and test; an existing one is read."""
-    path, dataset = root / f"judge_{steps}.pt", root / "judge"
+def load_segmenter(root: Path, steps: int) -> nn.Module:
+    """Return a segmenter trained on other real images than those of training and test; a saved one is loaded."""
+    path, dataset = root / f"segmenter_{steps}.pt", root / "segmenter"
     write_demo_dataset(dataset, num_train=JUDGE_PAIRS, num_test=TEST_PAIRS, size=FILE_SIZE, seed=1)
     classes = len(CLASSES)
     model = build_segmenter("fpn", "resnet18", num_classes=classes, seed=0)
@@ -191,15 +191,15 @@ def train_judge(root: Path, steps: int) -> nn.Module:
     return found.model
 
 
-def judged(judge: nn.Module, samples: SampleFolder, truth: ImageSet) -> Counts:
-    """Return the counts of the judge's predictions on samples against the clean masks, [masks, C], by mask."""
+def segmenter_counts(segmenter: nn.Module, samples: SampleFolder, truth: ImageSet) -> Counts:
+    """Return the counts of the predictions of the segmenter on samples against the clean masks, [masks, C], by mask."""
     place = {name: index for index, name in enumerate(truth.names)}
     images, owner = [], []
     for line in samples.lines.values():
         with Image.open(samples.folder / line.image) as image:
             images.append(np.asarray(image.convert("RGB")))
         owner.append(place[Path(line.source_mask).stem])
-    found = count(truth.labels[owner], predict(judge, np.stack(images), 64, torch.device("cpu")), truth.num_classes)
+    found = count(truth.labels[owner], predict(segmenter, np.stack(images), 64, torch.device("cpu")), truth.num_classes)
     assert np.bincount(owner, minlength=len(truth)).min() == SAMPLES_PER_MASK
     rows = np.zeros((3, len(truth), truth.num_classes), dtype=np.int64)
     for summed, pixels in zip(rows, found.columns, strict=True):
@@ -215,9 +215,9 @@ def weights_of_resamples(masks: int) -> NDArray[np.float64]:
 def measure(root: Path, samples: Mapping[tuple[str, int, str], SampleFolder], steps: int) -> dict[str, Any]:
     """Measure the samples of each system, seed and kind of mask; return all numbers."""
     truth = real_images(root / "dataset", "test")
-    judge = train_judge(root, steps)
-    counts = {key: judged(judge, found, truth) for key, found in samples.items()}
-    real = count(truth.labels, predict(judge, truth.images, 64, torch.device("cpu")), truth.num_classes)
+    segmenter = load_segmenter(root, steps)
+    counts = {key: segmenter_counts(segmenter, found, truth) for key, found in samples.items()}
+    real = count(truth.labels, predict(segmenter, truth.images, 64, torch.device("cpu")), truth.num_classes)
     draw_picture(root, truth, samples)
     weights = weights_of_resamples(len(truth))
     systems, seeds, kinds = (list(dict.fromkeys(key[part] for key in samples)) for part in range(3))
@@ -339,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["sdm", "scdm"])
     parser.add_argument("--epochs", type=positive, default=120)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training, each a network of its own")
-    parser.add_argument("--judge-steps", type=positive, default=800, help="of the segmenter's training")
+    parser.add_argument("--segmenter-steps", type=positive, default=800, help="of the segmenter's training")
     parser.add_argument("--until", choices=["data", "train", "sample", "measure"], default="measure")
     arguments = parser.parse_args(argv)
     keep_freed_memory()
@@ -362,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         if arguments.until == "sample":
             return
-        found = measure(root, samples, arguments.judge_steps)
+        found = measure(root, samples, arguments.segmenter_steps)
     except UserError as error:
         raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
     except Interrupted as stopped:

@@ -49,12 +49,7 @@ class _BagSum(torch.autograd.Function):
 
 
 def modulate_by_bags_(
-    pixels: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    bags: Tensor,
-    time_scale: Tensor | None,
-    time_shift: Tensor | None,
+    pixels: Tensor, scale: Tensor, shift: Tensor, bags: Tensor, time_scale: Tensor | None, time_shift: Tensor | None
 ) -> None:
     """Change `pixels` [N, H * W, C] to SiLU((pixels * scale + shift) * (1 + time_scale) + time_shift).
 
