@@ -51,8 +51,8 @@ def guided_steps(diffusion: GaussianDiffusion, interval: Sequence[float] | None)
     inside = (interval[0] < sigma) & (sigma <= interval[1])
     if not inside.any():
         raise ConfigError(
-            f"guidance_interval is {list(interval)}, but the {len(sigma)} noise levels of sampling, "
-            f"{sigma[0]:.3g} to {sigma[-1]:.3g}, lie outside: widen it, or set s to 1 for no guidance"
+            f"guidance_interval is {list(interval)}, which has none of the {len(sigma)} noise levels of sampling, "
+            f"{sigma[0]:.3g} to {sigma[-1]:.3g}: widen it, or set s to 1 for no guidance"
         )
     return inside
 
