@@ -24,15 +24,15 @@ class NetworkConfig(FlatConfig):
     def check(self) -> Iterator[Problem]:
         yield from super().check()
         size, model = self.geometry.image_size, self.model
-        heads = {key: getattr(model, key) for key in ("num_heads", "num_heads_upsample", "num_head_channels")}
-        required = {"num_channels": model.num_channels, "num_res_blocks": model.num_res_blocks, **heads}
-        if None not in (size, *required.values()):
-            yield from architecture_problems(
-                image_size=size,
-                channel_mult=model.channel_mult,
-                attention_resolutions=model.attention_resolutions,
-                **required,
-            )
+        sizes = (
+            model.num_channels,
+            model.num_res_blocks,
+            model.num_heads,
+            model.num_heads_upsample,
+            model.num_head_channels,
+        )
+        if None not in (size, *sizes):  # None: left to the checkpoint
+            yield from architecture_problems(model, size)
         if self._value("rotate90") and isinstance(size, tuple) and size[0] != size[1]:
             yield ("rotate90", f"rotate90 needs a square image_size, found {list(size)}: set rotate90 to false")
         if self.label_diffusion.cond_diffuse and (model.condition == "none" or model.class_cond is False):

@@ -1,4 +1,4 @@
-"""Option group of the network."""
+"""Options of the network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from guided_diffusion.runtime.options import FloatTuple, IntTuple, OptionGroup, 
 
 
 class ModelOptions(OptionGroup):
-    """The UNet, and what it is conditioned on."""
+    """The UNet and its condition."""
 
     title: ClassVar = "network"
 
     condition: Literal["mask", "none"] = option(
-        "mask", "what images are made from: mask, or none for an unconditional network, which ignores the masks"
+        "mask", "condition of the images: mask, or none for an unconditional network, which ignores the masks"
     )
     class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
     num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, le=4096, multiple_of=32)
@@ -37,7 +37,7 @@ class ModelOptions(OptionGroup):
     )
     spade: Literal["auto", "lookup", "mixed", "dense"] = option(
         "auto",
-        "how masks become modulations: lookup of 5x5 patches, mixed of 3x3 ones, dense; auto: the cheapest",
+        "how masks modulate: lookup of 5x5 patches, mixed (sums of 3x3 patches), dense; auto: the cheapest",
         resume="may change",
         sampling="free",
     )
@@ -45,11 +45,8 @@ class ModelOptions(OptionGroup):
     def check(self) -> Iterator[Problem]:
         given = {"condition", "class_cond"} <= self.model_fields_set and None not in (self.condition, self.class_cond)
         if given and self.class_cond != (self.condition != "none"):
-            yield (
-                "class_cond",
-                f'class_cond is {str(self.class_cond).lower()}, but condition is "{self.condition}": '
-                "leave one of the two out",
-            )
+            line = f'class_cond is {str(self.class_cond).lower()}, but condition is "{self.condition}": '
+            yield ("class_cond", f"{line}leave one of the two out")
 
     def resolve(self) -> Self:
         if self.class_cond is None:  # left to the checkpoint

@@ -10,8 +10,6 @@ from pydantic import ValidationError
 from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.data.modes import DatasetMode, get_mode
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
-from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.models.state_dict import infer_architecture, load_weights
 from guided_diffusion.models.unet import UNetModel, build_unet
@@ -30,28 +28,12 @@ AMP_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def build_network(config: NetworkConfig) -> UNetModel:
     """Return the untrained network of resolved options, weights drawn from torch's global generator."""
     return build_unet(
+        config.model,
         image_size=config.geometry.image_size,
         image_channels=config.geometry.image_channels,
         no_instance=config.geometry.no_instance,
         num_classes=config.source.num_classes,
         learn_sigma=config.diffusion.learn_sigma,
-        **config.model.model_dump(include=set(ModelOptions.keys())),
-    )
-
-
-def build_process(
-    options: DiffusionOptions,
-    timestep_respacing: str | int = "",
-    *,
-    steps: int | None = None,
-    time_grid: str = "uniform",
-) -> GaussianDiffusion:
-    """Return the noise process of resolved options; for sampling, with fewer steps (see `build_diffusion`)."""
-    return build_diffusion(
-        timestep_respacing=timestep_respacing,
-        steps=steps,
-        time_grid=time_grid,
-        **options.model_dump(include=set(DiffusionOptions.keys())),
     )
 
 

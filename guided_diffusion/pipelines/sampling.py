@@ -19,14 +19,13 @@ from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.config.pipeline import SamplingConfig
 from guided_diffusion.data.masks.encoding import edges_from_instances
 from guided_diffusion.diffusion.denoiser import Denoiser, NetworkFunction, X0Hook
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import ConditionedModel, ConditionFn, GuidedNetwork, guided_steps
 from guided_diffusion.diffusion.label_diffusion import label_generators
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, DiffusionOptions, SamplerOptions
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.build import build_process
 from guided_diffusion.pipelines.label_diffusion import label_process
 from guided_diffusion.runtime.errors import ConfigError, DataError
 
@@ -46,10 +45,10 @@ def sampling_process(sampler: SamplerOptions, diffusion: DiffusionOptions) -> Ga
     Raises ConfigError where the noise process has fewer steps.
     """
     if sampler.timestep_respacing != "":
-        return build_process(diffusion, sampler.timestep_respacing)
+        return build_diffusion(diffusion, sampler.timestep_respacing)
     default = SAMPLER_DEFAULTS[sampler.sampler]
     steps = sampler.steps or min(default.steps, diffusion.diffusion_steps)
-    return build_process(diffusion, steps=steps, time_grid=sampler.time_grid or default.time_grid)
+    return build_diffusion(diffusion, steps=steps, time_grid=sampler.time_grid or default.time_grid)
 
 
 def spacing(sampler: SamplerOptions) -> str | None:

@@ -17,12 +17,12 @@ from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, coll
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.diffusion.options import SamplerOptions
-from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
+from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import load_weights
 from guided_diffusion.models.unet import UNetModel
-from guided_diffusion.pipelines.build import AMP_DTYPES, build_network, build_process
+from guided_diffusion.pipelines.build import AMP_DTYPES, build_network
 from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
 from guided_diffusion.pipelines.resume import ResumePlan, lineage, reconcile_best, refuse_other_classes
@@ -94,7 +94,7 @@ def build_trainer(
         compile_network(model)
     origin = lineage(config.optimizer, start)
     ema = EMA(model, config.optimizer.ema_rate, initial_step=EMA_INITIAL_STEP if "started_from" in origin else 0)
-    process = build_process(config.diffusion)
+    process = build_diffusion(config.diffusion)
     labels = label_process(config, process, config.source.num_classes, eta)
     dataset = training_dataset(config, report, world)
     loader = TrainLoader(
@@ -108,7 +108,7 @@ def build_trainer(
     trainer = Trainer(
         model=model,
         diffusion=process,
-        timestep_sampler=build_timestep_sampler(config.optimizer.schedule_sampler, process.num_timesteps),
+        timestep_sampler=TIMESTEP_SAMPLERS[config.optimizer.schedule_sampler](process.num_timesteps),
         loader=loader,
         optimizer=torch.optim.AdamW(
             model.parameters(),
