@@ -93,7 +93,6 @@ def _search(
     distances: Callable[[slice, int], Tensor], num_samples: int, num_training: int, num_views: int, leave_one_out: bool
 ) -> list[Nearest]:
     """Return the nearest by each of M distances; `distances(rows, view)` gives [M, rows, num_training]."""
-    assert num_samples >= 1
     assert num_training >= 3, "with fewer there is no usual distance"
     neighbors = max(2, min(NEIGHBORHOOD, num_training // 2))
     parts = []

@@ -244,7 +244,7 @@ class ExternalSegmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [N, num_classes + 1, H, W] of images float32 [N, 3, H, W] in the form of the file.
 
-        The last one stands for none of the classes. Of several outputs of one class the largest counts, so that the most
+        The last one stands for none of the classes. Of several outputs of one class the largest counts, so the most
         likely class is that of the most likely output; a class without output has -inf.
         """
         height, width = images.shape[2:]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -93,7 +91,8 @@ def build_segmenter(
         check_timm_download(encoder, encoder_weights)
     elif path is None and not is_random(encoder_weights):
         path = fetch(encoder, encoder_weights)
-    with _seeded(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would reset the CUDA generators, too
         model = _create(name, encoder, num_classes, encoder_weights if from_timm else None)
     if path is not None:
         load_encoder(model.encoder, path, encoder)
@@ -114,14 +113,6 @@ def _create(name: str, encoder: str, num_classes: int, timm_weights: str | None)
             raise
         found = f"architecture {name} cannot be built with encoder {encoder!r} ({one_line(error)})"
         raise EvaluationError("encoder", found, "choose another encoder") from error
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` on the CPU and restore the generator; torch.manual_seed would also reset the CUDA ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        yield
 
 
 def check_size(height: int, width: int, model: nn.Module, *, option: str = "image_size") -> None:
