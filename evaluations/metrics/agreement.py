@@ -157,7 +157,7 @@ def _text(segmenter: AgreementSegmenter, background: str, background_only: int) 
 def _tables(class_names: tuple[str, ...], sets: Mapping[str, Agreement]) -> list[Table]:
     keys = ("min", "p10", "p25", "median", "p75", "p90", "max", "mean")
     summaries = {label: each.summary() for label, each in sets.items()}
-    distribution = [[label, *(f"{found[key]:.2f}" for key in keys)] for label, found in summaries.items()]
+    distribution = [[label, *(f"{summary[key]:.2f}" for key in keys)] for label, summary in summaries.items()]
     pixels = [
         [label, percent(plain(each.scores.miou)), percent(plain(each.scores.pixel_accuracy))]
         for label, each in sets.items()

@@ -91,10 +91,10 @@ class Drift:
             ("power", ("power",), (self.high_power,)),
         )
         return [
-            (kind, name, found)
+            (kind, name, statistic)
             for kind, names, statistics in groups
-            for name, found in zip(names, statistics, strict=True)
-            if found.notable
+            for name, statistic in zip(names, statistics, strict=True)
+            if statistic.notable
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -229,8 +229,8 @@ def _statistic(real: Values, synthetic: Values, *, large: bool, p: float | None 
     return Statistic(float(real.mean()), float(synthetic.mean()), float(moments[0][1]), z, p, large)
 
 
-def _corrected(found: Statistic, count: int) -> Statistic:
-    return replace(found, p=min(1.0, found.p * count))
+def _corrected(statistic: Statistic, count: int) -> Statistic:
+    return replace(statistic, p=min(1.0, statistic.p * count))
 
 
 def _difference(real: Values, synthetic: Values, least: float) -> Statistic:
@@ -254,14 +254,14 @@ def _area(real: Values, synthetic: Values, real_shown: NDArray[np.bool_], shown:
 # ---------------------------------------------------------------------------------------------------- warnings
 
 
-def warning(kind: str, name: str, found: Statistic) -> str:
+def warning(kind: str, name: str, statistic: Statistic) -> str:
     """Return the line for a notable difference, see `Drift.notable`."""
-    real, synthetic, more = found.real, found.synthetic, found.change > 0
+    real, synthetic, amount, more = statistic.real, statistic.synthetic, abs(statistic.change), statistic.change > 0
     if kind == "mean":
         return (
-            f"{name} is {abs(found.change):.1f} gray levels {'brighter' if more else 'darker'} than in the real images "
-            f"({synthetic:.1f} against {real:.1f}; their own images vary by {found.spread:.1f}): lower the guidance "
-            "scale, sample with more steps or train longer"
+            f"{name} is {amount:.1f} gray levels {'brighter' if more else 'darker'} than in the real images "
+            f"({synthetic:.1f} against {real:.1f}; their own images vary by {statistic.spread:.1f}): lower the "
+            "guidance scale, sample with more steps or train longer"
         )
     if kind == "std":
         remedy = "lower the guidance scale or train longer" if more else "train longer or sample with more steps"
@@ -272,7 +272,7 @@ def warning(kind: str, name: str, found: Statistic) -> str:
     if kind == "power":
         look = "noisy or have a fine pattern" if more else "blurred"
         return (
-            f"the highest third of the frequencies has {abs(found.change):.1f} dB {'more' if more else 'less'} power "
+            f"the highest third of the frequencies has {amount:.1f} dB {'more' if more else 'less'} power "
             f"than in the real images, so the samples are {look}: {'sample with more steps or ' if more else ''}train "
             "longer"
         )
@@ -302,8 +302,8 @@ class DriftMetric(Metric):
             "Class areas": (sets.class_names, drift.areas, "share of the pixels"),
         }
         figures = []
-        for title, (rows, found, unit) in compared.items():
-            real, synthetic = [each.real for each in found], [each.synthetic for each in found]
+        for title, (rows, statistics, unit) in compared.items():
+            real, synthetic = [each.real for each in statistics], [each.synthetic for each in statistics]
             figures.append(Figure(title, charts.paired_bars(rows, real, synthetic, unit)))
         power = (10 ** (spectrum / 10) for spectrum in (drift.real_spectrum, drift.synthetic_spectrum))
         figures.append(Figure("Power spectra", charts.spectrum_curves(drift.frequency, *power)))

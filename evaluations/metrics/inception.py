@@ -24,16 +24,16 @@ def load_inception(weights: str, device: str | torch.device) -> FeatureExtractor
     weights: "auto" (the library's file, downloaded once) or a local file with the state_dict of its network.
     Raises EvaluationError, naming `inception_weights`, for weights that cannot be fetched or read or do not fit.
     """
-    found = read_weights(weights, option=_OPTION, url=URL_INCEPTION_V3)
+    loaded = read_weights(weights, option=_OPTION, url=URL_INCEPTION_V3)
     # The library unpickles any file that it is given, so it gets a copy of the tensors that were read safely.
     copy = io.BytesIO()
-    torch.save(found.tensors, copy)
+    torch.save(loaded.tensors, copy)
     copy.seek(0)
     try:
         with preserve_rng():
             network = FeatureExtractorInceptionV3("inception-v3", ["2048"], feature_extractor_weights_path=copy)
     except RuntimeError as error:
-        raise misfit(found, _OPTION, "torch-fidelity's InceptionV3", error) from None
+        raise misfit(loaded, _OPTION, "torch-fidelity's InceptionV3", error) from None
     network.to(device)
 
     @torch.inference_mode()
@@ -43,11 +43,11 @@ def load_inception(weights: str, device: str | torch.device) -> FeatureExtractor
             batch = torch.tensor(images[start : start + BATCH]).to(device).permute(0, 3, 1, 2)
             features[start : start + BATCH] = network(batch)[0].cpu().numpy()
         if not np.isfinite(features).all():
-            raise damaged(found, _OPTION)
+            raise damaged(loaded, _OPTION)
         return features
 
     description = (
         f"InceptionV3 of torch-fidelity {version('torch-fidelity')}, 2048 features; images resized to 299 x 299 "
-        f"bilinearly as in TensorFlow 1; weights {found.path.name}, SHA-256 {found.digest}"
+        f"bilinearly as in TensorFlow 1; weights {loaded.path.name}, SHA-256 {loaded.digest}"
     )
     return FeatureExtractor(description, compute)

@@ -96,18 +96,18 @@ def load_lpips(net: Net, weights: str, device: str | torch.device) -> Perceptual
     weights: "auto" (torchvision's ImageNet weights, downloaded once) or a local file with torchvision's state_dict.
     Raises EvaluationError, naming `lpips_weights`, for weights that cannot be fetched, read or do not fit.
     """
-    found = read_weights(weights, option=_OPTION, url=_URLS[net])
+    loaded = read_weights(weights, option=_OPTION, url=_URLS[net])
     with preserve_rng():
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    _load_backbone(network, net, found)
+    _load_backbone(network, net, loaded)
     network.requires_grad_(False)
     assert all((linear.model[-1].weight >= 0).all() for linear in network.lins)
     description = (
         f"LPIPS 0.1 of lpips {version('lpips')} on {_BACKBONES[net]} of torchvision; images in [-1, 1], at "
-        f"the size they are given in; backbone weights {found.path.name}, SHA-256 {found.digest}"
+        f"the size they are given in; backbone weights {loaded.path.name}, SHA-256 {loaded.digest}"
     )
     device = torch.device(device)
-    return PerceptualDistance(network.to(device), net, device, found, description)
+    return PerceptualDistance(network.to(device), net, device, loaded, description)
 
 
 def _load_backbone(network: lpips.LPIPS, net: Net, weights: Weights) -> None:
@@ -169,18 +169,18 @@ class DiversityMetric(Metric):
                 "and augment_masks false, and give its results_path as diversity_dir"
             ).measurement(HEADING, "LPIPS diversity")
         bar = tqdm(range(len(groups.sizes)), desc="diversity", unit="mask")
-        found = pairwise_diversity(self.network, map(groups.load, bar))
+        diversity = pairwise_diversity(self.network, map(groups.load, bar))
         record = {
-            **found._asdict(),
+            **diversity._asdict(),
             "images": sum(groups.sizes),
             "folder": groups.folder,
             "network": self.network.description,
             "image_size": list(sets.size),
             "resampling": sets.resampling,
         }
-        counts = f"{found.masks} masks, at least {found.samples_per_mask} samples of each"
+        counts = f"{diversity.masks} masks, at least {diversity.samples_per_mask} samples of each"
         text = (
-            f"LPIPS diversity {found.mean:.3f} (standard deviation over masks {found.std:.3f}), {record['images']} "
-            f"samples of {counts}; {self.network.description}. {sets.resampling}."
+            f"LPIPS diversity {diversity.mean:.3f} (standard deviation over masks {diversity.std:.3f}), "
+            f"{record['images']} samples of {counts}; {self.network.description}. {sets.resampling}."
         )
-        return Measurement(record, Section(HEADING, [text]), (f"LPIPS diversity {found.mean:.3f} over {counts}",))
+        return Measurement(record, Section(HEADING, [text]), (f"LPIPS diversity {diversity.mean:.3f} over {counts}",))

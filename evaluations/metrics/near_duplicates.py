@@ -25,7 +25,7 @@ from evaluations.symmetry import SYMMETRIES, apply_d4
 FACTOR = 0.4  # of the median ratio of the training images: evaluations/README.md tells how it was found
 MOSTLY_REPEATED = 0.5  # share of flagged training images above which the rule tells nothing
 
-Found = Mapping[str, Nearest]
+ByDistance = Mapping[str, Nearest]
 """The nearest training images of a set, by the name of the distance."""
 
 
@@ -79,7 +79,7 @@ class NearDuplicates:
         return {**shares, "thresholds": self.thresholds, "samples": samples}
 
 
-def flag_near_duplicates(samples: Found, training: Found, held_out: Found) -> NearDuplicates:
+def flag_near_duplicates(samples: ByDistance, training: ByDistance, held_out: ByDistance) -> NearDuplicates:
     """Flag the samples that are nearer to a training image than the ratios among training images allow.
 
     A sample is flagged if any of the distances says so; all mappings have the same ones.
@@ -87,12 +87,12 @@ def flag_near_duplicates(samples: Found, training: Found, held_out: Found) -> Ne
     assert samples.keys() == training.keys() == held_out.keys()
     thresholds = {name: FACTOR * float(np.median(part.ratio)) for name, part in training.items()}
 
-    def scores_of(found: Found) -> Values:
+    def scores_of(neighbors: ByDistance) -> Values:
         """Return [distances, N]: ratios over their thresholds."""
-        return np.stack([found[name].ratio / threshold for name, threshold in thresholds.items()])
+        return np.stack([neighbors[name].ratio / threshold for name, threshold in thresholds.items()])
 
-    def share_of(found: Found) -> float:
-        return float((scores_of(found) < 1).any(0).mean())
+    def share_of(neighbors: ByDistance) -> float:
+        return float((scores_of(neighbors) < 1).any(0).mean())
 
     names, scores = list(thresholds), scores_of(samples)
     clearest = scores.argmin(0), np.arange(scores.shape[1])

@@ -67,8 +67,8 @@ def nearest(
     def distances(rows: slice, view: int) -> Tensor:
         return _pixel_distances(_Blocks.of(queries[rows], device), blocks[view])
 
-    found = _search(distances, len(samples), len(training), len(blocks), leave_one_out)
-    return dict(zip((WHOLE, TRIMMED), found, strict=True))
+    by_distance = _search(distances, len(samples), len(training), len(blocks), leave_one_out)
+    return dict(zip((WHOLE, TRIMMED), by_distance, strict=True))
 
 
 def nearest_features(
@@ -85,8 +85,8 @@ def nearest_features(
     def distances(rows: slice, view: int) -> Tensor:
         return torch.cdist(queries[None, rows], keys[None, view])
 
-    (found,) = _search(distances, len(samples), keys.shape[1], len(keys), leave_one_out)
-    return {FEATURES: found}
+    (neighbors,) = _search(distances, len(samples), keys.shape[1], len(keys), leave_one_out)
+    return {FEATURES: neighbors}
 
 
 def _search(
@@ -102,10 +102,10 @@ def _search(
         ).min(0)
         if leave_one_out:
             closest[:, rows - rows[0], rows] = torch.inf
-        found = closest.topk(neighbors, largest=False)
-        middle = found.values[..., (neighbors - 1) // 2 : neighbors // 2 + 1].mean(-1)
-        first = found.indices[..., :1]
-        fields = (found.values[..., 0], first[..., 0], symmetry.gather(-1, first)[..., 0], middle)
+        top = closest.topk(neighbors, largest=False)
+        middle = top.values[..., (neighbors - 1) // 2 : neighbors // 2 + 1].mean(-1)
+        first = top.indices[..., :1]
+        fields = (top.values[..., 0], first[..., 0], symmetry.gather(-1, first)[..., 0], middle)
         parts.append([field.cpu().numpy() for field in fields])
     joined = [np.concatenate(field, axis=1) for field in zip(*parts, strict=True)]
     return [Nearest(*fields) for fields in zip(*joined, strict=True)]

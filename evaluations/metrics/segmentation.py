@@ -121,8 +121,8 @@ class Scores:
         summaries = {name: plain(getattr(self, name)) for name in SUMMARIES}
         per_class = {}
         for index, name in enumerate(class_names):
-            found = {score: plain(values[index]) for score, values in self.per_class().items()}
-            per_class[name] = {"present": bool(self.present[index]), **found}
+            of_class = {score: plain(values[index]) for score, values in self.per_class().items()}
+            per_class[name] = {"present": bool(self.present[index]), **of_class}
         return {**summaries, "classes": per_class, "absent": self.absent(class_names)}
 
     def per_class(self) -> dict[str, Floats]:

@@ -88,7 +88,7 @@ def _element(document: str) -> Markup:
     """Return the <svg> of matplotlib's document, in the page's colors, and with its style rule limited to charts."""
     svg = document[document.index("<svg") :].replace(">*{", ">.chart *{", 1)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # unused, and not unique in the page
-    svg = re.sub(": #c0de0([0-8])", lambda found: f": var(--{_VARIABLES[int(found[1])]})", svg)
+    svg = re.sub(": #c0de0([0-8])", lambda color: f": var(--{_VARIABLES[int(color[1])]})", svg)
     return Markup(svg.replace("'DejaVu Sans', sans-serif", "var(--font)"))
 
 

@@ -110,24 +110,24 @@ def _study_text(study: Record) -> list[str]:
 
 
 def _bar(arm: Record, baseline: Record) -> charts.SettingBar:
-    mean, difference, found = baseline["scores"]["miou"]["mean"], arm.get("difference"), arm["scores"]["miou"]
+    mean, difference, miou = baseline["scores"]["miou"]["mean"], arm.get("difference"), arm["scores"]["miou"]
     low, high = (None, None)
     if difference and None not in (mean, difference["low"], difference["high"]):
         low, high = mean + difference["low"], mean + difference["high"]
-    return charts.SettingBar(arm["label"], found["mean"], low, high, found["by_seed"])
+    return charts.SettingBar(arm["label"], miou["mean"], low, high, miou["by_seed"])
 
 
 def _study_table(name: str, arms: Sequence[Record]) -> Table:
     keys = ("foreground_miou", "micro_iou", "dice", "precision", "recall")
     rows = []
     for arm in arms:
-        found, difference, spread = arm["scores"], arm.get("difference"), arm["scores"]["miou"]["std"]
+        results, difference, spread = arm["scores"], arm.get("difference"), arm["scores"]["miou"]["std"]
         compared = ["", ""]
         if difference is not None:
             mean, low, high = (_points(difference[key]) for key in ("mean", "low", "high"))
             compared = [mean, f"{low} to {high}"]
-        miou = percent(found["miou"]["mean"]) + ("" if spread is None else f" ± {percent(spread)}")
-        scores = [percent(found[key]["mean"]) for key in keys]
+        miou = percent(results["miou"]["mean"]) + ("" if spread is None else f" ± {percent(spread)}")
+        scores = [percent(results[key]["mean"]) for key in keys]
         rows.append([arm["label"], arm["real"], arm["synthetic"], miou, *compared, *scores])
     header = ["arm", "real", "synthetic", "mIoU %", "difference", "95 % interval", "mIoU without class 0"]
     return Table([*header, "micro IoU", "Dice", "precision", "recall"], rows, f"{name}, means over seeds, in percent")

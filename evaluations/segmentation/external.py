@@ -212,15 +212,15 @@ def _probe(
 
 def _logits(output: Any, count: int, path: Path) -> Tensor:
     """Return the logits in a network's output for `count` images: a tensor, or `out` of a mapping as in torchvision."""
-    found = output.get("out") if isinstance(output, Mapping) else output
-    if not isinstance(found, Tensor) or found.ndim != 4 or len(found) != count or not found.is_floating_point():
-        given = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(output).__name__
+    logits = output.get("out") if isinstance(output, Mapping) else output
+    if not isinstance(logits, Tensor) or logits.ndim != 4 or len(logits) != count or not logits.is_floating_point():
+        given = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
         expected = f"save a model that gives logits [{count}, classes, height, width]"
         raise _error(path, f"gives {given} for {count} images", expected)
-    if not found.isfinite().all():
+    if not logits.isfinite().all():
         remedy = "check segmenter_input, or use another file: its weights may be damaged"
         raise _error(path, "gives logits that are not finite", remedy)
-    return found
+    return logits
 
 
 # ------------------------------------------------------------------------------------------------ predicting
@@ -248,11 +248,11 @@ class ExternalSegmenter(nn.Module):
         likely class is that of the most likely output; a class without output has -inf.
         """
         height, width = images.shape[2:]
-        found = self.file.network(resized(images, *self.file.size).contiguous())
-        logits = found.new_full((len(images), self.num_classes + 1, height, width), -torch.inf, dtype=torch.float32)
+        outputs = self.file.network(resized(images, *self.file.size).contiguous())
+        logits = outputs.new_full((len(images), self.num_classes + 1, height, width), -torch.inf, dtype=torch.float32)
         for output, each in enumerate(self.classes):  # one at a time: 150 of them at full size take much memory
             target = logits[:, self.num_classes if each == NO_CLASS else each]
-            single = resized(found[:, output : output + 1].float(), height, width)[:, 0]
+            single = resized(outputs[:, output : output + 1].float(), height, width)[:, 0]
             torch.maximum(target, single, out=target)
         return logits
 
@@ -268,5 +268,5 @@ class ExternalSegmenter(nn.Module):
         extended = ImageSet(
             images.images, np.where(unknown, self.num_classes + 1, labels), images.names, self.num_classes + 1
         )
-        found = evaluate_segmenter(self, extended, batch_size, device, self.file.form)
-        return Counts(*(pixels[:, : self.num_classes] for pixels in found.columns))
+        extended_counts = evaluate_segmenter(self, extended, batch_size, device, self.file.form)
+        return Counts(*(pixels[:, : self.num_classes] for pixels in extended_counts.columns))

@@ -30,14 +30,14 @@ def read_table(path: Path) -> LabelTable:
         return dict(pairs)
 
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
     except OSError as error:
         raise _error(path, f"cannot be read ({error.strerror})", "give a JSON file") from error
     except UnicodeDecodeError as error:
         raise _error(path, "is not text in UTF-8", "give a JSON file") from error
     except json.JSONDecodeError as error:
         raise _error(path, f"line {error.lineno} is not valid JSON ({error.msg})", "correct it") from error
-    entries = dict(enumerate(found)) if isinstance(found, list) else found
+    entries = dict(enumerate(content)) if isinstance(content, list) else content
     if not isinstance(entries, dict) or not entries:
         example = 'write an object such as {"0": "road", "1": null}, or a list with an entry for each output'
         raise _error(path, "has no table", example)

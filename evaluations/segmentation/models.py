@@ -59,7 +59,7 @@ def architecture_name(text: str) -> str:
     if name in ARCHITECTURES:
         return name
     near = difflib.get_close_matches(name, ARCHITECTURES) or ARCHITECTURES
-    raise EvaluationError("architectures", f"architecture {text!r} is unknown", f"choose one of {', '.join(near)}")
+    raise EvaluationError("architectures", f"{text!r} is unknown", f"choose one of {', '.join(near)}")
 
 
 def _check_encoder(name: str) -> None:
@@ -69,7 +69,7 @@ def _check_encoder(name: str) -> None:
         return
     near = difflib.get_close_matches(name, own + [f"tu-{model}" for model in timm.list_models()])
     remedy = f"did you mean {' or '.join(near)}?" if near else "resnet18 and resnet34 are common ones"
-    raise EvaluationError("encoder", f"encoder {name!r} is unknown to segmentation-models-pytorch", remedy)
+    raise EvaluationError("encoder", f"{name!r} is unknown to segmentation-models-pytorch", remedy)
 
 
 # ---------------------------------------------------------------------------------------------------- models

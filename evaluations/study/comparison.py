@@ -221,11 +221,11 @@ def judge_architecture(
     """
     # Bonferroni: the best of many ratios looks good by chance more often than one.
     each = 1 - (1 - confidence) / len(mixes)
-    found = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
-    differences = dict(zip(mixes, found, strict=True))
-    kind = _kind_of_all([difference.kind for difference in found])
+    by_ratio = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
+    differences = dict(zip(mixes, by_ratio, strict=True))
+    kind = _kind_of_all([difference.kind for difference in by_ratio])
     line = f"{architecture}: {kind}: {_findings(kind, differences, _IN_WORDS.get(score, score), confidence)}"
-    if found[0].tentative:
+    if by_ratio[0].tentative:
         line += f"; {_ONE_SEED}"
     return ArchitectureVerdict(kind, line, differences, confidence)
 

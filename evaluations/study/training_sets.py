@@ -41,21 +41,21 @@ class TrainingSets:
 
 def training_sets(data: StudyData, setting: Setting, plan: StudyPlan, repeat: int) -> TrainingSets:
     """Return what a setting is trained on and chosen by in one repeat."""
-    kept, held, usable = _division(data, plan, repeat)
-    wanted = len(usable) if setting.ratio is None else min(len(usable), round(setting.ratio * len(kept)))
+    train, validation, usable = _division(data, plan, repeat)
+    wanted = len(usable) if setting.ratio is None else min(len(usable), round(setting.ratio * len(train)))
     # A permutation of all, so that a larger ratio contains the samples of a smaller one.
     chosen = np.random.default_rng([plan.seed, repeat, 1]).permutation(usable)[:wanted]
-    samples, real = data.samples.subset(np.sort(chosen)), data.training.subset(kept)
+    samples, real = data.samples.subset(np.sort(chosen)), data.training.subset(train)
     training = real.joined(samples) if setting.real else samples
-    return TrainingSets(training, data.training.subset(held), len(real) if setting.real else 0, len(samples))
+    return TrainingSets(training, data.training.subset(validation), len(real) if setting.real else 0, len(samples))
 
 
 def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPlan, seeds: int) -> int:
     """Return how many more samples the largest ratio needs in some repeat; 0 if there are enough."""
     lacking = 0
     for repeat in range(seeds):
-        kept, _, usable = _division(data, plan, repeat)
-        wanted = [1 if setting.ratio is None else round(setting.ratio * len(kept)) for setting in settings]
+        train, _, usable = _division(data, plan, repeat)
+        wanted = [1 if setting.ratio is None else round(setting.ratio * len(train)) for setting in settings]
         lacking = max(lacking, max(wanted) - len(usable))
     return lacking
 
@@ -66,8 +66,8 @@ def _division(data: StudyData, plan: StudyPlan, repeat: int) -> tuple[Indices, I
     Samples made from the mask of a validation image may not: a model would be chosen by masks that it has seen.
     """
     real = data.training
-    kept, held = split_validation(real.labels, real.num_classes, plan.validation_share, plan.seed_of(repeat))
-    return kept, held, np.flatnonzero(~np.isin(data.origin, held))
+    train, validation = split_validation(real.labels, real.num_classes, plan.validation_share, plan.seed_of(repeat))
+    return train, validation, np.flatnonzero(~np.isin(data.origin, validation))
 
 
 def split_validation(labels: Labels, num_classes: int, share: float, seed: int) -> tuple[Indices, Indices]:

@@ -87,13 +87,13 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         encoding = encoding.with_ignore()
     pairs = open_samples(folder, encoding, view.image_channels)
     data_dir = Path(config.source.data_dir)
-    for found, where, least in (
+    for split, where, least in (
         (training, data_dir / "train", 4),
         (test, data_dir / "test", 2),
         (pairs, folder.folder, 2),
     ):
-        if found is not None and len(found) < least:
-            raise DataError(f"{where}: has {len(found)} pair(s), and a comparison needs at least {least}: add some")
+        if split is not None and len(split) < least:
+            raise DataError(f"{where}: has {len(split)} pair(s), and a comparison needs at least {least}: add some")
     several, diversity_dir = pairs, config.quality.diversity_dir
     if diversity_dir:
         several = open_samples(find_samples(diversity_dir), encoding, view.image_channels)
