@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -134,7 +133,11 @@ def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
         class_areas(each.labels, each.num_classes) for each in (real, synthetic)
     )
     real_power, power = spectra(real.images), spectra(synthetic.images)
-    corrected = partial(_corrected, count=2 * len(channels) + real.num_classes + 1)
+    count = 2 * len(channels) + real.num_classes + 1
+
+    def corrected(statistic: Statistic) -> Statistic:
+        return replace(statistic, p=min(1.0, statistic.p * count))
+
     return Drift(
         num_real=len(real),
         num_synthetic=len(synthetic),
@@ -227,10 +230,6 @@ def _statistic(real: Values, synthetic: Values, *, large: bool, p: float | None 
         p = float(change == 0) if test is None else float(test.pvalue)
     z = change / error if error > 0 else None
     return Statistic(float(real.mean()), float(synthetic.mean()), float(moments[0][1]), z, p, large)
-
-
-def _corrected(statistic: Statistic, count: int) -> Statistic:
-    return replace(statistic, p=min(1.0, statistic.p * count))
 
 
 def _difference(real: Values, synthetic: Values, least: float) -> Statistic:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.augmentation import DefectBank, standard_augmentation
-from evaluations.segmentation.training import Augmentation, TrainedModel, evaluate_segmenter, train_segmenter
+from evaluations.segmentation.training import Augmentation, evaluate_segmenter, train_segmenter
 from evaluations.sets import ImageSet
 from evaluations.study.settings import REAL_ONLY, STANDARD_AUGMENTATION, Run, Setting, StudyPlan, runs_of
-from evaluations.study.training_sets import StudyData, TrainingSets, training_sets
+from evaluations.study.training_sets import StudyData, training_sets
 
 Results = MutableMapping[str, dict[str, Any]]
 """Key of a run -> counts on each test image and how it was trained, in JSON types; may be kept on disk."""
@@ -80,7 +80,17 @@ def run_study(
     for run in runs:
         if run.key not in results:
             sets = training_sets(data, run.setting, plan, run.repeat)
-            trained = _train(plan, run, sets, callback)
+            seed = plan.seed_of(run.repeat)
+            trained = train_segmenter(
+                plan.build(run.architecture, seed),
+                sets.training,
+                sets.validation,
+                plan.training,
+                seed=seed,
+                device=plan.device,
+                augment=_augmentation(run.setting, sets.training, plan),
+                callback=partial(callback, run),
+            )
             counts = evaluate_segmenter(trained.model, data.test, plan.training.batch_size, plan.device)
             keep(run, trained.model)
             results[run.key] = {
@@ -100,20 +110,6 @@ def counts_of(
 ) -> list[Counts]:
     """Return the counts on the test images of a setting, one entry a seed."""
     return [Counts.from_json(results[Run(architecture, setting, repeat).key]["counts"]) for repeat in range(seeds)]
-
-
-def _train(plan: StudyPlan, run: Run, sets: TrainingSets, callback: Callable[[Run], None]) -> TrainedModel:
-    seed = plan.seed_of(run.repeat)
-    return train_segmenter(
-        plan.build(run.architecture, seed),
-        sets.training,
-        sets.validation,
-        plan.training,
-        seed=seed,
-        device=plan.device,
-        augment=_augmentation(run.setting, sets.training, plan),
-        callback=partial(callback, run),
-    )
 
 
 def _augmentation(setting: Setting, training: ImageSet, plan: StudyPlan) -> Augmentation | None:
