@@ -1,18 +1,17 @@
-"""What `evaluate` compares: the real dataset and the samples, scanned and then read, and where each sample is from."""
+"""The data of `evaluate`: the real dataset and the samples, scanned and then read, and the origin of each sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 
-import numpy as np
 from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets, MaskGroups
 from evaluations.metrics.lpips_diversity import groups_of_one_mask
-from evaluations.origins import MaskClue, RealMasks, leaked, origin_warnings, trace_origins
-from evaluations.segmentation.segmenter import AgreementSegmenter
+from evaluations.origins import MaskClue, RealMasks, origin_warnings, trace_origins
 from evaluations.sets import Images, ImageSet
 from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
 from guided_diffusion.data.arrays import load_arrays
@@ -32,7 +31,7 @@ from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_dig
 
 @dataclass(frozen=True)
 class View:
-    """How files become the arrays that are compared."""
+    """How files are read as arrays."""
 
     encoding: LabelEncoding
     options: ViewOptions
@@ -41,11 +40,6 @@ class View:
     def size(self) -> tuple[int, int]:
         """Height and width at which everything is compared."""
         return height_width(self.options.image_size)
-
-    @property
-    def resampling(self) -> str:
-        """How images come to their size, for the report."""
-        return f"images brought to that size ({self.options.resize}, bicubic, antialiased)"
 
     def read(self, pairs: Sequence[Pair], name: str = "") -> ImageSet:
         """Return scanned pairs as arrays; a progress bar shows their `name`. DataError for files that changed."""
@@ -60,8 +54,8 @@ class View:
 class ScannedData:
     """The pairs of everything that is compared, scanned and not yet read; warnings are lines for the report.
 
-    training: None where nothing that is asked for needs it, as a published dataset has gigabytes of it.
-    several: the samples whose diversity is asked for, of the folder `several_folder`.
+    training: None if no measurement needs it, as published datasets have gigabytes of it.
+    several: the samples whose diversity is measured, of the folder `several_folder`.
     """
 
     view: View
@@ -78,7 +72,7 @@ class ScannedData:
 def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     """Scan the splits of the real dataset that the (resolved) options need, and the samples.
 
-    Raises DataError with a line for everything that keeps them from being compared.
+    Raises DataError with a line for everything that prevents the comparison.
     """
     training, encoding, warnings = None, None, []
     if needs_training(config):
@@ -89,17 +83,17 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     encoding, test = report.raise_if_fatal(), report.pairs
     view = config.view
     if view.resize == "pad":
-        # Borders are of no class, and samples were written with them.
+        # Borders are ignored pixels, and samples were written with them.
         encoding = encoding.with_ignore()
     pairs = open_samples(folder, encoding, view.image_channels)
     data_dir = Path(config.source.data_dir)
-    for found, where, least in (
+    for split, where, least in (
         (training, data_dir / "train", 4),
         (test, data_dir / "test", 2),
         (pairs, folder.folder, 2),
     ):
-        if found is not None and len(found) < least:
-            raise DataError(f"{where}: has {len(found)} pair(s), and a comparison needs at least {least}: add some")
+        if split is not None and len(split) < least:
+            raise DataError(f"{where}: has {len(split)} pair(s), and a comparison needs at least {least}: add some")
     several, diversity_dir = pairs, config.quality.diversity_dir
     if diversity_dir:
         several = open_samples(find_samples(diversity_dir), encoding, view.image_channels)
@@ -143,45 +137,15 @@ def _size_warning(folder: SampleFolder, pairs: Sequence[Pair], wanted: tuple[int
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Everything that is compared, in memory; origins as EvaluationSets has them, warnings as lines for the report."""
+    """Everything that is compared, in memory; warnings are lines for the report."""
 
     scanned: ScannedData
-    training: ImageSet | None
-    test: ImageSet
-    samples: ImageSet
-    origin: np.ndarray
-    test_origin: np.ndarray
+    sets: EvaluationSets
     warnings: tuple[str, ...]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in order."""
-        return tuple(self.scanned.view.encoding.names)
-
-    @property
-    def leaked(self) -> int:
-        """How many samples were made from masks of the test split."""
-        return leaked(self.origin, self.test_origin)
-
-    def sets(self, segmenter: AgreementSegmenter | None) -> EvaluationSets:
-        """Return what metrics measure on."""
-        scanned = self.scanned
-        return EvaluationSets(
-            self.training,
-            self.test,
-            self.samples,
-            self.class_names,
-            scanned.background,
-            self.origin,
-            self.test_origin,
-            scanned.view.resampling,
-            lambda: _find_groups(scanned),
-            segmenter,
-        )
 
 
 def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationData:
-    """Read what was scanned into memory; DataError for files that changed since."""
+    """Read the scanned files into memory; DataError for files that have changed since."""
     view = scanned.view
     training = None if scanned.training is None else view.read(scanned.training, "training")
     test = view.read(scanned.test, "test")
@@ -196,7 +160,18 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         test_origin,
         compared_with_test=compared_with_test,
     )
-    return EvaluationData(scanned, training, test, samples, origin, test_origin, (*lines, *scanned.warnings))
+    sets = EvaluationSets(
+        training,
+        test,
+        samples,
+        tuple(view.encoding.names),
+        scanned.background,
+        origin,
+        test_origin,
+        f"images resized to that size ({view.options.resize}, bicubic, antialiased)",
+        partial(_find_groups, scanned),
+    )
+    return EvaluationData(scanned, sets, (*lines, *scanned.warnings))
 
 
 def _masks_of(scanned: ScannedData, pairs: Sequence[Pair] | None, images: ImageSet | None) -> RealMasks | None:
@@ -213,7 +188,7 @@ def _clue(folder: SampleFolder, pair: Pair) -> MaskClue:
 
 
 def _find_groups(scanned: ScannedData) -> MaskGroups:
-    """Read the masks of the samples whose diversity is asked for, and tell which are of one mask."""
+    """Read the masks of the samples whose diversity is measured, and group equal ones."""
     view, pairs = scanned.view, scanned.several
     bar = tqdm(pairs, desc="reading masks", unit="mask")
     groups = groups_of_one_mask(view.encoding.decode(open_mask(pair.mask), pair.mask) for pair in bar)
