@@ -16,6 +16,7 @@ from guided_diffusion.data.class_statistics import save_eta
 from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
+from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.architecture import height_width
