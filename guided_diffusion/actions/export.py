@@ -18,7 +18,7 @@ def run(config: ExportConfig) -> int:
     target = Path(config.export_path)
     if target.exists():
         line = f"export_path: {target} exists already and is not overwritten: choose another name"
-        raise ConfigError.of(("export_path", line))
+        raise ConfigError.of_keys(("export_path", line))
     checkpoint = load_checkpoint(source)
     save_weights(target, checkpoint.weights(config.weights.weights), checkpoint)
     # Bare weights do not say how they were made: a file beside them does.

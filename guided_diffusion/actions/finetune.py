@@ -18,7 +18,7 @@ def run(config: FinetuneConfig) -> int:
     path, output_dir = Path(config.resume_checkpoint), config.run.output_dir
     if Path(output_dir).resolve() in (path.resolve(), path.resolve().parent):
         line = f"output_dir is the folder of resume_checkpoint ({output_dir}): the finetuned model would replace the "
-        raise ConfigError.of(("output_dir", f"{line}trained one; choose another output_dir"))
+        raise ConfigError.of_keys(("output_dir", f"{line}trained one; choose another output_dir"))
     world = init_distributed(config.precision.device)
     try:
         own = find_resume_state(output_dir)

@@ -49,7 +49,7 @@ def run(config: SampleConfig) -> int:
                 f"model_path is {path}, which has no condition, so its images follow no mask: use a model trained with "
                 "condition mask, or the Python pipeline for images alone"
             )
-            raise ConfigError.of(("model_path", line))
+            raise ConfigError.of_keys(("model_path", line))
         sources, encoding = world.run_on_main(
             lambda: find_masks(
                 trained.source,

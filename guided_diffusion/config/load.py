@@ -129,7 +129,7 @@ def read_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
     reported = {key for key, _ in problems}
     problems += [(key, line) for key, line in config.check_all() if key not in reported]
     if problems:
-        raise ConfigError.of(*problems)
+        raise ConfigError.of_keys(*problems)
     return config.resolve()
 
 

@@ -67,7 +67,7 @@ def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig) -> Trai
     fixed = [key for key in given if TrainedConfig.facts(key).sampling == "as trained"]
     problems = differences(config, trained, fixed, source=checkpoint.path, remedy="leave it out")
     if problems:
-        raise ConfigError.of(*problems)
+        raise ConfigError.of_keys(*problems)
     return trained.replaced(**{key: config.get(key) for key in given if key not in fixed})
 
 
@@ -110,7 +110,7 @@ def _trained_with_bare_weights(checkpoint: Checkpoint, config: FromCheckpointCon
         if key not in options.given
     ]
     if missing:
-        raise ConfigError.of(*missing)
+        raise ConfigError.of_keys(*missing)
     seen = TrainedConfig.from_flat(
         architecture.build_options(
             image_size=options.geometry.image_size,
@@ -131,7 +131,7 @@ def _trained_with_bare_weights(checkpoint: Checkpoint, config: FromCheckpointCon
     trained = options.updated(TrainedConfig.from_flat({"resize": mode.resize}), config, seen)
     problems = list(trained.check())
     if problems:
-        raise ConfigError.of(*problems)
+        raise ConfigError.of_keys(*problems)
     return trained
 
 

@@ -61,7 +61,7 @@ def eta_of_sampling(trained: TrainedConfig, eta_path: str, names: Sequence[str])
     path = eta_path or trained.eta.eta_path
     if not path:
         line = f"eta_path is missing: cond_opt {CLASSWISE} of bare weights needs the eta of their training; set it"
-        raise ConfigError.of(("eta_path", line))
+        raise ConfigError.of_keys(("eta_path", line))
     unlabeled = get_mode(trained.source.dataset_mode).unlabeled_classes(names)
     return tuple(load_eta(path, len(names), unlabeled=unlabeled).tolist())
 
@@ -89,5 +89,5 @@ def classes_to_null(unlabeled_to_zero: bool, mode: DatasetMode, names: Sequence[
             f"unlabeled_to_zero is true, but no class is called {' or '.join(UNLABELED)} (the {len(names)} classes "
             f"begin with {', '.join(names[:4])}): leave it out"
         )
-        raise ConfigError.of(("unlabeled_to_zero", line))
+        raise ConfigError.of_keys(("unlabeled_to_zero", line))
     return classes

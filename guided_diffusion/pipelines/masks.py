@@ -32,7 +32,7 @@ def find_masks(
     if encoding is None and mask_dir:
         if source.num_classes is None:
             line = "num_classes is missing: bare weights do not say what mask values mean; set it"
-            raise ConfigError.of(("num_classes", line))
+            raise ConfigError.of_keys(("num_classes", line))
         encoding = encoding_of_mode(source)
     if encoding is not None and also_ignored is not None:
         encoding = encoding.ignoring(also_ignored)

@@ -49,7 +49,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     if own is not None:
         if config.resume_checkpoint == "":
             line = f'resume_checkpoint is "", but {config.run.output_dir} already holds a run: set it to "auto" to '
-            raise ConfigError.of(("resume_checkpoint", f"{line}continue, or choose another output_dir"))
+            raise ConfigError.of_keys(("resume_checkpoint", f"{line}continue, or choose another output_dir"))
         check_same_run(config, own)
         return ResumePlan(own, continues=True, own=True)
     if config.resume_checkpoint in ("", "auto"):
@@ -58,7 +58,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     if source.is_bare:
         if not {"prediction", "predict_xstart"} & config.given:
             line = f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training"
-            raise ConfigError.of(("prediction", f'{line} (the published models predict "eps")'))
+            raise ConfigError.of_keys(("prediction", f'{line} (the published models predict "eps")'))
         return ResumePlan(source)
     fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), "image_channels", "no_instance"]
     if source.resumable:
@@ -66,11 +66,11 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     before = options_of_checkpoint(source, TrainConfig)
     problems = differences(config, before, fixed, source=source.path, remedy="set it back")
     if problems:
-        raise ConfigError.of(*problems)
+        raise ConfigError.of_keys(*problems)
     start = ResumePlan(source, continues=source.resumable)
     if start.is_over(config.optimizer):
         line = f"resume_checkpoint is {source.path}, which is trained to the end ({source.progress['epoch']} epochs)"
-        raise ConfigError.of(("resume_checkpoint", f"{line}: raise max_epochs to train on"))
+        raise ConfigError.of_keys(("resume_checkpoint", f"{line}: raise max_epochs to train on"))
     return start
 
 
@@ -105,7 +105,7 @@ def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
         line = f"resume_checkpoint is {asked}, but the run in {folder} began from {origin}: {remedy}"
         problems.append(("resume_checkpoint", line))
     if problems:
-        raise ConfigError.of(*problems)
+        raise ConfigError.of_keys(*problems)
 
 
 def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> bool:

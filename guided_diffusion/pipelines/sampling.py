@@ -120,12 +120,12 @@ class SamplingPipeline:
         condition, seeds = self.condition_of(conditions), [int(seed) for seed in seeds]
         wrong = next((seed for seed in seeds if not 0 <= seed < 2**63), None)
         if wrong is not None:
-            raise ConfigError.of(("seeds", f"seeds has {wrong}: use whole numbers from 0 to 2^63 - 1"))
+            raise ConfigError.of_keys(("seeds", f"seeds has {wrong}: use whole numbers from 0 to 2^63 - 1"))
         if len(condition) != len(seeds):
             line = f"seeds: found {len(seeds)} for {len(condition)} conditions: give one for each"
-            raise ConfigError.of(("seeds", line))
+            raise ConfigError.of_keys(("seeds", line))
         if batch_size < 1:
-            raise ConfigError.of(("batch_size", f"batch_size is {batch_size}: use at least 1"))
+            raise ConfigError.of_keys(("batch_size", f"batch_size is {batch_size}: use at least 1"))
         given = {"s": s, "steps": steps, "extrapolation": extrapolation, **options}
         # A sampler of None is left out, as a published spelling may stand for it.
         setting = read_config(SamplingConfig, given if sampler is None else {**given, "sampler": sampler})
@@ -196,7 +196,7 @@ class SamplingRun:
         options = self.pipeline.options
         if not self.pipeline.conditional and self.sampler.s != 1:
             line = f"s is {self.sampler.s:g}, but the model has no condition to guide towards: set s to 1"
-            raise ConfigError.of(("s", line))
+            raise ConfigError.of_keys(("s", line))
         self.process = sampling_process(self.sampler, options.diffusion)
         guided_steps(self.process, self.sampler.guidance_interval)
         self._guided: GuidedNetwork | None = None

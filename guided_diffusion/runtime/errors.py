@@ -45,12 +45,12 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A key or value of the configuration that cannot be used; `of` keeps the key of each line in `keys`."""
+    """A key or value of the configuration that cannot be used; `of_keys` keeps the key of each line."""
 
     keys: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, *problems: tuple[str, str]) -> Self:
+    def of_keys(cls, *problems: tuple[str, str]) -> Self:
         """Return the error of (key, line that says what is wrong and what to do) pairs."""
         error = cls([line for _, line in problems])
         error.keys = tuple(key for key, _ in problems)
