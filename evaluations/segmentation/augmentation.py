@@ -6,7 +6,7 @@ pixels, and class 0 is the background. All random numbers come from the CPU gene
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ BRIGHTNESS = CONTRAST = 0.2  # factors of 0.8 to 1.2
 SATURATION = 0.1
 HUE = 0.02  # of the color circle, either way
 BLUR_SHARE, BLUR_SIGMA = 0.1, 0.8  # share of the images; at most so many pixels
+Relabel = Callable[[Tensor], Tensor]
+"""Class ids -> those that a mirrored image shows: classes called left and right change places."""
+
 NOISE_SHARE, NOISE_DEVIATION = 0.1, 8.0  # share of the images; at most so many gray levels of 255
 
 
@@ -30,7 +33,13 @@ NOISE_SHARE, NOISE_DEVIATION = 0.1, 8.0  # share of the images; at most so many 
 
 
 def standard_augmentation(
-    image: Tensor, label: Tensor, generator: Generator, *, num_classes: int, vertical_flip: bool
+    image: Tensor,
+    label: Tensor,
+    generator: Generator,
+    *,
+    num_classes: int,
+    vertical_flip: bool,
+    relabel: Relabel | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return a randomly changed copy of an image and its label map.
 
@@ -39,7 +48,7 @@ def standard_augmentation(
     """
     _check_pair(image, label)
     draws = iter(torch.rand(14, generator=generator).tolist())
-    image, label = _moved(image, label, draws, num_classes, vertical_flip)
+    image, label = _moved(image, label, draws, num_classes, vertical_flip, relabel)
     image = _recolored(image, draws)
     if next(draws) < BLUR_SHARE:
         image = transforms.gaussian_blur(image, [3, 3], [0.1 + next(draws) * (BLUR_SIGMA - 0.1)] * 2)
@@ -56,14 +65,22 @@ def _check_pair(image: Tensor, label: Tensor) -> None:
 
 
 def _moved(
-    image: Tensor, label: Tensor, draws: Iterator[float], num_classes: int, vertical_flip: bool
+    image: Tensor,
+    label: Tensor,
+    draws: Iterator[float],
+    num_classes: int,
+    vertical_flip: bool,
+    relabel: Relabel | None,
 ) -> tuple[Tensor, Tensor]:
     """Flip, turn, scale and shift image and label map alike."""
     label = label[None]
-    if next(draws) < 0.5:
+    left_right, upside_down = next(draws) < 0.5, next(draws) < 0.5 and vertical_flip
+    if left_right:
         image, label = transforms.horizontal_flip(image), transforms.horizontal_flip(label)
-    if next(draws) < 0.5 and vertical_flip:
+    if upside_down:
         image, label = transforms.vertical_flip(image), transforms.vertical_flip(label)
+    if left_right != upside_down and relabel is not None:
+        label = relabel(label)
     height, width = label.shape[1:]
     motion = {
         "angle": _between(-ROTATION, ROTATION, next(draws)),
@@ -113,9 +130,10 @@ class DefectBank:
     LEAST_PIXELS = 4  # a smaller component is noise of the annotation
     LARGEST_SHARE = 0.5  # of the image; a larger component would replace the whole image
 
-    def __init__(self, images: Tensor, labels: Tensor, num_classes: int) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, num_classes: int, relabel: Relabel | None = None) -> None:
         """images: uint8 [N, 3, H, W]; labels: int64 [N, H, W] in `0..num_classes`."""
         assert len(images) == len(labels)
+        self._relabel = relabel
         self.components: list[Component] = []
         for image, label in zip(images, labels, strict=True):
             _check_pair(image, label)
@@ -144,7 +162,8 @@ class DefectBank:
         image, label = image.clone(), label.clone()
         count = _below(at_most + 1, generator) if self.components else 0
         for _ in range(count):
-            drawn = _turned(self.components[_below(len(self.components), generator)], label.shape, generator)
+            component = self.components[_below(len(self.components), generator)]
+            drawn = _turned(component, label.shape, generator, self._relabel)
             if drawn is not None:
                 _put(drawn, image, label, generator)
         return image, label
@@ -155,7 +174,7 @@ def _below(count: int, generator: Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
 
 
-def _turned(component: Component, size: torch.Size, generator: Generator) -> Component | None:
+def _turned(component: Component, size: torch.Size, generator: Generator, relabel: Relabel | None) -> Component | None:
     """Return the component flipped at random and at a random quarter turn that fits `size`, None if there is none."""
     flip, turns = _below(2, generator), _below(4, generator)
     for quarter_turns in (turns, turns + 1):
@@ -163,7 +182,8 @@ def _turned(component: Component, size: torch.Size, generator: Generator) -> Com
         if height <= size[0] and width <= size[1]:
             pixels, mask = (part.flip(-1) if flip else part for part in (component.pixels, component.mask))
             turned = (part.rot90(quarter_turns, (-2, -1)) for part in (pixels, mask))
-            return Component(*turned, component.label)
+            mirrored = flip and relabel is not None
+            return Component(*turned, int(relabel(torch.tensor(component.label))) if mirrored else component.label)
     return None
 
 

@@ -113,11 +113,13 @@ def counts_of(
 
 
 def _augmentation(setting: Setting, training: ImageSet, plan: StudyPlan) -> Augmentation | None:
-    standard = partial(standard_augmentation, num_classes=training.num_classes, vertical_flip=plan.vertical_flip)
+    options = {"vertical_flip": plan.vertical_flip, "relabel": plan.relabel}
+    standard = partial(standard_augmentation, num_classes=training.num_classes, **options)
     chain: list[Augmentation] = []
     if setting.augmentation == "copy-paste":
         images = torch.from_numpy(training.images).permute(0, 3, 1, 2)
-        chain.append(DefectBank(images, torch.from_numpy(training.labels.astype(np.int64)), training.num_classes).paste)
+        labels = torch.from_numpy(training.labels.astype(np.int64))
+        chain.append(DefectBank(images, labels, training.num_classes, plan.relabel).paste)
     if setting.augmentation == "standard" or plan.augment_all:
         chain.append(standard)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from evaluations.segmentation.augmentation import Relabel
 from evaluations.segmentation.training import TrainingPlan
 
 
@@ -90,6 +91,7 @@ class StudyPlan:
     seed: int = 0
     vertical_flip: bool = False
     augment_all: bool = False
+    relabel: Relabel | None = None  # of mirrored label maps
 
     def seed_of(self, repeat: int) -> int:
         """Return the seed of weights, validation images and training of a repeat."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.options import GeometryOptions
+from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
@@ -67,6 +69,8 @@ def run(config: SampleConfig) -> int:
                 "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
             )
         # Built before anything is written, so that a mistake in the options leaves no files.
+        exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
+        transform = replace(plain_transform(trained.geometry), flip_pairs=exchanged)
         nulled = classes_to_null(config.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names)
         pipeline = pipeline_of_checkpoint(
             checkpoint,
@@ -97,7 +101,7 @@ def run(config: SampleConfig) -> int:
         if compiling:
             compile_network(pipeline.model)
         todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
-        _sample_batches(config, trained.geometry, sampling, todo, output, nulled, world)
+        _sample_batches(config, trained, transform, sampling, todo, output, nulled, world)
         world.barrier()
         if world.is_main:
             _finish(output, len(plan), encoding)
@@ -137,7 +141,8 @@ def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_step
 
 def _sample_batches(
     config: SampleConfig,
-    geometry: GeometryOptions,
+    trained: TrainedConfig,
+    transform: JointTransform,
     sampling: SamplingRun,
     todo: Sequence[PlannedSample],
     output: SyntheticFolder,
@@ -148,7 +153,7 @@ def _sample_batches(
 
     nulled: classes that are null in the condition.
     """
-    transform, with_edges = plain_transform(geometry), not geometry.no_instance
+    with_edges = not trained.geometry.no_instance
     output.open_part(world.rank)
     bar = tqdm(total=len(todo) * sampling.num_steps, unit="step", disable=not world.is_main, desc="sampling")
     try:

@@ -33,9 +33,12 @@ class ExampleKey(NamedTuple):
     weight: float  # of its loss; 0 for an example that only keeps a process busy
 
 
-def read_image(path: str | Path, channels: Literal[1, 3]) -> Tensor:
-    """Return the picture as uint8 [channels, H, W], EXIF orientation applied; DataError if it cannot be decoded."""
-    return image_tensor(open_image(path), channels, str(path))
+def read_image(path: str | Path, channels: Literal[1, 3], *, upright: bool = True) -> Tensor:
+    """Return the picture as uint8 [channels, H, W]; DataError if it cannot be decoded.
+
+    upright: turn it as its EXIF orientation says.
+    """
+    return image_tensor(open_image(path, upright=upright), channels, str(path))
 
 
 def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str) -> Tensor:
@@ -59,12 +62,12 @@ def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str) -> Te
     return torch.from_numpy(np.array(planes, order="C"))
 
 
-def read_mask(path: str | Path, encoding: LabelEncoding) -> Tensor:
+def read_mask(path: str | Path, encoding: LabelEncoding, *, upright: bool = True) -> Tensor:
     """Return the class ids of a mask, [H, W] in `0..num_classes`, uint8 (int32 above 255 classes).
 
     Raises DataError if the file cannot be decoded or has values of unknown meaning.
     """
-    label = encoding.decode(open_mask(path), str(path))
+    label = encoding.decode(open_mask(path, upright=upright), str(path))
     return torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
 
 
@@ -76,7 +79,7 @@ def read_condition(
     transform: without augmentation (`train=False`).
     """
     assert not transform.train
-    label = read_mask(entry.mask, encoding)
+    label = read_mask(entry.mask, encoding, upright=entry.upright)
     instance = _read_edge_source(entry, label) if with_edges else None
     height, width = label.shape
     placement = transform.place((height, width))
@@ -135,7 +138,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         placement = self.transform.place((height, width), generator)
         example: dict[str, Any] = {
             "image": placement.image(image).float().div_(127.5).sub_(1),
-            "label": _compact(placement.mask(label, self.encoding.num_classes)),
+            "label": _compact(placement.label(label, self.encoding.num_classes)),
             "index": key.index,
             "batch_index": key.batch_index,
             "weight": key.weight,
@@ -149,8 +152,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         pair = self.pairs[index]
-        image = read_image(pair.image, self.image_channels)
-        label = read_mask(pair.mask, self.encoding)
+        image = read_image(pair.image, self.image_channels, upright=pair.upright)
+        label = read_mask(pair.mask, self.encoding, upright=pair.upright)
         check_sizes(pair.image, image.shape[-2:], pair.mask, label.shape)
         decoded = (image, label, _read_edge_source(pair, label) if self.with_edges else None)
         if self._cache is not None:
@@ -181,7 +184,7 @@ def _read_edge_source(entry: Pair | MaskEntry, label: Tensor) -> Tensor:
     """Return the ids whose borders are the edges, int32 [H, W]: the instance map, or the labels where there is none."""
     if entry.instance is None:
         return label.int()
-    instance = raw_mask(open_mask(entry.instance), entry.instance).values
+    instance = raw_mask(open_mask(entry.instance, upright=entry.upright), entry.instance).values
     check_sizes(entry.mask, label.shape, entry.instance, instance.shape)
     return torch.from_numpy(instance.astype(np.int32))
 

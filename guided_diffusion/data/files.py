@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import blobfile as bf
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from guided_diffusion.runtime.errors import DataError
 
@@ -99,19 +99,21 @@ def read_bytes(path: str | Path) -> bytes:
     return content
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Return the decoded picture, EXIF orientation applied; DataError for a missing, empty or corrupted file."""
-    return _load(path)[0]
+def open_image(path: str | Path, *, upright: bool = True) -> Image.Image:
+    """Return the decoded picture; DataError for a missing, empty or corrupted file.
+
+    upright: turn it as its EXIF orientation says.
+    """
+    return _load(path, upright)[0]
 
 
-def open_mask(path: str | Path) -> Image.Image:
+def open_mask(path: str | Path, *, upright: bool = True) -> Image.Image:
     """Return the decoded label picture with the sample values that the file stores (PIL stretches 2 and 4 bits).
 
-    PIL stretches gray PNGs of 2 and 4 bits to 0..255; this is undone. Colors of 16 bits lose their low byte in PIL
-    and are refused with a DataError, as are formats whose lossy compression changes labels, and what `open_image`
-    refuses.
+    Raises DataError as `open_image` does, and for files whose values are lost: lossy formats, and colors of 16 bits,
+    of which PIL reads 8.
     """
-    image, raw_mode = _load(path)
+    image, raw_mode = _load(path, upright)
     if not _is_lossless(image):
         found = f"mask is a {image.format} file, whatever its name says: lossy compression has changed labels at edges"
         raise DataError.of(path, found, "export the masks anew as PNG from their source")
@@ -123,11 +125,28 @@ def open_mask(path: str | Path) -> Image.Image:
     return image
 
 
-def _load(path: str | Path) -> tuple[Image.Image, str]:
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a picture, 1 (as stored) to 8."""
+    try:
+        tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:  # damaged metadata of a sound picture
+        return 1
+    return tag if tag in range(1, 9) else 1
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Turn a picture as its EXIF orientation says, in place."""
+    if orientation(image) != 1:
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _load(path: str | Path, upright: bool) -> tuple[Image.Image, str]:
     """Return the decoded picture and PIL's raw mode of the file, "" where the format has none."""
     content = read_bytes(path)
     try:
         image, raw_mode = _decoded(content)
+        if upright:
+            turn_upright(image)
     except Image.DecompressionBombError as error:
         raise DataError.of(path, str(error), "scale the picture down") from error
     except _BROKEN as error:
@@ -152,7 +171,6 @@ def _decoded(content: bytes) -> tuple[Image.Image, str]:
         return _decoded(shorter)
     if image.format == "WEBP":
         image.info["lossy"] = b"VP8 " in _riff_chunks(content)
-    ImageOps.exif_transpose(image, in_place=True)
     return image, raw_mode
 
 

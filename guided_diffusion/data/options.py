@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -11,6 +11,11 @@ from guided_diffusion.runtime.options import OptionGroup, Problem, option
 
 DEFAULT_ETA_SCALE = 0.284  # with it computed eta fit those published for ADE20K, with an error of 0.08 in the logarithm
 ETA_FILE = "file of eta, one number a class as numpy.save writes it (the published layout)"
+
+
+def _tuples(value: Any) -> Any:
+    """Read lists as the tuples that strict types want."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 _Side = Annotated[int, Field(ge=8, le=4096)]
@@ -47,6 +52,18 @@ class SourceOptions(OptionGroup):
     )
     ignore_label: int | None = option(
         None, "mask value that belongs to no class: its pixels carry no condition", sampling="free", ge=0, le=65535
+    )
+    exif: Literal["apply", "ignore"] | None = option(
+        None,
+        "orientation tags of images and masks: apply or ignore; null: as the sizes of a pair tell, and refused where "
+        "only one of the two has a tag and the sizes tell nothing",
+        sampling="free",
+    )
+    flip_pairs: Annotated[tuple[tuple[str, str], ...] | None, BeforeValidator(_tuples)] = option(
+        None,
+        'classes that change places in a mirrored image, such as [["left eye", "right eye"]]; null: those whose names '
+        "differ in left and right alone; []: none",
+        sampling="free",
     )
 
 

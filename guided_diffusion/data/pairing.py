@@ -37,6 +37,7 @@ class MaskEntry:
     stem: str
     mask: str
     instance: str | None = None
+    upright: bool = True  # read with EXIF orientations applied
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Pair:
     image: str
     mask: str
     instance: str | None = None
+    upright: bool = True  # read with EXIF orientations applied
 
 
 def index_pairs(

@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.mirror import FlipPairs, exchanged
 from guided_diffusion.runtime.errors import ConfigError
 
 
@@ -30,6 +31,7 @@ class Placement:
     hflip: bool = False
     vflip: bool = False
     turns: int = 0  # quarter turns, counter-clockwise
+    flip_pairs: FlipPairs = ()
 
     def image(self, image: Tensor) -> Tensor:
         """Place uint8 [C, H, W]: [C, *size], border black."""
@@ -45,6 +47,10 @@ class Placement:
             for new, old in zip(self.scaled, mask.shape, strict=True)
         )
         return self._cut(mask[rows[:, None], columns], border)
+
+    def label(self, label: Tensor, null_id: int) -> Tensor:
+        """Place class ids [H, W] as `mask` does; classes called left and right change places in a mirrored picture."""
+        return exchanged(self.mask(label, null_id), self.flip_pairs if self.hflip != self.vflip else ())
 
     def _cut(self, scaled: Tensor, border: int) -> Tensor:
         """Cut the window out of [..., *scaled], flip and turn it."""
@@ -67,6 +73,7 @@ class JointTransform:
     random_flip: bool = True
     vertical_flip: bool = False
     rotate90: bool = False
+    flip_pairs: FlipPairs = ()
     train: bool = True
     """Whether to crop, mirror (each axis with probability 1/2) and turn (0 to 3 quarters) at random."""
 
@@ -88,6 +95,7 @@ class JointTransform:
             hflip=self.random_flip and hflip < 0.5,
             vflip=self.vertical_flip and vflip < 0.5,
             turns=int(turns * 4) if self.rotate90 else 0,
+            flip_pairs=self.flip_pairs,
         )
 
     def _cover(self, size: Size, draw: tuple[float, float, float] | None = None) -> Placement:
@@ -121,12 +129,15 @@ class JointTransform:
         return Placement((height, width), offset, self.image_size)
 
 
-def augment_mask(label: Tensor, edge: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def augment_mask(
+    label: Tensor, edge: Tensor | None, generator: torch.Generator, flip_pairs: FlipPairs = ()
+) -> tuple[Tensor, Tensor | None]:
     """Mirror a label map [H, W] and its edges alike in both axes at random and, if it is square, turn it."""
     height, width = label.shape
-    transform = JointTransform((height, width), "squash", vertical_flip=True, rotate90=height == width)
+    square = height == width
+    transform = JointTransform((height, width), "squash", vertical_flip=True, rotate90=square, flip_pairs=flip_pairs)
     placement = transform.place((height, width), generator)
-    return placement.mask(label, 0), None if edge is None else placement.mask(edge, 0)
+    return placement.label(label, 0), None if edge is None else placement.mask(edge, 0)
 
 
 def check_turns(size: Size, rotate90: bool) -> None:

@@ -11,6 +11,7 @@ from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, LoaderOptions, SourceOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair
@@ -51,6 +52,7 @@ def scan_split(
         image_channels=geometry.image_channels,
         batch_size=batch_size,
         ignore_label=source.ignore_label,
+        exif=source.exif,
         encoding=encoding,
         with_instances=not geometry.no_instance,
     )
@@ -62,10 +64,22 @@ def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
     encoding = report.raise_if_fatal()
     for line in problem_lines(report.warnings):
         print(f"warning: {line}")
+    _say_what_is_exchanged(config, encoding.names)
     if config.geometry.resize == "pad":
         # The borders are ignored pixels, and samples are written with them, so they need a value.
         report = replace(report, encoding=encoding.with_ignore())
     return report
+
+
+def _say_what_is_exchanged(config: TrainConfig, names: Sequence[str]) -> None:
+    pairs = flip_pairs(names, config.source.flip_pairs)
+    flips = [key for key in ("random_flip", "vertical_flip") if getattr(config.augment, key)]
+    if pairs and flips:
+        shown = ", ".join(f"{names[first]!r} and {names[second]!r}" for first, second in pairs)
+        print(
+            f"warning: {' and '.join(flips)}: mirrored examples have these classes exchanged: {shown}; set flip_pairs "
+            "to [] if left and right are sides of the image"
+        )
 
 
 def plain_transform(geometry: GeometryOptions) -> JointTransform:
@@ -92,6 +106,7 @@ def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGrou
         height_width(config.geometry.image_size),
         resize=config.geometry.resize,
         train=True,
+        flip_pairs=flip_pairs(report.encoding.names, config.source.flip_pairs),
         **config.augment.model_dump(),
     )
     return SegmentationDataset(

@@ -38,7 +38,7 @@ def find_masks(
         encoding = encoding.ignoring(also_ignored)
     mode, with_edges = get_mode(source.dataset_mode), not geometry.no_instance
     if mask_dir:
-        report = scan_masks(mask_dir, encoding, mode=mode, with_instances=with_edges)
+        report = scan_masks(mask_dir, encoding, mode=mode, exif=source.exif, with_instances=with_edges)
         without = sum(entry.instance is None for entry in report.pairs)
         if with_edges and mode.instances is not None and without:
             # The network sees other edges than in training.

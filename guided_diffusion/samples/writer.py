@@ -99,7 +99,7 @@ def read_conditions(
         label, edge = read_condition(sample.source, encoding, transform, with_edges=with_edges)
         if augment and sample.repeat:
             generator = torch.Generator().manual_seed(derive_seed(Stream.MASK, sample.seed))
-            label, edge = augment_mask(label, edge, generator)
+            label, edge = augment_mask(label, edge, generator, transform.flip_pairs)
         labels.append(label)
         edges.append(edge)
     return SemanticMap(torch.stack(labels), encoding.num_classes, torch.stack(edges) if with_edges else None)

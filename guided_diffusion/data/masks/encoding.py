@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -38,6 +39,7 @@ class RawMask:
     kind: MaskFormat
     values: np.ndarray  # unsigned integers of any shape: gray values, palette indices, or colors as 0xRRGGBB
     palette: bytes | None = None  # colors of a palette: r, g, b, r, g, b, ...
+    one_bit: bool = False  # black and white, as 0 and 1
 
     @property
     def class_values(self) -> np.ndarray | None:
@@ -55,9 +57,17 @@ class RawMask:
         if self.kind == "grey8":
             return self.values.astype(np.uint32) * np.uint32(0x010101)
         if self.kind == "palette":
-            entries = np.frombuffer((self.palette or b"")[:768].ljust(768, b"\0"), np.uint8)
-            return pack_colors(entries.reshape(256, 3))[self.values]
+            return palette_colors(self.palette)[self.values]
         return None
+
+
+def palette_colors(palette: bytes | None) -> np.ndarray:
+    """Return the packed colors of all 256 indices, uint32 [256]; a number that is no color past the palette's end."""
+    entries = np.frombuffer((palette or b"")[:768], np.uint8)
+    colors = np.full(256, 1 << 24, np.uint32)
+    count = len(entries) // 3
+    colors[:count] = pack_colors(entries[: 3 * count].reshape(count, 3))
+    return colors
 
 
 def raw_mask(image: Image.Image, source: str) -> RawMask:
@@ -82,7 +92,7 @@ def raw_mask(image: Image.Image, source: str) -> RawMask:
         return RawMask("palette", array.astype(np.uint8), bytes(image.getpalette("RGB") or ()))
     if image.mode == "I" and (array.min() < 0 or array.max() > 65535):
         raise DataError.of(source, f"mask has values {array.min()} to {array.max()}", "save classes as 0..65535")
-    return RawMask(kind, array.astype(np.uint8 if kind == "grey8" else np.uint16))
+    return RawMask(kind, array.astype(np.uint8 if kind == "grey8" else np.uint16), one_bit=image.mode == "1")
 
 
 def default_names(count: int) -> tuple[str, ...]:
@@ -131,6 +141,12 @@ class LabelEncoding:
     def lookup(self, raw: RawMask) -> np.ndarray:
         """Return the class ids of `raw.values`, same shape, int32; -1 for values and colors of unknown meaning."""
         values, colors, label = raw.class_values, raw.colors, None
+        if raw.kind == "palette" and self.values and self._palette_table is not None:
+            by_color, by_index = _match(colors, self._palette_table), _match(values, self._value_table)
+            agree = (by_color < 0) | (by_color == by_index)
+            return by_color if (by_color >= 0).all() else np.where(agree, by_index, np.int32(-1))
+        if raw.one_bit and self._white_is_255:
+            values = raw.values * np.uint8(255)
         if self.colors and colors is not None and (raw.kind == "rgb" or not self.values):
             label = _match(colors, self._color_table)
         # An RGB file that is all gray may as well hold plain values.
@@ -252,6 +268,26 @@ class LabelEncoding:
     @cached_property
     def _value_table(self) -> tuple[np.ndarray, np.ndarray]:
         return _sorted_table((*self.values, self.ignore_values))
+
+    @cached_property
+    def _white_is_255(self) -> bool:
+        """Whether masks hold 255 and no 1, so that a 1-bit mask is one in black and white."""
+        read = {value for group in (*self.values, self.ignore_values) for value in group}
+        return 255 in read and 1 not in read
+
+    @cached_property
+    def _palette_table(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Colors that identify classes of palette masks: of classes.json, else of the palette; None without any."""
+        if self.colors:
+            return self._color_table
+        if self.palette is None:
+            return None
+        colors = palette_colors(self.palette)
+        indices = [[value for value in group if value < 256] for group in (*self.values, self.ignore_values)]
+        groups = [set(colors[group].tolist()) for group in indices]
+        times = Counter(color for group in groups for color in group)
+        unique = [[color for color in group if times[color] == 1 and color < 1 << 24] for group in groups]
+        return _sorted_table(unique) if any(unique) else None
 
     @cached_property
     def _color_table(self) -> tuple[np.ndarray, np.ndarray]:

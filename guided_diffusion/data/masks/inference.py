@@ -10,20 +10,18 @@ import numpy as np
 
 from guided_diffusion.data.masks.advice import advise_colors, describe_colors, describe_values, suggest_fix
 from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile
-from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding, RawMask, default_names
+from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding, default_names
+from guided_diffusion.data.masks.palettes import (
+    MaskFacts,
+    contradicted_indices,
+    palette_conflict,
+    two_colors,
+    with_white_as_255,
+)
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 
 Groups = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class MaskFacts:
-    """The content of one mask: its distinct codes (`raw.values`, sorted, [K]) and their pixel counts [K]."""
-
-    path: str
-    raw: RawMask
-    counts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,15 @@ def infer_encoding(
 
     The masks tell the second value of the binary mode, and the form in which masks are written.
     """
+    masks = with_white_as_255(masks, [value for group in (classes.values if classes else ()) for value in group])
     colors = classes.colors if classes and any(classes.colors) else ()
+    if not colors and (conflict := palette_conflict(masks)) is not None:
+        colors = two_colors(masks) if mode.binary and not (classes and any(classes.values)) else ()
+        if not colors:
+            return None, [conflict]
     if not colors and (colored := [mask for mask in masks if mask.raw.class_values is None]):
         return None, [_colors_without_map(colored, len(masks))]
-    colors_only = bool(colors) and not any(classes.values)
+    colors_only = bool(colors) and not (classes and any(classes.values))
     problems: list[Problem] = []
     ignore = [*mode.ignore, *(classes.ignore_values if classes else ())]
     if (label := options.ignore_label) is not None and not 0 <= label <= 65535:
@@ -79,7 +82,8 @@ def infer_encoding(
         kind="grey16" if _largest(values) > 255 else "rgb" if colors_only else "grey8",
         binary=mode.binary,
     )
-    return _in_form_of(masks, encoding), []
+    encoding = _in_form_of(masks, encoding)
+    return encoding, contradicted_indices(masks, encoding)
 
 
 def _colors_without_map(colored: Sequence[MaskFacts], total: int) -> Problem:

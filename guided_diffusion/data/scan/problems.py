@@ -26,6 +26,8 @@ class ProblemKind(Enum):
     MASK_WITHOUT_INSTANCES = "mask without instance map"
     UNREADABLE = "unreadable files"
     SIZES = "sizes that differ"
+    PALETTES = "palettes that differ"
+    ORIENTATION = "EXIF orientations"
     CLASSES_FILE = "classes.json"
     NUM_CLASSES = "num_classes"
     IGNORE_LABEL = "ignore_label"

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.datasets import check_sizes, image_tensor
-from guided_diffusion.data.files import open_image, open_mask
+from guided_diffusion.data.files import open_image, open_mask, turn_upright
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
+from guided_diffusion.data.scan.orientation import Exif, Turned, orientation_problems, turned
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport
 from guided_diffusion.runtime.errors import DataError
@@ -44,6 +46,7 @@ class _Facts:
     problems: list[Problem]
     mask: MaskFacts | None = None  # None where the file cannot be used
     size: Size | None = None  # of the mask
+    turned: Turned | None = None  # how EXIF orientations are read, None without any
     image_mode: str = ""
     brightest: int = 65535  # of a 16-bit image
 
@@ -57,6 +60,7 @@ def scan_dataset(
     image_channels: Literal[1, 3] = 3,
     batch_size: int | None = None,
     ignore_label: int | None = None,
+    exif: Exif = None,
     encoding: LabelEncoding | None = None,
     with_instances: bool = True,
     progress: bool = True,
@@ -64,6 +68,7 @@ def scan_dataset(
     """Open every pair of a split; mistakes are not raised but reported.
 
     batch_size: over all processes; a smaller dataset gets a warning.
+    exif: whether orientation tags are applied; None: as sizes tell.
     encoding: check the masks against this one (of a checkpoint or another split) instead of inferring one.
     """
     remedy = _AS_IN_TRAINING if encoding is not None else None
@@ -73,8 +78,12 @@ def scan_dataset(
             "ignore_label to the value that stands for no class"
         )
     pairs, problems = index_pairs(data_dir, mode, split, with_instances=with_instances)
-    facts = _in_threads(lambda pair: _scan_pair(pair, image_channels), pairs, "scanning pairs", progress)
+    facts = _in_threads(lambda pair: _scan_pair(pair, image_channels, exif), pairs, "scanning pairs", progress)
     problems += [problem for fact in facts for problem in fact.problems]
+    tagged = [(pair, fact.turned) for pair, fact in zip(pairs, facts, strict=True) if fact.turned is not None]
+    problems += orientation_problems([(pair.mask, how) for pair, how in tagged])
+    upright = {pair.stem: how.upright for pair, how in tagged}
+    pairs = [replace(pair, upright=upright.get(pair.stem, True)) for pair in pairs]
     masks = [fact.mask for fact in facts if fact.mask is not None]
     if encoding is None:
         classes, mistakes = read_classes(data_dir)
@@ -95,6 +104,7 @@ def scan_masks(
     encoding: LabelEncoding,
     *,
     mode: DatasetMode | None = None,
+    exif: Exif = None,
     with_instances: bool = False,
     progress: bool = True,
 ) -> ScanReport:
@@ -103,6 +113,7 @@ def scan_masks(
     mode, with_instances: see `index_masks`.
     """
     entries, problems = index_masks(folder, mode, with_instances=with_instances)
+    entries = [replace(entry, upright=exif != "ignore") for entry in entries]
     facts = _in_threads(_scan_mask, entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
     return _report(entries, facts, encoding, problems, _AS_IN_TRAINING)
@@ -133,13 +144,25 @@ def _collecting(problems: list[Problem], kind: ProblemKind) -> Iterator[None]:
         problems.append(Problem.of(error, kind))
 
 
-def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
-    """Open image, mask and instance map of a pair and compare their sizes (EXIF orientation applied)."""
-    facts = _scan_mask(MaskEntry(pair.stem, pair.mask, pair.instance))
-    problems = facts.problems
+def _scan_pair(pair: Pair, channels: Literal[1, 3], exif: Exif) -> _Facts:
+    """Open image, mask and instance map of a pair and compare their sizes."""
+    problems: list[Problem] = []
+    image = mask = how = None
     with _collecting(problems, ProblemKind.UNREADABLE):
-        image = open_image(pair.image)
-        facts = replace(facts, image_mode=image.mode)
+        mask = open_mask(pair.mask, upright=False)
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        image = open_image(pair.image, upright=False)
+    if image is not None and mask is not None:
+        how = turned(image, mask, exif)
+    upright = how is None or how.upright
+    entry = MaskEntry(pair.stem, pair.mask, pair.instance, upright)
+    facts = _mask_facts(entry, mask, problems) if mask is not None else _Facts(problems)
+    if image is None:
+        return facts
+    if upright:
+        turn_upright(image)
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        facts = replace(facts, image_mode=image.mode, turned=how)
         if facts.size is not None:
             with _collecting(problems, ProblemKind.SIZES):
                 check_sizes(pair.image, image.size[::-1], pair.mask, facts.size)
@@ -150,15 +173,23 @@ def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
 
 
 def _scan_mask(entry: MaskEntry) -> _Facts:
-    """Count the codes of a mask; check that its instance map, if any, is readable and of the same size."""
     problems: list[Problem] = []
-    facts = _Facts(problems)
     with _collecting(problems, ProblemKind.UNREADABLE):
-        raw = raw_mask(open_mask(entry.mask), entry.mask)
+        return _mask_facts(entry, open_mask(entry.mask, upright=False), problems)
+    return _Facts(problems)
+
+
+def _mask_facts(entry: MaskEntry, mask: Image.Image, problems: list[Problem]) -> _Facts:
+    """Count the codes of a mask, opened as stored; check that its instance map, if any, has the same size."""
+    facts = _Facts(problems)
+    if entry.upright:
+        turn_upright(mask)
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        raw = raw_mask(mask, entry.mask)
         height, width = raw.values.shape
         facts = _Facts(problems, _count_codes(entry.mask, raw), (height, width))
         if entry.instance is not None:
-            instance = raw_mask(open_mask(entry.instance), entry.instance)
+            instance = raw_mask(open_mask(entry.instance, upright=entry.upright), entry.instance)
             with _collecting(problems, ProblemKind.SIZES):
                 check_sizes(entry.mask, (height, width), entry.instance, instance.values.shape)
     return facts
@@ -170,7 +201,7 @@ def _count_codes(path: str, raw: RawMask) -> MaskFacts:
     if len(codes) > _KEPT_COLORS and raw.kind == "rgb":
         kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_COLORS])
         codes, counts = codes[kept], counts[kept]
-    return MaskFacts(path, RawMask(raw.kind, codes, raw.palette), counts)
+    return MaskFacts(path, replace(raw, values=codes), counts)
 
 
 def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:

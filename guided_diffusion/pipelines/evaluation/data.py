@@ -120,6 +120,7 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         image_channels=config.view.image_channels,
         batch_size=config.study.batch_size,
         ignore_label=source.ignore_label,
+        exif=source.exif,
         encoding=encoding,
         with_instances=False,
     )
@@ -191,7 +192,9 @@ def _find_groups(scanned: ScannedData) -> MaskGroups:
     """Read the masks of the samples whose diversity is measured, and group equal ones."""
     view, pairs = scanned.view, scanned.several
     bar = tqdm(pairs, desc="reading masks", unit="mask")
-    groups = groups_of_one_mask(view.encoding.decode(open_mask(pair.mask), pair.mask) for pair in bar)
+    groups = groups_of_one_mask(
+        view.encoding.decode(open_mask(pair.mask, upright=pair.upright), pair.mask) for pair in bar
+    )
 
     def load(number: int) -> Images:
         return view.read([pairs[index] for index in groups[number]]).images

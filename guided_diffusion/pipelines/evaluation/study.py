@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets
 from evaluations.origins import leaked
+from evaluations.segmentation.augmentation import Relabel
 from evaluations.segmentation.models import architecture_name, build_segmenter, check_size
 from evaluations.segmentation.segmenter import AgreementSegmenter, trained_segmenter
 from evaluations.segmentation.training import TrainingPlan
@@ -23,6 +25,7 @@ from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, se
 from evaluations.study.summary import summarize
 from evaluations.study.training_sets import StudyData, lacking_samples, training_sets
 from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions, ViewOptions
+from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.runtime.checkpoint import save_checkpoint
@@ -114,7 +117,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
     results = StudyResults(folder / FOLDER, _settings(options, config.view, sets), _digests(sets))
     study = Study(
         StudyData(sets.training, sets.test, sets.samples, sets.origin),
-        make_plan(options, len(sets.class_names), device),
+        replace(make_plan(options, len(sets.class_names), device), relabel=_relabel(config, sets.class_names)),
         architectures,
         tuple(settings),
         options.seeds,
@@ -145,6 +148,11 @@ def make_plan(options: StudyOptions, num_classes: int, device: torch.device) -> 
         vertical_flip=options.vertical_flip,
         augment_all=options.augment_all,
     )
+
+
+def _relabel(config: EvaluateConfig, names: Sequence[str]) -> Relabel | None:
+    pairs = flip_pairs(names, config.source.flip_pairs)
+    return partial(exchanged, pairs=pairs) if pairs else None
 
 
 _SETTINGS = ("encoder", "train_steps", "batch_size", "lr", "validation_share", "vertical_flip", "augment_all", "seed")
