@@ -37,11 +37,23 @@ class AgreementSegmenter:
 
 
 def trained_segmenter(
-    model: nn.Module, name: str, *, augmented: bool, batch_size: int, device: torch.device
+    model: nn.Module,
+    name: str,
+    *,
+    augmented: bool,
+    batch_size: int,
+    device: torch.device,
+    saved: tuple[ImageSet, Counts],
 ) -> AgreementSegmenter:
-    """Return a segmenter that was trained on the real training images, `augmented` with the usual augmentation."""
+    """Return a segmenter that was trained on the real training images, `augmented` with the usual augmentation.
+
+    saved: images whose counts were saved when it was trained, so that another machine reports the same ones.
+    """
     how = "with the usual augmentation" if augmented else "without augmentation, which did better in validation"
-    counts = partial(evaluate_segmenter, model, batch_size=batch_size, device=device)
+
+    def counts(images: ImageSet) -> Counts:
+        return saved[1] if images is saved[0] else evaluate_segmenter(model, images, batch_size, device)
+
     record = {"segmenter": f"{name}, trained on the real training images {how}"}
     return AgreementSegmenter(record, False, counts, partial(encoder_features, model, device=device))
 

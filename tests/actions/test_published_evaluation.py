@@ -302,9 +302,7 @@ def test_outputs_that_are_not_the_classes(refused, nearest, table):
     line = refused(segmenter=nearest)
     assert f"segmenter: {nearest}: has 4 outputs, but the dataset has 151 classes: give segmenter_labels" in line
     table.write_text(json.dumps(["class 1", "sky", "class 2", None]))
-    assert "output 1 stands for 'sky', which is no class of the dataset" in refused(
-        segmenter=nearest, segmenter_labels=table
-    )
+    assert "output 1 stands for 'sky'" in refused(segmenter=nearest, segmenter_labels=table)
     table.write_text(json.dumps({"0": 1, "1": 2, "2": 3, "3": 4, "7": 5}))
     assert "has output 7, but the segmenter has the outputs 0 to 3" in refused(
         segmenter=nearest, segmenter_labels=table

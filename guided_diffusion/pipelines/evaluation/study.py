@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets
+from evaluations.metrics.segmentation import Counts
 from evaluations.origins import leaked
 from evaluations.segmentation.augmentation import Relabel
 from evaluations.segmentation.models import architecture_name, build_segmenter, check_size
@@ -87,6 +88,7 @@ class StudyRun:
             augmented=plan.augment_all or run.setting == STANDARD_AUGMENTATION,
             batch_size=plan.training.batch_size,
             device=plan.device,
+            saved=(study.data.test, Counts.from_json(self.results[run.key]["counts"])),
         )
 
     def summary(self, class_names: Sequence[str]) -> dict[str, Any] | None:
