@@ -88,7 +88,7 @@ class TrainBatch:
     batch_index: Tensor
     """[n] int64 on the CPU, positions in the global batch."""
     weight: Tensor
-    """[n] float32, weights of the loss; 0 for an item that only keeps the process busy."""
+    """[n] float32 on the CPU, weights of the loss; 0 for an item that only keeps the process busy."""
     global_size: int
     """Items of weight 1 over all processes."""
     prepared: Prepared | None = None
@@ -146,7 +146,7 @@ class TrainLoader:
             image=collated["image"].to(self._device, non_blocking=True),
             condition=collated["condition"].to(self._device, non_blocking=True),
             batch_index=collated["batch_index"],
-            weight=collated["weight"].to(self._device, torch.float32, non_blocking=True),
+            weight=collated["weight"].float(),
             global_size=global_size,
             prepared=None if prepared is None else prepared.to(self._device, non_blocking=True),
         )
