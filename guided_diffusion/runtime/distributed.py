@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from guided_diffusion.runtime.errors import UserError
-from guided_diffusion.runtime.launcher import launched_as
+from guided_diffusion.runtime.launcher import launched_as, processes_here
 
 T = TypeVar("T")
 
@@ -81,10 +81,11 @@ class ProcessGroup:
             dist.destroy_process_group()
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
+def choose_device(name: str, local_rank: int = 0, processes: int = 1) -> torch.device:
     """Return the device that `name` means: auto, cpu, cuda, cuda:1 or mps.
 
-    Raises UserError where it does not exist here.
+    processes: of the run on this machine. Raises UserError where it does not exist here, or where two of the processes
+    would be put on one GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -96,7 +97,15 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         count = torch.cuda.device_count()
         if count == 0:
             raise UserError(f"device is {name!r}, but PyTorch {torch.__version__} sees no GPU here: use auto or cpu")
-        index = device.index if device.index is not None else local_rank % count
+        processes = max(processes, local_rank + 1)
+        if processes > count:
+            raise UserError(
+                f"device is {name!r}, and each of the {processes} processes on this machine needs a GPU of its own, "
+                f"but they see {count}: start at most {count}, have the launcher show them more, or set device to cpu"
+            )
+        if device.index is not None and processes > 1:
+            raise UserError(f"device is {name!r}, but {processes} processes would share that GPU: set device to cuda")
+        index = local_rank if device.index is None else device.index
         if index >= count:
             raise UserError(f"device is {name!r}, but there are {count} GPUs: use cuda:0 to cuda:{count - 1}, or auto")
         return torch.device("cuda", index)
@@ -113,7 +122,13 @@ def init_distributed(device_name: str) -> ProcessGroup:
     Raises UserError where the device does not exist or mpiexec started several processes without mpi4py.
     """
     rank, size, local_rank = launched_as()
-    device = choose_device(device_name, local_rank)
+    processes = processes_here()
+    try:
+        device = choose_device(device_name, local_rank, processes)
+    except UserError as error:
+        error.collective = processes == size  # then all of them see the same GPUs, and one of them tells it
+        error.already_printed = error.collective and rank > 0
+        raise
     if size == 1:
         return ProcessGroup(0, 1, 0, device)
     if "MASTER_ADDR" not in os.environ:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -293,11 +293,6 @@ def pretended_cuda(*, count: int = 1) -> Iterator[Gpu]:
         for owner, name, value in (*_replaced_in_cuda(count), *_replaced_in_torch(gpu)):
             if hasattr(owner, name):  # newer and older versions have other names
                 stack.enter_context(mock.patch.object(owner, name, value))
-        future = torch.__future__
-        stack.callback(
-            future.set_overwrite_module_params_on_conversion, future.get_overwrite_module_params_on_conversion()
-        )
-        future.set_overwrite_module_params_on_conversion(True)
         stack.enter_context(_Mode(gpu))
         yield gpu
 
@@ -332,7 +327,7 @@ def _replaced_in_torch(gpu: Gpu) -> list[Replaced]:
     autocast, inference = torch.amp.autocast_mode.autocast, torch.autograd.grad_mode.inference_mode
     backward = torch.autograd.function.BackwardCFunction
     group, begin, apply = torch._C._group_tensors_by_device_and_dtype, autocast.__init__, backward.apply
-    is_enabled, dtype_of = torch.is_autocast_enabled, torch.get_autocast_dtype
+    is_enabled, dtype_of, convert_module = torch.is_autocast_enabled, torch.get_autocast_dtype, nn.Module._apply
 
     def of_cpu(device_type: str) -> str:
         return "cpu" if device_type == "cuda" else device_type
@@ -348,6 +343,14 @@ def _replaced_in_torch(gpu: Gpu) -> list[Replaced]:
         with gpu.following(False):  # a backward pass in Python says itself where it puts what it makes
             return apply(self, *args)
 
+    def convert(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        # Else a parameter that moves is another object, which an optimizer does not know.
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            return convert_module(self, *args, **kwargs)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(False)
+
     def enter(self: Any) -> None:  # tensors made in inference mode cannot be wrapped
         self.pretended = torch.no_grad() if self.mode else nullcontext()
         self.pretended.__enter__()
@@ -362,6 +365,7 @@ def _replaced_in_torch(gpu: Gpu) -> list[Replaced]:
         (inference, "__enter__", enter),
         (inference, "__exit__", lambda self, *error: self.pretended.__exit__(*error)),
         (backward, "apply", apply_backward),
+        (nn.Module, "_apply", convert),
         (torch._C, "_group_tensors_by_device_and_dtype", group_by_device),
     ]
 
