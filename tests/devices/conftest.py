@@ -1,4 +1,4 @@
-"""What runs on the pretended device: the command line, a trainer, a pipeline."""
+"""What the runs on a pretended GPU have in common."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TINY
 
 from guided_diffusion import cli
-
-SHORT = {**TINY, "compile": False, "num_workers": 0, "max_epochs": 1, "drop_rate": 0.3}
-"""A training of three steps, in this process, uncompiled: a compiler would generate code for a real GPU."""
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHORT
 from PIL import Image
 from pretended_cuda import pretended_cuda
+from tiny import ON_GPU
 
 from guided_diffusion import load_pipeline
 from guided_diffusion.runtime.checkpoint import LAST, load_checkpoint
@@ -62,7 +62,7 @@ def history(folder: Path) -> list[list[float]]:
 @pytest.mark.parametrize("name", TRAININGS)
 def test_trainings(name, lemons, run, reads_of_steps, tmp_path):
     """The second epoch is that of a resumed run, so that the optimizer's state goes to the disk and back."""
-    common = {**SHORT, **TRAININGS[name], "data_dir": lemons}
+    common = {**ON_GPU, **TRAININGS[name], "data_dir": lemons}
     epochs = 2 if name == "fp32" else 1
     run("train", **common | {"output_dir": tmp_path / "cpu", "device": "cpu", "max_epochs": epochs})
     common |= {"output_dir": tmp_path / "gpu", "device": "cuda"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import SHORT
 from pretended_cuda import pretended_cuda
+from tiny import ON_GPU
 
 from guided_diffusion import cli
 from guided_diffusion.runtime.distributed import choose_device
@@ -30,7 +30,7 @@ def launched(monkeypatch, launcher: str, rank: int, size: int) -> None:
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_more_processes_than_gpus_are_refused_in_one_line(launcher, rank, lemons, monkeypatch, capsys, tmp_path):
     launched(monkeypatch, launcher, rank, 3)
-    values = {**SHORT, "data_dir": lemons, "output_dir": tmp_path / "run", "device": "auto"}
+    values = {**ON_GPU, "data_dir": lemons, "output_dir": tmp_path / "run", "device": "auto"}
     with pretended_cuda(count=2):
         code = cli.main(["train", *(f"--set={key}={json.dumps(value, default=str)}" for key, value in values.items())])
     assert code == 2
@@ -42,7 +42,7 @@ def test_more_processes_than_gpus_are_refused_in_one_line(launcher, rank, lemons
 
 def test_a_process_without_a_gpu_of_its_own_is_refused(lemons, monkeypatch, tmp_path):
     launched(monkeypatch, "a launcher that does not say how many are here", 2, 3)
-    values = {**SHORT, "data_dir": lemons, "output_dir": tmp_path / "run", "device": "cuda"}
+    values = {**ON_GPU, "data_dir": lemons, "output_dir": tmp_path / "run", "device": "cuda"}
     with pretended_cuda(count=2):
         code = cli.main(["train", *(f"--set={key}={json.dumps(value, default=str)}" for key, value in values.items())])
     assert code == 2

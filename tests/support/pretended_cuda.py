@@ -42,6 +42,10 @@ class GpuError(RuntimeError):
     """What PyTorch refuses on a GPU, or what goes wrong on one without an error."""
 
 
+class NoArrayError(GpuError, TypeError):
+    """An array of values that lie on the GPU."""
+
+
 class Gpu:
     """What the program has done with the pretended device.
 
@@ -230,13 +234,16 @@ class OnDevice(Tensor):
     def type_as(self, other: Tensor) -> Tensor:
         return self.to(other)
 
+    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, device: Any = CUDA, **kwargs: Any) -> Tensor:
+        return torch.tensor(data, dtype=dtype or self.dtype, device=device, **kwargs)
+
     def tolist(self) -> Any:
         return self.gpu.read_back(self).tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
         if force:
             return self.detach().cpu().numpy()
-        raise TypeError("can't convert a tensor of cuda:0 to numpy: use Tensor.cpu() first")
+        raise NoArrayError("can't convert a tensor of cuda:0 to numpy: use Tensor.cpu() first")
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         return self.numpy()
