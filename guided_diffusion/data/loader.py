@@ -80,7 +80,7 @@ class TrainBatch:
     batch_index: Tensor
     """[n] int64 on the CPU, positions in the global batch."""
     weight: Tensor
-    """[n] float32, weights of the loss; 0 for an item that only keeps the process busy."""
+    """[n] float32 on the CPU, weights of the loss; 0 for an item that only keeps the process busy."""
     global_size: int
     """Items of weight 1 over all processes."""
     prepared: Prepared | None = None
@@ -129,15 +129,18 @@ class TrainLoader:
         for collated, global_size in zip(self._loader, self.batch_plan.global_sizes(start_item), strict=True):
             if isinstance(collated, UserError):
                 raise collated
-            prepared = collated["prepared"]
-            yield TrainBatch(
-                image=collated["image"].to(self._device, non_blocking=True),
-                condition=collated["condition"].to(self._device, non_blocking=True),
-                batch_index=collated["batch_index"],
-                weight=collated["weight"].to(self._device, torch.float32, non_blocking=True),
-                global_size=global_size,
-                prepared=None if prepared is None else prepared.to(self._device, non_blocking=True),
-            )
+            yield self._on_device(collated, global_size)
+
+    def _on_device(self, collated: dict[str, Any], global_size: int) -> TrainBatch:
+        prepared = collated["prepared"]
+        return TrainBatch(
+            image=collated["image"].to(self._device, non_blocking=True),
+            condition=collated["condition"].to(self._device, non_blocking=True),
+            batch_index=collated["batch_index"],
+            weight=collated["weight"].float(),
+            global_size=global_size,
+            prepared=None if prepared is None else prepared.to(self._device, non_blocking=True),
+        )
 
 
 def collate_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from guided_diffusion.runtime.errors import UserError
-from guided_diffusion.runtime.launcher import launched_as
+from guided_diffusion.runtime.launcher import launched_as, processes_here
 
 T = TypeVar("T")
 
@@ -78,8 +78,12 @@ class ProcessGroup:
             dist.destroy_process_group()
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device of a name: auto, cpu, cuda, cuda:1 or mps; UserError if it does not exist here."""
+def choose_device(name: str, local_rank: int = 0, processes: int = 1) -> torch.device:
+    """Return the device that `name` means: auto, cpu, cuda, cuda:1 or mps.
+
+    processes: of the run on this machine. Raises UserError where it does not exist here, or where two of the processes
+    would be put on one GPU.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -96,7 +100,14 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if count == 0:
         found = f"{name!r} found, but PyTorch {torch.__version__} sees no GPU here"
         raise UserError.of("device", found, "use auto or cpu")
-    index = device.index if device.index is not None else local_rank % count
+    processes = max(processes, local_rank + 1)
+    if processes > count:
+        found = f"{name!r} found, but {processes} processes need a GPU each on this machine and see {count}"
+        remedy = f"start at most {count}, have the launcher show them more, or set device to cpu"
+        raise UserError.of("device", found, remedy)
+    if device.index is not None and processes > 1:
+        raise UserError.of("device", f"{name!r} found, a GPU that {processes} processes would share", "use cuda")
+    index = local_rank if device.index is None else device.index
     if index >= count:
         remedy = f"use cuda:0 to cuda:{count - 1}, or auto"
         raise UserError.of("device", f"{name!r} found, but there are {count} GPUs", remedy)
@@ -109,7 +120,13 @@ def init_distributed(device_name: str) -> ProcessGroup:
     Raises UserError if the device does not exist, or if mpiexec started several processes without mpi4py.
     """
     rank, size, local_rank = launched_as()
-    device = choose_device(device_name, local_rank)
+    processes = processes_here()
+    try:
+        device = choose_device(device_name, local_rank, processes)
+    except UserError as error:
+        error.collective = processes == size  # then all of them see the same GPUs, and one of them tells it
+        error.already_printed = error.collective and rank > 0
+        raise
     if size == 1:
         return ProcessGroup(0, 1, 0, device)
     if "MASTER_ADDR" not in os.environ:

@@ -175,19 +175,14 @@ class Trainer:
         t, weights = self.timestep_sampler.draw(
             key, batch.batch_index, batch.global_size, self.loader.batch_plan.num_batches
         )
+        # All at once and first: when there is work on the device, copies to it would wait for that.
+        on_device, importance, counted = (values.to(self.world.device) for values in (t, weights, batch.weight))
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._forward_backward(batch, t, weights, key)
-
-        sums = EpochSums.of_step(losses, weights, batch.weight.cpu(), t, self.diffusion.num_timesteps)
-        asked = torch.tensor([self.stop.signal_number == number for number in STOP_SIGNALS]).double()
-        sums = torch.cat([sums, asked])
-        if self.world.size > 1 and self.world.device.type == "cuda":  # NCCL only sums what lies on the GPU
-            sums = sums.to(self.world.device)
-        *sums, terminate, interrupt = self.world.sum(sums).tolist()
-        # From the sum, not from this process's own flag: all processes have to stop after the same step.
-        self._stop_signal = SIGTERM if terminate else SIGINT if interrupt else 0
+        share = importance * counted * self.world.size / batch.global_size
+        losses = self._forward_backward(batch, on_device, share, key)
         self.scaler.unscale_(self.optimizer)
-        grad_norm = float(nn.utils.clip_grad_norm_(self._parameters, options.grad_clip or math.inf))
+        norm = nn.utils.clip_grad_norm_(self._parameters, options.grad_clip or math.inf)
+        sums, grad_norm, losses = self._read_back(losses, importance, counted, on_device, norm)
 
         progress.batch += 1
         progress.images += batch.global_size
@@ -199,6 +194,26 @@ class Trainer:
         self.scaler.update()
         if self.timestep_sampler.adaptive:
             self._teach_timestep_sampler(batch, t, losses)
+
+    def _read_back(
+        self, losses: Tensor, importance: Tensor, counted: Tensor, t: Tensor, grad_norm: Tensor
+    ) -> tuple[list[float], float, list[float]]:
+        """Return the step's sums over all processes, the norm of its gradients, and this process's losses.
+
+        They come from the device in one copy, the only one of a step: each makes the program wait for the device.
+        """
+        # NCCL only sums what lies on the GPU, and MPS has no float64.
+        place = torch.device("cpu") if self.world.device.type == "mps" else self.world.device
+        losses, importance, counted, t, norm = (v.to(place) for v in (losses, importance, counted, t, grad_norm))
+        asked = torch.tensor([self.stop.signal_number == number for number in STOP_SIGNALS]).double()
+        sums = EpochSums.of_step(losses, importance, counted, t, self.diffusion.num_timesteps)
+        sums = self.world.sum(torch.cat([sums, asked.to(place, non_blocking=True)]))
+        values = torch.cat([sums, norm.double()[None], losses.double()]).tolist()
+        *sums, terminate, interrupt = values[: len(sums)]
+        # From the sum, not from this process's own flag: all have to stop after the same step.
+        self._stop_signal = SIGTERM if terminate else SIGINT if interrupt else 0
+        grad_norm, *losses = values[-1 - len(losses) :]
+        return sums, grad_norm, losses
 
     def _update(self, sums: list[float], grad_norm: float) -> None:
         progress = self.progress
@@ -228,8 +243,11 @@ class Trainer:
         anneal = self.options.lr_anneal_steps
         return self.options.lr * (1 - step / anneal) if anneal else self.options.lr
 
-    def _forward_backward(self, batch: TrainBatch, t: Tensor, weights: Tensor, key: tuple[int, int, int]) -> Tensor:
-        """Accumulate the gradient of the mean loss of the global batch; return this process's losses [n] on the CPU."""
+    def _forward_backward(self, batch: TrainBatch, t: Tensor, share: Tensor, key: tuple[int, int, int]) -> Tensor:
+        """Accumulate the gradient of the global batch's mean loss; return this process's losses [n].
+
+        t, share: [n], the timestep of each image and how much its loss counts. All on the device.
+        """
         n = len(batch.image)
         size = self.options.microbatch if self.options.microbatch > 0 else n
         losses = []
@@ -239,24 +257,22 @@ class Trainer:
             # Gradients add up locally until the last part, which starts the exchange between processes.
             with contextlib.nullcontext() if last or self._network is self.model else self._network.no_sync():
                 loss = self._losses(batch, part, t[part], key)
-                share = weights[part].to(loss.device) * batch.weight[part] * self.world.size / batch.global_size
-                self.scaler.scale((loss * share).sum()).backward()
+                self.scaler.scale((loss * share[part]).sum()).backward()
             losses.append(loss.detach())
-        return torch.cat(losses).cpu()
+        return torch.cat(losses)
 
     def _losses(self, batch: TrainBatch, part: slice, t: Tensor, key: tuple[int, int, int]) -> Tensor:
         """Return the unweighted loss of each image of `part`, [n]."""
         device = self.world.device
         batch_indices = batch.batch_index[part].tolist()
         x0 = batch.image[part]
-        t = t.to(device)
         condition, prepared = batch.condition[part], None
         if self.label_diffusion is not None:  # it changes the maps, so nothing was prepared of them
             uniform = draw_uniform(step_generators(Stream.LABEL, key, batch_indices, device), condition.size, device)
             condition = self.label_diffusion.diffuse(condition, t, uniform)
         elif batch.prepared is not None:
             prepared = batch.prepared[part]
-        dropped = self._dropped(batch_indices, key)
+        dropped = self._dropped(batch_indices, key).to(device)
         condition = condition.drop(dropped)
         prepared = None if prepared is None else prepared.drop(dropped)
         noise = draw_noise(step_generators(Stream.NOISE, key, batch_indices, device), x0.shape[1:], device)
@@ -272,12 +288,12 @@ class Trainer:
         generators = step_generators(Stream.DROP, key, batch_indices)
         return torch.tensor([float(torch.rand((), generator=g)) < self.options.drop_rate for g in generators])
 
-    def _teach_timestep_sampler(self, batch: TrainBatch, t: Tensor, losses: Tensor) -> None:
-        columns = (batch.batch_index, t, losses, batch.weight)
-        own = [entry for entry in zip(*(column.tolist() for column in columns), strict=True) if entry[-1]]
+    def _teach_timestep_sampler(self, batch: TrainBatch, t: Tensor, losses: list[float]) -> None:
+        measured = zip(batch.batch_index.tolist(), t.tolist(), losses, batch.weight.tolist(), strict=True)
+        own = [(batch_index, step, loss) for batch_index, step, loss, weight in measured if weight]
         # In the order of the batch, so that the number of processes makes no difference.
         everyone = sorted(entry for entries in self.world.gather(own) for entry in entries)
-        _, timesteps, losses, _ = zip(*everyone, strict=True)
+        _, timesteps, losses = zip(*everyone, strict=True)
         self.timestep_sampler.update(torch.tensor(timesteps), torch.tensor(losses))
 
     # --- state ---------------------------------------------------------------------------------------------------
