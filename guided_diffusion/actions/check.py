@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import blobfile as bf
@@ -12,8 +13,9 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import SourceOptions
+from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.report import ScanReport
-from guided_diffusion.pipelines.dataset import scan_split, shown_dataset, with_mode_defaults
+from guided_diffusion.pipelines.dataset import scan_split, shared_with_training, shown_dataset, with_mode_defaults
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
@@ -30,7 +32,7 @@ def run(config: CheckConfig) -> int:
     folder = Path(config.output_dir)
     fatal: list[str] = []
     texts = []
-    encoding = None
+    encoding = training = None
     for split in SPLITS:
         if split != "train" and not has_split(source, split):
             texts.append(f"{split}: no such split, nothing to check")
@@ -44,7 +46,13 @@ def run(config: CheckConfig) -> int:
             with_instances=not geometry.no_instance,
             batch_size=config.batch.batch_size,
             encoding=encoding,
+            look_alikes=True,
         )
+        if training is None:
+            training = report
+        else:
+            shared = shared_problems(shared_with_training(report, training), len(report.pairs))
+            report = replace(report, problems=(*report.problems, *shared))
         encoding = encoding or (None if report.fatal else report.encoding)
         # What class-wise label diffusion would train with.
         wants_eta = config.shows_eta and split == "train" and not report.fatal

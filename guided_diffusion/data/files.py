@@ -56,21 +56,21 @@ def read_bytes(path: str | Path) -> bytes:
     return content
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Return the decoded picture, turned upright as its EXIF orientation says.
+def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """Return the decoded picture, turned upright as its EXIF orientation says; `content` where it is read already.
 
     Raises DataError if the file is missing, empty, truncated, or no picture.
     """
-    return _load(path)[0]
+    return _load(path, content)[0]
 
 
-def open_mask(path: str | Path) -> Image.Image:
-    """Return the decoded label picture with its sample values as they are stored in the file.
+def open_mask(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """Return the decoded label picture with its sample values as they are stored in the file (or in `content`).
 
     PIL stretches gray PNGs of 2 and 4 bits to 0..255; this is undone. Colors of 16 bits lose their low byte in PIL
     and are refused with a DataError, as are JPEGs, whose compression changes labels, and what `open_image` refuses.
     """
-    image, raw_mode = _load(path)
+    image, raw_mode = _load(path, content)
     if image.format == "JPEG":
         raise DataError.of(
             path,
@@ -87,9 +87,10 @@ def open_mask(path: str | Path) -> Image.Image:
     return image
 
 
-def _load(path: str | Path) -> tuple[Image.Image, str]:
+def _load(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
     """Decode a picture; also return how its samples were stored, in PIL's raw mode names."""
-    content = read_bytes(path)
+    if content is None:
+        content = read_bytes(path)
     try:
         image = Image.open(io.BytesIO(content))
         raw_mode = _raw_mode(image)

@@ -12,8 +12,9 @@ from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, LoaderOptions, SourceOptions
-from guided_diffusion.data.pairing import MaskEntry, Pair
-from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.pairing import MaskEntry, Pair, index_pairs
+from guided_diffusion.data.scan.duplicates import Twin, find_shared, find_shared_files, shared_problems
+from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
@@ -38,6 +39,7 @@ def scan_split(
     with_instances: bool = False,
     batch_size: int | None = None,
     encoding: LabelEncoding | None = None,
+    look_alikes: bool = False,
 ) -> ScanReport:
     """Return what a scan of every pair of a split finds, its masks held against `encoding` where that is known.
 
@@ -53,7 +55,19 @@ def scan_split(
         ignore_label=source.ignore_label,
         encoding=encoding,
         with_instances=with_instances,
+        look_alikes=look_alikes,
     )
+
+
+def shared_with_training(test: ScanReport, training: ScanReport) -> list[Twin]:
+    """Return the test pairs whose image is in the training split, too."""
+    return find_shared((test.pairs, test.prints), (training.pairs, training.prints), training.encoding)
+
+
+def shared_files(source: SourceOptions, training: ScanReport) -> list[Problem]:
+    """Return a warning for each test image whose file is in the training split; cheap, and of bytes only."""
+    test, _ = index_pairs(source.data_dir, get_mode(source.dataset_mode), "test", with_instances=False)
+    return shared_problems(find_shared_files(test, training.pairs, training.prints), len(test))
 
 
 def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
@@ -69,7 +83,7 @@ def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
         batch_size=config.optimizer.batch_size * processes,
     )
     encoding = report.raise_if_fatal()
-    for line in problem_lines(report.warnings):
+    for line in problem_lines([*report.warnings, *shared_files(config.source, report)]):
         print(f"warning: {line}")
     if config.geometry.resize == "pad":
         # Borders are of no class, and samples are written with them: there must be a value for it.

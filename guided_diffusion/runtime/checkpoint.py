@@ -7,6 +7,7 @@ A checkpoint of ours is one dictionary of plain values and tensors:
     config              the resolved training options; they carry the architecture and the preprocessing
     encoding            classes, and what mask values stand for them
     lineage             which checkpoint training started from, and whether masks were ever dropped
+    fingerprint         names and digests of the training pairs
     progress            epoch, position in the epoch, step, best loss, history, counters of the random streams
     model               raw weights, by the published names
     ema                 rate -> averaged weights
@@ -48,6 +49,7 @@ class Checkpoint:
     config: dict[str, Any] = field(default_factory=dict)
     encoding: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
@@ -101,8 +103,10 @@ def find_checkpoint(path: str | Path, prefer: str = LAST) -> Path:
     return path
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
     """Read a checkpoint of ours, bare published weights or a `.safetensors` file, onto the CPU.
+
+    lazily: weights are read when they are used, for those who want the rest.
 
     Raises CheckpointError where the file is missing, damaged, newer than this version, or no such thing.
     """
@@ -114,7 +118,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily or None)
     except Exception:  # a damaged zip, a pickle with code in it and a text file all fail in their own ways
         raise CheckpointError(
             f"{path}: not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"

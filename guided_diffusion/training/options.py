@@ -85,6 +85,9 @@ class RunOptions(OptionGroup):
     title: ClassVar = "run"
     output_dir: str = option("", "folder of the run: checkpoints, logs, previews", path=True, resume="may change")
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
+    allow_changed_data: bool = option(
+        False, "go on with a run although its training images or masks are others than before", resume="may change"
+    )
     preview_interval: int = option(50, "epochs between preview pictures, 0: none", resume="may change", ge=0)
     preview_images: int = option(4, "masks in a preview picture", resume="may change", ge=1, le=64)
     preview_steps: int = option(20, "sampling steps of a preview", resume="may change", ge=1)

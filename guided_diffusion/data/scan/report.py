@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from guided_diffusion.data.fingerprint import PairPrint
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.scan.problems import Problem, problem_lines
@@ -48,6 +49,7 @@ class ScanReport:
     ignored_share: share of pixels that are of no class (0..1).
     all_background: number of masks with nothing but class 0 and ignored pixels.
     image_modes: PIL mode of the image files and how many have it.
+    prints: of each pair, None where a file cannot be read; empty for masks alone.
     """
 
     pairs: tuple[Pair, ...] | tuple[MaskEntry, ...]
@@ -58,6 +60,7 @@ class ScanReport:
     all_background: int = 0
     sizes: SizeStats | None = None
     image_modes: dict[str, int] | None = None
+    prints: tuple[PairPrint | None, ...] = ()
 
     @property
     def background_share(self) -> float:

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -15,12 +15,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from guided_diffusion.data.datasets import image_tensor, size_mismatch
-from guided_diffusion.data.files import open_image, open_mask
+from guided_diffusion.data.files import open_image, open_mask, read_bytes
+from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
+from guided_diffusion.data.scan.duplicates import (
+    MOST_COMPARED,
+    find_twins,
+    thumbnail,
+    twin_problems,
+    uncompared_problem,
+)
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport, SizeStats
 from guided_diffusion.runtime.errors import DataError
@@ -46,6 +54,8 @@ class _Facts:
     image_mode: str
     brightest: int  # of a 16-bit image, else 65535
     problems: tuple[Problem, ...]
+    digests: tuple[bytes, bytes] = (b"", b"")  # of the mask's and the instance map's bytes
+    prints: PairPrint | None = None
 
 
 def scan_dataset(
@@ -59,6 +69,7 @@ def scan_dataset(
     ignore_label: int | None = None,
     encoding: LabelEncoding | None = None,
     with_instances: bool = True,
+    look_alikes: bool = False,
     progress: bool = True,
 ) -> ScanReport:
     """Open every pair of a split and return what was found, mistakes included; nothing is raised for those.
@@ -66,6 +77,7 @@ def scan_dataset(
     batch_size: over all processes; a smaller dataset gets a warning.
     encoding: hold the masks against this one (a checkpoint's, another split's) instead of finding it.
     with_instances: open instance maps too, where the mode has them; without they need not be there.
+    look_alikes: name images that are nearly the same, too, not only those of equal pixels.
     """
     remedy = _AS_IN_TRAINING if encoding is not None else None
     if encoding is None and mode.num_classes is not None and not mode.binary:
@@ -74,7 +86,10 @@ def scan_dataset(
             "ignore_label to the value that stands for no class"
         )
     pairs, problems = index_pairs(data_dir, mode, split, with_instances=with_instances)
-    facts = _in_threads(lambda pair: _scan_pair(pair, image_channels), pairs, "scanning pairs", progress)
+    if look_alikes and len(pairs) > MOST_COMPARED:
+        look_alikes = False
+        problems.append(uncompared_problem(str(data_dir), len(pairs)))
+    facts = _in_threads(lambda pair: _scan_pair(pair, image_channels, look_alikes), pairs, "scanning pairs", progress)
     problems += [problem for fact in facts for problem in fact.problems]
     masks = [fact.mask for fact in facts if fact.mask is not None]
     if encoding is None:
@@ -88,7 +103,9 @@ def scan_dataset(
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
         advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
         problems.append(_warning(str(data_dir), found, advice, ProblemKind.SHORT_BATCH))
-    return _report(pairs, facts, encoding, problems, remedy)
+    prints = tuple(fact.prints for fact in facts)
+    problems += twin_problems(find_twins(pairs, prints, encoding), len(pairs))
+    return replace(_report(pairs, facts, encoding, problems, remedy), prints=prints)
 
 
 def scan_masks(
@@ -125,16 +142,21 @@ def _in_threads(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
+def _scan_pair(pair: Pair, channels: Literal[1, 3], with_thumbnail: bool) -> _Facts:
     """Open image, mask and instance map of a pair and compare their sizes (upright, as EXIF says)."""
     problems: list[Problem] = []
     mask_facts = _scan_mask(MaskEntry(pair.stem, pair.mask, pair.instance))
     problems += mask_facts.problems
     image: Image.Image | None = None
+    prints: PairPrint | None = None
     brightest = 65535
     try:
-        image = open_image(pair.image)
-        image_tensor(image, channels, pair.image)
+        content = read_bytes(pair.image)
+        image = open_image(pair.image, content)
+        pixels = image_tensor(image, channels, pair.image).numpy()
+        small = thumbnail(pixels) if with_thumbnail else None
+        known = (content_digest(content), *mask_facts.digests, pixel_digest(pixels))
+        prints = PairPrint(*known, len(content), pixels.shape[1:], small) if mask_facts.mask is not None else None
         if image.mode.startswith("I"):
             brightest = int(np.asarray(image).max())
     except DataError as error:
@@ -142,26 +164,30 @@ def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
     if image is not None and mask_facts.size is not None and image.size[::-1] != mask_facts.size:
         problems.append(_size_problem(pair.image, image.size[::-1], pair.mask, mask_facts.size))
     mode = image.mode if image is not None else ""
-    return _Facts(mask_facts.mask, mask_facts.size, mode, brightest, tuple(problems))
+    return _Facts(mask_facts.mask, mask_facts.size, mode, brightest, tuple(problems), prints=prints)
 
 
 def _scan_mask(entry: MaskEntry) -> _Facts:
     """Count the codes of a mask; its instance map, if any, must be readable and of the same size."""
     try:
-        image = open_mask(entry.mask)
+        content = read_bytes(entry.mask)
+        image = open_mask(entry.mask, content)
         facts = _count_codes(entry.mask, raw_mask(image, entry.mask))
     except DataError as error:
         return _Facts(None, None, "", 65535, (Problem.of(error, ProblemKind.UNREADABLE),))
     size = image.size[::-1]
+    digest, instance_digest = content_digest(content), b""
     problems: list[Problem] = []
     if entry.instance is not None:
         try:
-            instance = raw_mask(open_mask(entry.instance), entry.instance)
+            content = read_bytes(entry.instance)
+            instance_digest = content_digest(content)
+            instance = raw_mask(open_mask(entry.instance, content), entry.instance)
             if instance.values.shape != size:
                 problems.append(_size_problem(entry.mask, size, entry.instance, instance.values.shape))
         except DataError as error:
             problems.append(Problem.of(error, ProblemKind.UNREADABLE))
-    return _Facts(facts, size, "", 65535, tuple(problems))
+    return _Facts(facts, size, "", 65535, tuple(problems), (digest, instance_digest))
 
 
 def _count_codes(path: str, raw: RawMask) -> MaskFacts:
