@@ -134,14 +134,14 @@ class DataChanges:
 
 
 def encoding_differs(before: LabelEncoding, now: LabelEncoding) -> bool:
-    """Return whether mask values or colors stand for other classes than before; how masks are written does not count."""
-    parts = ("names", "values", "colors", "ignore_values", "ignore_colors")
-    return any(_unordered(getattr(before, part)) != _unordered(getattr(now, part)) for part in parts)
+    """Return whether mask values or colors stand for other classes than before, however masks are written."""
+    return before.names != now.names or _meanings(before) != _meanings(now)
 
 
-def _unordered(part: tuple[Any, ...]) -> list[Any]:
-    """Return the values of each class whatever their order, which only says which of them is written."""
-    return [sorted(group) if isinstance(group, tuple) else group for group in part]
+def _meanings(encoding: LabelEncoding) -> list[list[frozenset[Any]]]:
+    """Return what stands for each class and for none, as values and as colors; their order tells what is written."""
+    values, colors = (*encoding.values, encoding.ignore_values), (*encoding.colors, encoding.ignore_colors)
+    return [[frozenset(group) for group in groups] for groups in (values, colors)]
 
 
 def _named(stems: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from guided_diffusion.runtime.errors import DataError
 
 SIDE = 32
 MOST_COMPARED = 10_000
-"""Images above which look-alikes are not searched for: it takes half a minute for so many, and grows with the square."""
+"""Images above which look-alikes are not searched for: the time grows with the square of their number."""
 
 _FINE_SIDE = 128  # gray levels are rounded at this side, so that their means have fractions
 _SMALL = 64  # images with a side below it are compared at half of SIDE: they have no finer detail
@@ -54,9 +54,11 @@ class Twin:
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """Return the gray thumbnail of uint8 [C, H, W]: float32 [32, 32], averages over areas, 0..255."""
-    planes = [np.asarray(Image.fromarray(p).resize((_FINE_SIDE,) * 2, Image.Resampling.BOX)) for p in image]
-    gray = np.tensordot((0.299, 0.587, 0.114) if len(planes) == 3 else (1.0,), np.stack(planes).astype(np.float32), 1)
-    return _halved(_halved(gray)).astype(np.float32)
+    shares = (0.299, 0.587, 0.114) if len(image) == 3 else (1.0,)
+    gray = np.zeros((_FINE_SIDE, _FINE_SIDE), np.float32)
+    for plane, share in zip(image, shares, strict=True):
+        gray += np.float32(share) * np.asarray(Image.fromarray(plane).resize(gray.shape, Image.Resampling.BOX))
+    return _halved(_halved(gray))
 
 
 def find_twins(
@@ -241,7 +243,10 @@ def _correlations(
 
 def _largest(rows: np.ndarray, turned: Sequence[np.ndarray]) -> np.ndarray:
     flat = rows.reshape(len(rows), -1)
-    return np.maximum.reduce([flat @ part.T for part in turned])
+    largest = flat @ turned[0].T
+    for part in turned[1:]:
+        np.maximum(largest, flat @ part.T, out=largest)
+    return largest
 
 
 def _turned(detail: np.ndarray) -> list[np.ndarray]:
