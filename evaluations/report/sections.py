@@ -42,8 +42,10 @@ def data_facts(data: Record) -> list[tuple[str, str]]:
     """Return what was compared, for the head of the report."""
     images, (height, width) = data["images"], data["image_size"]
     training = f"{images['training']} for training, " if "training" in images else ""
+    shared = len(data.get("test_in_training", ()))
+    leak = f", {shared} of them in training, too" if shared else ""
     return [
-        ("Real images", f"{training}{images['test']} for the test"),
+        ("Real images", f"{training}{images['test']} for the test{leak}"),
         ("Samples", str(images["samples"])),
         ("Size", f"{width} x {height} pixels"),
         ("Classes", ", ".join(data["classes"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -11,8 +12,9 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.report import ScanReport
-from guided_diffusion.pipelines.dataset import scan_split, shown_dataset, with_mode_defaults
+from guided_diffusion.pipelines.dataset import scan_split, shared_with_training, shown_dataset, with_mode_defaults
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
@@ -27,7 +29,7 @@ def run(config: CheckConfig) -> int:
     source, mode, folder = config.source, get_mode(config.source.dataset_mode), Path(config.output_dir)
     fatal: list[str] = []
     texts = []
-    encoding = None
+    encoding = training = None
     for split in SPLITS:
         images = mode.folder(mode.images, source.data_dir, split)
         if split != "train" and not is_folder(images):
@@ -35,7 +37,19 @@ def run(config: CheckConfig) -> int:
             print(texts[-1])
             continue
         # The values of all masks have to mean what they mean in the training masks.
-        report = scan_split(source, config.geometry, split, batch_size=config.batch.batch_size, encoding=encoding)
+        report = scan_split(
+            source,
+            config.geometry,
+            split,
+            batch_size=config.batch.batch_size,
+            encoding=encoding,
+            look_alikes=True,
+        )
+        if training is None:
+            training = report
+        else:
+            shared = shared_problems(shared_with_training(report, training), len(report.pairs))
+            report = replace(report, problems=(*report.problems, *shared))
         encoding = encoding or (None if report.fatal else report.encoding)
         wants_eta = config.shows_eta and split == "train" and not report.fatal
         eta = eta_of_data(config.eta, mode, report) if wants_eta else None

@@ -99,21 +99,21 @@ def read_bytes(path: str | Path) -> bytes:
     return content
 
 
-def open_image(path: str | Path, *, upright: bool = True) -> Image.Image:
+def open_image(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> Image.Image:
     """Return the decoded picture; DataError for a missing, empty or corrupted file.
 
-    upright: turn it as its EXIF orientation says.
+    content: of the file, where it is read already. upright: turn it as its EXIF orientation says.
     """
-    return _load(path, upright)[0]
+    return _load(path, content, upright)[0]
 
 
-def open_mask(path: str | Path, *, upright: bool = True) -> Image.Image:
+def open_mask(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> Image.Image:
     """Return the decoded label picture with the sample values that the file stores (PIL stretches 2 and 4 bits).
 
     Raises DataError as `open_image` does, and for files whose values are lost: lossy formats, and colors of 16 bits,
     of which PIL reads 8.
     """
-    image, raw_mode = _load(path, upright)
+    image, raw_mode = _load(path, content, upright)
     if not _is_lossless(image):
         found = f"mask is a {image.format} file, whatever its name says: lossy compression has changed labels at edges"
         raise DataError.of(path, found, "export the masks anew as PNG from their source")
@@ -140,9 +140,9 @@ def turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _load(path: str | Path, upright: bool) -> tuple[Image.Image, str]:
+def _load(path: str | Path, content: bytes | None, upright: bool) -> tuple[Image.Image, str]:
     """Return the decoded picture and PIL's raw mode of the file, "" where the format has none."""
-    content = read_bytes(path)
+    content = read_bytes(path) if content is None else content
     try:
         image, raw_mode = _decoded(content)
         if upright:

@@ -14,8 +14,9 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, LoaderOptions, SourceOptions
-from guided_diffusion.data.pairing import MaskEntry, Pair
-from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.pairing import MaskEntry, Pair, index_pairs
+from guided_diffusion.data.scan.duplicates import Twin, find_shared, find_shared_files, shared_problems
+from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
@@ -39,6 +40,7 @@ def scan_split(
     *,
     batch_size: int | None = None,
     encoding: LabelEncoding | None = None,
+    look_alikes: bool = False,
 ) -> ScanReport:
     """Return the scan of every pair of a split, its masks checked against `encoding` where that is given.
 
@@ -55,14 +57,26 @@ def scan_split(
         exif=source.exif,
         encoding=encoding,
         with_instances=not geometry.no_instance,
+        look_alikes=look_alikes,
     )
+
+
+def shared_with_training(test: ScanReport, training: ScanReport) -> list[Twin]:
+    """Return the test pairs whose image is in the training split, too."""
+    return find_shared((test.pairs, test.prints), (training.pairs, training.prints), training.encoding)
+
+
+def shared_files(source: SourceOptions, training: ScanReport) -> list[Problem]:
+    """Return a warning for each test image whose file is in the training split; cheap, and of bytes only."""
+    test, _ = index_pairs(source.data_dir, get_mode(source.dataset_mode), "test", with_instances=False)
+    return shared_problems(find_shared_files(test, training.pairs, training.prints), len(test))
 
 
 def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
     """Scan the training split, print its warnings and return it; DataError with a line for every fatal problem."""
     report = scan_split(config.source, config.geometry, "train", batch_size=config.optimizer.batch_size * processes)
     encoding = report.raise_if_fatal()
-    for line in problem_lines(report.warnings):
+    for line in problem_lines([*report.warnings, *shared_files(config.source, report)]):
         print(f"warning: {line}")
     _say_what_is_exchanged(config, encoding.names)
     if config.geometry.resize == "pad":

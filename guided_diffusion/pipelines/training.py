@@ -13,6 +13,7 @@ from torch import Tensor
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.class_statistics import save_eta
+from guided_diffusion.data.fingerprint import Fingerprint
 from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
@@ -24,6 +25,7 @@ from guided_diffusion.models.compilation import COMPILING, compile_network, want
 from guided_diffusion.models.state_dict import load_weights
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES, build_network
+from guided_diffusion.pipelines.changed_data import refuse_other_data
 from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
 from guided_diffusion.pipelines.resume import ResumePlan, lineage, reconcile_best, refuse_other_classes
@@ -59,6 +61,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     world.run_on_main(lambda: make_folder(folder))
     report = world.run_on_main(lambda: open_training_data(config, world.size))
     refuse_other_classes(report.encoding, start)
+    world.run_on_main(lambda: refuse_other_data(config, report, start))
     config = config.replaced(num_classes=report.encoding.num_classes)
     if world.is_main:
         for name in (LAST, BEST):
@@ -126,6 +129,7 @@ def build_trainer(
             "config": {**config.to_json(), "label_eta": None if eta is None else eta.tolist()},
             "encoding": report.encoding.to_dict(),
             "lineage": origin,
+            "fingerprint": Fingerprint.of(report.pairs, report.prints).to_state(),
         },
         amp_dtype=AMP_DTYPES[config.precision.precision],
         label_diffusion=labels,

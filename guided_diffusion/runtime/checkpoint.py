@@ -7,6 +7,7 @@ A checkpoint is one dictionary of plain values and tensors:
     config              the resolved training options, architecture and preprocessing included
     encoding            the LabelEncoding
     lineage             the checkpoint that training started from, and whether masks were ever dropped
+    fingerprint         names and digests of the training pairs
     progress            epoch, position in the epoch, step, best loss, history, counters of the random streams
     model               raw weights, by the published names
     ema                 rate -> averaged weights
@@ -48,6 +49,7 @@ class Checkpoint:
     config: dict[str, Any] = field(default_factory=dict)
     encoding: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
@@ -104,9 +106,10 @@ def _check_exists(path: Path) -> None:
         raise CheckpointError.of(path, "no such checkpoint file", "check the path")
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
     """Read a checkpoint, bare published weights or a `.safetensors` file, onto the CPU.
 
+    lazily: weights are read when they are used.
     Raises CheckpointError if the file is missing, corrupted, of a newer version, or something else.
     """
     path = Path(path)
@@ -116,7 +119,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily or None)
     except Exception:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
         found = "not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
         raise CheckpointError.of(path, found, "copy or export it again") from None

@@ -95,6 +95,9 @@ class RunOptions(OptionGroup):
     title: ClassVar = "run"
     output_dir: str = option("", "folder of the run: checkpoints, logs, previews", path=True, resume="may change")
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
+    allow_changed_data: bool = option(
+        False, "resume a run although its training images or masks are not those it began with", resume="may change"
+    )
     preview_interval: int = option(
         50, "epochs between preview pictures, 0: none", resume="may change", ge=0, le=10_000_000
     )

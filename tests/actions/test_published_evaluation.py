@@ -34,8 +34,9 @@ def ade20k(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("ade20k")
     for folder in ("images", "annotations"):
         (root / folder / "validation").mkdir(parents=True)
-    for index in range(3):
-        label = np.kron(np.roll(np.arange(4), index).reshape(2, 2), np.ones((16, 16), int))
+    # None is another one flipped or turned, which would be named.
+    for index, quarters in enumerate(([0, 1, 2, 3], [0, 1, 3, 2], [0, 2, 3, 1])):
+        label = np.kron(np.reshape(quarters, (2, 2)), np.ones((16, 16), int))
         label[:, :4] = 4
         Image.fromarray(paint(label)).save(root / "images" / "validation" / f"{index}.png")
         Image.fromarray(((label + 1) % 5).astype(np.uint8)).save(root / "annotations" / "validation" / f"{index}.png")

@@ -39,6 +39,11 @@ class ProblemKind(Enum):
     IMAGE_DEPTH = "depth"
     EMPTY_CLASS = "empty classes"
     BACKGROUND = "background"
+    REPEATED_IMAGE = "images that are there twice"
+    TWO_MASKS = "images with two masks"
+    LOOK_ALIKE = "images that look alike"
+    TEST_IN_TRAIN = "test images in train"
+    LOOK_ALIKE_IN_TRAIN = "test images that look like images in train"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.fingerprint import PairPrint
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.scan.problems import Problem, problem_lines
@@ -34,6 +35,7 @@ class ScanReport:
     all_background: int = 0  # masks that have only class 0 and ignored pixels
     sizes: tuple[Size, ...] = ()  # of the masks
     image_modes: tuple[str, ...] = ()  # PIL modes of the images
+    prints: tuple[PairPrint | None, ...] = ()  # of each pair, None where a file cannot be read; () for masks alone
 
     @property
     def fatal(self) -> tuple[Problem, ...]:

@@ -17,12 +17,20 @@ from tqdm import tqdm
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.datasets import check_sizes, image_tensor
-from guided_diffusion.data.files import open_image, open_mask, turn_upright
+from guided_diffusion.data.files import open_image, open_mask, read_bytes, turn_upright
+from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
+from guided_diffusion.data.scan.duplicates import (
+    MOST_COMPARED,
+    find_twins,
+    thumbnail,
+    twin_problems,
+    uncompared_problem,
+)
 from guided_diffusion.data.scan.orientation import Exif, Turned, orientation_problems, turned
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport
@@ -49,6 +57,8 @@ class _Facts:
     turned: Turned | None = None  # how EXIF orientations are read, None without any
     image_mode: str = ""
     brightest: int = 65535  # of a 16-bit image
+    digests: tuple[bytes, bytes] = (b"", b"")  # of the mask's and the instance map's bytes
+    prints: PairPrint | None = None
 
 
 def scan_dataset(
@@ -63,12 +73,14 @@ def scan_dataset(
     exif: Exif = None,
     encoding: LabelEncoding | None = None,
     with_instances: bool = True,
+    look_alikes: bool = False,
     progress: bool = True,
 ) -> ScanReport:
     """Open every pair of a split; mistakes are not raised but reported.
 
     batch_size: over all processes; a smaller dataset gets a warning.
     exif: whether orientation tags are applied; None: as sizes tell.
+    look_alikes: name images that are nearly the same, too, not only those of equal pixels.
     encoding: check the masks against this one (of a checkpoint or another split) instead of inferring one.
     """
     remedy = _AS_IN_TRAINING if encoding is not None else None
@@ -78,7 +90,14 @@ def scan_dataset(
             "ignore_label to the value that stands for no class"
         )
     pairs, problems = index_pairs(data_dir, mode, split, with_instances=with_instances)
-    facts = _in_threads(lambda pair: _scan_pair(pair, image_channels, exif), pairs, "scanning pairs", progress)
+    if look_alikes and len(pairs) > MOST_COMPARED:
+        look_alikes = False
+        problems.append(uncompared_problem(str(data_dir), len(pairs)))
+
+    def scan_pair(pair: Pair) -> _Facts:
+        return _scan_pair(pair, image_channels, exif, with_thumbnail=look_alikes)
+
+    facts = _in_threads(scan_pair, pairs, "scanning pairs", progress)
     problems += [problem for fact in facts for problem in fact.problems]
     tagged = [(pair, fact.turned) for pair, fact in zip(pairs, facts, strict=True) if fact.turned is not None]
     problems += orientation_problems([(pair.mask, how) for pair, how in tagged])
@@ -96,7 +115,9 @@ def scan_dataset(
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
         advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
         problems.append(Problem(str(data_dir), found, advice, ProblemKind.SHORT_BATCH, fatal=False))
-    return _report(pairs, facts, encoding, problems, remedy)
+    prints = tuple(fact.prints for fact in facts)
+    problems += twin_problems(find_twins(pairs, prints, encoding), len(pairs))
+    return replace(_report(pairs, facts, encoding, problems, remedy), prints=prints)
 
 
 def scan_masks(
@@ -144,19 +165,22 @@ def _collecting(problems: list[Problem], kind: ProblemKind) -> Iterator[None]:
         problems.append(Problem.of(error, kind))
 
 
-def _scan_pair(pair: Pair, channels: Literal[1, 3], exif: Exif) -> _Facts:
+def _scan_pair(pair: Pair, channels: Literal[1, 3], exif: Exif, *, with_thumbnail: bool) -> _Facts:
     """Open image, mask and instance map of a pair and compare their sizes."""
     problems: list[Problem] = []
     image = mask = how = None
+    content = mask_content = b""
     with _collecting(problems, ProblemKind.UNREADABLE):
-        mask = open_mask(pair.mask, upright=False)
+        mask_content = read_bytes(pair.mask)
+        mask = open_mask(pair.mask, mask_content, upright=False)
     with _collecting(problems, ProblemKind.UNREADABLE):
-        image = open_image(pair.image, upright=False)
+        content = read_bytes(pair.image)
+        image = open_image(pair.image, content, upright=False)
     if image is not None and mask is not None:
         how = turned(image, mask, exif)
     upright = how is None or how.upright
     entry = MaskEntry(pair.stem, pair.mask, pair.instance, upright)
-    facts = _mask_facts(entry, mask, problems) if mask is not None else _Facts(problems)
+    facts = _mask_facts(entry, mask, mask_content, problems) if mask is not None else _Facts(problems)
     if image is None:
         return facts
     if upright:
@@ -166,20 +190,25 @@ def _scan_pair(pair: Pair, channels: Literal[1, 3], exif: Exif) -> _Facts:
         if facts.size is not None:
             with _collecting(problems, ProblemKind.SIZES):
                 check_sizes(pair.image, image.size[::-1], pair.mask, facts.size)
-        image_tensor(image, channels, pair.image)
+        pixels = image_tensor(image, channels, pair.image).numpy()
         if image.mode.startswith("I"):
             facts = replace(facts, brightest=int(np.asarray(image).max()))
+        if facts.mask is not None:
+            small = thumbnail(pixels) if with_thumbnail else None
+            digests = content_digest(content), *facts.digests, pixel_digest(pixels)
+            facts = replace(facts, prints=PairPrint(*digests, len(content), pixels.shape[1:], small))
     return facts
 
 
 def _scan_mask(entry: MaskEntry) -> _Facts:
     problems: list[Problem] = []
     with _collecting(problems, ProblemKind.UNREADABLE):
-        return _mask_facts(entry, open_mask(entry.mask, upright=False), problems)
+        content = read_bytes(entry.mask)
+        return _mask_facts(entry, open_mask(entry.mask, content, upright=False), content, problems)
     return _Facts(problems)
 
 
-def _mask_facts(entry: MaskEntry, mask: Image.Image, problems: list[Problem]) -> _Facts:
+def _mask_facts(entry: MaskEntry, mask: Image.Image, content: bytes, problems: list[Problem]) -> _Facts:
     """Count the codes of a mask, opened as stored; check that its instance map, if any, has the same size."""
     facts = _Facts(problems)
     if entry.upright:
@@ -187,9 +216,12 @@ def _mask_facts(entry: MaskEntry, mask: Image.Image, problems: list[Problem]) ->
     with _collecting(problems, ProblemKind.UNREADABLE):
         raw = raw_mask(mask, entry.mask)
         height, width = raw.values.shape
-        facts = _Facts(problems, _count_codes(entry.mask, raw), (height, width))
+        digests = content_digest(content), b""
+        facts = _Facts(problems, _count_codes(entry.mask, raw), (height, width), digests=digests)
         if entry.instance is not None:
-            instance = raw_mask(open_mask(entry.instance, upright=entry.upright), entry.instance)
+            content = read_bytes(entry.instance)
+            facts = replace(facts, digests=(digests[0], content_digest(content)))
+            instance = raw_mask(open_mask(entry.instance, content, upright=entry.upright), entry.instance)
             with _collecting(problems, ProblemKind.SIZES):
                 check_sizes(entry.mask, (height, width), entry.instance, instance.values.shape)
     return facts

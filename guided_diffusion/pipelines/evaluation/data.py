@@ -19,14 +19,19 @@ from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.scan.duplicates import DUPLICATES, Twin, shared_problems
 from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.changed_data import changes_since_sampling
+from guided_diffusion.pipelines.dataset import shared_with_training
 from guided_diffusion.pipelines.evaluation.options import needs_training
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
+
+_REPORTED = (ProblemKind.EMPTY_CLASS, *DUPLICATES)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class ScannedData:
     """The pairs of everything that is compared, scanned and not yet read; warnings are lines for the report.
 
     training: None if no measurement needs it, as published datasets have gigabytes of it.
+    shared: the test pairs whose image is in train, too.
     several: the samples whose diversity is measured, of the folder `several_folder`.
     """
 
@@ -66,6 +72,7 @@ class ScannedData:
     several: tuple[Pair, ...]
     several_folder: str
     folder: SampleFolder
+    shared: tuple[Twin, ...]
     warnings: tuple[str, ...]
 
 
@@ -74,13 +81,19 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
 
     Raises DataError with a line for everything that prevents the comparison.
     """
-    training, encoding, warnings = None, None, []
+    training, encoding, warnings, shared = None, None, [], []
+    real = None
     if needs_training(config):
-        report = _scan(config, "train", None)
-        encoding, training = report.raise_if_fatal(), report.pairs
-        warnings = problem_lines(problem for problem in report.warnings if problem.kind is ProblemKind.EMPTY_CLASS)
+        real = _scan(config, "train", None)
+        encoding, training = real.raise_if_fatal(), real.pairs
+        warnings = problem_lines(problem for problem in real.warnings if problem.kind in _REPORTED)
+        warnings += _other_training_data(config.source.data_dir, folder, real)
     report = _scan(config, "test", encoding)
     encoding, test = report.raise_if_fatal(), report.pairs
+    warnings += problem_lines(problem for problem in report.warnings if problem.kind in DUPLICATES)
+    if real is not None:
+        shared = shared_with_training(report, real)
+        warnings += problem_lines(shared_problems(shared, len(test)))
     view = config.view
     if view.resize == "pad":
         # Borders are ignored pixels, and samples were written with them.
@@ -106,6 +119,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         several,
         diversity_dir or str(folder.folder),
         folder,
+        tuple(shared),
         (*warnings, *_size_warning(folder, pairs, View(encoding, view).size)),
     )
 
@@ -123,7 +137,19 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         exif=source.exif,
         encoding=encoding,
         with_instances=False,
+        look_alikes=True,
     )
+
+
+def _other_training_data(data_dir: str, folder: SampleFolder, report: ScanReport) -> list[str]:
+    found = changes_since_sampling(folder, report)
+    if found is None:
+        return []
+    path, changes = found
+    return [
+        f"{data_dir}: the training split is not what {path} was trained on ({changes}): copies of the training images "
+        "that it saw are not all found; give the data_dir of its training"
+    ]
 
 
 def _size_warning(folder: SampleFolder, pairs: Sequence[Pair], wanted: tuple[int, int]) -> list[str]:

@@ -42,6 +42,7 @@ def describe_data(source: SourceOptions, data: EvaluationData) -> dict[str, Any]
         "digests": {name: split.digest for name, split in splits.items() if split is not None},
         "checkpoint": folder.checkpoint,
         "image_size": list(sets.size),
+        "test_in_training": [[t.pair.stem, t.of.stem, t.likeness] for t in data.scanned.shared],
         "warnings": list(data.warnings),
     }
 

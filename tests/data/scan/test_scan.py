@@ -271,6 +271,7 @@ def test_warnings_do_not_stop(build):
         (ProblemKind.EMPTY_CLASS, "class 2"),
         (ProblemKind.SHORT_BATCH, str(root)),
         (ProblemKind.IMAGE_COLORS, "image_channels"),
+        (ProblemKind.REPEATED_IMAGE, str(root / "train/images/b.png")),
     }
     text = report.table()
     assert "labels may start at 1" in text
