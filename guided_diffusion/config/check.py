@@ -15,6 +15,18 @@ class CheckConfig(ActionConfig):
 
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
     summary: ClassVar = "scan a dataset: every pair, class shares, problems, a preview picture"
+    common: ClassVar = (
+        "data_dir",
+        "dataset_mode",
+        "output_dir",
+        "image_size",
+        "resize",
+        "image_channels",
+        "num_classes",
+        "ignore_label",
+        "exif",
+        "preview_images",
+    )
 
     source: SourceOptions
     geometry: GeometryOptions
