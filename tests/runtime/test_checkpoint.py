@@ -93,6 +93,32 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
 
 
+class Talking(torch.nn.Module):
+    """A TorchScript program that runs code of its own when it is loaded."""
+
+    @torch.jit.export
+    def __getstate__(self) -> int:
+        return 1
+
+    @torch.jit.export
+    def __setstate__(self, state: int) -> None:
+        print("executed")
+        self.training = True
+
+    def forward(self, x):
+        return x
+
+
+def test_a_program_called_a_checkpoint_is_not_executed(tmp_path, capfd):
+    torch.jit.script(Talking()).save(tmp_path / "evil.pt")
+    torch.jit.load(tmp_path / "evil.pt")
+    assert "executed" in capfd.readouterr().out
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path / "evil.pt")
+    assert error.value.path == str(tmp_path / "evil.pt")
+    assert "executed" not in capfd.readouterr().out
+
+
 FULL_DISK = """
 import resource, signal, sys, torch
 from guided_diffusion.runtime.checkpoint import save_checkpoint

@@ -27,6 +27,11 @@ def read_external(config: EvaluateConfig, device: torch.device) -> SegmenterMake
     if not options.segmenter:
         return None
     table = read_table(table_path) if options.segmenter_labels else None
+    if not options.segmenter_model and Path(options.segmenter).is_file():
+        print(
+            f"note: {Path(options.segmenter).absolute()} is run as a program, which may do anything that you may: give "
+            "weights with segmenter_model unless you trust where it comes from"
+        )
     file = read_segmenter(
         options.segmenter,
         options.segmenter_model,
