@@ -15,6 +15,7 @@ from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.dataset import scan_split, shown_dataset, with_mode_defaults
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
+from guided_diffusion.pipelines.output import dataset_folders, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import write_run_record
@@ -28,6 +29,8 @@ def run(config: CheckConfig) -> int:
     source, geometry = config.source, config.geometry
     mode = get_mode(source.dataset_mode)
     folder = Path(config.output_dir)
+    refuse_written_sources({"output_dir": folder}, dataset_folders(source))
+    refuse_other_record("output_dir", folder, "check")
     fatal: list[str] = []
     texts = []
     encoding = None

@@ -22,12 +22,18 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.pipelines.dataset import shown_dataset
 from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.lock import folder_lock
 
 SHOWN = 8
 
 
 def run(config: DemoConfig) -> int:
     """Make the dataset and take it through every stage; a stage that is done already is not repeated."""
+    with folder_lock(config.output_dir, "demo"):
+        return _run(config)
+
+
+def _run(config: DemoConfig) -> int:
     started = time.monotonic()
     root = Path(config.output_dir)
     data_dir = root / "dataset"

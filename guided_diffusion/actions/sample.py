@@ -22,6 +22,14 @@ from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
 from guided_diffusion.pipelines.masks import find_masks
+from guided_diffusion.pipelines.output import (
+    dataset_folders,
+    mask_folder,
+    output_of,
+    refuse_other_record,
+    refuse_written_sources,
+    written_by_sample,
+)
 from guided_diffusion.pipelines.sampling import SamplingRun, spacing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
@@ -50,54 +58,65 @@ def run(config: SampleConfig) -> int:
                 f"model_path is {path}, which has no condition: its images follow no mask, and pairs would be wrong; "
                 "use a model trained with condition mask, or the Python pipeline for images alone"
             )
-        sources, encoding = world.run_on_main(
-            lambda: find_masks(
-                trained.source,
-                trained.geometry,
-                split=config.data_split,
-                mask_dir=config.mask_dir,
-                encoding=encoding_of_checkpoint(checkpoint),
-                also_ignored=config.source.ignore_label,
-            )
+        folder = Path(config.results_path) / config.split
+        refuse_written_sources(
+            {"results_path": written_by_sample(config.results_path, config.split)},
+            dataset_folders(trained.source) if config.source.data_dir else mask_folder(config.mask_dir),
         )
-        trained = trained.replaced(num_classes=encoding.num_classes)
-        _warn_if_never_dropped(config, checkpoint, world)
-        # Built before anything is written, so that a mistake in the options leaves nothing behind.
-        nulled = classes_to_null(
-            config.sampled_labels.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names
-        )
-        pipeline = pipeline_of_checkpoint(
-            checkpoint,
-            trained,
-            encoding.names,
-            weights=config.weights.weights,
-            device=world.device,
-            precision=config.precision.precision,
-            eta_path=config.sampled_labels.eta_path,
-        )
-        sampling = pipeline.begin(config.sampler, extrapolation=config.sampled_labels.extrapolation)
-        label_diffusion = trained.label_diffusion.cond_diffuse
-        compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
-        plan = plan_samples(sources, config.num_samples, config.seed)
-        settings = _settings(config, trained, path, sampling.num_steps)
-        output = SyntheticFolder(config.results_path, config.split, encoding, settings)
-        done = world.run_on_main(lambda: output.begin(plan))
-        if world.is_main:
-            write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
-            _announce(config, path, plan, done, sampling.num_steps)
-            if compiling:
-                print(COMPILING)
-        if compiling:
-            compile_network(pipeline.model)
-        todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
-        _sample_batches(config, trained.geometry, sampling, todo, output, nulled, world)
-        world.barrier()
-        if world.is_main:
-            _finish(output, len(plan), encoding)
-        world.barrier()
+        refuse_other_record("results_path", folder, "sample")
+        with output_of("sample", [folder], world):
+            _sample(config, checkpoint, trained, world)
     finally:
         world.close()
     return 0
+
+
+def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
+    sources, encoding = world.run_on_main(
+        lambda: find_masks(
+            trained.source,
+            trained.geometry,
+            split=config.data_split,
+            mask_dir=config.mask_dir,
+            encoding=encoding_of_checkpoint(checkpoint),
+            also_ignored=config.source.ignore_label,
+        )
+    )
+    trained = trained.replaced(num_classes=encoding.num_classes)
+    _warn_if_never_dropped(config, checkpoint, world)
+    # Built before anything is written, so that a mistake in the options leaves nothing behind.
+    nulled = classes_to_null(
+        config.sampled_labels.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names
+    )
+    pipeline = pipeline_of_checkpoint(
+        checkpoint,
+        trained,
+        encoding.names,
+        weights=config.weights.weights,
+        device=world.device,
+        precision=config.precision.precision,
+        eta_path=config.sampled_labels.eta_path,
+    )
+    sampling = pipeline.begin(config.sampler, extrapolation=config.sampled_labels.extrapolation)
+    label_diffusion = trained.label_diffusion.cond_diffuse
+    compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
+    plan = plan_samples(sources, config.num_samples, config.seed)
+    settings = _settings(config, trained, checkpoint.path, sampling.num_steps)
+    output = SyntheticFolder(config.results_path, config.split, encoding, settings)
+    done = world.run_on_main(lambda: output.begin(plan))
+    if world.is_main:
+        write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
+        _announce(config, checkpoint.path, plan, done, sampling.num_steps)
+        if compiling:
+            print(COMPILING)
+    if compiling:
+        compile_network(pipeline.model)
+    todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
+    _sample_batches(config, trained.geometry, sampling, todo, output, nulled, world)
+    world.barrier()
+    if world.is_main:
+        _finish(output, len(plan), encoding)
+    world.barrier()
 
 
 def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: ProcessGroup) -> None:

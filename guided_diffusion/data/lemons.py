@@ -8,6 +8,7 @@ patches around points of that surface, so they shrink towards the outline as on 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.files import leftovers
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 CLASSES = ("background", "lemon", "blemish", "mould", "gangrene")
@@ -58,8 +60,10 @@ def write_demo_dataset(
     if _already_written(target, record, counts):
         return
 
-    # A fixed name: what a killed run left behind is removed by the next one.
-    partial = target.with_name(f".{target.name}.partial")
+    for path in leftovers(target.parent):
+        if path.name.startswith(f".{target.name}."):
+            shutil.rmtree(path, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         for number, (split, count) in enumerate(counts.items()):

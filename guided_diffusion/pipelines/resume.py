@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +18,14 @@ from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionO
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.comparison import differing_keys
-from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, is_sound, load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.runtime.files import digest, reporting_os_errors
 from guided_diffusion.training.options import OptimizerOptions
 from guided_diffusion.training.progress import Progress
+
+ASIDE = "best-before-{}.pt"
+"""What `best.pt` is called where another one takes its place."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,23 @@ def find_resume_state(output_dir: str) -> Checkpoint | None:
     last = Path(output_dir) / LAST
     if not last.exists():
         return None
-    state = load_checkpoint(last)
+    try:
+        state = load_checkpoint(last)
+    except CheckpointError as error:
+        raise CheckpointError(f"{last}: {_way_out_of_damage(Path(output_dir))}") from error
     if not state.resumable:
         raise CheckpointError(f"{last}: has no optimizer state, so no run can go on from it: choose another folder")
     return state
+
+
+def _way_out_of_damage(folder: Path) -> str:
+    if not is_sound(folder / BEST):
+        return f"damaged or empty, and there is no sound {BEST} beside it: delete it, and the run begins anew"
+    epoch = load_checkpoint(folder / BEST).progress.get("epoch")
+    return (
+        f"damaged or empty, but {BEST} beside it is sound (epoch {epoch}): move {LAST} away and run train with "
+        f"--set resume_checkpoint={folder / BEST} to go on from those weights; without that, the run begins anew"
+    )
 
 
 def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
@@ -113,6 +131,9 @@ def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
     ]
     asked = config.resume_checkpoint
     began = own.lineage.get("continued_from") or own.lineage.get("started_from")
+    if began:  # relative to the run; those of older versions are absolute, or relative to where they were started
+        inside = folder.resolve() / began["path"]
+        began = {**began, "path": str(inside.resolve() if inside.exists() else began["path"])}
     if asked not in ("", "auto") and not _same_source(Path(asked), folder, began):
         messages.append(
             f"resume_checkpoint is {asked}, but the run in {folder} began from {(began or {}).get('path', 'nothing')}: "
@@ -137,8 +158,11 @@ def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> 
     return same_path or not there or any(digest(file) == began["digest"] for file in there)
 
 
-def lineage(options: OptimizerOptions, start: ResumePlan) -> dict[str, Any]:
-    """Return where the weights come from, and whether they ever saw a dropped mask (None: nobody knows)."""
+def lineage(options: OptimizerOptions, start: ResumePlan, folder: Path) -> dict[str, Any]:
+    """Return where the weights of the run in `folder` come from, and whether they ever saw a dropped mask.
+
+    The path is relative to `folder`, so that it is the same wherever both lie. None: nobody knows.
+    """
     dropped = options.drop_rate > 0
     if start.checkpoint is None:
         return {"saw_dropped_masks": dropped}
@@ -146,7 +170,10 @@ def lineage(options: OptimizerOptions, start: ResumePlan) -> dict[str, Any]:
     seen = {"saw_dropped_masks": dropped or known.get("saw_dropped_masks")}
     if start.own:
         return {**known, **seen}
-    source = {"path": str(start.checkpoint.path), "digest": digest(start.checkpoint.path)}
+    path = start.checkpoint.path.resolve()
+    with contextlib.suppress(ValueError):  # another drive on Windows
+        path = Path(os.path.relpath(path, folder.resolve()))
+    source = {"path": path.as_posix(), "digest": digest(start.checkpoint.path)}
     if start.continues:
         return {**known, "continued_from": source, **seen}
     return {"started_from": source, **seen}
@@ -167,19 +194,45 @@ def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:
 def reconcile_best(start: ResumePlan, folder: Path, progress: Progress) -> str | None:
     """Make `best.pt` of the run's folder agree with what the run begins with; return what there is to say of it.
 
-    A run continued in another folder brings it along; where it is gone, the best is looked for anew; and one that
-    a run without a `last.pt` has left is put aside, not overwritten.
+    A run continued in another folder brings it along; where it is gone or damaged, the best is looked for anew; and
+    one that a run without a `last.pt` has left is put aside, not overwritten.
     """
     best = folder / BEST
     if start.continues:
         source = start.checkpoint.path.parent / BEST
-        if not source.is_file():
+        if not is_sound(source):
             progress.best_loss, progress.best_epoch = float("inf"), 0
-        elif not start.own:
+            return f"warning: {source} is damaged: the best epoch is looked for anew" if source.is_file() else None
+        if not start.own:
             with reporting_os_errors(best):
                 shutil.copyfile(source, best)
     elif best.exists():
-        aside = folder / f"best-before-{digest(best)[:8]}.pt"
-        best.replace(aside)
-        return f"{best} was there without a {LAST} to go on from: this run begins anew, the old weights are now {aside}"
+        used = start.checkpoint is not None and start.checkpoint.path.resolve() == best.resolve()
+        return put_aside(best, used=used)
     return None
+
+
+def put_aside(best: Path, *, used: bool) -> str:
+    """Rename `best`, which a run without a `last.pt` left, and return what there is to say of it.
+
+    used: this run starts from it, so that the same command needs it again until there is a new one; it is copied.
+    One such file is kept, so that starts that are killed again and again do not fill the disk: the one that was
+    trained for the most steps, of equal ones the newest.
+    """
+    reason = f"{best} was there without a {LAST} to go on from: this run begins anew"
+    aside = best.with_name(ASIDE.format(digest(best)[:8]))
+    others = [path for path in best.parent.glob(ASIDE.format("*")) if path != aside]
+    further = [path for path in others if _steps_of(path) > _steps_of(best)]
+    if further:
+        if not used:
+            best.unlink()
+        return f"{reason}; {further[0]}, from before, was trained for longer and is kept in its place"
+    with reporting_os_errors(aside):
+        shutil.copyfile(best, aside) if used else best.replace(aside)
+    for path in others:
+        path.unlink()
+    return f"{reason}, the old weights are now {aside}"
+
+
+def _steps_of(path: Path) -> int:
+    return load_checkpoint(path).progress.get("step", 0) if is_sound(path) else -1

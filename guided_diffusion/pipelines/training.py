@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -41,6 +42,7 @@ from guided_diffusion.training.progress import Progress
 from guided_diffusion.training.trainer import Trainer
 
 LOSS_CURVE = "loss_curve.png"
+PREVIEWS = "previews"
 EMA_INITIAL_STEP = 100
 """Steps that averages taken over from another run stand for; see EMA."""
 
@@ -60,8 +62,8 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     refuse_other_classes(report.encoding, start)
     config = config.replaced(num_classes=report.encoding.num_classes)
     if world.is_main:
-        for name in (LAST, BEST):
-            remove_leftovers(folder / name)
+        for place in (folder, folder / PREVIEWS):
+            remove_leftovers(place)
     log = RunLog(folder, enabled=world.is_main, tensorboard=config.run.tensorboard)
     try:
         trainer = build_trainer(config, start, world, report, log)
@@ -92,7 +94,7 @@ def build_trainer(
     if wants_compiling(config.precision.compile, world.device, label_diffusion=config.label_diffusion.cond_diffuse):
         log.info(COMPILING)
         compile_network(model)
-    origin = lineage(config.optimizer, start)
+    origin = lineage(config.optimizer, start, folder)
     ema = EMA(model, config.optimizer.ema_rate, initial_step=EMA_INITIAL_STEP if "started_from" in origin else 0)
     process = build_process(config.diffusion)
     labels = label_process(config.label_diffusion, process, config.source.num_classes, eta)
@@ -114,7 +116,7 @@ def build_trainer(
         world=world,
         log=log,
         describe={
-            "config": {**config.to_json(), "label_eta": None if eta is None else eta.tolist()},
+            "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
             "encoding": report.encoding.to_dict(),
             "lineage": origin,
         },
@@ -133,6 +135,15 @@ def build_trainer(
     if aside:
         log.info(aside)
     return trainer
+
+
+def lasting_config(config: TrainConfig) -> dict[str, Any]:
+    """Return what a checkpoint says of the options: not where things lay, which `config.json` of the run says.
+
+    Equal trainings in different folders so have equal checkpoints.
+    """
+    places = [key for key in config.fields() if config.facts(key).path and config.facts(key).resume == "may change"]
+    return {key: value for key, value in config.to_json().items() if key not in places}
 
 
 def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device) -> UNetModel:
@@ -202,7 +213,7 @@ def build_previewer(
         image=image,
         condition=condition,
         class_names=report.encoding.names,
-        folder=Path(config.run.output_dir) / "previews",
+        folder=Path(config.run.output_dir) / PREVIEWS,
         seed=config.run.seed,
         num_steps=num_steps,
     )

@@ -118,6 +118,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except Exception:  # a damaged zip, a pickle with code in it and a text file all fail in their own ways
         raise CheckpointError(
             f"{path}: not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
+            + _other_of_run(path)
         ) from None
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         raise CheckpointError(f"{path}: holds no dictionary of weights by name: export the network's state_dict alone")
@@ -130,6 +131,21 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         f"{path}: neither a checkpoint of isdm nor bare weights: {others[0]!r} is no tensor; "
         "export the network's state_dict alone"
     )
+
+
+def _other_of_run(path: Path) -> str:
+    """Return what to use in place of a damaged file of a run, "" where there is nothing."""
+    other = path.with_name({LAST: BEST, BEST: LAST}.get(path.name, path.name))
+    return f"; {other} is sound, and can be given in its place" if other != path and is_sound(other) else ""
+
+
+def is_sound(path: Path) -> bool:
+    """Return whether `path` is a checkpoint of ours that can be read; its tensors are not."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # see load_checkpoint
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
@@ -164,13 +180,27 @@ def _without_wrapper(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as a checkpoint of ours, replacing `path` atomically.
+    """Write `content` as a checkpoint of ours, replacing `path` atomically; equal contents give equal bytes.
 
     Raises UserError where the disk is full or cannot be written; `path` is then as it was.
     """
     head = {"format": FORMAT, "version": VERSION, "library": library_versions()}
-    with atomic_write(path) as temporary:
-        torch.save({**head, **content}, temporary)
+    # Not by name: the archive inside would be called like the temporary, with this process's number in it.
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        torch.save(_plain({**head, **content}, {}), file)
+
+
+def _plain(value: Any, strings: dict[str, str]) -> Any:
+    """Return plain containers around the tensors of `value`, and one object for equal strings, kept in `strings`.
+
+    Pickle writes an object it has met before as a reference, so that its bytes tell equal from identical.
+    """
+    if isinstance(value, Mapping):
+        return {_plain(key, strings): _plain(item, strings) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(item, strings) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return strings.setdefault(str(value), value) if type(value) is str else value
 
 
 def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
@@ -187,4 +217,5 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Ch
             # Saved by way of bytes: the library's own writer hides why it failed.
             temporary.write_bytes(save(weights, described))
         else:
-            torch.save(weights, temporary)
+            with open(temporary, "wb") as file:
+                torch.save(_plain(weights, {}), file)

@@ -48,7 +48,7 @@ class CheckpointError(UserError):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived, and what was running has been saved; the exit code is 128 + `signal_number`."""
+    """A stop signal arrived, and what was running has been saved; the exit code is 128 + `signal_number`."""
 
     def __init__(self, signal_number: int, message: str):
         self.signal_number = signal_number

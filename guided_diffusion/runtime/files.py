@@ -6,9 +6,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from guided_diffusion.runtime.errors import UserError
 
@@ -39,7 +42,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         # PyTorch's zip writer turns a full disk into a RuntimeError of its own; others are not about files.
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
-        raise _unwritable(path, os.strerror(errno.ENOSPC)) from error
+        reason = error.__context__ if isinstance(error.__context__, OSError) else OSError(0, os.strerror(errno.ENOSPC))
+        raise _unwritable(path, reason.strerror) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -74,11 +78,30 @@ def _unwritable(path: str | Path, reason: str) -> UserError:
     return UserError(f"{path}: cannot be written ({reason}); make room there, or choose another place")
 
 
-def remove_leftovers(path: str | Path) -> None:
-    """Delete what processes killed while writing `path` left beside it."""
-    path = Path(path)
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
-        temporary.unlink(missing_ok=True)
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.(?:tmp|partial)", re.DOTALL)
+"""What `atomic_write` and others call their temporaries: the target's name and the writer's pid in it."""
+
+
+def leftovers(folder: str | Path) -> list[Path]:
+    """Return what processes that do not run any more left in `folder` while they wrote there."""
+    names = ((path, _TEMPORARY.fullmatch(path.name)) for path in Path(folder).glob(".*"))
+    return sorted(path for path, name in names if name and not _runs(name[1]))
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is one that is, or was, being written, under its temporary name."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _runs(pid: str) -> bool:
+    return len(pid) < 10 and psutil.pid_exists(int(pid))
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete the files that killed processes left half-written in `folder`; those of living ones stay."""
+    for path in leftovers(folder):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def digest(path: str | Path) -> str:

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAt
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
-from guided_diffusion.runtime.logs import read_json_lines
 
 MANIFEST = "manifest.jsonl"
 PART = ".manifest-{}.jsonl"  # what one process (its rank) has made since the run started
@@ -87,15 +86,30 @@ class ManifestLine(SampleSettings):
         return json.dumps(self._record) + "\n"
 
 
-def read_manifest(path: Path) -> list[ManifestLine]:
+def read_manifest(path: Path, *, sound_only: bool = False) -> list[ManifestLine]:
     """Return the lines of a manifest; a last one cut short by a kill is left out.
 
+    sound_only: leave out every line that cannot be read.
     Raises DataError where it is no manifest, and where it names files that may be outside its folder.
     """
+    lines, damaged = [], []
     try:
-        lines = [ManifestLine.model_validate(line) for line in read_json_lines(path)]
-    except (OSError, ValueError, RecursionError):  # ValueError: not UTF-8, not such a line, an absurdly large integer
-        raise DataError(f"{path}: is no manifest of samples, or damaged: restore it, or use another folder") from None
+        # Replaced, not refused: what is no text is in the lines that are damaged.
+        texts = path.read_bytes().decode("utf-8", "replace" if sound_only else "strict").split("\n")
+        for number, text in enumerate(texts, 1):
+            try:
+                if text.strip():
+                    lines.append(ManifestLine.model_validate(json.loads(text)))
+            except (ValueError, RecursionError):  # not JSON, not such a line, an absurdly large integer
+                if number < len(texts):  # the last one has no newline yet
+                    damaged.append(number)
+    except (OSError, UnicodeDecodeError):
+        damaged.append(1)
+    if damaged and not sound_only:
+        found = f"line {damaged[0]} is damaged" if lines else "is no manifest of samples, or damaged"
+        raise DataError.of(
+            path, found, "run the same sample command again to mend it, restore it, or use another folder"
+        )
     for file in (file for line in lines for file in line.files):
         if not stays_inside(file):
             raise DataError(

@@ -8,6 +8,7 @@ on, each process keeps its own `.manifest-<rank>.jsonl`, and the lines are merge
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,15 @@ from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, augment_mask
 from guided_diffusion.data.visualize import quantize
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import atomic_write, make_folder, remove_leftovers, reporting_os_errors, write_text
+from guided_diffusion.runtime.files import (
+    atomic_write,
+    is_temporary,
+    make_folder,
+    remove_leftovers,
+    reporting_os_errors,
+    write_text,
+)
+from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.manifest import (
     FOLDERS,
@@ -40,6 +49,8 @@ from guided_diffusion.samples.manifest import (
     stays_inside,
     write_manifest,
 )
+
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,11 @@ class PlannedSample:
     def mask(self) -> str:
         """Where the mask will lie, relative to the manifest."""
         return f"masks/{self.name}.png"
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Image and mask."""
+        return self.image, self.mask
 
 
 def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int) -> list[PlannedSample]:
@@ -119,6 +135,17 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
+def _is_whole_png(path: Path) -> bool:
+    """Return whether a PNG file has its first and its last bytes; what a full disk or a power cut leaves has not."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(PNG_START))
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return start == PNG_START and file.read() == PNG_END
+    except OSError:
+        return False
+
+
 class SyntheticFolder:
     """`<root>/<split>/{images,masks}` with `manifest.jsonl` beside them; existing samples are never written again.
 
@@ -141,7 +168,8 @@ class SyntheticFolder:
     def begin(self, plan: Sequence[PlannedSample]) -> dict[int, ManifestLine]:
         """Prepare the folder for `plan` and return the manifest lines of the samples that are there already, by index.
 
-        To be called in one process, before any of them writes.
+        To be called in one process, before any of them writes. What two runs at once, or a full disk, left damaged is
+        mended: images without a line are made again, and so are those whose line or whose files cannot be read.
 
         Raises DataError where the folder holds samples of other settings or other masks, or files of another origin.
         """
@@ -149,10 +177,13 @@ class SyntheticFolder:
         self._refuse_other_settings(known)
         self._refuse_other_masks(known, plan)
         if not self._begun.exists():
-            self._refuse_foreign_files(known)
+            # In a folder of ours, what is called like a sample is one, or was to become one.
+            self._refuse_foreign_files(known, plan if known or self._is_ours else ())
         self._share_classes()
         for kind in FOLDERS:
             make_folder(self.folder / kind)
+        for folder in {self.folder, *((self.folder / file).parent for sample in plan for file in sample.files)}:
+            remove_leftovers(folder)
         with reporting_os_errors(self._begun):
             self._begun.touch()
         return self._merge()
@@ -175,12 +206,16 @@ class SyntheticFolder:
                     f"from {sample.source.mask}: the masks are others than they were; choose another results_path"
                 )
 
-    def _refuse_foreign_files(self, lines: Mapping[int, ManifestLine]) -> None:
-        """Refuse what this folder did not get from here: it would be overwritten, or taken for samples."""
-        named = {file for line in lines.values() for file in line.files}
+    def _refuse_foreign_files(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:
+        """Refuse what this folder did not get from here: it would be overwritten, or taken for samples.
+
+        plan: whose files may be there without a line.
+        """
+        named = {file for entry in (*lines.values(), *plan) for file in entry.files}
         for kind in FOLDERS:
             for path in sorted((self.folder / kind).rglob("*")):
-                if path.is_file() and path.relative_to(self.folder).as_posix() not in named:
+                foreign = path.is_file() and path.relative_to(self.folder).as_posix() not in named
+                if foreign and not is_temporary(path):
                     raise DataError(f"{path}: is in no manifest, so it was not sampled: choose an empty results_path")
 
     def _share_classes(self) -> None:
@@ -205,6 +240,10 @@ class SyntheticFolder:
         return self.folder / UNFINISHED
 
     @property
+    def _is_ours(self) -> bool:
+        return self._begun.exists() or read_run_record(self.folder, "environment.json").get("action") == "sample"
+
+    @property
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob(PART.format("*")))
 
@@ -213,7 +252,10 @@ class SyntheticFolder:
         lines: dict[int, ManifestLine] = {}
         for path in [self.manifest, *self._parts]:
             if path.exists():
-                lines.update({line.index: line for line in read_manifest(path)})
+                sound = read_manifest(path, sound_only=True)
+                if not sound and not self._is_ours:
+                    sound = read_manifest(path)  # refuses what is no manifest at all
+                lines.update({line.index: line for line in sound})
         return dict(sorted(lines.items()))
 
     def _merge(self) -> dict[int, ManifestLine]:
@@ -226,8 +268,7 @@ class SyntheticFolder:
         return there
 
     def _is_there(self, line: ManifestLine) -> bool:
-        files = [self.folder / file for file in line.files]
-        return all(file.is_file() and file.stat().st_size for file in files)
+        return all(_is_whole_png(self.folder / file) for file in line.files)
 
     def open_part(self, rank: int) -> None:
         """Begin this process's part of the manifest."""
@@ -239,7 +280,6 @@ class SyntheticFolder:
         """Write one pair ([C, H, W] in [-1, 1] and [H, W] class ids), then its line of the manifest."""
         mask = self.encoding.encode(label.cpu().numpy())
         for file, picture in ((sample.image, to_picture(image)), (sample.mask, mask)):
-            remove_leftovers(self.folder / file)
             with atomic_write(self.folder / file) as temporary:
                 picture.save(temporary, format="PNG")
         line = ManifestLine(

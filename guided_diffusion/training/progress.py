@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 QUARTILES = 4
+TIMED = ("seconds", "images_since_start")
+"""Of the sums: what depends on the machine and on when it was interrupted."""
 
 
 @dataclass
@@ -25,6 +27,8 @@ class EpochSums:
     steps: int = 0
     bad_steps: int = 0
     seconds: float = 0.0
+    """Of this process, for `images_since_start` images; neither is saved."""
+    images_since_start: float = 0.0
 
     @staticmethod
     def of_step(losses: Tensor, importance: Tensor, weights: Tensor, t: Tensor, num_timesteps: int) -> Tensor:
@@ -50,6 +54,7 @@ class EpochSums:
         """Add a step's vector, as made by `of_step` and summed over the processes."""
         self.loss += step[0]
         self.images += step[1]
+        self.images_since_start += step[1]
         for q in range(QUARTILES):
             self.quartile_loss[q] += step[2 + q]
             self.quartile_weight[q] += step[2 + QUARTILES + q]
@@ -70,7 +75,7 @@ class EpochSums:
         if self.steps:
             values["grad_norm"] = self.grad_norm / self.steps
         if self.seconds > 0:
-            values["images_per_second"] = self.images / self.seconds
+            values["images_per_second"] = self.images_since_start / self.seconds
         values["bad_steps"] = self.bad_steps
         return values
 
@@ -102,10 +107,18 @@ class Progress:
         return self.epoch >= max_epochs or 0 < lr_anneal_steps <= self.step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values, as a checkpoint stores them."""
-        return asdict(self)
+        """Return plain values, as a checkpoint stores them: the same for the same training, however long it took."""
+        state = asdict(self)
+        for key in TIMED:
+            del state["sums"][key]
+        return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:
         """Return the progress a checkpoint holds."""
-        return cls(**{**state, "history": list(state["history"]), "sums": EpochSums(**state["sums"])})
+        return cls(**{**state, "history": list(state["history"]), "sums": _sums_of(state["sums"])})
+
+
+def _sums_of(state: Mapping[str, Any]) -> EpochSums:
+    # Checkpoints of older versions have the seconds, too.
+    return EpochSums(**{key: value for key, value in state.items() if key not in TIMED})

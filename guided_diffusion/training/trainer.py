@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from guided_diffusion.runtime.errors import Interrupted, UserError
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.runtime.memory import peak_memory_gib
 from guided_diffusion.runtime.seeding import Stream, derive_seed, step_generators
-from guided_diffusion.runtime.signals import GracefulExit
+from guided_diffusion.runtime.signals import STOP_SIGNALS, GracefulExit
 from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.optimizer_state import restore_optimizer
 from guided_diffusion.training.options import OptimizerOptions, RunOptions
@@ -34,7 +33,6 @@ from guided_diffusion.training.progress import EpochSums, Progress
 
 SAVING_SHARE = 0.05
 """Largest share of the time that is spent on writing `last.pt`."""
-STOP_SIGNALS = (SIGTERM, SIGINT)
 MID_EPOCH_SECONDS = 300.0
 """Time after which a long epoch is saved before it is over."""
 
@@ -110,7 +108,7 @@ class Trainer:
     def fit(self) -> Progress:
         """Train until `max_epochs` (or the end of the annealing) and return the progress.
 
-        Raises Interrupted after SIGINT or SIGTERM, with the state saved, and UserError after too many non-finite
+        Raises Interrupted after a stop signal, with the state saved, and UserError after too many non-finite
         steps in a row, with the last good checkpoint left as it is.
         """
         self.model.train()
@@ -153,8 +151,10 @@ class Trainer:
         progress.batch = progress.images = 0
         means = sums.means()
         means["lr"] = self._learning_rate(max(progress.step - 1, 0))
+        # Not what differs from run to run: equal trainings have equal checkpoints.
+        lasting = {key: value for key, value in means.items() if key != "images_per_second"}
+        progress.history.append({"epoch": progress.epoch, "step": progress.step, **lasting})
         means["peak_memory_gib"] = peak_memory_gib(self.world.device)
-        progress.history.append({"epoch": progress.epoch, "step": progress.step, **means})
         progress.sums = EpochSums()
         if means["loss"] < progress.best_loss:
             progress.best_loss, progress.best_epoch = means["loss"], progress.epoch
@@ -201,9 +201,10 @@ class Trainer:
 
         sums = EpochSums.of_step(losses, weights, batch.weight.cpu(), t, self.diffusion.num_timesteps)
         asked = torch.tensor([self.stop.signal_number == number for number in STOP_SIGNALS]).double()
-        *sums, terminate, interrupt = self.world.sum(torch.cat([sums, asked]).to(self._reduction_device)).tolist()
+        summed = self.world.sum(torch.cat([sums, asked]).to(self._reduction_device)).tolist()
+        sums, asked = summed[: -len(STOP_SIGNALS)], summed[-len(STOP_SIGNALS) :]
         # From the sum, not from this process's own flag: all have to stop after the same step.
-        self._stop_signal = SIGTERM if terminate else SIGINT if interrupt else 0
+        self._stop_signal = next((number for number, count in zip(STOP_SIGNALS, asked, strict=True) if count), 0)
         self.scaler.unscale_(self.optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(self._parameters, options.grad_clip or math.inf))
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from evaluations.errors import EvaluationError
 from evaluations.metrics.agreement import Agreement
 from guided_diffusion.config.evaluate import EvaluateConfig
@@ -29,11 +31,19 @@ from guided_diffusion.pipelines.evaluation.report import (
 )
 from guided_diffusion.pipelines.evaluation.segmenter import read_external
 from guided_diffusion.pipelines.evaluation.study import prepare_study
+from guided_diffusion.pipelines.output import (
+    ReadFolder,
+    dataset_folders,
+    output_of,
+    refuse_other_record,
+    refuse_written_sources,
+    sample_folders,
+)
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import make_folder, write_text
-from guided_diffusion.runtime.logs import library_versions, read_run_record, write_run_record
-from guided_diffusion.samples.reader import find_samples, refuse_target, write_selection
+from guided_diffusion.runtime.logs import library_versions, write_run_record
+from guided_diffusion.samples.reader import SampleFolder, find_samples, refuse_target, write_selection
 
 REPORT, RECORD, FILTERED = "report.html", "report.json", "filtered"
 METRIC_LIBRARIES = ("segmentation-models-pytorch", "timm", "torch-fidelity", "lpips", "scipy")
@@ -48,13 +58,32 @@ def evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
 
 
 def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
-    folder, device, threshold = Path(config.output_dir), world.device, config.quality.filter_below
-    refuse_other_output(folder)
+    folder, threshold = Path(config.output_dir), config.quality.filter_below
+    refuse_other_record("output_dir", folder, "evaluate")
     samples = find_samples(config.synthetic_dir)
     filtered_folder = Path(config.quality.filtered_dir) if config.quality.filtered_dir else folder / FILTERED
     if threshold is not None:
         refuse_target(samples, filtered_folder)
     config = resolve_options(config, samples)
+    written = {"output_dir": [folder]}
+    if threshold is not None:
+        written["filtered_dir"] = [filtered_folder, filtered_folder / samples.split]
+    refuse_written_sources(written, [*dataset_folders(config.source), *_folders_of_samples(config, samples)])
+    with output_of("evaluate", [paths[0] for paths in written.values()], world):
+        _evaluate_into(folder, config, samples, filtered_folder, world.device)
+
+
+def _folders_of_samples(config: EvaluateConfig, samples: SampleFolder) -> list[ReadFolder]:
+    found = sample_folders("synthetic_dir", config.synthetic_dir, samples.folder)
+    diversity = config.quality.diversity_dir
+    return found + (sample_folders("diversity_dir", diversity, find_samples(diversity).folder) if diversity else [])
+
+
+def _evaluate_into(
+    folder: Path, config: EvaluateConfig, samples: SampleFolder, filtered_folder: Path, device: torch.device
+) -> None:
+    """Train, measure and write the report into `folder`, and samples above the threshold into `filtered_folder`."""
+    threshold = config.quality.filter_below
     quality, seed = config.quality, config.study.seed
     external = read_external(config.segmenter, config.view, device)
     scanned = scan_data(config, samples)
@@ -87,13 +116,6 @@ def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     write_text(folder / REPORT, report_page(record, data, sets, measured, filtered, quality.report_images))
     _finish(record["study"], measured, filtered, len(data.samples), folder)
-
-
-def refuse_other_output(folder: Path) -> None:
-    """Raise UserError where `folder` holds what another action wrote, whose records would be overwritten."""
-    action = read_run_record(folder, "environment.json").get("action", "evaluate")
-    if action != "evaluate":
-        raise UserError(f"output_dir is {folder}, which holds the results of {action}: choose another folder")
 
 
 def write_filtered(data: EvaluationData, agreement: Agreement, threshold: float, target: Path) -> Filtered:
