@@ -31,15 +31,14 @@ class ReadFolder:
     folder: Path
     top: Path
 
-    def meets(self, target: Path) -> bool:
-        """Return whether `target` is the folder, lies inside it, or is one of the folders above it as far as `top`."""
-        above = [self.folder, *self.folder.parents]
-        depth = len(self.top.parts)
-        kept = [path for path in above if len(path.parts) >= depth]
-        if any(_same(target, path) for path in kept):
-            return True
-        target = target.resolve()
-        return any(_same(path, self.folder) for path in (target, *target.parents))
+    def meets(self, target: Path) -> str:
+        """Return how `target` meets the folder, or those above it up to `top`: "is", "holds", "lies in", or "" for not."""
+        if _same(target, self.folder):
+            return "is"
+        above = [path for path in self.folder.parents if len(path.parts) >= len(self.top.parts)]
+        if any(_same(target, path) for path in above):
+            return "holds"
+        return "lies in" if any(_same(path, self.folder) for path in target.resolve().parents) else ""
 
 
 def _same(first: Path, second: Path) -> bool:
@@ -87,10 +86,11 @@ def refuse_written_sources(written: Paths, read: Sequence[ReadFolder]) -> None:
     for key, folders in written.items():
         for target in [folders] if isinstance(folders, Path) else folders:
             for source in read:
-                if source.meets(target.absolute()):
+                how = source.meets(target.absolute())
+                if how:
                     raise ConfigError(
-                        f"{key}: {target} is, is in, or holds what is read from {source.key} ({source.folder}), and "
-                        "results among it would be taken for data: choose a folder outside of it"
+                        f"{key}: {target} {how} {source.folder}, which is read from {source.key}: results would mix "
+                        "with it; choose another folder"
                     )
 
 

@@ -18,7 +18,15 @@ from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionO
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.comparison import differing_keys
-from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, is_sound, load_checkpoint
+from guided_diffusion.runtime.checkpoint import (
+    BEST,
+    DESCRIBED,
+    LAST,
+    Checkpoint,
+    find_checkpoint,
+    is_sound,
+    load_checkpoint,
+)
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.runtime.files import digest, reporting_os_errors
 from guided_diffusion.training.options import OptimizerOptions
@@ -232,6 +240,19 @@ def put_aside(best: Path, *, used: bool) -> str:
     for path in others:
         path.unlink()
     return f"{reason}, the old weights are now {aside}"
+
+
+def drop_reproduced(folder: Path) -> None:
+    """Delete what `put_aside` kept in the folder of a finished run, where it was an earlier start of the same run.
+
+    That did what this one has done since, and got no further: nothing of it is lost.
+    """
+    for path in folder.glob(ASIDE.format("*")):
+        if is_sound(path):
+            last, earlier = load_checkpoint(folder / LAST), load_checkpoint(path)
+            same = all(getattr(last, key) == getattr(earlier, key) for key in DESCRIBED)
+            if same and earlier.progress["step"] <= last.progress["step"]:
+                path.unlink()
 
 
 def _steps_of(path: Path) -> int:

@@ -27,7 +27,7 @@ from guided_diffusion.pipelines.build import amp_dtype, build_network, build_pro
 from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
 from guided_diffusion.pipelines.load import build_pipeline
-from guided_diffusion.pipelines.resume import ResumePlan, lineage, reconcile_best, refuse_other_classes
+from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import UserError
@@ -74,6 +74,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
             start.checkpoint.forget_tensors()
         progress = trainer.fit()
         if world.is_main:
+            drop_reproduced(folder)
             loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
             log.info(f"finished after {progress.epoch} epochs, {progress.step} steps")
             for path in (folder / name for name in (BEST, LAST, LOSS_CURVE, "log.txt")):

@@ -106,10 +106,8 @@ def read_manifest(path: Path, *, sound_only: bool = False) -> list[ManifestLine]
     except (OSError, UnicodeDecodeError):
         damaged.append(1)
     if damaged and not sound_only:
-        found = f"line {damaged[0]} is damaged" if lines else "is no manifest of samples, or damaged"
-        raise DataError.of(
-            path, found, "run the same sample command again to mend it, restore it, or use another folder"
-        )
+        found = f"is no manifest of samples, or damaged in line {damaged[0]}"
+        raise DataError.of(path, found, "run the same sample command again to mend it, or use another folder")
     for file in (file for line in lines for file in line.files):
         if not stays_inside(file):
             raise DataError(
