@@ -32,7 +32,7 @@ class ReadFolder:
     top: Path
 
     def meets(self, target: Path) -> str:
-        """Return how `target` meets the folder, or those above it up to `top`: "is", "holds", "lies in", or "" for not."""
+        """Return how `target` meets the folder, or one above it up to `top`: "is", "holds", "lies in", or ""."""
         if _same(target, self.folder):
             return "is"
         above = [path for path in self.folder.parents if len(path.parts) >= len(self.top.parts)]
