@@ -46,7 +46,7 @@ DISTURBANCES = ("kill", "signal", "disk", "two")
 ENDED = "[the command line has ended]"
 PATIENCE = 600
 """Seconds after which a start counts as hanging."""
-MOUNT_BYTES = 256 * 2**20
+MOUNT_BYTES = 1536 * 2**20
 
 NETWORK = {
     "dataset_mode": "multi-class",
@@ -209,13 +209,15 @@ def _child(arguments: Sequence[str], place: Path, shown: Path, largest: int | No
 
 
 def _left_in(folder: Path) -> dict[str, bytes]:
-    """Return the files of a finished run by their names, without what tells of the time that it took."""
+    """Return the files of a finished run by their names, without the time that it took and the place where it lies."""
     left = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "log.txt"):
         content = path.read_bytes()
         if path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in content.splitlines()]
             content = json.dumps([{k: v for k, v in line.items() if k not in TIMED} for line in lines]).encode()
+        if path.suffix in (".json", ".html"):
+            content = content.replace(os.fsencode(folder.parent), b"")
         left[path.relative_to(folder).as_posix()] = content
     return left
 
