@@ -91,9 +91,9 @@ def _held(path: Path, lock_file: Path, action: str) -> Iterator[None]:
 
 
 def _acquire(path: Path, lock_file: Path) -> BaseFileLock:
-    marker = lock_file.with_name(lock_file.name + ".marker")
-    kinds = [FileLock(lock_file, fallback_to_soft=False), SoftFileLock(marker)]
-    for lock in kinds:
+    system = FileLock(lock_file, fallback_to_soft=False)
+    marker = SoftFileLock(lock_file.with_name(lock_file.name + ".marker"))
+    for lock in (system, system, marker):
         try:
             make_folder(lock_file.parent)
             lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 10)
@@ -102,8 +102,9 @@ def _acquire(path: Path, lock_file: Path) -> BaseFileLock:
             raise InUseError(path, Path(lock.lock_file), _holder(lock_file)) from None
         except (OSError, NotImplementedError) as error:
             without_locks = isinstance(error, NotImplementedError) or error.errno in WITHOUT_LOCKS
-            if lock is kinds[-1] or not without_locks:
-                with reporting_os_errors(lock_file):
+            # The one who had the lock before may just have removed the folder.
+            if lock is marker or not (without_locks or isinstance(error, FileNotFoundError)):
+                with reporting_os_errors(path):
                     raise
     raise AssertionError("a marker needs no locks")
 
