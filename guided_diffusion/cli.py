@@ -7,9 +7,11 @@ import difflib
 import json
 import os
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from guided_diffusion import __version__
@@ -17,8 +19,8 @@ from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, 
 from guided_diffusion.runtime.errors import Interrupted, UserError, one_line
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
+from guided_diffusion.runtime.signals import stop_signals_raise
 
-SIGINT_EXIT = 130
 BROKEN_PIPE_EXIT = 141
 
 
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # file names may hold bytes that are not text
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _run(sys.argv[1:] if arguments is None else list(arguments))
+        # Other processes of a job would wait for one that stops by itself: the launcher ends them all.
+        with nullcontext() if _started_by_launcher() else stop_signals_raise():
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
         for line in () if error.already_printed else error.messages:
             print(f"error: {line}", file=sys.stderr)
@@ -44,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return _leave(SIGINT_EXIT)
+        return _leave(128 + getattr(stop, "signal_number", signal.SIGINT))
     except BrokenPipeError:  # the reader of the output has gone, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(BROKEN_PIPE_EXIT)

@@ -16,6 +16,7 @@ from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.dataset import scan_split, shared_with_training, shown_dataset, with_mode_defaults
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
+from guided_diffusion.pipelines.output import dataset_folders, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import write_run_record
@@ -27,6 +28,8 @@ def run(config: CheckConfig) -> int:
     """Scan both splits, print a table for each and write a picture of overlays; fail where training would."""
     config = with_mode_defaults(config)
     source, mode, folder = config.source, get_mode(config.source.dataset_mode), Path(config.output_dir)
+    refuse_written_sources({"output_dir": folder}, dataset_folders(source))
+    refuse_other_record("output_dir", folder, "check")
     fatal: list[str] = []
     texts = []
     encoding = training = None

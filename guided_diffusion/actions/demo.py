@@ -19,12 +19,18 @@ from guided_diffusion.data.lemons import write_demo_dataset
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.pipelines.dataset import scan_split, shown_dataset
 from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.lock import folder_lock
 
 SHOWN = 8
 
 
 def run(config: DemoConfig) -> int:
     """Make the dataset and run every stage on it; a stage that is done already is not repeated."""
+    with folder_lock(config.output_dir, "demo"):
+        return _run(config)
+
+
+def _run(config: DemoConfig) -> int:
     started = time.monotonic()
     root = Path(config.output_dir)
     data_dir = root / "dataset"

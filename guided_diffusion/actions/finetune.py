@@ -6,6 +6,12 @@ from pathlib import Path
 
 from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.output import (
+    dataset_folders,
+    output_of,
+    refuse_other_record,
+    refuse_written_sources,
+)
 from guided_diffusion.pipelines.resume import ResumePlan, check_same_run, find_resume_state
 from guided_diffusion.pipelines.training import train
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
@@ -21,13 +27,16 @@ def run(config: FinetuneConfig) -> int:
         raise ConfigError.of_keys(("output_dir", f"{line}trained one; choose another output_dir"))
     world = init_distributed(config.precision.device)
     try:
-        own = find_resume_state(output_dir)
-        # An interrupted finetuning needs its source no more.
-        source = own or load_checkpoint(find_checkpoint(path, prefer=BEST))
-        options = config.as_training(trained_config(source, config))
-        if own is not None:
-            check_same_run(options, own)
-        train(options, ResumePlan(source, continues=own is not None, own=own is not None), world, action="finetune")
+        refuse_other_record("output_dir", output_dir, "finetune")
+        with output_of("finetune", [output_dir], world):
+            own = find_resume_state(output_dir)
+            # An interrupted finetuning needs its source no more.
+            source = own or load_checkpoint(find_checkpoint(path, prefer=BEST))
+            options = config.as_training(trained_config(source, config))
+            refuse_written_sources({"output_dir": Path(output_dir)}, dataset_folders(options.source))
+            if own is not None:
+                check_same_run(options, own)
+            train(options, ResumePlan(source, continues=own is not None, own=own is not None), world, action="finetune")
     finally:
         world.close()
     return 0

@@ -23,8 +23,16 @@ from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
 from guided_diffusion.pipelines.masks import find_masks
+from guided_diffusion.pipelines.output import (
+    dataset_folders,
+    mask_folder,
+    output_of,
+    refuse_other_record,
+    refuse_written_sources,
+    written_by_sample,
+)
 from guided_diffusion.pipelines.sampling import SamplingRun, spacing
-from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import digest
@@ -52,63 +60,75 @@ def run(config: SampleConfig) -> int:
                 "condition mask, or the Python pipeline for images alone"
             )
             raise ConfigError.of_keys(("model_path", line))
-        sources, encoding = world.run_on_main(
-            lambda: find_masks(
-                trained.source,
-                trained.geometry,
-                split=config.data_split,
-                mask_dir=config.mask_dir,
-                encoding=encoding_of_checkpoint(checkpoint),
-                also_ignored=config.source.ignore_label,
-            )
+        folder = Path(config.results_path) / config.split
+        refuse_written_sources(
+            {"results_path": written_by_sample(config.results_path, config.split)},
+            dataset_folders(trained.source) if config.source.data_dir else mask_folder(config.mask_dir),
         )
-        trained = trained.replaced(num_classes=encoding.num_classes)
-        if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
-            print(
-                f"warning: s is {config.sampler.s:g}, but {path} never saw a dropped mask in training, so its branch "
-                "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
-            )
-        # Built before anything is written, so that a mistake in the options leaves no files.
-        exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
-        transform = replace(plain_transform(trained.geometry), flip_pairs=exchanged)
-        nulled = classes_to_null(config.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names)
-        pipeline = pipeline_of_checkpoint(
-            checkpoint,
-            trained,
-            encoding.names,
-            weights=config.weights.weights,
-            device=world.device,
-            precision=config.precision.precision,
-            eta_path=config.eta_path,
-        )
-        sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
-        label_diffusion = trained.label_diffusion.cond_diffuse
-        compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
-        plan = plan_samples(sources, config.num_samples, config.seed)
-        settings = _settings(config, trained, path, sampling.num_steps)
-        output = SyntheticFolder(config.results_path, config.split, encoding, settings)
-        done = world.run_on_main(lambda: output.begin(plan))
-        if world.is_main:
-            write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
-            there = sum(sample.index in done for sample in plan)
-            print(
-                f"{len(plan)} samples{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
-                f"{sampling.num_steps} steps ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
-                f"{config.weights.weights} weights of {path.absolute()}"
-            )
-            if compiling:
-                print(COMPILING)
-        if compiling:
-            compile_network(pipeline.model)
-        todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
-        _sample_batches(config, trained, transform, sampling, todo, output, nulled, world)
-        world.barrier()
-        if world.is_main:
-            _finish(output, len(plan), encoding)
-        world.barrier()
+        refuse_other_record("results_path", folder, "sample")
+        with output_of("sample", [folder], world):
+            _sample(config, checkpoint, trained, world)
     finally:
         world.close()
     return 0
+
+
+def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
+    path = checkpoint.path
+    sources, encoding = world.run_on_main(
+        lambda: find_masks(
+            trained.source,
+            trained.geometry,
+            split=config.data_split,
+            mask_dir=config.mask_dir,
+            encoding=encoding_of_checkpoint(checkpoint),
+            also_ignored=config.source.ignore_label,
+        )
+    )
+    trained = trained.replaced(num_classes=encoding.num_classes)
+    if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
+        print(
+            f"warning: s is {config.sampler.s:g}, but {path} never saw a dropped mask in training, so its branch "
+            "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
+        )
+    # Built before anything is written, so that a mistake in the options leaves no files.
+    exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
+    transform = replace(plain_transform(trained.geometry), flip_pairs=exchanged)
+    nulled = classes_to_null(config.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names)
+    pipeline = pipeline_of_checkpoint(
+        checkpoint,
+        trained,
+        encoding.names,
+        weights=config.weights.weights,
+        device=world.device,
+        precision=config.precision.precision,
+        eta_path=config.eta_path,
+    )
+    sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
+    label_diffusion = trained.label_diffusion.cond_diffuse
+    compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
+    plan = plan_samples(sources, config.num_samples, config.seed)
+    settings = _settings(config, trained, path, sampling.num_steps)
+    output = SyntheticFolder(config.results_path, config.split, encoding, settings)
+    done = world.run_on_main(lambda: output.begin(plan))
+    if world.is_main:
+        write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
+        there = sum(sample.index in done for sample in plan)
+        print(
+            f"{len(plan)} samples{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
+            f"{sampling.num_steps} steps ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
+            f"{config.weights.weights} weights of {path.absolute()}"
+        )
+        if compiling:
+            print(COMPILING)
+    if compiling:
+        compile_network(pipeline.model)
+    todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
+    _sample_batches(config, trained, transform, sampling, todo, output, nulled, world)
+    world.barrier()
+    if world.is_main:
+        _finish(output, len(plan), encoding)
+    world.barrier()
 
 
 def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_steps: int) -> SampleSettings:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.pipelines.dataset import with_mode_defaults
+from guided_diffusion.pipelines.output import (
+    dataset_folders,
+    output_of,
+    refuse_other_record,
+    refuse_written_sources,
+)
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.training import train
 from guided_diffusion.runtime.distributed import init_distributed
@@ -14,7 +22,11 @@ def run(config: TrainConfig) -> int:
     config = with_mode_defaults(config)
     world = init_distributed(config.precision.device)
     try:
-        train(config, find_resume_plan(config), world, action="train")
+        folder = config.run.output_dir
+        refuse_written_sources({"output_dir": Path(folder)}, dataset_folders(config.source))
+        refuse_other_record("output_dir", folder, "train")
+        with output_of("train", [folder], world):
+            train(config, find_resume_plan(config), world, action="train")
     finally:
         world.close()
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.files import leftovers
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 CLASSES = ("background", "lemon", "blemish", "mould", "gangrene")
@@ -56,8 +58,10 @@ def write_demo_dataset(
     if _already_written(target, record, counts):
         return
 
-    # A fixed name, so that the next run removes what a killed one left behind.
-    partial = target.with_name(f".{target.name}.partial")
+    for path in leftovers(target.parent):
+        if path.name.startswith(f".{target.name}."):
+            shutil.rmtree(path, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         for number, (split, count) in enumerate(counts.items()):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +15,7 @@ from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
+from guided_diffusion.runtime.signals import leave_signals_to_the_trainer, stop_signals_held
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class TrainLoader:
             num_workers=num_workers,
             collate_fn=_Collate(dataset.encoding.num_classes, prepare),
             pin_memory=self._device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=leave_signals_to_the_trainer,
             persistent_workers=num_workers > 0,  # so that they keep the pictures they cached
         )
 
@@ -126,7 +125,9 @@ class TrainLoader:
         be continued once another one is started.
         """
         self._keys[:] = self.batch_plan.batches(epoch, start_item)
-        for collated, global_size in zip(self._loader, self.batch_plan.global_sizes(start_item), strict=True):
+        with stop_signals_held():
+            batches = iter(self._loader)
+        for collated, global_size in zip(batches, self.batch_plan.global_sizes(start_item), strict=True):
             if isinstance(collated, UserError):
                 raise collated
             yield self._on_device(collated, global_size)
@@ -148,17 +149,6 @@ def collate_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tu
     collate = _Collate(dataset.encoding.num_classes)
     examples = collate([dataset[ExampleKey(0, index, 0, 1.0)] for index in indices])
     return examples["image"], examples["condition"]
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Keep a signal to the whole process group (Ctrl-C, a batch system's SIGTERM) from ending a worker within a step.
-
-    The trainer ends its workers; they also end when it is killed.
-    """
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
-    else:  # Windows sends Ctrl-C to all processes of a console
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Guarded(Dataset[Any]):

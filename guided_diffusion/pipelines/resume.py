@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +12,29 @@ from typing import Any
 
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.fingerprint import Fingerprint
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.comparison import differences
-from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.checkpoint import (
+    BEST,
+    DESCRIBED,
+    LAST,
+    Checkpoint,
+    find_checkpoint,
+    is_sound,
+    load_checkpoint,
+)
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.runtime.files import digest, reporting_os_errors
 from guided_diffusion.training.options import OptimizerOptions
 from guided_diffusion.training.progress import Progress
+
+ASIDE = "best-before-{}.pt"
+"""What `best.pt` is called where another one takes its place."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +96,26 @@ def find_resume_state(output_dir: str) -> Checkpoint | None:
     last = Path(output_dir) / LAST
     if not last.exists():
         return None
-    state = load_checkpoint(last)
+    try:
+        state = load_checkpoint(last)
+    except CheckpointError as error:
+        raise CheckpointError.of(last, *_way_out_of_damage(Path(output_dir))) from error
     if not state.resumable:
         raise CheckpointError(f"{last}: has no optimizer state, so the run cannot be resumed: choose another folder")
     return state
+
+
+def _way_out_of_damage(folder: Path) -> tuple[str, str]:
+    """Return what was found and what to do where `last.pt` cannot be read."""
+    best = folder / BEST
+    if not is_sound(best):
+        return f"damaged or empty, without a sound {BEST} beside it", "delete it, and the run begins anew"
+    epoch = load_checkpoint(best, lazily=True).progress.get("epoch")
+    return (
+        f"damaged or empty, but {BEST} beside it is sound (epoch {epoch})",
+        f"move {LAST} away and run train with --set resume_checkpoint={best} to go on from those weights; without "
+        "that, the run begins anew",
+    )
 
 
 def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
@@ -100,6 +130,9 @@ def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
     problems = differences(config, before, compared, source=f"the run in {folder}", remedy=remedy)
     asked = config.resume_checkpoint
     began = own.lineage.get("continued_from") or own.lineage.get("started_from")
+    if began:  # relative to the run; in older checkpoints absolute, or relative to where the run was started
+        inside = folder.resolve() / began["path"]
+        began = {**began, "path": str(inside.resolve() if inside.exists() else began["path"])}
     if asked not in ("", "auto") and not _same_source(Path(asked), folder, began):
         origin = began["path"] if began else "nothing"
         line = f"resume_checkpoint is {asked}, but the run in {folder} began from {origin}: {remedy}"
@@ -123,8 +156,11 @@ def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> 
     return same_path or not files or any(digest(file) == began["digest"] for file in files)
 
 
-def lineage(options: OptimizerOptions, start: ResumePlan) -> dict[str, Any]:
-    """Return where the weights come from, and whether they ever saw a dropped mask (None: unknown)."""
+def lineage(options: OptimizerOptions, start: ResumePlan, folder: Path) -> dict[str, Any]:
+    """Return where the weights of the run in `folder` come from, and whether they ever saw a dropped mask.
+
+    The path is relative to `folder`, so equal runs in other places have an equal one. None: unknown.
+    """
     dropped = options.drop_rate > 0
     if start.checkpoint is None:
         return {"saw_dropped_masks": dropped}
@@ -132,7 +168,10 @@ def lineage(options: OptimizerOptions, start: ResumePlan) -> dict[str, Any]:
     seen = {"saw_dropped_masks": dropped or before.get("saw_dropped_masks")}
     if start.own:
         return {**before, **seen}
-    source = {"path": str(start.checkpoint.path), "digest": digest(start.checkpoint.path)}
+    path = start.checkpoint.path.resolve()
+    with contextlib.suppress(ValueError):  # another drive on Windows
+        path = Path(os.path.relpath(path, folder.resolve()))
+    source = {"path": path.as_posix(), "digest": digest(start.checkpoint.path)}
     if start.continues:
         return {**before, "continued_from": source, **seen}
     return {"started_from": source, **seen}
@@ -153,19 +192,64 @@ def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:
 def reconcile_best(start: ResumePlan, folder: Path, progress: Progress) -> str | None:
     """Make `best.pt` of the run's folder agree with the start of the run; return a line for the log, None for none.
 
-    A run that is continued in another folder copies it; where it is missing, the search for the best epoch restarts;
-    one without a `last.pt` beside it is renamed, not overwritten.
+    A run that is continued in another folder copies it; where it is missing or damaged, the search for the best epoch
+    restarts; one without a `last.pt` beside it is renamed, not overwritten.
     """
     best = folder / BEST
     if start.continues:
         source = start.checkpoint.path.parent / BEST
-        if not source.is_file():
+        if not is_sound(source):
             progress.best_loss, progress.best_epoch = float("inf"), 0
-        elif not start.own:
+            damaged = f"warning: {source} is damaged, so the search for the best epoch restarts"
+            return damaged if source.is_file() else None
+        if not start.own:
             with reporting_os_errors(best):
                 shutil.copyfile(source, best)
     elif best.exists():
-        aside = folder / f"best-before-{digest(best)[:8]}.pt"
-        best.replace(aside)
-        return f"{best} had no {LAST} to resume from: this run begins anew, the old weights are now {aside}"
+        used = start.checkpoint is not None and start.checkpoint.path.resolve() == best.resolve()
+        return put_aside(best, used=used)
     return None
+
+
+def put_aside(best: Path, *, used: bool) -> str:
+    """Rename `best`, which a run without a `last.pt` left, and return a line for the log.
+
+    used: this run starts from it; it is copied, as the same command needs it again until there is a new one.
+    Only the one trained for the most steps is kept (of equal ones the newest): runs killed often must not fill a disk.
+    """
+    reason = f"{best} had no {LAST} to resume from: this run begins anew"
+    aside = best.with_name(ASIDE.format(digest(best)[:8]))
+    others = [path for path in best.parent.glob(ASIDE.format("*")) if path != aside]
+    further = [path for path in others if _steps_of(path) > _steps_of(best)]
+    if further:
+        if not used:
+            best.unlink()
+        return f"{reason}; {further[0]}, which was trained for longer, is kept in its place"
+    with reporting_os_errors(aside):
+        shutil.copyfile(best, aside) if used else best.replace(aside)
+    for path in others:
+        path.unlink()
+    return f"{reason}, the old weights are now {aside}"
+
+
+def drop_reproduced(folder: Path) -> None:
+    """Delete what `put_aside` kept in the folder of a finished run, where it comes from an earlier start of that run.
+
+    The finished run has repeated its steps, so nothing is lost.
+    """
+    for path in folder.glob(ASIDE.format("*")):
+        if is_sound(path):
+            last, earlier = load_checkpoint(folder / LAST), load_checkpoint(path)
+            if _same_training(earlier, last) and earlier.progress["step"] <= last.progress["step"]:
+                path.unlink()
+
+
+def _same_training(first: Checkpoint, second: Checkpoint) -> bool:
+    """Return whether two checkpoints have equal options, classes, origin and training pairs."""
+    prints = [Fingerprint.from_state(checkpoint.fingerprint) for checkpoint in (first, second)]
+    described = all(getattr(first, key) == getattr(second, key) for key in DESCRIBED)
+    return described and None not in prints and not prints[0].changes_to(prints[1])
+
+
+def _steps_of(path: Path) -> int:
+    return load_checkpoint(path, lazily=True).progress.get("step", 0) if is_sound(path) else -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -28,7 +29,7 @@ from guided_diffusion.pipelines.build import AMP_DTYPES, build_network
 from guided_diffusion.pipelines.changed_data import refuse_other_data
 from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
-from guided_diffusion.pipelines.resume import ResumePlan, lineage, reconcile_best, refuse_other_classes
+from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -44,6 +45,7 @@ from guided_diffusion.training.progress import Progress
 from guided_diffusion.training.trainer import Trainer
 
 LOSS_CURVE = "loss_curve.png"
+PREVIEWS = "previews"
 EMA_INITIAL_STEP = 100
 """Steps that count as done for averages taken over from another run; see EMA."""
 
@@ -64,8 +66,8 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     world.run_on_main(lambda: refuse_other_data(config, report, start))
     config = config.replaced(num_classes=report.encoding.num_classes)
     if world.is_main:
-        for name in (LAST, BEST):
-            remove_leftovers(folder / name)
+        for place in (folder, folder / PREVIEWS):
+            remove_leftovers(place)
     log = RunLog(folder, enabled=world.is_main, tensorboard=config.run.tensorboard)
     try:
         trainer = build_trainer(config, start, world, report, log)
@@ -76,6 +78,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
             start.checkpoint.forget_tensors()
         progress = trainer.fit()
         if world.is_main:
+            drop_reproduced(folder)
             loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
             log.info(f"finished after {progress.epoch} epochs, {progress.step} steps")
             for path in (folder / name for name in (BEST, LAST, LOSS_CURVE, "log.txt")):
@@ -96,7 +99,7 @@ def build_trainer(
     if wants_compiling(config.precision.compile, world.device, label_diffusion=config.label_diffusion.cond_diffuse):
         log.info(COMPILING)
         compile_network(model)
-    origin = lineage(config.optimizer, start)
+    origin = lineage(config.optimizer, start, folder)
     ema = EMA(model, config.optimizer.ema_rate, initial_step=EMA_INITIAL_STEP if "started_from" in origin else 0)
     process = build_diffusion(config.diffusion)
     labels = label_process(config, process, config.source.num_classes, eta)
@@ -126,7 +129,7 @@ def build_trainer(
         world=world,
         log=log,
         describe={
-            "config": {**config.to_json(), "label_eta": None if eta is None else eta.tolist()},
+            "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
             "encoding": report.encoding.to_dict(),
             "lineage": origin,
             "fingerprint": Fingerprint.of(report.pairs, report.prints).to_state(),
@@ -146,6 +149,15 @@ def build_trainer(
     if aside:
         log.info(aside)
     return trainer
+
+
+def lasting_config(config: TrainConfig) -> dict[str, Any]:
+    """Return the options for a checkpoint, without those that say where files lie: `config.json` of the run has them.
+
+    So equal trainings in different folders have equal checkpoints.
+    """
+    places = [key for key in config.fields() if config.facts(key).path and config.facts(key).resume == "may change"]
+    return {key: value for key, value in config.to_json().items() if key not in places}
 
 
 def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device) -> UNetModel:
@@ -192,7 +204,7 @@ def build_previewer(
         image=image,
         condition=condition,
         class_names=report.encoding.names,
-        folder=Path(config.run.output_dir) / "previews",
+        folder=Path(config.run.output_dir) / PREVIEWS,
         seeds=[derive_seed(Stream.SAMPLE, config.run.seed, index) for index in range(len(chosen))],
         num_steps=num_steps,
     )

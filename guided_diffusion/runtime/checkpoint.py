@@ -122,7 +122,7 @@ def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily or None)
     except Exception:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
         found = "not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
-        raise CheckpointError.of(path, found, "copy or export it again") from None
+        raise CheckpointError.of(path, found, _other_of_run(path) or "copy or export it again") from None
     remedy = "export the network's state_dict alone"
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         raise CheckpointError.of(path, "not a dictionary of weights by name", remedy)
@@ -133,6 +133,21 @@ def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
     other = next(key for key, value in content.items() if not isinstance(value, Tensor))
     found = f"neither a checkpoint of isdm nor bare weights: {other!r} is not a tensor"
     raise CheckpointError.of(path, found, remedy)
+
+
+def _other_of_run(path: Path) -> str:
+    """Return the remedy for a damaged file of a run where the run's other file is sound, else ""."""
+    other = path.with_name({LAST: BEST, BEST: LAST}.get(path.name, path.name))
+    return f"give {other} in its place, which is sound" if other != path and is_sound(other) else ""
+
+
+def is_sound(path: Path) -> bool:
+    """Return whether `path` is a readable checkpoint of isdm; its tensors are not read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # see load_checkpoint
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
@@ -168,10 +183,24 @@ def _without_wrapper(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Replace the checkpoint `path` atomically; UserError if it cannot be written."""
+    """Replace the checkpoint `path` atomically, equal contents by equal bytes; UserError if it cannot be written."""
     head = {"format": FORMAT, "version": VERSION, "library": library_versions()}
-    with atomic_write(path) as temporary:
-        torch.save({**head, **content}, temporary)
+    # Not by name: the archive would be named after the temporary file, which has the process's number in its name.
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        torch.save(_plain({**head, **content}, {}), file)
+
+
+def _plain(value: Any, strings: dict[str, str]) -> Any:
+    """Return `value` with plain containers and one object for equal strings, which are collected in `strings`.
+
+    Pickle writes an object that it has met before as a reference, so its bytes tell equal objects from identical ones.
+    """
+    if isinstance(value, Mapping):
+        return {_plain(key, strings): _plain(item, strings) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(item, strings) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return strings.setdefault(str(value), value) if type(value) is str else value
 
 
 def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
@@ -185,4 +214,5 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Ch
             # As bytes: the library's own writer hides why it failed.
             temporary.write_bytes(save(weights, described))
         else:
-            torch.save(weights, temporary)
+            with open(temporary, "wb") as file:
+                torch.save(_plain(weights, {}), file)

@@ -66,7 +66,7 @@ class CheckpointError(UserError):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived and the work was saved; the exit code is 128 + `signal_number`."""
+    """A stop signal arrived and the work was saved; the exit code is 128 + `signal_number`."""
 
     def __init__(self, signal_number: int, message: str):
         self.signal_number = signal_number

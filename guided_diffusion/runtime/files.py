@@ -6,9 +6,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from guided_diffusion.runtime.errors import UserError
 
@@ -37,7 +40,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         # PyTorch's zip writer turns a full disk into a RuntimeError.
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
-        raise _unwritable(path, os.strerror(errno.ENOSPC)) from error
+        reason = error.__context__ if isinstance(error.__context__, OSError) else OSError(0, os.strerror(errno.ENOSPC))
+        raise _unwritable(path, reason.strerror) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -69,11 +73,30 @@ def _unwritable(path: str | Path, reason: str) -> UserError:
     return UserError.of(path, f"cannot be written ({reason})", "make room there, or choose another place")
 
 
-def remove_leftovers(path: str | Path) -> None:
-    """Delete the temporary files of processes that were killed while writing `path`."""
-    path = Path(path)
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
-        temporary.unlink(missing_ok=True)
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.(?:tmp|partial)", re.DOTALL)
+"""Names of temporary files: that of the target and the pid of the writer."""
+
+
+def leftovers(folder: str | Path) -> list[Path]:
+    """Return the temporary files and folders in `folder` whose processes have ended."""
+    names = ((path, _TEMPORARY.fullmatch(path.name)) for path in Path(folder).glob(".*"))
+    return sorted(path for path, name in names if name and not _runs(name[1]))
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file has the name of a temporary one."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _runs(pid: str) -> bool:
+    return len(pid) < 10 and psutil.pid_exists(int(pid))
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete the temporary files of killed processes in `folder`; those of running processes stay."""
+    for path in leftovers(folder):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def digest(path: str | Path) -> str:

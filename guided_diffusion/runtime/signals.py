@@ -1,14 +1,37 @@
-"""SIGINT and SIGTERM as a request to stop at the next safe point."""
+"""Signals that ask a run to stop: at the next safe point in training, at once in everything else."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
+
+HANGUP = getattr(signal, "SIGHUP", None)
+"""A terminal was closed, or the connection to it lost; Windows has no such signal."""
+STOP_SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, *(() if HANGUP is None else (HANGUP,)))
+WORKER_GRACE = 300
+"""Seconds that a loading process works on after SIGTERM, for its trainer to come to the end of a step."""
+
+
+class StopRequested(KeyboardInterrupt):
+    """A signal asked to stop where nothing has to be saved: what was begun is cleaned up on the way out."""
+
+    def __init__(self, signal_number: int):
+        self.signal_number = signal_number
+        super().__init__(signal.Signals(signal_number).name)
 
 
 class GracefulExit:
-    """While entered, the first SIGINT or SIGTERM only sets `signal_number`; a second one has its usual effect."""
+    """While entered, the first stop signal only sets `signal_number`; a second one has its usual effect.
+
+    SIGHUP is never the second one: when a terminal is closed, its system and its shell send one each.
+    """
 
     def __init__(self) -> None:
         self.signal_number = 0
@@ -17,18 +40,89 @@ class GracefulExit:
     def __enter__(self) -> GracefulExit:
         # Python delivers signals to the main thread only.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+            self._previous = {number: signal.signal(number, self._note) for number in caught_signals()}
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._restore()
+        self._restore(*self._previous)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
-        self._restore()
+        self.signal_number = self.signal_number or number
+        if number == HANGUP:
+            leave_lost_terminal()
+        else:
+            self._restore(*(self._previous.keys() - {HANGUP}))
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._previous.clear()
+    def _restore(self, *numbers: int) -> None:
+        for number in numbers:
+            signal.signal(number, self._previous.pop(number))  # type: ignore[arg-type]
+
+
+@contextmanager
+def stop_signals_raise() -> Iterator[None]:
+    """Have stop signals raise StopRequested (SIGINT: KeyboardInterrupt) while the block runs."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number == HANGUP:
+            leave_lost_terminal()
+        raise StopRequested(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, stop) for number in caught_signals() if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def caught_signals() -> list[int]:
+    """Return the stop signals without SIGHUP where it is ignored, as `nohup` has it."""
+    return [number for number in STOP_SIGNALS if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
+def leave_lost_terminal() -> None:
+    """Print to nowhere where the terminal of this process is gone: every line would be an error."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+@contextmanager
+def stop_signals_held() -> Iterator[None]:
+    """Keep stop signals waiting while processes are started, which then begin with them waiting, too."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # The first one is the default, which is not settled by asking like this.
+    if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) != "fork":
+        # Where it is started within the block, it lets SIGINT and SIGTERM through afterwards.
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_signals_to_the_trainer(worker: int = 0) -> None:
+    """Keep stop signals to a whole job, or a whole terminal, from ending a loading process within a step.
+
+    The trainer ends its workers when it is done; where it is killed, they notice that it is gone. SIGTERM is also how
+    a worker is ended that does not answer, so it ends this one after WORKER_GRACE seconds.
+    """
+    for number in STOP_SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAt
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
-from guided_diffusion.runtime.logs import read_json_lines
 
 MANIFEST = "manifest.jsonl"
 PART = ".manifest-{}.jsonl"  # pairs that the process of a rank has finished since the run started
@@ -86,15 +85,28 @@ class ManifestLine(SampleSettings):
         return json.dumps(self._record) + "\n"
 
 
-def read_manifest(path: Path) -> list[ManifestLine]:
+def read_manifest(path: Path, *, sound_only: bool = False) -> list[ManifestLine]:
     """Return the lines of a manifest, without a last one cut short by a kill.
 
+    sound_only: leave out every line that cannot be read.
     Raises DataError if it is corrupted or names a file that may be outside its folder.
     """
+    lines, damaged = [], []
     try:
-        lines = [ManifestLine.model_validate(line) for line in read_json_lines(path)]
-    except (OSError, ValueError, RecursionError):  # ValueError: not UTF-8, not such a line, an absurdly large integer
-        raise DataError.of(path, "not a manifest of samples, or corrupted", _RESTORE) from None
+        # With sound_only, lines that are not text become lines that are not JSON, and are left out.
+        texts = path.read_bytes().decode("utf-8", "replace" if sound_only else "strict").split("\n")
+        for number, text in enumerate(texts, 1):
+            try:
+                if text.strip():
+                    lines.append(ManifestLine.model_validate(json.loads(text)))
+            except (ValueError, RecursionError):  # not JSON, not such a line, an absurdly large integer
+                if number < len(texts):  # the last one has no newline yet
+                    damaged.append(number)
+    except (OSError, UnicodeDecodeError):
+        damaged.append(1)
+    if damaged and not sound_only:
+        found = f"not a manifest of samples, or corrupted in line {damaged[0]}"
+        raise DataError.of(path, found, "run the same sample command again to repair it, or use another folder")
     for file in (file for line in lines for file in line.files):
         if not stays_inside(file):
             raise DataError.of(path, f"edited: it names {file!r}, which may be outside its folder", _RESTORE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def find_samples(directory: str | Path) -> SampleFolder:
 
     Raises DataError if there are none, several such sub-folders, or unfinished samples.
     """
-    root = Path(directory).absolute()
+    root = Path(os.path.abspath(directory))  # without "..", as the paths of its pairs are
     if not root.is_dir():
         raise DataError.of(directory, "the folder does not exist", "give the results_path of sample")
     inside = [root] if (root / "images").is_dir() else sorted(p for p in root.iterdir() if (p / "images").is_dir())

@@ -8,6 +8,7 @@ appends to a `.manifest-<rank>.jsonl` of its own, and these are merged when a ru
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,15 @@ from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, augment_mask
 from guided_diffusion.data.visualize import quantize
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import atomic_write, make_folder, remove_leftovers, reporting_os_errors, write_text
+from guided_diffusion.runtime.files import (
+    atomic_write,
+    is_temporary,
+    make_folder,
+    remove_leftovers,
+    reporting_os_errors,
+    write_text,
+)
+from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.manifest import (
     FOLDERS,
@@ -40,6 +49,8 @@ from guided_diffusion.samples.manifest import (
     stays_inside,
     write_manifest,
 )
+
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,10 @@ class PlannedSample:
     @property
     def mask(self) -> str:
         return f"masks/{self.name}.png"
+
+    @property
+    def files(self) -> tuple[str, str]:
+        return self.image, self.mask
 
 
 def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int) -> list[PlannedSample]:
@@ -111,6 +126,17 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
+def _is_whole_png(path: Path) -> bool:
+    """Return whether a PNG file has its first and last bytes, which a full disk or a power cut may take away."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(PNG_START))
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return start == PNG_START and file.read() == PNG_END
+    except OSError:
+        return False
+
+
 class SyntheticFolder:
     """`<root>/<split>/{images,masks}` with their manifest; `<root>/classes.json` serves all splits."""
 
@@ -129,17 +155,21 @@ class SyntheticFolder:
     def begin(self, plan: Sequence[PlannedSample]) -> dict[int, ManifestLine]:
         """Prepare the folder and return the manifest lines of the samples that it has already, by index.
 
-        To be called in one process before any process writes. Raises DataError if the folder holds samples of other
-        settings or masks, or files that are not samples.
+        To be called in one process before any process writes. A damaged folder is repaired: images without a line are
+        made again, and so are samples whose line or files cannot be read. Raises DataError if the folder holds samples
+        of other settings or masks, or files that are not samples.
         """
         lines = self._lines()
         self._refuse_other_settings(lines)
         self._refuse_other_masks(lines, plan)
         if not self._unfinished.exists():
-            self._refuse_foreign_files(lines)
+            # In a folder that `sample` made, a file with the name of a sample is one, even without a line.
+            self._refuse_foreign_files(lines, plan if lines or self._is_ours else ())
         self._write_classes()
         for kind in FOLDERS:
             make_folder(self.folder / kind)
+        for folder in {self.folder, *((self.folder / file).parent for sample in plan for file in sample.files)}:
+            remove_leftovers(folder)
         with reporting_os_errors(self._unfinished):
             self._unfinished.touch()
         return self._merge()
@@ -162,12 +192,16 @@ class SyntheticFolder:
                 )
                 raise DataError.of(self.manifest, found, "choose another results_path")
 
-    def _refuse_foreign_files(self, lines: Mapping[int, ManifestLine]) -> None:
-        """Refuse files that were not sampled: they would be overwritten, or taken for samples."""
-        named = {file for line in lines.values() for file in line.files}
+    def _refuse_foreign_files(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:
+        """Refuse files that were not sampled: they would be overwritten, or taken for samples.
+
+        plan: samples whose files may be there without a line.
+        """
+        named = {file for entry in (*lines.values(), *plan) for file in entry.files}
         for kind in FOLDERS:
             for path in sorted((self.folder / kind).rglob("*")):
-                if path.is_file() and path.relative_to(self.folder).as_posix() not in named:
+                foreign = path.is_file() and path.relative_to(self.folder).as_posix() not in named
+                if foreign and not is_temporary(path):
                     found = "is in no manifest, so it was not sampled"
                     raise DataError.of(path, found, "choose an empty results_path")
 
@@ -191,6 +225,11 @@ class SyntheticFolder:
         return self.folder / UNFINISHED
 
     @property
+    def _is_ours(self) -> bool:
+        """True if `sample` made the folder."""
+        return self._unfinished.exists() or read_run_record(self.folder, "environment.json").get("action") == "sample"
+
+    @property
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob(PART.format("*")))
 
@@ -199,15 +238,17 @@ class SyntheticFolder:
         lines: dict[int, ManifestLine] = {}
         for path in [self.manifest, *self._parts]:
             if path.exists():
-                lines.update({line.index: line for line in read_manifest(path)})
+                sound = read_manifest(path, sound_only=True)
+                if not sound and not self._is_ours:
+                    sound = read_manifest(path)  # refuses what is no manifest at all
+                lines.update({line.index: line for line in sound})
         return dict(sorted(lines.items()))
 
     def _merge(self) -> dict[int, ManifestLine]:
-        """Merge the processes' parts into the manifest; return the lines whose files exist, and keep only these."""
+        """Merge the processes' parts into the manifest; return the lines whose files are whole, and keep only these."""
 
         def complete(line: ManifestLine) -> bool:
-            files = [self.folder / file for file in line.files]
-            return all(file.is_file() and file.stat().st_size for file in files)
+            return all(_is_whole_png(self.folder / file) for file in line.files)
 
         lines = {index: line for index, line in self._lines().items() if complete(line)}
         if lines:
@@ -226,7 +267,6 @@ class SyntheticFolder:
         """Write one pair, [C, H, W] in [-1, 1] and [H, W] class ids, then its line of the manifest."""
         mask = self.encoding.encode(label.cpu().numpy())
         for file, picture in ((sample.image, to_picture(image)), (sample.mask, mask)):
-            remove_leftovers(self.folder / file)
             with atomic_write(self.folder / file) as temporary:
                 picture.save(temporary, format="PNG")
         line = ManifestLine(

@@ -13,6 +13,8 @@ from torch import Tensor
 from guided_diffusion.training.options import OptimizerOptions
 
 QUARTILES = 4
+TIMED = ("seconds", "images_since_start")
+"""Fields of `EpochSums` that depend on the machine and on interruptions."""
 
 
 @dataclass
@@ -27,6 +29,8 @@ class EpochSums:
     steps: int = 0
     bad_steps: int = 0
     seconds: float = 0.0
+    """Of this process, for `images_since_start` images; neither is saved."""
+    images_since_start: float = 0.0
 
     @staticmethod
     def of_step(losses: Tensor, importance: Tensor, weights: Tensor, t: Tensor, num_timesteps: int) -> Tensor:
@@ -51,6 +55,7 @@ class EpochSums:
         """Add the vector of a step, which `of_step` makes, summed over the processes."""
         self.loss += step[0]
         self.images += step[1]
+        self.images_since_start += step[1]
         for q in range(QUARTILES):
             self.quartile_loss[q] += step[2 + q]
             self.quartile_weight[q] += step[2 + QUARTILES + q]
@@ -71,7 +76,7 @@ class EpochSums:
         if self.steps:
             values["grad_norm"] = self.grad_norm / self.steps
         if self.seconds > 0:
-            values["images_per_second"] = self.images / self.seconds
+            values["images_per_second"] = self.images_since_start / self.seconds
         values["bad_steps"] = self.bad_steps
         return values
 
@@ -102,10 +107,15 @@ class Progress:
         return self.epoch >= options.max_epochs or 0 < options.lr_anneal_steps <= self.step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint."""
-        return asdict(self)
+        """Return plain values for a checkpoint, equal for equal trainings, however long they took."""
+        state = asdict(self)
+        for key in TIMED:
+            del state["sums"][key]
+        return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:
         """Return the progress that a checkpoint stores."""
-        return cls(**{**state, "history": list(state["history"]), "sums": EpochSums(**state["sums"])})
+        # Older checkpoints have the seconds, too.
+        sums = {key: value for key, value in state["sums"].items() if key not in TIMED}
+        return cls(**{**state, "history": list(state["history"]), "sums": EpochSums(**sums)})

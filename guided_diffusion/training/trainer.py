@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from guided_diffusion.runtime.errors import Interrupted, UserError
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.runtime.memory import peak_memory_gib
 from guided_diffusion.runtime.seeding import Stream, derive_seed, step_generators
-from guided_diffusion.runtime.signals import GracefulExit
+from guided_diffusion.runtime.signals import STOP_SIGNALS, GracefulExit
 from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.options import OptimizerOptions, RunOptions
 from guided_diffusion.training.progress import EpochSums, Progress
@@ -36,7 +35,6 @@ SAVING_SHARE = 0.05
 """Largest share of the time that is spent on writing `last.pt`."""
 MID_EPOCH_SECONDS = 300.0
 """Least time between two checkpoints within an epoch."""
-STOP_SIGNALS = (SIGTERM, SIGINT)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -91,7 +89,7 @@ class Trainer:
     def fit(self) -> Progress:
         """Train until `max_epochs` (or the end of the annealing) and return the progress.
 
-        Raises Interrupted after SIGINT or SIGTERM, when the state is saved, and UserError after too many non-finite
+        Raises Interrupted after a stop signal, when the state is saved, and UserError after too many non-finite
         steps in a row, which keeps the last good checkpoint.
         """
         self.model.train()
@@ -132,8 +130,10 @@ class Trainer:
         progress.batch = progress.images = 0
         means = sums.means()
         means["lr"] = self._learning_rate(max(progress.step - 1, 0))
+        # Not what differs from run to run: equal trainings have equal checkpoints.
+        lasting = {key: value for key, value in means.items() if key != "images_per_second"}
+        progress.history.append({"epoch": progress.epoch, "step": progress.step, **lasting})
         means["peak_memory_gib"] = peak_memory_gib(self.world.device)
-        progress.history.append({"epoch": progress.epoch, "step": progress.step, **means})
         progress.sums = EpochSums()
         if means["loss"] < progress.best_loss:
             progress.best_loss, progress.best_epoch = means["loss"], progress.epoch
@@ -209,11 +209,11 @@ class Trainer:
         sums = EpochSums.of_step(losses, importance, counted, t, self.diffusion.num_timesteps)
         sums = self.world.sum(torch.cat([sums, asked.to(place, non_blocking=True)]))
         values = torch.cat([sums, norm.double()[None], losses.double()]).tolist()
-        *sums, terminate, interrupt = values[: len(sums)]
+        summed, (grad_norm, *losses) = values[: len(sums)], values[len(sums) :]
+        asked = zip(STOP_SIGNALS, summed[-len(STOP_SIGNALS) :], strict=True)
         # From the sum, not from this process's own flag: all have to stop after the same step.
-        self._stop_signal = SIGTERM if terminate else SIGINT if interrupt else 0
-        grad_norm, *losses = values[-1 - len(losses) :]
-        return sums, grad_norm, losses
+        self._stop_signal = next((number for number, count in asked if count), 0)
+        return summed[: -len(STOP_SIGNALS)], grad_norm, losses
 
     def _update(self, sums: list[float], grad_norm: float) -> None:
         progress = self.progress

@@ -72,7 +72,9 @@ def test_killed_training_equals_uninterrupted(lemons, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (getattr(signal, "SIGHUP", 0), 129)]
+)
 def test_signals_to_the_process_group_save_and_exit_with_their_code(lemons, tmp_path, number, code, workers):
     folder = tmp_path / "run"
     values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 1000, "num_workers": workers}
@@ -92,3 +94,43 @@ def test_signals_to_the_process_group_save_and_exit_with_their_code(lemons, tmp_
 def test_a_run_with_workers_ends_by_itself(lemons, tmp_path):
     values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 1, "num_workers": 2}
     assert start(values, **QUIET).wait(timeout=60) == 0
+
+
+def test_the_second_of_two_trainings_is_refused_at_once(lemons, tmp_path):
+    folder = tmp_path / "run"
+    values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 1000, "num_workers": 2}
+    first = start(values, **QUIET)
+    try:
+        while not (folder / LAST).exists():
+            time.sleep(0.02)
+        second = start(values, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        errors = second.communicate()[1]
+        assert second.returncode == 2
+        (line,) = errors.splitlines()
+        assert str(first.pid) in line
+    finally:
+        first.kill()
+        first.wait()
+    # Its workers may live for some seconds; what it held is free.
+    finished = {**values, "max_epochs": load_checkpoint(folder / LAST).progress["epoch"] + 1}
+    assert start(finished, **QUIET).wait() == 0
+    assert not list(folder.glob(".*")), "locks or temporary files are left"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", 0)])
+def test_sampling_stops_and_is_gone_on_with(trained, lemons, tmp_path, number):
+    folder = tmp_path / "out"
+    values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(folder), "steps": 20}
+    values |= {"num_samples": 400, "batch_size": 2}
+    arguments = [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
+    process = subprocess.Popen(
+        [sys.executable, "main.py", "sample", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not (folder / "images").is_dir() or len(list((folder / "images").iterdir())) < 2:
+        time.sleep(0.02)
+    process.send_signal(number)
+    errors = process.communicate()[1]
+    assert process.returncode == 128 + number
+    assert errors.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in errors
+    assert not [path for path in folder.rglob(".*") if path.name not in (".synthetic", ".manifest-0.jsonl")]

@@ -70,7 +70,8 @@ def test_sampling_into_a_real_dataset_is_refused(trained, lemons, tmp_path, isdm
     for split in ("train", "synthetic"):
         code, _, errors = isdm("sample", **values, results_path=str(data), split=split)
         assert code == 2
-        assert "choose an empty results_path" in errors[0]
+        assert errors[0].startswith(f"error: results_path: {data}")
+        assert str(data / "train") in errors[0]
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
 
 

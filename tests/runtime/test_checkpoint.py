@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import pickle
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from guided_diffusion.runtime.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from guided_diffusion.runtime.errors import CheckpointError
+from guided_diffusion.runtime.errors import CheckpointError, UserError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
 CONTENT = {"config": {"lr": 1.0}, "encoding": {"num_classes": 2}, "progress": {"epoch": 3}, "model": WEIGHTS}
@@ -141,3 +144,42 @@ def test_a_failed_write_says_so_and_leaves_the_old_file(tmp_path):
     assert shown.stdout == f"{path}\n"
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [LAST]
+
+
+@pytest.mark.parametrize("reason", [errno.EDQUOT, errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: save_checkpoint(path, CONTENT),
+        lambda path: save_weights(path, WEIGHTS, Checkpoint(path, WEIGHTS)),
+    ],
+    ids=["checkpoint", "weights"],
+)
+def test_a_failed_write_keeps_its_reason(reason, save, tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        """A file that takes the start of what is written."""
+
+        def write(self, data):
+            if self.tell() > 100:
+                raise OSError(reason, os.strerror(reason))
+            return super().write(data)
+
+    system_open = open
+
+    def opened(path, mode="r", *more, **options):
+        return Full(path, mode) if mode == "wb" else system_open(path, mode, *more, **options)
+
+    monkeypatch.setattr("builtins.open", opened)
+    with pytest.raises(UserError) as error:
+        save(tmp_path / "file.pt")
+    assert error.value.path == str(tmp_path / "file.pt")
+    assert os.strerror(reason) in error.value.found
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_contents_give_equal_bytes(tmp_path):
+    once, again = "".join(["fold", "er"]), "".join(["fold", "er"])
+    assert once is not again
+    save_checkpoint(tmp_path / "a.pt", {**CONTENT, "config": {"first": once, "second": once}})
+    save_checkpoint(tmp_path / "b.pt", {**CONTENT, "config": {"first": once, "second": again}})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()

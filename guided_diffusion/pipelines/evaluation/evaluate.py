@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from evaluations.errors import EvaluationError
 from evaluations.metrics.agreement import SCORE
@@ -20,11 +21,19 @@ from guided_diffusion.pipelines.evaluation.options import resolve_options
 from guided_diffusion.pipelines.evaluation.report import describe_data, report_page, warnings_of
 from guided_diffusion.pipelines.evaluation.segmenter import read_external
 from guided_diffusion.pipelines.evaluation.study import prepare_study
+from guided_diffusion.pipelines.output import (
+    ReadFolder,
+    dataset_folders,
+    output_of,
+    refuse_other_record,
+    refuse_written_sources,
+    sample_folders,
+)
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import make_folder, write_text
-from guided_diffusion.runtime.logs import library_versions, read_run_record, write_run_record
-from guided_diffusion.samples.reader import find_samples, refuse_target, write_selection
+from guided_diffusion.runtime.logs import library_versions, write_run_record
+from guided_diffusion.samples.reader import SampleFolder, find_samples, refuse_target, write_selection
 
 REPORT, RECORD, FILTERED = "report.html", "report.json", "filtered"
 METRIC_LIBRARIES = ("segmentation-models-pytorch", "timm", "torch-fidelity", "lpips", "scipy")
@@ -39,13 +48,32 @@ def evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
 
 
 def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
-    folder, device, threshold = Path(config.output_dir), world.device, config.quality.filter_below
-    refuse_other_output(folder)
+    folder, threshold = Path(config.output_dir), config.quality.filter_below
+    refuse_other_record("output_dir", folder, "evaluate")
     samples = find_samples(config.synthetic_dir)
     filtered_folder = Path(config.quality.filtered_dir) if config.quality.filtered_dir else folder / FILTERED
     if threshold is not None:
         refuse_target(samples, filtered_folder)
     config = resolve_options(config, samples)
+    written = {"output_dir": [folder]}
+    if threshold is not None:
+        written["filtered_dir"] = [filtered_folder, filtered_folder / samples.split]
+    refuse_written_sources(written, [*dataset_folders(config.source), *_folders_of_samples(config, samples)])
+    with output_of("evaluate", [paths[0] for paths in written.values()], world):
+        _evaluate_into(folder, config, samples, filtered_folder, world.device)
+
+
+def _folders_of_samples(config: EvaluateConfig, samples: SampleFolder) -> list[ReadFolder]:
+    folders = sample_folders("synthetic_dir", config.synthetic_dir, samples.folder)
+    diversity = config.quality.diversity_dir
+    return folders + (sample_folders("diversity_dir", diversity, find_samples(diversity).folder) if diversity else [])
+
+
+def _evaluate_into(
+    folder: Path, config: EvaluateConfig, samples: SampleFolder, filtered_folder: Path, device: torch.device
+) -> None:
+    """Train, measure and write the report into `folder`, and samples above the threshold into `filtered_folder`."""
+    threshold = config.quality.filter_below
     external = read_external(config, device)
     scanned = scan_data(config, samples)
     segmenter = None if external is None else external(scanned.view.encoding.names)
@@ -78,13 +106,6 @@ def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
     page = report_page(record, sets, measurements, samples.config, config.quality.report_images)
     write_text(folder / REPORT, page)
     _finish(record, measurements, folder)
-
-
-def refuse_other_output(folder: Path) -> None:
-    """Raise UserError where `folder` holds what another action wrote, whose records would be overwritten."""
-    action = read_run_record(folder, "environment.json").get("action", "evaluate")
-    if action != "evaluate":
-        raise UserError(f"output_dir is {folder}, which holds the results of {action}: choose another folder")
 
 
 def write_filtered(scanned: ScannedData, scores: np.ndarray, threshold: float, target: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.files import remove_leftovers, write_text
 
 SETTINGS = "settings.json"
 _AGAIN = "delete it, and what it held is computed again"
@@ -43,8 +43,7 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
                 "output_dir"
             )
         write_text(path, json.dumps(self.record, indent=2) + "\n")
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.folder)
 
     def _differences(self, theirs: Mapping[str, Any]) -> list[str]:
         """Return a line for each setting and each digest that differs in the record of a folder."""

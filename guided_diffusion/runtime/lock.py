@@ -1,0 +1,130 @@
+"""One process at a time writes into an output folder; a second one is refused at once, with pid and host of the first.
+
+The operating system holds the lock and frees it when the process dies, so that nothing has to be cleaned up after a
+kill. Where the file system has no locks, a marker file stands for one; a dead process of the same machine loses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.files import make_folder, reporting_os_errors, write_text
+
+LOCK = ".lock"
+WITHOUT_LOCKS = frozenset(getattr(errno, name) for name in ("ENOSYS", "ENOLCK", "EOPNOTSUPP", "ENOTSUP"))
+"""What network and user-space file systems answer that have no locks."""
+PATIENCE = 0.2
+"""Seconds in which a lock that is just being left is tried again."""
+
+
+class InUseError(UserError):
+    """Another process writes where this one wants to; `holder` is its record, empty where it is not known."""
+
+    def __init__(self, path: Path, lock: Path, holder: dict[str, Any]):
+        self.path, self.holder = path, holder
+        who = f"{holder['action']}, process {holder['pid']} on {holder['host']}" if holder else "another process"
+        since = f", since {holder['since']}" if holder else ""
+        # Only of this machine's processes it is known that they live.
+        elsewhere = holder.get("host") != socket.gethostname()
+        way_out = f"; if it does not run any more, delete {lock}" if elsewhere else ""
+        super().__init__(f"{path}: {who}, is writing here{since}: wait for it, or choose another place{way_out}")
+
+
+@contextmanager
+def folder_lock(folder: str | Path, action: str) -> Iterator[None]:
+    """Be the only process that writes into `folder` while the block runs; the folder is made.
+
+    Raises InUseError where another one does, UserError where it cannot be written. Folders that were made for the lock
+    and are left empty are removed.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with _held(folder, folder / LOCK, action):
+            yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # it is used now
+                path.rmdir()
+
+
+@contextmanager
+def file_lock(path: str | Path, action: str) -> Iterator[None]:
+    """Be the only process that writes the file `path`, in a folder that others may write into; as `folder_lock`."""
+    path = Path(path)
+    with _held(path, path.with_name(f".{path.name}.lock"), action):
+        yield
+
+
+@contextmanager
+def _held(path: Path, lock_file: Path, action: str) -> Iterator[None]:
+    record = _record_of(lock_file)
+    lock = _acquire(path, lock_file)
+    try:
+        since = datetime.now().isoformat(sep=" ", timespec="seconds")
+        mine = {"action": action, "pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        write_text(record, json.dumps(mine) + "\n")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            record.unlink(missing_ok=True)
+            # Before it is released: whoever waits for a file that is gone tries again with a new one.
+            if sys.platform != "win32":
+                lock_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            lock.release()
+
+
+def _acquire(path: Path, lock_file: Path) -> BaseFileLock:
+    system = FileLock(lock_file, fallback_to_soft=False)
+    marker = SoftFileLock(lock_file.with_name(lock_file.name + ".marker"))
+    for lock in (system, system, marker):
+        try:
+            make_folder(lock_file.parent)
+            lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 10)
+            return lock
+        except Timeout:
+            raise InUseError(path, Path(lock.lock_file), _holder(lock_file)) from None
+        except (OSError, NotImplementedError) as error:
+            without_locks = isinstance(error, NotImplementedError) or error.errno in WITHOUT_LOCKS
+            # The one who had the lock before may just have removed the folder.
+            if lock is marker or not (without_locks or isinstance(error, FileNotFoundError)):
+                with reporting_os_errors(path):
+                    raise
+    raise AssertionError("a marker needs no locks")
+
+
+def _record_of(lock_file: Path) -> Path:
+    return lock_file.with_name(lock_file.name + ".json")
+
+
+def _holder(lock_file: Path) -> dict[str, Any]:
+    """Return the record of the process that has the lock; it may only just be writing it."""
+    deadline = time.monotonic() + 5 * PATIENCE
+    while True:
+        try:
+            found = json.loads(_record_of(lock_file).read_text(encoding="utf-8"))
+            known = isinstance(found, dict) and {"action", "pid", "host", "since"} <= found.keys()
+            # A dead process has left it, and the one that has the lock now has not yet written its own.
+            if known and (found["host"] != socket.gethostname() or psutil.pid_exists(int(found["pid"]))):
+                return found
+        except (OSError, ValueError, TypeError):
+            pass
+        if time.monotonic() > deadline:
+            return {}
+        time.sleep(PATIENCE / 10)

@@ -1,0 +1,36 @@
+"""The campaigns of disturbed runs, shortened; `python -m scripts.measure.campaigns` has the whole ones."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="processes are forked, and killed by signals"),
+]
+
+
+def test_disturbed_runs_end_as_undisturbed_ones(tmp_path):
+    from scripts.measure.campaigns import run_campaigns
+
+    table, wrong = run_campaigns(tmp_path, (4, 4, 2), seed=1, workers=0)
+    assert not wrong
+    assert len(table) == 2 + 3 * 4
+
+
+def test_a_run_that_does_not_go_on_is_told(tmp_path, monkeypatch):
+    from scripts.measure import campaigns
+
+    def spoil(campaign, place) -> None:
+        campaign.start(place).end()
+        (place / "run" / "images" / "other.png").touch()
+
+    monkeypatch.setattr(campaigns, "DISTURB", {"kill": spoil})
+    monkeypatch.setattr(campaigns, "DISTURBANCES", ("kill",))
+    monkeypatch.setitem(campaigns.RUNS["train"], "max_epochs", 1)
+    monkeypatch.setitem(campaigns.RUNS["sample"], "num_samples", 8)
+    _, wrong = campaigns.run_campaigns(tmp_path, (0, 1, 0), seed=0, workers=0)
+    assert len(wrong) == 1
+    assert "ended with 2" in wrong[0]
