@@ -15,6 +15,7 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions
+from guided_diffusion.data.scan.lost_classes import written_losses
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
@@ -50,7 +51,7 @@ def run(config: SampleConfig) -> int:
                 "condition mask, or the Python pipeline for images alone"
             )
             raise ConfigError.of_keys(("model_path", line))
-        sources, encoding = world.run_on_main(
+        sources, encoding, losses = world.run_on_main(
             lambda: find_masks(
                 trained.source,
                 trained.geometry,
@@ -101,6 +102,8 @@ def run(config: SampleConfig) -> int:
         world.barrier()
         if world.is_main:
             _finish(output, len(plan), encoding)
+            if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
+                print(f"warning: {output.folder}: {lost}")
         world.barrier()
     finally:
         world.close()

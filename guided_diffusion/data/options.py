@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from guided_diffusion.runtime.options import OptionGroup, Problem, option
 
@@ -22,6 +22,33 @@ ImageSize = Annotated[
             "anyOf": [
                 {"type": "integer", "minimum": 8},
                 {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+            ]
+        }
+    ),
+]
+
+
+def _rising(limits: tuple[int, int]) -> tuple[int, int]:
+    if limits[0] >= limits[1]:
+        raise ValueError("the first must be below the second")
+    return limits
+
+
+_Value = Annotated[int, Field(ge=0, le=65535)]
+ImageRangeOption = Annotated[  # an `intensity.ImageRange`
+    Literal["auto", "full", "percentile"] | Annotated[tuple[_Value, _Value], AfterValidator(_rising)],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["auto", "full", "percentile"]},
+                {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 0, "maximum": 65535},
+                    "minItems": 2,
+                    "maxItems": 2,
+                    "description": "[low, high] with low below high",
+                },
             ]
         }
     ),
@@ -61,6 +88,11 @@ class GeometryOptions(OptionGroup):
         "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "
         "(default of cityscapes)",
         sampling="free",
+    )
+    image_range: ImageRangeOption = option(
+        "auto",
+        "values of the files that become black and white: auto (0 to 255 or 65535, by type), full (the same, without "
+        "warnings), percentile (each image by its own 0.1 and 99.9 percentiles), or [low, high]",
     )
     no_instance: bool = option(
         True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"

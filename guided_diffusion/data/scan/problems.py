@@ -37,6 +37,11 @@ class ProblemKind(Enum):
     IMAGE_DEPTH = "depth"
     EMPTY_CLASS = "empty classes"
     BACKGROUND = "background"
+    LOST_BY_SCALING = "classes lost by scaling"
+    LOST_BY_CROPPING = "classes lost by cropping"
+    TRANSPARENCY = "transparent images"
+    BLANK_IMAGES = "blank images"
+    MIXED_SCALES = "images of another scale"
 
 
 @dataclass(frozen=True)

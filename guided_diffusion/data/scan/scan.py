@@ -16,19 +16,23 @@ from tqdm import tqdm
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.datasets import check_sizes, image_tensor
+from guided_diffusion.data.deep_color import stored_mode
 from guided_diffusion.data.files import open_image, open_mask
+from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
+from guided_diffusion.data.scan.brightness import Brightness, brightness_problems, measure_brightness
+from guided_diffusion.data.scan.lost_classes import CodesLeft, MaskLoss, codes_left, count_losses, loss_problems
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport
+from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import DataError
 
 _KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
 _MUCH_BACKGROUND = 0.5
-_DARK_16_BIT = 16384
 _AS_IN_TRAINING = (
     "use the values of the training masks, which fixed what values mean (in sampling, ignore_label adds a value of "
     "ignored pixels)"
@@ -45,7 +49,8 @@ class _Facts:
     mask: MaskFacts | None = None  # None where the file cannot be used
     size: Size | None = None  # of the mask
     image_mode: str = ""
-    brightest: int = 65535  # of a 16-bit image
+    brightness: Brightness | None = None  # of the image
+    left: CodesLeft | None = None  # what resizing leaves of the mask; None: everything
 
 
 def scan_dataset(
@@ -55,6 +60,8 @@ def scan_dataset(
     *,
     num_classes: int | None = None,
     image_channels: Literal[1, 3] = 3,
+    image_range: ImageRange = "auto",
+    transform: JointTransform | None = None,
     batch_size: int | None = None,
     ignore_label: int | None = None,
     encoding: LabelEncoding | None = None,
@@ -65,6 +72,7 @@ def scan_dataset(
 
     batch_size: over all processes; a smaller dataset gets a warning.
     encoding: check the masks against this one (of a checkpoint or another split) instead of inferring one.
+    transform: without augmentation; the classes that it loses are counted.
     """
     remedy = _AS_IN_TRAINING if encoding is not None else None
     if encoding is None and mode.num_classes is not None and not mode.binary:
@@ -73,7 +81,9 @@ def scan_dataset(
             "ignore_label to the value that stands for no class"
         )
     pairs, problems = index_pairs(data_dir, mode, split, with_instances=with_instances)
-    facts = _in_threads(lambda pair: _scan_pair(pair, image_channels), pairs, "scanning pairs", progress)
+    facts = _in_threads(
+        lambda pair: _scan_pair(pair, image_channels, image_range, transform), pairs, "scanning pairs", progress
+    )
     problems += [problem for fact in facts for problem in fact.problems]
     masks = [fact.mask for fact in facts if fact.mask is not None]
     if encoding is None:
@@ -83,11 +93,12 @@ def scan_dataset(
             encoding, undetermined = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
             problems += undetermined
     problems += _image_warnings(facts, image_channels)
+    problems += brightness_problems([fact.brightness for fact in facts if fact.brightness], image_range)
     if batch_size is not None and 0 < len(pairs) < batch_size:
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
         advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
         problems.append(Problem(str(data_dir), found, advice, ProblemKind.SHORT_BATCH, fatal=False))
-    return _report(pairs, facts, encoding, problems, remedy)
+    return _report(pairs, facts, encoding, problems, remedy, transform, mode.background)
 
 
 def scan_masks(
@@ -95,17 +106,19 @@ def scan_masks(
     encoding: LabelEncoding,
     *,
     mode: DatasetMode | None = None,
+    transform: JointTransform | None = None,
     with_instances: bool = False,
     progress: bool = True,
 ) -> ScanReport:
     """Open every mask below a folder and check its values against `encoding`; the report's pairs are MaskEntry.
 
-    mode, with_instances: see `index_masks`.
+    mode, with_instances: see `index_masks`. transform: see `scan_dataset`.
     """
     entries, problems = index_masks(folder, mode, with_instances=with_instances)
-    facts = _in_threads(_scan_mask, entries, "scanning masks", progress)
+    facts = _in_threads(lambda entry: _scan_mask(entry, transform), entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
-    return _report(entries, facts, encoding, problems, _AS_IN_TRAINING)
+    background = 0 if mode is None else mode.background
+    return _report(entries, facts, encoding, problems, _AS_IN_TRAINING, transform, background)
 
 
 def _in_threads(
@@ -133,9 +146,11 @@ def _collecting(problems: list[Problem], kind: ProblemKind) -> Iterator[None]:
         problems.append(Problem.of(error, kind))
 
 
-def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
+def _scan_pair(
+    pair: Pair, channels: Literal[1, 3], image_range: ImageRange, transform: JointTransform | None
+) -> _Facts:
     """Open image, mask and instance map of a pair and compare their sizes (EXIF orientation applied)."""
-    facts = _scan_mask(MaskEntry(pair.stem, pair.mask, pair.instance))
+    facts = _scan_mask(MaskEntry(pair.stem, pair.mask, pair.instance), transform)
     problems = facts.problems
     with _collecting(problems, ProblemKind.UNREADABLE):
         image = open_image(pair.image)
@@ -143,20 +158,22 @@ def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
         if facts.size is not None:
             with _collecting(problems, ProblemKind.SIZES):
                 check_sizes(pair.image, image.size[::-1], pair.mask, facts.size)
-        image_tensor(image, channels, pair.image)
-        if image.mode.startswith("I"):
-            facts = replace(facts, brightest=int(np.asarray(image).max()))
+        seen = image_tensor(image, channels, pair.image, image_range)
+        brightness = measure_brightness(pair.image, image, seen, image_range)
+        facts = replace(facts, image_mode=stored_mode(image), brightness=brightness)
     return facts
 
 
-def _scan_mask(entry: MaskEntry) -> _Facts:
+def _scan_mask(entry: MaskEntry, transform: JointTransform | None) -> _Facts:
     """Count the codes of a mask; check that its instance map, if any, is readable and of the same size."""
     problems: list[Problem] = []
     facts = _Facts(problems)
     with _collecting(problems, ProblemKind.UNREADABLE):
         raw = raw_mask(open_mask(entry.mask), entry.mask)
         height, width = raw.values.shape
-        facts = _Facts(problems, _count_codes(entry.mask, raw), (height, width))
+        counted = _count_codes(entry.mask, raw)
+        left = None if transform is None else codes_left(raw.values, counted.raw.values, transform)
+        facts = _Facts(problems, counted, (height, width), left=left)
         if entry.instance is not None:
             instance = raw_mask(open_mask(entry.instance), entry.instance)
             with _collecting(problems, ProblemKind.SIZES):
@@ -174,9 +191,9 @@ def _count_codes(path: str, raw: RawMask) -> MaskFacts:
 
 
 def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
-    """Return warnings about colors and depth of the images."""
+    """Return warnings about colors of the images."""
     modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
-    gray = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA") or mode.startswith("I"))
+    gray = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA", "LA;16") or mode.startswith("I"))
     problems = []
     if channels == 3 and modes and gray == modes.total():
         remedy = "set image_channels to 1 to train a smaller, faster model"
@@ -185,11 +202,6 @@ def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
         found = f"1, but {modes.total() - gray} of {modes.total()} images have colors"
         remedy = "they are turned gray; set it to 3 to keep the colors"
         problems.append(("image_channels", found, remedy, ProblemKind.IMAGE_COLORS))
-    brightest = [fact.brightest for fact in facts if fact.image_mode.startswith("I")]
-    if brightest and max(brightest) < _DARK_16_BIT:
-        found = f"16-bit images use values up to {max(brightest)} of 65535, so they are almost black"
-        remedy = "stretch them to the full range, or save them with 8 bits"
-        problems.append(("images", found, remedy, ProblemKind.IMAGE_DEPTH))
     return [Problem(*problem, fatal=False) for problem in problems]
 
 
@@ -199,21 +211,28 @@ def _report(
     encoding: LabelEncoding | None,
     problems: list[Problem],
     remedy: str | None,
+    transform: JointTransform | None,
+    background: int,
 ) -> ScanReport:
-    """Check the masks against the encoding, count classes and sizes.
+    """Check the masks against the encoding, count classes, those that `transform` loses, and sizes.
 
     remedy: for codes of unknown meaning; None guesses from the codes what the mistake is.
     """
     masks = [fact.mask for fact in facts if fact.mask is not None]
     classes: list[ClassStats] = []
+    losses: list[MaskLoss] = []
     ignored_share, all_background = 0.0, 0
     if encoding is not None and masks:
         problems += _unexpected_codes(masks, encoding, remedy)
         pixels, images, all_background = _count_classes(masks, encoding)
         *shares, ignored_share = (pixels / max(1, pixels.sum())).tolist()
-        counts = zip(encoding.names, shares, images[:-1].tolist(), strict=True)
-        classes = [ClassStats(name, share, having) for name, share, having in counts]
+        pairs_of_codes = [(fact.mask, fact.left) for fact in facts if fact.mask is not None]
+        by_class, losses = count_losses(pairs_of_codes, encoding, background)
+        counts = zip(encoding.names, shares, images[:-1].tolist(), by_class, strict=True)
+        classes = [ClassStats(name, share, having, loss.scaling, loss.cropping) for name, share, having, loss in counts]
         problems += _class_warnings(classes, all_background, len(masks))
+        if transform is not None:
+            problems += loss_problems(by_class, encoding.names, background, transform)
     return ScanReport(
         tuple(entries),
         encoding,
@@ -223,6 +242,8 @@ def _report(
         all_background,
         tuple(fact.size for fact in facts if fact.size is not None),
         tuple(fact.image_mode for fact in facts if fact.image_mode),
+        tuple(fact.brightness for fact in facts if fact.brightness is not None),
+        tuple(losses),
     )
 
 

@@ -41,11 +41,19 @@ class View:
         """Height and width at which everything is compared."""
         return height_width(self.options.image_size)
 
-    def read(self, pairs: Sequence[Pair], name: str = "") -> ImageSet:
-        """Return scanned pairs as arrays; a progress bar shows their `name`. DataError for files that changed."""
+    def read(self, pairs: Sequence[Pair], name: str = "", *, sampled: bool = False) -> ImageSet:
+        """Return scanned pairs as arrays; a progress bar shows their `name`. DataError for files that changed.
+
+        sampled: samples, which have 8 bits and are in the range of the model already.
+        """
         transform = JointTransform(self.size, resize=self.options.resize, train=False)
         images, labels = load_arrays(
-            pairs, self.encoding, transform, self.options.image_channels, progress=name and f"reading {name}"
+            pairs,
+            self.encoding,
+            transform,
+            self.options.image_channels,
+            image_range="full" if sampled else self.options.image_range,
+            progress=name and f"reading {name}",
         )
         return ImageSet(images, labels, tuple(pair.stem for pair in pairs), self.encoding.num_classes)
 
@@ -118,6 +126,7 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         split,
         num_classes=source.num_classes,
         image_channels=config.view.image_channels,
+        image_range=config.view.image_range,
         batch_size=config.study.batch_size,
         ignore_label=source.ignore_label,
         encoding=encoding,
@@ -149,7 +158,7 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
     view = scanned.view
     training = None if scanned.training is None else view.read(scanned.training, "training")
     test = view.read(scanned.test, "test")
-    samples = view.read(scanned.samples, "samples")
+    samples = view.read(scanned.samples, "samples", sampled=True)
     splits = (_masks_of(scanned, scanned.training, training), _masks_of(scanned, scanned.test, test))
     clues = [_clue(scanned.folder, pair) for pair in scanned.samples]
     origin, test_origin = trace_origins(samples.labels, clues, splits)
@@ -194,6 +203,6 @@ def _find_groups(scanned: ScannedData) -> MaskGroups:
     groups = groups_of_one_mask(view.encoding.decode(open_mask(pair.mask), pair.mask) for pair in bar)
 
     def load(number: int) -> Images:
-        return view.read([pairs[index] for index in groups[number]]).images
+        return view.read([pairs[index] for index in groups[number]], sampled=True).images
 
     return MaskGroups(tuple(map(len, groups)), load, scanned.several_folder)
