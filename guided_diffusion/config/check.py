@@ -16,6 +16,11 @@ class CheckConfig(ActionConfig):
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
     summary: ClassVar = "scan a dataset: every pair, class shares, problems, a preview picture"
 
+    common: ClassVar = (
+        "data_dir", "dataset_mode", "num_classes", "ignore_label", "image_size", "image_channels", "image_range",
+        "resize", "batch_size", "output_dir", "preview_images",
+    )  # fmt: skip
+
     source: SourceOptions
     geometry: GeometryOptions
     eta: EtaOptions

@@ -40,7 +40,7 @@ class ViewOptions(OptionGroup):
         + _AS_SAMPLES,
     )
     image_channels: Literal[1, 3] | None = option(None, f"1 for gray images, 3 for RGB; {_AS_SAMPLES}")
-    image_range: ImageRangeOption | None = option(None, f"{_RANGE}; of the real images; {_AS_SAMPLES}")
+    image_range: ImageRangeOption | None = option(None, f"{_RANGE}; {_AS_SAMPLES}")
     resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_RESIZE}; {_AS_SAMPLES}")
 
 

@@ -47,7 +47,7 @@ ImageRangeOption = Annotated[  # an `intensity.ImageRange`
                     "items": {"type": "integer", "minimum": 0, "maximum": 65535},
                     "minItems": 2,
                     "maxItems": 2,
-                    "description": "[low, high] with low below high",
+                    "description": "[low, high]",
                 },
             ]
         }
@@ -91,8 +91,7 @@ class GeometryOptions(OptionGroup):
     )
     image_range: ImageRangeOption = option(
         "auto",
-        "values of the files that become black and white: auto (0 to 255 or 65535, by type), full (the same, without "
-        "warnings), percentile (each image by its own 0.1 and 99.9 percentiles), or [low, high]",
+        "file values that become black and white; auto: by type, full: auto without a warning, percentile: by image",
     )
     no_instance: bool = option(
         True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"

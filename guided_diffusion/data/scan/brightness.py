@@ -52,12 +52,12 @@ def measure_brightness(path: str, image: Image.Image, seen: Tensor, image_range:
     step = max(1, ceil(sqrt(seen[0].numel() / _JUDGED_PIXELS)))
     shown = seen[:, ::step, ::step].numpy()
     counts = np.bincount(shown.reshape(-1), minlength=256)
-    flat = (seen.amin(dim=(1, 2)) == seen.amax(dim=(1, 2))).all()
+    flat = not np.ptp(shown, axis=(1, 2)).any() and bool((seen == seen[:, :1, :1]).all())
     facts = {
         "path": path,
         "seen": _quantiles_of_counts(counts),
         "histogram": (counts.reshape(HISTOGRAM_BINS, -1).sum(axis=1) / counts.sum()).astype(np.float32),
-        "blank": bool(flat),
+        "blank": flat,
     }
     deep = image.mode.startswith("I") or ";16" in stored_mode(image)
     if image_range in ("auto", "full") and not deep and not image.has_transparency_data:
@@ -163,7 +163,7 @@ def _small_ranges(images: Sequence[Brightness]) -> Iterator[_Found]:
             found = f"{bits}-bit images use values up to {high} of {largest}, so they are almost black to the model"
             wanted = [0, next(2**depth - 1 for depth in _DEPTHS if high < 2**depth)]
         elif median(image.high - image.low for image in group) < _NARROW[bits] * largest:
-            found = f"{bits}-bit images use the values {low} to {high} of {largest} alone, so the model sees little contrast"
+            found = f"{bits}-bit images use values from {low} to {high} of {largest}, so the model sees little contrast"
             wanted = [low, high]
         else:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,7 +54,7 @@ class ClassLoss:
 
 
 def codes_left(values: NDArray[np.integer], codes: NDArray[np.integer], transform: JointTransform) -> CodesLeft | None:
-    """Return what `transform` (`train=False`) leaves of the distinct `codes` of `values` [H, W]; None if all of them."""
+    """Return what `transform` leaves of the distinct `codes` of `values` [H, W], None if all of them."""
     assert not transform.train
     placement = transform.place(values.shape)
     placed = _present(values, codes, placement, window=True)
@@ -86,14 +86,19 @@ def _present(values: NDArray, codes: NDArray, placement: Placement, *, window: b
 def _factors(values: NDArray, codes: NDArray, scaled: Codes, transform: JointTransform) -> NDArray[np.int64]:
     """Return the least factor of image_size from which on each code is left by scaling, 0 if none is."""
     least = scaled.astype(np.int64)
+    pixels = {int(lost): np.nonzero(values == codes[lost]) for lost in np.flatnonzero(~scaled)}
     for factor in _FACTORS:
         size = (transform.image_size[0] * factor, transform.image_size[1] * factor)
         if max(size) > _LARGEST:
             break
         placement = replace(transform, image_size=size).place(values.shape)
-        present = _present(values, codes, placement)
-        least = np.where(present, np.where(least > 0, least, factor), 0)
-        if all(new >= old for new, old in zip(placement.scaled, values.shape, strict=True)):
+        sampled = [np.zeros(length, np.bool_) for length in values.shape]
+        for flags, index in zip(sampled, placement.sampled(values.shape), strict=True):
+            flags[index.numpy()] = True
+        for lost, (rows, columns) in pixels.items():
+            present = (sampled[0][rows] & sampled[1][columns]).any()
+            least[lost] = (least[lost] or factor) if present else 0
+        if all(flags.all() for flags in sampled):
             break
     return least
 

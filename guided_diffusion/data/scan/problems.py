@@ -44,6 +44,19 @@ class ProblemKind(Enum):
     MIXED_SCALES = "images of another scale"
 
 
+UNSEEN = frozenset(
+    (
+        ProblemKind.LOST_BY_SCALING,
+        ProblemKind.LOST_BY_CROPPING,
+        ProblemKind.TRANSPARENCY,
+        ProblemKind.BLANK_IMAGES,
+        ProblemKind.IMAGE_DEPTH,
+        ProblemKind.MIXED_SCALES,
+    )
+)
+"""Kinds of warnings about what is in the files and not in what the model sees."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One finding: a file, folder or key, what was found there, what to do; not `fatal` ones are warnings."""

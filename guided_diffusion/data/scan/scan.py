@@ -32,6 +32,7 @@ from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import DataError
 
 _KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
+_COUNTED = 1 << 20  # pixels counted at a time, as counting makes them eight bytes each
 _MUCH_BACKGROUND = 0.5
 _AS_IN_TRAINING = (
     "use the values of the training masks, which fixed what values mean (in sampling, ignore_label adds a value of "
@@ -183,7 +184,15 @@ def _scan_mask(entry: MaskEntry, transform: JointTransform | None) -> _Facts:
 
 def _count_codes(path: str, raw: RawMask) -> MaskFacts:
     """Return the distinct codes of a mask and how many pixels have each."""
-    codes, counts = np.unique(raw.values, return_counts=True)
+    if raw.kind == "rgb":
+        codes, counts = np.unique(raw.values, return_counts=True)
+    else:  # counting is faster than sorting
+        flat = raw.values.reshape(-1)
+        size = int(flat.max()) + 1
+        table = sum(np.bincount(flat[at : at + _COUNTED], minlength=size) for at in range(0, len(flat), _COUNTED))
+        (codes,) = np.nonzero(table)
+        counts = table[codes]
+        codes = codes.astype(raw.values.dtype)
     if len(codes) > _KEPT_COLORS and raw.kind == "rgb":
         kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_COLORS])
         codes, counts = codes[kept], counts[kept]

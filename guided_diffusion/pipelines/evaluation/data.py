@@ -19,7 +19,7 @@ from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
-from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
+from guided_diffusion.data.scan.problems import UNSEEN, ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
@@ -27,6 +27,10 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.evaluation.options import needs_training
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
+
+
+def _transform(options: ViewOptions) -> JointTransform:
+    return JointTransform(height_width(options.image_size), resize=options.resize, train=False)
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,10 @@ class View:
 
         sampled: samples, which have 8 bits and are in the range of the model already.
         """
-        transform = JointTransform(self.size, resize=self.options.resize, train=False)
         images, labels = load_arrays(
             pairs,
             self.encoding,
-            transform,
+            _transform(self.options),
             self.options.image_channels,
             image_range="full" if sampled else self.options.image_range,
             progress=name and f"reading {name}",
@@ -86,8 +89,11 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     if needs_training(config):
         report = _scan(config, "train", None)
         encoding, training = report.raise_if_fatal(), report.pairs
-        warnings = problem_lines(problem for problem in report.warnings if problem.kind is ProblemKind.EMPTY_CLASS)
+        reported = UNSEEN | {ProblemKind.EMPTY_CLASS}
+        warnings = problem_lines(problem for problem in report.warnings if problem.kind in reported)
     report = _scan(config, "test", encoding)
+    unseen = problem_lines(problem for problem in report.warnings if problem.kind in UNSEEN)
+    warnings += [f"test split: {line}" for line in unseen]
     encoding, test = report.raise_if_fatal(), report.pairs
     view = config.view
     if view.resize == "pad":
@@ -127,6 +133,7 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         num_classes=source.num_classes,
         image_channels=config.view.image_channels,
         image_range=config.view.image_range,
+        transform=_transform(config.view),
         batch_size=config.study.batch_size,
         ignore_label=source.ignore_label,
         encoding=encoding,
