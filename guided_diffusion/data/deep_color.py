@@ -5,21 +5,25 @@ A decoded picture carries the bytes of its file (`keep_file`) until its samples 
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from guided_diffusion.runtime.errors import DataError
 
 Samples = NDArray[np.uint16]
 _FILE, _SAMPLES, _STORED = "isdm file", "isdm samples", "isdm orientation"  # keys of PIL's info
+_LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
+"""Raw mode of a PNG -> the one with which PIL reads its low bytes: those of the other order; both of gray and alpha."""
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF
 
 
 def keep_file(image: Image.Image, content: bytes, raw_mode: str) -> None:
     """Let a picture just loaded, and not yet turned, carry its file if PIL drops bits of it; `raw_mode` is PIL's."""
     if ";16" in raw_mode and not image.mode.startswith("I"):
-        image.info |= {_FILE: content, _STORED: _orientation(image)}
+        image.info |= {_FILE: (content, raw_mode), _STORED: _orientation(image)}
 
 
 def deep_samples(image: Image.Image, source: str) -> Samples | None:
@@ -38,9 +42,12 @@ def deep_samples(image: Image.Image, source: str) -> Samples | None:
         inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         return (65535 - gray if inverted else gray)[..., None]
     if _FILE in image.info:
-        decoded = _decode(image.info.pop(_FILE), image.format or "", source)
-        turned = _orientation(image) == 1
-        image.info[_SAMPLES] = _turned(decoded, image.info[_STORED]) if turned else decoded
+        content, raw_mode = image.info[_FILE]
+        if image.format != "PNG" or raw_mode not in _LOW_BYTES:
+            found = f"is a {image.format} file with 16 bits per color channel, which is not read"
+            raise DataError.of(source, found, "save it as PNG of 8 or 16 bits")
+        image.info[_SAMPLES] = _decode(image, content, raw_mode)
+        del image.info[_FILE]
     return image.info.get(_SAMPLES)
 
 
@@ -50,21 +57,17 @@ def stored_mode(image: Image.Image) -> str:
     return image.mode if samples is None else {2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[samples.shape[2]]
 
 
-def _decode(content: bytes, file_format: str, source: str) -> Samples:
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
-
-    remedy = "save it as PNG of 8 or 16 bits"
-    if file_format != "PNG":
-        raise DataError.of(source, f"is a {file_format} file with 16 bits per color channel, which is not read", remedy)
-    try:
-        file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        samples = decode_image(file, ImageReadMode.UNCHANGED).numpy()
-    except RuntimeError as error:
-        raise DataError.of(source, f"its 16-bit colors cannot be decoded ({error})", remedy) from error
-    if samples.dtype != np.uint16:
-        raise DataError.of(source, "has 16 bits per color channel, which this torchvision cannot read", remedy)
-    return np.ascontiguousarray(samples.transpose(1, 2, 0))
+def _decode(image: Image.Image, content: bytes, raw_mode: str) -> Samples:
+    """Return the samples of a PNG, whose high bytes are in `image`."""
+    second = Image.open(io.BytesIO(content))
+    second.tile = [(*tile[:3], _LOW_BYTES[raw_mode]) for tile in second.tile]
+    second.load()
+    if _orientation(image) != image.info[_STORED]:
+        ImageOps.exif_transpose(second, in_place=True)
+    low = np.asarray(second).astype(np.uint16)
+    if raw_mode == "LA;16B":
+        return low[..., 0::2] << 8 | low[..., 1::2]
+    return np.asarray(image).astype(np.uint16) << 8 | low
 
 
 def _orientation(image: Image.Image) -> int:
@@ -73,14 +76,3 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except (OSError, SyntaxError, ValueError):  # damaged metadata of a sound picture
         return 1
-
-
-def _turned(samples: Samples, orientation: int) -> Samples:
-    """Return samples [H, W, C] as `PIL.ImageOps.exif_transpose` turns a picture of an orientation."""
-    if orientation in (5, 6, 7, 8):
-        samples = samples.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        samples = samples[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        samples = samples[::-1]
-    return samples

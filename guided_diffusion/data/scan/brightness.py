@@ -44,7 +44,7 @@ class Brightness:
     histogram: NDArray[np.float32]  # [HISTOGRAM_BINS], of what the model sees; sums to 1
     opacity: float = 1.0  # mean alpha, 0..1
     hidden: float = 0.0  # share of pixels of a transparent color (tRNS) that are not black in the file
-    blank: bool = False  # the model sees one value everywhere
+    blank: bool = False  # one value everywhere
 
 
 def measure_brightness(path: str, image: Image.Image, seen: Tensor, image_range: ImageRange) -> Brightness:
@@ -57,11 +57,10 @@ def measure_brightness(path: str, image: Image.Image, seen: Tensor, image_range:
         "path": path,
         "seen": _quantiles_of_counts(counts),
         "histogram": (counts.reshape(HISTOGRAM_BINS, -1).sum(axis=1) / counts.sum()).astype(np.float32),
-        "blank": flat,
     }
     deep = image.mode.startswith("I") or ";16" in stored_mode(image)
     if image_range in ("auto", "full") and not deep and not image.has_transparency_data:
-        return Brightness(bits=8, low=facts["seen"][0], high=facts["seen"][2], **facts)
+        return Brightness(bits=8, low=facts["seen"][0], high=facts["seen"][2], blank=flat, **facts)
     color, alpha = color_and_alpha(image, path)
     values, hidden, opacity = color[::step, ::step], 0.0, 1.0
     if alpha is not None:
@@ -72,7 +71,9 @@ def measure_brightness(path: str, image: Image.Image, seen: Tensor, image_range:
         values = values[judged > 0] if judged.any() else values
     low, high = _file_limits(values.reshape(-1))
     bits = 8 if color.dtype == np.uint8 else 16
-    return Brightness(bits=bits, low=low, high=high, opacity=opacity, hidden=hidden, **facts)
+    # An image may have contrast and be black to the model alone, as its range is another.
+    blank = flat and not np.ptp(color, axis=(0, 1)).any()
+    return Brightness(bits=bits, low=low, high=high, opacity=opacity, hidden=hidden, blank=blank, **facts)
 
 
 def _quantiles_of_counts(counts: NDArray[np.int64]) -> tuple[int, int, int]:
@@ -194,9 +195,9 @@ def _given_range(images: Sequence[Brightness], image_range: tuple[int, int]) -> 
 
 
 def _level(image: Brightness, image_range: ImageRange) -> float:
-    """Return the brightest value of an image as a share of the range."""
+    """Return the brightest value of an image as a share of the range, at least half a step of 255."""
     low, high = image_range if isinstance(image_range, tuple) else (0, 2**image.bits - 1)
-    return (image.high - low) / max(1, high - low)
+    return max(0.5 / 255, (image.high - low) / max(1, high - low))
 
 
 def _mixed_scales(images: Sequence[Brightness], image_range: ImageRange) -> Iterator[_Found]:
