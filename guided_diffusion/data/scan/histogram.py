@@ -28,7 +28,7 @@ def save_histogram(images: Sequence[Brightness], path: str | Path, *, title: str
     lines.hlines(number, low, high, color="tab:blue", linewidth=max(0.3, min(3, 200 / len(images))))
     lines.plot(middle, number, ".", color="black", markersize=3, label="median")
     lines.set(xlim=(0, 256), xlabel="value that the model sees (0 black, 255 white)")
-    lines.set(ylabel="image, sorted; 0.1 % to 99.9 % of its pixels")
+    lines.set(ylabel="image (0.1 % to 99.9 % of pixels)")
     lines.legend(fontsize="small")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
