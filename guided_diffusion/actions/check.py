@@ -13,6 +13,7 @@ from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.duplicates import shared_problems
+from guided_diffusion.data.scan.histogram import save_histogram
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.dataset import scan_split, shared_with_training, shown_dataset, with_mode_defaults
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
@@ -59,6 +60,10 @@ def run(config: CheckConfig) -> int:
         texts.append(f"{split}: {images}\n{report.table(eta)}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
+        if report.brightness and config.preview_images:
+            path = folder / f"histogram_{split}.png"
+            save_histogram(report.brightness, path, title=f"{split}, image_range {config.geometry.image_range}")
+            print(f"  {path.absolute()}")
         if not report.fatal and config.preview_images:
             path = folder / f"{split}.png"
             visualize.save(overlays(config, report), path)

@@ -28,6 +28,11 @@ class CheckConfig(ActionConfig):
         "preview_images",
     )
 
+    common: ClassVar = (
+        "data_dir", "dataset_mode", "num_classes", "ignore_label", "image_size", "image_channels", "image_range",
+        "resize", "batch_size", "output_dir", "preview_images",
+    )  # fmt: skip
+
     source: SourceOptions
     geometry: GeometryOptions
     eta: EtaOptions

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from guided_diffusion.data.options import GeometryOptions, ImageSize, SourceOptions
+from guided_diffusion.data.options import GeometryOptions, ImageRangeOption, ImageSize, SourceOptions
 from guided_diffusion.runtime.options import ActionConfig, FloatTuple, OptionGroup, Problem, option
 from guided_diffusion.training.options import DeviceOptions
 
@@ -27,7 +27,7 @@ NameList = Annotated[
 ]
 
 _AS_SAMPLES = "null: as the samples were made"
-_RESIZE = GeometryOptions.model_fields["resize"].description
+_RESIZE, _RANGE = (GeometryOptions.model_fields[key].description for key in ("resize", "image_range"))
 
 
 class ViewOptions(OptionGroup):
@@ -40,6 +40,7 @@ class ViewOptions(OptionGroup):
         + _AS_SAMPLES,
     )
     image_channels: Literal[1, 3] | None = option(None, f"1 for gray images, 3 for RGB; {_AS_SAMPLES}")
+    image_range: ImageRangeOption | None = option(None, f"{_RANGE}; {_AS_SAMPLES}")
     resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_RESIZE}; {_AS_SAMPLES}")
 
 

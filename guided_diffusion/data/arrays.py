@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from guided_diffusion.data.datasets import SegmentationDataset
+from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import Pair
@@ -24,6 +25,7 @@ def load_arrays(
     transform: JointTransform,
     image_channels: Literal[1, 3],
     *,
+    image_range: ImageRange = "auto",
     progress: str = "",
 ) -> tuple[Pixels, np.ndarray]:
     """Return the images, uint8 [N, H, W, 3], and the label maps, [N, H, W] in `0..num_classes`, of N > 0 pairs.
@@ -32,7 +34,9 @@ def load_arrays(
     Raises DataError for files that changed since they were scanned.
     """
     assert not transform.train
-    dataset = SegmentationDataset(pairs, encoding, transform, image_channels=image_channels, cache_images=False)
+    dataset = SegmentationDataset(
+        pairs, encoding, transform, image_channels=image_channels, image_range=image_range, cache_images=False
+    )
     images, labels = [], []
     with tqdm(total=len(pairs), desc=progress, unit="image", disable=not progress) as bar:
         for start in range(0, len(pairs), _CHUNK):

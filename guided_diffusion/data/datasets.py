@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from guided_diffusion.data.files import open_image, open_mask
+from guided_diffusion.data.intensity import ImageRange, eight_bits
 from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances, raw_mask
 from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform
@@ -33,28 +34,25 @@ class ExampleKey(NamedTuple):
     weight: float  # of its loss; 0 for an example that only keeps a process busy
 
 
-def read_image(path: str | Path, channels: Literal[1, 3], *, upright: bool = True) -> Tensor:
+def read_image(
+    path: str | Path, channels: Literal[1, 3], *, upright: bool = True, image_range: ImageRange = "auto"
+) -> Tensor:
     """Return the picture as uint8 [channels, H, W]; DataError if it cannot be decoded.
 
     upright: turn it as its EXIF orientation says.
     """
-    return image_tensor(open_image(path, upright=upright), channels, str(path))
+    return image_tensor(open_image(path, upright=upright), channels, str(path), image_range)
 
 
-def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str) -> Tensor:
+def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str, image_range: ImageRange = "auto") -> Tensor:
     """Return a decoded picture as uint8 [channels, H, W]; DataError naming `source` if it has more than 16 bits.
 
-    Transparent pixels are composited over black, 16-bit gray is scaled to 8 bits, colors become gray by ITU-R 601 luma.
+    Values are scaled as `image_range` says, then transparent pixels are composited over black and colors become gray by
+    ITU-R 601 luma.
     """
     mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I"):
-        deep = np.asarray(image)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise DataError.of(source, f"image has values {deep.min()} to {deep.max()}", "save it with 8 or 16 bits")
-        image = Image.fromarray(((deep.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8))
-    elif image.mode == "F":
-        raise DataError.of(source, "image has floating point values", "save it with 8 or 16 bits per channel")
-    elif image.has_transparency_data:
+    image = eight_bits(image, image_range, source)
+    if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
     array = np.asarray(image.convert(mode))
@@ -101,6 +99,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         transform: JointTransform,
         *,
         image_channels: Literal[1, 3] = 3,
+        image_range: ImageRange = "auto",
         seed: int = 0,
         cache_images: Literal["auto"] | bool = "auto",
         num_workers: int = 0,
@@ -110,6 +109,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.encoding = encoding
         self.transform = transform
         self.image_channels: Literal[1, 3] = image_channels
+        self.image_range: ImageRange = image_range
         self.seed = seed
         self.with_edges = with_edges
         if cache_images == "auto":
@@ -152,7 +152,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         pair = self.pairs[index]
-        image = read_image(pair.image, self.image_channels, upright=pair.upright)
+        image = read_image(pair.image, self.image_channels, upright=pair.upright, image_range=self.image_range)
         label = read_mask(pair.mask, self.encoding, upright=pair.upright)
         check_sizes(pair.image, image.shape[-2:], pair.mask, label.shape)
         decoded = (image, label, _read_edge_source(pair, label) if self.with_edges else None)

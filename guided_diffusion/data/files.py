@@ -15,6 +15,7 @@ from pathlib import Path
 import blobfile as bf
 from PIL import ExifTags, Image, ImageOps
 
+from guided_diffusion.data.deep_color import keep_file
 from guided_diffusion.runtime.errors import DataError
 
 # Without these a cloud path that no network leads to is tried for ever.
@@ -164,6 +165,7 @@ def _decoded(content: bytes) -> tuple[Image.Image, str]:
         image = Image.open(io.BytesIO(content))
         raw_mode = _raw_mode(image)
         image.load()
+        keep_file(image, content, raw_mode)
     except ValueError:
         shorter = _without_text(content)
         if len(shorter) == len(content):

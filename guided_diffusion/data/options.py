@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from guided_diffusion.runtime.options import OptionGroup, Problem, option
 
@@ -27,6 +27,33 @@ ImageSize = Annotated[
             "anyOf": [
                 {"type": "integer", "minimum": 8},
                 {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+            ]
+        }
+    ),
+]
+
+
+def _rising(limits: tuple[int, int]) -> tuple[int, int]:
+    if limits[0] >= limits[1]:
+        raise ValueError("the first must be below the second")
+    return limits
+
+
+_Value = Annotated[int, Field(ge=0, le=65535)]
+ImageRangeOption = Annotated[  # an `intensity.ImageRange`
+    Literal["auto", "full", "percentile"] | Annotated[tuple[_Value, _Value], AfterValidator(_rising)],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["auto", "full", "percentile"]},
+                {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 0, "maximum": 65535},
+                    "minItems": 2,
+                    "maxItems": 2,
+                    "description": "[low, high]",
+                },
             ]
         }
     ),
@@ -78,6 +105,10 @@ class GeometryOptions(OptionGroup):
         "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "
         "(default of cityscapes)",
         sampling="free",
+    )
+    image_range: ImageRangeOption = option(
+        "auto",
+        "file values that become black and white; auto: by type, full: auto without a warning, percentile: by image",
     )
     no_instance: bool = option(
         True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"

@@ -7,6 +7,7 @@ mask (nearest) are sampled at the same pixel centers, so they stay aligned.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -41,12 +42,17 @@ class Placement:
 
     def mask(self, mask: Tensor, border: int) -> Tensor:
         """Place integers [H, W]: every pixel takes the value at its center, the border takes `border`."""
+        rows, columns = self.sampled(mask.shape)
+        return self._cut(mask[rows[:, None], columns], border)
+
+    def sampled(self, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the rows and columns of a picture of `size` (height, width) whose pixels `scaled` takes by nearest."""
         # In whole numbers: torchvision's NEAREST_EXACT has the same centers, but its float32 is off at some of them.
         rows, columns = (
             ((2 * torch.arange(new) + 1) * old).div(2 * new, rounding_mode="floor")
-            for new, old in zip(self.scaled, mask.shape, strict=True)
+            for new, old in zip(self.scaled, size, strict=True)
         )
-        return self._cut(mask[rows[:, None], columns], border)
+        return rows, columns
 
     def label(self, label: Tensor, null_id: int) -> Tensor:
         """Place class ids [H, W] as `mask` does; classes called left and right change places in a mirrored picture."""

@@ -52,6 +52,8 @@ def scan_split(
         split,
         num_classes=source.num_classes,
         image_channels=geometry.image_channels,
+        image_range=geometry.image_range,
+        transform=plain_transform(geometry),
         batch_size=batch_size,
         ignore_label=source.ignore_label,
         exif=source.exif,
@@ -110,6 +112,7 @@ def shown_dataset(
         encoding,
         plain_transform(geometry),
         image_channels=geometry.image_channels,
+        image_range=geometry.image_range,
         with_edges=not geometry.no_instance,
     )
 
@@ -128,6 +131,7 @@ def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGrou
         report.encoding,
         transform,
         image_channels=config.geometry.image_channels,
+        image_range=config.geometry.image_range,
         seed=config.run.seed,
         cache_images=config.loader.cache_images,
         num_workers=max(1, default_workers(config.loader, world)) * world.size,

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.scan.lost_classes import MaskLoss
 from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.scan import scan_masks
-from guided_diffusion.pipelines.dataset import scan_split
+from guided_diffusion.pipelines.dataset import plain_transform, scan_split
 from guided_diffusion.runtime.errors import ConfigError, DataError
+
+
+class FoundMasks(NamedTuple):
+    """The masks of a sampling, their encoding, and those that lose a class by resizing."""
+
+    entries: Sequence[Pair | MaskEntry]
+    encoding: LabelEncoding
+    losses: tuple[MaskLoss, ...]
 
 
 def find_masks(
@@ -23,7 +33,7 @@ def find_masks(
     mask_dir: str = "",
     encoding: LabelEncoding | None = None,
     also_ignored: int | None = None,
-) -> tuple[Sequence[Pair | MaskEntry], LabelEncoding]:
+) -> FoundMasks:
     """Return the masks of a split of `source`, or of the folder `mask_dir`, and their encoding.
 
     encoding: that of the training; None for bare weights. also_ignored: one more mask value of ignored pixels.
@@ -38,7 +48,10 @@ def find_masks(
         encoding = encoding.ignoring(also_ignored)
     mode, with_edges = get_mode(source.dataset_mode), not geometry.no_instance
     if mask_dir:
-        report = scan_masks(mask_dir, encoding, mode=mode, exif=source.exif, with_instances=with_edges)
+        transform = plain_transform(geometry)
+        report = scan_masks(
+            mask_dir, encoding, mode=mode, exif=source.exif, transform=transform, with_instances=with_edges
+        )
         without = sum(entry.instance is None for entry in report.pairs)
         if with_edges and mode.instances is not None and without:
             # The network sees other edges than in training.
@@ -51,7 +64,7 @@ def find_masks(
     encoding = report.raise_if_fatal()
     for line in problem_lines(problem for problem in report.warnings if problem.kind is not ProblemKind.EMPTY_CLASS):
         print(f"warning: {line}")
-    return report.pairs, encoding.with_ignore() if geometry.resize == "pad" else encoding
+    return FoundMasks(report.pairs, encoding.with_ignore() if geometry.resize == "pad" else encoding, report.losses)
 
 
 def encoding_of_mode(source: SourceOptions) -> LabelEncoding:

@@ -75,6 +75,8 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
             raise ConfigError.of_keys(("prediction", f'{line} (the published models predict "eps")'))
         return ResumePlan(source)
     fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), "image_channels", "no_instance"]
+    if "image_range" not in config.given:  # other data may have another range, but not by oversight
+        fixed.append("image_range")
     if source.resumable:
         fixed += ["batch_size", "schedule_sampler", "seed", *LabelDiffusionOptions.keys(), *EtaOptions.keys()]
     before = options_of_checkpoint(source, TrainConfig)

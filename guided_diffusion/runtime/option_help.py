@@ -48,7 +48,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     if schema.get("type") == "null":
         return "null"
     if schema.get("type") == "array":
-        return "[height, width]" if schema.get("maxItems") == 2 else "a list"
+        return schema.get("description") or ("[height, width]" if schema.get("maxItems") == 2 else "a list")
     limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
     return " ".join([_WORDS.get(schema.get("type", ""), "a value"), ", ".join(limits)]).strip()
 

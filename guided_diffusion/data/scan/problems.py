@@ -44,6 +44,24 @@ class ProblemKind(Enum):
     LOOK_ALIKE = "images that look alike"
     TEST_IN_TRAIN = "test images in train"
     LOOK_ALIKE_IN_TRAIN = "test images that look like images in train"
+    LOST_BY_SCALING = "classes lost by scaling"
+    LOST_BY_CROPPING = "classes lost by cropping"
+    TRANSPARENCY = "transparent images"
+    BLANK_IMAGES = "blank images"
+    MIXED_SCALES = "images of another scale"
+
+
+UNSEEN = frozenset(
+    (
+        ProblemKind.LOST_BY_SCALING,
+        ProblemKind.LOST_BY_CROPPING,
+        ProblemKind.TRANSPARENCY,
+        ProblemKind.BLANK_IMAGES,
+        ProblemKind.IMAGE_DEPTH,
+        ProblemKind.MIXED_SCALES,
+    )
+)
+"""Kinds of warnings about what is in the files and not in what the model sees."""
 
 
 @dataclass(frozen=True)

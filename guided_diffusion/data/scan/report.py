@@ -10,6 +10,8 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.fingerprint import PairPrint
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.scan.brightness import Brightness
+from guided_diffusion.data.scan.lost_classes import MaskLoss
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.runtime.errors import DataError
 
@@ -21,6 +23,8 @@ class ClassStats:
     name: str
     pixel_share: float  # of all pixels, 0..1
     images: int  # masks that have it
+    lost_by_scaling: int = 0  # masks that have it, of which the model sees no pixel of it
+    lost_by_cropping: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class ScanReport:
     all_background: int = 0  # masks that have only class 0 and ignored pixels
     sizes: tuple[Size, ...] = ()  # of the masks
     image_modes: tuple[str, ...] = ()  # PIL modes of the images
+    brightness: tuple[Brightness, ...] = ()  # of the images
+    losses: tuple[MaskLoss, ...] = ()  # of the masks that lose a class by resizing
     prints: tuple[PairPrint | None, ...] = ()  # of each pair, None where a file cannot be read; () for masks alone
 
     @property
@@ -66,9 +72,14 @@ class ScanReport:
         if not self.classes:
             return []
         rows = [(str(index), c.name, _percent(c.pixel_share), str(c.images)) for index, c in enumerate(self.classes)]
+        header = ("", "class", "pixels", "images")
+        if any(c.lost_by_scaling or c.lost_by_cropping for c in self.classes):
+            lost = [(str(c.lost_by_scaling), str(c.lost_by_cropping)) for c in self.classes]
+            rows = [(*row, *counts) for row, counts in zip(rows, lost, strict=True)]
+            header = (*header, "lost by scaling", "by cropping")
         if self.ignored_share:
-            rows.append(("", "(ignored)", _percent(self.ignored_share), ""))
-        rows.insert(0, ("", "class", "pixels", "images"))
+            rows.append(("", "(ignored)", _percent(self.ignored_share), *[""] * (len(header) - 3)))
+        rows.insert(0, header)
         if eta is not None:
             column = ["eta", *(f"{value:.4g}" for value in eta), *[""] * (len(rows) - 1 - len(eta))]
             rows = [(*row, value) for row, value in zip(rows, column, strict=True)]

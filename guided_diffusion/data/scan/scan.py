@@ -17,13 +17,16 @@ from tqdm import tqdm
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.datasets import check_sizes, image_tensor
+from guided_diffusion.data.deep_color import stored_mode
 from guided_diffusion.data.files import open_image, open_mask, read_bytes, turn_upright
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
+from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
+from guided_diffusion.data.scan.brightness import Brightness, brightness_problems, measure_brightness
 from guided_diffusion.data.scan.duplicates import (
     MOST_COMPARED,
     find_twins,
@@ -31,14 +34,16 @@ from guided_diffusion.data.scan.duplicates import (
     twin_problems,
     uncompared_problem,
 )
+from guided_diffusion.data.scan.lost_classes import CodesLeft, MaskLoss, codes_left, count_losses, loss_problems
 from guided_diffusion.data.scan.orientation import Exif, Turned, orientation_problems, turned
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport
+from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import DataError
 
 _KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
+_COUNTED = 1 << 20  # pixels counted at a time, as counting makes them eight bytes each
 _MUCH_BACKGROUND = 0.5
-_DARK_16_BIT = 16384
 _AS_IN_TRAINING = (
     "use the values of the training masks, which fixed what values mean (in sampling, ignore_label adds a value of "
     "ignored pixels)"
@@ -56,9 +61,10 @@ class _Facts:
     size: Size | None = None  # of the mask
     turned: Turned | None = None  # how EXIF orientations are read, None without any
     image_mode: str = ""
-    brightest: int = 65535  # of a 16-bit image
     digests: tuple[bytes, bytes] = (b"", b"")  # of the mask's and the instance map's bytes
     prints: PairPrint | None = None
+    brightness: Brightness | None = None  # of the image
+    left: CodesLeft | None = None  # what resizing leaves of the mask; None: everything
 
 
 def scan_dataset(
@@ -68,6 +74,8 @@ def scan_dataset(
     *,
     num_classes: int | None = None,
     image_channels: Literal[1, 3] = 3,
+    image_range: ImageRange = "auto",
+    transform: JointTransform | None = None,
     batch_size: int | None = None,
     ignore_label: int | None = None,
     exif: Exif = None,
@@ -82,6 +90,7 @@ def scan_dataset(
     exif: whether orientation tags are applied; None: as sizes tell.
     look_alikes: name images that are nearly the same, too, not only those of equal pixels.
     encoding: check the masks against this one (of a checkpoint or another split) instead of inferring one.
+    transform: without augmentation; the classes that it loses are counted.
     """
     remedy = _AS_IN_TRAINING if encoding is not None else None
     if encoding is None and mode.num_classes is not None and not mode.binary:
@@ -95,7 +104,7 @@ def scan_dataset(
         problems.append(uncompared_problem(str(data_dir), len(pairs)))
 
     def scan_pair(pair: Pair) -> _Facts:
-        return _scan_pair(pair, image_channels, exif, with_thumbnail=look_alikes)
+        return _scan_pair(pair, image_channels, image_range, exif, transform, with_thumbnail=look_alikes)
 
     facts = _in_threads(scan_pair, pairs, "scanning pairs", progress)
     problems += [problem for fact in facts for problem in fact.problems]
@@ -111,13 +120,15 @@ def scan_dataset(
             encoding, undetermined = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
             problems += undetermined
     problems += _image_warnings(facts, image_channels)
+    problems += brightness_problems([fact.brightness for fact in facts if fact.brightness], image_range)
     if batch_size is not None and 0 < len(pairs) < batch_size:
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
         advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
         problems.append(Problem(str(data_dir), found, advice, ProblemKind.SHORT_BATCH, fatal=False))
     prints = tuple(fact.prints for fact in facts)
     problems += twin_problems(find_twins(pairs, prints, encoding), len(pairs))
-    return replace(_report(pairs, facts, encoding, problems, remedy), prints=prints)
+    report = _report(pairs, facts, encoding, problems, remedy, transform, mode.background)
+    return replace(report, prints=prints)
 
 
 def scan_masks(
@@ -126,18 +137,20 @@ def scan_masks(
     *,
     mode: DatasetMode | None = None,
     exif: Exif = None,
+    transform: JointTransform | None = None,
     with_instances: bool = False,
     progress: bool = True,
 ) -> ScanReport:
     """Open every mask below a folder and check its values against `encoding`; the report's pairs are MaskEntry.
 
-    mode, with_instances: see `index_masks`.
+    mode, with_instances: see `index_masks`. transform: see `scan_dataset`.
     """
     entries, problems = index_masks(folder, mode, with_instances=with_instances)
     entries = [replace(entry, upright=exif != "ignore") for entry in entries]
-    facts = _in_threads(_scan_mask, entries, "scanning masks", progress)
+    facts = _in_threads(lambda entry: _scan_mask(entry, transform), entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
-    return _report(entries, facts, encoding, problems, _AS_IN_TRAINING)
+    background = 0 if mode is None else mode.background
+    return _report(entries, facts, encoding, problems, _AS_IN_TRAINING, transform, background)
 
 
 def _in_threads(
@@ -165,7 +178,15 @@ def _collecting(problems: list[Problem], kind: ProblemKind) -> Iterator[None]:
         problems.append(Problem.of(error, kind))
 
 
-def _scan_pair(pair: Pair, channels: Literal[1, 3], exif: Exif, *, with_thumbnail: bool) -> _Facts:
+def _scan_pair(
+    pair: Pair,
+    channels: Literal[1, 3],
+    image_range: ImageRange,
+    exif: Exif,
+    transform: JointTransform | None,
+    *,
+    with_thumbnail: bool,
+) -> _Facts:
     """Open image, mask and instance map of a pair and compare their sizes."""
     problems: list[Problem] = []
     image = mask = how = None
@@ -180,19 +201,20 @@ def _scan_pair(pair: Pair, channels: Literal[1, 3], exif: Exif, *, with_thumbnai
         how = turned(image, mask, exif)
     upright = how is None or how.upright
     entry = MaskEntry(pair.stem, pair.mask, pair.instance, upright)
-    facts = _mask_facts(entry, mask, mask_content, problems) if mask is not None else _Facts(problems)
+    facts = _Facts(problems) if mask is None else _mask_facts(entry, mask, mask_content, transform, problems)
     if image is None:
         return facts
     if upright:
         turn_upright(image)
     with _collecting(problems, ProblemKind.UNREADABLE):
-        facts = replace(facts, image_mode=image.mode, turned=how)
+        facts = replace(facts, turned=how)
         if facts.size is not None:
             with _collecting(problems, ProblemKind.SIZES):
                 check_sizes(pair.image, image.size[::-1], pair.mask, facts.size)
-        pixels = image_tensor(image, channels, pair.image).numpy()
-        if image.mode.startswith("I"):
-            facts = replace(facts, brightest=int(np.asarray(image).max()))
+        seen = image_tensor(image, channels, pair.image, image_range)
+        brightness = measure_brightness(pair.image, image, seen, image_range)
+        facts = replace(facts, image_mode=stored_mode(image), brightness=brightness)
+        pixels = seen.numpy()
         if facts.mask is not None:
             small = thumbnail(pixels) if with_thumbnail else None
             digests = content_digest(content), *facts.digests, pixel_digest(pixels)
@@ -200,15 +222,17 @@ def _scan_pair(pair: Pair, channels: Literal[1, 3], exif: Exif, *, with_thumbnai
     return facts
 
 
-def _scan_mask(entry: MaskEntry) -> _Facts:
+def _scan_mask(entry: MaskEntry, transform: JointTransform | None) -> _Facts:
     problems: list[Problem] = []
     with _collecting(problems, ProblemKind.UNREADABLE):
         content = read_bytes(entry.mask)
-        return _mask_facts(entry, open_mask(entry.mask, content, upright=False), content, problems)
+        return _mask_facts(entry, open_mask(entry.mask, content, upright=False), content, transform, problems)
     return _Facts(problems)
 
 
-def _mask_facts(entry: MaskEntry, mask: Image.Image, content: bytes, problems: list[Problem]) -> _Facts:
+def _mask_facts(
+    entry: MaskEntry, mask: Image.Image, content: bytes, transform: JointTransform | None, problems: list[Problem]
+) -> _Facts:
     """Count the codes of a mask, opened as stored; check that its instance map, if any, has the same size."""
     facts = _Facts(problems)
     if entry.upright:
@@ -217,7 +241,9 @@ def _mask_facts(entry: MaskEntry, mask: Image.Image, content: bytes, problems: l
         raw = raw_mask(mask, entry.mask)
         height, width = raw.values.shape
         digests = content_digest(content), b""
-        facts = _Facts(problems, _count_codes(entry.mask, raw), (height, width), digests=digests)
+        counted = _count_codes(entry.mask, raw)
+        left = None if transform is None else codes_left(raw.values, counted.raw.values, transform)
+        facts = _Facts(problems, counted, (height, width), left=left, digests=digests)
         if entry.instance is not None:
             content = read_bytes(entry.instance)
             facts = replace(facts, digests=(digests[0], content_digest(content)))
@@ -229,7 +255,15 @@ def _mask_facts(entry: MaskEntry, mask: Image.Image, content: bytes, problems: l
 
 def _count_codes(path: str, raw: RawMask) -> MaskFacts:
     """Return the distinct codes of a mask and how many pixels have each."""
-    codes, counts = np.unique(raw.values, return_counts=True)
+    if raw.kind == "rgb":
+        codes, counts = np.unique(raw.values, return_counts=True)
+    else:  # counting is faster than sorting
+        flat = raw.values.reshape(-1)
+        size = int(flat.max()) + 1
+        table = sum(np.bincount(flat[at : at + _COUNTED], minlength=size) for at in range(0, len(flat), _COUNTED))
+        (codes,) = np.nonzero(table)
+        counts = table[codes]
+        codes = codes.astype(raw.values.dtype)
     if len(codes) > _KEPT_COLORS and raw.kind == "rgb":
         kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_COLORS])
         codes, counts = codes[kept], counts[kept]
@@ -237,9 +271,9 @@ def _count_codes(path: str, raw: RawMask) -> MaskFacts:
 
 
 def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
-    """Return warnings about colors and depth of the images."""
+    """Return warnings about colors of the images."""
     modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
-    gray = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA") or mode.startswith("I"))
+    gray = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA", "LA;16") or mode.startswith("I"))
     problems = []
     if channels == 3 and modes and gray == modes.total():
         remedy = "set image_channels to 1 to train a smaller, faster model"
@@ -248,11 +282,6 @@ def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
         found = f"1, but {modes.total() - gray} of {modes.total()} images have colors"
         remedy = "they are turned gray; set it to 3 to keep the colors"
         problems.append(("image_channels", found, remedy, ProblemKind.IMAGE_COLORS))
-    brightest = [fact.brightest for fact in facts if fact.image_mode.startswith("I")]
-    if brightest and max(brightest) < _DARK_16_BIT:
-        found = f"16-bit images use values up to {max(brightest)} of 65535, so they are almost black"
-        remedy = "stretch them to the full range, or save them with 8 bits"
-        problems.append(("images", found, remedy, ProblemKind.IMAGE_DEPTH))
     return [Problem(*problem, fatal=False) for problem in problems]
 
 
@@ -262,21 +291,28 @@ def _report(
     encoding: LabelEncoding | None,
     problems: list[Problem],
     remedy: str | None,
+    transform: JointTransform | None,
+    background: int,
 ) -> ScanReport:
-    """Check the masks against the encoding, count classes and sizes.
+    """Check the masks against the encoding, count classes, those that `transform` loses, and sizes.
 
     remedy: for codes of unknown meaning; None guesses from the codes what the mistake is.
     """
     masks = [fact.mask for fact in facts if fact.mask is not None]
     classes: list[ClassStats] = []
+    losses: list[MaskLoss] = []
     ignored_share, all_background = 0.0, 0
     if encoding is not None and masks:
         problems += _unexpected_codes(masks, encoding, remedy)
         pixels, images, all_background = _count_classes(masks, encoding)
         *shares, ignored_share = (pixels / max(1, pixels.sum())).tolist()
-        counts = zip(encoding.names, shares, images[:-1].tolist(), strict=True)
-        classes = [ClassStats(name, share, having) for name, share, having in counts]
+        pairs_of_codes = [(fact.mask, fact.left) for fact in facts if fact.mask is not None]
+        by_class, losses = count_losses(pairs_of_codes, encoding, background)
+        counts = zip(encoding.names, shares, images[:-1].tolist(), by_class, strict=True)
+        classes = [ClassStats(name, share, having, loss.scaling, loss.cropping) for name, share, having, loss in counts]
         problems += _class_warnings(classes, all_background, len(masks))
+        if transform is not None:
+            problems += loss_problems(by_class, encoding.names, background, transform)
     return ScanReport(
         tuple(entries),
         encoding,
@@ -286,6 +322,8 @@ def _report(
         all_background,
         tuple(fact.size for fact in facts if fact.size is not None),
         tuple(fact.image_mode for fact in facts if fact.image_mode),
+        tuple(fact.brightness for fact in facts if fact.brightness is not None),
+        tuple(losses),
     )
 
 

@@ -20,7 +20,7 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.duplicates import DUPLICATES, Twin, shared_problems
-from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
+from guided_diffusion.data.scan.problems import UNSEEN, ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
@@ -31,7 +31,11 @@ from guided_diffusion.pipelines.evaluation.options import needs_training
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
 
-_REPORTED = (ProblemKind.EMPTY_CLASS, *DUPLICATES)
+_REPORTED = UNSEEN | {ProblemKind.EMPTY_CLASS, *DUPLICATES}
+
+
+def _transform(options: ViewOptions) -> JointTransform:
+    return JointTransform(height_width(options.image_size), resize=options.resize, train=False)
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,18 @@ class View:
         """Height and width at which everything is compared."""
         return height_width(self.options.image_size)
 
-    def read(self, pairs: Sequence[Pair], name: str = "") -> ImageSet:
-        """Return scanned pairs as arrays; a progress bar shows their `name`. DataError for files that changed."""
-        transform = JointTransform(self.size, resize=self.options.resize, train=False)
+    def read(self, pairs: Sequence[Pair], name: str = "", *, sampled: bool = False) -> ImageSet:
+        """Return scanned pairs as arrays; a progress bar shows their `name`. DataError for files that changed.
+
+        sampled: samples, which have 8 bits and are in the range of the model already.
+        """
         images, labels = load_arrays(
-            pairs, self.encoding, transform, self.options.image_channels, progress=name and f"reading {name}"
+            pairs,
+            self.encoding,
+            _transform(self.options),
+            self.options.image_channels,
+            image_range="full" if sampled else self.options.image_range,
+            progress=name and f"reading {name}",
         )
         return ImageSet(images, labels, tuple(pair.stem for pair in pairs), self.encoding.num_classes)
 
@@ -89,6 +100,8 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         warnings = problem_lines(problem for problem in real.warnings if problem.kind in _REPORTED)
         warnings += _other_training_data(config.source.data_dir, folder, real)
     report = _scan(config, "test", encoding)
+    unseen = problem_lines(problem for problem in report.warnings if problem.kind in UNSEEN)
+    warnings += [f"test split: {line}" for line in unseen]
     encoding, test = report.raise_if_fatal(), report.pairs
     warnings += problem_lines(problem for problem in report.warnings if problem.kind in DUPLICATES)
     if real is not None:
@@ -132,6 +145,8 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         split,
         num_classes=source.num_classes,
         image_channels=config.view.image_channels,
+        image_range=config.view.image_range,
+        transform=_transform(config.view),
         batch_size=config.study.batch_size,
         ignore_label=source.ignore_label,
         exif=source.exif,
@@ -176,7 +191,7 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
     view = scanned.view
     training = None if scanned.training is None else view.read(scanned.training, "training")
     test = view.read(scanned.test, "test")
-    samples = view.read(scanned.samples, "samples")
+    samples = view.read(scanned.samples, "samples", sampled=True)
     splits = (_masks_of(scanned, scanned.training, training), _masks_of(scanned, scanned.test, test))
     clues = [_clue(scanned.folder, pair) for pair in scanned.samples]
     origin, test_origin = trace_origins(samples.labels, clues, splits)
@@ -223,6 +238,6 @@ def _find_groups(scanned: ScannedData) -> MaskGroups:
     )
 
     def load(number: int) -> Images:
-        return view.read([pairs[index] for index in groups[number]]).images
+        return view.read([pairs[index] for index in groups[number]], sampled=True).images
 
     return MaskGroups(tuple(map(len, groups)), load, scanned.several_folder)

@@ -44,8 +44,9 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
         raise ConfigError(
             [f"{key} is missing, and {samples.folder} has no config.json of sample: set it" for key in missing]
         )
-    if values["image_channels"] is None:
-        values["image_channels"] = GeometryOptions.model_fields["image_channels"].default
+    for key in ("image_channels", "image_range"):  # samples of older versions have no image_range
+        if values[key] is None:
+            values[key] = GeometryOptions.model_fields[key].default
     if not values["encoder_weights"]:
         values["encoder_weights"] = "none"
     # The samples' record is a file that anyone may have edited, so its values are checked too.

@@ -262,7 +262,7 @@ def test_sizes_are_compared_upright(build):
 
 
 def test_warnings_do_not_stop(build):
-    gray = {f"{name}.png": np.zeros(SHAPE, np.uint8) for name in "ab"}
+    gray = {f"{name}.png": np.arange(48, dtype=np.uint8).reshape(SHAPE) * 5 for name in "ab"}
     root = build({"a": mask(1), "b": mask(1)}, images=gray, classes={"0": "ground", "1": "hole", "2": "crack"})
     report = scan(root, batch_size=16)
     report.raise_if_fatal()
