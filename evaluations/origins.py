@@ -1,4 +1,4 @@
-"""Which real mask each sample was made from: by what its manifest says, else by its label map, flips included."""
+"""Which real mask each sample was made from: by its manifest, else by its label map, flips included."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hashlib import sha256
 import numpy as np
 
 from evaluations.sets import Indices, Labels
-from evaluations.symmetry import SYMMETRIES, apply_d4
+from evaluations.symmetry import dihedral_views
 
 UNKNOWN = -1
 
 
 @dataclass(frozen=True)
 class MaskClue:
-    """What a manifest says of the mask file that a sample was made from: digest and name, "" where it does not."""
+    """Digest and name of the mask file that a sample was made from, by its manifest; "" if unknown."""
 
     digest: str = ""
     name: str = ""
@@ -24,7 +24,7 @@ class MaskClue:
 
 @dataclass(frozen=True)
 class RealMasks:
-    """The label maps [N, H, W] of a split with the names and digests of their files; no digests without a manifest."""
+    """The label maps [N, H, W] of a split, with the names and (if there is a manifest) the digests of their files."""
 
     labels: Labels
     names: Sequence[str]
@@ -32,29 +32,29 @@ class RealMasks:
 
 
 def trace_origins(samples: Labels, clues: Sequence[MaskClue], splits: Sequence[RealMasks | None]) -> Indices:
-    """Return [S, N]: in each of S splits the index of the mask of each of N samples, UNKNOWN where it has none.
+    """Return [S, N]: in each of S splits the index of the mask of each of N samples, or UNKNOWN.
 
-    The digest decides, and the name among files of equal content. Without either the label map is looked for under
-    all flips and turns. A map of one class alone tells nothing.
+    The digest decides, and the name among files of equal content. Without either the label map is compared under all
+    flips and turns. A map of a single class is never compared, as many images may have it.
     """
-    known = {row: split for row, split in enumerate(splits) if split is not None}
-    by_digest = {row: _indices_by(split.digests) for row, split in known.items()}
+    read = {row: split for row, split in enumerate(splits) if split is not None}
+    by_digest = {row: _indices_by(split.digests) for row, split in read.items()}
     by_map: dict[int, dict[bytes, list[int]]] = {}
-    found = np.full((len(splits), len(samples)), UNKNOWN, np.int64)
+    origins = np.full((len(splits), len(samples)), UNKNOWN, np.int64)
     for index, (label, clue) in enumerate(zip(samples, clues, strict=True)):
         matches = {row: table.get(clue.digest, []) for row, table in by_digest.items()}
         if not any(matches.values()):
-            # The views of every mask are only made where a sample needs them.
-            by_map = by_map or {row: _indices_by_map(split.labels) for row, split in known.items()}
+            # The views of all masks are only made if a sample needs them.
+            by_map = by_map or {row: _indices_by_map(split.labels) for row, split in read.items()}
             matches = {row: table.get(map_key(label), []) for row, table in by_map.items()}
         for row, candidates in matches.items():
-            named = [candidate for candidate in candidates if known[row].names[candidate] == clue.name]
-            found[row, index] = next(iter([*named, *candidates]), UNKNOWN)
-    return found
+            named = [candidate for candidate in candidates if read[row].names[candidate] == clue.name]
+            origins[row, index] = next(iter([*named, *candidates]), UNKNOWN)
+    return origins
 
 
 def map_key(label: Labels) -> bytes:
-    """Return a digest of a label map [H, W]: thousands of them are compared, by a few bytes each."""
+    """Return a digest of a label map [H, W], by which thousands of them are compared."""
     return sha256(repr(label.shape).encode() + label.astype(np.int32).tobytes()).digest()
 
 
@@ -66,11 +66,11 @@ def leaked(origin: Indices, test_origin: Indices) -> int:
 def origin_warnings(
     folder: object, labels: Labels, origin: Indices | None, test_origin: Indices, *, compared_with_test: bool
 ) -> list[str]:
-    """Return a line where samples are not of test masks that should be, and one where origins are unknown.
+    """Return a line if samples are not of test masks but should be, and one if origins are unknown.
 
-    labels: the samples' [N, H, W]. origin: None where the training images were not read.
+    labels: the samples' [N, H, W]. origin: None if the training images were not read.
     """
-    # Labels of one class alone tell nothing, and neither do they give anything away.
+    # The origin of a label map of a single class cannot be known, nor does it matter.
     varied = np.array([_is_varied(label) for label in labels])
     count = len(labels)
     others = int((varied & (test_origin < 0)).sum()) if compared_with_test else 0
@@ -83,9 +83,9 @@ def origin_warnings(
         )
     if unknown:
         lines.append(
-            f"{folder}: of {unknown} of {count} samples nobody knows which mask they were made from; where it is a "
-            "test image's, the study is worth nothing, and where it is one that chooses the best state, their arms "
-            "look a little too good"
+            f"{folder}: the masks that {unknown} of {count} samples were made from are unknown; if they are of test "
+            "images, the study is invalid, and if they are of validation images, arms with samples look a little too "
+            "good: keep the manifest.jsonl of sample beside the samples"
         )
     return lines
 
@@ -95,19 +95,17 @@ def _is_varied(label: Labels) -> bool:
 
 
 def _indices_by(keys: Iterable[Hashable]) -> dict[Hashable, list[int]]:
-    found: dict[Hashable, list[int]] = {}
+    indices: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
-        found.setdefault(key, []).append(index)
-    return found
+        indices.setdefault(key, []).append(index)
+    return indices
 
 
 def _indices_by_map(labels: Labels) -> dict[bytes, list[int]]:
-    """Return the key of a label map, in any flip or turn -> indices; without maps of one class alone."""
-    found: dict[bytes, list[int]] = {}
+    """Return the indices of the varied label maps by the key of the map in each flip and turn."""
+    indices: dict[bytes, list[int]] = {}
     for index, label in enumerate(labels):
         if _is_varied(label):
-            for symmetry in range(len(SYMMETRIES)):
-                turned = np.ascontiguousarray(apply_d4(label[..., None], symmetry)[..., 0])
-                if turned.shape == label.shape and index not in found.setdefault(map_key(turned), []):
-                    found[map_key(turned)].append(index)
-    return found
+            for view in dihedral_views(label[None, ..., None]):
+                indices.setdefault(map_key(view[0, ..., 0]), []).append(index)
+    return indices

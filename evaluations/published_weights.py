@@ -20,35 +20,37 @@ from torch import Tensor
 
 from evaluations.errors import EvaluationError
 
-_PATIENCE = 10.0  # seconds without an answer after which a download is given up
+State = dict[str, Tensor]
+
+_PATIENCE = 10.0  # seconds without an answer after which a download fails
 
 
 @dataclass(frozen=True)
 class Weights:
     """Tensors by name, the file they came from, and the first 16 hexadecimal digits of its SHA-256."""
 
-    tensors: dict[str, Tensor]
+    tensors: State
     path: Path
     digest: str
 
 
 def read_weights(weights: str, *, option: str, url: str) -> Weights:
-    """Return the tensors by name of a local file, or with "auto" of the file of `url`, downloaded once by torch.hub.
+    """Return the tensors in a local file, or with "auto" in the file of `url`, downloaded once by torch.hub.
 
-    option: how messages call the option that `weights` is the value of. The name in `url` ends in its SHA-256's start.
-    Raises EvaluationError where the file is missing, damaged or holds anything else, or cannot be downloaded.
+    option: the option that messages name. The name in `url` ends in the start of the file's SHA-256.
+    Raises EvaluationError for a file that is missing, damaged or not of weights, and for a failed download.
     """
     path = _downloaded(url, option) if weights == "auto" else Path(weights)
     if not path.is_file():
-        raise EvaluationError(f'{option}: {path}: no such file: give the path of the weights file, or "auto"')
-    remedy = "delete it, and it is downloaded anew" if weights == "auto" else "fetch it again, or use another file"
+        raise EvaluationError(option, "no such file", 'give the path of the weights file, or "auto"', path=path)
+    remedy = "delete it to have it downloaded again" if weights == "auto" else "fetch it again, or use another file"
     return Weights(read_state(path, option, remedy), path, file_digest(path))
 
 
-def read_state(path: Path, option: str, remedy: str = "save a state dictionary of tensors alone") -> dict[str, Tensor]:
+def read_state(path: Path, option: str, remedy: str = "save a state dictionary that has only tensors") -> State:
     """Return the state dictionary in a file, without the wrapping and the prefixes that trainers add.
 
-    Raises EvaluationError, naming `option`, for a file that is damaged or holds anything else; no code in it is run.
+    Raises EvaluationError, naming `option`, for a file that is damaged or holds anything else. No code in it is run.
     """
     try:
         with warnings.catch_warnings():
@@ -56,31 +58,38 @@ def read_state(path: Path, option: str, remedy: str = "save a state dictionary o
             safe = path.suffix.lower() == ".safetensors"
             state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in zip, pickle, json or torch
-        raise EvaluationError(
-            f"{option}: {path}: could not be read as weights ({type(error).__name__}): it is damaged, or holds more "
-            f"than weights (code is never loaded): {remedy}"
-        ) from None
+        reason = f"({type(error).__name__}): it is damaged, or holds more than weights (code is never loaded)"
+        raise EvaluationError(option, f"could not be read as weights {reason}", remedy, path=path) from None
     for wrapping in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise EvaluationError(f"{option}: {path}: holds no state dictionary: save one of tensors alone")
+        raise EvaluationError(option, "has no state dictionary", "save one that has only tensors", path=path)
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def misfit(weights: Weights, option: str, network: str, error: RuntimeError) -> EvaluationError:
-    """Return the one line that stands for the many of load_state_dict's error."""
-    heading, *details = str(error).splitlines()
-    reason = one_line(details[0] if details else heading)
-    return EvaluationError(
-        f'{option}: {weights.path}: not the weights of {network} ({reason}): give its own file, or "auto"'
-    )
+    """Return the error for weights that load_state_dict refused."""
+    found = f"not the weights of {network} ({first_detail(error)})"
+    return EvaluationError(option, found, 'give its own file, or "auto"', path=weights.path)
+
+
+def damaged(weights: Weights, option: str) -> EvaluationError:
+    """Return the error for a network whose output is not finite."""
+    found = "the features of its network are not finite, so the weights are damaged"
+    return EvaluationError(option, found, "fetch it again, or use another file", path=weights.path)
 
 
 def one_line(error: BaseException | str) -> str:
     """Return the first line of an error, at most 200 characters."""
     text = str(error).strip().splitlines()
     return text[0].rstrip(".;: ")[:200] if text else type(error).__name__
+
+
+def first_detail(error: BaseException) -> str:
+    """Return the first of the reasons that load_state_dict lists below a heading, as one line."""
+    heading, *details = str(error).splitlines() or [""]
+    return one_line(details[0] if details else heading)
 
 
 def file_digest(path: Path) -> str:
@@ -98,9 +107,9 @@ def preserve_rng() -> Iterator[None]:
 
 
 def _downloaded(url: str, option: str) -> Path:
-    """Return the path of the file of `url` in the cache of torch.hub; there it is downloaded to if it is missing.
+    """Return the path of the file of `url` in the cache of torch.hub, downloaded if it is missing there.
 
-    Not load_state_dict_from_url: of its errors one cannot tell a failed download from a damaged file, and it prints.
+    Not load_state_dict_from_url: it prints, and its errors do not tell a failed download from a damaged file.
     """
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -113,12 +122,10 @@ def _downloaded(url: str, option: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix[1])
-    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: its SHA-256 is not that of its name
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the SHA-256 is not the one in the name
         reason = one_line(error.reason if type(error) is URLError else error)
-        raise EvaluationError(
-            f"{option}: {url} could not be downloaded ({reason}): fetch it where there is a network "
-            "and give the path of the file"
-        ) from None
+        remedy = "download it on a machine with a network and give the path of the file"
+        raise EvaluationError(option, f"could not be downloaded ({reason})", remedy, path=url) from None
     finally:
         socket.setdefaulttimeout(patience)
     return path

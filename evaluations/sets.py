@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Images = NDArray[np.uint8]
 """[..., H, W, 3], 0..255; gray images have three equal channels."""
 Labels = NDArray[np.integer]
-"""[..., H, W] in `0..num_classes`; `num_classes` marks ignored pixels, which no score counts."""
+"""[..., H, W] in `0..num_classes`; `num_classes` marks ignored pixels."""
 Indices = NDArray[np.int64]
 
 
@@ -37,13 +37,13 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of all pixels and labels: what results were computed on."""
+        """The first 16 hexadecimal digits of the SHA-256 of all pixels and labels."""
         content = sha256(self.images.tobytes())
         content.update(self.labels.astype(np.int32).tobytes())
         return content.hexdigest()[:16]
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> ImageSet:
-        """Return the images at `indices`, in that order; an index may come more than once."""
+        """Return the images at `indices`, in that order; an index may occur several times."""
         chosen = np.asarray(indices, dtype=np.int64)
         names = tuple(self.names[index] for index in chosen)
         return ImageSet(self.images[chosen], self.labels[chosen], names, self.num_classes)

@@ -7,8 +7,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from evaluations.sets import Images
-
 SYMMETRIES = (
     "as it is",
     "mirrored left to right",
@@ -19,7 +17,7 @@ SYMMETRIES = (
     "turned left by 90 degrees",
     "mirrored along the other diagonal",
 )
-"""What the numbers 0..7 stand for; the last four only where images are square."""
+"""The names of the numbers 0..7. The last four keep the size of square images only."""
 
 
 def apply_d4(images: NDArray[Any], symmetry: int) -> NDArray[Any]:
@@ -34,11 +32,11 @@ def apply_d4(images: NDArray[Any], symmetry: int) -> NDArray[Any]:
     return images
 
 
-def d4_of(images: Images) -> range:
+def d4_of(images: NDArray[Any]) -> range:
     """Return the numbers of the SYMMETRIES that keep the size of images [N, H, W, C]: 8 of square ones, else 4."""
     return range(len(SYMMETRIES) if images.shape[1] == images.shape[2] else len(SYMMETRIES) // 2)
 
 
-def dihedral_views(images: Images) -> Iterator[Images]:
+def dihedral_views(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the flips and turns of images [N, H, W, C] that keep their size, in the order of SYMMETRIES."""
     return (apply_d4(images, symmetry) for symmetry in d4_of(images))

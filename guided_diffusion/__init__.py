@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from guided_diffusion.pipelines.sampling import SamplingPipeline
+    from guided_diffusion.pipelines.load import load_pipeline
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_pipeline"]
 
 
-def load_pipeline(
-    path: str | Path,
-    *,
-    weights: str = "ema",
-    device: str = "auto",
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    compile: Literal["auto"] | bool = "auto",
-    **trained: Any,
-) -> SamplingPipeline:
-    """Return what samples from a run folder, a checkpoint file or bare weights (.pt, .safetensors).
+def __getattr__(name: str) -> Any:
+    """Import `load_pipeline` when it is asked for, as the command line answers without torch."""
+    if name != "load_pipeline":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from guided_diffusion.pipelines.load import load_pipeline
 
-    weights: "ema", "raw" or an EMA rate. trained: what bare weights do not tell (dataset_mode, image_size, ...), by the
-    keys of `sample`. Raises UserError naming what is missing or does not fit.
-    """
-    # Imported here, as the command line answers without torch.
-    from guided_diffusion.pipelines import load
-
-    return load.load_pipeline(path, weights=weights, device=device, precision=precision, compile=compile, **trained)
+    return load_pipeline

@@ -1,4 +1,4 @@
-"""The command line: reads arguments, loads only what the action needs, turns user errors into one line and code 2."""
+"""The command line: arguments to an action, a user's mistake to one line and exit code 2; imports no torch itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from importlib import import_module
 
 from guided_diffusion import __version__
 from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_config_file, take_keys
-from guided_diffusion.runtime.errors import Interrupted, UserError
+from guided_diffusion.runtime.errors import Interrupted, UserError, one_line
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
 
@@ -23,7 +23,7 @@ BROKEN_PIPE_EXIT = 141
 
 
 class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose mistakes are UserErrors like all others."""
+    """Raises UserError where argparse would exit."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(f"{self.prog}: {message}; `{self.prog} --help` shows the usage")
@@ -31,8 +31,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one action and return the exit code: 0, 2 after a user's mistake, 128 + n after signal n."""
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # file names need not be text
+        if hasattr(stream, "reconfigure"):  # file names may hold bytes that are not text
             stream.reconfigure(errors="backslashreplace")
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -46,14 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _leave(SIGINT_EXIT)
-    except BrokenPipeError:  # whoever read the output has gone, as in `--help | head`
+    except BrokenPipeError:  # the reader of the output has gone, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(BROKEN_PIPE_EXIT)
     except OSError as error:
         # What the system refuses (permissions, names too long, a full disk) is for the user to mend.
-        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        line = one_line(f"{error.filename or 'the system'}: {error.strerror or error}")
+        print(f"error: {line}", file=sys.stderr)
         return _leave(2)
-    except Exception:
+    except Exception as error:
+        if (line := _outside_cause(error)) is not None:
+            print(f"error: {line}", file=sys.stderr)
+            return _leave(2)
         if _started_by_launcher():
             import traceback
 
@@ -62,12 +67,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
+def _outside_cause(error: Exception) -> str | None:
+    """Return one line for an error that is neither a user's nor ours: of cloud storage, or of too little memory."""
+    if type(error).__module__.startswith("blobfile"):
+        return one_line(f"cloud storage: {error}; check address and network, or copy the files here")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "CUDA out of memory" in str(error):
+        text = str(error).partition("\n")[0] or "out of memory"
+        return one_line(f"memory: {text}; lower batch_size or microbatch, image_size or num_channels")
+    return None
+
+
+def _open_missing_streams() -> None:
+    """Give a process without a console (pythonw, services, cron) streams that lead nowhere.
+
+    A closed descriptor would go to the next file opened, a checkpoint perhaps, and take what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def _started_by_launcher() -> bool:
     return any(name in os.environ for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
 
 
 def _leave(code: int) -> int:
-    """Return `code`, after ending the other processes of an mpiexec job, which would wait for this one for ever."""
+    """Return `code`, after ending the other processes of an mpiexec job, which would wait for this one forever."""
     if _started_by_launcher():
         from guided_diffusion.runtime.distributed import abort_others
 
@@ -78,17 +110,22 @@ def _leave(code: int) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        actions = "\n".join(f"  {name:9} {kind.summary}" for name, kind in ACTIONS.items())
+        print(_OVERVIEW.format(version=__version__, actions=actions))
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"isdm {__version__}")
         return 0
     action, rest = arguments[0], arguments[1:]
     if action == "schema":
-        return _print_schema(rest)
+        if len(rest) != 1 or rest[0] not in ACTIONS:
+            raise UserError(f"{' '.join(arguments)}: name one action: {', '.join(ACTIONS)}")
+        print(json.dumps(json_schema(ACTIONS[rest[0]]), indent=2))
+        return 0
     if action not in ACTIONS:
-        near = difflib.get_close_matches(action, [*ACTIONS, "schema"], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join([*ACTIONS, 'schema'])}"
+        known = [*ACTIONS, "schema"]
+        near = difflib.get_close_matches(action, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
         raise UserError(f"{action!r} is not an action: {hint}")
     if "-h" in rest or "--help" in rest:
         print(_help(action, everything="all" in rest))
@@ -98,44 +135,33 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parsed = parser.parse_args(rest)
     values, left_aside = take_keys(action, read_config_file(parsed.config)) if parsed.config else ({}, "")
-    config = load_config(action, {**values, **parse_overrides(parsed.set)})
+    config = load_config(action, {**values, **parse_overrides(parsed.set, ACTIONS[action])})
     if left_aside and launched_as()[0] == 0:
         print(f"note: {parsed.config}: {left_aside}")
     return import_module(f"guided_diffusion.actions.{action}").run(config) or 0
 
 
-def _print_schema(rest: list[str]) -> int:
-    if len(rest) != 1 or rest[0] not in ACTIONS:
-        raise UserError(f"schema {' '.join(rest)}".strip() + f": name one action: {', '.join(ACTIONS)}")
-    print(json.dumps(json_schema(ACTIONS[rest[0]]), indent=2))
-    return 0
+_OVERVIEW = """isdm {version}: enlarge a scarce segmentation dataset with a semantic diffusion model
 
+usage: main.py <action> -c config.json [--set key=value ...]
 
-def _overview() -> str:
-    lines = [
-        f"isdm {__version__}: enlarge a scarce segmentation dataset with a semantic diffusion model",
-        "",
-        "usage: main.py <action> -c config.json [--set key=value ...]",
-        "",
-        "actions:",
-        *(f"  {name:9} {kind.summary}" for name, kind in ACTIONS.items()),
-        "  schema    print the JSON Schema of an action's config",
-        "",
-        "main.py <action> --help shows the options most people set, --help all every option.",
-    ]
-    return "\n".join(lines)
+actions:
+{actions}
+  schema    print the JSON Schema of an action's config
+
+main.py <action> --help shows the options most people set, --help all every option."""
+
+_USAGE = """usage: main.py {action} [-c config.json] [--set key=value ...]
+
+{summary}
+
+  -c, --config FILE    flat JSON file of the keys below, or the config of another action
+  --set KEY=VALUE      override one key; the value is JSON, or text; repeatable"""
 
 
 def _help(action: str, *, everything: bool) -> str:
     kind = ACTIONS[action]
-    lines = [
-        f"usage: main.py {action} [-c config.json] [--set key=value ...]",
-        "",
-        kind.summary,
-        "",
-        "  -c, --config FILE    flat JSON file of the keys below; the config of another action will do",
-        "  --set KEY=VALUE      override one key; the value is JSON, or text; repeatable",
-    ]
+    lines = [_USAGE.format(action=action, summary=kind.summary)]
     described = describe_options(kind)
     width = max(len(row.key) for rows in described.values() for row in rows) + 2
     if everything or not kind.common:
@@ -149,10 +175,9 @@ def _help(action: str, *, everything: bool) -> str:
 
 def _rows(rows: Sequence[KeyHelp], width: int) -> list[str]:
     """Return the lines of a table of keys, wrapped to the terminal."""
-    columns = max(60, shutil.get_terminal_size().columns)
+    wrapper = textwrap.TextWrapper(max(60, shutil.get_terminal_size().columns), subsequent_indent=" " * (width + 2))
     lines = []
     for key, default, meaning in rows:
-        wrapped = textwrap.wrap(f"{meaning} [{default}]", columns - width - 2) or [""]
-        lines.append(f"  {key:<{width}}{wrapped[0]}")
-        lines += [" " * (width + 2) + line for line in wrapped[1:]]
+        wrapper.initial_indent = f"  {key:<{width}}"
+        lines += wrapper.wrap(f"{meaning} [{default}]")
     return lines

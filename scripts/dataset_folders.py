@@ -1,4 +1,4 @@
-"""What the scripts that write a dataset have in common: a new folder, copies, threads, numbers of the command line."""
+"""Shared by the scripts that write datasets: new folders, copies, threads, numbers of the command line."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def refuse_filled(output: Path) -> None:
 
 
 def refuse_inside(output: Path, source: Path) -> None:
-    """Raise ConfigError if `output` is `source` or lies in it, where its files would be taken for the source's."""
+    """Raise ConfigError if `output` is `source` or lies in it, where its files would count as files of the source."""
     if output.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--output: {output} is in {source}, which is read; choose a folder elsewhere")
 
 
 def put(source: str | Path, target: Path, *, link: bool) -> None:
-    """Copy a file, whole or not at all, or make `target` another name of it (a hard link)."""
+    """Copy a file atomically, or make `target` a hard link to it."""
     if link:
         make_folder(target.parent)
         with reporting_os_errors(target):
@@ -46,7 +46,7 @@ def put(source: str | Path, target: Path, *, link: bool) -> None:
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> list[Result]:
-    """Return what `function` gives for every item, in order; in threads, as files leave Python. An error ends it."""
+    """Return what `function` gives for every item, in order, computed in threads; the first error stops it."""
     executor = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
     try:
         futures = [executor.submit(function, item) for item in items]
@@ -78,7 +78,7 @@ def share(text: str) -> float:
 
 
 def natural(text: str) -> int:
-    """Read a whole number from 0 on, for argparse."""
+    """Read an integer of at least 0, for argparse."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, found {text!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""Make noisy masks of a dataset: the benchmark of SCDM (Ko et al. 2024) for maps as people draw them.
+"""Make noisy masks of a dataset: the benchmark of SCDM (Ko et al. 2024), which imitates errors of annotators.
 
     python scripts/make_noisy_masks.py edge --data-dir data/magnetic_tile --dataset-mode lemon-multi-class \\
         --output data/magnetic_tile_edge
@@ -57,7 +57,7 @@ Noise = Callable[[Tensor, str], Tensor]  # label [H, W] and the mask's name -> t
 
 
 def downsampled(label: Tensor, size: int) -> Tensor:
-    """Return `label` [H, W] as nearest neighbor scaling to at most `size` x `size` pixels and back leaves it."""
+    """Return `label` [H, W] after nearest neighbor scaling to at most `size` x `size` pixels and back."""
     rows, columns = (_there_and_back(length, size) for length in label.shape[:2])
     return label[rows[:, None], columns[None, :]]
 
@@ -110,7 +110,7 @@ def build_noise(arguments: argparse.Namespace, unlabeled: int) -> Noise:
 def find_unlabeled(encoding: LabelEncoding, mode: DatasetMode, given: str | None) -> int:
     """Return the class id of unlabeled pixels: the class `given` (index or name), the dataset's, or the null id.
 
-    Raises ConfigError where there is no class `given`.
+    Raises ConfigError for an unknown class `given`.
     """
     names = list(encoding.names)
     if given is None:
@@ -120,17 +120,17 @@ def find_unlabeled(encoding: LabelEncoding, mode: DatasetMode, given: str | None
     if given.isdecimal() and int(given) < encoding.num_classes:
         return int(given)
     raise ConfigError(
-        f"--unlabeled: {given!r} is no class; give a name or an index from 0 to {encoding.num_classes - 1}"
+        f"--unlabeled: {given!r} is not a class; give a name or an index from 0 to {encoding.num_classes - 1}"
     )
 
 
 def writable(encoding: LabelEncoding) -> LabelEncoding:
-    """Return the encoding with a value for pixels of no class; DataError where no value is free."""
+    """Return the encoding with a value for ignored pixels; DataError if no value is free."""
     try:
         return encoding.with_ignore()
     except DataError:
         raise DataError(
-            "--unlabeled: every mask value stands for a class, so that none is left for pixels of no class; name the "
+            "--unlabeled: every mask value is a class, so that none is left for ignored pixels; name the "
             "class that unlabeled pixels get"
         ) from None
 
@@ -148,7 +148,7 @@ def open_split(arguments: argparse.Namespace) -> tuple[ScanReport, LabelEncoding
 
 
 def make(arguments: argparse.Namespace) -> None:
-    """Write what the command line asks for and say where it is."""
+    """Write the noisy masks and print where they are."""
     source, output = Path(arguments.data_dir).absolute(), Path(arguments.output).absolute()
     if output.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--output: {arguments.output} is in the dataset itself; choose another folder")
@@ -182,25 +182,24 @@ def make(arguments: argparse.Namespace) -> None:
 
 
 def _announce_value(encoding: LabelEncoding) -> None:
-    """Say what pixels of no class were written as where the dataset itself has no value for them."""
+    """Print the value of ignored pixels if the dataset itself has none."""
     if encoding.kind == "rgb":
         print(
-            f"pixels of no class are written as {encoding.ignore_colors[0]}, for which the dataset has no color: a "
+            f"ignored pixels are written as {encoding.ignore_colors[0]}, as the dataset has no color for them: a "
             "model reads these masks if it was trained with that as 'ignore' in classes.json; or name a class by "
             "--unlabeled"
         )
     else:
         value = encoding.ignore_values[0]
         print(
-            f"pixels of no class are written as {value}, for which the dataset has no value: sample reads these masks "
+            f"ignored pixels are written as {value}, as the dataset has no value for them: sample reads these masks "
             f"with ignore_label={value}"
         )
 
 
 def _refuse_no_change(arguments: argparse.Namespace, report: ScanReport) -> None:
     """Raise ConfigError where downsampling would leave every mask as it is."""
-    assert report.sizes is not None
-    largest = max(arguments.image_size or report.sizes.largest)
+    largest = max(arguments.image_size or map(max, report.sizes))
     if arguments.kind == "downsample" and largest <= arguments.size:
         raise ConfigError(
             f"--size: is {arguments.size}, but no mask is larger than {largest} pixels; choose a smaller one"
@@ -224,7 +223,7 @@ def _write_pair(
     noise: Noise,
     transform: JointTransform | None,
 ) -> None:
-    """Write a noisy mask to `target`, and unless there are to be masks only, what belongs to it."""
+    """Write a noisy mask to `target`, and unless `--masks-only`, its image and other files."""
     label = read_mask(pair.mask, encoding)
     if transform is not None:
         height, width = label.shape
@@ -268,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="a new folder")
     parser.add_argument("--split", default="test", choices=["train", "test"])
     parser.add_argument("--num-classes", type=_positive, help="where the dataset does not say it")
-    parser.add_argument("--ignore-label", type=int, help="mask value of pixels of no class")
+    parser.add_argument("--ignore-label", type=int, help="mask value of ignored pixels")
     parser.add_argument(
         "--unlabeled", "--unlabeled", metavar="CLASS", help="name or index of the class of unlabeled pixels"
     )

@@ -173,7 +173,7 @@ def numbers_for_testing(numbers: Sequence[int], arguments: argparse.Namespace) -
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Write the dataset that the command line asks for and say where it is."""
+    """Write the dataset and print where it is."""
     source, output = Path(arguments.data_dir).absolute(), Path(arguments.output).absolute()
     refuse_filled(output)
     for folder in (IMAGES, ANNOTATIONS):
@@ -199,7 +199,7 @@ def _write(item: tuple[Face, str], *, output: Path, link: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare what the command line names."""
+    """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True, help=f"the folder with {IMAGES} and {ANNOTATIONS}")
     parser.add_argument("--output", required=True, help="a new folder, the data_dir of dataset_mode celeba")

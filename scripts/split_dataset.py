@@ -1,11 +1,11 @@
-"""Split a plain folder of images/ and masks/ into train/ and test/, each class in both where it can be.
+"""Split a plain folder of images/ and masks/ into train/ and test/, with each class in both if possible.
 
     python scripts/split_dataset.py --data-dir data/unsorted --output data/my_dataset --test-share 0.2
 
 Images and masks pair by name. Every image counts for the rarest mask value in it (the one in the fewest images), and
 the test images are spread evenly over the images so grouped: systematic sampling with implicit stratification. An image
-that alone has its rarest value is for training, as long as others are left for testing. A table of the mask values of
-both sides is printed. Which images are drawn depends on `--seed` and on the names and masks alone.
+that is the only one with its rarest value is for training, as long as others are left for testing. A table of the mask
+values of both sides is printed. Which images are drawn depends on `--seed` and on the names and masks alone.
 
 Files are copied (`--link`: hard links, for files on the same disk), with classes.json where there is one; the source
 stays as it is, and nothing is overwritten.
@@ -68,7 +68,7 @@ def draw_test(groups: Sequence[Hashable], test_share: float, seed: int) -> NDArr
 
 
 def split(arguments: argparse.Namespace) -> None:
-    """Write the two splits and say what is in them."""
+    """Write the two splits and print their contents."""
     source, output = Path(arguments.data_dir).absolute(), Path(arguments.output).absolute()
     refuse_filled(output)
     for folder in ("images", "masks"):
@@ -111,7 +111,7 @@ def _table(values: Sequence[Sequence[int]], in_test: Sequence[bool]) -> list[str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Split what the command line names."""
+    """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True, help="the folder with images/ and masks/")
     parser.add_argument("--output", required=True, help="a new folder")

@@ -1,11 +1,11 @@
-"""The contract of a metric: what it measures on, what it returns, and how the report shows it."""
+"""The contract of a metric: what it measures on and what it returns."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,13 @@ from evaluations.errors import EvaluationError
 from evaluations.report.page import Section
 from evaluations.segmentation.segmenter import AgreementSegmenter
 from evaluations.sets import Images, ImageSet, Indices, Labels
-from evaluations.symmetry import SYMMETRIES, apply_d4, dihedral_views
+from evaluations.symmetry import apply_d4, d4_of, dihedral_views
 
 Features = NDArray[np.floating]
 Part = Literal["training", "test", "samples"]
 Network = TypeVar("Network")
-Result = TypeVar("Result")
+Scores = Mapping[str, NDArray[np.float64]]
+"""By name, a number [N] for each sample."""
 
 BATCH = 32  # images that go through a metric's network at a time
 
@@ -29,7 +30,7 @@ BATCH = 32  # images that go through a metric's network at a time
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A network as a map (images [N, H, W, 3], what a progress bar says) -> features [N, D].
+    """A network as a function: (images [N, H, W, 3], text of the progress bar) -> features [N, D].
 
     description: one line for the report, different for each network.
     """
@@ -40,10 +41,7 @@ class FeatureExtractor:
 
 @dataclass(frozen=True)
 class MaskGroups:
-    """The samples of each mask that has several of them; `load` reads those of one mask, uint8 [K, H, W, 3].
-
-    sizes: K of each mask. folder: where the samples are, for the report.
-    """
+    """The masks that have several samples: `sizes` has their number, `load` reads those of one mask, [K, H, W, 3]."""
 
     sizes: tuple[int, ...]
     load: Callable[[int], Images]
@@ -52,10 +50,10 @@ class MaskGroups:
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """Everything that metrics compare, at one size; `training` is None where nothing that is asked for needs it.
+    """Everything that metrics compare, at one size. `training` is None where no measurement needs it.
 
     origin, test_origin: [N] index of the training and of the test image whose mask a sample was made from, or -1.
-    resampling: how images came to their size, for the report. find_groups: finds samples of one mask when called.
+    resampling: how images were resized, for the report. find_groups: reads which samples share a mask.
     """
 
     training: ImageSet | None
@@ -72,7 +70,7 @@ class EvaluationSets:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width at which everything is compared."""
+        """Height and width of all images."""
         height, width = self.test.images.shape[1:3]
         return height, width
 
@@ -82,98 +80,78 @@ class EvaluationSets:
         return self.test if self.training is None else self.training.joined(self.test)
 
     def features(self, extractor: FeatureExtractor, part: Part, view: int = 0) -> Features:
-        """Return the features [N, D] of one set under one of its dihedral views; computed once, for all metrics."""
+        """Return the features [N, D] of one set under one of its symmetries, computed once for all metrics."""
         key = (extractor.description, part, view)
         if key not in self._features:
-            images = getattr(self, part).images
-            seen = np.ascontiguousarray(apply_d4(images, view))
-            self._features[key] = extractor.compute(seen, f"features of {part}{'' if part == 'samples' else ' images'}")
+            images = np.ascontiguousarray(apply_d4(getattr(self, part).images, view))
+            progress = f"features of {part}{'' if part == 'samples' else ' images'}"
+            self._features[key] = extractor.compute(images, progress)
         return self._features[key]
 
     def training_views(self, extractor: FeatureExtractor) -> Features:
-        """Return the features [V, T, D] of all dihedral views of the training images."""
+        """Return the features [V, T, D] of the training images under all their symmetries."""
         assert self.training is not None
-        count = sum(1 for _ in dihedral_views(self.training.images))
-        return np.stack([self.features(extractor, "training", view) for view in range(count)])
+        return np.stack([self.features(extractor, "training", view) for view in d4_of(self.training.images)])
 
     def triples(self, indices: Indices) -> list[tuple[Images, Labels, Images]]:
-        """Return the real image of the mask, the mask and the sample, for each of the samples at `indices`."""
+        """Return (real image of the mask, mask, sample) for the samples at `indices`."""
         samples = self.samples
         return [(self._real_of(index), samples.labels[index], samples.images[index]) for index in map(int, indices)]
 
     def _real_of(self, index: int) -> Images:
-        """Return the real image [H, W, 3] of a sample's mask, turned as the mask was; gray where it is not known."""
+        """Return the real image [H, W, 3] of a sample's mask, turned as the mask was; gray if it is unknown."""
         label = self.samples.labels[index]
         for real, origin in ((self.training, int(self.origin[index])), (self.test, int(self.test_origin[index]))):
             if real is None or origin < 0:
                 continue
-            for symmetry in range(len(SYMMETRIES)):
-                turned = apply_d4(real.labels[origin][..., None], symmetry)[..., 0]
-                if turned.shape == label.shape and (turned == label).all():
-                    return np.ascontiguousarray(apply_d4(real.images[origin], symmetry))
+            for symmetry, view in enumerate(dihedral_views(real.labels[[origin], ..., None])):
+                if np.array_equal(view[0, ..., 0], label):
+                    return apply_d4(real.images[origin], symmetry)
             return real.images[origin]
-        return np.full((*label.shape, 3), 128, np.uint8)
+        return np.full_like(self.samples.images[index], 128)
 
 
-# ----------------------------------------------------------------------------------------------------- metric
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A line of the report's head; of all metrics' facts those of the lowest rank come first."""
-
-    name: str
-    value: str
-    rank: int = 0
+# ------------------------------------------------------------------------------------------------------ metric
 
 
 @dataclass(frozen=True)
-class Measurement(Generic[Result]):
-    """What a metric found: its entry in report.json, lines for people, and the result that its section shows.
+class Measurement:
+    """What a metric found: its entry in report.json, its section of the report, and lines to print.
 
-    sample_scores: by name, a number [N] for each sample, written under its picture.
+    facts: (name, value) pairs for the head of the report. sample_scores: written under pictures of samples.
     """
 
     record: dict[str, Any]
-    result: Result
+    section: Section
     findings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    facts: tuple[Fact, ...] = ()
-    sample_scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    facts: tuple[tuple[str, str], ...] = ()
+    sample_scores: Scores = field(default_factory=dict)
 
 
-class Metric(ABC, Generic[Result]):
+class Metric(ABC):
     """One measurement of the samples; `key` is the name of its entry in report.json."""
 
     key: ClassVar[str]
 
-    @property
-    def skipped(self) -> Skipped | None:
-        """Why nothing will be measured, where that is known beforehand."""
-        return None
-
     @abstractmethod
-    def measure(self, sets: EvaluationSets) -> Measurement[Result]:
-        """Return what is found; raises EvaluationError where the sets cannot be measured."""
-
-    @abstractmethod
-    def section(self, measurement: Measurement[Result]) -> Section:
-        """Return what the report shows; sections of the same heading are joined."""
+    def measure(self, sets: EvaluationSets) -> Measurement:
+        """Measure the sets; raises EvaluationError where they cannot be measured. Equal headings share a section."""
 
 
-# ----------------------------------------------------------------------------------------------- left out
+# -------------------------------------------------------------------------------------------- missing networks
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Why something is not measured; `wanted` where the user asked for it, so that a warning is due."""
+    """Why something is not measured; `wanted` if the user asked for it, which calls for a warning."""
 
     reason: str
     wanted: bool = False
 
-    def measurement(self) -> Measurement[Skipped]:
-        """Return the measurement that says so."""
-        return Measurement({"skipped": self.reason}, self)
+    def measurement(self, heading: str, name: str) -> Measurement:
+        """Return the measurement that says so under `heading`."""
+        return Measurement({"skipped": self.reason}, Section(heading, [f"{name}: {self.reason}."]))
 
 
 def load_optional(option: str, weights: str, load: Callable[[str], Network]) -> Network | Skipped:

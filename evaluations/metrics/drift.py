@@ -1,14 +1,13 @@
 """Drift: do the samples look like the real images, statistically?
 
-Compared are mean and standard deviation of each channel, class areas and power spectra. A difference is warned of if it
-is beyond chance and large: evaluations/README.md has the tests and limits.
+Mean and standard deviation of each channel, class areas and power spectra are compared. A difference that is large and
+beyond chance gives a warning: evaluations/README.md has the tests and limits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,7 +29,7 @@ LARGE_LEVELS = 2.0  # gray levels
 LARGE_AREA = 2.0  # factor
 LARGE_POWER = 3.0  # dB
 HIGH_FREQUENCY = 1 / 3  # cycles per pixel; along an axis there are none above 1/2
-ROUNDING_POWER = 1 / 12  # of the rounding to whole gray levels: there is nothing to be seen below
+ROUNDING_POWER = 1 / 12  # of the rounding to whole gray levels: there is no signal below it
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,17 @@ class Statistic:
 
     @property
     def change(self) -> float:
-        """The samples' value less the real one."""
+        """The samples' value minus the real one."""
         return self.synthetic - self.real
 
     @property
     def notable(self) -> bool:
-        """It is large and beyond chance: what is warned of."""
+        """Whether the difference is large and beyond chance, which is what a warning needs."""
         return self.large and self.p < BEYOND_CHANCE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        return {**asdict(self), "notable": self.notable}
 
 
 @dataclass(frozen=True)
@@ -78,48 +81,63 @@ class Drift:
     real_spectrum: Values
     synthetic_spectrum: Values
 
-    def warnings(self, class_names: Sequence[str]) -> list[str]:
-        """Return a line for each notable difference, with its numbers and what to do; none if there is none."""
-        assert len(class_names) == len(self.areas)
-        lines = [_mean_line(*pair) for pair in zip(self.channels, self.mean, strict=True) if pair[1].notable]
-        lines += [_std_line(*pair) for pair in zip(self.channels, self.std, strict=True) if pair[1].notable]
-        lines += [_area_line(*pair) for pair in zip(class_names, self.areas, strict=True) if pair[1].notable]
-        return lines + ([_power_line(self.high_power)] if self.high_power.notable else [])
+    def notable(self, class_names: Sequence[str]) -> list[tuple[str, str, Statistic]]:
+        """Return the notable differences as (kind, name of the channel or class, statistic)."""
+        groups = (
+            ("mean", self.channels, self.mean),
+            ("std", self.channels, self.std),
+            ("area", class_names, self.areas),
+            ("power", ("power",), (self.high_power,)),
+        )
+        return [
+            (kind, name, statistic)
+            for kind, names, statistics in groups
+            for name, statistic in zip(names, statistics, strict=True)
+            if statistic.notable
+        ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what json.dump takes."""
-        single = {name: _json_of(getattr(self, name)) for name in ("mean", "std")}
+        """Return plain values for a JSON file."""
+
+        def by_channel(statistics: tuple[Statistic, ...]) -> dict[str, Any]:
+            return {name: each.to_json() for name, each in zip(self.channels, statistics, strict=True)}
+
         return {
             "num_real": self.num_real,
             "num_synthetic": self.num_synthetic,
-            **{name: dict(zip(self.channels, values, strict=True)) for name, values in single.items()},
-            "areas": _json_of(self.areas),
-            "high_power": _json_of([self.high_power])[0],
+            "mean": by_channel(self.mean),
+            "std": by_channel(self.std),
+            "areas": [each.to_json() for each in self.areas],
+            "high_power": self.high_power.to_json(),
             "frequency": self.frequency.tolist(),
             "real_spectrum": self.real_spectrum.tolist(),
             "synthetic_spectrum": self.synthetic_spectrum.tolist(),
         }
 
 
-def _json_of(differences: Sequence[Statistic]) -> list[dict[str, Any]]:
-    return [{**asdict(each), "notable": each.notable} for each in differences]
-
-
 def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
-    """Return how the images and labels of `synthetic` differ from those of `real`.
+    """Return how the images and labels of `synthetic` differ from those of `real`, at least 2 images each of one size.
 
-    Raises EvaluationError for sets of fewer than 2 images, sets of differing sizes and classes, and pixels of no class
-    alone.
+    Raises EvaluationError for sets whose pixels are all ignored.
     """
-    _check(real, synthetic)
+    assert min(len(real), len(synthetic)) >= 2
+    assert real.images.shape[1:] == synthetic.images.shape[1:]
+    assert real.num_classes == synthetic.num_classes
+    for name, each in (("real", real), ("synthetic", synthetic)):
+        if (each.labels == each.num_classes).all():
+            raise EvaluationError("drift", f"no pixel of the {name} masks has a class", "check their class ids")
     gray = all((each.images == each.images[..., :1]).all() for each in (real, synthetic))
-    kept, channels = (slice(1), ("gray",)) if gray else (slice(None), ("red", "green", "blue"))
-    (real_means, real_stds), (means, stds) = (channel_moments(each.images[..., kept]) for each in (real, synthetic))
+    used, channels = (slice(1), ("gray",)) if gray else (slice(None), ("red", "green", "blue"))
+    (real_means, real_stds), (means, stds) = (channel_moments(each.images[..., used]) for each in (real, synthetic))
     (real_areas, real_shown), (areas, shown) = (
         class_areas(each.labels, each.num_classes) for each in (real, synthetic)
     )
     real_power, power = spectra(real.images), spectra(synthetic.images)
-    corrected = partial(_corrected, count=2 * len(channels) + real.num_classes + 1)
+    count = 2 * len(channels) + real.num_classes + 1
+
+    def corrected(statistic: Statistic) -> Statistic:
+        return replace(statistic, p=min(1.0, statistic.p * count))
+
     return Drift(
         num_real=len(real),
         num_synthetic=len(synthetic),
@@ -127,30 +145,11 @@ def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
         mean=tuple(corrected(_levels(*pair)) for pair in zip(real_means.T, means.T, strict=True)),
         std=tuple(corrected(_levels(*pair)) for pair in zip(real_stds.T, stds.T, strict=True)),
         areas=tuple(corrected(_area(*four)) for four in zip(real_areas.T, areas.T, real_shown.T, shown.T, strict=True)),
-        high_power=corrected(_power(real_power.high, power.high)),
+        high_power=corrected(_difference(real_power.high, power.high, least=LARGE_POWER)),
         frequency=power.frequency,
         real_spectrum=real_power.radial.mean(0),
         synthetic_spectrum=power.radial.mean(0),
     )
-
-
-def _check(real: ImageSet, synthetic: ImageSet) -> None:
-    for name, each in (("real", real), ("synthetic", synthetic)):
-        if len(each) < 2:
-            raise EvaluationError(f"drift: {len(each)} {name} image(s) found, at least 2 are needed; add some")
-        if (each.labels == each.num_classes).all():
-            raise EvaluationError(f"drift: no pixel of the {name} masks has a class; check their class ids")
-    if real.images.shape[1:] != synthetic.images.shape[1:]:
-        (height, width), (other_height, other_width) = real.images.shape[1:3], synthetic.images.shape[1:3]
-        raise EvaluationError(
-            f"drift: real images of {width} x {height} and synthetic ones of {other_width} x {other_height} pixels; "
-            "bring both to one size"
-        )
-    if real.num_classes != synthetic.num_classes:
-        raise EvaluationError(
-            f"drift: {real.num_classes} classes in the real set and {synthetic.num_classes} in the synthetic one; "
-            "use samples of a generator that was trained for these classes"
-        )
 
 
 # -------------------------------------------------------------------------------------------------- statistics
@@ -184,7 +183,7 @@ def class_areas(labels: Labels, num_classes: int) -> tuple[Values, NDArray[np.bo
     """Return [N, num_classes] whose means over the N images are the classes' shares of all labeled pixels.
 
     These are the images' influences on the ratio of sums, share + (pixels - share * all) / mean(all), some outside
-    0..1. Second, booleans [N, num_classes]: whether the image shows the class.
+    0..1. The second array, of booleans [N, num_classes], tells whether the image shows the class.
     """
     counts = np.stack([np.bincount(label.ravel(), minlength=num_classes + 1)[:num_classes] for label in labels])
     totals = counts.sum(1, keepdims=True)
@@ -198,7 +197,7 @@ def spectra(images: Images) -> Spectra:
     |F(w (x - m))|^2 / sum(w^2) of an image x with mean m under a Hann window w, in dB of squared gray levels plus 1/12.
     Bins are one cycle on the shorter side wide; "high" is the mean above a third of a cycle per pixel.
     """
-    # The window keeps the edges of the picture from counting as detail; a checkerboard is in the spectrum's corners.
+    # The window keeps the picture's edges from counting as detail. A checkerboard lies in the spectrum's corners.
     height, width = images.shape[1:3]
     window = np.outer(*(scipy.signal.windows.hann(side, sym=False) for side in (height, width)))
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
@@ -220,88 +219,66 @@ def spectra(images: Images) -> Spectra:
 # ------------------------------------------------------------------------------------------------- differences
 
 
-def _difference(real: Values, synthetic: Values, *, large: bool, p: float | None = None) -> Statistic:
-    """Return the difference of the means of two samples [N], [M]; p is that of Welch's t test unless it is given."""
-    change = synthetic.mean() - real.mean()
-    spreads = [float(values.std(ddof=1)) for values in (real, synthetic)]
-    error = np.hypot(
-        *(spread / np.sqrt(len(values)) for spread, values in zip(spreads, (real, synthetic), strict=True))
-    )
-    if p is None and error > 0:
-        moments = (real.mean(), spreads[0], len(real), synthetic.mean(), spreads[1], len(synthetic))
-        p = float(scipy.stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
-    return Statistic(
-        real=float(real.mean()),
-        synthetic=float(synthetic.mean()),
-        spread=spreads[0],
-        z=float(change / error) if error > 0 else None,
-        p=p if p is not None else float(change == 0),
-        large=large,
-    )
+def _statistic(real: Values, synthetic: Values, *, large: bool, p: float | None = None) -> Statistic:
+    """Compare the means of two samples [N], [M]; p is that of Welch's t test unless it is given."""
+    change = float(synthetic.mean() - real.mean())
+    moments = [(values.mean(), values.std(ddof=1), len(values)) for values in (real, synthetic)]
+    error = float(np.hypot(*(spread / np.sqrt(count) for _, spread, count in moments)))
+    if p is None:
+        # Without any variance the test is undefined, and any difference is certain.
+        test = scipy.stats.ttest_ind_from_stats(*moments[0], *moments[1], equal_var=False) if error > 0 else None
+        p = float(change == 0) if test is None else float(test.pvalue)
+    z = change / error if error > 0 else None
+    return Statistic(float(real.mean()), float(synthetic.mean()), float(moments[0][1]), z, p, large)
 
 
-def _corrected(found: Statistic, count: int) -> Statistic:
-    return replace(found, p=min(1.0, found.p * count))
+def _difference(real: Values, synthetic: Values, least: float) -> Statistic:
+    return _statistic(real, synthetic, large=bool(abs(synthetic.mean() - real.mean()) > least))
 
 
 def _levels(real: Values, synthetic: Values) -> Statistic:
-    least = max(LARGE_LEVELS, LARGE_SPREAD * real.std(ddof=1))
-    return _difference(real, synthetic, large=bool(abs(synthetic.mean() - real.mean()) > least))
-
-
-def _power(real: Values, synthetic: Values) -> Statistic:
-    return _difference(real, synthetic, large=bool(abs(synthetic.mean() - real.mean()) > LARGE_POWER))
+    return _difference(real, synthetic, max(LARGE_LEVELS, LARGE_SPREAD * real.std(ddof=1)))
 
 
 def _area(real: Values, synthetic: Values, real_shown: NDArray[np.bool_], shown: NDArray[np.bool_]) -> Statistic:
     if real_shown.any() and shown.any():
         factor = synthetic.mean() / real.mean()
-        return _difference(real, synthetic, large=bool(max(factor, 1 / factor) > LARGE_AREA))
-    # Where nothing varies in one of the sets, the t test takes its value for certain.
+        return _statistic(real, synthetic, large=bool(max(factor, 1 / factor) > LARGE_AREA))
+    # Where one of the sets does not vary, the t test would take its value for certain.
     table = [[each.sum(), len(each) - each.sum()] for each in (real_shown, shown)]
     p = float(scipy.stats.fisher_exact(table).pvalue)
-    return _difference(real, synthetic, large=bool(real_shown.any() or shown.any()), p=p)
+    return _statistic(real, synthetic, large=bool(real_shown.any() or shown.any()), p=p)
 
 
 # ---------------------------------------------------------------------------------------------------- warnings
 
 
-def _mean_line(channel: str, found: Statistic) -> str:
-    return (
-        f"{channel} is {abs(found.change):.1f} gray levels {'brighter' if found.change > 0 else 'darker'} than in the "
-        f"real images ({found.synthetic:.1f} against {found.real:.1f}; their own images vary by {found.spread:.1f}): "
-        "lower the guidance scale, sample with more steps or train longer"
-    )
-
-
-def _std_line(channel: str, found: Statistic) -> str:
-    more = found.change > 0
-    return (
-        f"{channel} has {'more' if more else 'less'} contrast than in the real images (standard deviation "
-        f"{found.synthetic:.1f} against {found.real:.1f} gray levels): "
-        + ("lower the guidance scale or train longer" if more else "train longer or sample with more steps")
-    )
-
-
-def _area_line(name: str, found: Statistic) -> str:
-    if found.synthetic == 0:
-        finding = f"no mask of the samples has class '{name}', which covers {found.real:.2%} of the real ones"
-    elif found.real == 0:
-        finding = f"class '{name}' covers {found.synthetic:.2%} of the samples' masks, but no real one has it"
-    else:
-        finding = (
-            f"class '{name}' covers {found.synthetic:.2%} of the samples' masks, {found.synthetic / found.real:.2g} "
-            f"times its share of {found.real:.2%} of the real ones"
+def warning(kind: str, name: str, statistic: Statistic) -> str:
+    """Return the line for a notable difference, see `Drift.notable`."""
+    real, synthetic, amount, more = statistic.real, statistic.synthetic, abs(statistic.change), statistic.change > 0
+    if kind == "mean":
+        return (
+            f"{name} is {amount:.1f} gray levels {'brighter' if more else 'darker'} than in the real images "
+            f"({synthetic:.1f} against {real:.1f}; their own images vary by {statistic.spread:.1f}): lower the "
+            "guidance scale, sample with more steps or train longer"
         )
-    return f"{finding}: choose the masks to sample from in the proportions that are wanted"
-
-
-def _power_line(found: Statistic) -> str:
-    more = found.change > 0
+    if kind == "std":
+        remedy = "lower the guidance scale or train longer" if more else "train longer or sample with more steps"
+        return (
+            f"{name} has {'more' if more else 'less'} contrast than in the real images (standard deviation "
+            f"{synthetic:.1f} against {real:.1f} gray levels): {remedy}"
+        )
+    if kind == "power":
+        look = "noisy or have a fine pattern" if more else "blurred"
+        return (
+            f"the highest third of the frequencies has {amount:.1f} dB {'more' if more else 'less'} power "
+            f"than in the real images, so the samples are {look}: {'sample with more steps or ' if more else ''}train "
+            "longer"
+        )
+    times = f"{synthetic / real:.2g} times" if real and synthetic else "and not"
     return (
-        f"the highest third of the frequencies has {abs(found.change):.1f} dB {'more' if more else 'less'} power than "
-        f"in the real images, so the samples are {'noisy or have a fine pattern' if more else 'blurred'}: "
-        + ("sample with more steps or train longer" if more else "train longer")
+        f"class '{name}' covers {synthetic:.2%} of the samples' masks, {times} its share of {real:.2%} of the real "
+        "ones: choose the masks to sample from in the proportions that are wanted"
     )
 
 
@@ -309,38 +286,26 @@ def _power_line(found: Statistic) -> str:
 
 
 @dataclass(frozen=True)
-class DriftFound:
-    """The drift and the names of the classes."""
-
-    drift: Drift
-    class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DriftMetric(Metric[DriftFound]):
+class DriftMetric(Metric):
     """Drift of the samples from all real images that were read."""
 
     key: ClassVar = "drift"
 
-    def measure(self, sets: EvaluationSets) -> Measurement[DriftFound]:
-        """Return the drift; what is notable is a warning."""
+    def measure(self, sets: EvaluationSets) -> Measurement:
+        """Return the drift; notable differences are warnings."""
         drift = compare_sets(sets.real, sets.samples)
-        found = DriftFound(drift, sets.class_names)
-        return Measurement(drift.to_json(), found, warnings=tuple(drift.warnings(sets.class_names)))
-
-    def section(self, measurement: Measurement[DriftFound]) -> Section:
-        """Return the real values beside those of the samples."""
-        drift, names = measurement.result.drift, measurement.result.class_names
+        warnings = tuple(warning(*notable) for notable in drift.notable(sets.class_names))
         compared = {
             "Channel means": (drift.channels, drift.mean, "gray levels"),
             "Channel standard deviations": (drift.channels, drift.std, "gray levels"),
-            "Class areas": (names, drift.areas, "share of the pixels"),
+            "Class areas": (sets.class_names, drift.areas, "share of the pixels"),
         }
         figures = []
-        for title, (rows, found, unit) in compared.items():
-            real, synthetic = [each.real for each in found], [each.synthetic for each in found]
+        for title, (rows, statistics, unit) in compared.items():
+            real, synthetic = [each.real for each in statistics], [each.synthetic for each in statistics]
             figures.append(Figure(title, charts.paired_bars(rows, real, synthetic, unit)))
         power = (10 ** (spectrum / 10) for spectrum in (drift.real_spectrum, drift.synthetic_spectrum))
         figures.append(Figure("Power spectra", charts.spectrum_curves(drift.frequency, *power)))
-        text = measurement.warnings or ["Nothing parts beyond chance and the spread of the real images."]
-        return Section("Do they look like the real images?", text, figures=figures)
+        text = warnings or ["No difference is both beyond chance and large."]
+        section = Section("Do they look like the real images?", text, figures=figures)
+        return Measurement(drift.to_json(), section, warnings=warnings)

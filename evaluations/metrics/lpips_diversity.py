@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import lpips
@@ -20,7 +19,7 @@ from evaluations.errors import EvaluationError
 from evaluations.metrics.base import BATCH, EvaluationSets, Measurement, Metric, Skipped
 from evaluations.metrics.fidelity import HEADING
 from evaluations.origins import map_key
-from evaluations.published_weights import Weights, misfit, preserve_rng, read_weights
+from evaluations.published_weights import Weights, damaged, misfit, preserve_rng, read_weights
 from evaluations.report.page import Section
 from evaluations.sets import Images, Labels
 
@@ -35,13 +34,12 @@ _URLS = {
     "squeeze": SqueezeNet1_1_Weights.IMAGENET1K_V1.url,
 }
 _BACKBONES = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet 1.1"}
-_SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels a side; below it, a pooling has nothing left
+_SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels a side; a smaller image vanishes in the poolings
 
 
 class Diversity(NamedTuple):
     """Mean and standard deviation (N - 1; 0 for one mask) over masks of the mean distance among a mask's samples.
 
-    masks: how many.
     samples_per_mask: of the mask with the fewest.
     """
 
@@ -53,44 +51,35 @@ class Diversity(NamedTuple):
 
 @dataclass(frozen=True)
 class PerceptualDistance:
-    """LPIPS with its weights, as a map into a space where its value is the squared Euclidean distance.
-
-    digest: first 16 hexadecimal digits of the SHA-256 of the backbone's weights file.
-    description: one line with networks, file and digest, for a report.
-    """
+    """LPIPS as a map into a space in which it is the squared Euclidean distance; `description` is for the report."""
 
     network: lpips.LPIPS
     net: Net
     device: torch.device
-    path: Path
-    digest: str
+    weights: Weights
     description: str
 
     @torch.inference_mode()
-    def embed(self, images: Images, batch_size: int) -> Tensor:
+    def embed(self, images: Images) -> Tensor:
         """Return [N, E] such that LPIPS of two images uint8 [N, H, W, 3] is |e1 - e2|^2.
 
         E is large: for images of 256 x 256, 2.5 MB an image with alex and 32 MB with vgg.
-        Raises EvaluationError for images too small for the network, or distances that are not finite.
+        Raises EvaluationError for images too small for the network, and for distances that are not finite.
         """
         assert images.dtype == np.uint8
-        assert images.ndim == 4
-        assert images.shape[3] == 3
-        assert batch_size >= 1
         height, width = images.shape[1:3]
-        if min(height, width) < _SMALLEST[self.net]:
-            raise EvaluationError(
-                f"lpips_net: {self.net} takes images of {_SMALLEST[self.net]} x {_SMALLEST[self.net]} pixels or more, "
-                f"found {height} x {width}: use larger images, or another lpips_net (vgg takes {_SMALLEST['vgg']})"
-            )
-        parts = [self._embed_batch(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-        embedded = torch.cat(parts)
+        smallest = _SMALLEST[self.net]
+        if min(height, width) < smallest:
+            found = f"{self.net} takes images of {smallest} x {smallest} pixels or more, found {height} x {width}"
+            remedy = f"use larger images, or another lpips_net (vgg takes {_SMALLEST['vgg']})"
+            raise EvaluationError("lpips_net", found, remedy)
+        embedded = torch.cat([self._embed_batch(batch) for batch in torch.from_numpy(images).split(BATCH)])
         if not embedded.isfinite().all():
-            raise EvaluationError(f"{_OPTION}: {self.path}: its features are not finite: the weights are damaged")
+            raise damaged(self.weights, _OPTION)
         return embedded
 
-    def _embed_batch(self, images: Images) -> Tensor:
-        batch = torch.tensor(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def _embed_batch(self, images: Tensor) -> Tensor:
+        batch = images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         layers = self.network.net(self.network.scaling_layer(batch))
         parts = []
         # LPIPS (Zhang et al. 2018, eq. 1) sums 1 / (H_l W_l) sum_hw |w_l * (y1 - y2)|^2 over layers, for features y of
@@ -107,58 +96,51 @@ def load_lpips(net: Net, weights: str, device: str | torch.device) -> Perceptual
     weights: "auto" (torchvision's ImageNet weights, downloaded once) or a local file with torchvision's state_dict.
     Raises EvaluationError, naming `lpips_weights`, for weights that cannot be fetched, read or do not fit.
     """
-    found = read_weights(weights, option=_OPTION, url=_URLS[net])
+    loaded = read_weights(weights, option=_OPTION, url=_URLS[net])
     with preserve_rng():
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    _load_backbone(network, net, found)
+    _load_backbone(network, net, loaded)
     network.requires_grad_(False)
     assert all((linear.model[-1].weight >= 0).all() for linear in network.lins)
     description = (
         f"LPIPS 0.1 of lpips {version('lpips')} on {_BACKBONES[net]} of torchvision; images in [-1, 1], at "
-        "the size they are given in; "
-        f"backbone weights {found.path.name}, SHA-256 {found.digest}"
+        f"the size they are given in; backbone weights {loaded.path.name}, SHA-256 {loaded.digest}"
     )
     device = torch.device(device)
-    return PerceptualDistance(network.to(device), net, device, found.path, found.digest, description)
+    return PerceptualDistance(network.to(device), net, device, loaded, description)
 
 
 def _load_backbone(network: lpips.LPIPS, net: Net, weights: Weights) -> None:
-    """Load torchvision's `features.N.*`, which lpips has as `sliceM.N.*`."""
+    """Load torchvision's `features.N.*`, which lpips calls `sliceM.N.*`."""
     names = {key: f"features.{key.split('.', 1)[1]}" for key in network.net.state_dict()}
+    state = {key: weights.tensors[name] for key, name in names.items() if name in weights.tensors}
     try:
-        network.net.load_state_dict(
-            {key: weights.tensors[name] for key, name in names.items() if name in weights.tensors}
-        )
+        network.net.load_state_dict(state)
     except RuntimeError as error:
         named = RuntimeError(re.sub(r"\bslice\d\.", "features.", str(error)))
         raise misfit(weights, _OPTION, f"torchvision's {_BACKBONES[net]}", named) from None
 
 
 @torch.inference_mode()
-def pairwise_diversity(model: PerceptualDistance, groups: Iterable[Images], *, batch_size: int) -> Diversity:
+def pairwise_diversity(model: PerceptualDistance, groups: Iterable[Images]) -> Diversity:
     """Return the mean LPIPS distance over all pairs of samples of a mask, then over masks (SDM, Wang et al. 2022).
 
-    groups: for each mask its samples, uint8 [K, H, W, 3] with K >= 2 of any size; one group is held at a time.
-    batch_size: of the network. Raises EvaluationError for images too small for it.
+    groups: for each mask its samples, uint8 [K, H, W, 3] with K >= 2 of any size; one group is in memory at a time.
     """
     distances, counts = [], []
     for images in groups:
         assert len(images) >= 2, "diversity needs two samples of a mask"
-        embedded = model.embed(images, batch_size)
-        # One against the rest at a time: all pairs at once would take K / 2 times the memory.
+        embedded = model.embed(images)
+        # One image against the rest at a time: all pairs at once would take K / 2 times the memory.
         pairs = [(embedded[i + 1 :] - embedded[i]).square().sum(dim=1) for i in range(len(images) - 1)]
         distances.append(torch.cat(pairs).double().mean().item())
         counts.append(len(images))
-    assert distances, "diversity needs a mask"
     std = float(np.std(distances, ddof=1)) if len(distances) > 1 else 0.0
     return Diversity(float(np.mean(distances)), std, len(distances), min(counts))
 
 
 def groups_of_one_mask(labels: Iterable[Labels]) -> tuple[tuple[int, ...], ...]:
-    """Return the indices of the label maps that are equal, for each that comes more than once: at most 10 of them.
-
-    These are as many as in the published protocol.
-    """
+    """Return the indices of equal label maps, for each that occurs more than once: at most 10, as SDM compares."""
     by_mask: dict[bytes, list[int]] = {}
     for index, label in enumerate(labels):
         by_mask.setdefault(map_key(label), []).append(index)
@@ -169,64 +151,36 @@ def groups_of_one_mask(labels: Iterable[Labels]) -> tuple[tuple[int, ...], ...]:
 
 
 @dataclass(frozen=True)
-class DiversityFound:
-    """The diversity of `images` samples, the network and how images came to their size."""
-
-    diversity: Diversity
-    images: int
-    network: str
-    resampling: str
-
-
-@dataclass(frozen=True)
-class DiversityMetric(Metric[DiversityFound | Skipped]):
+class DiversityMetric(Metric):
     """How much the samples of one mask differ from each other."""
 
     key: ClassVar = "diversity"
 
     network: PerceptualDistance | Skipped
 
-    @property
-    def skipped(self) -> Skipped | None:
-        """Why there is no network."""
-        return self.network if isinstance(self.network, Skipped) else None
-
-    def measure(self, sets: EvaluationSets) -> Measurement[DiversityFound | Skipped]:
-        """Return the diversity, or why there is none."""
+    def measure(self, sets: EvaluationSets) -> Measurement:
+        """Return the diversity of the samples of all masks that have several."""
         if isinstance(self.network, Skipped):
-            return self.network.measurement()
+            return self.network.measurement(HEADING, "LPIPS diversity")
         groups = sets.find_groups()
         if not groups.sizes:
             return Skipped(
                 "not measured: no mask has two samples; sample with num_samples 10 times the number of masks "
                 "and augment_masks false, and give its results_path as diversity_dir"
-            ).measurement()
+            ).measurement(HEADING, "LPIPS diversity")
         bar = tqdm(range(len(groups.sizes)), desc="diversity", unit="mask")
-        found = pairwise_diversity(self.network, map(groups.load, bar), batch_size=BATCH)
-        images, network = sum(groups.sizes), self.network.description
+        diversity = pairwise_diversity(self.network, map(groups.load, bar))
         record = {
-            **found._asdict(),
-            "images": images,
+            **diversity._asdict(),
+            "images": sum(groups.sizes),
             "folder": groups.folder,
-            "network": network,
+            "network": self.network.description,
             "image_size": list(sets.size),
             "resampling": sets.resampling,
         }
-        finding = (
-            f"LPIPS diversity {found.mean:.3f} over {found.masks} masks, at least {found.samples_per_mask} samples of "
-            "each"
-        )
-        return Measurement(record, DiversityFound(found, images, network, sets.resampling), (finding,))
-
-    def section(self, measurement: Measurement[DiversityFound | Skipped]) -> Section:
-        """Return the diversity in words."""
-        found = measurement.result
-        if isinstance(found, Skipped):
-            return Section(HEADING, [f"LPIPS diversity: {found.reason}."])
-        diversity = found.diversity
+        counts = f"{diversity.masks} masks, at least {diversity.samples_per_mask} samples of each"
         text = (
             f"LPIPS diversity {diversity.mean:.3f} (standard deviation over masks {diversity.std:.3f}), "
-            f"{found.images} samples of {diversity.masks} masks, at least {diversity.samples_per_mask} of "
-            f"each; {found.network}. {found.resampling}."
+            f"{record['images']} samples of {counts}; {self.network.description}. {sets.resampling}."
         )
-        return Section(HEADING, [text])
+        return Measurement(record, Section(HEADING, [text]), (f"LPIPS diversity {diversity.mean:.3f} over {counts}",))

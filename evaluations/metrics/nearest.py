@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluations.errors import EvaluationError
 from evaluations.sets import Images, Indices
 from evaluations.symmetry import apply_d4, d4_of
 
@@ -23,12 +22,11 @@ Values = NDArray[np.float64]
 
 WHOLE, TRIMMED, FEATURES = "whole image", "best 75 % of the image", "features"  # the distances
 NEIGHBORHOOD = 50  # as Carlini et al. 2023; at most half of the training images
-FEWEST_TRAINING = 3
 LONGEST_SIDE = 32  # pixels
 BLOCKS = 8  # a side
-KEPT = 48  # blocks of 64
+BEST_BLOCKS = 48  # of 64
 MOST_SHIFT = 10.0  # gray levels
-RESOLUTION = 1e-3  # distances below, in gray levels or of unit vectors, are rounding
+RESOLUTION = 1e-3  # smaller distances, in gray levels or of unit vectors, are rounding
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,10 @@ def nearest(
 ) -> dict[str, Nearest]:
     """Return the nearest of `training` [T, H, W, 3] for each of `samples` [N, H, W, 3] by both distances of pixels.
 
-    leave_one_out: the samples are the training images, each held against the others. At most 10 microseconds of a core
-    a pair, 200 MB and 24 kB a view. Raises EvaluationError for under 3 training images, no samples, differing sizes.
+    leave_one_out: the samples are the training images, each compared with the others. A pair takes at most 10
+    microseconds of a core; memory is 200 MB and 24 kB for each symmetry of a training image.
     """
-    if samples.shape[1:] != training.shape[1:]:
-        (height, width), (training_height, training_width) = samples.shape[1:3], training.shape[1:3]
-        raise EvaluationError(
-            f"near-duplicates: images of {width} x {height} and training images of {training_width} x "
-            f"{training_height} pixels; bring both to one size"
-        )
-    _check_counts(len(samples), len(training))
+    assert samples.shape[1:] == training.shape[1:]
     gray = all((images == images[..., :1]).all() for images in (samples, training))
     channels = slice(1) if gray else slice(None)
     queries, small = (_shrink(images[..., channels], device) for images in (samples, training))
@@ -75,7 +67,8 @@ def nearest(
     def distances(rows: slice, view: int) -> Tensor:
         return _pixel_distances(_Blocks.of(queries[rows], device), blocks[view])
 
-    return _search((WHOLE, TRIMMED), distances, len(samples), len(training), len(blocks), leave_one_out)
+    by_distance = _search(distances, len(samples), len(training), len(blocks), leave_one_out)
+    return dict(zip((WHOLE, TRIMMED), by_distance, strict=True))
 
 
 def nearest_features(
@@ -83,54 +76,39 @@ def nearest_features(
 ) -> dict[str, Nearest]:
     """Return the nearest training image for each of `samples` [N, D] in `training` [V, T, D], of all its views.
 
-    The distance is the Euclidean one of features scaled to unit length, sqrt(2 - 2 cosine), in 0..2. leave_one_out and
-    errors as of `nearest`.
+    The distance is the Euclidean one of features scaled to unit length, sqrt(2 - 2 cosine), in 0..2.
+    leave_one_out: as in `nearest`.
     """
-    _check_counts(len(samples), training.shape[1])
     unit = torch.nn.functional.normalize
     queries, keys = (unit(torch.from_numpy(np.asarray(part, np.float64)), dim=-1) for part in (samples, training))
 
     def distances(rows: slice, view: int) -> Tensor:
         return torch.cdist(queries[None, rows], keys[None, view])
 
-    return _search((FEATURES,), distances, len(samples), keys.shape[1], len(keys), leave_one_out)
-
-
-def _check_counts(num_samples: int, num_training: int) -> None:
-    if num_training < FEWEST_TRAINING:
-        raise EvaluationError(
-            f"near-duplicates: {num_training} training image(s) found, at least {FEWEST_TRAINING} are needed to tell "
-            "which distances are usual; add images or leave this measurement out"
-        )
-    if not num_samples:
-        raise EvaluationError("near-duplicates: no images to hold against the training images; sample some first")
+    (neighbors,) = _search(distances, len(samples), keys.shape[1], len(keys), leave_one_out)
+    return {FEATURES: neighbors}
 
 
 def _search(
-    names: tuple[str, ...],
-    distances: Callable[[slice, int], Tensor],
-    num_samples: int,
-    num_training: int,
-    num_views: int,
-    leave_one_out: bool,
-) -> dict[str, Nearest]:
-    """Return the nearest by each distance; `distances(rows, view)` gives [len(names), rows, num_training]."""
+    distances: Callable[[slice, int], Tensor], num_samples: int, num_training: int, num_views: int, leave_one_out: bool
+) -> list[Nearest]:
+    """Return the nearest by each of M distances; `distances(rows, view)` gives [M, rows, num_training]."""
+    assert num_training >= 3, "with fewer there is no usual distance"
     neighbors = max(2, min(NEIGHBORHOOD, num_training // 2))
-    chunk = max(1, 2**15 // num_training)  # pairs: what bounds the memory
     parts = []
-    for start in range(0, num_samples, chunk):
-        rows = slice(start, min(start + chunk, num_samples))
-        closest, symmetry = torch.stack([distances(rows, view) for view in range(num_views)]).min(0)
+    for rows in torch.arange(num_samples).split(max(1, 2**15 // num_training)):  # pairs, which bounds the memory
+        closest, symmetry = torch.stack(
+            [distances(slice(int(rows[0]), int(rows[-1]) + 1), view) for view in range(num_views)]
+        ).min(0)
         if leave_one_out:
-            own = torch.arange(rows.start, rows.stop)
-            closest[:, own - start, own] = torch.inf
-        found = closest.topk(neighbors, largest=False)
-        middle = found.values[..., (neighbors - 1) // 2 : neighbors // 2 + 1].mean(-1)
-        first = found.indices[..., :1]
-        fields = (found.values[..., 0], first[..., 0], symmetry.gather(-1, first)[..., 0], middle)
+            closest[:, rows - rows[0], rows] = torch.inf
+        top = closest.topk(neighbors, largest=False)
+        middle = top.values[..., (neighbors - 1) // 2 : neighbors // 2 + 1].mean(-1)
+        first = top.indices[..., :1]
+        fields = (top.values[..., 0], first[..., 0], symmetry.gather(-1, first)[..., 0], middle)
         parts.append([field.cpu().numpy() for field in fields])
-    distance, index, symmetry_of, usual = (np.concatenate(field, axis=1) for field in zip(*parts, strict=True))
-    return {name: Nearest(distance[n], index[n], symmetry_of[n], usual[n]) for n, name in enumerate(names)}
+    joined = [np.concatenate(field, axis=1) for field in zip(*parts, strict=True)]
+    return [Nearest(*fields) for fields in zip(*joined, strict=True)]
 
 
 # ------------------------------------------------------------------------------------------- distances of pixels
@@ -163,24 +141,24 @@ def _shrink(images: Images, device: str | torch.device) -> Values:
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     target = [BLOCKS * max(1, round(side * scale / BLOCKS)) for side in (height, width)]
     pool = torch.nn.AdaptiveAvgPool2d(target)
-    # One by one: as floating-point numbers at full size, a whole set would take eight times its bytes.
+    # One at a time: in float64 at full size, a whole set would take eight times its bytes.
     tensors = (torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).double() for image in images)
     return torch.stack([pool(tensor) for tensor in tensors]).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _pixel_distances(samples: _Blocks, training: _Blocks) -> Tensor:
-    """Return [2, N, T] in gray levels: RMS of the whole images and of their best blocks, less a common shift."""
-    # In float64, because the terms nearly cancel where two blocks are alike; no TensorFloat-32 either.
+    """Return [2, N, T] in gray levels: RMS over the whole images and over their best blocks, without a common shift."""
+    # In float64, because the terms nearly cancel where two blocks are alike; TensorFloat-32 would be worse still.
     squares = torch.cdist(samples.values, training.values).square().float().permute(1, 2, 0)
     num_channels = samples.means.shape[-1]
     num_pixels = samples.values.shape[-1] // num_channels
     for channel in range(num_channels):
         difference = samples.means[:, :, None, channel] - training.means[:, None, :, channel]
         difference = difference.float().permute(1, 2, 0).contiguous()  # [N, T, K]
-        # Blocks that are copied agree on the shift; as long as they are the majority, the median is theirs.
+        # Copied blocks share one shift; as long as they are the majority, the median is theirs.
         shift = difference.median(-1, keepdim=True).values.clamp(-MOST_SHIFT, MOST_SHIFT)
         # The sum of (d - s)^2 over a block's pixels, whose d have this mean, is that of d^2 plus:
         squares = squares + num_pixels * shift * (shift - 2 * difference)
     squares = squares.clamp_min(0) / (num_channels * num_pixels)
-    best = squares.topk(KEPT, dim=-1, largest=False, sorted=False).values
+    best = squares.topk(BEST_BLOCKS, dim=-1, largest=False, sorted=False).values
     return torch.stack([squares.mean(-1), best.mean(-1)]).double().sqrt()

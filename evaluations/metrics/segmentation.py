@@ -1,7 +1,7 @@
 """Segmentation scores from counts of pixels: IoU, Dice, precision and recall, per class, macro and micro.
 
-Counts are kept for every image, so that a comparison can draw test images anew without segmenting them again. All
-scores are of the summed counts, as in PASCAL VOC (Everingham et al. 2015), not means of scores of single images.
+Counts are per image, so that a comparison can resample test images without segmenting them again. All scores are of the
+summed counts, as in PASCAL VOC (Everingham et al. 2015), not means of scores of single images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 SUMMARIES = ("miou", "foreground_miou", "dice", "precision", "recall", "micro_iou", "micro_dice", "pixel_accuracy")
-"""The scores of a whole set that are one number each: see `Scores`."""
+"""The scores of a whole set that are one number: see `Scores`."""
 
 
 # ---------------------------------------------------------------------------------------------------- counts
@@ -57,8 +57,7 @@ class Counts:
 
     def to_json(self) -> dict[str, list[list[int]]]:
         """Return plain lists, for a JSON file."""
-        names = ("true_positive", "false_positive", "false_negative")
-        return {name: pixels.tolist() for name, pixels in zip(names, self.columns, strict=True)}
+        return {name: pixels.tolist() for name, pixels in vars(self).items()}
 
     @classmethod
     def from_json(cls, content: dict[str, list[list[int]]]) -> Counts:
@@ -69,7 +68,7 @@ class Counts:
 def count(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Counts:
     """Return the counts of each image, labels [N, H, W] in `0..num_classes`, predictions in `0..num_classes - 1`.
 
-    Pixels of label `num_classes` are ignored altogether: nothing predicted there is a false positive.
+    Pixels of label `num_classes` are ignored: a prediction there is not a false positive either.
     """
     truth, predicted = np.asarray(labels), np.asarray(predictions)
     assert truth.ndim == 3, "labels must be of shape [N, H, W]"
@@ -80,12 +79,12 @@ def count(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Counts
         assert maps.size == 0 or (maps.min() >= 0 and maps.max() < end), "a label or prediction is out of range"
     # Ignored pixels are hits of one more class, left out below: `ignore_index` fails for one class and for no image.
     predicted = np.where(truth == num_classes, truth, predicted)
-    # Signed: get_stats marks pixels with -1.
+    # Signed, because get_stats marks pixels with -1.
     target, output = (
         torch.from_numpy(maps.astype(np.promote_types(maps.dtype, np.int16))) for maps in (truth, predicted)
     )
-    found = get_stats(output, target, mode="multiclass", num_classes=num_classes + 1)
-    return Counts(*(pixels[:, :num_classes].numpy() for pixels in found[:3]))
+    statistics = get_stats(output, target, mode="multiclass", num_classes=num_classes + 1)
+    return Counts(*(pixels[:, :num_classes].numpy() for pixels in statistics[:3]))
 
 
 # ---------------------------------------------------------------------------------------------------- scores
@@ -119,14 +118,11 @@ class Scores:
 
     def to_json(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return plain values for a JSON file, null for NaN: every summary, the classes by name, the absent ones."""
-        per_class = {
-            name: {
-                "present": bool(self.present[index]),
-                **{score: plain(values[index]) for score, values in self.per_class().items()},
-            }
-            for index, name in enumerate(class_names)
-        }
         summaries = {name: plain(getattr(self, name)) for name in SUMMARIES}
+        per_class = {}
+        for index, name in enumerate(class_names):
+            of_class = {score: plain(values[index]) for score, values in self.per_class().items()}
+            per_class[name] = {"present": bool(self.present[index]), **of_class}
         return {**summaries, "classes": per_class, "absent": self.absent(class_names)}
 
     def per_class(self) -> dict[str, Floats]:
@@ -146,8 +142,7 @@ def scores(counts: Counts) -> Scores:
 def class_score(name: str, true_positive: ArrayLike, false_positive: ArrayLike, false_negative: ArrayLike) -> Floats:
     """Return one score of each class, [..., C], NaN where it is absent from the labels: see `Scores`.
 
-    name: "iou", "dice", "precision" or "recall".
-    true_positive, false_positive, false_negative: summed counts [..., C], integers or whole float64 numbers.
+    name: "iou", "dice", "precision" or "recall". Counts are summed, [..., C], integers or whole float64 numbers.
     """
     columns = (true_positive, false_positive, false_negative)
     hits, wrong, missed = (np.asarray(pixels, dtype=np.float64) for pixels in columns)
@@ -160,9 +155,8 @@ def class_score(name: str, true_positive: ArrayLike, false_positive: ArrayLike, 
 def summary(name: str, true_positive: ArrayLike, false_positive: ArrayLike, false_negative: ArrayLike) -> Floats:
     """Return the score `name` of `SUMMARIES`, [...], of summed counts [..., C]: see `Scores`.
 
-    The leading axes are sets of their own: resamples of the test images, for instance.
+    The leading axes are separate sets, such as resamples of the test images.
     """
-    assert name in SUMMARIES, name
     columns = [np.asarray(pixels, dtype=np.float64) for pixels in (true_positive, false_positive, false_negative)]
     if name in ("micro_iou", "micro_dice", "pixel_accuracy"):
         formula = {"micro_iou": "iou", "micro_dice": "dice", "pixel_accuracy": "recall"}[name]
@@ -175,13 +169,13 @@ def summary(name: str, true_positive: ArrayLike, false_positive: ArrayLike, fals
 def image_iou(counts: Counts) -> Floats:
     """Return the IoU of each class in each image, [N, C]; NaN where neither its labels nor its prediction have it.
 
-    A class that is predicted where it is not has IoU 0, unlike in `scores`: of one image, that is an error to be seen.
+    A class that is predicted but absent has IoU 0, unlike in `scores`: in a single image that is an error to show.
     """
     return _formula("iou", *(pixels.astype(np.float64) for pixels in counts.columns))
 
 
 def _formula(name: str, hits: Floats, wrong: Floats, missed: Floats) -> Floats:
-    """Return the ratio that the score `name` is; NaN for 0 / 0. SMP's own scores of int64 counts are float32."""
+    """Return the score `name`; NaN for 0 / 0. Not SMP's own scores: those of int64 counts are float32."""
     above, below = {
         "iou": (hits, hits + wrong + missed),
         "dice": (2 * hits, 2 * hits + wrong + missed),
@@ -192,7 +186,7 @@ def _formula(name: str, hits: Floats, wrong: Floats, missed: Floats) -> Floats:
 
 
 def _mean_over_classes(values: Floats) -> Floats:
-    """Return the mean over the last axis without NaN; NaN where nothing is left, and no warning as of `nanmean`."""
+    """Return the mean over the last axis without NaN; NaN of nothing, without the warning of `nanmean`."""
     return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(axis=-1).astype(np.float64))
 
 
@@ -201,5 +195,5 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 
 def plain(value: float) -> float | None:
-    """Return the number as a JSON file takes it: None, which is null there, for NaN."""
+    """Return the number for a JSON file: None for NaN."""
     return None if np.isnan(value) else float(value)

@@ -1,6 +1,6 @@
 """Charts of the report. Each function is called without `axes` and returns an SVG element; see drawing.chart.
 
-Sizes suit a column of 340 to 560 CSS pixels. Values that are None, NaN or infinite are left out.
+They are made for a column of 340 to 560 CSS pixels. Values that are None, NaN or infinite are left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from evaluations.report.drawing import (
@@ -26,17 +26,15 @@ from evaluations.report.drawing import (
     add_legend,
     chart,
     finite,
-    log_axis,
     numbers_of,
-    set_height,
     wrapped,
 )
 
 Scores = Sequence[float | None] | NDArray[np.floating]
 
 _BINS = 24
-_MANY_ROWS = 24  # from here on the axis is repeated above the rows
-_LOG_FROM = 100.0  # ratio of the largest to the smallest value from which `paired_bars` takes a logarithmic axis
+_MANY_ROWS = 24  # with so many the axis is repeated above the rows
+_LOG_FROM = 100.0  # ratio of the largest to the smallest value above which `paired_bars` has a logarithmic axis
 _COLORS = (*SERIES, MUTED)
 _MARKERS = "oDs^vPX"
 _STYLES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
@@ -46,15 +44,14 @@ _STYLES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 class SettingBar:
     """One setting of the study: mean score over seeds, ends of its interval or None, scores of the seeds; in 0..1.
 
-    Whiskers can be read against the baseline's line: low and high are the baseline's mean plus the ends of the interval
-    of the paired difference to it.
+    low, high: the baseline's mean plus the ends of the interval of the paired difference to the baseline.
     """
 
     label: str
     mean: float | None
     low: float | None = None
     high: float | None = None
-    seeds: Sequence[float] = ()
+    seeds: Sequence[float | None] = ()
 
 
 # ------------------------------------------------------------------------------------------------------- rows
@@ -62,11 +59,11 @@ class SettingBar:
 
 @chart
 def iou_bars(axes: Axes, arms: Sequence[SettingBar], baseline: str) -> None:
-    """Draw the mean IoU of each arm, its interval and its seeds; a vertical line at the arm labeled `baseline`.
+    """Draw the mean IoU of each arm, its interval and its seeds, and a vertical line at the arm labeled `baseline`.
 
-    An arm whose interval lies wholly above the baseline's mean has an upward mark, one wholly below a downward mark.
+    An arm whose interval is wholly above the baseline's mean has an upward mark, one wholly below a downward mark.
     """
-    set_height(axes, 0.7 + 0.42 * max(1, len(arms)))
+    axes.figure.set_figheight(0.7 + 0.42 * max(1, len(arms)))
     means = {arm.label: 100 * numbers_of(arm.mean)[0] for arm in arms}
     reference = means.get(baseline, math.nan)
     axes.axvline(reference, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
@@ -90,10 +87,9 @@ def _draw_arm(axes: Axes, row: int, arm: SettingBar, reference: float, is_baseli
         color, marker = BETTER, "^"
     elif high < reference:
         color, marker = WORSE, "v"
-    # Beside the mean, not on it: with few seeds they would hide each other.
+    # The seeds are drawn below the mean, which would hide them.
     seeds = 100 * finite(arm.seeds)
-    beside = np.full(len(seeds), row + 0.26)
-    axes.plot(seeds, beside, "o", markersize=3.5, markerfacecolor="none", color=MUTED, zorder=2)
+    axes.plot(seeds, [row + 0.26] * len(seeds), "o", markersize=3.5, markerfacecolor="none", color=MUTED, zorder=2)
     axes.plot([low, high], [row, row], color=color, linewidth=2.4, zorder=3)
     axes.plot(mean, row, marker, color=color, markersize=8, zorder=4)
     text = "–" if math.isnan(mean) else f"{mean:.1f}"
@@ -104,8 +100,7 @@ def _draw_arm(axes: Axes, row: int, arm: SettingBar, reference: float, is_baseli
 def class_bars(axes: Axes, class_names: Sequence[str], series: Mapping[str, Scores]) -> None:
     """Draw the IoU of every class for several arms: a row per class, a mark per arm.
 
-    series: arm -> its IoU in 0..1 of each class; NaN or None where a class has none, such as one that the test images
-        do not have.
+    series: arm -> its IoU in 0..1 of each class; NaN or None for a class that the test images do not have.
     """
     values = {name: 100 * numbers_of(scores) for name, scores in series.items()}
     _draw_rows(axes, class_names, values)
@@ -118,40 +113,34 @@ def class_bars(axes: Axes, class_names: Sequence[str], series: Mapping[str, Scor
 def paired_bars(axes: Axes, names: Sequence[str], real: Scores, synthetic: Scores, xlabel: str) -> None:
     """Draw a number of the real beside that of the synthetic images, for each of `names`, such as class area shares.
 
-    The axis is logarithmic where no value is negative and the positive ones span more than two decades; a zero is then
-    an open mark at the left end.
+    The axis is logarithmic, but for a linear part around 0, if no value is negative and they span over two decades.
     """
+    _draw_rows(axes, names, {"real": numbers_of(real), "synthetic": numbers_of(synthetic)})
     values = finite([*real, *synthetic])
     positive = values[values > 0]
-    logarithmic = len(positive) > 0 and values.min() >= 0 and positive.max() / positive.min() > _LOG_FROM
-    floor = 10.0 ** math.floor(math.log10(positive.min()) - 0.5) if logarithmic else 0.0
-    _draw_rows(axes, names, {"real": numbers_of(real), "synthetic": numbers_of(synthetic)}, floor)
-    if logarithmic:
-        log_axis(axes.xaxis)
+    if len(positive) and values.min() >= 0 and positive.max() / positive.min() > _LOG_FROM:
+        axes.set_xscale("symlog", linthresh=10.0 ** math.floor(math.log10(positive.min())))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(left=0)
     else:
         axes.axvline(0, color=GRID, zorder=0)
     axes.set_xlabel(wrapped(xlabel, 48, 2))
 
 
-def _draw_rows(axes: Axes, names: Sequence[str], series: Mapping[str, NDArray[np.float64]], floor: float = 0.0) -> None:
-    """Draw a mark per row and series, joined by a line; zeros as open marks at `floor` where it is positive."""
+def _draw_rows(axes: Axes, names: Sequence[str], series: Mapping[str, NDArray[np.float64]]) -> None:
+    """Draw a mark per row and series, joined by a line."""
     many = 0.3 if len(names) >= _MANY_ROWS else 0
-    set_height(axes, 0.75 + 0.25 * max(1, len(names)) + 0.22 * math.ceil(len(series) / 2) + many)
+    axes.figure.set_figheight(0.75 + 0.25 * max(1, len(names)) + 0.22 * math.ceil(len(series) / 2) + many)
     table = np.array(list(series.values())).reshape(len(series), len(names))
-    zero = (table == 0) & (floor > 0)
-    table = np.where(zero, floor, table)
     rows = np.arange(len(names))
     ends = [reduce(table, axis=0, initial=np.nan) for reduce in (np.fmin.reduce, np.fmax.reduce)]
     axes.plot(ends, [rows, rows], color=GRID, linewidth=3, zorder=1, solid_capstyle="round")
-    for name, values, is_zero, marker, color in zip(series, table, zero, cycle(_MARKERS), cycle(_COLORS), strict=False):
-        look = {"marker": marker, "color": color, "markersize": 6.5, "linestyle": "none", "alpha": 0.9, "zorder": 3}
-        axes.plot(np.where(is_zero, np.nan, values), rows, label=wrapped(name, 24), **look)
-        axes.plot(np.where(is_zero, values, np.nan), rows, markerfacecolor="none", **look)
+    look = {"markersize": 6.5, "linestyle": "none", "alpha": 0.9, "zorder": 3, "clip_on": False}
+    for name, values, marker, color in zip(series, table, cycle(_MARKERS), cycle(_COLORS), strict=False):
+        axes.plot(values, rows, marker=marker, color=color, label=wrapped(name, 24), **look)
     for row in np.flatnonzero(np.isnan(table).all(axis=0)):
         where = {"transform": axes.get_yaxis_transform(), "va": "center"}
         axes.text(0.02, row, "no value", color=MUTED, fontsize=TEXT - 1, **where)
-    if zero.any():
-        axes.plot([], [], "o", color=MUTED, markerfacecolor="none", label="open: zero")
     _name_rows(axes, [wrapped(name, 22) for name in names])
     add_legend(axes)
 
@@ -172,23 +161,22 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
 
 @chart
 def score_histogram(axes: Axes, scores: ArrayLike, threshold: float | None, xlabel: str) -> None:
-    """Draw how many samples have which score (in 0..1), with the median and, where there is one, the threshold.
+    """Draw how many samples have which score (in 0..1), with the median and the threshold, if there is one.
 
-    Samples below `threshold` have another color, and their count stands in the legend.
+    Samples below `threshold` have another color; the legend tells their number.
     """
     values = finite(scores)
     bins = {"bins": _BINS, "range": (0, 1)}
-    kept, bottom = values, None
+    above, bottom = values, None
     if threshold is not None:
-        below, kept = values[values < threshold], values[values >= threshold]
+        below, above = values[values < threshold], values[values >= threshold]
         label = f"below {threshold:.3g}: {len(below)} of {len(values)}"
-        # A bin with the threshold inside has both colors, one above the other.
+        # The bin with the threshold has both colors, one above the other.
         bottom = axes.hist(below, **bins, label=label, hatch="////", fill=False, edgecolor=WORSE)[0]
         axes.axvline(threshold, color=WORSE, linestyle=(0, (4, 3)))
-    axes.hist(kept, **bins, bottom=bottom, color=SERIES[0], alpha=0.85)
+    axes.hist(above, **bins, bottom=bottom, color=SERIES[0], alpha=0.85)
     if len(values):
-        middle = np.median(values)
-        axes.axvline(middle, color=INK, label=f"median {middle:.3g}")
+        axes.axvline(np.median(values), color=INK, label=f"median {np.median(values):.3g}")
     _label_histogram(axes, xlabel, "samples")
 
 
@@ -196,7 +184,7 @@ def score_histogram(axes: Axes, scores: ArrayLike, threshold: float | None, xlab
 def distance_histogram(axes: Axes, real: ArrayLike, samples: ArrayLike, xlabel: str) -> None:
     """Draw the distances of real images to their nearest other one and of samples to their nearest training image.
 
-    Both as shares of their own number, since there may be many more of one than of the other.
+    Bars are shares of each set, since one may be much larger than the other.
     """
     sets = {"real to nearest other": finite(real), "sample to nearest training image": finite(samples)}
     bins = {"bins": _BINS, "range": (0, max(values.max(initial=0) for values in sets.values()) or 1)}
@@ -237,11 +225,15 @@ def loss_history(axes: Axes, runs: Mapping[str, Sequence[Mapping[str, float]]]) 
 
 
 def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[ArrayLike]]) -> None:
-    """Draw (x, y) of each name."""
+    """Draw (x, y) of each name; the y axis is logarithmic unless all values lie within a factor of 5."""
     for (name, (x, y)), color, style in zip(curves.items(), cycle(_COLORS), cycle(_STYLES), strict=False):
-        # A marker too: a single value would draw no line.
-        marker = "o" if len(finite(y)) < 15 else None
+        marker = "o" if len(finite(y)) < 15 else None  # a single value draws no line
         label = wrapped(name, 24)
         axes.plot(numbers_of(x), numbers_of(y), color=color, linestyle=style, marker=marker, markersize=4, label=label)
-    log_axis(axes.yaxis)
     add_legend(axes)
+    low, high = axes.yaxis.get_minpos(), axes.yaxis.get_data_interval()[1]
+    if high >= 5 * low:  # else there would be one tick or none
+        axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own needs its mathematics parser

@@ -1,4 +1,4 @@
-"""What all charts share: one style, the SVG element, text that fits, and what becomes of a missing value."""
+"""What all charts share: the style, the SVG element, shortened text, and the handling of missing values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from evaluations.report.page import printable
@@ -27,7 +25,7 @@ P = ParamSpec("P")
 TEXT = 10.0  # points; still 10 CSS pixels high where the chart is shown 340 pixels wide
 _WIDTH = 4.6  # inches; 442 CSS pixels
 _LEGEND_WIDTH = 58  # characters
-# Charts are drawn in these stand-ins. In the SVG each is a CSS variable, which the page sets for both color schemes.
+# Charts are drawn in these placeholder colors. In the SVG each becomes a CSS variable of the page, light or dark.
 _VARIABLES = ("ink", "muted", "line", *(f"series-{number}" for number in range(1, 7)))
 INK, MUTED, GRID, *SERIES = (f"#c0de0{index}" for index in range(len(_VARIABLES)))
 BETTER, WORSE = SERIES[2], SERIES[1]
@@ -70,7 +68,7 @@ def chart(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Markup:
         with matplotlib.rc_context(), warnings.catch_warnings():
-            # Matplotlib only lays the text out; a sign that its font lacks is in one of the reader's.
+            # Matplotlib only lays the text out; the reader's fonts draw it.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
             matplotlib.rcdefaults()
@@ -79,24 +77,19 @@ def chart(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
             FigureCanvasSVG(figure)
             draw(figure.add_subplot(), *args, **kwargs)
             buffer = io.StringIO()
-            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+            no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
         return _element(buffer.getvalue())
 
     return drawn
 
 
 def _element(document: str) -> Markup:
-    """Return the <svg> of matplotlib's document for use in the page: themed, its own rule within the chart."""
+    """Return the <svg> of matplotlib's document, in the page's colors, and with its style rule limited to charts."""
     svg = document[document.index("<svg") :].replace(">*{", ">.chart *{", 1)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # the same in all charts, and used by none
-    svg = re.sub(": #c0de0([0-8])", lambda found: f": var(--{_VARIABLES[int(found[1])]})", svg)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # unused, and not unique in the page
+    svg = re.sub(": #c0de0([0-8])", lambda color: f": var(--{_VARIABLES[int(color[1])]})", svg)
     return Markup(svg.replace("'DejaVu Sans', sans-serif", "var(--font)"))
-
-
-def set_height(axes: Axes, inches: float) -> None:
-    """Make the chart that many inches high."""
-    axes.figure.set_figheight(inches)
 
 
 def add_legend(axes: Axes) -> None:
@@ -108,23 +101,8 @@ def add_legend(axes: Axes) -> None:
         axes.figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
-def log_axis(axis: Axis) -> None:
-    """Make the axis of drawn data logarithmic, with plain numbers: matplotlib's own need its mathematics parser.
-
-    It stays linear where the values lie within a factor of 5: there would be a single power of ten, or none.
-    """
-    low, high = axis.get_minpos(), axis.get_data_interval()[1]
-    if high < 5 * low:
-        return
-    scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
-    scale("log", nonpositive="mask")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter("{x:g}")
-
-
 def wrapped(text: str, width: int, lines: int = 1) -> str:
-    """Return the text in at most `lines` lines of `width` characters; what is left out shows as an ellipsis."""
+    """Return the text in at most `lines` lines of `width` characters, shortened with an ellipsis."""
     wrapped = textwrap.wrap(printable(text), width) or [""]
     if len(wrapped) > lines:
         wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: width - 1] + "…"]

@@ -7,12 +7,11 @@ content security policy forbids scripts and loading besides.
 from __future__ import annotations
 
 import base64
-import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib import resources
 from typing import ClassVar, Literal, get_args
 
@@ -22,12 +21,9 @@ from markupsafe import Markup
 from evaluations.sets import Images, Labels
 
 VerdictKind = Literal["helps", "hurts", "mixed", "cannot tell", "not measured"]
-Cell = str | int | float | None
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_NOTHING = ("", "-", "–", "—", "n/a", "nan")
-_NUMBER = re.compile(r"[-+−±<>≤≥≈~]?\s?\d[\d., ]*\s?(%|‰|points?|px|s|min|h)?(\s?(±|\(|\[|to |/|of |…).*)?")
-# What XML forbids, and lone surrogates, which names of files can have and UTF-8 cannot.
+# What XML forbids, and lone surrogates, which file names can have and UTF-8 cannot.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -45,32 +41,21 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; a column of numbers is set to the right. None and NaN show as a dash."""
+    """Rows under a header. The first column names the rows; the others hold numbers and are set to the right."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[str | int]]
     caption: str = ""
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.header) for row in self.rows)
-
-    @cached_property
-    def cells(self) -> list[list[str]]:
-        """The cells as text."""
-        return [[_cell_text(cell) for cell in row] for row in self.rows]
-
-    @cached_property
-    def numeric(self) -> list[bool]:
-        """For each column: whether it holds numbers only."""
-        columns = [[cell.strip() for cell in column] for column in zip(*self.cells, strict=True)]
-        return [_are_numbers(column) for column in columns] or [False] * len(self.header)
 
 
 @dataclass(frozen=True)
 class Figure:
     """A picture: an <svg> element, whose colors are the page's CSS variables, or the bytes of a PNG file.
 
-    The title also stands for the picture where the reader cannot see it.
+    The title is also the alternative text.
     """
 
     title: str
@@ -78,7 +63,7 @@ class Figure:
     caption: str = ""
 
     def __post_init__(self) -> None:
-        assert self.title, "a picture needs words that stand for it"
+        assert self.title, "a picture needs an alternative text"
         assert isinstance(self.picture, Markup) or self.picture.startswith(_PNG_START), "neither an SVG nor a PNG"
 
     @property
@@ -92,7 +77,7 @@ class Figure:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the PNG file, which spare the reader a page that jumps while it loads.
+        """Width and height of the PNG file, which keep the page from jumping while it loads.
 
         They are in its IHDR chunk, which comes first (PNG specification, 5.6 and 11.2.1).
         """
@@ -104,9 +89,9 @@ Tile = Images | Labels
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture that is still to be drawn: groups of tiles, each group under `titles`, two groups a row.
+    """A picture that the page draws: groups of tiles, each group under `titles`, two groups a row.
 
-    A tile is an image uint8 [H, W, 3], or a label map [H, W], which is drawn in the colors of its classes.
+    A tile is an image uint8 [H, W, 3], or a label map [H, W], which gets the colors of its classes.
     """
 
     title: str
@@ -155,9 +140,13 @@ class Section:
         parts = ("text", "tables", "figures", "details")
         return replace(self, **{part: [*getattr(self, part), *getattr(other, part)] for part in parts})
 
-    def drawn(self, draw: SheetPainter | None) -> Section:
+    def drawn(self, draw: SheetPainter) -> Section:
         """Return the section with its sheets drawn."""
-        return replace(self, figures=[_drawn(figure, draw) for figure in self.figures])
+        figures = [
+            Figure(figure.title, draw(figure), figure.caption) if isinstance(figure, Sheet) else figure
+            for figure in self.figures
+        ]
+        return replace(self, figures=figures)
 
 
 def join_sections(sections: Iterable[Section]) -> list[Section]:
@@ -177,9 +166,9 @@ def render_report(
     warnings: Sequence[str] = (),
     sections: Sequence[Section] = (),
     footer: str = "",
-    draw: SheetPainter | None = None,
+    draw: SheetPainter = lambda sheet: b"",
 ) -> str:
-    """Return the page. Equal input gives an equal page; write it as UTF-8. `draw` is needed where there are sheets."""
+    """Return the page; write it as UTF-8. Equal input gives an equal page. `draw` is needed if there are sheets."""
     drawn = [section.drawn(draw) for section in sections]
     return _template().render(
         title=title, verdict=verdict, facts=facts, warnings=warnings, sections=drawn, footer=footer
@@ -203,27 +192,3 @@ def _template() -> Template:
     )
     source = resources.files("evaluations.report").joinpath("page.html.j2").read_text("utf-8")
     return environment.from_string(source)
-
-
-# ------------------------------------------------------------------------------------------------------ cells
-
-
-def _cell_text(cell: Cell) -> str:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return "–"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-
-
-def _are_numbers(column: Sequence[str]) -> bool:
-    given = [cell for cell in column if cell.lower() not in _NOTHING]
-    return bool(given) and all(_NUMBER.fullmatch(cell) for cell in given)
-
-
-# --------------------------------------------------------------------------------------------------- pictures
-
-
-def _drawn(figure: Figure | Sheet, draw: SheetPainter | None) -> Figure:
-    if isinstance(figure, Figure):
-        return figure
-    assert draw is not None, "sheets take a painter"
-    return Figure(figure.title, draw(figure), figure.caption)

@@ -1,4 +1,4 @@
-"""The sections of the report that are of no metric, and what sections are written with."""
+"""The sections of the report that no metric writes, and how numbers are written in all of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def points(value: float | None) -> str:
+def _points(value: float | None) -> str:
     """Return a difference of shares in points, with its sign; a dash for None."""
     return "–" if value is None else f"{100 * value:+.1f}"
 
@@ -42,8 +42,10 @@ def data_facts(data: Record) -> list[tuple[str, str]]:
     """Return what was compared, for the head of the report."""
     images, (height, width) = data["images"], data["image_size"]
     training = f"{images['training']} for training, " if "training" in images else ""
+    shared = len(data.get("test_in_training", ()))
+    leak = f", {shared} of them in training, too" if shared else ""
     return [
-        ("Real images", f"{training}{images['test']} for the test"),
+        ("Real images", f"{training}{images['test']} for the test{leak}"),
         ("Samples", str(images["samples"])),
         ("Size", f"{width} x {height} pixels"),
         ("Classes", ", ".join(data["classes"])),
@@ -70,19 +72,19 @@ def study_section(study: Record) -> Section:
     """Return the scores of all settings of all architectures."""
     figures, tables = [], []
     for name, entry in study["architectures"].items():
-        arms = entry["arms"]
+        arms, class_names = entry["arms"], list(entry["arms"][0]["classes"]["iou"])
         figures.append(
             Figure(
                 name,
                 charts.iou_bars([_bar(arm, arms[0]) for arm in arms], arms[0]["label"]),
-                "Dots: seeds. Whiskers: the 95 % interval of each arm's difference to real only, laid at the mean of "
-                "real only. The verdict's intervals hold for all ratios together and are wider.",
+                "Dots: seeds. Whiskers: the 95 % interval of each arm's difference to real only, drawn around the mean "
+                "of real only. The verdict's intervals hold for all ratios together and are wider.",
             )
         )
         tables.append(_study_table(name, arms))
-        if len(arms[0]["classes"]["iou"]) > 1:
-            shown = {arm["label"]: list(arm["classes"]["iou"].values()) for arm in arms if _is_shown(arm)}
-            figures.append(Figure(f"{name}: classes", charts.class_bars(list(arms[0]["classes"]["iou"]), shown)))
+        if len(class_names) > 1:
+            shown = {arm["label"]: list(arm["classes"]["iou"].values()) for arm in arms if arm["name"] != "copy_paste"}
+            figures.append(Figure(f"{name}: classes", charts.class_bars(class_names, shown)))
     return Section("Segmentation models", _study_text(study), tables, figures)
 
 
@@ -90,18 +92,18 @@ def _study_text(study: Record) -> list[str]:
     settings = study["settings"]
     text = [
         f"Every model was trained for {settings['train_steps']} steps of {settings['batch_size']} images, whatever its "
-        f"arm, {study['seeds']} time(s); its state of best mIoU on validation images (a part of the real training "
+        f"arm, {study['seeds']} time(s). Its state of best mIoU on validation images (a part of the real training "
         f"images) was tested on {study['test_images']} real test images. Scores are of the summed pixels of all test "
         "images; mIoU is the mean over the classes that they have.",
         "Differences are to the arm real only. Their intervals hold for 95 % of test sets like this one and, with "
-        "several seeds, of trainings like these. The verdicts hold for all mixing ratios together, so that their "
-        "intervals are wider than those of single arms. The best mix and the best cheap rival are those of the best "
+        "several seeds, of trainings like these. The verdicts hold for all mixing ratios together, so their "
+        "intervals are wider than those of single arms. The best mix and the best cheap rival are those with the best "
         "validation scores.",
         "All arms have the usual augmentation."
         if settings["augment_all"]
         else "No arm but that of the usual augmentation is augmented (augment_all tells whether samples help on top).",
         "The generator was trained on all training images, the models on all but the "
-        f"{100 * settings['validation_share']:.0f} % that choose their best states, so that samples also carry what "
+        f"{100 * settings['validation_share']:.0f} % that choose their best states. So samples also carry what "
         "the generator saw in those.",
     ]
     if study["absent_classes"]:
@@ -109,37 +111,26 @@ def _study_text(study: Record) -> list[str]:
     return text
 
 
-def _is_shown(arm: Record) -> bool:
-    return arm["name"] in ("real", "synthetic", "augmented") or arm["name"].startswith("mix")
-
-
-def _bar(arm: Record, reference: Record) -> charts.SettingBar:
-    mean, difference = reference["scores"]["miou"]["mean"], arm.get("difference")
-    found = arm["scores"]["miou"]
+def _bar(arm: Record, baseline: Record) -> charts.SettingBar:
+    mean, difference, miou = baseline["scores"]["miou"]["mean"], arm.get("difference"), arm["scores"]["miou"]
     low, high = (None, None)
     if difference and None not in (mean, difference["low"], difference["high"]):
         low, high = mean + difference["low"], mean + difference["high"]
-    return charts.SettingBar(arm["label"], found["mean"], low, high, [v for v in found["by_seed"] if v is not None])
+    return charts.SettingBar(arm["label"], miou["mean"], low, high, miou["by_seed"])
 
 
 def _study_table(name: str, arms: Sequence[Record]) -> Table:
-    keys = ("miou", "foreground_miou", "micro_iou", "dice", "precision", "recall")
+    keys = ("foreground_miou", "micro_iou", "dice", "precision", "recall")
     rows = []
     for arm in arms:
-        found, difference = arm["scores"], arm.get("difference")
-        interval = "" if difference is None else f"{points(difference['low'])} to {points(difference['high'])}"
-        spread = found["miou"]["std"]
-        rows.append(
-            [
-                arm["label"],
-                arm["real"],
-                arm["synthetic"],
-                percent(found["miou"]["mean"]) + ("" if spread is None else f" ± {percent(spread)}"),
-                "" if difference is None else points(difference["mean"]),
-                interval,
-                *(percent(found[key]["mean"]) for key in keys[1:]),
-            ]
-        )
+        results, difference, spread = arm["scores"], arm.get("difference"), arm["scores"]["miou"]["std"]
+        compared = ["", ""]
+        if difference is not None:
+            mean, low, high = (_points(difference[key]) for key in ("mean", "low", "high"))
+            compared = [mean, f"{low} to {high}"]
+        miou = percent(results["miou"]["mean"]) + ("" if spread is None else f" ± {percent(spread)}")
+        scores = [percent(results[key]["mean"]) for key in keys]
+        rows.append([arm["label"], arm["real"], arm["synthetic"], miou, *compared, *scores])
     header = ["arm", "real", "synthetic", "mIoU %", "difference", "95 % interval", "mIoU without class 0"]
     return Table([*header, "micro IoU", "Dice", "precision", "recall"], rows, f"{name}, means over seeds, in percent")
 
@@ -148,8 +139,8 @@ def _study_table(name: str, arms: Sequence[Record]) -> Table:
 
 
 def examples_section(triples: Sequence[tuple[Tile, ...]], caption: str) -> Section:
-    """Return samples beside their masks and the real images of these."""
-    text = ["The real image whose mask was used (where that is known), the mask, and the sample made from it."]
+    """Return the section of samples beside their masks and the real images of these masks."""
+    text = ["The real image whose mask was used (gray if unknown), the mask, and the sample made from it."]
     return Section("Real, mask, sample", text, figures=[Sheet("Spread over all samples", triples, TRIPLE, caption)])
 
 
@@ -158,20 +149,20 @@ def generator_section(
 ) -> Section:
     """Return the loss curves and configurations of the trainings behind the samples.
 
-    runs: folder -> (config, epochs), the first training first; empty where they are not known.
+    runs: folder -> (config, epochs), the first training first; empty if they were not found.
     """
     heading = "How the samples were made"
     details = [("config of sample", json.dumps(sample_config, indent=2))] if sample_config else []
     if not runs:
         text = (
-            "The runs that the samples are from were not found: there is no config.json of sample beside them, or the "
-            "folders that it names are elsewhere."
+            "The trainings behind the samples were not found: the samples have no config.json, or the folders that it "
+            "names have moved."
         )
         return Section(heading, [text], details=details)
     history = {folder.as_posix(): epochs for folder, (_, epochs) in runs.items() if epochs}
     figures = [Figure("Training loss", charts.loss_history(history))] if history else []
     details += [(f"config of {folder}", json.dumps(config, indent=2)) for folder, (config, _) in runs.items()]
-    text = "Mean training loss of each epoch. It tells whether training went on falling, not how good samples are."
+    text = "Mean training loss of each epoch. It tells whether the loss was still falling, not how good samples are."
     return Section(heading, [text], figures=figures, details=details)
 
 

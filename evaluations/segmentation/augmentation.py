@@ -1,12 +1,12 @@
-"""What a user would try before synthetic data: standard augmentation, and copy-paste of defects.
+"""The baselines of synthetic data: standard augmentation, and copy-paste of defects.
 
 Images are uint8 tensors [3, H, W], label maps int64 tensors [H, W] in `0..num_classes`; `num_classes` marks ignored
-pixels, and class 0 is the background. All randomness comes from the CPU generator that is handed in.
+pixels, and class 0 is the background. All random numbers come from the CPU generator that is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ BRIGHTNESS = CONTRAST = 0.2  # factors of 0.8 to 1.2
 SATURATION = 0.1
 HUE = 0.02  # of the color circle, either way
 BLUR_SHARE, BLUR_SIGMA = 0.1, 0.8  # share of the images; at most so many pixels
+Relabel = Callable[[Tensor], Tensor]
+"""Class ids -> those that a mirrored image shows: classes called left and right change places."""
+
 NOISE_SHARE, NOISE_DEVIATION = 0.1, 8.0  # share of the images; at most so many gray levels of 255
 
 
@@ -30,16 +33,22 @@ NOISE_SHARE, NOISE_DEVIATION = 0.1, 8.0  # share of the images; at most so many 
 
 
 def standard_augmentation(
-    image: Tensor, label: Tensor, generator: Generator, *, num_classes: int, vertical_flip: bool
+    image: Tensor,
+    label: Tensor,
+    generator: Generator,
+    *,
+    num_classes: int,
+    vertical_flip: bool,
+    relabel: Relabel | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return a varied copy of an image and its label map: what a practitioner takes without knowing the data.
+    """Return a randomly changed copy of an image and its label map.
 
-    Flips, rotation, scale, translation, color jitter, and now and then a slight blur or noise. The label map is moved
-    by nearest neighbors; what comes from outside is ignored, and has the mean color in the image.
+    Flips, rotation, scale, translation, color jitter, and sometimes a slight blur or noise. The label map is sampled by
+    nearest neighbors; pixels from outside are ignored, and have the image's mean color.
     """
     _check_pair(image, label)
     draws = iter(torch.rand(14, generator=generator).tolist())
-    image, label = _moved(image, label, draws, num_classes, vertical_flip)
+    image, label = _moved(image, label, draws, num_classes, vertical_flip, relabel)
     image = _recolored(image, draws)
     if next(draws) < BLUR_SHARE:
         image = transforms.gaussian_blur(image, [3, 3], [0.1 + next(draws) * (BLUR_SIGMA - 0.1)] * 2)
@@ -56,14 +65,22 @@ def _check_pair(image: Tensor, label: Tensor) -> None:
 
 
 def _moved(
-    image: Tensor, label: Tensor, draws: Iterator[float], num_classes: int, vertical_flip: bool
+    image: Tensor,
+    label: Tensor,
+    draws: Iterator[float],
+    num_classes: int,
+    vertical_flip: bool,
+    relabel: Relabel | None,
 ) -> tuple[Tensor, Tensor]:
     """Flip, turn, scale and shift image and label map alike."""
     label = label[None]
-    if next(draws) < 0.5:
+    left_right, upside_down = next(draws) < 0.5, next(draws) < 0.5 and vertical_flip
+    if left_right:
         image, label = transforms.horizontal_flip(image), transforms.horizontal_flip(label)
-    if next(draws) < 0.5 and vertical_flip:
+    if upside_down:
         image, label = transforms.vertical_flip(image), transforms.vertical_flip(label)
+    if left_right != upside_down and relabel is not None:
+        label = relabel(label)
     height, width = label.shape[1:]
     motion = {
         "angle": _between(-ROTATION, ROTATION, next(draws)),
@@ -83,7 +100,7 @@ def _recolored(image: Tensor, draws: Iterator[float]) -> Tensor:
     image = transforms.adjust_contrast(image, _between(1 - CONTRAST, 1 + CONTRAST, next(draws)))
     saturation, hue = _between(1 - SATURATION, 1 + SATURATION, next(draws)), _between(-HUE, HUE, next(draws))
     if bool((image[0] == image[1]).all() and (image[1] == image[2]).all()):
-        return image  # of a gray image they would change nothing, and hue takes as long as all the rest
+        return image  # a gray image would not change, and hue takes as long as all the rest
     return transforms.adjust_hue(transforms.adjust_saturation(image, saturation), hue)
 
 
@@ -107,17 +124,17 @@ class DefectBank:
     """The 8-connected components of all foreground classes of a dataset, for pasting into other images.
 
     After Ghiasi et al. 2021, "Simple Copy-Paste is a Strong Data Augmentation Method" (arXiv 2012.07177), without its
-    large-scale jitter, and without blending, which they find to make no difference.
+    large-scale jitter, and without blending, which made no difference there.
     """
 
     LEAST_PIXELS = 4  # a smaller component is noise of the annotation
-    LARGEST_SHARE = 0.5  # of the image; a larger component would replace it, and is counted in `too_large`
+    LARGEST_SHARE = 0.5  # of the image; a larger component would replace the whole image
 
-    def __init__(self, images: Tensor, labels: Tensor, num_classes: int) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, num_classes: int, relabel: Relabel | None = None) -> None:
         """images: uint8 [N, 3, H, W]; labels: int64 [N, H, W] in `0..num_classes`."""
         assert len(images) == len(labels)
+        self._relabel = relabel
         self.components: list[Component] = []
-        self.too_large = 0
         for image, label in zip(images, labels, strict=True):
             _check_pair(image, label)
             ids = label.cpu().numpy()
@@ -132,22 +149,21 @@ class DefectBank:
         numbered, _ = ndimage.label(of_class, structure=np.ones((3, 3)))
         for number, box in enumerate(ndimage.find_objects(numbered), start=1):
             mask = numbered[box] == number
-            if mask.sum() > self.LARGEST_SHARE * of_class.size:
-                self.too_large += 1
-            elif mask.sum() >= self.LEAST_PIXELS:
+            if self.LEAST_PIXELS <= mask.sum() <= self.LARGEST_SHARE * of_class.size:
                 self.components.append(Component(image[(slice(None), *box)].clone(), torch.from_numpy(mask), class_id))
 
     def paste(self, image: Tensor, label: Tensor, generator: Generator, *, at_most: int = 3) -> tuple[Tensor, Tensor]:
         """Return copies of an image and its label map with 0 to `at_most` components pasted, all counts equally likely.
 
-        Each is flipped and turned by quarters at random, and lies wholly inside the image. Later ones cover earlier
-        ones and what was there. Without components, or with none that fits, nothing changes.
+        Each is flipped and turned by quarters at random, and lies inside the image. Later ones cover earlier ones.
+        A component that does not fit is left out.
         """
         _check_pair(image, label)
         image, label = image.clone(), label.clone()
         count = _below(at_most + 1, generator) if self.components else 0
         for _ in range(count):
-            drawn = _turned(self.components[_below(len(self.components), generator)], label.shape, generator)
+            component = self.components[_below(len(self.components), generator)]
+            drawn = _turned(component, label.shape, generator, self._relabel)
             if drawn is not None:
                 _put(drawn, image, label, generator)
         return image, label
@@ -158,23 +174,17 @@ def _below(count: int, generator: Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
 
 
-def _turned(component: Component, size: torch.Size, generator: Generator) -> Component | None:
+def _turned(component: Component, size: torch.Size, generator: Generator, relabel: Relabel | None) -> Component | None:
     """Return the component flipped at random and at a random quarter turn that fits `size`, None if there is none."""
     flip, turns = _below(2, generator), _below(4, generator)
-    fits = [all(box <= side for box, side in zip(shape, size, strict=True)) for shape in _both_ways(component.mask)]
-    if not any(fits):
-        return None
-    if not fits[turns % 2]:
-        turns = (turns + 1) % 4
-    pixels, mask = component.pixels, component.mask
-    if flip:
-        pixels, mask = pixels.flip(-1), mask.flip(-1)
-    return Component(pixels.rot90(turns, (-2, -1)), mask.rot90(turns, (-2, -1)), component.label)
-
-
-def _both_ways(mask: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    height, width = mask.shape
-    return (height, width), (width, height)
+    for quarter_turns in (turns, turns + 1):
+        height, width = component.mask.shape[:: -1 if quarter_turns % 2 else 1]
+        if height <= size[0] and width <= size[1]:
+            pixels, mask = (part.flip(-1) if flip else part for part in (component.pixels, component.mask))
+            turned = (part.rot90(quarter_turns, (-2, -1)) for part in (pixels, mask))
+            mirrored = flip and relabel is not None
+            return Component(*turned, int(relabel(torch.tensor(component.label))) if mirrored else component.label)
+    return None
 
 
 def _put(component: Component, image: Tensor, label: Tensor, generator: Generator) -> None:

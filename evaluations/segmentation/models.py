@@ -6,10 +6,8 @@ Images are uint8 in RGB and go into a model through `to_input`.
 from __future__ import annotations
 
 import difflib
-import inspect
+import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -26,7 +24,7 @@ from evaluations.segmentation.weights import (
     fetch,
     is_random,
     load_encoder,
-    unfetched,
+    not_fetched,
     weights_file,
 )
 from evaluations.sets import Images
@@ -34,14 +32,16 @@ from evaluations.sets import Images
 ARCHITECTURES: tuple[str, ...] = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
 
 MIN_BATCH = 2
-"""The smallest training batch that all architectures take: DeepLabV3+ and UPerNet normalize globally pooled features
-over the batch, which has no variance with one image; so does any encoder whose deepest level is one pixel."""
+"""The smallest training batch that all architectures take. DeepLabV3+, UPerNet and encoders whose deepest level is one
+pixel normalize pooled features over the batch, which has no variance with one image."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of red, green and blue in 0..1: what torchvision's ImageNet weights were trained with."""
 
 InputForm = Literal["imagenet", "unit", "symmetric", "bytes"]
+
+FEATURE_BATCH = 32  # images whose features are computed at a time
 
 _SMALLEST = {"pan": 128}  # its pyramid halves the features, of stride 16, three times
 _FACTORY_ERRORS = (ValueError, NotImplementedError, RuntimeError, KeyError, TypeError)
@@ -53,13 +53,13 @@ _FACTORY_ERRORS = (ValueError, NotImplementedError, RuntimeError, KeyError, Type
 def architecture_name(text: str) -> str:
     """Return the name in ARCHITECTURES of any spelling of it: "DeepLabV3+", "UNet++", "unet-plus-plus".
 
-    Raises EvaluationError, with the names that come near, for what is no architecture.
+    Raises EvaluationError, with similar names, for an unknown one.
     """
     name = re.sub(r"[^a-z0-9]", "", text.lower().replace("+", "plus"))
     if name in ARCHITECTURES:
         return name
     near = difflib.get_close_matches(name, ARCHITECTURES) or ARCHITECTURES
-    raise EvaluationError(f"architecture {text!r} is unknown; choose one of {', '.join(near)}")
+    raise EvaluationError("architectures", f"{text!r} is unknown", f"choose one of {', '.join(near)}")
 
 
 def _check_encoder(name: str) -> None:
@@ -68,8 +68,8 @@ def _check_encoder(name: str) -> None:
     if name in own or (name.startswith("tu-") and timm.is_model(name.removeprefix("tu-").split(".")[0])):
         return
     near = difflib.get_close_matches(name, own + [f"tu-{model}" for model in timm.list_models()])
-    choice = f"did you mean {' or '.join(near)}?" if near else "resnet18 and resnet34 are common ones"
-    raise EvaluationError(f"encoder {name!r} is unknown to segmentation-models-pytorch; {choice}")
+    remedy = f"did you mean {' or '.join(near)}?" if near else "resnet18 and resnet34 are common ones"
+    raise EvaluationError("encoder", f"{name!r} is unknown to segmentation-models-pytorch", remedy)
 
 
 # ---------------------------------------------------------------------------------------------------- models
@@ -91,7 +91,8 @@ def build_segmenter(
         check_timm_download(encoder, encoder_weights)
     elif path is None and not is_random(encoder_weights):
         path = fetch(encoder, encoder_weights)
-    with _seeded(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would reset the CUDA generators, too
         model = _create(name, encoder, num_classes, encoder_weights if from_timm else None)
     if path is not None:
         load_encoder(model.encoder, path, encoder)
@@ -99,59 +100,38 @@ def build_segmenter(
 
 
 def _create(name: str, encoder: str, num_classes: int, timm_weights: str | None) -> nn.Module:
-    """Return smp's model, with random weights unless timm is to download those of the encoder."""
+    """Return smp's model with random weights, or with weights that timm downloads for the encoder."""
     # A vision transformer is built for one size unless it is asked to follow its input.
     more = {"dynamic_img_size": True} if name == "dpt" else {}
-    pretrained = True if timm_weights else None  # which of them, timm reads from the encoder's name
+    pretrained = True if timm_weights else None  # which weights, timm reads from the encoder's name
     try:
         return smp.create_model(name, encoder, pretrained, in_channels=3, classes=num_classes, **more)
     except Exception as error:
         if timm_weights:  # as in fetch
-            raise unfetched(timm_weights, encoder, one_line(error)) from error
+            raise not_fetched(timm_weights, encoder, one_line(error)) from error
         if not isinstance(error, _FACTORY_ERRORS):
             raise
-        raise EvaluationError(
-            f"architecture {name} cannot be built with encoder {encoder!r}: {one_line(error)}; choose another encoder"
-        ) from error
+        found = f"architecture {name} cannot be built with encoder {encoder!r} ({one_line(error)})"
+        raise EvaluationError("encoder", found, "choose another encoder") from error
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` on the CPU and restore the generator; torch.manual_seed would also reset the CUDA ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        yield
-
-
-def check_size(height: int, width: int, model: nn.Module | str, *, option: str = "image_size") -> None:
-    """Raise EvaluationError, naming `option`, unless images of [height, width] fit the model or architecture.
+def check_size(height: int, width: int, model: nn.Module, *, option: str = "image_size") -> None:
+    """Raise EvaluationError, naming `option`, unless images of [height, width] fit the model.
 
     Both sides must be multiples of the encoder's output stride, mostly 32.
     """
-    if isinstance(model, str):
-        name = architecture_name(model)
-        stride = _output_stride(name)
-    else:
-        name = type(model).__name__.lower()
-        stride = int(model.encoder.output_stride)
+    name, stride = type(model).__name__.lower(), int(model.encoder.output_stride)
     least = max(_SMALLEST.get(name, 0), stride)
-    if all(side >= least and side % stride == 0 for side in (height, width)):
-        return
-    choices = [
-        [max(side // stride * stride, least), max(-(-side // stride) * stride, least)] for side in (height, width)
-    ]
-    nearest = " or ".join(dict.fromkeys(f"[{tall}, {wide}]" for tall, wide in zip(*choices, strict=True)))
-    at_least = f" of at least {least}" if least > stride else ""
-    raise EvaluationError(
-        f"{option} is [{height}, {width}], but {name} takes multiples of {stride}{at_least}: use {nearest}"
+    down, up = (
+        [max(round_to(side / stride) * stride, least) for side in (height, width)]
+        for round_to in (math.floor, math.ceil)
     )
-
-
-def _output_stride(name: str) -> int:
-    """Return the stride of the deepest features of an architecture as smp builds it by default."""
-    options = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[name]).parameters
-    deepest = 2 ** options["encoder_depth"].default
-    return min(deepest, options["encoder_output_stride"].default) if "encoder_output_stride" in options else deepest
+    if down == up == [height, width]:
+        return
+    nearest = " or ".join(str(size) for size in ([down] if down == up else [down, up]))
+    at_least = f" of at least {least}" if least > stride else ""
+    found = f"[{height}, {width}], but {name} takes multiples of {stride}{at_least}"
+    raise EvaluationError(option, found, f"use {nearest}")
 
 
 # ---------------------------------------------------------------------------------------------------- inputs
@@ -184,32 +164,24 @@ def resized(images: Tensor, height: int, width: int) -> Tensor:
     return nn.functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
 
 
+@torch.inference_mode()
 def encoder_features(
     model: nn.Module,
     images: Images,
     *,
-    batch_size: int,
     device: torch.device | str,
     form: InputForm = "imagenet",
     size: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
     """Return the means over all pixels of the encoder's deepest level, float32 [N, D], of images uint8 [N, H, W, 3].
 
-    form: as `to_input` takes it. size: (height, width) that images are resized to; None: none.
-    The model moves to `device` and keeps its training or evaluation mode.
+    form: as `to_input` takes it. size: (height, width) that images are resized to; None for their own.
     """
-    assert len(images) > 0
-    was_training = model.training
     model.to(device).eval()
     pooled = []
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(images), batch_size):
-                batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(device)
-                levels = model.encoder(resized(to_input(batch, form), *(size or batch.shape[1:3])))
-                if isinstance(levels, tuple):  # a vision transformer gives (levels, prefix tokens)
-                    levels = levels[0]
-                pooled.append(levels[-1].float().mean(dim=(2, 3)).cpu().numpy())
-    finally:
-        model.train(was_training)
+    for batch in torch.from_numpy(np.ascontiguousarray(images)).split(FEATURE_BATCH):
+        levels = model.encoder(resized(to_input(batch.to(device), form), *(size or batch.shape[1:3])))
+        if isinstance(levels, tuple):  # a vision transformer gives (levels, prefix tokens)
+            levels = levels[0]
+        pooled.append(levels[-1].float().mean(dim=(2, 3)).cpu().numpy())
     return np.concatenate(pooled)

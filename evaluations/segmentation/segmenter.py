@@ -16,16 +16,14 @@ from evaluations.errors import EvaluationError
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.external import ExternalSegmenter, SegmenterFile
 from evaluations.segmentation.label_table import NO_CLASS, LabelTable, classes_of_outputs
-from evaluations.segmentation.models import InputForm, encoder_features
+from evaluations.segmentation.models import encoder_features
 from evaluations.segmentation.training import evaluate_segmenter
 from evaluations.sets import Images, ImageSet
-
-BATCH = 32  # images whose features are computed at a time
 
 
 @dataclass(frozen=True)
 class AgreementSegmenter:
-    """A segmenter that tells how well images show their masks, and its entry in report.json.
+    """A segmenter that measures how well images show their masks, and its entry in report.json.
 
     external: whether it was trained elsewhere. counts: pixel counts of its predictions. features: of its encoder,
     float32 [N, D], or None. left_out: names of the classes that it does not know, whose pixels are ignored.
@@ -45,19 +43,19 @@ def trained_segmenter(
     augmented: bool,
     batch_size: int,
     device: torch.device,
-    known: tuple[ImageSet, Counts],
+    saved: tuple[ImageSet, Counts],
 ) -> AgreementSegmenter:
-    """Return a segmenter that was trained on the real training images.
+    """Return a segmenter that was trained on the real training images, `augmented` with the usual augmentation.
 
-    augmented: whether with the usual augmentation. known: images whose counts are known since its training.
+    saved: images whose counts were saved when it was trained, so that another machine reports the same ones.
     """
     how = "with the usual augmentation" if augmented else "without augmentation, which did better in validation"
 
     def counts(images: ImageSet) -> Counts:
-        return known[1] if images is known[0] else evaluate_segmenter(model, images, batch_size, device)
+        return saved[1] if images is saved[0] else evaluate_segmenter(model, images, batch_size, device)
 
     record = {"segmenter": f"{name}, trained on the real training images {how}"}
-    return AgreementSegmenter(record, False, counts, _features_of(model, device))
+    return AgreementSegmenter(record, False, counts, partial(encoder_features, model, device=device))
 
 
 def external_segmenter(
@@ -69,7 +67,7 @@ def external_segmenter(
     batch_size: int,
     device: torch.device,
 ) -> AgreementSegmenter:
-    """Return the segmenter in a file for a dataset of these classes; EvaluationError where its outputs do not fit them.
+    """Return the segmenter in a file for a dataset of these classes; EvaluationError if its outputs do not fit them.
 
     table: what its outputs stand for; None: the classes in order.
     """
@@ -79,10 +77,9 @@ def external_segmenter(
     elif file.outputs == len(names):
         classes = tuple(range(len(names)))
     else:
-        raise EvaluationError(
-            f"segmenter: {file.path} has {file.outputs} outputs, but the dataset has {len(names)} classes: give "
-            "segmenter_labels, a table of what each output stands for"
-        )
+        found = f"has {file.outputs} outputs, but the dataset has {len(names)} classes"
+        remedy = "give segmenter_labels, a table of what each output stands for"
+        raise EvaluationError("segmenter", found, remedy, path=file.path)
     model = ExternalSegmenter(file, classes, len(names))
     left_out = tuple(names[index] for index in model.left_out)
     height, width = file.size
@@ -104,11 +101,7 @@ def external_segmenter(
     }
     counts = partial(model.counts, batch_size=batch_size, device=device)
     encoder = file.encoder_of
-    features = None if encoder is None else _features_of(encoder, device, file.form, file.size)
+    features = None
+    if encoder is not None:
+        features = partial(encoder_features, encoder, device=device, form=file.form, size=file.size)
     return AgreementSegmenter(record, True, counts, features, left_out)
-
-
-def _features_of(
-    model: nn.Module, device: torch.device, form: InputForm = "imagenet", size: tuple[int, int] | None = None
-) -> Callable[[Images], np.ndarray]:
-    return partial(encoder_features, model, batch_size=BATCH, device=device, form=form, size=size)

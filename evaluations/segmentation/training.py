@@ -22,10 +22,10 @@ Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What all models of a study have in common: optimization steps of `batch_size` images each.
+    """How all models of a study are trained: optimization steps of `batch_size` images each.
 
-    learning_rate: the largest; it rises over the first tenth of the steps and falls to 0 in a cosine.
-    validations: how often, evenly spaced, the model is tried on the validation images; the best state is kept.
+    learning_rate: the maximum; it rises over the first tenth of the steps and falls to 0 in a cosine.
+    validations: how often, evenly spaced, the model is scored on the validation images, to keep the best state.
     """
 
     steps: int
@@ -41,7 +41,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with its best state loaded, when that was, and its macro mIoU on the validation images (0..1)."""
+    """A model in its best state, the step of that state, and its macro mIoU on the validation images (0..1)."""
 
     model: nn.Module
     best_step: int
@@ -61,24 +61,9 @@ def train_segmenter(
 ) -> TrainedModel:
     """Train `model` with AdamW on cross-entropy plus Dice loss (Milletari et al. 2016) and return its best state.
 
-    The order of the images, what `augment` draws and dropout depend on `seed` alone; the global generators are left
-    as they were. callback: called after every step. Raises FloatingPointError where the loss is not finite.
+    The order of the images, the draws of `augment` and dropout depend on `seed` alone; the global generators are not
+    changed. callback: called after every step. Raises FloatingPointError if the loss is not finite.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return _train(model, training, validation, plan, seed, device, augment, callback)
-
-
-def _train(
-    model: nn.Module,
-    training: ImageSet,
-    validation: ImageSet,
-    plan: TrainingPlan,
-    seed: int,
-    device: torch.device,
-    augment: Augmentation | None,
-    callback: Callable[[], None],
-) -> TrainedModel:
     model.to(device=device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan.steps))
@@ -86,29 +71,32 @@ def _train(
     generator = torch.Generator().manual_seed(seed)
     due = {math.ceil((part + 1) * plan.steps / plan.validations) for part in range(plan.validations)}
     best = (-math.inf, 0, {})
-    for step, indices in zip(range(1, plan.steps + 1), _batches(len(training), plan.batch_size, seed), strict=False):
-        images, labels = _batch(training, indices, augment, generator)
-        loss = loss_of(model(_network_input(images, device)), labels.to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step in due:
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"the loss of the segmentation model is {loss.item()} after {step} steps")
-            found = scores(evaluate_segmenter(model, validation, plan.batch_size, device)).miou
-            found = 0.0 if math.isnan(found) else found  # validation images without any labeled pixel
-            if found >= best[0]:  # of equal ones the later, which has seen more
-                best = (found, step, {name: value.detach().clone() for name, value in model.state_dict().items()})
-            model.train()
-        callback()
+    batches = zip(range(1, plan.steps + 1), _batches(len(training), plan.batch_size, seed), strict=False)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # of dropout
+        for step, indices in batches:
+            images, labels = _batch(training, indices, augment, generator)
+            loss = loss_of(model(_network_input(images, device)), labels.to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            if step in due:
+                if not math.isfinite(loss.item()):
+                    raise FloatingPointError(f"the loss of the segmentation model is {loss.item()} after {step} steps")
+                miou = scores(evaluate_segmenter(model, validation, plan.batch_size, device)).miou
+                miou = 0.0 if math.isnan(miou) else miou  # validation images without any labeled pixel
+                if miou >= best[0]:  # of equal ones the later, which has seen more
+                    best = (miou, step, {name: value.detach().clone() for name, value in model.state_dict().items()})
+                model.train()
+            callback()
     model.load_state_dict(best[2])
     return TrainedModel(model.eval(), best[1], best[0])
 
 
 class SegmentationLoss(nn.Module):
-    """Cross-entropy plus soft Dice loss of logits [N, C, H, W] against labels [N, H, W]; label C counts in neither."""
+    """Cross-entropy plus soft Dice loss of logits [N, C, H, W] against labels [N, H, W]; label C is ignored."""
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -117,9 +105,9 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss, a scalar; 0 where no pixel has a class."""
-        known = (labels != self.num_classes).sum()
+        labeled = (labels != self.num_classes).sum()
         summed = nn.functional.cross_entropy(logits, labels, ignore_index=self.num_classes, reduction="sum")
-        return summed / known.clamp(min=1) + self.dice(logits, labels)
+        return summed / labeled.clamp(min=1) + self.dice(logits, labels)
 
 
 def _rate(step: int, steps: int) -> float:
@@ -131,7 +119,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _batches(count: int, batch_size: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield full batches of indices for ever, permutation after permutation."""
+    """Yield full batches of indices without end, permutation after permutation."""
     rng = np.random.default_rng(seed)
     waiting = np.empty(0, np.int64)
     while True:

@@ -1,7 +1,7 @@
-"""Does one set of trainings segment better than another? Paired intervals and what they say in words.
+"""Does one set of trainings segment better than another? Paired intervals and verdicts in words.
 
-A setting is a list with one `Counts` per seed, all of the same test images. Intervals hold the chance of test images,
-by a paired bootstrap, and of trainings, by Student's t over seeds: evaluations/README.md tells why.
+A setting is a list with one `Counts` per seed, all of the same test images. Intervals cover the chance of test images
+(a paired bootstrap) and of trainings (Student's t over seeds): evaluations/README.md tells why.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import stats
 from evaluations.metrics.segmentation import Counts, Floats, plain, summary
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
-_ONE_SEED = "one seed: the luck of training is not measured"
+_ONE_SEED = "one seed: the variance between trainings is not measured"
 _IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": "micro IoU"}
 
 
@@ -25,8 +25,7 @@ class Difference:
     """A setting's score minus the baseline's, with its interval; in -1..1, NaN where no class could be scored.
 
     mean: over the seeds. low, high: the interval that holds the true value with probability `confidence`.
-    by_seed: the value of each seed. images: how many test images there are. stratified: the interval of a bootstrap
-    over both, seeds and images (Agarwal et al. 2021), for comparison.
+    stratified: the interval of a bootstrap over both seeds and images (Agarwal et al. 2021), for comparison.
     """
 
     mean: float
@@ -38,14 +37,9 @@ class Difference:
     stratified: tuple[float, float] = (float("nan"), float("nan"))
 
     @property
-    def seeds(self) -> int:
-        """How many there are."""
-        return len(self.by_seed)
-
-    @property
     def std(self) -> float:
         """Standard deviation over the seeds (with n - 1), NaN for one seed."""
-        return float(np.std(self.by_seed, ddof=1)) if self.seeds > 1 else float("nan")
+        return float("nan") if self.tentative else float(np.std(self.by_seed, ddof=1))
 
     @property
     def kind(self) -> str:
@@ -56,8 +50,15 @@ class Difference:
 
     @property
     def tentative(self) -> bool:
-        """Whether there is one seed alone, so that another training might turn the verdict round."""
-        return self.seeds == 1
+        """Whether there is only one seed, so that another training might reverse the verdict."""
+        return len(self.by_seed) == 1
+
+    @property
+    def points(self) -> tuple[str, str]:
+        """The mean and the interval in points, such as ("+1.5", "+0.2 to +2.8")."""
+        # Adding 0.0 turns -0.0 into 0.0.
+        mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (self.mean, self.low, self.high))
+        return mean, f"{low} to {high}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON file, null for NaN."""
@@ -84,7 +85,7 @@ def bootstrap_difference(
     """Return the score (of SUMMARIES) of `second` minus that of `first`, the mean over seeds, with its interval.
 
     first, second: one `Counts` per seed; those at one index are of the same seed, and all of the same test images.
-    A class that a resample of the images has nowhere is left out on both sides.
+    A class that a resample of the images does not have is left out on both sides.
     """
     (difference,) = _differences(first, [second], score, confidence, resamples, seed)
     return difference
@@ -98,25 +99,17 @@ def _differences(
     resamples: int,
     seed: int,
 ) -> list[Difference]:
+    """Return the difference of each setting, from resamples that all settings share."""
     values, resampled = _scores_of([baseline, *settings], score, resamples, seed)
     values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
-    return _intervals(values, resampled, confidence, seed, images=len(baseline[0]))
-
-
-def _intervals(values: Floats, resampled: Floats, confidence: float, seed: int, *, images: int) -> list[Difference]:
-    """Return one difference for each setting.
-
-    values: [A, S] by setting and seed. resampled: [R, A, S], the same of each resample of the images.
-    """
-    errors = _seed_errors(values, len(resampled), seed)
-    seeds = values.shape[1]
-    shares = draw_weights(np.random.default_rng([seed, 2]), len(resampled), seeds) / seeds
+    errors, seeds = _seed_errors(values, resamples, seed), values.shape[1]
+    shares = draw_weights(np.random.default_rng([seed, 2]), resamples, seeds) / seeds
     differences = []
     for setting, by_seed in enumerate(values):
         low, high = _percentiles(resampled[:, setting].mean(axis=1) + errors, confidence)
         stratified = _percentiles((resampled[:, setting] * shares).sum(axis=1), confidence)
         mean, each = float(by_seed.mean()), tuple(by_seed.tolist())
-        differences.append(Difference(mean, low, high, confidence, each, images, stratified))
+        differences.append(Difference(mean, low, high, confidence, each, len(baseline[0]), stratified))
     return differences
 
 
@@ -132,7 +125,7 @@ def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
     """Return errors, [K, R], of the mean over seeds of a setting's difference to the baseline: K for each of R draws.
 
     values: [A, S] by setting and seed. K is 2, an error and its opposite, so that exchanged settings have the opposite
-    interval; of one seed it is 1, the error 0.
+    interval. With one seed K is 1 and the error 0.
     """
     settings, seeds = values.shape
     if seeds == 1:
@@ -141,9 +134,9 @@ def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
     variance = values.var(axis=1, ddof=1)
     variance = variance[np.isfinite(variance)]
     error = float(np.sqrt(variance.mean() / seeds)) if len(variance) else 0.0
-    # Quantiles in random order rather than random numbers: the tails of few degrees of freedom are long. As
-    # differences to one baseline correlate by 1/2 and their variances by 1/4, there are not A (S - 1) of them but these
-    # (Satterthwaite 1946).
+    # Quantiles in random order instead of random numbers, because few degrees of freedom have long tails. Differences
+    # to one baseline correlate by 1/2 and their variances by 1/4, so there are not A (S - 1) degrees of freedom but
+    # these (Satterthwaite 1946).
     quantiles = stats.t.ppf((np.arange(draws) + 0.5) / draws, (seeds - 1) * 4 * settings / (settings + 3))
     errors = error * np.random.default_rng([seed, 1]).permutation(quantiles)
     return np.stack([errors, -errors])
@@ -151,41 +144,36 @@ def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
 
 def _scores_of(settings: Sequence[Sequence[Counts]], score: str, resamples: int, seed: int) -> tuple[Floats, Floats]:
     """Return the scores of all images, [A, S] by setting and seed, and those of each resample, [R, A, S]."""
-    reference = settings[0][0]
+    reference = settings[0][0].truth
     for setting in settings:
         assert len(setting) == len(settings[0]), "every setting needs the same seeds"
         for counts in setting:
-            assert np.array_equal(counts.truth, reference.truth), "the counts are not of the same test images"
-    images, classes = reference.truth.shape
-    assert images > 0
-    values = _weighted_scores(settings, score, np.ones((1, images)))[0]
-    resampled = np.empty((resamples, *values.shape))
-    generator = np.random.default_rng([seed, 0])
-    rows = max(1, _CHUNK // max(images, classes))
-    for start in range(0, resamples, rows):
-        weights = draw_weights(generator, min(rows, resamples - start), images)
-        resampled[start : start + rows] = _weighted_scores(settings, score, weights)
-    return values, resampled
+            assert np.array_equal(counts.truth, reference), "the counts are not of the same test images"
+
+    def scored(weights: Floats) -> Floats:
+        weighted = [[weighted_score(counts, score, weights) for counts in setting] for setting in settings]
+        return np.moveaxis(np.array(weighted), -1, 0)
+
+    generator, rows = np.random.default_rng([seed, 0]), max(1, _CHUNK // max(reference.shape))
+    chunks = [
+        scored(draw_weights(generator, min(rows, resamples - start), len(reference)))
+        for start in range(0, resamples, rows)
+    ]
+    return scored(np.ones((1, len(reference))))[0], np.concatenate(chunks)
 
 
 def draw_weights(generator: np.random.Generator, resamples: int, images: int) -> Floats:
-    """Return how often each image comes in each resample, [R, N]: draws with replacement, N of N.
+    """Return how often each image occurs in each resample, [R, N]: N draws of N with replacement.
 
-    Not scipy.stats.bootstrap, which refuses a single image and gives one interval where settings share resamples.
+    Not scipy.stats.bootstrap, which refuses a single image and whose resamples several settings cannot share.
     """
     drawn = generator.integers(images, size=(resamples, images)) + images * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * images).reshape(resamples, images).astype(np.float64)
 
 
-def _weighted_scores(settings: Sequence[Sequence[Counts]], score: str, weights: Floats) -> Floats:
-    """Return the scores [R, A, S] of the images as often as `weights` [R, N] says."""
-    weighted = [[weighted_score(counts, score, weights) for counts in setting] for setting in settings]
-    return np.moveaxis(np.array(weighted), -1, 0)
-
-
 def weighted_score(counts: Counts, score: str, weights: Floats) -> Floats:
     """Return the score, [R], of the images as often as each row of `weights` [R, N] says."""
-    # Whole numbers below 2^53, so that float64 sums are exact and the fast matrix product serves.
+    # Whole numbers below 2^53: their sums are exact in float64, which has a fast matrix product.
     return summary(score, *(weights @ pixels.astype(np.float64) for pixels in counts.columns))
 
 
@@ -194,10 +182,10 @@ def weighted_score(counts: Counts, score: str, weights: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class ArchitectureVerdict:
-    """What the mixing ratios together say of one architecture: a kind, a line in plain words, differences by ratio.
+    """The verdict on all mixing ratios of one architecture: a kind, a line in plain words, differences by ratio.
 
     kind: "helps" if at least one ratio helps and none hurts, "hurts" the other way round, "mixed", or "cannot tell".
-    differences: their intervals are simultaneous, with probability `confidence` all of them hold.
+    differences: their intervals are simultaneous: all of them hold with probability `confidence`.
     """
 
     kind: str
@@ -207,7 +195,7 @@ class ArchitectureVerdict:
 
     @property
     def tentative(self) -> bool:
-        """Whether there is one seed alone."""
+        """Whether there is only one seed."""
         return any(difference.tentative for difference in self.differences.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -221,7 +209,7 @@ def judge_architecture(
     baseline: Sequence[Counts],
     mixes: Mapping[str, Sequence[Counts]],
     *,
-    architecture: str = "",
+    architecture: str,
     score: str = "miou",
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -230,18 +218,14 @@ def judge_architecture(
     """Return whether any of several mixing ratios is better or worse than the baseline.
 
     baseline: real data only, one `Counts` per seed. mixes: the same for each ratio, by the ratio's name.
-    architecture: its name, which then begins the line.
     """
-    assert mixes
     # Bonferroni: the best of many ratios looks good by chance more often than one.
     each = 1 - (1 - confidence) / len(mixes)
-    found = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
-    differences = dict(zip(mixes, found, strict=True))
-    kind = _kind_of_all([difference.kind for difference in found])
-    line = f"{kind}: {_findings(kind, differences, _IN_WORDS.get(score, score), confidence)}"
-    if architecture:
-        line = f"{architecture}: {line}"
-    if found[0].tentative:
+    by_ratio = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
+    differences = dict(zip(mixes, by_ratio, strict=True))
+    kind = _kind_of_all([difference.kind for difference in by_ratio])
+    line = f"{architecture}: {kind}: {_findings(kind, differences, _IN_WORDS.get(score, score), confidence)}"
+    if by_ratio[0].tentative:
         line += f"; {_ONE_SEED}"
     return ArchitectureVerdict(kind, line, differences, confidence)
 
@@ -264,34 +248,25 @@ def _findings(kind: str, differences: Mapping[str, Difference], score: str, conf
     worst = min(ratios, key=lambda ratio: ratios[ratio].mean)
     interval = f"{100 * confidence:.4g} % interval "
     if kind == "cannot tell":
-        (mean, bounds), at = _points(ratios[best]), f"best ratio {best}" if len(differences) > 1 else f"ratio {best}"
+        (mean, bounds), at = ratios[best].points, f"best ratio {best}" if len(differences) > 1 else f"ratio {best}"
         return f"{at} changes {score} by {mean} points ({interval}{bounds})"
-    shown = {"helps": [best], "hurts": [worst], "mixed": [best, worst]}[kind]
     parts = []
-    for ratio in shown:
-        mean, bounds = _points(ratios[ratio])
+    for ratio in {"helps": [best], "hurts": [worst], "mixed": [best, worst]}[kind]:
+        mean, bounds = ratios[ratio].points
         parts.append(f"{score} {mean} points ({interval}{bounds}) at ratio {ratio}")
     return ", ".join(parts)
-
-
-def _points(difference: Difference) -> tuple[str, str]:
-    """Return the mean and the interval in points."""
-    mean, low, high = (
-        f"{round(100 * value, 1) + 0.0:+.1f}" for value in (difference.mean, difference.low, difference.high)
-    )
-    return mean, f"{low} to {high}"
 
 
 def overall(verdicts: Mapping[str, ArchitectureVerdict]) -> tuple[str, str]:
     """Return the kind and the headline of all architectures together.
 
-    The kinds are those of one architecture, by the same rule, or "not measured" where there is no architecture.
+    The kinds are those of one architecture, by the same rule, or "not measured" without any architecture.
     """
     if not verdicts:
         return "not measured", "Whether synthetic data helps was not measured"
     kinds = [verdict.kind for verdict in verdicts.values()]
     kind = _kind_of_all(kinds)
-    # What another training might turn round is not said as if it were known.
+    # With one seed, another training might reverse the result.
     tentative = any(verdict.tentative for verdict in verdicts.values())
     helps, hurts = ("seems to help", "seems to hurt") if tentative else ("helps", "hurts")
     opening = {

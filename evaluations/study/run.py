@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.augmentation import DefectBank, standard_augmentation
-from evaluations.segmentation.training import Augmentation, TrainedModel, evaluate_segmenter, train_segmenter
+from evaluations.segmentation.training import Augmentation, evaluate_segmenter, train_segmenter
 from evaluations.sets import ImageSet
 from evaluations.study.settings import REAL_ONLY, STANDARD_AUGMENTATION, Run, Setting, StudyPlan, runs_of
-from evaluations.study.training_sets import StudyData, TrainingSets, training_sets
+from evaluations.study.training_sets import StudyData, training_sets
 
 Results = MutableMapping[str, dict[str, Any]]
-"""Key of a run -> counts on each test image and how it was trained, in JSON types; may keep them on disk."""
+"""Key of a run -> counts on each test image and how it was trained, in JSON types; may be kept on disk."""
 
 
 @dataclass(frozen=True)
 class Study:
     """The trainings of a study and their results.
 
-    compared: whether settings are compared, or one segmenter trained alone. with_agreement: whether one of the models
-    looks for the masks in the samples.
+    compared: whether settings are compared, or only one segmenter is trained. with_agreement: whether one of the models
+    is the segmenter of mask agreement.
     """
 
     data: StudyData
@@ -45,9 +45,9 @@ class Study:
 
     @property
     def candidates(self) -> list[Run]:
-        """The runs whose models can look for the masks in the samples: trained on real images alone.
+        """The runs whose models can be the segmenter of mask agreement: trained on real images alone.
 
-        Of these the validation images choose: the standard augmentation helps, unless training is short.
+        The validation images choose among them, as the standard augmentation helps unless training is short.
         """
         settings = [REAL_ONLY] if self.plan.augment_all else [REAL_ONLY, STANDARD_AUGMENTATION]
         return [Run(self.architectures[0], setting, 0) for setting in settings] if self.with_agreement else []
@@ -73,14 +73,24 @@ def run_study(
     callback: Callable[[Run], None] = lambda run: None,
     keep: Callable[[Run, nn.Module], None] = lambda run, model: None,
 ) -> None:
-    """Train and test what `results` lacks, and put it there as soon as it is known.
+    """Train and test the runs that `results` lacks, and add each as soon as it is finished.
 
-    callback: called after every optimization step. keep: called with each model that has been trained.
+    callback: called after every optimization step. keep: called with each trained model.
     """
     for run in runs:
         if run.key not in results:
             sets = training_sets(data, run.setting, plan, run.repeat)
-            trained = _train(plan, run, sets, callback)
+            seed = plan.seed_of(run.repeat)
+            trained = train_segmenter(
+                plan.build(run.architecture, seed),
+                sets.training,
+                sets.validation,
+                plan.training,
+                seed=seed,
+                device=plan.device,
+                augment=_augmentation(run.setting, sets.training, plan),
+                callback=partial(callback, run),
+            )
             counts = evaluate_segmenter(trained.model, data.test, plan.training.batch_size, plan.device)
             keep(run, trained.model)
             results[run.key] = {
@@ -102,26 +112,14 @@ def counts_of(
     return [Counts.from_json(results[Run(architecture, setting, repeat).key]["counts"]) for repeat in range(seeds)]
 
 
-def _train(plan: StudyPlan, run: Run, sets: TrainingSets, callback: Callable[[Run], None]) -> TrainedModel:
-    seed = plan.seed_of(run.repeat)
-    return train_segmenter(
-        plan.build(run.architecture, seed),
-        sets.training,
-        sets.validation,
-        plan.training,
-        seed=seed,
-        device=plan.device,
-        augment=_augmentation(run.setting, sets.training, plan),
-        callback=partial(callback, run),
-    )
-
-
 def _augmentation(setting: Setting, training: ImageSet, plan: StudyPlan) -> Augmentation | None:
-    standard = partial(standard_augmentation, num_classes=training.num_classes, vertical_flip=plan.vertical_flip)
+    options = {"vertical_flip": plan.vertical_flip, "relabel": plan.relabel}
+    standard = partial(standard_augmentation, num_classes=training.num_classes, **options)
     chain: list[Augmentation] = []
     if setting.augmentation == "copy-paste":
         images = torch.from_numpy(training.images).permute(0, 3, 1, 2)
-        chain.append(DefectBank(images, torch.from_numpy(training.labels.astype(np.int64)), training.num_classes).paste)
+        labels = torch.from_numpy(training.labels.astype(np.int64))
+        chain.append(DefectBank(images, labels, training.num_classes, plan.relabel).paste)
     if setting.augmentation == "standard" or plan.augment_all:
         chain.append(standard)
 

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from evaluations.segmentation.augmentation import Relabel
 from evaluations.segmentation.training import TrainingPlan
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to make a training set: `name` is of the results, safe in file names, and `label` for people.
+    """One way to make a training set: `name` is for results and file names, `label` for the report.
 
-    ratio: synthetic images for each real one; None takes all there are.
+    ratio: synthetic images for each real one; None takes all of them.
     """
 
     name: str
@@ -28,7 +29,7 @@ class Setting:
 
     @property
     def is_mix(self) -> bool:
-        """Whether real and synthetic images are mixed: what the verdict is about."""
+        """Whether real and synthetic images are mixed, which the verdict judges."""
         return self.real and self.ratio != 0
 
 
@@ -43,13 +44,12 @@ def settings_of(
 ) -> list[Setting]:
     """Return the settings of a study: real only, a mix for each ratio, synthetic only, and the cheap baselines.
 
-    augment_all: every setting has the standard augmentation, so that it is no baseline.
+    augment_all: every setting has the standard augmentation, so it is not a baseline.
     """
     mixes = [Setting(f"mix_{ratio:g}", f"real + {ratio:g} synthetic", ratio=ratio) for ratio in ratios]
     alone = [SYNTHETIC_ONLY] if synthetic_only else []
-    cheap = [STANDARD_AUGMENTATION, COPY_PASTE] if baselines else []
-    cheap = [setting for setting in cheap if setting != STANDARD_AUGMENTATION or not augment_all]
-    return [REAL_ONLY, *mixes, *alone, *cheap]
+    cheap = [COPY_PASTE] if augment_all else [STANDARD_AUGMENTATION, COPY_PASTE]
+    return [REAL_ONLY, *mixes, *alone, *(cheap if baselines else [])]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Run:
 
 
 def runs_of(architectures: Sequence[str], settings: Sequence[Setting], seeds: int) -> list[Run]:
-    """Return the runs of a study: all settings of one seed before the next seed, so that a part of it can be read."""
+    """Return the runs of a study, one seed after the other, so that results of the first seeds come early."""
     return [
         Run(architecture, setting, repeat)
         for repeat in range(seeds)
@@ -80,7 +80,7 @@ def runs_of(architectures: Sequence[str], settings: Sequence[Setting], seeds: in
 class StudyPlan:
     """How models are built, (architecture, seed) -> an untrained model, and trained; repeat k has the seed (seed, k).
 
-    validation_share: of the real training images that choose the best state, the same of all settings of a seed.
+    validation_share: the share of the real training images that choose the best state, one choice for each seed.
     augment_all: whether every setting has the standard augmentation, after copy-paste.
     """
 
@@ -91,6 +91,7 @@ class StudyPlan:
     seed: int = 0
     vertical_flip: bool = False
     augment_all: bool = False
+    relabel: Relabel | None = None  # of mirrored label maps
 
     def seed_of(self, repeat: int) -> int:
         """Return the seed of weights, validation images and training of a repeat."""

@@ -1,4 +1,4 @@
-"""What a study says: the verdicts and every score, as report.json has them."""
+"""The summary of a study: the verdicts and every score, as report.json has them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluations.metrics.segmentation import SUMMARIES, Counts, Scores, plain, scores
+from evaluations.metrics.segmentation import SUMMARIES, Counts, plain, scores
 from evaluations.study.comparison import bootstrap_difference, judge_architecture, overall
 from evaluations.study.run import Study, counts_of
 from evaluations.study.settings import REAL_ONLY, STANDARD_AUGMENTATION, Run, Setting
@@ -16,12 +16,10 @@ CountsBySetting = Mapping[str, Sequence[Counts]]
 """Name of a setting -> counts on the test images, one entry a seed."""
 
 
-def summarize(
-    study: Study, class_names: Sequence[str], settings: Mapping[str, Any], confidence: float = 0.95
-) -> dict[str, Any]:
+def summarize(study: Study, class_names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the study as report.json holds it: verdicts first, then every setting of every architecture.
 
-    settings: what the results depend on, copied into the record.
+    settings: the options that the results depend on, copied into the record.
     """
     architectures, verdicts = {}, {}
     for name in study.architectures:
@@ -29,21 +27,14 @@ def summarize(
         mixes = {f"{setting.ratio:g}": counts[setting.name] for setting in study.settings if setting.is_mix}
         entry: dict[str, Any] = {}
         if mixes:
-            verdicts[name] = judge_architecture(
-                counts[REAL_ONLY.name], mixes, architecture=name, confidence=confidence, seed=study.plan.seed
-            )
+            verdicts[name] = judge_architecture(counts[REAL_ONLY.name], mixes, architecture=name, seed=study.plan.seed)
             entry["verdict"] = verdicts[name].to_json()
-            entry["rivals"] = _against_baselines(study, name, counts, confidence)
-        entry["arms"] = [
-            _setting_entry(study, name, setting, counts, class_names, confidence) for setting in study.settings
-        ]
+            entry["rivals"] = _against_baselines(study, name, counts)
+        entry["arms"] = [_setting_entry(study, name, setting, counts, class_names) for setting in study.settings]
         architectures[name] = entry
     kind, headline = overall(verdicts)
-    beaten = [
-        entry
-        for entry in architectures.values()
-        if (entry.get("rivals") or {"difference": {"kind": ""}})["difference"]["kind"] == "hurts"
-    ]
+    rivals = [entry["rivals"] for entry in architectures.values() if entry.get("rivals")]
+    beaten = [each for each in rivals if each["difference"]["kind"] == "hurts"]
     if beaten:
         headline += f"; a cheap rival is better for {len(beaten)}"
     first = counts_of(study.results, study.architectures[0], REAL_ONLY, study.seeds)[0]
@@ -61,15 +52,11 @@ def summarize(
 
 
 def _setting_entry(
-    study: Study,
-    architecture: str,
-    setting: Setting,
-    counts: CountsBySetting,
-    class_names: Sequence[str],
-    confidence: float,
+    study: Study, architecture: str, setting: Setting, counts: CountsBySetting, class_names: Sequence[str]
 ) -> dict[str, Any]:
     by_seed = [scores(each) for each in counts[setting.name]]
     results = [study.results[Run(architecture, setting, repeat).key] for repeat in range(study.seeds)]
+    per_class = {key: np.mean([each.per_class()[key] for each in by_seed], axis=0) for key in by_seed[0].per_class()}
     entry = {
         "name": setting.name,
         "label": setting.label,
@@ -77,36 +64,22 @@ def _setting_entry(
         "synthetic": results[0]["synthetic"],
         "best_step": [result["best_step"] for result in results],
         "scores": {key: _over_seeds([getattr(each, key) for each in by_seed]) for key in SUMMARIES},
-        "classes": {
-            key: dict(zip(class_names, map(plain, values), strict=True))
-            for key, values in _mean_per_class(by_seed).items()
-        },
+        "classes": {key: dict(zip(class_names, map(plain, ious), strict=True)) for key, ious in per_class.items()},
     }
     if setting != REAL_ONLY:
-        difference = bootstrap_difference(
-            counts[REAL_ONLY.name], counts[setting.name], confidence=confidence, seed=study.plan.seed
-        )
-        entry["difference"] = difference.to_json()
+        pair = counts[REAL_ONLY.name], counts[setting.name]
+        entry["difference"] = bootstrap_difference(*pair, seed=study.plan.seed).to_json()
     return entry
 
 
 def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Return mean, standard deviation (n - 1; None for one seed) and each value, None for NaN."""
-    by_seed = np.array(values)
-    return {
-        "mean": plain(by_seed.mean()),
-        "std": plain(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
-        "by_seed": [plain(value) for value in by_seed],
-    }
-
-
-def _mean_per_class(by_seed: Sequence[Scores]) -> dict[str, np.ndarray]:
-    per_seed = [each.per_class() for each in by_seed]
-    return {key: np.mean([values[key] for values in per_seed], axis=0) for key in per_seed[0]}
+    std = plain(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": plain(np.mean(values)), "std": std, "by_seed": [plain(value) for value in values]}
 
 
 def _signs_of_short_training(architectures: Mapping[str, Any], steps: int) -> list[str]:
-    """Return a line where the standard augmentation hurts, which says more of the training than of augmentation."""
+    """Return a line where the standard augmentation hurts, which is a sign of too short a training."""
     hurt = [
         name
         for name, entry in architectures.items()
@@ -116,18 +89,16 @@ def _signs_of_short_training(architectures: Mapping[str, Any], steps: int) -> li
     if not hurt:
         return []
     return [
-        f"the usual augmentation hurts {', '.join(hurt)}, which it rarely does where training is long enough: "
+        f"the usual augmentation hurts {', '.join(hurt)}, which it rarely does when training is long enough: "
         f"train_steps {steps} is probably too short to learn from varied images, and favors the arm that has the "
         "fewest; raise it, or start from encoder_weights"
     ]
 
 
-def _against_baselines(
-    study: Study, architecture: str, counts: CountsBySetting, confidence: float
-) -> dict[str, Any] | None:
+def _against_baselines(study: Study, architecture: str, counts: CountsBySetting) -> dict[str, Any] | None:
     """Return the best mix against the best cheap baseline, None without a baseline.
 
-    Which are best is told by the validation images, so that the test images do not choose what they judge.
+    The validation images tell which are best, so that the test images do not choose what they judge.
     """
     baselines = [setting for setting in study.settings if setting.augmentation != "none"]
     if not baselines:
@@ -139,15 +110,13 @@ def _against_baselines(
 
     mixes = [setting for setting in study.settings if setting.is_mix]
     mix, baseline = max(mixes, key=validated), max(baselines, key=validated)
-    difference = bootstrap_difference(
-        counts[baseline.name], counts[mix.name], confidence=confidence, seed=study.plan.seed
-    )
-    mean, low, high = (f"{100 * value:+.1f}" for value in (difference.mean, difference.low, difference.high))
+    difference = bootstrap_difference(counts[baseline.name], counts[mix.name], seed=study.plan.seed)
     best, cheap = f"its best mix ({mix.label})", f"its best cheap rival ({baseline.label})"
     opening = {
         "helps": f"{best} is better than {cheap}",
         "hurts": f"{cheap} is better than {best}",
         "cannot tell": f"cannot tell whether {best} or {cheap} is better",
     }[difference.kind]
-    line = f"{architecture}: {opening}: mIoU of the mix {mean} points ({low} to {high}) against the rival"
+    mean, interval = difference.points
+    line = f"{architecture}: {opening}: mIoU of the mix {mean} points ({interval}) against the rival"
     return {"mix": mix.label, "rival": baseline.label, "line": line, "difference": difference.to_json()}

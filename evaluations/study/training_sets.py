@@ -1,4 +1,4 @@
-"""What a study trains on: the real images that train and those that validate, and samples that leak neither."""
+"""The training sets of a study: real training and validation images, and samples that leak neither."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StudyData:
 
 @dataclass(frozen=True)
 class TrainingSets:
-    """The images of one run; of the training images, `real` are real and `synthetic` are samples."""
+    """The images of one run, and the numbers of real images and of samples among the training images."""
 
     training: ImageSet
     validation: ImageSet
@@ -41,21 +41,21 @@ class TrainingSets:
 
 def training_sets(data: StudyData, setting: Setting, plan: StudyPlan, repeat: int) -> TrainingSets:
     """Return what a setting is trained on and chosen by in one repeat."""
-    kept, held, usable = _division(data, plan, repeat)
-    wanted = len(usable) if setting.ratio is None else min(len(usable), round(setting.ratio * len(kept)))
-    # A permutation of all, so that a larger ratio has the samples of a smaller one and more.
+    train, validation, usable = _division(data, plan, repeat)
+    wanted = len(usable) if setting.ratio is None else min(len(usable), round(setting.ratio * len(train)))
+    # A permutation of all, so that a larger ratio contains the samples of a smaller one.
     chosen = np.random.default_rng([plan.seed, repeat, 1]).permutation(usable)[:wanted]
-    samples, real = data.samples.subset(np.sort(chosen)), data.training.subset(kept)
+    samples, real = data.samples.subset(np.sort(chosen)), data.training.subset(train)
     training = real.joined(samples) if setting.real else samples
-    return TrainingSets(training, data.training.subset(held), len(real) if setting.real else 0, len(samples))
+    return TrainingSets(training, data.training.subset(validation), len(real) if setting.real else 0, len(samples))
 
 
 def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPlan, seeds: int) -> int:
-    """Return how many more samples the largest ratio would need in some repeat; 0 where there are enough."""
+    """Return how many more samples the largest ratio needs in some repeat; 0 if there are enough."""
     lacking = 0
     for repeat in range(seeds):
-        kept, _, usable = _division(data, plan, repeat)
-        wanted = [1 if setting.ratio is None else round(setting.ratio * len(kept)) for setting in settings]
+        train, _, usable = _division(data, plan, repeat)
+        wanted = [1 if setting.ratio is None else round(setting.ratio * len(train)) for setting in settings]
         lacking = max(lacking, max(wanted) - len(usable))
     return lacking
 
@@ -63,11 +63,11 @@ def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPla
 def _division(data: StudyData, plan: StudyPlan, repeat: int) -> tuple[Indices, Indices, Indices]:
     """Return the real images that train, those that validate, and the samples that may train.
 
-    Samples made from the mask of a validation image may not: a model would be chosen by masks it has seen.
+    Samples made from the mask of a validation image may not: a model would be chosen by masks that it has seen.
     """
     real = data.training
-    kept, held = split_validation(real.labels, real.num_classes, plan.validation_share, plan.seed_of(repeat))
-    return kept, held, np.flatnonzero(~np.isin(data.origin, held))
+    train, validation = split_validation(real.labels, real.num_classes, plan.validation_share, plan.seed_of(repeat))
+    return train, validation, np.flatnonzero(~np.isin(data.origin, validation))
 
 
 def split_validation(labels: Labels, num_classes: int, share: float, seed: int) -> tuple[Indices, Indices]:
@@ -77,11 +77,8 @@ def split_validation(labels: Labels, num_classes: int, share: float, seed: int) 
     rare class is in both where it can be; a class of one image stays in training.
     """
     assert len(labels) >= 2
-    shown = np.stack(
-        [np.bincount(label.ravel(), minlength=num_classes)[:num_classes] > 0 for label in labels]
-    )  # [N, C]
-    images = shown.sum(0)
-    rarest = np.where(shown, images, len(labels) + 1).argmin(1)
+    shown = np.stack([np.isin(np.arange(num_classes), label) for label in labels])  # [N, C]
+    rarest = np.where(shown, shown.sum(0), len(labels) + 1).argmin(1)
     rng = np.random.default_rng([seed, len(labels)])
     chosen: list[int] = []
     for index in np.unique(rarest):
@@ -90,7 +87,7 @@ def split_validation(labels: Labels, num_classes: int, share: float, seed: int) 
     if not chosen:
         chosen = [int(rng.permutation(np.flatnonzero(rarest == np.bincount(rarest).argmax()))[0])]
     wanted = min(round(share * len(labels)), len(labels) - 1)
-    if len(chosen) < wanted / 2:  # many small groups give nearly nothing
+    if len(chosen) < wanted / 2:  # many small groups give hardly any image
         others = np.setdiff1d(np.arange(len(labels)), chosen)
         chosen += rng.permutation(others)[: wanted - len(chosen)].tolist()
     held = np.zeros(len(labels), bool)

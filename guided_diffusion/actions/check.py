@@ -1,19 +1,20 @@
-"""`check`: what a dataset holds, what is wrong with it, and how its masks lie on its images."""
+"""`check`: the content of a dataset, its problems, and pictures of its masks over its images."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import blobfile as bf
 from PIL import Image
 
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.data import visualize
+from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.options import SourceOptions
+from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.report import ScanReport
-from guided_diffusion.pipelines.dataset import scan_split, shown_dataset, with_mode_defaults
+from guided_diffusion.pipelines.dataset import scan_split, shared_with_training, shown_dataset, with_mode_defaults
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
@@ -25,31 +26,34 @@ SPLITS = ("train", "test")
 def run(config: CheckConfig) -> int:
     """Scan both splits, print a table for each and write a picture of overlays; fail where training would."""
     config = with_mode_defaults(config)
-    source, geometry = config.source, config.geometry
-    mode = get_mode(source.dataset_mode)
-    folder = Path(config.output_dir)
+    source, mode, folder = config.source, get_mode(config.source.dataset_mode), Path(config.output_dir)
     fatal: list[str] = []
     texts = []
-    encoding = None
+    encoding = training = None
     for split in SPLITS:
-        if split != "train" and not has_split(source, split):
+        images = mode.folder(mode.images, source.data_dir, split)
+        if split != "train" and not is_folder(images):
             texts.append(f"{split}: no such split, nothing to check")
             print(texts[-1])
             continue
-        # What the training masks mean is what the others have to mean.
+        # The values of all masks have to mean what they mean in the training masks.
         report = scan_split(
             source,
+            config.geometry,
             split,
-            image_channels=geometry.image_channels,
-            with_instances=not geometry.no_instance,
             batch_size=config.batch.batch_size,
             encoding=encoding,
+            look_alikes=True,
         )
+        if training is None:
+            training = report
+        else:
+            shared = shared_problems(shared_with_training(report, training), len(report.pairs))
+            report = replace(report, problems=(*report.problems, *shared))
         encoding = encoding or (None if report.fatal else report.encoding)
-        # What class-wise label diffusion would train with.
         wants_eta = config.shows_eta and split == "train" and not report.fatal
         eta = eta_of_data(config.eta, mode, report) if wants_eta else None
-        texts.append(f"{split}: {mode.folder(mode.images, source.data_dir, split)}\n{report.table(eta)}")
+        texts.append(f"{split}: {images}\n{report.table(eta)}")
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         if not report.fatal and config.preview_images:
@@ -61,20 +65,14 @@ def run(config: CheckConfig) -> int:
     print(f"  {(folder / 'report.txt').absolute()}")
     if fatal:
         count = f"{len(fatal)} problem{'s' if len(fatal) > 1 else ''}"
-        raise UserError(f"{source.data_dir}: {count} to mend before training, each listed above as 'error:'")
+        raise UserError(f"{source.data_dir}: {count} to fix before training, each listed above as 'error:'")
     return 0
 
 
-def has_split(source: SourceOptions, split: str) -> bool:
-    """Return whether the dataset has a folder of images for `split`."""
-    mode = get_mode(source.dataset_mode)
-    return bf.isdir(mode.folder(mode.images, source.data_dir, split))
-
-
 def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
-    """Return a picture of pairs spread over the split: the image as the model sees it, its mask, one over the other.
+    """Return a picture of pairs spread over the split: the image as the model sees it, its mask, and an overlay.
 
-    With instance edges they are shown too, over the darkened image.
+    Instance edges, if any, are drawn over the darkened image.
     """
     chosen = visualize.evenly_spaced(report.pairs, config.preview_images)
     images, condition = collate_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))

@@ -1,4 +1,4 @@
-"""`demo`: the whole journey on a built-in dataset, from check to evaluate, through the same code as a user's run."""
+"""`demo`: every action from check to evaluate on a built-in dataset, by the same code as a user's run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,14 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.lemons import write_demo_dataset
 from guided_diffusion.data.loader import collate_examples
-from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.pairing import index_pairs
-from guided_diffusion.pipelines.dataset import shown_dataset
+from guided_diffusion.pipelines.dataset import scan_split, shown_dataset
 from guided_diffusion.runtime.files import write_text
 
 SHOWN = 8
 
 
 def run(config: DemoConfig) -> int:
-    """Make the dataset and take it through every stage; a stage that is done already is not repeated."""
+    """Make the dataset and run every stage on it; a stage that is done already is not repeated."""
     started = time.monotonic()
     root = Path(config.output_dir)
     data_dir = root / "dataset"
@@ -58,15 +55,13 @@ def run(config: DemoConfig) -> int:
 
 
 def comparison(config: TrainConfig, samples: Path) -> Image.Image:
-    """Return the picture real | mask | sample of the first test pairs, their images as `config` makes them."""
-    data_dir = Path(config.source.data_dir)
-    pairs, _ = index_pairs(data_dir, get_mode(config.source.dataset_mode), "test")
-    names = json.loads((data_dir / "classes.json").read_text(encoding="utf-8"))
-    encoding = LabelEncoding.identity(len(names), tuple(names.values()))
-    images, condition = collate_examples(shown_dataset(pairs[:SHOWN], encoding, config.geometry), range(SHOWN))
+    """Return the picture real | mask | sample of the first test pairs, as the network of `config` sees them."""
+    report = scan_split(config.source, config.geometry, "test")
+    encoding, pairs = report.encoding, report.pairs[:SHOWN]
+    images, condition = collate_examples(shown_dataset(pairs, encoding, config.geometry), range(SHOWN))
     palette = visualize.class_palette(encoding.num_classes)
     rows = []
-    for pair, real, label in zip(pairs, visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=False):
+    for pair, real, label in zip(pairs, visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=True):
         with Image.open(samples / "images" / f"{pair.stem}.png") as sample:
             rows.append((real, visualize.colorize(label, palette), visualize.to_rgb(np.asarray(sample))))
     half = len(rows) // 2

@@ -1,4 +1,4 @@
-"""`evaluate`: whether the samples make a segmentation model better, and how good they are; a report for people."""
+"""`evaluate`: the quality of the samples, and whether they make a segmentation model better, in a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from guided_diffusion.runtime.memory import keep_freed_memory
 
 
 def run(config: EvaluateConfig) -> int:
-    """Measure what `config` asks for and write the report; segmentation models trained before are not trained again."""
+    """Measure the samples and write the report; results of an earlier start are not computed again."""
     world = init_distributed(config.compute.device)
     try:
         if world.size > 1:

@@ -17,13 +17,14 @@ def run(config: ExportConfig) -> int:
     source = find_checkpoint(config.weights.model_path, prefer=BEST)
     target = Path(config.export_path)
     if target.exists():
-        raise ConfigError(f"export_path: {target} exists already and is not overwritten: choose another name")
+        line = f"export_path: {target} exists already and is not overwritten: choose another name"
+        raise ConfigError.of_keys(("export_path", line))
     checkpoint = load_checkpoint(source)
     save_weights(target, checkpoint.weights(config.weights.weights), checkpoint)
-    # Bare weights say nothing of how they were made: that lies beside them.
+    # Bare weights do not say how they were made: a file beside them does.
     record = target.with_name(target.name + ".json")
-    described = {key: getattr(checkpoint, key) for key in DESCRIBED}
-    content = {**described, "weights": config.weights.weights, "library": library_versions()}
+    content = {key: getattr(checkpoint, key) for key in DESCRIBED}
+    content |= {"weights": config.weights.weights, "library": library_versions()}
     write_text(record, json.dumps(content, indent=2) + "\n")
     print(f"{config.weights.weights} weights of {source.absolute()}:\n  {target.absolute()}\n  {record.absolute()}")
     return 0

@@ -1,4 +1,4 @@
-"""`finetune`: train on with dropped masks, for classifier-free guidance."""
+"""`finetune`: further training with dropped masks, for classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from guided_diffusion.runtime.errors import ConfigError
 
 
 def run(config: FinetuneConfig) -> int:
-    """Finetune the model of `resume_checkpoint` in `output_dir`, or continue doing so."""
-    asked, output_dir = Path(config.resume_checkpoint), config.run.output_dir
-    if Path(output_dir).resolve() in (asked.resolve(), asked.resolve().parent):
-        raise ConfigError(
-            f"output_dir is the folder of resume_checkpoint ({output_dir}): the finetuned model would replace "
-            "the trained one; choose another output_dir"
-        )
+    """Finetune the model of `resume_checkpoint` in `output_dir`, or resume doing so."""
+    path, output_dir = Path(config.resume_checkpoint), config.run.output_dir
+    if Path(output_dir).resolve() in (path.resolve(), path.resolve().parent):
+        line = f"output_dir is the folder of resume_checkpoint ({output_dir}): the finetuned model would replace the "
+        raise ConfigError.of_keys(("output_dir", f"{line}trained one; choose another output_dir"))
     world = init_distributed(config.precision.device)
     try:
         own = find_resume_state(output_dir)
-        # What was begun needs its source no more: that may be gone.
-        source = own or load_checkpoint(find_checkpoint(asked, prefer=BEST))
+        # An interrupted finetuning needs its source no more.
+        source = own or load_checkpoint(find_checkpoint(path, prefer=BEST))
         options = config.as_training(trained_config(source, config))
         if own is not None:
             check_same_run(options, own)

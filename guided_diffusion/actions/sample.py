@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.options import GeometryOptions
+from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
@@ -23,7 +24,7 @@ from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.sampling import SamplingRun, spacing
-from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import digest
@@ -37,7 +38,7 @@ SHEET_SAMPLES = 32
 
 
 def run(config: SampleConfig) -> int:
-    """Write the samples that `config` asks for, as far as they are not there yet."""
+    """Write the samples that `config` asks for and that are not there yet."""
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
     world = init_distributed(config.precision.device)
     if world.device.type == "cpu":
@@ -46,10 +47,11 @@ def run(config: SampleConfig) -> int:
         checkpoint = load_checkpoint(path)
         trained = trained_config(checkpoint, config)
         if trained.model.condition == "none":
-            raise ConfigError(
-                f"model_path is {path}, which has no condition: its images follow no mask, and pairs would be wrong; "
-                "use a model trained with condition mask, or the Python pipeline for images alone"
+            line = (
+                f"model_path is {path}, which has no condition, so its images follow no mask: use a model trained with "
+                "condition mask, or the Python pipeline for images alone"
             )
+            raise ConfigError.of_keys(("model_path", line))
         sources, encoding = world.run_on_main(
             lambda: find_masks(
                 trained.source,
@@ -61,11 +63,15 @@ def run(config: SampleConfig) -> int:
             )
         )
         trained = trained.replaced(num_classes=encoding.num_classes)
-        _warn_if_never_dropped(config, checkpoint, world)
-        # Built before anything is written, so that a mistake in the options leaves nothing behind.
-        nulled = classes_to_null(
-            config.sampled_labels.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names
-        )
+        if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
+            print(
+                f"warning: s is {config.sampler.s:g}, but {path} never saw a dropped mask in training, so its branch "
+                "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
+            )
+        # Built before anything is written, so that a mistake in the options leaves no files.
+        exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
+        transform = replace(plain_transform(trained.geometry), flip_pairs=exchanged)
+        nulled = classes_to_null(config.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names)
         pipeline = pipeline_of_checkpoint(
             checkpoint,
             trained,
@@ -73,9 +79,9 @@ def run(config: SampleConfig) -> int:
             weights=config.weights.weights,
             device=world.device,
             precision=config.precision.precision,
-            eta_path=config.sampled_labels.eta_path,
+            eta_path=config.eta_path,
         )
-        sampling = pipeline.begin(config.sampler, extrapolation=config.sampled_labels.extrapolation)
+        sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
         label_diffusion = trained.label_diffusion.cond_diffuse
         compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
         plan = plan_samples(sources, config.num_samples, config.seed)
@@ -84,13 +90,18 @@ def run(config: SampleConfig) -> int:
         done = world.run_on_main(lambda: output.begin(plan))
         if world.is_main:
             write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
-            _announce(config, path, plan, done, sampling.num_steps)
+            there = sum(sample.index in done for sample in plan)
+            print(
+                f"{len(plan)} samples{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
+                f"{sampling.num_steps} steps ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
+                f"{config.weights.weights} weights of {path.absolute()}"
+            )
             if compiling:
                 print(COMPILING)
         if compiling:
             compile_network(pipeline.model)
         todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
-        _sample_batches(config, trained.geometry, sampling, todo, output, nulled, world)
+        _sample_batches(config, trained, transform, sampling, todo, output, nulled, world)
         world.barrier()
         if world.is_main:
             _finish(output, len(plan), encoding)
@@ -100,21 +111,12 @@ def run(config: SampleConfig) -> int:
     return 0
 
 
-def _warn_if_never_dropped(config: SampleConfig, checkpoint: Checkpoint, world: ProcessGroup) -> None:
-    if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
-        print(
-            f"warning: s is {config.sampler.s:g}, but {checkpoint.path} never saw a dropped mask in training, so "
-            "that guidance pulls from an untrained branch; finetune it first, or set s to 1"
-        )
-
-
 def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_steps: int) -> SampleSettings:
     """Return what all samples of this run have in common, as the manifest records it.
 
-    What is off is None where the key was added later, as it is for folders that were begun before.
+    Keys that were added later are None where they are off, as folders from before do not have them.
     """
     sampler, labels = config.sampler, trained.label_diffusion
-    eta_path = config.sampled_labels.eta_path
     return SampleSettings(
         run_seed=config.seed,
         sampler=sampler.sampler,
@@ -125,11 +127,11 @@ def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_step
         guidance_interval=list(sampler.guidance_interval) if sampler.guidance_interval else None,
         clip_denoised=sampler.clip_denoised,
         dynamic_threshold=sampler.dynamic_threshold,
-        extrapolation=config.sampled_labels.extrapolation,
+        extrapolation=config.extrapolation,
         cond_diffuse=labels.cond_diffuse or None,
         cond_opt=labels.cond_opt if labels.cond_diffuse else None,
-        eta_path=digest(Path(eta_path)) if eta_path else None,
-        unlabeled_to_zero=config.sampled_labels.unlabeled_to_zero or None,
+        eta_path=digest(Path(config.eta_path)) if config.eta_path else None,
+        unlabeled_to_zero=config.unlabeled_to_zero or None,
         weights=config.weights.weights,
         augment_masks=config.augment_masks,
         precision=config.precision.precision,
@@ -137,32 +139,21 @@ def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_step
     )
 
 
-def _announce(
-    config: SampleConfig, path: Path, plan: Sequence[PlannedSample], done: Mapping[int, Any], num_steps: int
-) -> None:
-    there = sum(sample.index in done for sample in plan)
-    state = f", {there} are there already" if there else ""
-    steps = f"{num_steps} steps ({spacing(config.sampler) or 'uniform'})"
-    print(
-        f"{len(plan)} samples{state}; {config.sampler.sampler} in {steps}, s {config.sampler.s:g}, "
-        f"{config.weights.weights} weights of {path.absolute()}"
-    )
-
-
 def _sample_batches(
     config: SampleConfig,
-    geometry: GeometryOptions,
+    trained: TrainedConfig,
+    transform: JointTransform,
     sampling: SamplingRun,
     todo: Sequence[PlannedSample],
     output: SyntheticFolder,
     nulled: Sequence[int],
     world: ProcessGroup,
 ) -> None:
-    """Make the samples of `todo` batch by batch and write each as soon as it is done.
+    """Make the samples of `todo` batch by batch and write each batch when it is done.
 
-    nulled: classes that the network does not see.
+    nulled: classes that are null in the condition.
     """
-    transform, with_edges = plain_transform(geometry), not geometry.no_instance
+    with_edges = not trained.geometry.no_instance
     output.open_part(world.rank)
     bar = tqdm(total=len(todo) * sampling.num_steps, unit="step", disable=not world.is_main, desc="sampling")
     try:

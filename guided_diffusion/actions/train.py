@@ -10,7 +10,7 @@ from guided_diffusion.runtime.distributed import init_distributed
 
 
 def run(config: TrainConfig) -> int:
-    """Train, or continue, the run of `output_dir`."""
+    """Train the network of `output_dir`, or resume its training."""
     config = with_mode_defaults(config)
     world = init_distributed(config.precision.device)
     try:

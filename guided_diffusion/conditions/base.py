@@ -13,27 +13,22 @@ Size = tuple[int, int]
 
 
 class Prepared(Protocol):
-    """What a network's normalizations have prepared of N conditions, kept right while it rides beside them."""
+    """What a network precomputed from N conditions; it travels beside them and follows every change of theirs."""
 
     def __len__(self) -> int:
         """Return N."""
-        ...
 
     def __getitem__(self, index: slice | Tensor) -> Self:
-        """Return what was prepared of the conditions that `index` (a slice or an index tensor) selects."""
-        ...
+        """Select items of the batch by a slice or an index tensor."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """Return the same on `device`."""
-        ...
+        """Move to `device`."""
 
     def pin_memory(self) -> Self:
-        """Return the same in page-locked memory, from which a GPU copies in the background."""
-        ...
+        """Move to page-locked memory, from which a GPU copies in the background."""
 
     def drop(self, dropped: Tensor) -> Self:
-        """Return what would be prepared of `condition.drop(dropped)`, dropped: [N] booleans."""
-        ...
+        """Turn every item of `dropped` ([N] booleans) into that of the null condition."""
 
 
 class Condition(Prepared, Protocol):
@@ -42,22 +37,14 @@ class Condition(Prepared, Protocol):
     @property
     def size(self) -> Size:
         """Height and width of the images in pixels."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where the condition's tensors lie."""
-        ...
-
-    def drop(self, dropped: Tensor) -> Self:
-        """Return the conditions with every one of `dropped` ([N] booleans) turned into the null condition."""
-        ...
 
     def null(self) -> Self:
         """Return N null conditions: the unconditional branch of classifier-free guidance."""
-        ...
 
     @staticmethod
     def cat(conditions: Sequence[Self]) -> Self:
         """Concatenate conditions of one kind and size along the batch."""
-        ...

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class NoCondition:
-    """The condition of `count` images of which nothing is given but their `size` (height, width)."""
+    """A `Condition` of `count` images of which only the `size` (height, width) is given."""
 
     count: int
     size: Size
@@ -28,22 +28,17 @@ class NoCondition:
         return replace(self, count=len(torch.empty(self.count)[index]))
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> NoCondition:
-        """Return the same for images on `device`."""
         return replace(self, device=torch.device(device))
 
     def pin_memory(self) -> NoCondition:
-        """Return itself: there is nothing to pin."""
         return self
 
     def drop(self, dropped: Tensor) -> NoCondition:
-        """Return itself: there is nothing to drop."""
         return self
 
     def null(self) -> NoCondition:
-        """Return itself: it is null."""
         return self
 
     @staticmethod
     def cat(conditions: Sequence[NoCondition]) -> NoCondition:
-        """Concatenate along the batch."""
         return replace(conditions[0], count=sum(map(len, conditions)))

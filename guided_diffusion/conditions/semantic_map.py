@@ -13,16 +13,14 @@ from guided_diffusion.conditions.base import Size
 
 @dataclass(frozen=True)
 class SemanticMap:
-    """A batch of label maps, optionally with instance edges."""
+    """A batch of label maps, optionally with instance edges; a `Condition`."""
 
     label: Tensor
-    """[N, H, W] integers in `0..num_classes`. `num_classes` itself is the *null* id: no class is known there (a dropped
-    condition, an ignored pixel, a pixel masked by label diffusion); its one-hot vector is all zeros."""
+    """[N, H, W] integers in `0..num_classes`. `num_classes` itself is the *null* id: the class is unknown there (a
+    dropped condition, an ignored pixel, a pixel masked by label diffusion); its one-hot vector is all zeros."""
     num_classes: int
-    """Number of real classes."""
     edge: Tensor | None = None
-    """[N, H, W] booleans, True where a pixel's instance differs from a 4-neighbor's; None for models without an edge
-    channel."""
+    """[N, H, W] booleans, True where a pixel's instance differs from a 4-neighbor's; None without an edge channel."""
 
     def __post_init__(self) -> None:
         assert self.label.ndim == 3, "label must be of shape [N, H, W]"
@@ -33,55 +31,49 @@ class SemanticMap:
         return self.label.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> SemanticMap:
-        """Return the maps that `index` (a slice or an index tensor) selects from the batch."""
         return self._each_tensor(lambda tensor: tensor[index])
 
     @property
     def size(self) -> Size:
-        """Height and width in pixels."""
         return self.label.shape[1], self.label.shape[2]
 
     @property
     def device(self) -> torch.device:
-        """Where the maps lie."""
         return self.label.device
 
     @property
     def channels(self) -> int:
-        """Channels of the one-hot form: the classes, and one more for edges."""
+        """Channels of the one-hot form: one for each class, and one for edges if there are any."""
         return self.num_classes + (self.edge is not None)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SemanticMap:
-        """Return the same maps on `device`."""
         return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> SemanticMap:
-        """Return the same maps in page-locked memory, from which a GPU copies in the background."""
         return self._each_tensor(Tensor.pin_memory)
 
     def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> SemanticMap:
         return replace(self, label=change(self.label), edge=None if self.edge is None else change(self.edge))
 
     def drop(self, dropped: Tensor) -> SemanticMap:
-        """Return the maps with every image of `dropped` ([N] booleans) turned into the null map, edges included."""
-        gone = dropped.to(self.device).view(-1, 1, 1)
+        """Turn the maps of `dropped` ([N] booleans) into null maps, edges included."""
+        nulled = dropped.to(self.device).view(-1, 1, 1)
         return replace(
             self,
-            label=self.label.masked_fill(gone, self.num_classes),
-            edge=None if self.edge is None else self.edge & ~gone,
+            label=self.label.masked_fill(nulled, self.num_classes),
+            edge=None if self.edge is None else self.edge & ~nulled,
         )
 
     def without(self, classes: Sequence[int]) -> SemanticMap:
-        """Return the maps with the pixels of `classes` null; edges stay."""
-        gone = torch.isin(self.label.long(), torch.tensor(classes, dtype=torch.int64, device=self.device))
-        return replace(self, label=self.label.masked_fill(gone, self.num_classes))
+        """Turn the pixels of `classes` into null pixels; edges stay."""
+        nulled = torch.isin(self.label.long(), torch.tensor(classes, dtype=torch.int64, device=self.device))
+        return replace(self, label=self.label.masked_fill(nulled, self.num_classes))
 
     def null(self) -> SemanticMap:
-        """Return null maps of the same shape: the unconditional branch of classifier-free guidance."""
         return self.drop(torch.ones(len(self), dtype=torch.bool))
 
     def resize(self, size: Size) -> SemanticMap:
-        """Return the maps at `size` (height, width) by the rule of `F.interpolate(mode="nearest")`."""
+        """Scale to `size` (height, width) by the rule of `F.interpolate(mode="nearest")`."""
         if tuple(size) == self.size:
             return self
         rows, columns = (
@@ -90,7 +82,7 @@ class SemanticMap:
         return self._each_tensor(lambda tensor: tensor[:, rows[:, None], columns[None, :]])
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return [N, channels, H, W]: one channel a class (null pixels are zero in all), then the edges if any."""
+        """Return [N, channels, H, W]: one channel for each class (null pixels are zero in all), then the edges."""
         label = self.label.long()
         encoded = torch.zeros(len(self), self.num_classes + 1, *self.size, dtype=dtype, device=self.device)
         encoded.scatter_(1, label[:, None], 1)
@@ -101,7 +93,6 @@ class SemanticMap:
 
     @staticmethod
     def cat(conditions: Sequence[SemanticMap]) -> SemanticMap:
-        """Concatenate maps of one size and class count along the batch."""
         first = conditions[0]
         assert all(maps.num_classes == first.num_classes for maps in conditions)
         edge = None if first.edge is None else torch.cat([maps.edge for maps in conditions])

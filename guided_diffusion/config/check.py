@@ -26,6 +26,6 @@ class CheckConfig(ActionConfig):
 
     @property
     def shows_eta(self) -> bool:
-        """Whether the eta of class-wise label diffusion is asked for."""
+        """Whether the report has a column of eta, as class-wise label diffusion would train with."""
         options = self.label_diffusion
         return (options.cond_diffuse and options.cond_opt == CLASSWISE) or bool({"eta_path", "eta_scale"} & self.given)

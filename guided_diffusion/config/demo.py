@@ -23,25 +23,27 @@ class DemoConfig(ActionConfig):
     compute: DeviceOptions
     output_dir: str = option("runs/demo", "folder for the dataset, the runs and the picture", path=True)
     seed: int = option(0, "seed of the dataset and of everything random", ge=0, lt=2**63)
-    max_epochs: int | None = option(None, "epochs of training; null: as measured to fit the quick start", ge=1)
+    max_epochs: int | None = option(
+        None, "epochs of training; null: as measured to fit the quick start", ge=1, le=10_000_000
+    )
 
 
 def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return the configuration of each stage: a small network and few steps, so that a CPU does it in minutes.
+    """Return stage -> its configuration: a small network and few steps, which take minutes on a CPU.
 
-    A stage is called like its action, or like that with `_` and more where an action comes twice.
+    A stage's name is its action, or begins with its action and `_` where an action comes twice.
     """
     root = Path(config.output_dir)
     data = {"data_dir": str(data_dir), "dataset_mode": "lemon-multi-class"}
     geometry = {"image_size": 48, "image_channels": 3, "resize": "crop"}
+    compute = {"seed": config.seed, "device": config.compute.device}
     epochs = config.max_epochs or TRAIN_EPOCHS
     finetune_epochs = max(1, round(epochs * FINETUNE_EPOCHS / TRAIN_EPOCHS))
     steps_an_epoch = TRAIN_PAIRS // BATCH_SIZE
-    common = {"batch_size": BATCH_SIZE, "seed": config.seed, "device": config.compute.device}
+    training = {**data, **compute, "batch_size": BATCH_SIZE, "ema_rate": [0.99]}
     train = {
-        **data,
+        **training,
         **geometry,
-        **common,
         "output_dir": str(root / "train"),
         "num_channels": 32,
         "channel_mult": [1, 2, 2],
@@ -52,20 +54,17 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "learn_sigma": False,
         "noise_schedule": "cosine",
         "lr": 6e-4,
-        "lr_anneal_steps": epochs * steps_an_epoch + finetune_epochs * steps_an_epoch,
-        "ema_rate": [0.99],
+        "lr_anneal_steps": (epochs + finetune_epochs) * steps_an_epoch,
         "max_epochs": epochs,
         "preview_interval": max(1, epochs // 2),
     }
     finetune = {
-        **data,
-        **common,
+        **training,
         "output_dir": str(root / "finetune"),
         "resume_checkpoint": str(root / "train"),
         "drop_rate": 0.2,
         "lr": 1e-4,
         "lr_anneal_steps": finetune_epochs * steps_an_epoch,
-        "ema_rate": [0.99],
         "max_epochs": finetune_epochs,
         "preview_interval": 0,
     }
@@ -75,14 +74,19 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "results_path": str(root / "samples"),
         "s": 1.5,
         "batch_size": TEST_PAIRS,
-        "seed": config.seed,
-        "device": config.compute.device,
+        **compute,
     }
-    # The picture shows masks that training never saw; what is to train a segmentation model may not know the test.
-    more = {"data_split": "train", "num_samples": TRAIN_PAIRS}
-    synthetic = {**sample, **more, "results_path": str(root / "synthetic"), "batch_size": SAMPLES_AT_A_TIME}
+    # `sample` uses test masks, which training never saw. Samples that train a segmentation model may not know the test.
+    synthetic = {
+        **sample,
+        "data_split": "train",
+        "num_samples": TRAIN_PAIRS,
+        "results_path": str(root / "synthetic"),
+        "batch_size": SAMPLES_AT_A_TIME,
+    }
     # One seed and few steps tell little, which the report says, too. Nothing is downloaded.
     evaluate = {
+        **compute,
         "data_dir": str(data_dir),
         "synthetic_dir": str(root / "synthetic"),
         "output_dir": str(root / "evaluate"),
@@ -97,9 +101,12 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "lr": 1e-3,
         "inception_weights": "none",
         "lpips_weights": "none",
-        "seed": config.seed,
-        "device": config.compute.device,
     }
-    check = {**data, **geometry, "batch_size": BATCH_SIZE, "output_dir": str(root / "check")}
-    stages = {"check": check, "train": train, "finetune": finetune, "sample": sample}
-    return {**stages, "sample_synthetic": synthetic, "evaluate": evaluate}
+    return {
+        "check": {**data, **geometry, "batch_size": BATCH_SIZE, "output_dir": str(root / "check")},
+        "train": train,
+        "finetune": finetune,
+        "sample": sample,
+        "sample_synthetic": synthetic,
+        "evaluate": evaluate,
+    }

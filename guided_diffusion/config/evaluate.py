@@ -1,7 +1,8 @@
-"""The option groups of `evaluate`: the downstream study, the quality of the samples, a segmenter from elsewhere."""
+"""Configuration of `evaluate`: the downstream study, the quality of the samples, an external segmenter."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,21 +26,21 @@ NameList = Annotated[
     WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
 ]
 
-AS_SAMPLES = "null: as the samples were made"
-_GEOMETRY = GeometryOptions.model_fields
+_AS_SAMPLES = "null: as the samples were made"
+_RESIZE = GeometryOptions.model_fields["resize"].description
 
 
 class ViewOptions(OptionGroup):
-    """What the metrics and the segmentation models see."""
+    """The size of the images that metrics and segmentation models see."""
 
     title: ClassVar = "what is compared"
     image_size: ImageSize | None = option(
         None,
         "side, or [height, width], of the images compared and segmented; multiples of 32 where models are trained; "
-        + AS_SAMPLES,
+        + _AS_SAMPLES,
     )
-    image_channels: Literal[1, 3] | None = option(None, f"1 looks at gray images, 3 at RGB; {AS_SAMPLES}")
-    resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_GEOMETRY['resize'].description}; {AS_SAMPLES}")
+    image_channels: Literal[1, 3] | None = option(None, f"1 for gray images, 3 for RGB; {_AS_SAMPLES}")
+    resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_RESIZE}; {_AS_SAMPLES}")
 
 
 class StudyOptions(OptionGroup):
@@ -56,21 +57,21 @@ class StudyOptions(OptionGroup):
         'where the encoder starts: a name to download, a local file, or "none" for random weights',
         path=True,
     )
-    ratios: FloatTuple = option((0.5, 1.0, 2.0), "synthetic images for each real one, an arm for each")
-    synthetic_only: bool = option(True, "an arm with synthetic images alone")
+    ratios: FloatTuple = option((0.5, 1.0, 2.0), "synthetic images for each real one; each ratio is a setting")
+    synthetic_only: bool = option(True, "a setting with synthetic images alone")
     baselines: bool = option(
-        True, "arms with what else could be done: standard augmentation, copy-paste of defects", former="rivals"
+        True, "settings without samples: standard augmentation, copy-paste of defects", former="rivals"
     )
     augment_all: bool = option(
-        False, "the usual augmentation in all arms: do the samples help on top of it, not in its place?"
+        False, "standard augmentation in every setting: do the samples help on top of it, not in its place?"
     )
-    seeds: int = option(3, "repeats of each arm", ge=1, le=100)
-    train_steps: int = option(2000, "optimization steps of each model, the same for all arms", ge=1)
-    batch_size: int = option(16, "images of a step", ge=2)
+    seeds: int = option(3, "trainings of each setting, each with its own seed", ge=1, le=100)
+    train_steps: int = option(2000, "optimization steps of each model, the same for all settings", ge=1, le=10_000_000)
+    batch_size: int = option(16, "images a step takes", ge=2, le=65536)
     lr: float = option(5e-4, "largest learning rate of AdamW", gt=0)
     validation_share: float = option(0.2, "share of the training images that chooses the best state", gt=0, lt=1)
     vertical_flip: bool = option(
-        False, "the usual augmentation may flip images upside down, too; copy-paste always turns what it pastes"
+        False, "standard augmentation may flip images upside down, too; copy-paste always turns what it pastes"
     )
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
 
@@ -83,7 +84,7 @@ class StudyOptions(OptionGroup):
             if not 0 < ratio <= 1000:
                 yield ("ratios", f"ratios has {ratio:g}: every ratio must be above 0, such as 0.5")
         if len(set(self.ratios or ())) < len(self.ratios or ()):
-            yield ("ratios", f"ratios is {list(self.ratios)}: it has one ratio twice; keep one")
+            yield ("ratios", f"ratios is {list(self.ratios)}, with one ratio twice: keep one")
 
 
 class QualityOptions(OptionGroup):
@@ -93,9 +94,9 @@ class QualityOptions(OptionGroup):
     compare_with: Literal["training", "test"] = option(
         "training", "real images that FID, KID, precision and recall compare the samples with; published: test"
     )
-    agreement: bool = option(True, "let a segmenter trained on real images look for the masks in the samples")
+    agreement: bool = option(True, "score how well a segmenter trained on real images finds the masks in the samples")
     filter_below: float | None = option(
-        None, "write a copy of the samples without those whose agreement is below this, 0 to 1; null: none", ge=0, le=1
+        None, "copy the samples, but leave out those whose agreement is below this; null: no copy", ge=0, le=1
     )
     filtered_dir: str = option("", 'folder of that copy; "": filtered, in output_dir', path=True)
     inception_weights: str = option(
@@ -108,7 +109,7 @@ class QualityOptions(OptionGroup):
     diversity_dir: str = option(
         "", 'samples with several a mask, for LPIPS diversity (published: 10); "": synthetic_dir', path=True
     )
-    near_duplicates: bool = option(True, "look for training images among the samples", former="memorisation")
+    near_duplicates: bool = option(True, "look for samples that nearly repeat a training image", former="memorisation")
     report_images: int = option(12, "samples shown in the report's pictures", ge=1, le=200)
 
     def check(self) -> Iterator[Problem]:
@@ -119,18 +120,18 @@ class QualityOptions(OptionGroup):
 
 
 class SegmenterOptions(OptionGroup):
-    """A segmenter trained elsewhere, which looks for the masks in place of one trained here."""
+    """A segmenter trained elsewhere, used for the agreement in place of one trained here."""
 
     title: ClassVar = "external segmenter"
     segmenter: str = option(
         "",
-        'local file of the segmenter that looks for the masks; "": one is trained here on the real images',
+        'local file of a pretrained segmenter for the agreement; "": one is trained here on the real images',
         path=True,
     )
     segmenter_model: str = option(
         "",
-        'what the weights in the file are of, smp/<architecture>/<encoder> or torchvision/<name>; "": it is a program '
-        "(TorchScript, or .pt2 of torch.export), which is run: only from someone you trust",
+        'model whose weights the file holds, smp/<architecture>/<encoder> or torchvision/<name>; "": the file is a '
+        "program (TorchScript, or .pt2 of torch.export), which is run: only from someone you trust",
     )
     segmenter_labels: str = option(
         "",
@@ -138,7 +139,7 @@ class SegmenterOptions(OptionGroup):
         path=True,
     )
     segmenter_size: ImageSize | None = option(
-        None, "side, or [height, width], that images are resized to for it; null: as compared"
+        None, "side, or [height, width], to which images are resized for it; null: as compared"
     )
     segmenter_input: Literal["imagenet", "unit", "symmetric", "bytes"] = option(
         "imagenet", "its images: imagenet (less mean, over deviation), unit 0..1, symmetric -1..1, bytes 0..255"
@@ -150,8 +151,7 @@ class SegmenterOptions(OptionGroup):
             if not self.segmenter and getattr(self, key) != fields[key].default:
                 yield (key, f"{key} is given, but segmenter is empty: give its file, or leave {key} out")
         model = self.segmenter_model
-        parts = {"smp": 3, "torchvision": 2}.get(model.split("/")[0])
-        if model and (len(model.split("/")) != parts or not all(model.split("/"))):
+        if model and not re.fullmatch("smp/[^/]+/[^/]+|torchvision/[^/]+", model):
             yield (
                 "segmenter_model",
                 f"segmenter_model is {model!r}: expected smp/<architecture>/<encoder>, such as smp/fpn/resnet34, or "
@@ -160,7 +160,7 @@ class SegmenterOptions(OptionGroup):
 
 
 class ComparedSourceOptions(SourceOptions):
-    """The real dataset; what is left open is taken from the samples."""
+    """The real dataset; its open keys are taken from the samples."""
 
     dataset_mode: str = option("", f"{SourceOptions.model_fields['dataset_mode'].description}; empty: as the samples")
 
@@ -171,17 +171,9 @@ class EvaluateConfig(ActionConfig):
     required: ClassVar = ("data_dir", "synthetic_dir", "output_dir")
     summary: ClassVar = "measure the samples, and whether they make a segmentation model better; writes a report"
     common: ClassVar = (
-        "data_dir",
-        "synthetic_dir",
-        "output_dir",
-        "architectures",
-        "encoder",
-        "encoder_weights",
-        "ratios",
-        "seeds",
-        "train_steps",
-        "filter_below",
-    )
+        "data_dir", "synthetic_dir", "output_dir", "architectures", "encoder",
+        "encoder_weights", "ratios", "seeds", "train_steps", "filter_below",
+    )  # fmt: skip
 
     source: ComparedSourceOptions
     view: ViewOptions
@@ -204,11 +196,11 @@ class EvaluateConfig(ActionConfig):
         if self.segmenter.segmenter and not self.quality.agreement:
             yield ("segmenter", "segmenter is given, but agreement is false: set agreement to true, or leave it out")
         size = self.view.image_size
-        sides = (size, size) if isinstance(size, int) else size or ()
+        sides = [size] if isinstance(size, int) else list(size or ())
         if self.trains_models and any(side % 32 for side in sides):
             fitting = [max(32, round(side / 32) * 32) for side in sides]
+            given, example = (sides[0], fitting[0]) if isinstance(size, int) else (sides, fitting)
             yield (
                 "image_size",
-                f"image_size is {size if isinstance(size, int) else list(size)}: the segmentation models need "
-                f"multiples of 32, such as {fitting[0] if isinstance(size, int) else fitting}",
+                f"image_size is {given}: the segmentation models need multiples of 32, such as {example}",
             )

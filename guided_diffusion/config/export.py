@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from guided_diffusion.config.weights import WeightsOptions
+from guided_diffusion.config.pipeline import WeightsOptions
 from guided_diffusion.runtime.options import ActionConfig, Problem, option
 
 

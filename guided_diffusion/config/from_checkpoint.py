@@ -1,17 +1,16 @@
-"""Variants of option groups whose keys are left to the checkpoint, and how they are filled in from it."""
+"""Configurations of actions on a trained network, whose options are left to its checkpoint by default."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Self
 
 from pydantic import create_model
 
+from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.data.options import EtaOptions, GeometryOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.runtime.options import OptionGroup, facts_of, option
-
-Group = TypeVar("Group", bound=OptionGroup)
 
 
 def _left_to_checkpoint(group: type[OptionGroup]) -> type[OptionGroup]:
@@ -31,7 +30,21 @@ LabelDiffusionFromCheckpoint = _left_to_checkpoint(LabelDiffusionOptions)
 EtaFromCheckpoint = _left_to_checkpoint(EtaOptions)
 
 
-def fill_from_checkpoint(group: OptionGroup, trained: Group) -> Group:
-    """Return `trained` with the keys that `group`, of the same keys, does not leave open (null or empty)."""
-    given = {key: value for key, value in group if value not in (None, "")}
-    return trained.model_copy(update=given)
+class FromCheckpointConfig(NetworkConfig):
+    """Keys of an action on a trained network. Bare weights need those that their shapes do not tell."""
+
+    geometry: GeometryFromCheckpoint
+    model: ModelFromCheckpoint
+    diffusion: DiffusionFromCheckpoint
+    label_diffusion: LabelDiffusionFromCheckpoint
+
+    def fill_from_checkpoint(self, trained: TrainedConfig) -> Self:
+        """Return this configuration with every open key (null or empty) as in `trained`, except `data_dir`.
+
+        An empty `data_dir` stays empty: the training data are not the data of this action.
+        """
+        filled = {}
+        for name in self.groups().keys() & trained.groups().keys():
+            given = {key: value for key, value in getattr(self, name) if value not in (None, "")}
+            filled[name] = getattr(trained, name).model_copy(update=given)
+        return self.model_copy(update=filled).replaced(data_dir=self.source.data_dir)

@@ -1,46 +1,36 @@
-"""What can be said to the sampling pipeline from Python, checked as in a config file."""
+"""What the sampling pipeline takes, from Python or from a config file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import ClassVar
 
-from guided_diffusion.config.from_checkpoint import (
-    DiffusionFromCheckpoint,
-    GeometryFromCheckpoint,
-    LabelDiffusionFromCheckpoint,
-    ModelFromCheckpoint,
-)
-from guided_diffusion.config.label_diffusion import SampledLabelOptions, check_eta
-from guided_diffusion.config.network import check_network
-from guided_diffusion.config.weights import WeightsOptions
-from guided_diffusion.data.options import SourceOptions
+from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
+from guided_diffusion.data.options import ETA_FILE
 from guided_diffusion.diffusion.options import SamplerOptions
-from guided_diffusion.runtime.options import FlatConfig, Problem, option
+from guided_diffusion.runtime.options import FlatConfig, OptionGroup, option
 from guided_diffusion.training.options import PrecisionOptions
 
-_SAMPLED_LABELS = SampledLabelOptions.model_fields
+
+class WeightsOptions(OptionGroup):
+    """Weights of a trained network."""
+
+    title: ClassVar = "weights"
+    model_path: str = option("", "checkpoint file, run folder, or published weights (.pt, .safetensors)", path=True)
+    weights: str = option("ema", 'which weights: ema, raw, or one of several EMA rates such as "0.999"')
 
 
-class LoadConfig(FlatConfig):
+class LoadConfig(FromCheckpointConfig):
     """Keys of `load_pipeline`: the weights, and what bare ones do not tell."""
 
     weights: WeightsOptions
-    source: SourceOptions
-    geometry: GeometryFromCheckpoint
-    model: ModelFromCheckpoint
-    diffusion: DiffusionFromCheckpoint
-    label_diffusion: LabelDiffusionFromCheckpoint
     precision: PrecisionOptions
-    eta_path: str = option("", _SAMPLED_LABELS["eta_path"].description, path=True)
-
-    def check(self) -> Iterator[Problem]:
-        yield from super().check()
-        yield from check_network(self.model, self.geometry)
-        yield from check_eta(self.label_diffusion, self.eta_path)
+    eta_path: str = option("", f"{ETA_FILE}; for bare weights, other checkpoints have theirs", path=True)
 
 
 class SamplingConfig(FlatConfig):
     """Keys of a call of the pipeline."""
 
     sampler: SamplerOptions
-    extrapolation: float | None = option(None, _SAMPLED_LABELS["extrapolation"].description, ge=0)
+    extrapolation: float | None = option(
+        None, "x0 + this * (x0 - that of the step before), 0.8 is published for 25 steps; null: off", ge=0
+    )

@@ -6,72 +6,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from guided_diffusion.config.from_checkpoint import (
-    DiffusionFromCheckpoint,
-    GeometryFromCheckpoint,
-    LabelDiffusionFromCheckpoint,
-    ModelFromCheckpoint,
-    fill_from_checkpoint,
-)
-from guided_diffusion.config.label_diffusion import SampledLabelOptions, check_eta
-from guided_diffusion.config.network import check_network
-from guided_diffusion.config.trained import TrainedConfig
-from guided_diffusion.config.weights import WeightsOptions
-from guided_diffusion.data.options import SourceOptions
-from guided_diffusion.diffusion.options import SamplerOptions
+from guided_diffusion.config.pipeline import LoadConfig, SamplingConfig
 from guided_diffusion.runtime.options import ActionConfig, Problem, option
-from guided_diffusion.training.options import PrecisionOptions
 
 
-class SampleConfig(ActionConfig):
+class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
     """Keys of `sample`."""
 
     required: ClassVar = ("model_path", "results_path")
     summary: ClassVar = "write synthetic image/mask pairs in the layout of the real dataset"
     common: ClassVar = (
-        "model_path",
-        "results_path",
-        "data_dir",
-        "data_split",
-        "mask_dir",
-        "num_samples",
-        "s",
-        "sampler",
-        "steps",
-        "split",
-    )
+        "model_path", "results_path", "data_dir", "data_split", "mask_dir",
+        "num_samples", "s", "sampler", "steps", "split",
+    )  # fmt: skip
 
-    weights: WeightsOptions
-    source: SourceOptions
-    geometry: GeometryFromCheckpoint
-    model: ModelFromCheckpoint
-    diffusion: DiffusionFromCheckpoint
-    label_diffusion: LabelDiffusionFromCheckpoint
-    sampled_labels: SampledLabelOptions
-    sampler: SamplerOptions
-    precision: PrecisionOptions
-    mask_dir: str = option("", "folder of masks alone, in place of data_dir", path=True)
+    unlabeled_to_zero: bool = option(False, "pixels of the class called unlabelled carry no condition")
+    mask_dir: str = option("", "folder of masks alone, in place of data_dir", cloud=True)
     data_split: Literal["train", "test"] = option("test", "split of data_dir whose masks are used")
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
-    num_samples: int | None = option(None, "pairs to write, masks are used in turn; null: one for each mask", ge=1)
+    num_samples: int | None = option(
+        None, "pairs to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000
+    )
     augment_masks: bool = option(False, "flip and turn the masks at random from their second use on")
-    batch_size: int = option(8, "images made at a time", ge=1)
+    batch_size: int = option(8, "images made at a time", ge=1, le=65536)
     seed: int = option(0, "seed of the samples", ge=0, lt=2**63)
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
-        yield from check_network(self.model, self.geometry)
-        yield from check_eta(self.label_diffusion, self.sampled_labels.eta_path)
         if bool(self.source.data_dir) == bool(self.mask_dir):
             found = "both are given" if self.mask_dir else "neither is given"
             yield ("data_dir", f"data_dir and mask_dir say where the masks come from, and {found}: give one of them")
         if self.split and (Path(self.split).name != self.split or self.split in (".", "..")):
             yield ("split", f"split is {self.split!r}: it must be a plain folder name, such as train")
-
-    def fill_from_checkpoint(self, trained: TrainedConfig) -> SampleConfig:
-        """Return this configuration with what it leaves to the checkpoint filled in from `trained`, for the record."""
-        names = ("source", "geometry", "model", "diffusion", "label_diffusion")
-        return self.model_copy(
-            update={name: fill_from_checkpoint(getattr(self, name), getattr(trained, name)) for name in names}
-        )

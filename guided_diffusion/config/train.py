@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar, Self
 
-from guided_diffusion.config.label_diffusion import check_eta
-from guided_diffusion.config.network import check_network, with_size_defaults
-from guided_diffusion.data.options import AugmentOptions, EtaOptions, GeometryOptions, LoaderOptions, SourceOptions
-from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
-from guided_diffusion.models.options import ModelOptions
-from guided_diffusion.runtime.options import ActionConfig, Problem, option
+from guided_diffusion.config.network import NetworkConfig
+from guided_diffusion.data.options import AugmentOptions, EtaOptions, LoaderOptions
+from guided_diffusion.models.architecture import attention_factors, default_channel_mult, height_width
+from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import OptimizerOptions, PrecisionOptions, RunOptions
 
 
-class TrainConfig(ActionConfig):
+class TrainConfig(NetworkConfig, ActionConfig):
     """Keys of `train`."""
 
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
     summary: ClassVar = "train a semantic diffusion model on a folder of images and masks"
     common: ClassVar = (
-        "data_dir",
-        "dataset_mode",
-        "output_dir",
-        "image_size",
-        "image_channels",
-        "resize",
-        "num_channels",
-        "batch_size",
-        "max_epochs",
-        "lr",
-    )
+        "data_dir", "dataset_mode", "output_dir", "image_size", "image_channels",
+        "resize", "num_channels", "batch_size", "max_epochs", "lr",
+    )  # fmt: skip
 
-    source: SourceOptions
-    geometry: GeometryOptions
+    eta: EtaOptions
     augment: AugmentOptions
     loader: LoaderOptions
-    model: ModelOptions
-    diffusion: DiffusionOptions
-    eta: EtaOptions
-    label_diffusion: LabelDiffusionOptions
     optimizer: OptimizerOptions
     precision: PrecisionOptions
     run: RunOptions
@@ -50,19 +34,12 @@ class TrainConfig(ActionConfig):
         resume="may change",
     )
 
-    def check(self) -> Iterator[Problem]:
-        yield from super().check()
-        yield from check_network(self.model, self.geometry)
-        yield from check_eta(self.label_diffusion, self.eta.eta_path, self.eta.eta_scale)
-        yield from check_turns(self.augment, self.geometry)
-
     def resolve(self) -> Self:
+        """Return the configuration as its base does, the defaults that depend on the image size filled in."""
         config = super().resolve()
-        return config.model_copy(update={"model": with_size_defaults(config.model, config.geometry)})
-
-
-def check_turns(augment: AugmentOptions, geometry: GeometryOptions) -> Iterator[Problem]:
-    """Yield what keeps images from being turned by quarter turns."""
-    size = geometry.image_size
-    if augment.rotate90 and isinstance(size, tuple) and size[0] != size[1]:
-        yield ("rotate90", f"rotate90 needs a square image_size, found {list(size)}: set rotate90 to false")
+        short = min(height_width(config.geometry.image_size))
+        mult = tuple(config.model.channel_mult or default_channel_mult(short))
+        attention = config.model.attention_resolutions
+        if attention is None:
+            attention = tuple(short // factor for factor in attention_factors(short, mult, None))
+        return config.replaced(channel_mult=mult, attention_resolutions=attention)

@@ -1,4 +1,4 @@
-"""A whole dataset as arrays of one size, for metrics that compare all its images at once."""
+"""A whole dataset as arrays of one size, for metrics that compare all images at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.visualize import Pixels, to_pixels
 
-_CHUNK = 32  # images that are floating point numbers at a time
+_CHUNK = 32  # images that are held as floating point numbers at a time
 
 
 def load_arrays(
@@ -26,10 +26,9 @@ def load_arrays(
     *,
     progress: str = "",
 ) -> tuple[Pixels, np.ndarray]:
-    """Return the images, uint8 [N, H, W, 3], and the label maps [N, H, W] in `0..num_classes`, of at least one pair.
+    """Return the images, uint8 [N, H, W, 3], and the label maps, [N, H, W] in `0..num_classes`, of N > 0 pairs.
 
-    transform: one without augmentation (`train=False`). progress: what a progress bar says; none where empty.
-
+    transform: without augmentation (`train=False`). progress: text of a progress bar; empty for none.
     Raises DataError for files that changed since they were scanned.
     """
     assert not transform.train

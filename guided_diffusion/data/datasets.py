@@ -1,4 +1,4 @@
-"""From paths to training examples: decoding, the joint transform, and the cache of decoded pictures."""
+"""From paths to training examples: decoding, joint transform, cache of decoded pictures."""
 
 from __future__ import annotations
 
@@ -23,41 +23,34 @@ from guided_diffusion.runtime.seeding import Stream, derive_seed
 _CACHE_SHARE = 1 / 4  # of the memory that is available
 _MEASURED_IMAGES = 16
 
-_DECODED = tuple[Tensor, Tensor, "Tensor | None"]  # image, label, instance
-
 
 class ExampleKey(NamedTuple):
-    """Which example, and what it is for: all that decides how it is augmented and weighted.
+    """Which example, and how it is augmented (by epoch and index) and weighted."""
 
-    epoch: counted from 0; with `index` it seeds the augmentation.
-    index: of the pair in the dataset.
-    batch_index: position in the global batch.
-    weight: of its loss; 0 for one that only keeps a process busy.
+    epoch: int  # from 0
+    index: int  # of the pair in the dataset
+    batch_index: int  # position in the global batch
+    weight: float  # of its loss; 0 for an example that only keeps a process busy
+
+
+def read_image(path: str | Path, channels: Literal[1, 3], *, upright: bool = True) -> Tensor:
+    """Return the picture as uint8 [channels, H, W]; DataError if it cannot be decoded.
+
+    upright: turn it as its EXIF orientation says.
     """
-
-    epoch: int
-    index: int
-    batch_index: int
-    weight: float
-
-
-def read_image(path: str | Path, channels: Literal[1, 3]) -> Tensor:
-    """Return the picture as uint8 [channels, H, W], turned upright as its EXIF orientation says.
-
-    Transparent pixels are composited over black, 16-bit gray is scaled from 0..65535 to 0..255, colors become gray by
-    the ITU-R 601 luma. Raises DataError for what cannot be decoded.
-    """
-    return image_tensor(open_image(path), channels, str(path))
+    return image_tensor(open_image(path, upright=upright), channels, str(path))
 
 
 def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str) -> Tensor:
-    """Return a decoded picture as `read_image` does; DataError naming `source` for floating point pictures."""
+    """Return a decoded picture as uint8 [channels, H, W]; DataError naming `source` if it has more than 16 bits.
+
+    Transparent pixels are composited over black, 16-bit gray is scaled to 8 bits, colors become gray by ITU-R 601 luma.
+    """
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I"):
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
-            found = f"image has values {deep.min()} to {deep.max()}"
-            raise DataError.of(source, found, "save it with 8 or 16 bits")
+            raise DataError.of(source, f"image has values {deep.min()} to {deep.max()}", "save it with 8 or 16 bits")
         image = Image.fromarray(((deep.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8))
     elif image.mode == "F":
         raise DataError.of(source, "image has floating point values", "save it with 8 or 16 bits per channel")
@@ -69,18 +62,13 @@ def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str) -> Te
     return torch.from_numpy(np.array(planes, order="C"))
 
 
-def read_mask(path: str | Path, encoding: LabelEncoding) -> Tensor:
+def read_mask(path: str | Path, encoding: LabelEncoding, *, upright: bool = True) -> Tensor:
     """Return the class ids of a mask, [H, W] in `0..num_classes`, uint8 (int32 above 255 classes).
 
-    Raises DataError for what cannot be decoded and for values that stand for no class.
+    Raises DataError if the file cannot be decoded or has values of unknown meaning.
     """
-    label = encoding.decode(open_mask(path), str(path))
+    label = encoding.decode(open_mask(path, upright=upright), str(path))
     return torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
-
-
-def read_instances(path: str | Path) -> Tensor:
-    """Return the instance ids of an 8- or 16-bit, palette or RGB picture, int32 [H, W]."""
-    return torch.from_numpy(raw_mask(open_mask(path), str(path)).values.astype(np.int32))
 
 
 def read_condition(
@@ -88,10 +76,10 @@ def read_condition(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the condition of one mask for sampling: label [H, W] and, `with_edges`, its edges [H, W] (booleans).
 
-    `transform` must be one without augmentation (`train=False`).
+    transform: without augmentation (`train=False`).
     """
     assert not transform.train
-    label = read_mask(entry.mask, encoding)
+    label = read_mask(entry.mask, encoding, upright=entry.upright)
     instance = _read_edge_source(entry, label) if with_edges else None
     height, width = label.shape
     placement = transform.place((height, width))
@@ -100,17 +88,10 @@ def read_condition(
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Pairs as training examples, looked up by ExampleKey.
+    """Pairs as training examples; an example depends on (seed, epoch, index) alone.
 
-    An example is a dictionary: `image` float32 [image_channels, H, W] in [-1, 1]; `label` [H, W] in `0..num_classes`,
-    uint8 (int16 above 255 classes); `edge` [H, W] booleans if `with_edges`, from the instance map where the pair has
-    one, else from the labels; `index`, `batch_index`, `weight` from the key.
-
-    An example depends on (seed, epoch, index) and on nothing else. Files that changed since they were scanned raise
-    DataError.
-
-    cache_images: keep decoded pictures in memory; "auto" does if they fit in a quarter of the available memory, counted
-        once for each of `num_workers` worker processes.
+    cache_images: keep decoded pictures in memory; "auto": if they fit in a quarter of the available memory, once for
+        each of `num_workers` processes.
     """
 
     def __init__(
@@ -134,7 +115,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if cache_images == "auto":
             size = decoded_bytes(self.pairs, image_channels, with_edges=with_edges) * max(1, num_workers)
             cache_images = size <= available_memory() * _CACHE_SHARE
-        self._cache: dict[int, _DECODED] | None = {} if cache_images else None
+        self._cache: dict[int, tuple[Tensor, Tensor, Tensor | None]] | None = {} if cache_images else None
 
     @property
     def caches(self) -> bool:
@@ -145,6 +126,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return len(self.pairs)
 
     def __getitem__(self, key: ExampleKey) -> dict[str, Any]:
+        """Return `image`, float32 [image_channels, H, W] in [-1, 1]; `label`, [H, W] in `0..num_classes`, uint8 (int16
+        above 255 classes); `edge`, [H, W] booleans if `with_edges`; `index`, `batch_index` and `weight` of the key.
+        Raises DataError for files that changed since they were scanned.
+        """
         image, label, instance = self._decoded(key.index)
         generator = None
         if self.transform.train:
@@ -153,7 +138,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         placement = self.transform.place((height, width), generator)
         example: dict[str, Any] = {
             "image": placement.image(image).float().div_(127.5).sub_(1),
-            "label": _compact(placement.mask(label, self.encoding.num_classes)),
+            "label": _compact(placement.label(label, self.encoding.num_classes)),
             "index": key.index,
             "batch_index": key.batch_index,
             "weight": key.weight,
@@ -162,13 +147,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             example["edge"] = edges_from_instances(placement.mask(instance, -1))
         return example
 
-    def _decoded(self, index: int) -> _DECODED:
-        """Return image, label and (`with_edges`) instance map of a pair at full size, from the cache if there."""
+    def _decoded(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return image, label and, `with_edges`, instance map of a pair at full size."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         pair = self.pairs[index]
-        image = read_image(pair.image, self.image_channels)
-        label = read_mask(pair.mask, self.encoding)
+        image = read_image(pair.image, self.image_channels, upright=pair.upright)
+        label = read_mask(pair.mask, self.encoding, upright=pair.upright)
         check_sizes(pair.image, image.shape[-2:], pair.mask, label.shape)
         decoded = (image, label, _read_edge_source(pair, label) if self.with_edges else None)
         if self._cache is not None:
@@ -179,18 +164,14 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 def check_sizes(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> None:
     """Raise DataError if two pictures of one pair differ in size (height, width)."""
     if tuple(size) != tuple(other_size):
-        raise DataError.of(path, size_mismatch(size, other_path, other_size), "scale or crop one to the other's size")
-
-
-def size_mismatch(size: Sequence[int], other_path: str, other_size: Sequence[int]) -> str:
-    """Return the words for a picture of `size` (height, width) whose partner has another size."""
-    found = f"{size[1]}x{size[0]} pixels, but {other_path} has {other_size[1]}x{other_size[0]}"
-    turned = tuple(size) == tuple(other_size)[::-1]
-    return f"{found} (sides exchanged: is one of them stored turned, without an EXIF orientation?)" if turned else found
+        found = f"{size[1]}x{size[0]} pixels, but {other_path} has {other_size[1]}x{other_size[0]}"
+        if tuple(size) == tuple(other_size)[::-1]:
+            found += " (sides exchanged: is one of them stored turned, without an EXIF orientation?)"
+        raise DataError.of(path, found, "scale or crop one to the other's size (masks by nearest neighbor)")
 
 
 def decoded_bytes(pairs: Sequence[Pair], channels: int, *, with_edges: bool = False) -> int:
-    """Return about how many bytes all decoded pairs take, from the sizes of a few of them spread over the dataset."""
+    """Estimate the bytes of all decoded pairs from the sizes of a few of them, spread over the dataset."""
     if not pairs:
         return 0
     step = max(1, len(pairs) // _MEASURED_IMAGES)
@@ -200,12 +181,12 @@ def decoded_bytes(pairs: Sequence[Pair], channels: int, *, with_edges: bool = Fa
 
 
 def _read_edge_source(entry: Pair | MaskEntry, label: Tensor) -> Tensor:
-    """Return what edges are taken from, int32 [H, W]: the instance map, or the labels where there is none."""
+    """Return the ids whose borders are the edges, int32 [H, W]: the instance map, or the labels where there is none."""
     if entry.instance is None:
         return label.int()
-    instance = read_instances(entry.instance)
+    instance = raw_mask(open_mask(entry.instance, upright=entry.upright), entry.instance).values
     check_sizes(entry.mask, label.shape, entry.instance, instance.shape)
-    return instance
+    return torch.from_numpy(instance.astype(np.int32))
 
 
 def _compact(label: Tensor) -> Tensor:

@@ -3,112 +3,227 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import blobfile as bf
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from guided_diffusion.runtime.errors import DataError
 
-# What PIL raises for files that are not the picture they claim to be.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# Without these a cloud path that no network leads to is tried for ever.
+bf.configure(retry_limit=2, connect_timeout=3, read_timeout=20, log_callback=lambda _: None)
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # raised by PIL for corrupted files
 
 _LOW_DEPTH = {"L;2": 85, "L;4": 17}  # PIL stretches gray of 2 and 4 bits to 0..255 by these factors
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LOSSLESS = ("PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "SUN", "ICO", "QOI")
 _DEEP_COLOR = ("RGB;16B", "RGBA;16B", "LA;16B")  # PIL keeps only the high byte of these
+
+
+# What network storage, archives and file managers add beside the files of their users.
+_FOREIGN_FOLDERS = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found")
+
+
+@contextmanager
+def _reading(path: str | Path, remedy: str) -> Iterator[None]:
+    """Turn what keeps the block from reading `path` into a DataError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError.of(path, f"cannot be read ({error.strerror or error})", remedy) from error
+    except bf.Error as error:
+        reason = "no answer" if isinstance(error, bf.RequestFailure | bf.DeadlineExceeded) else str(error)
+        check = "check the address, the network and your credentials, or copy the files to a local folder"
+        raise DataError.of(path, f"cannot be read ({reason})", check) from error
+
+
+def is_folder(path: str | Path) -> bool:
+    """Return whether there is a folder at a local or cloud path; DataError where the cloud does not answer."""
+    with _reading(path, "check its permissions"):
+        return bf.isdir(str(path))
+
+
+def exists(path: str | Path) -> bool:
+    """Return whether there is a file or folder at a local or cloud path; DataError where the cloud does not answer."""
+    with _reading(path, "check its permissions"):
+        return bf.exists(str(path))
 
 
 def list_files(folder: str | Path) -> list[tuple[str, str]]:
     """Return (path relative to `folder` with forward slashes, full path) of all files below it, sorted.
 
-    Hidden files and folders (leading dot: `.DS_Store`, `._a.png`, `.ipynb_checkpoints`) are left out.
-    Raises DataError if the folder cannot be listed.
+    Hidden files and folders (leading dot: `.DS_Store`, `._a.png`, `.ipynb_checkpoints`) and those that network storage
+    adds (`@eaDir`) are left out. Raises DataError if the folder cannot be listed, or is inside itself by a link.
     """
-    found: list[tuple[str, str]] = []
+    files: list[tuple[str, str]] = []
 
-    def visit(path: str, prefix: str) -> None:
+    def visit(path: str, prefix: str, above: tuple[str, ...]) -> None:
         for entry in bf.scandir(path):
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name.lower() in _FOREIGN_FOLDERS:
                 continue
-            if entry.is_dir:
-                visit(entry.path, f"{prefix}{entry.name}/")
-            else:
-                found.append((prefix + entry.name, entry.path))
+            if not entry.is_dir:
+                files.append((prefix + entry.name, entry.path))
+                continue
+            real = os.path.realpath(entry.path)
+            if real in above:
+                raise DataError.of(entry.path, f"is a link to {real}, which it lies in", "remove the link")
+            visit(entry.path, f"{prefix}{entry.name}/", (*above, real))
 
     try:
-        visit(str(folder), "")
+        visit(str(folder), "", (os.path.realpath(folder),))
     except OSError as error:
         raise DataError.of(folder, f"cannot be listed ({error})", "repair or remove what it names") from error
-    return sorted(found)
+    except bf.Error as error:
+        raise DataError.of(folder, f"cannot be listed ({error})", "check the address and the network") from error
+    return sorted(files)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return the bytes of a file; DataError if it is missing, empty or cannot be read."""
-    try:
+    """Return the bytes of a file; DataError if it is missing, empty, no regular file, or cannot be read."""
+    with _reading(path, "check that it exists and its permissions"):
+        # A pipe or device would be read for ever.
+        if os.path.lexists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise DataError.of(path, "is a folder, pipe or device, not a file", "remove it")
         with bf.BlobFile(str(path), "rb") as file:
             content = file.read()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError.of(path, f"cannot be read ({reason})", "check that it exists and its permissions") from error
     if not content:
         raise DataError.of(path, "the file is empty (0 bytes)", "copy it again or remove the pair")
     return content
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Return the decoded picture, turned upright as its EXIF orientation says.
+def open_image(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> Image.Image:
+    """Return the decoded picture; DataError for a missing, empty or corrupted file.
 
-    Raises DataError if the file is missing, empty, truncated, or no picture.
+    content: of the file, where it is read already. upright: turn it as its EXIF orientation says.
     """
-    return _load(path)[0]
+    return _load(path, content, upright)[0]
 
 
-def open_mask(path: str | Path) -> Image.Image:
-    """Return the decoded label picture with its sample values as they are stored in the file.
+def open_mask(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> Image.Image:
+    """Return the decoded label picture with the sample values that the file stores (PIL stretches 2 and 4 bits).
 
-    PIL stretches gray PNGs of 2 and 4 bits to 0..255; this is undone. Colors of 16 bits lose their low byte in PIL
-    and are refused with a DataError, as are JPEGs, whose compression changes labels, and what `open_image` refuses.
+    Raises DataError as `open_image` does, and for files whose values are lost: lossy formats, and colors of 16 bits,
+    of which PIL reads 8.
     """
-    image, raw_mode = _load(path)
-    if image.format == "JPEG":
-        raise DataError.of(
-            path,
-            "mask is a JPEG, whatever its name says, and its compression has changed labels at edges",
-            "export the masks anew as PNG",
-        )
+    image, raw_mode = _load(path, content, upright)
+    if not _is_lossless(image):
+        found = f"mask is a {image.format} file, whatever its name says: lossy compression has changed labels at edges"
+        raise DataError.of(path, found, "export the masks anew as PNG from their source")
     if raw_mode in _DEEP_COLOR:
-        raise DataError.of(
-            path, "mask has 16 bits per color channel", "save it as 8-bit RGB, palette or 16-bit gray PNG"
-        )
+        remedy = "save it as 8-bit RGB, palette or 16-bit gray PNG"
+        raise DataError.of(path, "mask has 16 bits per color channel", remedy)
     if raw_mode in _LOW_DEPTH:
-        factor = _LOW_DEPTH[raw_mode]
-        return image.point([value // factor for value in range(256)])
+        return image.point([value // _LOW_DEPTH[raw_mode] for value in range(256)])
     return image
 
 
-def _load(path: str | Path) -> tuple[Image.Image, str]:
-    """Decode a picture; also return how its samples were stored, in PIL's raw mode names."""
-    content = read_bytes(path)
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a picture, 1 (as stored) to 8."""
+    try:
+        tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:  # damaged metadata of a sound picture
+        return 1
+    return tag if tag in range(1, 9) else 1
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Turn a picture as its EXIF orientation says, in place."""
+    if orientation(image) != 1:
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _load(path: str | Path, content: bytes | None, upright: bool) -> tuple[Image.Image, str]:
+    """Return the decoded picture and PIL's raw mode of the file, "" where the format has none."""
+    content = read_bytes(path) if content is None else content
+    try:
+        image, raw_mode = _decoded(content)
+        if upright:
+            turn_upright(image)
+    except Image.DecompressionBombError as error:
+        raise DataError.of(path, str(error), "scale the picture down") from error
+    except _BROKEN as error:
+        if named := _foreign_format(content):
+            raise DataError.of(path, f"is a {named} file, which is not read", "convert it to PNG or JPEG") from error
+        reason = "not a known picture format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        found = f"unreadable or truncated ({reason})"
+        raise DataError.of(path, found, "replace the file or remove the pair") from error
+    return image, raw_mode
+
+
+def _decoded(content: bytes) -> tuple[Image.Image, str]:
+    """Decode the bytes of a picture; metadata too long for PIL's limits are left out, as they do not matter here."""
     try:
         image = Image.open(io.BytesIO(content))
         raw_mode = _raw_mode(image)
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-    except Image.DecompressionBombError as error:
-        raise DataError.of(path, str(error), "scale the picture down") from error
-    except _BROKEN as error:
-        reason = "not a picture that can be decoded" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise DataError.of(
-            path, f"unreadable or truncated ({reason})", "replace the file or remove the pair"
-        ) from error
+    except ValueError:
+        shorter = _without_text(content)
+        if len(shorter) == len(content):
+            raise
+        return _decoded(shorter)
+    if image.format == "WEBP":
+        image.info["lossy"] = b"VP8 " in _riff_chunks(content)
     return image, raw_mode
 
 
+def _riff_chunks(content: bytes) -> list[bytes]:
+    """Return the names of the chunks of a RIFF file."""
+    names, position = [], 12
+    while position + 8 <= len(content):
+        name, length = struct.unpack_from("<4sI", content, position)
+        names.append(name)
+        position += 8 + length + length % 2
+    return names
+
+
+def _without_text(content: bytes) -> bytes:
+    """Return a PNG without its chunks of text and color profile; other bytes as they are."""
+    if not content.startswith(_PNG):
+        return content
+    kept, position = [_PNG], len(_PNG)
+    while position + 12 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, position)
+        if name not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(content[position : position + 12 + length])
+        position += 12 + length
+    return b"".join(kept)
+
+
+def _foreign_format(content: bytes) -> str:
+    """Return the name of a picture format that PIL does not read but cameras and tools write, "" for others."""
+    if content[4:8] == b"ftyp":
+        return "HEIC" if re.search(rb"hei[cfxms]|hev[cx]|mif1|msf1", content[8:32]) else "AVIF or video"
+    marks = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"%PDF": "PDF", b"DICM": "DICOM"}
+    marks |= {
+        b"<svg": "SVG",
+        b"<?xml": "XML",
+        b"<!DOC": "HTML",
+        b"\x93NUMPY": "NumPy",
+        b"version https://git-lfs": "Git LFS pointer",
+    }
+    head = content[128:132] if content[128:132] == b"DICM" else content[:32]
+    return next((name for mark, name in marks.items() if head.startswith(mark)), "")
+
+
+def _is_lossless(image: Image.Image) -> bool:
+    """Return whether the format of a decoded picture keeps every value."""
+    if image.format == "TIFF":
+        return image.info.get("compression") not in ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
+    if image.format == "WEBP":
+        return not image.info.get("lossy", False)
+    return image.format in _LOSSLESS
+
+
 def _raw_mode(image: Image.Image) -> str:
-    """Return PIL's raw mode of a picture that is not yet loaded, "" where its format has none."""
-    if not image.tile:
-        return ""
-    arguments = image.tile[0][3]
+    """Return how a picture that is not yet loaded stores its samples."""
+    arguments = image.tile[0][3] if image.tile else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""

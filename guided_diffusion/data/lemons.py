@@ -1,15 +1,17 @@
 """The procedural dataset of the quick start: lemons with blemishes, mould and gangrene, and their masks.
 
 A lemon is a height field: the smooth union of three ellipsoids (a body and two tips), lit by one lamp. Its defects are
-patches around points of that surface, so they shrink towards the outline as on a real fruit. Every picture is drawn at
-`SUPERSAMPLING` times its size and averaged down; its mask is taken at the pixel centers.
+patches on that surface, so they are foreshortened towards the outline. A picture is drawn at `SUPERSAMPLING` times its
+size and averaged down; its mask is taken at the pixel centers.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ MARKER = "demo.json"
 SUPERSAMPLING = 3  # odd: the middle sample of a block is the center of its pixel
 MIN_SIZE = 16
 
-# Every combination of defects equally often: each defect in half of the pictures, one lemon in eight is healthy.
+# Each combination of defects is equally frequent: a defect is in half of the pictures, one lemon in eight is healthy.
 _COMBINATIONS = tuple(
     tuple(kind for bit, kind in enumerate((BLEMISH, MOULD, GANGRENE)) if number >> bit & 1) for number in range(8)
 )
@@ -39,26 +41,22 @@ Field = NDArray[np.float32]
 def write_demo_dataset(
     folder: str | Path, *, num_train: int = 64, num_test: int = 24, size: int = 96, seed: int = 0
 ) -> None:
-    """Write `<folder>/{train,test}/{images,masks}/<name>.png`, `classes.json` and a record of the parameters.
+    """Write a dataset of 8-bit RGB images and gray masks of class indices, or keep one of the same parameters.
 
-    Images are 8-bit RGB, masks 8-bit gray holding the class index, both `size` x `size` pixels. The same parameters
-    give the same bytes. The dataset appears under its name only when it is whole; one that is already there with
-    the same parameters is kept as it is.
-
-    Raises DataError for counts below 1, a size below 16, and for a folder that holds anything else.
+    The same parameters give the same bytes. The folder appears once it is complete. Raises DataError for counts below
+    1, a size below 16, and a folder with other content.
     """
     target = Path(folder).resolve()
     if num_train < 1 or num_test < 1 or size < MIN_SIZE or seed < 0:
-        raise DataError(
-            f"demo dataset: num_train={num_train}, num_test={num_test}, size={size}, seed={seed} found; "
-            f"use counts of at least 1, a size of at least {MIN_SIZE} and a seed of at least 0"
-        )
+        found = f"num_train={num_train}, num_test={num_test}, size={size}, seed={seed} found"
+        remedy = f"use counts of at least 1, a size of at least {MIN_SIZE} and a seed of at least 0"
+        raise DataError.of("demo dataset", found, remedy)
     counts = {"train": num_train, "test": num_test}
-    record = {"version": _VERSION, **{f"num_{split}": n for split, n in counts.items()}, "size": size, "seed": seed}
+    record = {"version": _VERSION, "num_train": num_train, "num_test": num_test, "size": size, "seed": seed}
     if _already_written(target, record, counts):
         return
 
-    # A fixed name: what a killed run left behind is removed by the next one.
+    # A fixed name, so that the next run removes what a killed one left behind.
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -78,15 +76,16 @@ def draw_lemon(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return one picture [size, size, 3] and its mask [size, size] of class indices.
 
-    defects: which of BLEMISH, MOULD and GANGRENE the lemon has. No pixel of them touches the background, and each
-    shows (below 32 pixels a blemish may fall between the pixels).
+    defects: some of BLEMISH, MOULD and GANGRENE. They do not touch the background; each is visible (a blemish only at
+    32 pixels or more).
     """
     side = size * SUPERSAMPLING
     shape = _Lemon.draw(rng)
-    x, y = _pixel_grid(side)
+    centers = (np.arange(side, dtype=np.float32) + 0.5) / side
+    x, y = np.meshgrid(centers, centers)
     u, v = shape.local(x, y)
     depth = shape.depth(u, v)
-    height = _height(depth, shape.half_width)
+    height = shape.height(depth)
     patches = _place_defects(shape, defects, rng)
     # The rim keeps a defect more than a pixel inside the outline, in the picture as in the mask.
     fields = {kind: _patch_field(patches[kind], kind, u, v, height, depth - 1.5 / size, rng) for kind in defects}
@@ -104,39 +103,31 @@ def draw_lemon(
     for kind, inside in fields.items():
         mask[inside > 0] = kind
     center = SUPERSAMPLING // 2
-    return _average_down(picture, size), mask[center::SUPERSAMPLING, center::SUPERSAMPLING]
+    blocks = picture.clip(0, 1).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3)
+    image = np.round(blocks.mean(axis=(1, 3)) * 255).astype(np.uint8)
+    return image, mask[center::SUPERSAMPLING, center::SUPERSAMPLING]
 
 
 # ---------------------------------------------------------------------------------------------------- files
 
 
 def _already_written(target: Path, record: dict[str, int], counts: dict[str, int]) -> bool:
-    """Tell whether `target` holds this very dataset; raise DataError when it holds anything else."""
+    """Return whether `target` holds the dataset of `record`; DataError if it holds anything else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
-        found = json.loads((target / MARKER).read_text(encoding="utf-8"))
+        existing = json.loads((target / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise DataError(
-            f"{target}: exists and is not a demo dataset; name a new or an empty folder for the demo dataset"
-        ) from None
-    if found != record:
-        raise DataError(
-            f"{target}: holds a demo dataset made with {found}, but {record} is asked for; "
-            "delete the folder or name another one"
-        )
-    names = (
-        target / split / kind / _name(index)
-        for split, count in counts.items()
-        for kind in ("images", "masks")
-        for index in range(count)
-    )
+        raise DataError.of(target, "exists and is not a demo dataset", "choose a new or an empty folder") from None
+    if existing != record:
+        found = f"holds a demo dataset made with {existing}, but {record} is asked for"
+        raise DataError.of(target, found, "delete the folder or choose another one")
+    pictures = product(counts, ("images", "masks"), range(max(counts.values())))
+    names = [target / split / kind / _name(index) for split, kind, index in pictures if index < counts[split]]
     missing = [path for path in (target / "classes.json", *names) if not path.is_file()]
     if missing:
-        raise DataError(
-            f"{target}: demo dataset lacks {len(missing)} of its files (first: {missing[0]}); "
-            "delete the folder to have it written again"
-        )
+        found = f"demo dataset lacks {len(missing)} of its files (first: {missing[0]})"
+        raise DataError.of(target, found, "delete the folder to have it written again")
     return True
 
 
@@ -149,7 +140,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _write_split(folder: Path, split: int, count: int, size: int, seed: int) -> None:
-    """Write `count` pairs; picture `index` depends on (seed, split, index, size) alone, not on `count`."""
+    """Write `count` pairs; a picture is a function of (seed, split, index, size)."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     for index in range(count):
@@ -183,44 +174,33 @@ class _Lemon:
             for end, length, width in ((-1, (0.12, 0.17), (0.24, 0.34)), (1, (0.20, 0.26), (0.24, 0.30)))
         )
         margin = 0.5 - 1.24 * half_length - 0.015  # the whole lemon stays in the picture, however it is turned
-        x, y = 0.5 + rng.uniform(-1, 1, 2) * margin
+        x, y = (0.5 + rng.uniform(-1, 1, 2) * margin).tolist()
         return _Lemon((x, y), rng.uniform(0, 2 * np.pi), half_length, half_width, tips)
 
     def local(self, x: Field, y: Field) -> tuple[Field, Field]:
         """Return the coordinates along and across the long axis, from the center."""
-        cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
-        dx, dy = x - np.float32(self.center[0]), y - np.float32(self.center[1])
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        dx, dy = x - self.center[0], y - self.center[1]
         return dx * cos + dy * sin, dy * cos - dx * sin
 
     def depth(self, u: Field, v: Field) -> Field:
-        """Return how deep a point lies inside the outline (negative outside), about a distance near it."""
+        """Return how deep a point lies inside the outline (negative outside), near it about the distance."""
         depth = _ellipse_depth(u, v, self.half_length, self.half_width)
         for position, length, width in self.tips:
-            depth = _smooth_max(depth, _ellipse_depth(u - np.float32(position), v, length, width), 0.06)
+            tip = _ellipse_depth(u - position, v, length, width)
+            # The larger depth, rounded by a quadratic blend where the two differ little.
+            near = np.clip(1 - np.abs(depth - tip) / 0.06, 0, None)
+            depth = np.maximum(depth, tip) + near * near * (0.06 / 4)
         return depth
+
+    def height(self, depth: Field) -> Field:
+        """Return the height above the plane of the outline: a circle's profile over the depth."""
+        flat = 1 - np.clip(depth / self.half_width, 0, 1)
+        return self.half_width * np.sqrt(np.clip(1 - flat * flat, 0, None))
 
 
 def _ellipse_depth(u: Field, v: Field, half_length: float, half_width: float) -> Field:
-    radius = np.hypot(u / np.float32(half_length), v / np.float32(half_width))
-    return (1 - radius) * np.float32(half_width)
-
-
-def _smooth_max(a: Field, b: Field, width: float) -> Field:
-    """Return the larger of two depths, rounded where they differ by less than `width` (quadratic blend)."""
-    near = np.clip(1 - np.abs(a - b) / np.float32(width), 0, None)
-    return np.maximum(a, b) + near * near * np.float32(width / 4)
-
-
-def _height(depth: Field, half_width: float) -> Field:
-    """Return the height above the table's plane through the outline: a circle's profile over the depth."""
-    flat = 1 - np.clip(depth / np.float32(half_width), 0, 1)
-    return np.float32(half_width) * np.sqrt(np.clip(1 - flat * flat, 0, None))
-
-
-def _pixel_grid(side: int) -> tuple[Field, Field]:
-    centers = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
-    y, x = np.meshgrid(centers, centers, indexing="ij")
-    return x, y
+    return (1 - np.hypot(u / half_length, v / half_width)) * half_width
 
 
 # -------------------------------------------------------------------------------------------------- defects
@@ -229,11 +209,11 @@ def _pixel_grid(side: int) -> tuple[Field, Field]:
 def _place_defects(
     lemon: _Lemon, defects: tuple[int, ...], rng: np.random.Generator
 ) -> dict[int, list[tuple[float, float, float]]]:
-    """Return patches (u, v, radius) per defect, kept apart from each other where there is room."""
+    """Return patches (u, v, radius) per defect, apart from each other where there is room."""
     width = lemon.half_width
     placed: list[tuple[float, float, float]] = []
     patches: dict[int, list[tuple[float, float, float]]] = {}
-    # The largest first: small spots find room between large patches, not the other way round.
+    # The largest first: small spots find room between large patches.
     for kind in sorted(defects, reverse=True):
         count, (low, high), reach = {
             GANGRENE: (1, (0.42, 0.58), 0.50),
@@ -263,61 +243,57 @@ def _patch_field(
     rim: Field,
     rng: np.random.Generator,
 ) -> Field:
-    """Return a field that is positive inside the defect: 1 at a patch's center, 0 on its ragged edge.
+    """Return a field that is 1 at a patch's center, 0 on its ragged edge, negative outside and where `rim` is.
 
-    Distances are measured in three dimensions, on the surface's points, which foreshortens patches near the outline.
-    rim: depth below which no defect may lie.
+    Distances between surface points are three-dimensional, which foreshortens patches near the outline.
     """
     side = u.shape[0]
     ragged = {BLEMISH: 0.12, MOULD: 0.16, GANGRENE: 0.18}[kind]
-    wobble = _noise(side, 18 if kind == BLEMISH else 7, rng) + np.float32(0.5) * _noise(side, 22, rng)
+    wobble = _noise(side, 18 if kind == BLEMISH else 7, rng) + 0.5 * _noise(side, 22, rng)
     field = np.full_like(u, -np.inf)
     for center_u, center_v, radius in patches:
-        nearest = np.argmin((u - np.float32(center_u)) ** 2 + (v - np.float32(center_v)) ** 2)
+        nearest = np.argmin((u - center_u) ** 2 + (v - center_v) ** 2)
         rise = height - height.flat[nearest]
-        distance = np.sqrt((u - np.float32(center_u)) ** 2 + (v - np.float32(center_v)) ** 2 + rise * rise)
-        field = np.maximum(field, 1 - distance / np.float32(radius))
-    limit = rim / np.float32(max(radius for *_, radius in patches))
+        distance = np.sqrt((u - center_u) ** 2 + (v - center_v) ** 2 + rise * rise)
+        field = np.maximum(field, 1 - distance / radius)
+    limit = rim / max(radius for *_, radius in patches)
     # Strongest on the edge: the core stays whole, and no islands are torn off outside.
-    strength = np.float32(ragged) * np.clip(np.minimum(1 - field, 1 + 3 * field), 0, 1)
+    strength = ragged * np.clip(np.minimum(1 - field, 1 + 3 * field), 0, 1)
     return np.minimum(field + strength * wobble.clip(-1.5, 1.5), limit)
 
 
 def _apply_defect(
     kind: int, inside: Field, color: Field, relief: Field, gloss: Field, rng: np.random.Generator
 ) -> tuple[Field, Field, Field]:
-    """Return peel color [S, S, 3], relief and gloss with one defect laid over them.
-
-    The cover is one half where `inside` is 0, so the visible edge is the mask's.
-    """
+    """Return peel color [S, S, 3], relief and gloss with one defect on them; its cover is 1/2 where `inside` is 0."""
     side = inside.shape[0]
     grain = _noise(side, side // 5, rng)
     if kind == BLEMISH:
-        cover = _smoothstep(-0.28, 0.28, inside) * np.float32(0.92)
+        cover = _smoothstep(-0.28, 0.28, inside) * 0.92
         spot = _tint(_rgb(172, 92, 34), _rgb(116, 54, 18), _smoothstep(0.0, 0.7, inside))
-        return _mix(color, spot, cover), relief - cover * np.float32(0.003), gloss * (1 - cover)
+        return _mix(color, spot, cover), relief - cover * 0.003, gloss * (1 - cover)
     if kind == MOULD:
-        cover = _smoothstep(-0.24, 0.24, inside + np.float32(0.10) * grain)
+        cover = _smoothstep(-0.24, 0.24, inside + 0.10 * grain)
         # Spores ripen from the middle: gray-green there, white threads at the edge.
-        ripe = _smoothstep(0.14, 0.52, inside + np.float32(0.10) * _noise(side, 14, rng))
-        fuzz = _tint(_rgb(236, 240, 230), _rgb(112, 150, 128), ripe) * (1 + np.float32(0.07) * grain)[..., None]
-        swell = cover * np.float32(0.008) + np.float32(0.0022) * cover * grain
+        ripe = _smoothstep(0.14, 0.52, inside + 0.10 * _noise(side, 14, rng))
+        fuzz = _tint(_rgb(236, 240, 230), _rgb(112, 150, 128), ripe) * (1 + 0.07 * grain)[..., None]
+        swell = cover * 0.008 + 0.0022 * cover * grain
         return _mix(color, fuzz, cover), relief + swell, gloss * (1 - cover)
     cover = _smoothstep(-0.16, 0.16, inside)
-    rot = _tint(_rgb(92, 54, 30), _rgb(44, 28, 22), _smoothstep(0.05, 0.55, inside + np.float32(0.10) * grain))
-    sunken = _smoothstep(-0.1, 0.5, inside) * np.float32(0.022) + np.float32(0.0016) * cover * _noise(side, 24, rng)
-    return _mix(color, rot, cover), relief - sunken, gloss * (1 - np.float32(0.75) * cover)
+    rot = _tint(_rgb(92, 54, 30), _rgb(44, 28, 22), _smoothstep(0.05, 0.55, inside + 0.10 * grain))
+    sunken = _smoothstep(-0.1, 0.5, inside) * 0.022 + 0.0016 * cover * _noise(side, 24, rng)
+    return _mix(color, rot, cover), relief - sunken, gloss * (1 - 0.75 * cover)
 
 
 # ---------------------------------------------------------------------------------------- colors and light
 
 
 def _rgb(red: int, green: int, blue: int) -> Field:
-    return np.array([red, green, blue], np.float32) / np.float32(255)
+    return np.array([red, green, blue], np.float32) / 255
 
 
 def _tint(first: Field, second: Field, share: Field) -> Field:
-    """Return [S, S, 3]: colors between `first` and `second` ([3] each), `share` [S, S] of the second."""
+    """Return colors [S, S, 3] between `first` and `second` ([3] each), by the `share` [S, S] of the second."""
     return first + (second - first) * share[..., None]
 
 
@@ -327,45 +303,41 @@ def _mix(below: Field, above: Field, cover: Field) -> Field:
 
 
 def _smoothstep(low: float, high: float, value: Field) -> Field:
-    share = np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1)
+    share = np.clip((value - low) / (high - low), 0, 1)
     return share * share * (3 - 2 * share)
 
 
 def _noise(side: int, cells: int, rng: np.random.Generator) -> Field:
-    """Return smooth noise [side, side] within about -2..2, with `cells` bumps along a side."""
+    """Return smooth noise [side, side], about -2..2, with `cells` bumps along a side."""
     grid = rng.standard_normal((cells + 3, cells + 3)).astype(np.float32).clip(-2, 2)
     edge = (1.5, 1.5, cells + 1.5, cells + 1.5)
     return np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC, box=edge))
 
 
 def _peel_color(along: Field, side: int, rng: np.random.Generator) -> Field:
-    """Return [S, S, 3]: yellow to yellow-green, greener towards the tips and in faint clouds.
-
-    along: position on the long axis, -1 and 1 at the body's ends.
-    """
+    """Return yellow to yellow-green [S, S, 3], greener in faint clouds and at the tips (|`along`| near 1)."""
     green = rng.uniform(0.0, 0.55) + 0.30 * _smoothstep(0.70, 1.2, np.abs(along)) + 0.06 * _noise(side, 5, rng)
     return _tint(_rgb(255, 214, 48), _rgb(206, 214, 58), np.clip(green, 0, 1).astype(np.float32))
 
 
 def _peel_relief(side: int, rng: np.random.Generator) -> Field:
-    """Return the height of the oil glands' dimples, and of broader bumps."""
-    dimples = np.minimum(_noise(side, 44, rng), np.float32(0.4))
-    return np.float32(0.0016) * dimples + np.float32(0.003) * _noise(side, 9, rng)
+    """Return the height of the dimples of oil glands, and of broader bumps."""
+    dimples = np.minimum(_noise(side, 44, rng), 0.4)
+    return 0.0016 * dimples + 0.003 * _noise(side, 9, rng)
 
 
 def _lamp(rng: np.random.Generator) -> Field:
     """Return the unit vector [3] towards the lamp: x right, y down, z to the viewer; from the upper left."""
     turn, rise = np.pi * rng.uniform(1.15, 1.38), rng.uniform(0.85, 1.0)
-    lamp = np.array([np.cos(turn) * np.cos(rise), np.sin(turn) * np.cos(rise), np.sin(rise)])
-    return lamp.astype(np.float32)
+    return np.array([np.cos(turn) * np.cos(rise), np.sin(turn) * np.cos(rise), np.sin(rise)], np.float32)
 
 
 def _shade(color: Field, relief: Field, gloss: Field, lamp: Field) -> Field:
     """Return the lit surface [S, S, 3]: wrapped diffuse light and a Blinn-Phong highlight (Blinn 1977)."""
-    down, right = np.gradient(relief, np.float32(1 / relief.shape[0]))
+    down, right = np.gradient(relief, 1 / relief.shape[0])
     normal = np.stack([-right, -down, np.ones_like(relief)], axis=-1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    diffuse = np.clip((normal @ lamp + np.float32(0.25)) / np.float32(1.25), 0, 1)
+    diffuse = np.clip((normal @ lamp + 0.25) / 1.25, 0, 1)
     half = lamp + np.array([0, 0, 1], np.float32)
     highlight = np.clip(normal @ (half / np.linalg.norm(half)), 0, 1) ** 38
     # Shade turns warm rather than black: light comes back through the peel and off the table.
@@ -375,16 +347,10 @@ def _shade(color: Field, relief: Field, gloss: Field, lamp: Field) -> Field:
 
 def _backdrop(lemon: _Lemon, x: Field, y: Field, lamp: Field, rng: np.random.Generator) -> Field:
     """Return the table [S, S, 3]: one blue-gray a picture, a slight fall-off, and the lemon's soft shadow."""
-    table = _tint(_rgb(118, 140, 170), _rgb(136, 150, 172), np.float32(rng.uniform(0, 1)) + np.zeros_like(x))
-    fall_off = 1 + np.float32(0.10) * ((x - np.float32(0.5)) * lamp[0] + (y - np.float32(0.5)) * lamp[1])
-    grain = 1 + np.float32(0.012) * _noise(x.shape[0], 40, rng)
+    table = _tint(_rgb(118, 140, 170), _rgb(136, 150, 172), np.full_like(x, rng.uniform(0, 1)))
+    fall_off = 1 + 0.10 * ((x - 0.5) * lamp[0] + (y - 0.5) * lamp[1])
+    grain = 1 + 0.012 * _noise(x.shape[0], 40, rng)
     reach = np.float32(0.055 / lamp[2])
     depth = lemon.depth(*lemon.local(x + lamp[0] * reach, y + lamp[1] * reach))
-    shadow = 1 - np.float32(0.42) * _smoothstep(-0.07, 0.05, depth)
+    shadow = 1 - 0.42 * _smoothstep(-0.07, 0.05, depth)
     return table * (fall_off * grain * shadow)[..., None]
-
-
-def _average_down(picture: Field, size: int) -> NDArray[np.uint8]:
-    """Return [size, size, 3]: the mean of every block of samples, as 8-bit values."""
-    blocks = picture.clip(0, 1).reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3)
-    return np.round(blocks.mean(axis=(1, 3)) * 255).astype(np.uint8)

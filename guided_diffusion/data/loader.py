@@ -1,4 +1,4 @@
-"""Epochs, batches and processes: which example comes when, and the DataLoader that brings it."""
+"""Epochs, batches and processes: the order of the examples, and the DataLoader that reads them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,14 @@ from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 @dataclass(frozen=True)
 class DistributedBatchPlan:
-    """The order of an epoch and its division over processes: a function of (seed, epoch), not of the processes.
+    """The order of an epoch, a function of (seed, epoch), and its division over processes.
 
-    A global batch is the next `batch_size * world_size` items of the epoch's permutation; the last one may be shorter
-    and is kept. Its items are divided into contiguous slices of nearly equal length, one per process. A process that
-    would get nothing gets one item of weight 0, so that all make the same number of steps.
-
-    batch_size: per process.
+    A global batch is the next `batch_size * world_size` items of the epoch's permutation; the last may be shorter. Each
+    process gets a contiguous slice of it, or one item of weight 0 where the slice would be empty.
     """
 
     num_items: int
-    batch_size: int
+    batch_size: int  # per process
     world_size: int = 1
     rank: int = 0
     seed: int = 0
@@ -42,26 +39,21 @@ class DistributedBatchPlan:
 
     @property
     def global_batch(self) -> int:
-        """Items of a full batch over all processes."""
         return self.batch_size * self.world_size
 
     @property
     def num_batches(self) -> int:
-        """Batches of an epoch, the same in every process."""
         return len(self.global_sizes())
 
     def global_sizes(self, start_item: int = 0) -> list[int]:
-        """Return the real number of items, over all processes, of each batch from position `start_item` on."""
+        """Return the number of items of each global batch from position `start_item` on."""
         return [
             min(self.global_batch, self.num_items - start)
             for start in range(start_item, self.num_items, self.global_batch)
         ]
 
     def batches(self, epoch: int, start_item: int = 0) -> list[list[ExampleKey]]:
-        """Return this process's keys, batch by batch.
-
-        start_item: how many items of the epoch (over all processes) are already done.
-        """
+        """Return this process's keys, batch by batch, without the first `start_item` items of the epoch."""
         generator = torch.Generator().manual_seed(derive_seed(Stream.SHUFFLE, self.seed, epoch))
         order = torch.randperm(self.num_items, generator=generator).tolist()
         batches = []
@@ -74,7 +66,7 @@ class DistributedBatchPlan:
 
 
 Prepare = Callable[[SemanticMap], Prepared | None]
-"""What makes of the label maps of a batch what the network wants prepared of them."""
+"""What a network precomputes from the label maps of a batch."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +76,24 @@ class TrainBatch:
     image: Tensor
     """[n, C, H, W] float32 in [-1, 1]."""
     condition: SemanticMap
-    """Label maps (and edges) of size [n, H, W]."""
+    """n maps of size [H, W]."""
     batch_index: Tensor
     """[n] int64 on the CPU, positions in the global batch."""
     weight: Tensor
-    """[n] float32, weights of the loss; 0 for an item that only keeps the process busy."""
+    """[n] float32 on the CPU, weights of the loss; 0 for an item that only keeps the process busy."""
     global_size: int
     """Items of weight 1 over all processes."""
     prepared: Prepared | None = None
-    """What the network wants prepared of `condition`, None for nothing."""
+    """What the network precomputed from `condition`."""
 
     def __len__(self) -> int:
         return self.image.shape[0]
 
 
 class TrainLoader:
-    """Brings the batches of an epoch, decoded in this process (`num_workers` 0) or in worker processes.
+    """Reads the batches of an epoch, in this process (`num_workers` 0) or in worker processes.
 
-    prepare: what is made of the label maps of each batch there, too; it is sent to the workers. None for nothing.
+    prepare: called there on the label maps of each batch; it has to be picklable.
     """
 
     def __init__(
@@ -119,20 +111,19 @@ class TrainLoader:
         self._keys: list[list[ExampleKey]] = []
         self._loader = DataLoader(
             _Guarded(dataset),
-            batch_sampler=_BatchSampler(self._keys),
+            batch_sampler=self._keys,  # refilled for each epoch
             num_workers=num_workers,
             collate_fn=_Collate(dataset.encoding.num_classes, prepare),
             pin_memory=self._device.type == "cuda",
             worker_init_fn=_leave_signals_to_the_trainer,
-            # Workers outlive the epochs: what they cached is kept, and keys tell them the epoch.
-            persistent_workers=num_workers > 0,
+            persistent_workers=num_workers > 0,  # so that they keep the pictures they cached
         )
 
     def epoch(self, epoch: int, start_item: int = 0) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch on the loader's device, from item `start_item` of its permutation on.
 
-        A UserError of the dataset (a file that changed since the scan) is raised as it is, from workers too. A new
-        epoch may be begun before the last one is used up; that one must then not be used any further.
+        Raises a UserError of the dataset as it is, from workers too. An epoch may be left before its end, but must not
+        be continued once another one is started.
         """
         self._keys[:] = self.batch_plan.batches(epoch, start_item)
         for collated, global_size in zip(self._loader, self.batch_plan.global_sizes(start_item), strict=True):
@@ -146,14 +137,14 @@ class TrainLoader:
             image=collated["image"].to(self._device, non_blocking=True),
             condition=collated["condition"].to(self._device, non_blocking=True),
             batch_index=collated["batch_index"],
-            weight=collated["weight"].to(self._device, torch.float32, non_blocking=True),
+            weight=collated["weight"].float(),
             global_size=global_size,
             prepared=None if prepared is None else prepared.to(self._device, non_blocking=True),
         )
 
 
 def collate_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:
-    """Return chosen examples as one batch for pictures: images [N, C, H, W] in [-1, 1] and their maps, on the CPU."""
+    """Return chosen examples as one batch on the CPU: images [N, C, H, W] in [-1, 1] and their maps."""
     collate = _Collate(dataset.encoding.num_classes)
     examples = collate([dataset[ExampleKey(0, index, 0, 1.0)] for index in indices])
     return examples["image"], examples["condition"]
@@ -162,7 +153,7 @@ def collate_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tu
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Keep a signal to the whole process group (Ctrl-C, a batch system's SIGTERM) from ending a worker within a step.
 
-    The trainer ends its workers when it is done; where it is killed, they notice that it is gone.
+    The trainer ends its workers; they also end when it is killed.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
@@ -170,21 +161,8 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _BatchSampler:
-    """A batch sampler over a list that its owner refills for each epoch."""
-
-    def __init__(self, keys: list[list[ExampleKey]]):
-        self._keys = keys
-
-    def __iter__(self) -> Iterator[list[ExampleKey]]:
-        return iter(list(self._keys))
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-
 class _Guarded(Dataset[Any]):
-    """The dataset with user errors returned instead of raised, which DataLoader would wrap in a traceback's text."""
+    """The dataset, returning user errors: raised ones would arrive from a worker as the text of a traceback."""
 
     def __init__(self, dataset: SegmentationDataset):
         self._dataset = dataset
@@ -198,7 +176,7 @@ class _Guarded(Dataset[Any]):
 
 @dataclass(frozen=True)
 class _Collate:
-    """Makes a batch of examples, its label maps one SemanticMap; a failure among them takes its place."""
+    """Makes a batch of examples with one SemanticMap, or returns the first error among them."""
 
     num_classes: int
     prepare: Prepare | None = None

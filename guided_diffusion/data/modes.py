@@ -1,6 +1,6 @@
 """One record per `dataset_mode`: where files lie, how they pair, what mask values mean.
 
-A new mode is a record in `MODES`; no other module asks for a mode by name.
+A new mode is a new record in `MODES`; no other module names a mode.
 """
 
 from __future__ import annotations
@@ -16,25 +16,19 @@ import blobfile as bf
 from guided_diffusion.runtime.errors import ConfigError
 
 UNLABELED = ("unlabelled", "unlabeled")
-"""Names of a class that stands for "not labeled" in a classes.json; a mode that has such classes says so itself."""
+"""Names by which a class of a classes.json stands for "not labeled"."""
 
 
 @dataclass(frozen=True)
 class FileRule:
-    """Which files below `<data_dir>/<folder>` are meant, and by what name they pair.
+    """Which files of a folder are selected, and by which stem they pair."""
 
-    folder: relative to the data directory; `{split}` stands for the split's folder name.
-    suffixes: file name extensions in lower case, with the dot.
-    stem_suffix: what a name ends in before its extension, such as `_labelIds`; files without it are not meant, and
-        the pairing stem is the name without it.
-    """
-
-    folder: str
-    suffixes: tuple[str, ...]
-    stem_suffix: str = ""
+    folder: str  # relative to the data directory; `{split}` stands for the split's folder name
+    suffixes: tuple[str, ...]  # extensions in lower case, with the dot
+    stem_suffix: str = ""  # required end of the name before its extension (`_labelIds`); not part of the stem
 
     def stem(self, relative: str) -> str | None:
-        """Return the pairing stem of a path relative to the folder, or None if the rule does not mean this file."""
+        """Return the stem of a path relative to the folder, None for a file that is not selected."""
         stem, dot, suffix = relative.rpartition(".")
         if dot + suffix.lower() not in self.suffixes or not stem.endswith(self.stem_suffix):
             return None
@@ -43,7 +37,7 @@ class FileRule:
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """What the weights published for a mode were trained with and their shapes do not tell."""
+    """Options of the weights published for a mode that their shapes do not tell."""
 
     image_size: int | tuple[int, int]
     num_head_channels: int
@@ -51,43 +45,30 @@ class PublishedNetwork:
 
 @dataclass(frozen=True)
 class DatasetMode:
-    """Layout and label rule of a kind of dataset.
-
-    splits: (split, folder name) where the folder is not called like the split.
-    instances: instance-id maps, for modes that have them.
-    binary: two classes, the mask values being 0 and one other value that the dataset itself tells.
-    num_classes: fixed number of classes, or None where the dataset or the user says it.
-    values: per class the mask values that stand for it; empty means that a value is its class.
-    ignore: mask values that stand for no class.
-    names: one per class; empty where classes.json says them or nobody does.
-    resize: the resize policy where the options choose none (see transforms.JointTransform).
-    unlabeled: the classes that stand for "not labeled".
-    background: the class that pictures leave uncolored and that agreement of a sample does not count.
-    published: what bare weights are taken to be of where the options do not say it; None where none are published.
-    """
+    """Layout and label rule of a kind of dataset."""
 
     name: str
     images: FileRule
     masks: FileRule
-    instances: FileRule | None = None
+    instances: FileRule | None = None  # instance-id maps
     aliases: tuple[str, ...] = ()
-    splits: tuple[tuple[str, str], ...] = ()
-    binary: bool = False
-    num_classes: int | None = None
-    values: tuple[tuple[int, ...], ...] = ()
-    ignore: tuple[int, ...] = ()
-    names: tuple[str, ...] = ()
-    resize: Literal["crop", "squash", "pad"] = "crop"
-    unlabeled: tuple[int, ...] = ()
-    background: int = 0
-    published: PublishedNetwork | None = None
+    splits: tuple[tuple[str, str], ...] = ()  # (split, folder name) where the two differ
+    binary: bool = False  # two classes; the mask values are 0 and one other, which is read from the masks
+    num_classes: int | None = None  # None: given by classes.json or the options
+    values: tuple[tuple[int, ...], ...] = ()  # mask values of each class; empty: a value is its class
+    ignore: tuple[int, ...] = ()  # mask values of ignored pixels
+    names: tuple[str, ...] = ()  # of each class; empty: given by classes.json, if any
+    resize: Literal["crop", "squash", "pad"] = "crop"  # default of the option
+    unlabeled: tuple[int, ...] = ()  # classes that stand for "not labeled"
+    background: int = 0  # class that pictures leave uncolored and mask agreement does not count
+    published: PublishedNetwork | None = None  # defaults for bare weights
 
     def __post_init__(self) -> None:
         assert not self.values or len(self.values) == self.num_classes, f"{self.name}: values of every class, or none"
         assert not self.names or len(self.names) == self.num_classes, f"{self.name}: a name for every class, or none"
 
     def folder(self, rule: FileRule, data_dir: str | Path, split: str) -> str:
-        """Return the folder in which the files of `rule` (one of this mode's) lie for a split."""
+        """Return the folder of a split in which the files of `rule` lie."""
         return bf.join(str(data_dir), rule.folder.format(split=dict(self.splits).get(split, split)))
 
     def unlabeled_classes(self, names: Sequence[str]) -> tuple[int, ...]:
@@ -115,11 +96,11 @@ _CELEBA_NAMES = (
 )
 # fmt: on
 
-# The layouts and label rules of SDM (Wang et al. 2022) and SCDM (Ko et al. 2024). Beyond them, a value that stands for
-# no class is refused (there some become a class by accident), and instance ids keep their 16 bits (there 8 are left).
+# The layouts and label rules of SDM (Wang et al. 2022) and SCDM (Ko et al. 2024), with two differences: unknown mask
+# values are refused (there some become a class by accident), and instance ids keep their 16 bits (there 8).
 _PUBLISHED_MODES = (
-    # Label files hold the ids 0..33. The id -1 (license plates) is not drawn into them; where a tool wrote it as 255,
-    # that is no class of the published networks either, and ignore_label has to say so.
+    # Label files hold the ids 0..33. The id -1 (license plates) is not drawn into them; if a tool wrote it as 255,
+    # ignore_label has to be 255: the published networks have no class for it.
     DatasetMode(
         "cityscapes",
         FileRule("leftImg8bit/{split}", _PNG, "_leftImg8bit"),
@@ -129,11 +110,11 @@ _PUBLISHED_MODES = (
         num_classes=34,
         names=_CITYSCAPES_NAMES,
         unlabeled=(0,),
-        # Never cropped: image_size [256, 512] has the aspect of the images, so that there is no border.
+        # Never cropped: image_size [256, 512] has the aspect of the images, so padding adds no border.
         resize="pad",
         published=PublishedNetwork(image_size=(256, 512), num_head_channels=64),
     ),
-    # Files hold 1..150, and 0 where nothing is labeled, which becomes the last class.
+    # Files hold 1..150, and 0 for unlabeled pixels, which becomes the last class.
     DatasetMode(
         "ade20k",
         FileRule("images/{split}", _PHOTOGRAPHS),
@@ -146,7 +127,7 @@ _PUBLISHED_MODES = (
         background=150,
         published=_SDM_256,
     ),
-    # No instance maps: the edges of the label maps are those of the instances.
+    # No instance maps: edges are those of the label maps.
     DatasetMode(
         "celeba",
         FileRule("{split}/images", _PHOTOGRAPHS),
@@ -155,7 +136,7 @@ _PUBLISHED_MODES = (
         names=_CELEBA_NAMES,
         published=_SDM_256,
     ),
-    # Files hold 0..181, and 255 where nothing is labeled, which becomes the last class.
+    # Files hold 0..181, and 255 for unlabeled pixels, which becomes the last class.
     DatasetMode(
         "coco",
         FileRule("{split}_img", _PHOTOGRAPHS),
@@ -187,10 +168,10 @@ MODES: tuple[DatasetMode, ...] = (
 
 
 def get_mode(name: str) -> DatasetMode:
-    """Return the mode called `name` (or one of its aliases); ConfigError with the nearest names if there is none."""
-    known = {key: mode for mode in MODES for key in (mode.name, *mode.aliases)}
-    if name in known:
-        return known[name]
-    nearest = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=2, cutoff=0.5)
+    """Return the mode with a name or alias; ConfigError if there is none."""
+    modes = {key: mode for mode in MODES for key in (mode.name, *mode.aliases)}
+    if name in modes:
+        return modes[name]
+    nearest = difflib.get_close_matches(name.lower().replace("_", "-"), modes, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
-    raise ConfigError(f"dataset_mode: {name!r} is not known; {hint}known are {', '.join(known)}")
+    raise ConfigError.of("dataset_mode", f"{name!r} is not known", f"{hint}known are {', '.join(modes)}")

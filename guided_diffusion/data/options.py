@@ -1,4 +1,4 @@
-"""Option groups of the data: where it lies, what its masks mean, how files become tensors."""
+"""Option groups of the data: location, meaning of mask values, geometry, loading."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ DEFAULT_ETA_SCALE = 0.284  # with it computed eta fit those published for ADE20K
 ETA_FILE = "file of eta, one number a class as numpy.save writes it (the published layout)"
 
 
-def _size(value: Any) -> Any:
-    """Read one side or [height, width]; a pair of equal sides stays a pair."""
-    return tuple(value) if isinstance(value, list) else value
+def _tuples(value: Any) -> Any:
+    """Read lists as the tuples that strict types want."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+_Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Annotated[
-    Annotated[int, Field(ge=8, le=4096)]
-    | tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]],
-    BeforeValidator(_size),
+    _Side | tuple[_Side, _Side],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     WithJsonSchema(
         {
             "anyOf": [
@@ -34,13 +34,13 @@ ImageSize = Annotated[
 
 
 class SourceOptions(OptionGroup):
-    """Where the pairs lie and what their masks mean."""
+    """Where the pairs lie and what mask values mean."""
 
     title: ClassVar = "data"
     data_dir: str = option(
         "",
-        "dataset folder, {train,test}/{images,masks} or as dataset_mode says; any blobfile path",
-        path=True,
+        "dataset folder, {train,test}/{images,masks} or as dataset_mode says; local, gs:// or az://",
+        cloud=True,
         resume="may change",
         sampling="free",
     )
@@ -52,6 +52,18 @@ class SourceOptions(OptionGroup):
     )
     ignore_label: int | None = option(
         None, "mask value that belongs to no class: its pixels carry no condition", sampling="free", ge=0, le=65535
+    )
+    exif: Literal["apply", "ignore"] | None = option(
+        None,
+        "orientation tags of images and masks: apply or ignore; null: as the sizes of a pair tell, and refused where "
+        "only one of the two has a tag and the sizes tell nothing",
+        sampling="free",
+    )
+    flip_pairs: Annotated[tuple[tuple[str, str], ...] | None, BeforeValidator(_tuples)] = option(
+        None,
+        'classes that change places in a mirrored image, such as [["left eye", "right eye"]]; null: those whose names '
+        "differ in left and right alone; []: none",
+        sampling="free",
     )
 
 

@@ -1,4 +1,4 @@
-"""Pairing images and masks by their path relative to their folder, without the extension."""
+"""Pairs images and masks by their path relative to their folder, without the extension."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import blobfile as bf
 
-from guided_diffusion.data.files import list_files
+from guided_diffusion.data.files import is_folder, list_files
 from guided_diffusion.data.modes import DatasetMode, FileRule
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
@@ -32,32 +32,32 @@ _INSTANCE_MAP = "instance map"
 
 @dataclass(frozen=True)
 class MaskEntry:
-    """A mask to sample from: its name, the path of the mask, and of its instance map if it has one."""
+    """A mask to sample from, by paths; `stem` is its path in its folder, without the extension."""
 
     stem: str
     mask: str
     instance: str | None = None
+    upright: bool = True  # read with EXIF orientations applied
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask (and instance map), by paths; `stem` is what their relative paths have in common."""
+    """An image with its mask and instance map, by paths; `stem` is what their paths in their folders share."""
 
     stem: str
     image: str
     mask: str
     instance: str | None = None
+    upright: bool = True  # read with EXIF orientations applied
 
 
 def index_pairs(
     data_dir: str | Path, mode: DatasetMode, split: str, *, with_instances: bool = True
 ) -> tuple[list[Pair], list[Problem]]:
-    """Return the pairs of a split, sorted by stem, and everything that does not pair.
+    """Return the pairs of a split, sorted by stem, and every file that has no partner.
 
-    Fatal problems: missing or empty folders, images without masks and masks without images (and instance maps, where
-    the mode has them), two files of one stem. Nothing is paired by position.
-
-    with_instances: False passes over instance maps, which need not be there then.
+    Fatal problems: missing or empty folders, images, masks or instance maps without partner, two files of one stem.
+    with_instances: False ignores the mode's instance maps.
     """
     rules = {"image": mode.images, "mask": mode.masks}
     if mode.instances is not None and with_instances:
@@ -66,21 +66,23 @@ def index_pairs(
     files: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []
     for what, rule in rules.items():
-        files[what], found = _index_folder(folders[what], what, rule)
+        files[what], new = _index_folder(folders[what], what, rule)
         if what == _INSTANCE_MAP and not files[what]:
             # Only edges need them.
-            found = [replace(problem, remedy=f"{problem.remedy}, or set no_instance to true") for problem in found]
-        # A folder that all parts miss (the data directory, the split) is one finding.
-        problems += [problem for problem in found if problem not in problems]
+            new = [replace(problem, remedy=f"{problem.remedy}, or set no_instance to true") for problem in new]
+        # The missing folder may be a common parent (the data directory, the split): report it once.
+        problems += [problem for problem in new if problem not in problems]
     if not all(files.values()):
         return [], problems
+    explained: set[str] = set()
     for kind, what, partner in (
         (ProblemKind.IMAGE_WITHOUT_MASK, "image", "mask"),
         (ProblemKind.MASK_WITHOUT_IMAGE, "mask", "image"),
         (ProblemKind.MASK_WITHOUT_INSTANCES, "mask", _INSTANCE_MAP),
     ):
         if partner in rules:
-            problems += _unpaired(kind, what, files[what], files[partner], folders[partner], rules[partner])
+            of_partner = files[partner], folders[partner], rules[partner]
+            problems += _unpaired(kind, what, files[what], *of_partner, explained)
     images, masks, instances = files["image"], files["mask"], files.get(_INSTANCE_MAP, {})
     stems = sorted(images.keys() & masks.keys())
     pairs = [Pair(stem, images[stem], masks[stem], instances.get(stem)) for stem in stems]
@@ -92,9 +94,8 @@ def index_masks(
 ) -> tuple[list[MaskEntry], list[Problem]]:
     """Return the masks below a folder, sorted by stem, and problems (missing or empty folder, two files of one stem).
 
-    Where there are files that the mode names as masks, only these are masks; else every PNG is one.
-
-    with_instances: add the instance maps of a mode that keeps them beside its masks, as far as they are there.
+    mode: if any file has its name for masks, only such files are masks; otherwise every PNG is one.
+    with_instances: add the instance maps found beside the masks, if the mode keeps them there.
     """
     masks, problems = _index_folder(str(folder), "mask", mode.masks) if mode is not None else ({}, [])
     if mode is None or not masks:
@@ -108,9 +109,9 @@ def index_masks(
 
 def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str], list[Problem]]:
     """Return stem -> path of the files that `rule` means in a folder, and what is wrong with the folder."""
-    if not bf.isdir(folder):
-        return {}, [_missing_folder(folder)]
     try:
+        if not is_folder(folder):
+            return {}, [_missing_folder(folder)]
         listed = list_files(folder)
     except DataError as error:
         return {}, [Problem.of(error, ProblemKind.FOLDER)]
@@ -120,8 +121,7 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
         stem = rule.stem(relative)
         if stem is None:
             continue
-        # The same name may be stored composed or decomposed (macOS); it is one name.
-        stem = unicodedata.normalize("NFC", stem)
+        stem = unicodedata.normalize("NFC", stem)  # macOS stores "é" as two code points
         if stem in files:
             remedy = f"keep one of them, or rename it and its partner: every {what} needs a name of its own"
             problems.append(
@@ -132,7 +132,9 @@ def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str
     others = [relative for relative, _ in listed if rule.stem(relative) is None and _is_picture(relative)]
     if not files:
         found = f"no {what} files ({', '.join('*' + rule.stem_suffix + suffix for suffix in rule.suffixes)}) found"
-        problems.append(Problem(folder, found + _others_note(others), f"put the {what}s there", ProblemKind.FOLDER))
+        if others:
+            found += f", but {len(others)} files of other formats or names such as {others[0]}"
+        problems.append(Problem(folder, found, f"put the {what}s there", ProblemKind.FOLDER))
     elif others and not rule.stem_suffix:
         found = f"{len(others)} files of other formats are not used (such as {others[0]})"
         remedy = f"convert them to {' or '.join(rule.suffixes)} if they are {what}s"
@@ -144,20 +146,16 @@ def _is_picture(relative: str) -> bool:
     return relative.lower().endswith(_PICTURES)
 
 
-def _others_note(others: list[str]) -> str:
-    return f", but {len(others)} files of other formats or names such as {others[0]}" if others else ""
-
-
 def _missing_folder(folder: str) -> Problem:
-    """Name the first folder of the path that does not exist, and what there is instead of it."""
+    """Name the first folder of the path that does not exist, and the folders beside it."""
     missing, parent = folder, bf.dirname(folder)
-    while parent and not bf.isdir(parent) and bf.dirname(parent) != parent:
+    while parent and not is_folder(parent) and bf.dirname(parent) != parent:
         missing, parent = parent, bf.dirname(parent)
-    if not parent or not bf.isdir(parent):
+    if not parent or not is_folder(parent):
         return Problem(missing, "the folder does not exist", "check data_dir", ProblemKind.FOLDER)
     name = bf.basename(missing)
     entries = sorted(entry.rstrip("/") for entry in bf.listdir(parent))
-    present = [entry for entry in entries if not entry.startswith(".") and bf.isdir(bf.join(parent, entry))]
+    present = [entry for entry in entries if not entry.startswith(".") and is_folder(bf.join(parent, entry))]
     listing = f"{parent} has {', '.join(present[:8])}" if present else f"{parent} has no folders"
     wanted = _FOLDER_SYNONYMS.get(name.lower(), ())
     alike = [entry for entry in present if entry.lower() == name.lower() or entry.lower() in wanted]
@@ -171,25 +169,34 @@ def _missing_folder(folder: str) -> Problem:
 
 
 def _unpaired(
-    kind: ProblemKind, what: str, files: Mapping[str, str], partners: Mapping[str, str], folder: str, rule: FileRule
+    kind: ProblemKind,
+    what: str,
+    files: Mapping[str, str],
+    partners: Mapping[str, str],
+    folder: str,
+    rule: FileRule,
+    explained: set[str],
 ) -> list[Problem]:
-    """Return a problem for each of `files` without a partner, with the file that is probably meant if there is one."""
-    lonely = sorted(files.keys() - partners.keys())
-    if not lonely:
+    """Return a problem for each of `files` without a partner, with the file that is probably meant if there is one.
+
+    explained: files that an earlier problem has named as the one probably meant; the files named here are added.
+    """
+    unpaired = sorted(stem for stem in files.keys() - partners.keys() if files[stem] not in explained)
+    if not unpaired:
         return []
     unused = sorted(partners.keys() - files.keys())
     by_lower = {stem.lower(): stem for stem in unused}
-    # Only files that the rule passes over can be a partner in the wrong format.
-    listed = {rel.rpartition(".")[0]: rel for rel, _ in list_files(folder) if rule.stem(rel) is None}
+    other_format = {rel.rpartition(".")[0]: rel for rel, _ in list_files(folder) if rule.stem(rel) is None}
     problems = []
-    for stem in lonely:
+    for stem in unpaired:
         expected = f"{stem}{rule.stem_suffix}{rule.suffixes[-1]}"
-        if stem in listed and _is_picture(listed[stem]):
-            lossy = listed[stem].lower().endswith((".jpg", ".jpeg"))
+        if _is_picture(other := other_format.get(stem, "")):
+            lossy = other.lower().endswith((".jpg", ".jpeg"))
             reason = "JPEG changes label values: export it" if lossy else "convert it"
-            remedy = f"{listed[stem]} is there, but {reason} as {expected}"
+            remedy = f"{other} is there, but {reason} as {expected}"
         elif (close := by_lower.get(stem.lower()) or _extended(stem, unused)) is not None:
             remedy = f"{partners[close]} is unpaired: rename it to {expected} if it is meant"
+            explained.add(partners[close])
         else:
             remedy = f"add {bf.join(folder, expected)}, or remove the {what}"
         problems.append(Problem(files[stem], kind.value, remedy, kind))
@@ -198,8 +205,7 @@ def _unpaired(
 
 def _extended(stem: str, unused: Iterable[str]) -> str | None:
     """Return the one unused stem that is `stem` with something before or after it (`a` and `a_mask`), if any."""
-    if len(stem) < 3:
-        return None
     base = stem.rpartition("/")[2]
-    alike = [other for other in unused if base in other or other.rpartition("/")[2] in base]
+    ends = {other: other.rpartition("/")[2] for other in unused}
+    alike = [other for other, end in ends.items() if end.startswith(base) or end.endswith(base) or base.startswith(end)]
     return alike[0] if len(alike) == 1 else None

@@ -1,4 +1,4 @@
-"""Pictures for people: colored label maps, overlays, titled grids.
+"""Pictures to look at: colored label maps, overlays, titled grids.
 
 Tiles are uint8 arrays [H, W, 3], label maps integer arrays [H, W] in `0..num_classes`; `num_classes` is the null id.
 """
@@ -23,13 +23,13 @@ Color = Sequence[int]  # red, green, blue in 0..255
 Item = TypeVar("Item")
 
 _BACKGROUND, _NULL, _PAPER, _INK = (16, 16, 20), (128, 128, 128), (255, 255, 255), (24, 24, 24)
-# The first classes get colors that stay apart for color-blind readers (after Okabe and Ito 2008).
+# Colors that color-blind readers can tell apart (after Okabe and Ito 2008).
 _FIRST = ((240, 220, 66), (213, 70, 0), (86, 180, 233), (200, 50, 160), (0, 158, 115), (0, 80, 200), (245, 160, 200))
 _MAX_DISTINCT = 1024
 _OPACITY = 0.45  # of an overlay
 _TEXT, _HEADING = 14, 18  # font sizes in pixels
 _MARGIN = 4  # white pixels around text
-_MIN_TILE = 128  # pixels a tile is enlarged to when no scale is asked for
+_MIN_TILE = 128  # pixels to which small tiles are enlarged by default
 
 
 # ------------------------------------------------------------------------------------------------- label maps
@@ -38,16 +38,15 @@ _MIN_TILE = 128  # pixels a tile is enlarged to when no scale is asked for
 def class_palette(num_classes: int) -> Pixels:
     """Return [num_classes + 1, 3]: nearly black for class 0, distinct colors for the others, gray for the null id.
 
-    A class has the same color whatever `num_classes` is. Beyond 1024 classes the colors repeat.
+    The color of a class does not depend on `num_classes`. Beyond 1024 classes the colors repeat.
     """
-    assert num_classes >= 1
     distinct = _distinct_colors(min(num_classes, _MAX_DISTINCT))
     return np.concatenate([np.resize(distinct, (num_classes, 3)), np.array([_NULL], np.uint8)])
 
 
 @lru_cache(maxsize=8)
 def _distinct_colors(count: int) -> Pixels:
-    """Return [count, 3]: each color the farthest, in CIELAB, from all before it, the paper and the null gray."""
+    """Return [count, 3]: after `_FIRST`, each color is the farthest in CIELAB from all before, white and null gray."""
     levels = np.linspace(0, 255, 16)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     positions = _cielab(candidates)
@@ -72,18 +71,18 @@ def _cielab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def legend_of(names: Sequence[str], labels: Iterable[ArrayLike]) -> list[tuple[str, Color]]:
-    """Return the classes that occur in the maps `labels` with their colors, as `grid` shows them."""
+    """Return (name, color) of the classes that occur in `labels`, for `grid`."""
     palette = class_palette(len(names))
     shown = sorted({int(index) for label in labels for index in np.unique(np.asarray(label))})
     return [(names[index], palette[index].tolist()) for index in shown if index < len(names)]
 
 
 def colorize(label: ArrayLike, palette: Pixels) -> Pixels:
-    """Return the label map [H, W] in the colors of `palette` ([num_classes + 1, 3], see class_palette): [H, W, 3]."""
+    """Return the label map [H, W] in the colors of `palette` (see `class_palette`): [H, W, 3]."""
     label = np.asarray(label)
     assert label.ndim == 2, "label must be of shape [H, W]"
     assert label.dtype.kind in "iu", "label must be integers"
-    assert label.size == 0 or (label.min() >= 0 and label.max() < len(palette)), "label outside the palette"
+    assert 0 <= label.min() <= label.max() < len(palette), "label outside the palette"
     return palette[label]
 
 
@@ -98,7 +97,7 @@ def to_rgb(image: Pixels) -> Pixels:
 
 
 def quantize(images: NDArray[np.floating]) -> Pixels:
-    """Return images [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]; what lies outside is clipped."""
+    """Return images [N, C, H, W], clipped to [-1, 1], as uint8 [N, H, W, C]."""
     pixels = np.clip(np.round((images.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1)
 
@@ -109,25 +108,21 @@ def to_pixels(images: NDArray[np.floating]) -> list[Pixels]:
 
 
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
-    """Return at most `count` of `items`, evenly spread over them: what a picture of a whole dataset shows."""
+    """Return at most `count` of `items`, evenly spread over them."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 
 
 def overlay(image: Pixels, label: ArrayLike, palette: Pixels, *, background: int) -> Pixels:
-    """Return the image [H, W, 3] with the label map laid over it in translucent colors, but for the background."""
-    image, colors = to_rgb(image), colorize(label, palette)
-    assert image.shape == colors.shape, "image and label differ in size"
-    mixed = np.round(image * (1 - _OPACITY) + colors * _OPACITY).astype(np.uint8)
+    """Return the image [H, W, 3] with the label map over it in translucent colors, except the class `background`."""
+    image = to_rgb(image)
+    mixed = np.round(image * (1 - _OPACITY) + colorize(label, palette) * _OPACITY).astype(np.uint8)
     return np.where(np.asarray(label)[..., None] != background, mixed, image)
 
 
 def draw_edges(image: Pixels, edge: ArrayLike) -> Pixels:
     """Return the image [H, W, 3] at half its brightness with the pixels of `edge` ([H, W] booleans) in white."""
-    image, edge = to_rgb(image), np.asarray(edge)
-    assert edge.dtype == bool, "edge must be booleans"
-    assert image.shape[:2] == edge.shape, "image and edge differ in size"
-    return np.where(edge[..., None], np.uint8(255), image // 2)
+    return np.where(np.asarray(edge)[..., None], np.uint8(255), to_rgb(image) // 2)
 
 
 # ------------------------------------------------------------------------------------------------------ grids
@@ -142,7 +137,7 @@ def grid(
     scale: int | None = None,
     title: str = "",
 ) -> Image.Image:
-    """Return a white sheet with the tiles of `rows` (uint8 [H, W, 3] or gray, any sizes; rows may end early).
+    """Return a white sheet with `rows` of tiles (uint8 [H, W, 3] or gray, any sizes, any number in a row).
 
     Titles are above the columns and at the left of the rows; the legend's (name, color) pairs are under the tiles.
     scale: whole-number nearest-neighbor enlargement; None enlarges small tiles to about 128 pixels.
@@ -156,11 +151,9 @@ def grid(
         table = [[_text(name, 2 * _MIN_TILE), *row] for name, row in zip(row_titles, table, strict=True)]
         titles.insert(0, _blank(0, 0))
     body = _table([titles, *table] if column_titles else table, pad=2)
-    parts = [_text(title, body.width, _HEADING)] if title else []
-    parts.append(body)
-    if legend:
-        parts.append(_legend(legend, body.width))
-    return _table([[part] for part in parts])
+    heading = [[_text(title, body.width, _HEADING)]] if title else []
+    footer = [[_legend(legend, body.width)]] if legend else []
+    return _table([*heading, [body], *footer])
 
 
 def _blank(width: int, height: int, color: Color = _PAPER) -> Image.Image:
@@ -168,12 +161,11 @@ def _blank(width: int, height: int, color: Color = _PAPER) -> Image.Image:
 
 
 def _widths(rows: Sequence[Sequence[Image.Image]]) -> list[int]:
-    """Return the width of each column: that of its widest picture."""
     return [max(cell.width for cell in column if cell is not None) for column in zip_longest(*rows)]
 
 
 def _table(rows: Sequence[Sequence[Image.Image]], pad: int = 0) -> Image.Image:
-    """Return the pictures as a table: a column as wide as its widest, a row as high as its highest, all centered."""
+    """Return the pictures, centered in the cells of a table; columns and rows take the size of their largest."""
     widths, heights = _widths(rows), [max((cell.height for cell in row), default=0) for row in rows]
     left, top = (
         list(accumulate(sizes, lambda end, size: end + size + pad, initial=pad)) for sizes in (widths, heights)
@@ -200,7 +192,7 @@ def _text(text: str, max_width: int, size: int = _TEXT) -> Image.Image:
 
 
 def _legend(legend: Sequence[tuple[str, Color]], width: int) -> Image.Image:
-    """Return swatches with names, as many a row as fit `width`."""
+    """Return swatches with names in rows of at most `width`."""
     entries = []
     for name, color in legend:
         swatch = _blank(_TEXT, _TEXT, color)
@@ -211,7 +203,7 @@ def _legend(legend: Sequence[tuple[str, Color]], width: int) -> Image.Image:
 
 
 def _wrap(items: Iterable[Item], fits: Callable[[list[Item]], bool]) -> list[list[Item]]:
-    """Return the items in rows that fit, or are of one item."""
+    """Return the items in rows that fit; an item that does not fit has a row of its own."""
     rows: list[list[Item]] = []
     for item in items:
         if rows and fits([*rows[-1], item]):
@@ -225,9 +217,6 @@ def _wrap(items: Iterable[Item], fits: Callable[[list[Item]], bool]) -> list[lis
 
 
 def save(image: Image.Image, path: str | Path) -> None:
-    """Write the picture in the format of the path's ending, PNG for an unknown one.
-
-    Makes the folder; a file of that name is replaced in one go or not at all.
-    """
+    """Write the picture atomically in the format of the path's extension, PNG for an unknown one."""
     with atomic_write(path) as temporary:
         image.save(temporary, format=Image.registered_extensions().get(Path(path).suffix.lower(), "PNG"))

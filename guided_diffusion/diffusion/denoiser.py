@@ -1,9 +1,8 @@
-"""From a network function to `denoise(x, t) -> x0`, the one thing that samplers call."""
+"""From a network function to `denoise(x, t) -> x0`, which samplers call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from torch import Tensor
 
@@ -11,32 +10,14 @@ from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 
 NetworkFunction = Callable[[Tensor, Tensor], Tensor]
 """(x_t [N, C, H, W], t [N], indices into the process) -> model output [N, C or 2C, H, W]."""
-
-
-class X0Hook(Protocol):
-    """Changes the predicted image before a sampler goes on from it: clipping, thresholding, a known region."""
-
-    def __call__(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return x0 [N, C, H, W] anew; `x_t` [N, C, H, W] is what it was predicted from, at `t` [N]."""
-        ...
-
-
-class Denoise(Protocol):
-    """What samplers ask for; `t` is [N] int64 as in `GaussianDiffusion`."""
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the predicted x0 [N, C, H, W] float32 of `x` at `t`."""
-        ...
-
-    def with_variance(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the predicted x0 and the log-variance of p(x_{t-1} | x_t), [N, C, H, W] float32 each."""
-        ...
+X0Hook = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x0, x_t, t [N]) -> changed x0, all images [N, C, H, W]: clipping, thresholding, a known region."""
 
 
 class Denoiser:
     """The x0 that a network predicts, changed by `hooks` in their order.
 
-    A hook may keep state from step to step, so that a denoiser serves one call of a sampler. Published order:
+    Hooks may keep state between steps: make a new denoiser for each call of a sampler. The published order is
     extrapolation, dynamic threshold, clipping.
     """
 
@@ -46,11 +27,11 @@ class Denoiser:
         self.hooks = tuple(hooks)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the predicted x0 [N, C, H, W] float32 of `x` [N, C, H, W] at `t` [N]."""
+        """Return the predicted x0 [N, C, H, W] float32 of `x` [N, C, H, W] at `t` [N] int64."""
         return self._x0(self.network(x, t), x, t)
 
     def with_variance(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x0 and the log-variance of p(x_{t-1} | x_t), [N, C, H, W] float32 each, of one network call."""
+        """Return x0 and the log-variance of p(x_{t-1} | x_t), [N, C, H, W] float32 each, from one network call."""
         output = self.network(x, t)
         _, log_variance = self.process.model_variance(output, t)
         return self._x0(output, x, t), log_variance.expand_as(x)

@@ -1,63 +1,52 @@
-"""The Gaussian noise process: q and p algebra and the training losses.
+"""The Gaussian noise process: the algebra of q and p, and the training losses, as functions of a network's output.
 
-Functions of (model_output, x_t, t); nothing calls a network. Images are [N, C, H, W] in [-1, 1]. `t` is [N] int64, the
-index into this process (`0..num_timesteps - 1`, 0 the least noise), on the device of the images or on the CPU.
-
-Notation: abar_t is the product of (1 - beta) up to t, x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise
-(Ho et al. 2020, eq. 4), SNR_t = abar_t / (1 - abar_t).
+Images are [N, C, H, W] in [-1, 1]. `t` is [N] int64, the index into this process (`0..num_timesteps - 1`, 0 is the
+least noise), on the device of the images or on the CPU. abar_t is the product of (1 - beta) up to t, and
+x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise (Ho et al. 2020, eq. 4); SNR_t = abar_t / (1 - abar_t).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
 from guided_diffusion.diffusion.time_grid import pick_timesteps
-from guided_diffusion.runtime.errors import ConfigError
 
 Prediction = Literal["eps", "x0", "v"]
 Variance = Literal["learned", "fixed_large", "fixed_small"]
 Loss = Literal["mse", "rescaled_mse", "kl"]
 
 
-class MeanVariance(NamedTuple):
-    """p(x_{t-1} | x_t), all [N, C, H, W] float32, and the x0 it was made from."""
-
-    mean: Tensor
-    variance: Tensor
-    log_variance: Tensor
-    pred_xstart: Tensor
-
-
 @dataclass(frozen=True, eq=False)
 class GaussianDiffusion:
     """A noise process and what a network predicts about it. Immutable."""
 
-    # [T] float64 in (0, 1), of the steps that are visited.
+    # [T] float64 in (0, 1), of the visited steps.
     betas: NDArray[np.float64]
     # [T] timestep of the original process for each step, and the length of that process.
     timestep_map: tuple[int, ...]
     original_steps: int
-    # What the mean channels stand for: the noise "eps", the image "x0", or
+    # The network predicts the noise "eps", the image "x0", or
     # "v" = sqrt(abar) noise - sqrt(1 - abar) x0 (Salimans & Ho 2022, appendix D).
     prediction: Prediction = "v"
     # "learned": C more channels interpolate log-variances (Nichol & Dhariwal 2021, eq. 15);
-    # "fixed_large": beta; "fixed_small": the posterior's (Ho et al. 2020, section 3.2).
+    # "fixed_large": beta; "fixed_small": that of the posterior (Ho et al. 2020, section 3.2).
     variance: Variance = "learned"
     # "mse", with learned variance plus the variational bound (Nichol & Dhariwal 2021, eq. 16);
-    # "rescaled_mse": the bound times T / 1000; "kl": T times the bound alone.
+    # "rescaled_mse": the bound times T / 1000; "kl": only the bound, times T.
     loss: Loss = "mse"
-    # The network is called with floats in 0..1000 whatever `original_steps` is.
+    # The network gets timesteps scaled to 0..1000.
     rescale_timesteps: bool = False
-    # The gamma of Min-SNR loss weighting (Hang et al. 2023), None for weight 1.
+    # The gamma of Min-SNR loss weighting (Hang et al. 2023); None: weight 1.
     min_snr_gamma: float | None = None
     tables: _Tables = field(init=False, repr=False)
 
@@ -77,7 +66,7 @@ class GaussianDiffusion:
 
     @property
     def num_timesteps(self) -> int:
-        """Number of steps T that are visited."""
+        """Number of visited steps T."""
         return len(self.betas)
 
     @property
@@ -87,7 +76,7 @@ class GaussianDiffusion:
 
     @property
     def alphas_cumprod_prev(self) -> NDArray[np.float64]:
-        """abar one step less noisy, [T] float64, read-only; 1 at step 0."""
+        """abar of the step before, [T] float64, read-only; 1 at step 0."""
         return self.tables["alphas_cumprod_prev"]
 
     @property
@@ -96,12 +85,12 @@ class GaussianDiffusion:
         return self.tables["posterior_variance"]
 
     def model_t(self, t: Tensor) -> Tensor:
-        """Return the timesteps [N] that the network is called with: int64, or float32 with `rescale_timesteps`."""
+        """Return the network's timesteps [N] for the indices `t`: int64, or float32 with `rescale_timesteps`."""
         original = self.tables.gather("timestep_map", t, 1)
         return original.float() * (1000.0 / self.original_steps) if self.rescale_timesteps else original
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return x_t [N, C, H, W]: `x0` with `noise` (both of that shape) at `t` (Ho et al. 2020, eq. 4)."""
+        """Return x_t [N, C, H, W] from `x0` and `noise` of the same shape (Ho et al. 2020, eq. 4)."""
         return self._at("sqrt_abar", t, x0) * x0 + self._at("sqrt_one_minus_abar", t, x0) * noise
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +102,7 @@ class GaussianDiffusion:
         return mean, self._at("posterior_variance", t, x_t), self._at("posterior_log_variance", t, x_t)
 
     def split(self, model_output: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return mean and variance channels, [N, C, H, W] float32 each; the latter None where it is fixed."""
+        """Return mean and variance channels, [N, C, H, W] float32 each; the latter None for a fixed variance."""
         output = model_output.float()
         if self.variance != "learned":
             return output, None
@@ -122,7 +111,7 @@ class GaussianDiffusion:
         return mean, variance
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return [N, C, H, W]: what the mean channels should be for `x0` with `noise` at `t`."""
+        """Return what the mean channels should be, [N, C, H, W], for `x0` with `noise` at `t`."""
         if self.prediction == "eps":
             return noise
         if self.prediction == "x0":
@@ -130,7 +119,7 @@ class GaussianDiffusion:
         return self._at("sqrt_abar", t, x0) * noise - self._at("sqrt_one_minus_abar", t, x0) * x0
 
     def predict_x0(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return x0 [N, C, H, W], not clipped, as the mean channels of `model_output` [N, C or 2C, H, W] give it."""
+        """Return x0 [N, C, H, W], not clipped, from the mean channels of `model_output` [N, C or 2C, H, W]."""
         output, _ = self.split(model_output)
         assert output.shape == x_t.shape
         if self.prediction == "x0":
@@ -141,23 +130,16 @@ class GaussianDiffusion:
         return signal * x_t - sigma * output
 
     def predict_eps(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the noise [N, C, H, W] that takes `x0` to `x_t` at `t`."""
+        """Return the noise [N, C, H, W] in `x_t` whose clean image is `x0`."""
         return (x_t - self._at("sqrt_abar", t, x_t) * x0) / self._at("sqrt_one_minus_abar", t, x_t)
 
-    def p_mean_variance(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> MeanVariance:
-        """Return p(x_{t-1} | x_t) as `model_output` [N, C or 2C, H, W] gives it, with nothing done to its x0."""
-        pred_xstart = self.predict_x0(model_output, x_t, t)
-        mean, _, _ = self.q_posterior(pred_xstart, x_t, t)
-        variance, log_variance = self.model_variance(model_output, t)
-        return MeanVariance(mean, variance.expand_as(mean), log_variance.expand_as(mean), pred_xstart)
-
     def model_variance(self, model_output: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return variance and log-variance of p(x_{t-1} | x_t): [N, C, H, W] where learned, else [N, 1, 1, 1]."""
+        """Return variance and log-variance of p(x_{t-1} | x_t): [N, C, H, W] if learned, else [N, 1, 1, 1]."""
         _, values = self.split(model_output)
         if values is None:
-            at = (f"{self.variance}_variance", f"{self.variance}_log_variance")
-            return self._at(at[0], t, model_output), self._at(at[1], t, model_output)
-        # The channels say where between the bounds the log-variance lies: -1 the posterior's, 1 beta's.
+            tables = (f"{self.variance}_variance", f"{self.variance}_log_variance")
+            return self._at(tables[0], t, model_output), self._at(tables[1], t, model_output)
+        # The channels interpolate between two log-variances: -1 is that of the posterior, 1 that of beta.
         lowest, highest = self._at("posterior_log_variance", t, values), self._at("log_betas", t, values)
         fraction = (values + 1) / 2
         log_variance = fraction * highest + (1 - fraction) * lowest
@@ -168,8 +150,8 @@ class GaussianDiffusion:
     ) -> dict[str, Tensor]:
         """Return the losses of each image, [N] float32, means over channels and pixels; all arguments on one device.
 
-        "loss" is minimized; "mse" is the squared error of the mean channels without weight; "vb" the term of the
-        variational bound in bits, where there is one. x_t must be q_sample(x0, t, noise).
+        "loss" is minimized; "mse" is the unweighted squared error of the mean channels; "vb", if used, is the term of
+        the variational bound in bits. x_t must be q_sample(x0, t, noise).
         """
         mean, variance = self.split(model_output)
         losses = {"mse": _per_image((self.target(x0, noise, t) - mean) ** 2)}
@@ -179,7 +161,7 @@ class GaussianDiffusion:
             return losses
         losses["loss"] = self.tables.gather("loss_weight", t, 1) * losses["mse"]
         if variance is not None:
-            # Frozen: the bound teaches the variance, and only the squared error the mean (Nichol & Dhariwal, 3.1).
+            # The bound trains only the variance, the squared error only the mean (Nichol & Dhariwal 2021, 3.1).
             frozen = torch.cat([mean.detach(), variance], dim=1)
             losses["vb"] = self._variational_bound(frozen, x0, x_t, t)
             if self.loss == "rescaled_mse":
@@ -190,62 +172,47 @@ class GaussianDiffusion:
     def _variational_bound(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return L_{t-1}, or at t = 0 the decoder's L_0 (Ho et al. 2020, eqs. 5 and 13), [N] in bits per dimension."""
         true_mean, _, true_log_variance = self.q_posterior(x0, x_t, t)
-        p = self.p_mean_variance(model_output, x_t, t)
-        kl = _per_image(normal_kl(true_mean, true_log_variance, p.mean, p.log_variance))
-        decoder = _per_image(-discretized_log_likelihood(x0, p.mean, 0.5 * p.log_variance))
+        mean, _, _ = self.q_posterior(self.predict_x0(model_output, x_t, t), x_t, t)
+        log_variance = self.model_variance(model_output, t)[1].expand_as(mean)
+        kl = _per_image(normal_kl(true_mean, true_log_variance, mean, log_variance))
+        decoder = _per_image(-discretized_log_likelihood(x0, mean, 0.5 * log_variance))
         return torch.where(t == 0, decoder, kl) / math.log(2)
 
     def _at(self, table: str, t: Tensor, like: Tensor) -> Tensor:
-        # Other devices than CUDA may read the indices only after they are gone.
+        # Only CUDA guarantees that a background copy is read before the indices are freed.
         return self.tables.gather(table, t.to(like.device, non_blocking=like.is_cuda), like.ndim)
 
 
 def build_diffusion(
+    options: DiffusionOptions,
+    timestep_respacing: str | int = "",
     *,
-    diffusion_steps: int = 1000,
-    noise_schedule: str = "linear",
-    timestep_respacing: str | int | Sequence[int] = "",
     steps: int | None = None,
     time_grid: str = "uniform",
-    learn_sigma: bool = True,
     sigma_small: bool = False,
-    prediction: Prediction = "v",
-    use_kl: bool = False,
-    rescale_timesteps: bool = False,
-    rescale_learned_sigmas: bool = False,
-    min_snr_gamma: float | None = None,
 ) -> GaussianDiffusion:
-    """Build the process that options of the published names describe; ConfigError where they are not possible.
+    """Build the noise process of resolved options.
 
-    timestep_respacing: which of the `diffusion_steps` are visited, as `space_timesteps` reads it; "" for all.
-    steps, time_grid: in its place, how many are visited, and the rule that picks them (see `pick_timesteps`).
+    timestep_respacing: the steps to visit, see `space_timesteps`; "" for all. steps, time_grid: use `pick_timesteps`
+    instead. sigma_small: a fixed variance is "fixed_small". Raises ConfigError where the process has no such steps.
     """
-    if prediction not in get_args(Prediction):
-        raise ConfigError(f"prediction: {prediction!r} is unknown; choose one of {', '.join(get_args(Prediction))}")
-    if min_snr_gamma is not None and not min_snr_gamma > 0:
-        raise ConfigError(f"min_snr_gamma: must be above 0 (5 is usual) or null, found {min_snr_gamma}")
-    if min_snr_gamma is not None and use_kl:
-        raise ConfigError(
-            "min_snr_gamma: weights the squared error, which use_kl leaves out; set one of the two to null/false"
-        )
-    betas = named_betas(noise_schedule, diffusion_steps)
+    betas = named_betas(options.noise_schedule, options.diffusion_steps)
     if steps is None:
-        kept = space_timesteps(diffusion_steps, timestep_respacing)
-    elif timestep_respacing == "":
-        kept = pick_timesteps(betas, time_grid, steps)
+        timesteps = space_timesteps(options.diffusion_steps, timestep_respacing)
     else:
-        raise ConfigError(f"steps is {steps}, but timestep_respacing is {timestep_respacing!r}: keep one")
+        assert timestep_respacing == "", "give steps or timestep_respacing"
+        timesteps = pick_timesteps(betas, time_grid, steps)
     fixed: Variance = "fixed_small" if sigma_small else "fixed_large"
-    mse: Loss = "rescaled_mse" if rescale_learned_sigmas else "mse"
+    mse: Loss = "rescaled_mse" if options.rescale_learned_sigmas else "mse"
     return GaussianDiffusion(
-        betas=respace_betas(betas, kept),
-        timestep_map=tuple(kept),
-        original_steps=diffusion_steps,
-        prediction=prediction,
-        variance="learned" if learn_sigma else fixed,
-        loss="kl" if use_kl else mse,
-        rescale_timesteps=rescale_timesteps,
-        min_snr_gamma=min_snr_gamma,
+        betas=respace_betas(betas, timesteps),
+        timestep_map=tuple(timesteps),
+        original_steps=options.diffusion_steps,
+        prediction=options.prediction,
+        variance="learned" if options.learn_sigma else fixed,
+        loss="kl" if options.use_kl else mse,
+        rescale_timesteps=options.rescale_timesteps,
+        min_snr_gamma=options.min_snr_gamma,
     )
 
 
@@ -275,8 +242,7 @@ def _process_tables(betas: NDArray[np.float64]) -> dict[str, NDArray[np.float64]
     abar = np.cumprod(1 - betas)
     abar_prev = np.append(1.0, abar[:-1])
     posterior = betas * (1 - abar_prev) / (1 - abar)
-    # The posterior's variance at step 0 is 0, which has no logarithm;
-    # the next step's stands in, or beta if there is none.
+    # The posterior variance at step 0 is 0, which has no logarithm: use that of step 1, or beta if there is none.
     first = posterior[1:2] if len(betas) > 1 else betas
     posterior_log_variance = np.log(np.append(first, posterior[1:]))
     large = np.append(first, betas[1:])
@@ -302,9 +268,9 @@ def _loss_weight(abar: NDArray[np.float64], prediction: Prediction, gamma: float
     if gamma is None:
         return np.ones_like(abar)
     snr = abar / (1 - abar)
-    # The squared error of x0 is weighted by min(SNR, gamma). For a given x_t it is the squared error of eps over SNR,
-    # and that of v over SNR + 1 (solve x_t = sqrt(abar) x0 + sqrt(1 - abar) eps, and
-    # x0 = sqrt(abar) x_t - sqrt(1 - abar) v, for the errors).
+    # The squared error of x0 gets the weight min(SNR, gamma). At a given x_t it equals the squared error of eps over
+    # SNR, and that of v over SNR + 1 (from x_t = sqrt(abar) x0 + sqrt(1 - abar) eps, and
+    # x0 = sqrt(abar) x_t - sqrt(1 - abar) v).
     return np.minimum(snr, gamma) / {"x0": 1.0, "eps": snr, "v": snr + 1}[prediction]
 
 
@@ -321,7 +287,7 @@ def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Return log p(x) of each element in nats for 8-bit images scaled to [-1, 1] (Ho et al. 2020, eq. 13).
 
-    The Gaussian (`mean`, standard deviation exp(`log_scale`)) is integrated over the gray level's bin of width
+    The Gaussian (`mean`, standard deviation exp(`log_scale`)) is integrated over the bin of the gray level, of width
     2/255; the bins of black and white reach to infinity.
     """
     inverse = (-log_scale).exp()

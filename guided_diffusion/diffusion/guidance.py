@@ -1,4 +1,4 @@
-"""Classifier-free guidance at the price of one encoder: the network function of a conditioned network."""
+"""Classifier-free guidance that runs the encoder once: the network function of a conditioned network."""
 
 from __future__ import annotations
 
@@ -17,20 +17,16 @@ from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.runtime.errors import ConfigError
 
 ConditionFn = Callable[[Any, Tensor], Condition]
-"""(the batch's condition [N], t [N]) -> the condition that the network is called with at t, by label diffusion."""
+"""(condition of the batch [N], t [N]) -> the condition at t, as label diffusion has it."""
 
 
 class Modulations(Protocol):
-    """What the condition does to the normalizations of a network, for a batch of images."""
+    """What a network makes of a batch of conditions; `cat` concatenates batches, `expand` repeats a batch of one."""
 
     @staticmethod
-    def cat(branches: Sequence[Any]) -> Modulations:
-        """Concatenate along the batch."""
-        ...
+    def cat(branches: Sequence[Any]) -> Modulations: ...
 
-    def expand(self, n: int) -> Modulations:
-        """Repeat a batch of one `n` times."""
-        ...
+    def expand(self, n: int) -> Modulations: ...
 
 
 class ConditionedModel(Protocol):
@@ -44,30 +40,28 @@ class ConditionedModel(Protocol):
 
 
 def guided_steps(diffusion: GaussianDiffusion, interval: Sequence[float] | None) -> NDArray[np.bool_]:
-    """Return at which steps of the process guidance acts, [T] booleans (Kynkäänniemi et al. 2024).
+    """Return the steps of the process at which guidance acts, [T] booleans (Kynkäänniemi et al. 2024).
 
     interval: (low, high] in noise level sigma = sqrt((1 - abar) / abar), the noise relative to the image; None for
-    everywhere. Raises ConfigError where it is no interval or has none of the process's steps.
+    all steps. Raises ConfigError for an interval without any step.
     """
     if interval is None:
         return np.ones(diffusion.num_timesteps, dtype=bool)
-    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
-        raise ConfigError(f"guidance_interval: must be [low, high] with 0 <= low < high, found {list(interval)}")
     sigma = np.sqrt((1 - diffusion.alphas_cumprod) / diffusion.alphas_cumprod)
     inside = (interval[0] < sigma) & (sigma <= interval[1])
     if not inside.any():
         raise ConfigError(
-            f"guidance_interval is {list(interval)}, which has none of the {len(sigma)} noise levels sampled at, "
+            f"guidance_interval is {list(interval)}, which has none of the {len(sigma)} noise levels of sampling, "
             f"{sigma[0]:.3g} to {sigma[-1]:.3g}: widen it, or set s to 1 for no guidance"
         )
     return inside
 
 
 class GuidedNetwork:
-    """The network function of a network with its condition: null + scale * (cond - null) (Ho & Salimans 2022, eq. 6).
+    """The network function null + scale * (cond - null) of a conditioned network (Ho & Salimans 2022, eq. 6).
 
-    Holds for eps, x0 and v alike: at a given x_t they are affine in each other, and the weights of the branches sum to
-    1. Scale 1 is the condition alone and 0 the null condition alone, without a second branch.
+    It is the same for eps, x0 and v, which are affine in each other at a given x_t. Scale 1 runs only the condition,
+    scale 0 only the null condition.
     """
 
     def __init__(
@@ -83,8 +77,8 @@ class GuidedNetwork:
     ):
         """Take the condition [N] of a batch, on the model's device.
 
-        interval: noise levels outside of which scale is 1 (see `guided_steps`). amp_dtype: the type the network runs
-        in, None for that of its weights. condition_fn: makes the condition of each call; None where it stays.
+        interval: outside of these noise levels the scale is 1 (see `guided_steps`). amp_dtype: autocast to this type,
+        None for the type of the weights. condition_fn: changes the condition at each step.
         """
         self.model = model
         self.process = process
@@ -92,13 +86,13 @@ class GuidedNetwork:
         self.amp_dtype = amp_dtype
         self._guided = None if interval is None else guided_steps(process, interval)
         self._scales = {scale} if interval is None else {scale, 1.0}
-        # Null conditions are all alike: one is enough, for all batches.
+        # All null conditions are equal: one serves every batch.
         self._null = None if self._scales == {1} else self._modulate(condition[:1].null())
         self._set_condition(condition, condition_fn)
 
     def with_condition(self, condition: Condition, condition_fn: ConditionFn | None = None) -> GuidedNetwork:
-        """Return the network function of another batch, of the same size; shares what the null condition gives."""
-        assert (condition_fn is None) == (self._condition_fn is None), "condition_fn belongs to a batch: give its own"
+        """Return the network function of another batch of the same image size, with the same null modulations."""
+        assert (condition_fn is None) == (self._condition_fn is None), "give each batch a condition_fn, or none"
         other = copy.copy(self)
         other._set_condition(condition, condition_fn)
         return other
@@ -115,7 +109,7 @@ class GuidedNetwork:
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the model output [N, C or 2C, H, W] float32 for `x_t` [N, C, H, W] at `t` [N].
 
-        Only the mean channels are guided; the variance channels are the conditional branch's.
+        Only the mean channels are guided; the variance channels are those of the condition.
         """
         scale = self._scale_at(t)
         modulations = self._modulations_at(scale, t)
@@ -124,7 +118,6 @@ class GuidedNetwork:
             skips, emb = self.model.encode(x_t, model_t)
             if scale in (0, 1):
                 return self.model.decode(skips, emb, modulations).float()
-            # The encoder does not see the condition: one encode serves both branches, and one decode runs both.
             skips, emb = [torch.cat([skip, skip]) for skip in skips], torch.cat([emb, emb])
             output = self.model.decode(skips, emb, modulations)
         cond, null = output.float().chunk(2)
@@ -133,12 +126,11 @@ class GuidedNetwork:
         return torch.cat([mean, cond[:, channels:]], dim=1)
 
     def _scale_at(self, t: Tensor) -> float:
-        """Return the scale of the step at `t`; a batch has to be on one side of the interval's ends."""
+        """Return the scale at `t`, which has to be inside the interval for all images of a batch, or for none."""
         if self._guided is None:
             return self.scale
-        # Samplers have `t` on the CPU, so that this does not wait for the device.
         sides = {bool(self._guided[index]) for index in t.tolist()}
-        assert len(sides) == 1, "images inside and outside of the guidance interval in one batch"
+        assert len(sides) == 1, "one batch has images inside and outside of the guidance interval"
         return self.scale if sides.pop() else 1.0
 
     def _modulations_at(self, scale: float, t: Tensor) -> Modulations:
@@ -147,7 +139,7 @@ class GuidedNetwork:
         return self._branches(scale, None if scale == 0 else self._modulate(self._condition_fn(self._condition, t)))
 
     def _branches(self, scale: float, cond: Modulations | None) -> Modulations:
-        """Return the modulations that `scale` needs: of N images, or of 2N (condition, then null)."""
+        """Return the modulations that `scale` needs: of N images, or of 2N (first condition, then null)."""
         if scale == 1:
             return cond
         if scale == 0:

@@ -1,4 +1,4 @@
-"""Option groups of the noise process, of label diffusion, and of samplers."""
+"""Options of the noise process, of label diffusion, and of samplers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,8 @@ class DiffusionOptions(OptionGroup):
     def check(self) -> Iterator[Problem]:
         chosen = self.model_fields_set
         if self.predict_xstart and "prediction" in chosen and self.prediction in ("v", "eps"):
-            yield (
-                "predict_xstart",
-                f'predict_xstart is true, but prediction is "{self.prediction}": leave one of the two out',
-            )
+            line = f'predict_xstart is true, but prediction is "{self.prediction}": leave one of the two out'
+            yield ("predict_xstart", line)
         if self.noise_schedule == "linear" and (self.diffusion_steps or 1000) <= 20:
             yield (
                 "diffusion_steps",
@@ -50,7 +48,7 @@ class DiffusionOptions(OptionGroup):
 
 
 class LabelDiffusionOptions(OptionGroup):
-    """With noise in the image, classes vanish from its map, so that wrong masks do less harm (SCDM)."""
+    """Pixels of the mask become null the noisier the image is, so that wrong masks do less harm (SCDM)."""
 
     title: ClassVar = "label diffusion"
     cond_diffuse: bool = option(False, "label diffusion: the noisier the image, the more pixels of its mask are null")
@@ -60,21 +58,19 @@ class LabelDiffusionOptions(OptionGroup):
 
     def check(self) -> Iterator[Problem]:
         if self.cond_diffuse is False and self.cond_opt == CLASSWISE:
-            yield (
-                "cond_opt",
-                f'cond_opt is "{CLASSWISE}", but cond_diffuse is false: set cond_diffuse to true, or leave it out',
-            )
+            line = f'cond_opt is "{CLASSWISE}", but cond_diffuse is false: set cond_diffuse to true, or leave it out'
+            yield ("cond_opt", line)
 
 
 class SamplerDefaults(NamedTuple):
-    """What a sampler is used with where nothing is said."""
+    """The time grid and number of steps that a sampler uses by default."""
 
     time_grid: str
     steps: int
 
 
-# The grids and counts with which Gaussian data keep their standard deviation within 3 %, as
-# scripts/measure/samplers.py measures it; the two published samplers keep what they were published with.
+# ddpm and ddim: as published. The others: the fewest steps that keep the standard deviation of Gaussian data within
+# 3 %, by scripts/measure/samplers.py.
 SAMPLER_DEFAULTS = {
     "ddpm": SamplerDefaults("uniform", 50),
     "ddim": SamplerDefaults("uniform", 50),
@@ -101,14 +97,14 @@ class SamplerOptions(OptionGroup):
     )
     timestep_respacing: str | int = option("", 'published spelling of the steps: "50", "ddim50", "10,15,20"')
     eta: float = option(0.0, "noise of the ddim sampler, 0 to 1", ge=0, le=1)
-    s: float = option(1.0, "guidance scale; 1: none, 1.5 follows the mask harder", ge=0)
+    s: float = option(1.0, "guidance scale; 1: no guidance; above 1, images follow the mask more closely", ge=0)
     guidance_interval: FloatTuple = option(
-        None, "[low, high] noise levels (noise / image) between which s acts, outside it is 1; null: everywhere"
+        None, "[low, high] noise levels (noise / image) between which s acts; outside s is 1; null: everywhere"
     )
     clip_denoised: bool = option(True, "clip the predicted clean image to the valid range in every step")
     dynamic_threshold: float | None = option(
         None,
-        "scale each predicted image down where this quantile of it is out of range, 0.995 is usual; null: off",
+        "scale a predicted image down if this quantile of its values is out of range, 0.995 is usual; null: off",
         gt=0,
         le=1,
     )
@@ -118,39 +114,30 @@ class SamplerOptions(OptionGroup):
         if self.steps is not None and respacing != "":
             yield ("steps", f"steps is {self.steps}, but timestep_respacing is {respacing!r}: keep one")
         if self.time_grid is not None and respacing != "":
-            yield (
-                "time_grid",
-                f'time_grid is "{self.time_grid}", but timestep_respacing is {respacing!r}, which spreads the steps '
-                "itself: leave one of the two out",
-            )
-        if not re.fullmatch(r"|ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*", str(self.timestep_respacing).replace(" ", "")):
-            yield (
-                "timestep_respacing",
-                f'timestep_respacing is {self.timestep_respacing!r}: expected a number of steps such as "50", '
-                '"ddim50", or one for each section such as "10,15,20"',
-            )
+            line = f'time_grid is "{self.time_grid}", but timestep_respacing is {respacing!r}, which spreads the steps '
+            yield ("time_grid", f"{line}itself: leave one of the two out")
+        if not re.fullmatch(r"|ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*", str(respacing).replace(" ", "")):
+            line = f'timestep_respacing is {respacing!r}: expected a number of steps such as "50", "ddim50", or one '
+            yield ("timestep_respacing", f'{line}for each section such as "10,15,20"')
         if self.use_ddim and "sampler" in self.model_fields_set and self.sampler != "ddim":
             yield ("use_ddim", f'use_ddim is true, but sampler is "{self.sampler}": leave one of the two out')
         if self.eta and self._chosen() != "ddim":
             yield ("eta", f'eta is {self.eta:g}, but sampler is "{self._chosen()}": eta belongs to sampler ddim')
         if self.dynamic_threshold is not None and not self.clip_denoised:
-            yield (
-                "dynamic_threshold",
-                f"dynamic_threshold is {self.dynamic_threshold:g}, but clip_denoised is false: thresholding keeps to "
-                "the valid range, too; leave one of the two out",
-            )
-        if self.guidance_interval is not None:
-            yield from self._interval_problems(self.guidance_interval)
-
-    def _interval_problems(self, interval: tuple[float, ...]) -> Iterator[Problem]:
-        found = f"guidance_interval is {list(interval)}"
+            line = f"dynamic_threshold is {self.dynamic_threshold:g}, but clip_denoised is false: thresholding clips, "
+            yield ("dynamic_threshold", f"{line}too; leave one of the two out")
+        interval = self.guidance_interval
+        if interval is None:
+            return
         if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
-            yield ("guidance_interval", f"{found}: expected [low, high] with 0 <= low < high, such as [0.3, 5]")
+            line = f"guidance_interval is {list(interval)}: expected [low, high] with 0 <= low < high, such as [0.3, 5]"
+            yield ("guidance_interval", line)
         if self.s == 1:
-            yield ("guidance_interval", f"{found}, but s is 1, which is no guidance: set s, or leave it out")
+            line = f"guidance_interval is {list(interval)}, but s is 1, which is no guidance: set s, or leave it out"
+            yield ("guidance_interval", line)
 
     def _chosen(self) -> str:
-        """Return the sampler, however it is spelled; respacing alone has always meant the ancestral one."""
+        """Return the sampler from all its spellings; timestep_respacing without a sampler means ddpm, as published."""
         if self.use_ddim:
             return "ddim"
         return "ddpm" if self.timestep_respacing != "" and "sampler" not in self.model_fields_set else self.sampler

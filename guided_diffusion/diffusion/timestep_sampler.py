@@ -1,7 +1,7 @@
 """Which timestep each image of a training step gets.
 
-A draw is a function of (seed, epoch, batch) and an image's index in the *global* batch. A process that holds some of
-these images draws for them exactly what one process would, and a resumed run what an uninterrupted one would.
+A draw is a function of (seed, epoch, batch) and the index of an image in the *global* batch: it depends neither on the
+number of processes nor on interruptions of the run.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from guided_diffusion.runtime.errors import CheckpointError, ConfigError
+from guided_diffusion.runtime.errors import CheckpointError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 Key = tuple[int, int, int]
 
 
 class TimestepSampler(ABC):
-    """Draws timesteps of a process of `num_timesteps` steps, and the weights that keep the mean loss unbiased."""
+    """Draws timesteps of a process of `num_timesteps` steps, and loss weights that keep the mean loss unbiased.
 
-    # True where `update` must be called after every step.
+    adaptive: `update` must be called after every step.
+    """
+
     adaptive: ClassVar[bool] = False
 
     def __init__(self, num_timesteps: int):
@@ -31,27 +33,25 @@ class TimestepSampler(ABC):
     def draw(self, key: Key, batch_indices: Tensor, global_size: int, num_batches: int) -> tuple[Tensor, Tensor]:
         """Return t [n] int64 and the loss weights [n] float32, both on the CPU.
 
-        key: (seed, epoch, batch), batch in `0..num_batches - 1`.
-        batch_indices: [n] int64 on the CPU, where the images lie in the global batch; in `0..global_size - 1`.
-        global_size: images in this global batch, over all processes. The last batch of an epoch may be short.
-        num_batches: global batches in this epoch.
+        key: (seed, epoch, batch), batch in `0..num_batches - 1`. batch_indices: [n] int64 on the CPU, positions in the
+        global batch. global_size: images in this global batch; the last of an epoch may be short. num_batches: global
+        batches in this epoch.
         """
 
     def update(self, t: Tensor, losses: Tensor) -> None:  # noqa: B027
-        """Learn from the t and unweighted losses, [global_size] each, of the whole global batch, in its order."""
+        """Learn from t and unweighted losses, [global_size] each, of the whole global batch in its order."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what `update` has learned, as tensors."""
+        """Return what `update` has learned."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` returned; CheckpointError if it is another sampler's or another process's."""
-        expected = self.state_dict()
-        found, wanted = ({k: tuple(v.shape) for k, v in s.items()} for s in (state, expected))
-        if found != wanted:
+        """Restore what `state_dict` returned; CheckpointError for the state of another sampler or process."""
+        found, expected = ({k: tuple(v.shape) for k, v in s.items()} for s in (state, self.state_dict()))
+        if found != expected:
             raise CheckpointError(
-                f"schedule_sampler: the checkpoint has the state {found or 'of a sampler without one'}, this run needs"
-                f" {wanted or 'none'}; keep schedule_sampler, diffusion_steps and timestep_respacing when resuming"
+                f"schedule_sampler: the checkpoint has a state of shapes {found}, this run needs {expected}; keep "
+                "schedule_sampler and diffusion_steps when resuming"
             )
 
 
@@ -66,10 +66,9 @@ class UniformSampler(TimestepSampler):
 class StratifiedSampler(TimestepSampler):
     """Spreads the timesteps evenly over each batch and, finer still, over each epoch.
 
-    The range of t is cut into one stratum for each image of a batch, and each stratum into one cell for each batch of
-    the epoch: every batch visits each stratum once, every epoch each cell once, at a uniform point of the cell. Which
-    image gets which stratum, and which batch which cell, is drawn afresh, so each image's t alone is exactly uniform
-    and all weights are 1; only the sums vary less. A short last batch has its own, coarser strata.
+    The range of t has a stratum for each image of a batch, and each stratum a cell for each batch of the epoch. A batch
+    visits each stratum once, an epoch each cell once, in random order and at a random point of the cell. So each t is
+    uniform and all weights are 1; only the sums vary less. A short last batch has coarser strata.
     """
 
     def __init__(self, num_timesteps: int):
@@ -88,10 +87,7 @@ class StratifiedSampler(TimestepSampler):
         return t, torch.ones(len(batch_indices))
 
     def _cell_order(self, seed: int, epoch: int, num_batches: int, global_size: int) -> Tensor:
-        """Return [global_size, num_batches]: for each stratum a permutation of its cells over the epoch's batches.
-
-        Kept until another epoch asks; it is a function of the arguments all the same.
-        """
+        """Return [global_size, num_batches]: for each stratum the order of its cells in the epoch (cached)."""
         key = (seed, epoch, num_batches, global_size)
         if self._cells is None or self._cells[0] != key:
             order = torch.rand(global_size, num_batches, generator=_generator(*key), dtype=torch.float64).argsort(dim=1)
@@ -102,8 +98,8 @@ class StratifiedSampler(TimestepSampler):
 class LossSecondMomentSampler(TimestepSampler):
     """Draws t in proportion to sqrt(E[loss^2]) of its last losses (Nichol & Dhariwal 2021, eq. 18).
 
-    Uniform until each t has `HISTORY` losses; afterwards a share `UNIFORM` of the draws stays uniform. Weights are
-    1 / (T p_t).
+    Draws uniformly until each t has `HISTORY` losses; afterwards a share `UNIFORM` of the draws stays uniform. The
+    weights are 1 / (T p_t).
     """
 
     HISTORY: ClassVar[int] = 10
@@ -116,7 +112,7 @@ class LossSecondMomentSampler(TimestepSampler):
         self._counts = torch.zeros(num_timesteps, dtype=torch.int64)
 
     def probabilities(self) -> Tensor:
-        """Return p [T] float64, the chance of each t in the next draw; sums to 1."""
+        """Return p [T] float64, the probability of each t in the next draw."""
         uniform = torch.full((self.num_timesteps,), 1 / self.num_timesteps, dtype=torch.float64)
         moment = self._losses.square().mean(1).sqrt()
         if (self._counts < self.HISTORY).any() or moment.sum() == 0:
@@ -130,7 +126,7 @@ class LossSecondMomentSampler(TimestepSampler):
         return t, (1 / (self.num_timesteps * p[t])).float()
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        # Losses of a step that the trainer skips as non-finite would poison the history.
+        # The trainer skips steps with losses that are not finite; these must not enter the history.
         for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
             if abs(loss) < float("inf"):
                 self._losses[step, self._counts[step] % self.HISTORY] = loss
@@ -150,13 +146,6 @@ TIMESTEP_SAMPLERS: dict[str, type[TimestepSampler]] = {
     "uniform": UniformSampler,
     "loss-second-moment": LossSecondMomentSampler,
 }
-
-
-def build_timestep_sampler(name: str, num_timesteps: int) -> TimestepSampler:
-    """Return the sampler of that name; ConfigError naming `schedule_sampler` if there is none."""
-    if name not in TIMESTEP_SAMPLERS:
-        raise ConfigError(f"schedule_sampler: {name!r} is unknown; choose one of {', '.join(TIMESTEP_SAMPLERS)}")
-    return TIMESTEP_SAMPLERS[name](num_timesteps)
 
 
 def _generator(*key: int) -> torch.Generator:

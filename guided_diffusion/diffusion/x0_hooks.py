@@ -1,4 +1,4 @@
-"""What may be done to a predicted x0 before a sampler goes on from it (`X0Hook`)."""
+"""Hooks that change a predicted x0 before a sampler continues with it (`X0Hook`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.diffusion.denoiser import X0Hook
-from guided_diffusion.runtime.errors import ConfigError
 
 
 def clip(x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -17,13 +16,12 @@ def clip(x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
 
 
 def dynamic_threshold(quantile: float) -> X0Hook:
-    """Return the hook of dynamic thresholding (Saharia et al. 2022, section 2.3); it keeps no state.
+    """Return the hook of dynamic thresholding (Saharia et al. 2022, section 2.3).
 
-    For each image, s is the `quantile` (in (0, 1], else ConfigError) of |x0|, at least 1; x0 is clamped to [-s, s] and
-    divided by s. Other than clipping alone, this keeps large areas of a strongly guided image from being saturated.
+    For each image, s is the `quantile` (in (0, 1]) of |x0|, at least 1; x0 is clamped to [-s, s] and divided by s.
+    Unlike clipping alone, this does not saturate large areas of strongly guided images.
     """
-    if not 0 < quantile <= 1:
-        raise ConfigError(f"dynamic_threshold: must be above 0 and at most 1 (0.995 is usual), found {quantile}")
+    assert 0 < quantile <= 1
 
     def threshold(x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         limit = magnitude_quantile(x0, quantile).clamp(min=1).view(-1, *(1,) * (x0.ndim - 1))
@@ -33,19 +31,18 @@ def dynamic_threshold(quantile: float) -> X0Hook:
 
 
 class Extrapolation:
-    """x0 + weight * (x0 - what this gave one step before), as the published SCDM samplers have it for few steps.
+    """x0 + weight * (x0 - the result of the step before), as in the published SCDM samplers for few steps.
 
-    Remembers the step before, so that each call of a sampler needs its own. ConfigError for a weight below 0.
+    It remembers the step before: make a new one for each call of a sampler.
     """
 
     def __init__(self, weight: float):
-        if not 0 <= weight < math.inf:
-            raise ConfigError(f"extrapolation: must be at least 0 (0.8 is published for 25 steps), found {weight}")
+        assert 0 <= weight < math.inf
         self.weight = weight
         self._before: Tensor | None = None
 
     def __call__(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return x0 ahead in the direction in which the prediction changes; the first one as it is."""
+        """Return the extrapolated x0; in the first step x0 itself."""
         if self._before is not None:
             x0 = x0 + self.weight * (x0 - self._before)
         self._before = x0
@@ -53,14 +50,14 @@ class Extrapolation:
 
 
 def magnitude_quantile(x: Tensor, quantile: float) -> Tensor:
-    """Return the quantile of |x| [N, ...] of each image, [N], linearly interpolated between the two nearest values.
+    """Return the quantile of |x| [N, ...] for each image, [N], linearly interpolated between the two nearest values.
 
-    As `torch.quantile`, but for images of any size: that one refuses 2^24 elements in older PyTorch versions.
+    Unlike `torch.quantile`, which refused more than 2^24 elements in older versions, it takes images of any size.
     """
     magnitudes = x.abs().flatten(1)
     position = quantile * (magnitudes.shape[1] - 1)
     below = math.floor(position)
     ranks = (below + 1, min(below + 2, magnitudes.shape[1]))
-    # Two selections take a third of the time of sorting, and one image at a time bounds the memory of their indices.
+    # Two selections take a third of the time of sorting. One image at a time bounds the memory of their indices.
     low, high = (torch.stack([image.kthvalue(rank).values for image in magnitudes]) for rank in ranks)
     return low.lerp(high, position - below)

@@ -1,16 +1,14 @@
-"""The rules that tie image size, channels, attention and heads of the UNet together; needs no torch.
-
-The options are checked twice, when a configuration is read and when the network is built: both use these functions.
-"""
+"""Which image sizes, channels, attention and heads fit together in the UNet; for configurations, without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.runtime.options import Problem
 
 GROUPS = 32
-"""Groups of every group normalization: each channel count has to be a multiple."""
+"""Groups of every group normalization: all numbers of channels are multiples of it."""
 
 _PUBLISHED_CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
@@ -22,7 +20,7 @@ _PUBLISHED_CHANNEL_MULT: dict[int, tuple[float, ...]] = {
 
 
 def height_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return `image_size`, one number for a square or (height, width), as (height, width) in pixels."""
+    """Return `image_size` in pixels, one number for a square or (height, width), as (height, width)."""
     if isinstance(image_size, int):
         return image_size, image_size
     height, width = image_size
@@ -30,16 +28,16 @@ def height_width(image_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def default_channel_mult(short_side: int) -> tuple[float, ...]:
-    """Return a channel multiplier per level for images whose shorter side is `short_side` pixels.
+    """Return the channel multiplier of every level for images whose shorter side is `short_side` pixels.
 
-    The rows for 64, 128, 256 and 512 are those of SDM (Wang et al., "Semantic Image Synthesis via Diffusion Models",
-    2022) and guided-diffusion; a size in between takes the row of the next smaller one; below 64 three levels remain.
+    The rows for 64, 128, 256 and 512 are those of SDM (Wang et al. 2022) and guided-diffusion. A size in between takes
+    the row of the next smaller one; sizes below 64 have three levels.
     """
     return _PUBLISHED_CHANNEL_MULT[max(size for size in _PUBLISHED_CHANNEL_MULT if size <= short_side)]
 
 
 def reachable_resolutions(short_side: int, channel_mult: Sequence[float]) -> tuple[int, ...]:
-    """Return the shorter side of the feature maps in pixels, level by level from fine to coarse."""
+    """Return the shorter side of the feature maps of every level in pixels, from fine to coarse."""
     return tuple(short_side // 2**level for level in range(len(channel_mult)))
 
 
@@ -51,10 +49,10 @@ def level_channels(num_channels: int, channel_mult: Sequence[float]) -> tuple[in
 def attention_factors(
     short_side: int, channel_mult: Sequence[float], attention_resolutions: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Return the downsampling factors (1, 2, 4, ...) of the levels that have attention.
+    """Return the downsampling factors (1, 2, 4, ...) of the levels with attention.
 
-    attention_resolutions: shorter sides in pixels; the published rule `short_side // resolution` finds the factor, and
-        a resolution that is no level's is passed over. None: the levels of 16 pixels or less, or the coarsest one.
+    attention_resolutions: shorter sides in pixels; as published, the factor is `short_side // resolution`, and a
+    resolution that no level has is ignored. None: the levels of 16 pixels or less, or else the coarsest level.
     """
     factors = [2**level for level in range(len(channel_mult))]
     if attention_resolutions is None:
@@ -65,57 +63,54 @@ def attention_factors(
     return tuple(factor for factor in factors if factor in wanted)
 
 
-def architecture_problems(
-    *,
-    image_size: int | Sequence[int],
-    num_channels: int,
-    num_res_blocks: int,
-    channel_mult: Sequence[float] | None = None,
-    attention_resolutions: Sequence[int] | None = None,
-    num_heads: int = 4,
-    num_heads_upsample: int = -1,
-    num_head_channels: int = -1,
-) -> list[Problem]:
-    """Return (key, line) for everything that keeps these options from making a UNet; empty means that they do.
-
-    `channel_mult` None or empty means the default of the size.
-    """
+def architecture_problems(options: ModelOptions, image_size: int | Sequence[int]) -> list[Problem]:
+    """Return (key, line) for everything that makes a UNet of these options impossible."""
     size = height_width(image_size)
-    positive = {"image_size": min(size), "num_channels": num_channels, "num_res_blocks": num_res_blocks}
-    positive |= {"channel_mult": min(channel_mult or [1]), "attention_resolutions": min(attention_resolutions or [1])}
-    if num_head_channels == -1:
-        positive |= {
-            "num_heads": num_heads,
-            "num_heads_upsample": 1 if num_heads_upsample == -1 else num_heads_upsample,
-        }
+    short_side = min(size)
+    positive = {
+        "image_size": short_side,
+        "num_channels": options.num_channels,
+        "num_res_blocks": options.num_res_blocks,
+    }
+    positive |= {key: min(getattr(options, key) or [1]) for key in ("channel_mult", "attention_resolutions")}
+    by_channels, as_encoder = options.num_head_channels != -1, options.num_heads_upsample == -1
+    if by_channels:
+        positive["num_head_channels"] = options.num_head_channels
     else:
-        positive["num_head_channels"] = num_head_channels
+        positive["num_heads"] = options.num_heads
+        if not as_encoder:
+            positive["num_heads_upsample"] = options.num_heads_upsample
     problems = [(key, f"{key} has the value {n}: use numbers above 0") for key, n in positive.items() if n <= 0]
     if problems:
         return problems
-    mult = tuple(channel_mult or default_channel_mult(min(size)))
-    problems = _size_problems(size, mult) + _channel_problems(num_channels, mult)
-    problems += _attention_problems(min(size), mult, attention_resolutions)
+    mult = options.channel_mult or default_channel_mult(short_side)
+    problems = _size_problems(size, mult) + _channel_problems(options.num_channels, mult)
+    problems += _attention_problems(short_side, mult, options.attention_resolutions)
     if problems:
         return problems
-    heads = (num_heads, num_heads if num_heads_upsample == -1 else num_heads_upsample, num_head_channels)
-    factors = attention_factors(min(size), mult, attention_resolutions)
-    return _head_problems(level_channels(num_channels, mult), factors, *heads)
+    # The bottleneck always has attention, with the encoder's number of heads.
+    channels = level_channels(options.num_channels, mult)
+    factors = attention_factors(short_side, mult, options.attention_resolutions)
+    decoder = sorted({channels[factor.bit_length() - 1] for factor in factors})
+    encoder = sorted({*decoder, channels[-1]})
+    if by_channels:
+        return _head_problems("num_head_channels", options.num_head_channels, encoder)
+    problems = _head_problems("num_heads", options.num_heads, encoder)
+    if as_encoder or options.num_heads_upsample == options.num_heads:
+        return problems
+    return problems + _head_problems("num_heads_upsample", options.num_heads_upsample, decoder)
 
 
 def _size_problems(size: tuple[int, int], channel_mult: Sequence[float]) -> list[Problem]:
     step = 2 ** (len(channel_mult) - 1)
     if not any(side % step for side in size):
         return []
-    lower, upper = ([max(side // step + up, 1) * step for side in size] for up in (0, 1))
+    lower, upper = ([max(side // step, 1) * step for side in size], [-(-side // step) * step for side in size])
     found, lower, upper = (v[0] if size[0] == size[1] else list(v) for v in (size, lower, upper))
     nearest = f"{upper}" if lower == upper else f"{lower} or {upper}"
     levels = len(channel_mult)
-    line = (
-        f"image_size is {found}, but a UNet of {levels} levels needs sides divisible by {step}: "
-        f"use {nearest}, or a channel_mult of fewer than {levels} entries"
-    )
-    return [("image_size", line)]
+    line = f"image_size is {found}, but a UNet of {levels} levels needs sides divisible by {step}"
+    return [("image_size", f"{line}: use {nearest}, or a channel_mult of fewer than {levels} entries")]
 
 
 def _channel_problems(num_channels: int, channel_mult: Sequence[float]) -> list[Problem]:
@@ -143,22 +138,10 @@ def _attention_problems(
     return [("attention_resolutions", f"{line}: choose among these or leave it out")]
 
 
-def _head_problems(
-    channels: Sequence[int], factors: Sequence[int], num_heads: int, num_heads_upsample: int, num_head_channels: int
-) -> list[Problem]:
-    # The bottleneck has attention whatever the levels have, with the encoder's number of heads.
-    decoder = sorted({channels[factor.bit_length() - 1] for factor in factors})
-    encoder = sorted({*decoder, channels[-1]})
-    if num_head_channels != -1:
-        checks = [("num_head_channels", num_head_channels, encoder)]
-    else:
-        checks = [("num_heads", num_heads, encoder)]
-        if num_heads_upsample != num_heads:
-            checks.append(("num_heads_upsample", num_heads_upsample, decoder))
-    problems = []
-    for key, value, attended in checks:
-        odd = ", ".join(str(c) for c in attended if c % value)
-        if odd:
-            line = f"{key} is {value}, which does not divide the {odd} channels of attention: use a divisor"
-            problems.append((key, line))
-    return problems
+def _head_problems(key: str, value: int, attended: Sequence[int]) -> list[Problem]:
+    odd = ", ".join(str(channels) for channels in attended if channels % value)
+    return (
+        [(key, f"{key} is {value}, which does not divide the {odd} channels of attention: use a divisor")]
+        if odd
+        else []
+    )

@@ -1,4 +1,4 @@
-"""Residual blocks: the plain one, and the one whose normalizations follow a condition."""
+"""Residual blocks: a plain one, and one whose normalizations are conditioned."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from guided_diffusion.models.layers import Downsample, GroupNorm32, Upsample, ze
 
 
 class ResidualBlock(nn.Module):
-    """What the plain and the conditioned block share: everything but the place and kind of their normalizations.
+    """Base of the plain and the conditioned block, which differ in place and kind of their normalizations.
 
     A subclass provides `in_norm` and `out_norm`, and sets `in_layers`, which ends in a convolution, and `out_layers`,
-    which ends in dropout and a convolution. The activations in these only keep the published numbering.
+    which ends in dropout and a convolution. Their activations only keep the published numbering.
     """
 
     in_norm: nn.Module
@@ -34,10 +34,10 @@ class ResidualBlock(nn.Module):
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor, *modulations: Modulation) -> Tensor:
-        """Return the block's output [N, out_channels, H', W'] for features x [N, channels, H, W].
+        """Map features x [N, channels, H, W] to [N, out_channels, H', W'].
 
-        emb: [N, emb_channels], the embedded timestep. modulations: none for the plain block; for the conditioned one
-        that of `in_norm` at (H, W), before any resampling, and that of `out_norm` at (H', W').
+        emb: [N, emb_channels], the embedded timestep. modulations: of the conditioned block, for `in_norm` at (H, W),
+        before resampling, and for `out_norm` at (H', W').
         """
         h = self.in_norm.norm_silu(x, *modulations[:1])
         h = self.in_layers[-1](self.resample(h))
@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResBlock(ResidualBlock):
-    """The encoder's block; with `down` it halves height and width, with `up`, in a plain decoder, it doubles them."""
+    """The block of the encoder, and of a decoder without a condition; `down` halves height and width, `up` doubles."""
 
     def __init__(
         self,
@@ -81,22 +81,21 @@ class ResBlock(ResidualBlock):
             zero_initialized(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
 
+    # The names of the published weights put the normalizations into these lists.
     @property
     def in_norm(self) -> nn.Module:
-        """The normalization before the first convolution; the published weights keep it in `in_layers`."""
         return self.in_layers[0]
 
     @property
     def out_norm(self) -> nn.Module:
-        """The normalization before the second convolution; the published weights keep it in `out_layers`."""
         return self.out_layers[0]
 
 
 class ConditionedResBlock(ResidualBlock):
-    """The conditioned decoder's block: both normalizations follow the condition; with `up` it doubles height and width.
+    """The block of a conditioned decoder, with two conditioned normalizations; `up` doubles height and width.
 
-    norm: makes the normalization for a number of channels, see `Conditioner.norm`.
-    level: of the block's input, 0 is the finest; `in_norm` is at this level, `out_norm` at the one it puts out.
+    norm: `Conditioner.norm`. level: the level of the input and of `in_norm`, 0 is the finest; `out_norm` is at that of
+    the output.
     """
 
     def __init__(
@@ -120,12 +119,10 @@ class ConditionedResBlock(ResidualBlock):
         self.in_layers = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.out_norm = norm(out_channels)
         self.out_layers = nn.Sequential(
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            zero_initialized(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            nn.SiLU(), nn.Dropout(dropout), zero_initialized(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         )
 
     @property
     def norms(self) -> tuple[tuple[ConditionedNorm, int], ...]:
-        """The two normalizations in the order of their modulations, each with its level."""
+        """The two normalizations with their levels, in the order of their modulations."""
         return tuple(zip((self.in_norm, self.out_norm), self.levels, strict=True))

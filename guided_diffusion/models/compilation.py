@@ -1,4 +1,4 @@
-"""torch.compile for the network, once for all batches."""
+"""torch.compile for the network, compiled once for all batch sizes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
 
 
 def wants_compiling(asked: bool | str, device: torch.device, *, label_diffusion: bool = False) -> bool:
-    """Return whether the network on `device` is to be compiled: as `asked`, or for "auto" where that is sure to work.
+    """Return whether to compile the network on `device`: as `asked`, or for "auto" on CUDA with Triton.
 
-    With label diffusion "auto" does without: each combination of forms that modulations take over the levels is
-    compiled by itself. Raises ConfigError where it is asked for and cannot be done.
+    "auto" does not compile with label diffusion, where each combination of SPADE forms over the levels would be
+    compiled separately. Raises ConfigError if it is asked for without a C++ compiler.
     """
     compiler = any(map(shutil.which, COMPILERS))
     if asked == "auto":
-        found = compiler and importlib.util.find_spec("triton") is not None
-        return device.type == "cuda" and found and not label_diffusion
+        has_triton = importlib.util.find_spec("triton") is not None
+        return device.type == "cuda" and compiler and has_triton and not label_diffusion
     if asked and not compiler:
         raise ConfigError(
             f"compile is true, but there is no C++ compiler ({', '.join(COMPILERS)}) on the PATH, which torch.compile "
@@ -37,11 +37,10 @@ def wants_compiling(asked: bool | str, device: torch.device, *, label_diffusion:
 
 
 def compile_network(model: UNetModel, *, backend: str = "inductor") -> None:
-    """Have `encode` and `decode` of `model` compiled when they are first called.
+    """Compile `encode` and `decode` of `model` when they are first called, for any number of images above 1.
 
-    They are compiled for any number of images (two or more) and of distinct patches, as both change from batch to
-    batch; once more for each combination of forms that the modulations of the levels come in. `modulate` stays as it
-    is: it counts, and what it puts out has sizes that no compiler can foresee.
+    They are compiled again for each combination of SPADE forms over the levels. `modulate` is not compiled: its output
+    has sizes that depend on the data.
     """
     encode, decode = (torch.compile(part, backend=backend) for part in (model.encode, model.decode))
 
@@ -59,6 +58,6 @@ def compile_network(model: UNetModel, *, backend: str = "inductor") -> None:
 
 
 def _may_vary(tensors: Iterable[Tensor]) -> None:
-    """Tell the compiler that the first dimension of each of `tensors` differs between calls."""
+    """Tell the compiler that the first dimension of `tensors` differs between calls."""
     for tensor in tensors:
         torch._dynamo.maybe_mark_dynamic(tensor, 0)

@@ -1,4 +1,4 @@
-"""The kinds of condition a network can be built for: the values of the option `condition`."""
+"""The conditioners that a network can be built with, by the values of the option `condition`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from collections.abc import Callable
 from guided_diffusion.models.conditioning import Conditioner, ConditionOptions
 from guided_diffusion.models.spade.norm import SpadeConditioner
 
-
-def _none(options: ConditionOptions) -> None:
-    """Return no conditioner: an unconditional network."""
-
-
 CONDITIONERS: dict[str, Callable[[ConditionOptions], Conditioner | None]] = {
     "mask": SpadeConditioner.from_options,
-    "none": _none,
+    "none": lambda options: None,
 }

@@ -1,7 +1,7 @@
-"""How a condition reaches the features: what a network asks of the normalizations in its decoder.
+"""How a condition reaches the features of a network.
 
-A `Conditioner` makes the normalizations and what they share at one level; each turns that into a `Modulation`, a scale
-and a shift of its features that depends on the condition alone. Networks know these three, and none of their kinds.
+A `Conditioner` makes the normalizations of the decoder, and the tensors that those of one level share. From these each
+`ConditionedNorm` makes a `Modulation`, a scale and a shift of its features that depends on the condition alone.
 """
 
 from __future__ import annotations
@@ -15,31 +15,30 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.conditions.base import Condition, Prepared, Size
-from guided_diffusion.models.architecture import GROUPS
 from guided_diffusion.models.group_norm import as_features, normalized_pixels
 
 
 class Modulation(ABC):
-    """Scale and shift of one conditioned normalization for a batch of conditions."""
+    """Scale and shift of one conditioned normalization for a batch of conditions.
+
+    time_scale, time_shift: [N, C], or both None for 0.
+    """
 
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of conditions."""
 
     def norm_silu(self, x: Tensor, time_scale: Tensor | None = None, time_shift: Tensor | None = None) -> Tensor:
-        """Return SiLU(modulate(normalize(x)) * (1 + time_scale) + time_shift).
-
-        x: [N, C, H, W]. time_scale, time_shift: [N, C], or None for 0.
-        """
+        """Return SiLU(modulate(normalize(x)) * (1 + time_scale) + time_shift) for x [N, C, H, W]."""
         if torch.is_grad_enabled():
             return self.with_gradients(x, time_scale, time_shift)
-        pixels = normalized_pixels(x, groups=GROUPS)
+        pixels, _ = normalized_pixels(x)
         self.modulate_(pixels, time_scale, time_shift)
         return as_features(pixels, x)
 
     @abstractmethod
     def with_gradients(self, x: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> Tensor:
-        """Return what `norm_silu` does, in operations that autograd can follow."""
+        """Do the same as `norm_silu`, differentiably."""
 
     @abstractmethod
     def modulate_(self, pixels: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> None:
@@ -47,19 +46,19 @@ class Modulation(ABC):
 
     @abstractmethod
     def expand(self, n: int, shared: dict[Any, Any]) -> Modulation:
-        """Return the modulation of one condition as that of `n` such ones.
+        """Return the modulation of one condition repeated `n` times.
 
-        shared: what the modulations of a network have in common -> the same for `n`, as far as it was made already.
+        shared: parts that several modulations of the network have in common -> their expansion, filled on the way.
         """
 
     @abstractmethod
     def tensors(self) -> Iterator[Tensor]:
-        """Yield every tensor it holds; the first dimension of each may differ between batches."""
+        """Yield every tensor of the modulation; the first dimension of each may differ between batches."""
 
 
 @dataclass(frozen=True, eq=False)
 class JoinedModulation(Modulation):
-    """Modulations one after the other along the batch."""
+    """Modulations concatenated along the batch."""
 
     parts: tuple[Modulation, ...]
 
@@ -79,7 +78,7 @@ class JoinedModulation(Modulation):
         return zip(self.parts, x.split(sizes), scales, shifts, strict=True)
 
     def expand(self, n: int, shared: dict[Any, Any]) -> Modulation:
-        raise AssertionError(f"only the modulation of one condition can stand for {n}, this is of {len(self)}")
+        raise AssertionError("joined modulations have more than one condition")
 
     def tensors(self) -> Iterator[Tensor]:
         for part in self.parts:
@@ -87,10 +86,7 @@ class JoinedModulation(Modulation):
 
 
 class Modulations(Sequence[Modulation]):
-    """The modulations of all conditioned normalizations of a network, in the order in which its decoder takes them.
-
-    They are a function of the condition, not of image or timestep. A network without a condition has none of them.
-    """
+    """The modulations of all conditioned normalizations of a network, in the order of its decoder."""
 
     def __init__(self, layers: Sequence[Modulation]):
         self._layers = tuple(layers)
@@ -105,10 +101,9 @@ class Modulations(Sequence[Modulation]):
         return iter(self._layers)
 
     def expand(self, n: int) -> Modulations:
-        """Return modulations of one condition as those of `n` such ones."""
+        """Return the modulations of one condition repeated `n` times."""
+        assert all(len(layer) == 1 for layer in self), "only the modulations of one condition can be expanded"
         shared: dict[Any, Any] = {}
-        for layer in self:
-            assert len(layer) == 1, f"only the modulation of one condition can stand for {n}, this is of {len(layer)}"
         return Modulations([layer.expand(n, shared) for layer in self])
 
     @staticmethod
@@ -118,23 +113,23 @@ class Modulations(Sequence[Modulation]):
 
 
 class ConditionedNorm(nn.Module, ABC):
-    """A group normalization that a condition modulates; what it learns is how."""
+    """A group normalization that a condition modulates."""
 
     @abstractmethod
     def modulate(self, level: Any) -> Modulation:
-        """Return the modulation that a condition asks for; level: what its conditioner made of it, `level(...)`."""
+        """Return the modulation for what the conditioner's `level` returned."""
 
     def norm_silu(
         self, x: Tensor, modulation: Modulation, time_scale: Tensor | None = None, time_shift: Tensor | None = None
     ) -> Tensor:
-        """Return SiLU(modulate(normalize(x)) * (1 + time_scale) + time_shift), see `Modulation.norm_silu`."""
+        """Return `modulation.norm_silu(x, time_scale, time_shift)`."""
         return modulation.norm_silu(x, time_scale, time_shift)
 
 
 class Conditioner(ABC):
-    """Makes the normalizations of a network's decoder, and of a condition what those of one level share.
+    """Makes the normalizations of a network's decoder, and the tensors that those of one level share.
 
-    One with weights of its own is also an `nn.Module`, which makes them the network's.
+    A conditioner with weights is also an `nn.Module`, so that they are weights of the network.
     """
 
     @abstractmethod
@@ -143,26 +138,23 @@ class Conditioner(ABC):
 
     @abstractmethod
     def check(self, condition: Condition) -> None:
-        """Raise AssertionError where `condition` is not of the kind or the channels that the normalizations take."""
+        """Raise AssertionError for a condition of another kind or number of channels."""
 
     def prepare(self, condition: Condition, sizes: Sequence[Size]) -> Prepared | None:
-        """Return what can be made of `condition` before it reaches the network's device, None for nothing.
-
-        sizes: of the levels, from fine to coarse. Runs in a data loader's processes.
-        """
+        """Return what a data loader's process can prepare of `condition`, for levels of `sizes` from fine to coarse."""
         return None
 
     @abstractmethod
     def level(self, condition: Condition, size: Size, prepared: Prepared | None) -> Any:
         """Return what all normalizations of the level of `size` (height, width) share.
 
-        prepared: what `prepare` returned of the same condition, or None.
+        prepared: what `prepare` returned for the same condition, or None.
         """
 
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """What a conditioner is made from: the published options of a network that concern its condition.
+    """The published options from which a conditioner is made.
 
     num_classes: real classes. no_instance: false for one more channel with edges. spade: see `SpadeConditioner`.
     """

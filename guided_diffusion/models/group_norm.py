@@ -1,8 +1,8 @@
 """Group normalization, modulation and activation as one operation with tables of scales and shifts.
 
-Pixel p of channel c becomes SiLU(x_hat[p, c] * scale[row[p], c] + shift[row[p], c]). The tables have few rows: one an
-image where the timestep alone modulates, one for each (image, patch) where a semantic map does. They are read as the
-operation goes, and neither forward nor backward pass keeps anything of image size but its input.
+Pixel p of channel c becomes SiLU(x_hat[p, c] * scale[row[p], c] + shift[row[p], c]). The tables have few rows: one for
+each image if only the timestep modulates, one for each (image, patch) if a semantic map does. Of image size, the
+backward pass keeps only the input.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guided_diffusion.models.architecture import GROUPS
+
 EPSILON = 1e-5
 CHUNK = 256
-"""Pixels summed at a time: large rows (background) are cut, so that all cores and blocks have work."""
+"""Pixels summed at a time: large rows (background) are cut, so that all cores or GPU blocks have work."""
 CACHE = 2**21
-"""Bytes of features that a CPU works on at a time; a common size of second-level caches, and measured to do best."""
+"""Bytes of features that a CPU works on at a time: a common size of second-level caches, the fastest as measured."""
 
 
 class SegmentSum(NamedTuple):
-    """How to sum over the pixels of each row: chunk by chunk, then over the chunks of a row.
+    """Index to sum over the pixels of each row: first in chunks, then over the chunks of a row.
 
-    order: int64, all pixels in the order of their rows. start: of each chunk in `order`. first: chunk of each row.
+    order: int64, all pixels sorted by row. start: where each chunk starts in `order`. first: first chunk of each row.
     """
 
     order: Tensor
@@ -32,13 +34,13 @@ class SegmentSum(NamedTuple):
     first: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return [M, C]: the sums of `pixels` [P, C] by row. The order of summation is fixed."""
+        """Return the sums [M, C] of `pixels` [P, C] by row, in a fixed order of summation."""
         chunks = F.embedding_bag(self.order.flatten(), pixels, self.start, mode="sum")
         return F.embedding_bag(torch.arange(len(self.start), device=pixels.device), chunks, self.first, mode="sum")
 
     @staticmethod
     def by(row: Tensor, count: int) -> SegmentSum:
-        """Return how to sum over pixels whose rows are `row`, int64 in 0..count-1 of any shape, which `order` gets."""
+        """Return the index for pixels whose rows are `row`, int64 in 0..count-1; `order` gets the shape of `row`."""
         sizes = torch.bincount(row.flatten(), minlength=count)
         chunks = (sizes + CHUNK - 1) // CHUNK
         first_pixel, first_chunk = sizes.cumsum(0) - sizes, chunks.cumsum(0) - chunks
@@ -49,7 +51,7 @@ class SegmentSum(NamedTuple):
 
     @staticmethod
     def by_image(images: int, pixels: int, device: torch.device) -> SegmentSum:
-        """Return how to sum over the pixels of each image: what `by` returns for one row an image, without sorting."""
+        """Return what `by` returns for one row per image, without sorting."""
         image = torch.arange(images, device=device)[:, None]
         start = image * pixels + torch.arange(0, pixels, CHUNK, device=device)
         first = image.flatten() * start.shape[1]
@@ -60,9 +62,8 @@ class SegmentSum(NamedTuple):
 class RowIndex:
     """Which table row each pixel of a batch reads.
 
-    row: [N, H * W] int64 in 0..M-1.
-    image: [M] int64, the image whose pixels read a row; a row belongs to one image.
-    sums: what a backward pass needs; None where there will be none.
+    row: [N, H * W] int64 in 0..M-1. image: [M] int64, the image that each row belongs to. sums: for the backward pass,
+    None without gradients.
     """
 
     row: Tensor
@@ -75,24 +76,23 @@ class RowIndex:
         return RowIndex(row, image, SegmentSum.by(row, len(image)) if torch.is_grad_enabled() else None)
 
 
-def normalize(x: Tensor, *, groups: int, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """Return x [N, C, ...] normalized by groups (Wu & He 2018), in its type; the statistics are float32 or wider."""
-    return F.group_norm(_wide(x), groups, weight, bias, EPSILON).to(x.dtype)
+def normalize(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return x [N, C, ...] after group normalization (Wu & He 2018), in its dtype; statistics are at least float32."""
+    return F.group_norm(_wide(x), GROUPS, weight, bias, EPSILON).to(x.dtype)
 
 
-def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, rows: RowIndex | None, *, groups: int) -> Tensor:
-    """Return SiLU(normalize(x) * scale + shift) for x [N, C, H, W] in its type; the arithmetic is float32 or wider.
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, rows: RowIndex | None) -> Tensor:
+    """Return SiLU(normalize(x) * scale + shift) for x [N, C, H, W], best channels_last, in its dtype.
 
-    A channels_last tensor is read as it lies. scale, shift: [M, C], read by `rows`; None for one row an image (M = N).
+    scale, shift: [M, C], read by `rows`; None for one row per image (M = N). The arithmetic is at least float32.
     """
     if rows is None:
-        return _ModulatedNorm.apply(x, scale, shift, *[None] * 5, groups)
-    sums = (None, None, None) if rows.sums is None else rows.sums
-    return _ModulatedNorm.apply(x, scale, shift, rows.row, rows.image, *sums, groups)
+        return _ModulatedNorm.apply(x, scale, shift, *[None] * 5)
+    return _ModulatedNorm.apply(x, scale, shift, rows.row, rows.image, *(rows.sums or [None] * 3))
 
 
 class _ModulatedNorm(torch.autograd.Function):
-    """The operation of `modulated_norm`; the backward pass computes again what the forward pass has not kept."""
+    """The operation of `modulated_norm`; its backward pass recomputes the normalized features."""
 
     @staticmethod
     def forward(
@@ -105,18 +105,16 @@ class _ModulatedNorm(torch.autograd.Function):
         order: Tensor | None,
         start: Tensor | None,
         first: Tensor | None,
-        groups: int,
     ) -> Tensor:
-        output, rstd = _normalize(x, groups)
+        output, rstd = normalized_pixels(x)
         modulate_by_rows_(output, scale, shift, row)
         ctx.save_for_backward(x, scale, shift, rstd, row, image, order, start, first)
-        ctx.groups = groups
         return as_features(output, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, rstd, row, image, *sums = ctx.saved_tensors
-        normalized, _ = _normalize(x, ctx.groups)
+        normalized, _ = normalized_pixels(x)
         images, pixels, channels = normalized.shape
         outer = _pixels(grad).to(normalized.dtype)
         grad = torch.empty_like(outer)  # of the input of SiLU
@@ -125,30 +123,42 @@ class _ModulatedNorm(torch.autograd.Function):
             torch.ops.aten.silu_backward.grad_input(outer[part], before, grad_input=grad[part])
         row_sums = SegmentSum.by_image(images, pixels, x.device) if row is None else SegmentSum(*sums)
         grad_shift, grad_scale = (row_sums(values.flatten(0, 1)) for values in (grad, grad * normalized))
-        # With g = dL/d(x_hat) = grad * scale: dL/dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat)), the means over
-        # the image's group. They follow from the row sums, as scale is constant in a row.
+        # With g = dL/d(x_hat) = grad * scale: dL/dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat)), with means over
+        # the group of the image. As scale is constant in a row, they follow from the row sums.
         by_row = torch.stack([scale * grad_shift, scale * grad_scale])
         by_image = by_row if row is None else by_row.new_zeros(2, images, channels).index_add_(1, image, by_row)
-        means = by_image.view(2, images, ctx.groups, -1).sum(-1) / (channels // ctx.groups * pixels)
+        means = by_image.view(2, images, GROUPS, -1).sum(-1) / (channels // GROUPS * pixels)
         by_group = torch.stack([-means[0] * rstd, -means[1] * rstd, rstd])
-        mean, slope, factor = by_group.repeat_interleave(channels // ctx.groups, dim=2)
-        factor = scale * (factor if row is None else factor.index_select(0, image))
+        mean, slope, rstd = by_group.repeat_interleave(channels // GROUPS, dim=2)
+        factor = scale * (rstd if row is None else rstd.index_select(0, image))
         grad_x = normalized
         for part in cached_parts(grad_x):
             block = grad_x[part].mul_(slope[part[0], None]).add_(mean[part[0], None])
             block.addcmul_(grad[part], _read(factor, row, part))
-        return as_features(grad_x, x), grad_scale, grad_shift, *(None,) * 6
+        return as_features(grad_x, x), grad_scale, grad_shift, *(None,) * 5
 
 
-def normalized_pixels(x: Tensor, *, groups: int) -> Tensor:
-    """Return x [N, C, H, W] normalized by groups, as new pixels [N, H * W, C] of float32 or wider."""
-    return _normalize(x, groups)[0]
+def normalized_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return normalized x [N, C, H, W] as new pixels [N, H * W, C], and 1 / standard deviation [N, GROUPS].
+
+    Both are float32 for half types.
+    """
+    n, channels, height, width = x.shape
+    wide = _wide(x)
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        normalized, _, rstd = torch.native_group_norm(wide, None, None, n, channels, height * width, GROUPS, EPSILON)
+        return _pixels(normalized), rstd
+    # Elsewhere PyTorch's group norm needs contiguous memory; a compiler fuses these operations with the next ones.
+    grouped = _pixels(wide).unflatten(2, (GROUPS, channels // GROUPS))
+    variance, mean = torch.var_mean(grouped, dim=(1, 3), correction=0, keepdim=True)
+    rstd = (variance + EPSILON).rsqrt()
+    return ((grouped - mean) * rstd).flatten(2), rstd.view(n, GROUPS)
 
 
 def modulate_by_rows_(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor | None) -> None:
-    """Change `pixels` [N, H * W, C] to SiLU(pixels * scale + shift), of tables [M, C] read by `row` [N, H * W].
+    """Change `pixels` [N, H * W, C] to SiLU(pixels * scale + shift).
 
-    row: None for one row an image.
+    scale, shift: [M, C], read by `row` [N, H * W]; None for one row per image.
     """
     for part in cached_parts(pixels):
         block = pixels[part]
@@ -162,19 +172,19 @@ def by_pixel(x: Tensor) -> Tensor:
 
 
 def as_features(pixels: Tensor, x: Tensor) -> Tensor:
-    """Return pixels [N, H * W, C] in the shape and type of x [N, C, H, W], channels last."""
+    """Return pixels [N, H * W, C] in the shape and dtype of x [N, C, H, W], channels_last."""
     n, channels, height, width = x.shape
     return pixels.to(x.dtype).view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 Part = tuple[slice, slice]
-"""Images and pixels of a batch that are worked on at a time."""
+"""A range of images and a range of pixels."""
 
 
 def cached_parts(pixels: Tensor) -> list[Part]:
-    """Cut [N, H * W, C] into parts, so that what several operations do to a part stays in a CPU's cache.
+    """Cut [N, H * W, C] into parts that stay in a CPU's cache over several operations; on a GPU one part is all.
 
-    A part is whole images, or lies in one. A GPU takes all at once.
+    A part is several whole images or a range of one.
     """
     if pixels.device.type != "cpu" or torch.compiler.is_compiling():
         return [(slice(None), slice(None))]
@@ -188,7 +198,7 @@ def cached_parts(pixels: Tensor) -> list[Part]:
 
 
 def _read(table: Tensor, row: Tensor | None, part: Part) -> Tensor:
-    """Return what the pixels of `part` read of `table` [M, C]: [n, pixels, C], or [n, 1, C] for one row an image."""
+    """Return the rows of `table` [M, C] for the pixels of `part`, [n, pixels, C]; [n, 1, C] for one row per image."""
     if row is None:
         return table[part[0], None]
     chosen = row[part]
@@ -198,22 +208,8 @@ def _read(table: Tensor, row: Tensor | None, part: Part) -> Tensor:
 def _shifted(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor | None, part: Part) -> Tensor:
     """Return `pixels` of `part` * scale + shift."""
     shifts, scales = _read(shift, row, part), _read(scale, row, part)
-    # What was gathered is new memory, which can take the result.
+    # Gathered rows are new memory, which can hold the result.
     return torch.addcmul(shifts, pixels, scales) if row is None else shifts.addcmul_(pixels, scales)
-
-
-def _normalize(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Return x_hat as pixels [N, H * W, C] and 1 / standard deviation [N, groups]; float32 for half types."""
-    n, channels, height, width = x.shape
-    wide = _wide(x)
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        normalized, _, rstd = torch.native_group_norm(wide, None, None, n, channels, height * width, groups, EPSILON)
-        return _pixels(normalized), rstd
-    # Elsewhere PyTorch's own group norm wants contiguous memory, and a compiler joins what follows.
-    grouped = _pixels(wide).unflatten(2, (groups, channels // groups))
-    variance, mean = torch.var_mean(grouped, dim=(1, 3), correction=0, keepdim=True)
-    rstd = (variance + EPSILON).rsqrt()
-    return ((grouped - mean) * rstd).flatten(2), rstd.view(n, groups)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -221,5 +217,5 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """Return [N, C, H, W] as contiguous [N, H * W, C], without a copy where the channels lie last."""
+    """Return [N, C, H, W] as contiguous [N, H * W, C], without a copy if it is channels_last."""
     return by_pixel(x).contiguous()

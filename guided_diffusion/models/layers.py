@@ -1,4 +1,4 @@
-"""Layers that know nothing of the condition: normalization, resampling, attention, timestep embedding."""
+"""Unconditioned layers: normalization, resampling, attention, timestep embedding."""
 
 from __future__ import annotations
 
@@ -13,30 +13,27 @@ from guided_diffusion.models.group_norm import modulated_norm, normalize
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group normalization of 32 groups whose statistics are float32 whatever the input's precision."""
+    """Group normalization with 32 groups and float32 statistics for every input precision."""
 
     def __init__(self, channels: int):
         super().__init__(GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize x [N, C, ...]; the result has x's dtype."""
-        return normalize(x, groups=self.num_groups, weight=self.weight, bias=self.bias)
+        """Normalize x [N, C, ...] in its dtype."""
+        return normalize(x, self.weight, self.bias)
 
     def norm_silu(self, x: Tensor, time_scale: Tensor | None = None, time_shift: Tensor | None = None) -> Tensor:
-        """Return SiLU(self(x) * (1 + time_scale) + time_shift) for x [N, C, H, W].
-
-        time_scale, time_shift: [N, C], or None for 0.
-        """
+        """Return SiLU(self(x) * (1 + time_scale) + time_shift) for x [N, C, H, W]; times [N, C], or None for 0."""
         if time_scale is None:
             return F.silu(self(x))
-        if torch.compiler.is_compiling():  # a compiler joins these operations itself
+        if torch.compiler.is_compiling():  # a compiler fuses these operations itself
             return F.silu(self(x) * (1 + time_scale[:, :, None, None]) + time_shift[:, :, None, None])
         times = 1 + time_scale
-        return modulated_norm(x, self.weight * times, self.bias * times + time_shift, None, groups=self.num_groups)
+        return modulated_norm(x, self.weight * times, self.bias * times + time_shift, None)
 
 
 class Upsample(nn.Module):
-    """Doubling of height and width by repetition, then a 3x3 convolution if `use_conv`."""
+    """Doubles height and width by repetition, then applies a 3x3 convolution if `use_conv`."""
 
     def __init__(self, channels: int, *, use_conv: bool):
         super().__init__()
@@ -48,7 +45,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halving of height and width: a 3x3 convolution of stride 2 if `use_conv`, else the mean of 2x2 pixels."""
+    """Halves height and width by a 3x3 convolution of stride 2 if `use_conv`, else by the mean of 2x2 pixels."""
 
     def __init__(self, channels: int, *, use_conv: bool):
         super().__init__()
@@ -62,8 +59,8 @@ class Downsample(nn.Module):
 class AttentionBlock(nn.Module):
     """Residual self-attention between all pixels (Vaswani et al. 2017, equation 1).
 
-    use_new_attention_order: how the 3C channels of `qkv` are laid out: [3, heads, C/heads] if true, else
-        [heads, 3, C/heads], the order of the published weights. Shapes do not tell the two apart.
+    use_new_attention_order: the layout of the 3C channels of `qkv`: [3, heads, C/heads], or if false
+    [heads, 3, C/heads], as in the published weights. The shapes are the same.
     """
 
     def __init__(self, channels: int, num_heads: int, *, use_new_attention_order: bool = False):
@@ -78,7 +75,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] to [N, C, H, W]."""
         n, channels, height, width = x.shape
-        # The published weights are of one-dimensional convolutions; in two dimensions they keep the memory format.
+        # The published weights are for one-dimensional convolutions, which would lose the memory format.
         qkv = F.conv2d(self.norm(x), self.qkv.weight[..., None], self.qkv.bias)
         q, k, v = self._heads(qkv.permute(0, 2, 3, 1).reshape(n, height * width, -1))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
@@ -94,10 +91,9 @@ class AttentionBlock(nn.Module):
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Return the sinusoidal embedding [N, dim] of t [N], any real numbers; float32, cosines first.
+    """Return the sinusoidal embedding [N, dim] float32 of real t [N], cosines first, zeros last for an odd `dim`.
 
-    Frequencies fall geometrically from 1 to 1/max_period (Vaswani et al. 2017, section 3.5; Ho et al. 2020). An odd
-    `dim` ends in a column of zeros.
+    Frequencies fall geometrically from 1 to 1/max_period (Vaswani et al. 2017, section 3.5; Ho et al. 2020).
     """
     half = dim // 2
     position = torch.arange(half, dtype=torch.float32, device=t.device)
@@ -107,7 +103,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
 
 
 def zero_initialized(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
-    """Return `layer` with its weight and bias set to zero, so that a residual branch starts as the identity."""
+    """Set weight and bias of `layer` to zero, so that its residual block starts as the identity; return it."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

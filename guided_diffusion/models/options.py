@@ -1,4 +1,4 @@
-"""Option group of the network."""
+"""Options of the network."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from guided_diffusion.runtime.options import FloatTuple, IntTuple, OptionGroup, 
 
 
 class ModelOptions(OptionGroup):
-    """The UNet, and what it is conditioned on."""
+    """The UNet and its condition."""
 
     title: ClassVar = "network"
 
     condition: Literal["mask", "none"] = option(
-        "mask", "what images are made from: mask, or none for an unconditional network, which ignores the masks"
+        "mask", "condition of the images: mask, or none for an unconditional network, which ignores the masks"
     )
     class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
-    num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, multiple_of=32)
-    num_res_blocks: int = option(2, "residual blocks a level", ge=1)
+    num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, le=4096, multiple_of=32)
+    num_res_blocks: int = option(2, "residual blocks a level", ge=1, le=64)
     channel_mult: FloatTuple = option(
         None, 'channels of each level as multiples of num_channels, such as "1,2,3,4"; null or "": by image_size'
     )
-    num_heads: int = option(4, "attention heads, where num_head_channels is -1", ge=1)
-    num_heads_upsample: int = option(-1, "attention heads of the decoder, -1: as num_heads", ge=-1)
-    num_head_channels: int = option(-1, "channels of an attention head, -1: by num_heads", ge=-1)
+    num_heads: int = option(4, "attention heads, where num_head_channels is -1", ge=1, le=4096)
+    num_heads_upsample: int = option(-1, "attention heads of the decoder, -1: as num_heads", ge=-1, le=4096)
+    num_head_channels: int = option(-1, "channels of an attention head, -1: by num_heads", ge=-1, le=4096)
     attention_resolutions: IntTuple = option(
         None, 'feature map sides with attention, such as "32,16,8"; null: all of 16 and below'
     )
@@ -37,7 +37,7 @@ class ModelOptions(OptionGroup):
     )
     spade: Literal["auto", "lookup", "mixed", "dense"] = option(
         "auto",
-        "how masks become modulations: lookup of 5x5 patches, mixed of 3x3 ones, dense; auto: the cheapest",
+        "how masks modulate: lookup of 5x5 patches, mixed (sums of 3x3 patches), dense; auto: the cheapest",
         resume="may change",
         sampling="free",
     )
@@ -45,11 +45,8 @@ class ModelOptions(OptionGroup):
     def check(self) -> Iterator[Problem]:
         given = {"condition", "class_cond"} <= self.model_fields_set and None not in (self.condition, self.class_cond)
         if given and self.class_cond != (self.condition != "none"):
-            yield (
-                "class_cond",
-                f'class_cond is {str(self.class_cond).lower()}, but condition is "{self.condition}": '
-                "leave one of the two out",
-            )
+            line = f'class_cond is {str(self.class_cond).lower()}, but condition is "{self.condition}": '
+            yield ("class_cond", f"{line}leave one of the two out")
 
     def resolve(self) -> Self:
         if self.class_cond is None:  # left to the checkpoint

@@ -1,4 +1,4 @@
-"""Bare weights: the architecture that their names and shapes tell, and loading with errors that name the option."""
+"""Bare weights: inferring the architecture from names and shapes, and loading with errors that name the option."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -17,10 +17,10 @@ from guided_diffusion.runtime.errors import CheckpointError
 
 @dataclass(frozen=True)
 class InferredArchitecture:
-    """What the names and shapes of a UNet's weights determine of it; `undetermined` names the options they do not.
+    """The options of a UNet that names and shapes of its weights determine.
 
-    condition_channels: `num_classes`, and one more if `no_instance` is false; 0 where there is no condition. attention:
-    the downsampling factors of the levels with attention. resblock_updown: False for a single level.
+    condition_channels: `num_classes`, and one more if `no_instance` is false; 0 without a condition. attention: the
+    downsampling factors of the levels with attention. resblock_updown: False for a single level.
     """
 
     num_channels: int
@@ -33,26 +33,15 @@ class InferredArchitecture:
     use_scale_shift_norm: bool
     resblock_updown: bool
 
-    undetermined: ClassVar[tuple[str, ...]] = (
-        "image_size",
-        "no_instance",
-        "num_heads",
-        "num_heads_upsample",
-        "num_head_channels",
-        "use_new_attention_order",
-        "dropout",
-    )
-
     @property
     def condition(self) -> str:
         """The value of the option `condition`."""
         return "mask" if self.condition_channels else "none"
 
     def build_options(self, *, image_size: int | Sequence[int], no_instance: bool) -> dict[str, Any]:
-        """Return the arguments for `build_unet` that follow; heads, attention order and dropout are the caller's.
+        """Return the determined options by their published names; those of the classes only with a condition.
 
         image_size: pixels, one number or (height, width); `attention_resolutions` is in pixels of its shorter side.
-        Without a condition nothing is said of the classes.
         """
         classes = {"no_instance": no_instance, "num_classes": self.condition_channels - (not no_instance)}
         return {
@@ -71,24 +60,24 @@ class InferredArchitecture:
 
 
 def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weights") -> InferredArchitecture:
-    """Return the architecture of the UNet, SDM's or an unconditional one, whose weights `state_dict` holds.
+    """Return the architecture of the UNet, SDM's or an unconditional one, from its weights.
 
-    source: what the weights are called in errors, usually the file. A leading `module.` of all names is left out.
-    Raises CheckpointError if these are not the weights of such a network.
+    source: the name of the weights in errors, usually the file. A leading `module.` of names is ignored. Raises
+    CheckpointError for other networks.
     """
     shapes = _Shapes(state_dict, source)
-    # A plain block keeps its normalizations in these lists, so that its convolutions come later there.
+    # In a plain block the normalizations are in these lists, too, before the convolutions.
     plain = "middle_block.0.in_layers.2.weight" in shapes
     conv_in, conv_out = ("in_layers.2", "out_layers.3") if plain else ("in_layers.1", "out_layers.2")
     num_channels = shapes["time_embed.0.weight"][1]
     first_width, image_channels = shapes["input_blocks.0.0.weight"][:2]
     condition_channels = 0 if plain else shapes["middle_block.0.in_norm.mlp_shared.0.weight"][1]
-    # Every level of the decoder has one block more than num_res_blocks, whose last, but at the finest, also upsamples.
+    # Every level of the decoder has num_res_blocks + 1 blocks; the last one upsamples, but not at the finest level.
     num_blocks = shapes.count("output_blocks")
     upsampling = [j for j in range(num_blocks) if shapes.upsamples(j, conv_in)]
     per_level = upsampling[0] + 1 if upsampling else num_blocks
     if per_level < 2 or num_blocks % per_level:
-        raise CheckpointError(f"{source}: {num_blocks} output_blocks fit no SDM UNet: use the complete weights of one")
+        raise CheckpointError(f"{source}: no SDM UNet has {num_blocks} output_blocks like these: use complete weights")
     num_levels = num_blocks // per_level
     widths = [shapes[f"output_blocks.{per_level * i}.0.{conv_out}.weight"][0] for i in reversed(range(num_levels))]
     first_blocks = [1 + per_level * level for level in range(num_levels)]
@@ -107,10 +96,10 @@ def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weig
 
 
 def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str) -> None:
-    """Copy `state_dict`, under a leading `module.` or not, into `model`; every name and shape has to be there.
+    """Copy `state_dict`, with or without a leading `module.`, into `model`; all names and shapes have to agree.
 
-    source: what the weights are called in errors, usually the file.
-    Raises CheckpointError naming the options in which the two architectures differ, or else the first weight amiss.
+    source: the name of the weights in errors, usually the file. Raises CheckpointError naming the options in which the
+    architectures differ, or else the first weight that does.
     """
     found, expected = _Shapes(state_dict, source), _Shapes(model.state_dict(), "the model")
     if found.shapes != expected.shapes:
@@ -119,7 +108,7 @@ def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str
 
 
 class _Shapes:
-    """Names and shapes of weights; asked for one that is missing it raises CheckpointError."""
+    """Names and shapes of weights; a missing one raises CheckpointError."""
 
     def __init__(self, state_dict: Mapping[str, Any], source: str):
         self.source = source
@@ -137,16 +126,16 @@ class _Shapes:
         if len(shape) >= 2:
             return shape
         raise CheckpointError(
-            f"{self.source}: holds no SDM UNet ({name} is missing): use weights of a semantic diffusion model, or "
-            "unconditional ones of guided-diffusion"
+            f"{self.source}: not the weights of an SDM UNet ({name} is missing): use those of a semantic diffusion "
+            "model, or unconditional ones of guided-diffusion"
         )
 
     def count(self, blocks: str) -> int:
-        """Return how many blocks the list of that name has."""
+        """Return the length of the list `blocks`."""
         return len({name.split(".")[1] for name in self.shapes if name.startswith(f"{blocks}.")})
 
     def upsamples(self, j: int, conv_in: str) -> bool:
-        """Return whether a block of the decoder ends in upsampling: a convolution, or a residual block of its own."""
+        """Return whether block `j` of the decoder ends in upsampling, by a convolution or a residual block."""
         ends = (f"output_blocks.{j}.{i}.{layer}.weight" for i in (1, 2) for layer in ("conv", conv_in))
         return any(name in self.shapes for name in ends)
 
@@ -155,12 +144,12 @@ def _multiplier(width: int, num_channels: int) -> float:
     if width % num_channels == 0:
         return width // num_channels
     multiplier = width / num_channels
-    # The product is cut to an integer: a quotient rounded down would lose a channel.
+    # The network truncates the product to an integer: a quotient rounded down would lose a channel.
     return multiplier if int(multiplier * num_channels) == width else math.nextafter(multiplier, math.inf)
 
 
 def _difference(found: _Shapes, expected: _Shapes, image_size: tuple[int, int]) -> str:
-    """Return what sets two sets of weights apart, in terms of options where that is possible, and the remedy."""
+    """Return how two sets of weights differ, if possible in terms of options, and the remedy."""
     theirs, ours = (
         infer_architecture(weights.tensors, source=weights.source).build_options(
             image_size=image_size, no_instance=True
@@ -177,10 +166,10 @@ def _difference(found: _Shapes, expected: _Shapes, image_size: tuple[int, int]) 
         return f"{'; '.join(facts)}: set {settings}{edges} or leave {'it' if len(differing) == 1 else 'them'} out"
     missing = sorted(expected.shapes.keys() - found.shapes.keys())
     if missing:
-        return f"weights are missing ({len(missing)}, the first {missing[0]}): the file is incomplete, use another"
+        return f"{len(missing)} weights are missing (the first is {missing[0]}): the file is incomplete, use another"
     unknown = sorted(found.shapes.keys() - expected.shapes.keys())
     if unknown:
-        return f"there are weights of no SDM UNet ({len(unknown)}, the first {unknown[0]}): use a file without them"
+        return f"{len(unknown)} weights do not belong to an SDM UNet (the first is {unknown[0]}): remove them"
     name = next(name for name in expected.shapes if found.shapes[name] != expected.shapes[name])
     shapes = f"{list(found.shapes[name])} in the file, {list(expected.shapes[name])} in an SDM UNet"
     return f"{name} has the shape {shapes}: no option explains this, use another file"

@@ -1,4 +1,4 @@
-"""The UNet of SDM and guided-diffusion: an encoder of the noisy image and a decoder that a condition may modulate.
+"""The UNet of SDM and guided-diffusion: an encoder of the noisy image, and a decoder that a condition can modulate.
 
 Wang et al., "Semantic Image Synthesis via Diffusion Models", 2022; Dhariwal & Nichol, "Diffusion Models Beat GANs on
 Image Synthesis", 2021. Module names give the published `state_dict` names.
@@ -6,7 +6,7 @@ Image Synthesis", 2021. Module names give the published `state_dict` names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,50 +33,41 @@ from guided_diffusion.models.layers import (
     timestep_embedding,
     zero_initialized,
 )
+from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.runtime.errors import ConfigError
 
 
 class UNetModel(nn.Module):
-    """A network of (x [N, C, H, W], t [N], condition) in three parts that can be called apart.
+    """A network of (x [N, C, H, W], t [N], condition), in three parts: `encode`, `modulate` and `decode`.
 
-    `encode` never sees the condition and `modulate` sees nothing else, so that a sampler may encode once for several
-    conditions and modulate once for all steps. Weights and features are kept in channels_last memory, in which
-    convolutions and lookups are fastest. `build_unet` makes one from the published options.
+    `encode` never sees the condition and `modulate` sees nothing else: a sampler can encode once for several conditions
+    and modulate once for all steps. Weights and features are channels_last, the fastest for convolutions and lookups.
     """
 
     def __init__(
         self,
+        options: ModelOptions,
         *,
         image_size: tuple[int, int],
         image_channels: int,
         out_channels: int,
         conditioner: Conditioner | None,
-        num_channels: int,
-        num_res_blocks: int,
-        channel_mult: Sequence[float],
-        attention: Collection[int],
-        num_heads: int,
-        num_heads_upsample: int,
-        num_head_channels: int,
-        dropout: float,
-        use_checkpoint: bool,
-        use_scale_shift_norm: bool,
-        resblock_updown: bool,
-        use_new_attention_order: bool,
     ):
-        """Build an untrained network.
+        """Build an untrained network; use `build_unet`, which checks the options.
 
-        image_size: (height, width) in pixels. conditioner: None for a network without a condition. num_channels: width
-        that `channel_mult` multiplies, from fine to coarse. attention: downsampling factors (1, 2, 4, ...) of the
-        levels with attention, beside the bottleneck. num_head_channels: -1 leaves it to the numbers of heads.
+        image_size: (height, width) in pixels. conditioner: None for a network without a condition.
         """
         super().__init__()
+        channel_mult = options.channel_mult or default_channel_mult(min(image_size))
+        attention = attention_factors(min(image_size), channel_mult, options.attention_resolutions)
+        num_channels, num_heads = options.num_channels, options.num_heads
+        heads_upsample = num_heads if options.num_heads_upsample == -1 else options.num_heads_upsample
         self.conditioner = conditioner
         self.image_size = image_size
         self.num_levels = len(channel_mult)
-        self.use_checkpoint = use_checkpoint
+        self.use_checkpoint = options.use_checkpoint
         emb_channels = 4 * num_channels
-        shared = {"dropout": dropout, "use_scale_shift_norm": use_scale_shift_norm}
+        shared = {"dropout": options.dropout, "use_scale_shift_norm": options.use_scale_shift_norm}
         plain = partial(ResBlock, emb_channels=emb_channels, **shared)
 
         def decoder_block(*channels: int, level: int, up: bool = False) -> nn.Module:
@@ -85,44 +76,40 @@ class UNetModel(nn.Module):
             return ConditionedResBlock(*channels, emb_channels, norm=conditioner.norm, level=level, up=up, **shared)
 
         def attend(channels: int, heads: int) -> AttentionBlock:
-            heads = heads if num_head_channels == -1 else channels // num_head_channels
-            return AttentionBlock(channels, heads, use_new_attention_order=use_new_attention_order)
+            heads = heads if options.num_head_channels == -1 else channels // options.num_head_channels
+            return AttentionBlock(channels, heads, use_new_attention_order=options.use_new_attention_order)
 
         self.time_embed = nn.Sequential(
             nn.Linear(num_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
         widths = level_channels(num_channels, channel_mult)
         attends = [2**level in attention for level in range(len(widths))]
+        shape = (widths, attends, options.resblock_updown)
         self.input_blocks, skip_widths = _encoder(
-            image_channels, widths, attends, num_res_blocks, resblock_updown, plain, partial(attend, heads=num_heads)
+            image_channels, options.num_res_blocks, *shape, plain, partial(attend, heads=num_heads)
         )
         width, middle = widths[-1], partial(decoder_block, level=len(widths) - 1)
         self.middle_block = nn.ModuleList([middle(width, width), attend(width, num_heads), middle(width, width)])
-        self.output_blocks = _decoder(
-            skip_widths, widths, attends, resblock_updown, decoder_block, partial(attend, heads=num_heads_upsample)
-        )
-        self.out = nn.Sequential(
-            GroupNorm32(widths[0]),
-            nn.SiLU(),
-            zero_initialized(nn.Conv2d(widths[0], out_channels, 3, padding=1)),
-        )
+        self.output_blocks = _decoder(skip_widths, *shape, decoder_block, partial(attend, heads=heads_upsample))
+        last = zero_initialized(nn.Conv2d(widths[0], out_channels, 3, padding=1))
+        self.out = nn.Sequential(GroupNorm32(widths[0]), nn.SiLU(), last)
         self.to(memory_format=torch.channels_last)
 
     def level_sizes(self, size: Size) -> list[Size]:
-        """Return the sizes that maps of `size` (height, width) are brought to, from fine to coarse."""
+        """Return the sizes of all levels for images of `size` (height, width), from fine to coarse."""
         return [(size[0] >> level, size[1] >> level) for level in range(self.num_levels)]
 
     def preparation(self, size: Size) -> Callable[[Condition], Prepared | None] | None:
-        """Return what makes of a condition of `size` (height, width) what `modulate` takes as `prepared`.
+        """Return the function from a condition of `size` (height, width) to the `prepared` of `modulate`, if any.
 
-        It can be sent to the processes that load data. None where there is nothing to prepare.
+        It can be pickled, for data loading processes.
         """
         if self.conditioner is None:
             return None
         return partial(self.conditioner.prepare, sizes=self.level_sizes(size))
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, prepared: Prepared | None = None) -> Tensor:
-        """Return the output [N, out_channels, H, W] for x [N, C, H, W], t [N] and N conditions of size H x W."""
+        """Map x [N, C, H, W], t [N] and N conditions of size H x W to [N, out_channels, H, W]."""
         return self.decode(*self.encode(x, t), self.modulate(condition, prepared))
 
     def encode(self, x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -143,8 +130,8 @@ class UNetModel(nn.Module):
     def modulate(self, condition: Condition, prepared: Prepared | None = None) -> Modulations:
         """Return the modulations of all conditioned normalizations.
 
-        condition: N of the images' size, or one that `Modulations.expand` then makes stand for N. prepared: what
-        `preparation` made of it; None to make it here as it is needed.
+        condition: of the images' size, one for each, or one to `expand`. prepared: the result of `preparation`; None to
+        compute it here.
         """
         if self.conditioner is None:
             return Modulations([])
@@ -153,16 +140,16 @@ class UNetModel(nn.Module):
         return Modulations([self._run(norm.modulate, levels[level]) for norm, level in self._conditioned_norms()])
 
     def _conditioned_norms(self) -> Iterator[tuple[ConditionedNorm, int]]:
-        """Yield the conditioned normalizations with their levels, in the order in which `decode` comes to them."""
+        """Yield the conditioned normalizations with their levels, in the order of `decode`."""
         for layers in (self.middle_block, *self.output_blocks):
             for layer in layers:
                 if isinstance(layer, ConditionedResBlock):
                     yield from layer.norms
 
     def decode(self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
-        """Return the output [N, out_channels, H, W] from what `encode` and `modulate` returned, none of it changed.
+        """Return [N, out_channels, H, W] from the results of `encode` and `modulate`, which stay unchanged.
 
-        The last layers run in the precision of the weights whatever autocast says, and so is the output.
+        The last layers and the output have the precision of the weights, also under autocast.
         """
         rest = iter(modulations)
         h = self._apply_layers(self.middle_block, skips[-1], emb, rest)
@@ -195,14 +182,14 @@ class UNetModel(nn.Module):
 
 def _encoder(
     image_channels: int,
+    num_res_blocks: int,
     widths: Sequence[int],
     attends: Sequence[bool],
-    num_res_blocks: int,
     resblock_updown: bool,
     block: Callable[..., nn.Module],
     attend: Callable[[int], nn.Module],
 ) -> tuple[nn.ModuleList, list[int]]:
-    """Return the encoder's blocks and the channels of the skip that each of them leaves."""
+    """Return the blocks of the encoder and the channels of their skips."""
     blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(image_channels, widths[0], 3, padding=1)])])
     skip_widths = [widths[0]]
     for level, width in enumerate(widths):
@@ -227,7 +214,7 @@ def _decoder(
     block: Callable[..., nn.Module],
     attend: Callable[[int], nn.Module],
 ) -> nn.ModuleList:
-    """Return the decoder's blocks: each takes one skip, the last of every level but the finest doubles the size."""
+    """Return the blocks of the decoder, one for each skip; the last of every level but the finest doubles the size."""
     blocks, remaining = nn.ModuleList(), list(skip_widths)
     per_level = len(skip_widths) // len(widths)
     channels = widths[-1]
@@ -238,70 +225,34 @@ def _decoder(
             if attends[level]:
                 layers.append(attend(width))
             if level and i == per_level - 1:
-                layers.append(
-                    block(width, width, level=level, up=True) if resblock_updown else Upsample(width, use_conv=True)
-                )
+                up = block(width, width, level=level, up=True) if resblock_updown else Upsample(width, use_conv=True)
+                layers.append(up)
             blocks.append(nn.ModuleList(layers))
     return blocks
 
 
 def build_unet(
+    options: ModelOptions,
     *,
     image_size: int | Sequence[int],
-    num_channels: int,
-    num_res_blocks: int,
-    condition: str = "mask",
     num_classes: int | None = None,
     no_instance: bool = True,
     image_channels: int = 3,
-    channel_mult: Sequence[float] | None = None,
-    num_heads: int = 4,
-    num_heads_upsample: int = -1,
-    num_head_channels: int = -1,
-    attention_resolutions: Sequence[int] | None = None,
-    dropout: float = 0.0,
     learn_sigma: bool = True,
-    use_checkpoint: bool = False,
-    use_scale_shift_norm: bool = True,
-    resblock_updown: bool = False,
-    use_new_attention_order: bool = False,
-    spade: str = "auto",
 ) -> UNetModel:
-    """Return the UNet that the published options describe, its weights drawn from torch's global generator.
+    """Return an untrained network, its weights drawn from torch's global generator.
 
-    image_size: pixels, one number for a square or (height, width). condition: a key of `CONDITIONERS`. channel_mult: a
-    multiplier of `num_channels` per level; None or empty takes `default_channel_mult`. The others: `ModelOptions`.
-    Raises ConfigError, a line for each key that cannot be used.
+    image_size: pixels, one number for a square or (height, width). num_classes: only a network conditioned on masks
+    needs it. Raises ConfigError, a line for each key that cannot be used.
     """
     size = height_width(image_size)
-    problems = architecture_problems(
-        image_size=size,
-        num_channels=num_channels,
-        num_res_blocks=num_res_blocks,
-        channel_mult=channel_mult,
-        attention_resolutions=attention_resolutions,
-        num_heads=num_heads,
-        num_heads_upsample=num_heads_upsample,
-        num_head_channels=num_head_channels,
-    )
+    problems = architecture_problems(options, size)
     if problems:
         raise ConfigError([line for _, line in problems])
-    channel_mult = tuple(channel_mult or default_channel_mult(min(size)))
     return UNetModel(
+        options,
         image_size=size,
         image_channels=image_channels,
         out_channels=2 * image_channels if learn_sigma else image_channels,
-        conditioner=CONDITIONERS[condition](ConditionOptions(num_classes, no_instance, spade)),
-        num_channels=num_channels,
-        num_res_blocks=num_res_blocks,
-        channel_mult=channel_mult,
-        attention=attention_factors(min(size), channel_mult, attention_resolutions),
-        num_heads=num_heads,
-        num_heads_upsample=num_heads if num_heads_upsample == -1 else num_heads_upsample,
-        num_head_channels=num_head_channels,
-        dropout=dropout,
-        use_checkpoint=use_checkpoint,
-        use_scale_shift_norm=use_scale_shift_norm,
-        resblock_updown=resblock_updown,
-        use_new_attention_order=use_new_attention_order,
+        conditioner=CONDITIONERS[options.condition](ConditionOptions(num_classes, no_instance, options.spade)),
     )

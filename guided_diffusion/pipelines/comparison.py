@@ -1,4 +1,4 @@
-"""What sets the options of a run apart from those that it, or its checkpoint, had before."""
+"""How the options of a run differ from those that it, or its checkpoint, had before."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any
 
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.runtime.options import FlatConfig
+from guided_diffusion.runtime.options import FlatConfig, Problem
 
 
-def differing_keys(ours: FlatConfig, theirs: FlatConfig, keys: Iterable[str]) -> dict[str, str]:
-    """Return key -> "key (value here, value there)" for those of `keys`, which both have, that the two set apart."""
-    values = {key: (_normalized(key, ours.get(key)), _normalized(key, theirs.get(key))) for key in keys}
-    return {
-        key: f"{key} ({json.dumps(here)} here, {json.dumps(there)} there)"
-        for key, (here, there) in values.items()
+def differences(
+    ours: FlatConfig, theirs: FlatConfig, keys: Iterable[str], *, source: object, remedy: str
+) -> list[Problem]:
+    """Return (key, line) for each of `keys`, which both have, whose values differ. `source` says whose theirs are."""
+    values = [(key, _normalized(key, ours.get(key)), _normalized(key, theirs.get(key))) for key in keys]
+    return [
+        (key, f"{key} differs from {source} ({json.dumps(here)} here, {json.dumps(there)} there): {remedy}")
+        for key, here, there in values
         if here != there
-    }
+    ]
 
 
 def _normalized(key: str, value: Any) -> Any:
-    """Bring spellings that mean the same to one form, as JSON has it."""
+    """Return one form, as JSON has it, for spellings that mean the same."""
     if key == "image_size" and value is not None:
         return list(height_width(value))
     if key == "dataset_mode" and value:

@@ -1,14 +1,14 @@
-"""Label diffusion of a run: which process it is, and where its eta comes from."""
+"""Label diffusion of a run: its process, and the source of its eta."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.class_statistics import eta_from_statistics, load_eta
 from guided_diffusion.data.modes import UNLABELED, DatasetMode, get_mode
 from guided_diffusion.data.options import EtaOptions
@@ -27,10 +27,9 @@ ETA = "eta.npy"
 def eta_of_training(config: TrainConfig, report: ScanReport, source: Checkpoint | None) -> NDArray[np.float64] | None:
     """Return eta, [K], of a run with class-wise label diffusion, None for others.
 
-    What `source`, the checkpoint that the run begins with, was trained with is kept where the options are the same.
-    Raises ConfigError where there is a file of eta that nothing asks for.
+    With the same options as `source`, the checkpoint that the run begins with, eta is the checkpoint's.
     """
-    if not _is_classwise(config.label_diffusion, config.eta.eta_path):
+    if not _is_classwise(config.label_diffusion):
         return None
     if source is not None and not source.is_bare:
         trained = options_of_checkpoint(source)
@@ -42,66 +41,53 @@ def eta_of_training(config: TrainConfig, report: ScanReport, source: Checkpoint 
 
 def eta_of_data(options: EtaOptions, mode: DatasetMode, report: ScanReport) -> NDArray[np.float64]:
     """Return eta, [K]: from the file that the options name, or computed from the masks of `report`."""
-    names = [found.name for found in report.classes]
-    unlabeled = mode.unlabeled_classes(names)
+    unlabeled = mode.unlabeled_classes([stats.name for stats in report.classes])
     if options.eta_path:
-        return load_eta(options.eta_path, len(names), unlabeled=unlabeled)
-    return eta_from_statistics(
-        [found.pixel_share for found in report.classes],
-        [found.images / len(report.pairs) for found in report.classes],
-        options.eta_scale,
-        unlabeled=unlabeled,
-    )
+        return load_eta(options.eta_path, len(report.classes), unlabeled=unlabeled)
+    pixel_shares = [stats.pixel_share for stats in report.classes]
+    image_shares = [stats.images / len(report.pairs) for stats in report.classes]
+    return eta_from_statistics(pixel_shares, image_shares, options.eta_scale, unlabeled=unlabeled)
 
 
 def eta_of_sampling(trained: TrainedConfig, eta_path: str, names: Sequence[str]) -> tuple[float, ...] | None:
-    """Return eta of trained weights, [K]: their own, or for bare weights from the file `eta_path`.
+    """Return eta of trained weights, [K], None without class-wise label diffusion: their own, or that of a file.
 
-    Raises ConfigError where class-wise label diffusion lacks it, or where nothing asks for the file.
+    Raises ConfigError where bare weights need the file `eta_path`.
     """
-    path = eta_path or trained.eta.eta_path
-    if not _is_classwise(trained.label_diffusion, path):
+    if not _is_classwise(trained.label_diffusion):
         return None
     if trained.label_eta:
         return trained.label_eta
+    path = eta_path or trained.eta.eta_path
     if not path:
-        raise ConfigError(f"eta_path is missing: cond_opt {CLASSWISE} of bare weights needs the eta of their training")
+        line = f"eta_path is missing: cond_opt {CLASSWISE} of bare weights needs the eta of their training; set it"
+        raise ConfigError.of_keys(("eta_path", line))
     unlabeled = get_mode(trained.source.dataset_mode).unlabeled_classes(names)
     return tuple(load_eta(path, len(names), unlabeled=unlabeled).tolist())
 
 
-def _is_classwise(options: LabelDiffusionOptions, eta_path: str) -> bool:
-    if options.cond_diffuse and options.cond_opt == CLASSWISE:
-        return True
-    # Only bare weights leave it open until here whether there is label diffusion.
-    if eta_path:
-        raise ConfigError(
-            "eta_path is given, but nothing says that the weights have class-wise label diffusion: leave it out, or "
-            f'set cond_diffuse to true and cond_opt to "{CLASSWISE}"'
-        )
-    return False
+def _is_classwise(options: LabelDiffusionOptions) -> bool:
+    return options.cond_diffuse and options.cond_opt == CLASSWISE
 
 
 def label_process(
-    options: LabelDiffusionOptions,
-    process: GaussianDiffusion,
-    num_classes: int,
-    eta: Sequence[float] | NDArray[np.float64] | None,
+    config: NetworkConfig, process: GaussianDiffusion, num_classes: int, eta: ArrayLike | None
 ) -> LabelDiffusion | None:
-    """Return the label diffusion of `options` at the steps of `process`, None where there is none."""
-    if not options.cond_diffuse:
+    """Return the label diffusion of `config` at the steps of `process`, None where there is none."""
+    if not config.label_diffusion.cond_diffuse or config.model.condition == "none":
         return None
-    return build_label_diffusion(options.cond_opt, process, num_classes, eta)
+    return build_label_diffusion(config.label_diffusion.cond_opt, process, num_classes, eta)
 
 
 def classes_to_null(unlabeled_to_zero: bool, mode: DatasetMode, names: Sequence[str]) -> tuple[int, ...]:
     """Return the classes that `unlabeled_to_zero` takes out of the condition; ConfigError where there are none."""
     if not unlabeled_to_zero:
         return ()
-    found = mode.unlabeled_classes(names)
-    if not found:
-        raise ConfigError(
+    classes = mode.unlabeled_classes(names)
+    if not classes:
+        line = (
             f"unlabeled_to_zero is true, but no class is called {' or '.join(UNLABELED)} (the {len(names)} classes "
             f"begin with {', '.join(names[:4])}): leave it out"
         )
-    return found
+        raise ConfigError.of_keys(("unlabeled_to_zero", line))
+    return classes

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from numpy.typing import ArrayLike
 
 from guided_diffusion.config.load import read_config
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.pipeline import LoadConfig
-from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.diffusion.guidance import ConditionedModel
 from guided_diffusion.models.compilation import compile_network, wants_compiling
-from guided_diffusion.pipelines.build import amp_dtype, image_shape, network_from_checkpoint, trained_config
-from guided_diffusion.pipelines.label_diffusion import eta_of_sampling, label_process
+from guided_diffusion.pipelines.build import AMP_DTYPES, network_from_checkpoint, trained_config
+from guided_diffusion.pipelines.label_diffusion import eta_of_sampling
 from guided_diffusion.pipelines.masks import encoding_of_mode
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
@@ -35,8 +32,8 @@ def load_pipeline(
 ) -> SamplingPipeline:
     """Return the pipeline of a run folder, a checkpoint file or bare weights (.pt, .safetensors).
 
-    weights: "ema", "raw" or an EMA rate. trained: what bare weights do not tell (dataset_mode, image_size, ...), by the
-    keys of `sample`. Raises UserError naming what is missing or does not fit.
+    weights: "ema", "raw" or an EMA rate. trained: keys of `sample` that bare weights need (dataset_mode, image_size,
+    ...). Raises UserError naming what is missing or does not fit.
     """
     given = {"model_path": str(path), "weights": weights, "device": device, "precision": precision, "compile": compile}
     config = read_config(LoadConfig, {**given, **trained})
@@ -68,40 +65,12 @@ def pipeline_of_checkpoint(
     precision: str = "fp32",
     eta_path: str = "",
 ) -> SamplingPipeline:
-    """Return the pipeline of the weights called `weights`, not compiled; `eta_path` is for bare weights."""
+    """Return the pipeline of the weights called `weights`, not compiled; only bare weights need `eta_path`."""
     eta = eta_of_sampling(trained, eta_path, class_names)
     model = network_from_checkpoint(checkpoint, trained, weights).to(device).eval()
-    return build_pipeline(model, trained, class_names, device=device, precision=precision, eta=eta)
-
-
-def build_pipeline(
-    model: ConditionedModel,
-    trained: TrainedConfig | TrainConfig,
-    class_names: Sequence[str],
-    *,
-    device: torch.device,
-    precision: str,
-    eta: ArrayLike | None,
-) -> SamplingPipeline:
-    """Return the pipeline of a network on `device`, with the noise and label processes that it is trained with.
-
-    eta: [K] of class-wise label diffusion, None for others.
-    """
-    options, num_classes = trained.label_diffusion, len(class_names)
-    return SamplingPipeline(
-        model,
-        trained.diffusion,
-        image_shape=image_shape(trained.geometry),
-        num_classes=num_classes,
-        device=device,
-        conditional=trained.model.condition != "none",
-        with_edges=not trained.geometry.no_instance,
-        amp_dtype=amp_dtype(precision),
-        label_diffusion=lambda process: label_process(options, process, num_classes, eta),
-        class_names=class_names,
-    )
+    return SamplingPipeline(model, trained, tuple(class_names), device, AMP_DTYPES[precision], eta)
 
 
 def encoding_of_checkpoint(checkpoint: Checkpoint) -> LabelEncoding | None:
-    """Return the classes that a network was trained with, None for bare weights."""
+    """Return the encoding of the masks that a network was trained with, None for bare weights."""
     return LabelEncoding.from_dict(checkpoint.encoding) if checkpoint.encoding else None

@@ -1,4 +1,4 @@
-"""The masks that are sampled from: scanned, with what their values mean."""
+"""The masks that are sampled from, scanned, and their encoding."""
 
 from __future__ import annotations
 
@@ -24,36 +24,40 @@ def find_masks(
     encoding: LabelEncoding | None = None,
     also_ignored: int | None = None,
 ) -> tuple[Sequence[Pair | MaskEntry], LabelEncoding]:
-    """Return the masks of a split of `source`, or of the folder `mask_dir`, and what their values mean.
+    """Return the masks of a split of `source`, or of the folder `mask_dir`, and their encoding.
 
-    encoding: that of the training; None for bare weights. also_ignored: one more mask value that stands for no class.
-    Raises DataError with a line for everything that is wrong with the masks.
+    encoding: that of the training; None for bare weights. also_ignored: one more mask value of ignored pixels.
+    Raises DataError with a line for every fatal problem of the masks.
     """
     if encoding is None and mask_dir:
         if source.num_classes is None:
-            raise ConfigError("num_classes is missing: bare weights do not say what mask values mean; set it")
+            line = "num_classes is missing: bare weights do not say what mask values mean; set it"
+            raise ConfigError.of_keys(("num_classes", line))
         encoding = encoding_of_mode(source)
     if encoding is not None and also_ignored is not None:
         encoding = encoding.ignoring(also_ignored)
     mode, with_edges = get_mode(source.dataset_mode), not geometry.no_instance
     if mask_dir:
-        report = scan_masks(mask_dir, encoding, mode=mode, with_instances=with_edges)
-        if with_edges and mode.instances is not None:
-            _warn_of_missing_instances(mask_dir, report.pairs, mode.name)
+        report = scan_masks(mask_dir, encoding, mode=mode, exif=source.exif, with_instances=with_edges)
+        without = sum(entry.instance is None for entry in report.pairs)
+        if with_edges and mode.instances is not None and without:
+            # The network sees other edges than in training.
+            print(
+                f"warning: {mask_dir}: {without} of {len(report.pairs)} masks have no instance map, so their edges are "
+                f"those of the labels; dataset_mode {mode.name} has instance maps in a data_dir"
+            )
     else:
-        report = scan_split(
-            source, split, image_channels=geometry.image_channels, with_instances=with_edges, encoding=encoding
-        )
-    found = report.raise_if_fatal()
+        report = scan_split(source, geometry, split, encoding=encoding)
+    encoding = report.raise_if_fatal()
     for line in problem_lines(problem for problem in report.warnings if problem.kind is not ProblemKind.EMPTY_CLASS):
         print(f"warning: {line}")
-    return report.pairs, found.with_ignore() if geometry.resize == "pad" else found
+    return report.pairs, encoding.with_ignore() if geometry.resize == "pad" else encoding
 
 
 def encoding_of_mode(source: SourceOptions) -> LabelEncoding:
-    """Return what masks mean by the dataset_mode alone; those of a binary mode hold 0 and 1 then.
+    """Return the encoding that dataset_mode has without a look at the masks; a binary one expects 0 and 1.
 
-    Raises DataError where the options contradict it.
+    Raises DataError where the options contradict the mode.
     """
     mode = get_mode(source.dataset_mode)
     if mode.binary:
@@ -63,13 +67,3 @@ def encoding_of_mode(source: SourceOptions) -> LabelEncoding:
     if encoding is None:
         raise DataError(problem_lines(problems))
     return encoding
-
-
-def _warn_of_missing_instances(mask_dir: str, entries: Sequence[Pair | MaskEntry], mode_name: str) -> None:
-    """Say where the network sees other edges than in training: those of the labels."""
-    without = sum(entry.instance is None for entry in entries)
-    if without:
-        print(
-            f"warning: {mask_dir}: {without} of {len(entries)} masks have no instance map, so that their edges are "
-            f"those of the labels; dataset_mode {mode_name} has instance maps in a data_dir"
-        )

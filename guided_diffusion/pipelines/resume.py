@@ -1,4 +1,4 @@
-"""What a training run begins with: nothing, trained weights, or the state of an interrupted run."""
+"""How a training run begins: from scratch, from trained weights, or from the state of an interrupted run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.config.trained import TrainedConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint
-from guided_diffusion.pipelines.comparison import differing_keys
+from guided_diffusion.pipelines.comparison import differences
 from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.runtime.files import digest, reporting_os_errors
@@ -25,10 +25,10 @@ from guided_diffusion.training.progress import Progress
 
 @dataclass(frozen=True)
 class ResumePlan:
-    """A checkpoint to begin with, if any.
+    """The checkpoint that a run begins with, if any.
 
-    continues: its state is continued, as if there had been no interruption; else only its weights are used.
-    own: it lies in the run's own folder.
+    continues: the run resumes its state, as if there had been no interruption; else it uses the weights alone.
+    own: the checkpoint lies in the run's own folder.
     """
 
     checkpoint: Checkpoint | None = None
@@ -37,10 +37,7 @@ class ResumePlan:
 
     def is_over(self, options: OptimizerOptions) -> bool:
         """Return whether nothing is left to train."""
-        if not self.continues:
-            return False
-        progress = Progress.from_state(self.checkpoint.progress)
-        return progress.is_over(options.max_epochs, options.lr_anneal_steps)
+        return self.continues and Progress.from_state(self.checkpoint.progress).is_over(options)
 
 
 def find_resume_plan(config: TrainConfig) -> ResumePlan:
@@ -48,14 +45,11 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
 
     Raises ConfigError where that folder holds another run, or where the checkpoint to start from does not fit.
     """
-    output_dir = config.run.output_dir
-    own = find_resume_state(output_dir)
+    own = find_resume_state(config.run.output_dir)
     if own is not None:
         if config.resume_checkpoint == "":
-            raise ConfigError(
-                f'resume_checkpoint is "", but {output_dir} already holds a run: set it to "auto" to '
-                "continue, or choose another output_dir"
-            )
+            line = f'resume_checkpoint is "", but {config.run.output_dir} already holds a run: set it to "auto" to '
+            raise ConfigError.of_keys(("resume_checkpoint", f"{line}continue, or choose another output_dir"))
         check_same_run(config, own)
         return ResumePlan(own, continues=True, own=True)
     if config.resume_checkpoint in ("", "auto"):
@@ -63,37 +57,34 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     source = load_checkpoint(find_checkpoint(config.resume_checkpoint, prefer=LAST))
     if source.is_bare:
         if not {"prediction", "predict_xstart"} & config.given:
-            raise ConfigError(
-                f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training "
-                '(the published models predict "eps")'
-            )
+            line = f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training"
+            raise ConfigError.of_keys(("prediction", f'{line} (the published models predict "eps")'))
         return ResumePlan(source)
     fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), "image_channels", "no_instance"]
     if source.resumable:
         fixed += ["batch_size", "schedule_sampler", "seed", *LabelDiffusionOptions.keys(), *EtaOptions.keys()]
-    clashes = differing_keys(config, options_of_checkpoint(source, TrainConfig), fixed)
-    if clashes:
-        raise ConfigError([f"{key} differs from {source.path}: {said}; set it back" for key, said in clashes.items()])
+    before = options_of_checkpoint(source, TrainConfig)
+    problems = differences(config, before, fixed, source=source.path, remedy="set it back")
+    if problems:
+        raise ConfigError.of_keys(*problems)
     start = ResumePlan(source, continues=source.resumable)
     if start.is_over(config.optimizer):
-        raise ConfigError(
-            f"resume_checkpoint is {source.path}, which is trained to the end ({source.progress['epoch']} epochs): "
-            "raise max_epochs to train on"
-        )
+        line = f"resume_checkpoint is {source.path}, which is trained to the end ({source.progress['epoch']} epochs)"
+        raise ConfigError.of_keys(("resume_checkpoint", f"{line}: raise max_epochs to train on"))
     return start
 
 
 def find_resume_state(output_dir: str) -> Checkpoint | None:
-    """Return what an earlier start of the run in `output_dir` has saved, None where there is nothing.
+    """Return what an earlier start of the run in `output_dir` saved, None where it saved nothing.
 
-    Raises CheckpointError where it cannot be read.
+    Raises CheckpointError where the file cannot be read, or a run cannot be resumed from it.
     """
     last = Path(output_dir) / LAST
     if not last.exists():
         return None
     state = load_checkpoint(last)
     if not state.resumable:
-        raise CheckpointError(f"{last}: has no optimizer state, so no run can go on from it: choose another folder")
+        raise CheckpointError(f"{last}: has no optimizer state, so the run cannot be resumed: choose another folder")
     return state
 
 
@@ -101,54 +92,49 @@ def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
     """Raise ConfigError where the run saved in the output folder had other options or another source."""
     folder = own.path.parent
     before = options_of_checkpoint(own, TrainConfig)
-    known = before.given | TrainedConfig.fields().keys()
-    compared = [key for key in config.fields() if key in known and config.facts(key).resume == "fixed"]
-    clashes = differing_keys(config, before, compared)
-    # null stands for what the masks told, which the checkpoint has resolved.
-    if config.source.num_classes is None:
-        clashes.pop("num_classes", None)
-    messages = [
-        f"{key} differs from the run in {folder}: {said}; set it back, or choose another output_dir"
-        for key, said in clashes.items()
-    ]
+    recorded = before.given | TrainedConfig.fields().keys()
+    compared = [key for key in config.fields() if key in recorded and config.facts(key).resume == "fixed"]
+    if config.source.num_classes is None:  # the checkpoint has the number that null stood for
+        compared.remove("num_classes")
+    remedy = "set it back, or choose another output_dir"
+    problems = differences(config, before, compared, source=f"the run in {folder}", remedy=remedy)
     asked = config.resume_checkpoint
     began = own.lineage.get("continued_from") or own.lineage.get("started_from")
     if asked not in ("", "auto") and not _same_source(Path(asked), folder, began):
-        messages.append(
-            f"resume_checkpoint is {asked}, but the run in {folder} began from {(began or {}).get('path', 'nothing')}: "
-            "set it back, or choose another output_dir"
-        )
-    if messages:
-        raise ConfigError(messages)
+        origin = began["path"] if began else "nothing"
+        line = f"resume_checkpoint is {asked}, but the run in {folder} began from {origin}: {remedy}"
+        problems.append(("resume_checkpoint", line))
+    if problems:
+        raise ConfigError.of_keys(*problems)
 
 
 def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> bool:
     """Return whether `asked`, a file or run folder, is what the run in `folder` began from, or that run itself.
 
-    Where it is gone, or was moved together with the run, there is nothing to compare and nothing needed of it.
+    A source that is gone, or was moved together with the run, passes: it is not needed and cannot be compared.
     """
     if not asked.exists() or asked.resolve() in (folder.resolve(), (folder / LAST).resolve()):
         return True
     if began is None:
         return False
-    files = [asked] if asked.is_file() else [asked / BEST, asked / LAST]
-    there = [file for file in files if file.is_file()]
-    same_path = Path(began["path"]).resolve() in [file.resolve() for file in files]
-    return same_path or not there or any(digest(file) == began["digest"] for file in there)
+    candidates = [asked] if asked.is_file() else [asked / BEST, asked / LAST]
+    files = [file for file in candidates if file.is_file()]
+    same_path = Path(began["path"]).resolve() in [file.resolve() for file in candidates]
+    return same_path or not files or any(digest(file) == began["digest"] for file in files)
 
 
 def lineage(options: OptimizerOptions, start: ResumePlan) -> dict[str, Any]:
-    """Return where the weights come from, and whether they ever saw a dropped mask (None: nobody knows)."""
+    """Return where the weights come from, and whether they ever saw a dropped mask (None: unknown)."""
     dropped = options.drop_rate > 0
     if start.checkpoint is None:
         return {"saw_dropped_masks": dropped}
-    known = start.checkpoint.lineage
-    seen = {"saw_dropped_masks": dropped or known.get("saw_dropped_masks")}
+    before = start.checkpoint.lineage
+    seen = {"saw_dropped_masks": dropped or before.get("saw_dropped_masks")}
     if start.own:
-        return {**known, **seen}
+        return {**before, **seen}
     source = {"path": str(start.checkpoint.path), "digest": digest(start.checkpoint.path)}
     if start.continues:
-        return {**known, "continued_from": source, **seen}
+        return {**before, "continued_from": source, **seen}
     return {"started_from": source, **seen}
 
 
@@ -165,10 +151,10 @@ def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:
 
 
 def reconcile_best(start: ResumePlan, folder: Path, progress: Progress) -> str | None:
-    """Make `best.pt` of the run's folder agree with what the run begins with; return what there is to say of it.
+    """Make `best.pt` of the run's folder agree with the start of the run; return a line for the log, None for none.
 
-    A run continued in another folder brings it along; where it is gone, the best is looked for anew; and one that
-    a run without a `last.pt` has left is put aside, not overwritten.
+    A run that is continued in another folder copies it; where it is missing, the search for the best epoch restarts;
+    one without a `last.pt` beside it is renamed, not overwritten.
     """
     best = folder / BEST
     if start.continues:
@@ -181,5 +167,5 @@ def reconcile_best(start: ResumePlan, folder: Path, progress: Progress) -> str |
     elif best.exists():
         aside = folder / f"best-before-{digest(best)[:8]}.pt"
         best.replace(aside)
-        return f"{best} was there without a {LAST} to go on from: this run begins anew, the old weights are now {aside}"
+        return f"{best} had no {LAST} to resume from: this run begins anew, the old weights are now {aside}"
     return None

@@ -1,4 +1,4 @@
-"""One training from start to end: its objects built from typed options, and what it leaves behind."""
+"""One training from start to end: builds its objects from typed options, writes checkpoints, logs and pictures."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from torch import Tensor
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.class_statistics import save_eta
+from guided_diffusion.data.fingerprint import Fingerprint
 from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
+from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.options import SamplerOptions
-from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
+from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import load_weights
 from guided_diffusion.models.unet import UNetModel
-from guided_diffusion.pipelines.build import amp_dtype, build_network, build_process
+from guided_diffusion.pipelines.build import AMP_DTYPES, build_network
+from guided_diffusion.pipelines.changed_data import refuse_other_data
 from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
-from guided_diffusion.pipelines.load import build_pipeline
 from guided_diffusion.pipelines.resume import ResumePlan, lineage, reconcile_best, refuse_other_classes
+from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import UserError
@@ -42,11 +45,11 @@ from guided_diffusion.training.trainer import Trainer
 
 LOSS_CURVE = "loss_curve.png"
 EMA_INITIAL_STEP = 100
-"""Steps that averages taken over from another run stand for; see EMA."""
+"""Steps that count as done for averages taken over from another run; see EMA."""
 
 
 def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action: str) -> None:
-    """Train from `start` to the end, and leave checkpoints, logs and pictures behind."""
+    """Train from `start` to the end; checkpoints, logs and pictures go to `output_dir`."""
     folder = Path(config.run.output_dir)
     if start.own and start.is_over(config.optimizer):
         if world.is_main:
@@ -58,6 +61,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     world.run_on_main(lambda: make_folder(folder))
     report = world.run_on_main(lambda: open_training_data(config, world.size))
     refuse_other_classes(report.encoding, start)
+    world.run_on_main(lambda: refuse_other_data(config, report, start))
     config = config.replaced(num_classes=report.encoding.num_classes)
     if world.is_main:
         for name in (LAST, BEST):
@@ -85,7 +89,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
 def build_trainer(
     config: TrainConfig, start: ResumePlan, world: ProcessGroup, report: ScanReport, log: RunLog
 ) -> Trainer:
-    """Return the trainer of a run, with its network, data and noise process built and `start` taken over."""
+    """Return the trainer of a run, with its network, data and noise process, in the state of `start`."""
     folder, source = Path(config.run.output_dir), start.checkpoint
     eta = eta_of_training(config, report, source)
     model = initial_network(config, start, world.device)
@@ -94,13 +98,21 @@ def build_trainer(
         compile_network(model)
     origin = lineage(config.optimizer, start)
     ema = EMA(model, config.optimizer.ema_rate, initial_step=EMA_INITIAL_STEP if "started_from" in origin else 0)
-    process = build_process(config.diffusion)
-    labels = label_process(config.label_diffusion, process, config.source.num_classes, eta)
-    loader = build_loader(config, report, world, model, prepare=labels is None)
+    process = build_diffusion(config.diffusion)
+    labels = label_process(config, process, config.source.num_classes, eta)
+    dataset = training_dataset(config, report, world)
+    loader = TrainLoader(
+        dataset,
+        DistributedBatchPlan(len(dataset), config.optimizer.batch_size, world.size, world.rank, config.run.seed),
+        num_workers=default_workers(config.loader, world),
+        device=world.device,
+        # Label diffusion changes the maps after they were loaded.
+        prepare=model.preparation(height_width(config.geometry.image_size)) if labels is None else None,
+    )
     trainer = Trainer(
         model=model,
         diffusion=process,
-        timestep_sampler=build_timestep_sampler(config.optimizer.schedule_sampler, process.num_timesteps),
+        timestep_sampler=TIMESTEP_SAMPLERS[config.optimizer.schedule_sampler](process.num_timesteps),
         loader=loader,
         optimizer=torch.optim.AdamW(
             model.parameters(),
@@ -117,8 +129,9 @@ def build_trainer(
             "config": {**config.to_json(), "label_eta": None if eta is None else eta.tolist()},
             "encoding": report.encoding.to_dict(),
             "lineage": origin,
+            "fingerprint": Fingerprint.of(report.pairs, report.prints).to_state(),
         },
-        amp_dtype=amp_dtype(config.precision.precision),
+        amp_dtype=AMP_DTYPES[config.precision.precision],
         label_diffusion=labels,
         preview=build_previewer(config, report, model, ema, world, eta) if config.run.preview_interval else None,
     )
@@ -139,42 +152,19 @@ def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device
     """Return the network on `device` with its first weights: drawn from the run's seed, or those of `start`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(Stream.WEIGHTS, config.run.seed))
-        model = build_network(
-            config.model,
-            config.geometry,
-            num_classes=config.source.num_classes,
-            learn_sigma=config.diffusion.learn_sigma,
-        )
+        model = build_network(config)
     if start.checkpoint is not None:
         load_weights(model, start.checkpoint.model, source=str(start.checkpoint.path))
     return model.to(device)
 
 
-def build_loader(
-    config: TrainConfig, report: ScanReport, world: ProcessGroup, model: UNetModel, *, prepare: bool
-) -> TrainLoader:
-    """Return the loader of the training batches.
-
-    prepare: whether loading prepares what the network wants of the maps; with label diffusion it sees others.
-    """
-    dataset = training_dataset(config, report, world)
-    batches = DistributedBatchPlan(len(dataset), config.optimizer.batch_size, world.size, world.rank, config.run.seed)
-    return TrainLoader(
-        dataset,
-        batches,
-        num_workers=default_workers(config.loader, world),
-        device=world.device,
-        prepare=model.preparation(height_width(config.geometry.image_size)) if prepare else None,
-    )
-
-
 def _refuse_different_positions(trainer: Trainer) -> None:
-    """Raise UserError where the processes, each reading its own disk, do not continue the same state."""
+    """Raise UserError where the processes, which may read different disks, do not resume the same state."""
     progress = trainer.progress
     positions = trainer.world.gather((progress.epoch, progress.batch, progress.step))
     if len(set(positions)) > 1:
         raise UserError(
-            f"resume_checkpoint: the processes found different states (epoch, batch, step: {positions}): "
+            f"resume_checkpoint: the processes read different states (epoch, batch, step: {positions}): "
             "put output_dir on a disk that all of them share",
             collective=True,
             already_printed=not trainer.world.is_main,
@@ -184,16 +174,16 @@ def _refuse_different_positions(trainer: Trainer) -> None:
 def build_previewer(
     config: TrainConfig, report: ScanReport, model: UNetModel, ema: EMA, world: ProcessGroup, eta: ArrayLike | None
 ) -> Previewer:
-    """Return what draws the previews, on pairs spread over the training set."""
+    """Return the previewer of pairs spread over the training set."""
     chosen = evenly_spaced(report.pairs, config.run.preview_images)
     image, condition = collate_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
     num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
     setting = SamplerOptions(steps=num_steps, time_grid="logsnr")
-    precision = config.precision.precision
-    pipeline = build_pipeline(model, config, report.encoding.names, device=world.device, precision=precision, eta=eta)
+    dtype = AMP_DTYPES[config.precision.precision]
+    pipeline = SamplingPipeline(model, config, report.encoding.names, world.device, dtype, eta)
 
     def draw(condition: SemanticMap, seeds: Sequence[int]) -> Tensor:
-        # A run of its own each time, as the weights have changed; noise from the CPU is the same on every device.
+        # A new run each time, as the weights have changed; noise from the CPU is the same on every device.
         return pipeline.begin(setting, noise_device="cpu")(condition, seeds)
 
     return Previewer(
@@ -203,7 +193,7 @@ def build_previewer(
         condition=condition,
         class_names=report.encoding.names,
         folder=Path(config.run.output_dir) / "previews",
-        seed=config.run.seed,
+        seeds=[derive_seed(Stream.SAMPLE, config.run.seed, index) for index in range(len(chosen))],
         num_steps=num_steps,
     )
 
@@ -214,11 +204,10 @@ def _print_finished(config: TrainConfig, start: ResumePlan) -> None:
     if not (folder / LOSS_CURVE).exists():
         loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
     annealed = "its learning rate has fallen to 0 (lr_anneal_steps)"
-    way_on = annealed if progress.epoch < config.optimizer.max_epochs else "raise max_epochs to train on"
+    remedy = annealed if progress.epoch < config.optimizer.max_epochs else "raise max_epochs to train on"
     print(
-        f"{folder.absolute()}: this run is finished ({progress.epoch} epochs, best loss "
-        f"{progress.best_loss:.5f} in epoch {progress.best_epoch}); {way_on}, or choose another output_dir for a "
-        "new run"
+        f"{folder.absolute()}: this run is finished ({progress.epoch} epochs, best loss {progress.best_loss:.5f} in "
+        f"epoch {progress.best_epoch}); {remedy}, or choose another output_dir for a new run"
     )
 
 
@@ -230,9 +219,8 @@ def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunL
         f"run folder {trainer.folder.absolute()}"
     )
     if start.continues:
-        log.info(
-            f"going on after {trainer.progress.epoch} epochs, {trainer.progress.step} steps: {start.checkpoint.path}"
-        )
+        progress = trainer.progress
+        log.info(f"resuming after {progress.epoch} epochs, {progress.step} steps: {start.checkpoint.path}")
     elif start.checkpoint is not None:
         log.info(f"starting from the weights of {start.checkpoint.path}")
     log.info(json.dumps({"seed": trainer.run.seed, "batches an epoch": trainer.loader.batch_plan.num_batches}))

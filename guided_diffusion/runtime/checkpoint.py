@@ -1,18 +1,19 @@
 """Checkpoint files: written atomically, describing themselves, never unpickled.
 
-A checkpoint of ours is one dictionary of plain values and tensors:
+A checkpoint is one dictionary of plain values and tensors:
 
-    format, version     "isdm", the layout's number
-    library             versions of what wrote it
-    config              the resolved training options; they carry the architecture and the preprocessing
-    encoding            classes, and what mask values stand for them
-    lineage             which checkpoint training started from, and whether masks were ever dropped
+    format, version     "isdm", number of the layout
+    library             versions of the software that wrote it
+    config              the resolved training options, architecture and preprocessing included
+    encoding            the LabelEncoding
+    lineage             the checkpoint that training started from, and whether masks were ever dropped
+    fingerprint         names and digests of the training pairs
     progress            epoch, position in the epoch, step, best loss, history, counters of the random streams
     model               raw weights, by the published names
     ema                 rate -> averaged weights
     optimizer, scaler, timestep_sampler    only in `last.pt`, for resuming
 
-Published weights are bare dictionaries of tensors; they load too, and so do `.safetensors` files.
+Published weights, bare dictionaries of tensors, and `.safetensors` files load too.
 """
 
 from __future__ import annotations
@@ -36,18 +37,19 @@ VERSION = 1
 LAST = "last.pt"
 BEST = "best.pt"
 DESCRIBED = ("config", "encoding", "lineage")
-"""What a file of weights alone can say of them, as JSON."""
+"""The fields that a `.safetensors` file keeps, as JSON."""
 
 
 @dataclass
 class Checkpoint:
-    """What a file of weights holds; fields a file does not have are empty."""
+    """The content of a file of weights; fields that the file lacks are empty."""
 
     path: Path
     model: dict[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)
     encoding: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
@@ -56,22 +58,21 @@ class Checkpoint:
 
     @property
     def is_bare(self) -> bool:
-        """True for weights alone, such as published ones: nothing says how they were made."""
+        """True for weights alone, such as published ones, without the options they were trained with."""
         return not self.config
 
     @property
     def resumable(self) -> bool:
-        """True where a training run can go on from this file as if it had not been interrupted."""
+        """True if a training run can resume from this file exactly."""
         return self.optimizer is not None
 
     def forget_tensors(self) -> None:
-        """Free the memory of weights and optimizer state once they have been copied elsewhere."""
+        """Free the memory of weights and optimizer state, which were copied elsewhere."""
         self.model, self.ema, self.optimizer = {}, {}, None
 
     def weights(self, name: str) -> dict[str, Tensor]:
-        """Return the weights called `name`: "raw", "ema" (the slowest average) or an EMA rate such as "0.999".
-
-        Raises CheckpointError where there are none of that name. Bare weights answer to "raw" and "ema" alike.
+        """Return the weights "raw", "ema" (the slowest average) or of an EMA rate such as "0.999"; CheckpointError if
+        there are none of that name. Without averages, "ema" means "raw".
         """
         if name == "raw" or (name == "ema" and not self.ema):
             return self.model
@@ -79,67 +80,70 @@ class Checkpoint:
             return self.ema[max(self.ema, key=float)]
         if name in self.ema:
             return self.ema[name]
-        have = ", ".join(["raw", *(["ema"] if self.ema else []), *self.ema])
-        raise CheckpointError(f"{self.path}: weights is {name!r}, but this file has {have}: use one of those")
+        names = ", ".join(["raw", *(["ema"] if self.ema else []), *self.ema])
+        raise CheckpointError.of(self.path, f"weights is {name!r}, but this file has {names}", "use one of those")
 
 
 def find_checkpoint(path: str | Path, prefer: str = LAST) -> Path:
-    """Return the checkpoint file that `path`, a file or a run's folder, stands for.
+    """Return `path` if it is a file, or the checkpoint file of a run's folder; CheckpointError if there is none.
 
-    prefer: which of a folder's two files is meant: LAST to resume, BEST to use the weights.
-
-    Raises CheckpointError where there is none.
+    prefer: which of a folder's two files to take: LAST to resume, BEST to use the weights.
     """
     path = Path(path)
     if path.is_dir():
         for name in (prefer, LAST, BEST):
             if (path / name).is_file():
                 return path / name
-        raise CheckpointError(f"{path}: no {LAST} or {BEST} in this folder: give a run's folder or a checkpoint file")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file: check the path")
+        raise CheckpointError.of(
+            path, f"no {LAST} or {BEST} in this folder", "give a run's folder or a checkpoint file"
+        )
+    _check_exists(path)
     return path
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours, bare published weights or a `.safetensors` file, onto the CPU.
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError.of(path, "no such checkpoint file", "check the path")
 
-    Raises CheckpointError where the file is missing, damaged, newer than this version, or no such thing.
+
+def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
+    """Read a checkpoint, bare published weights or a `.safetensors` file, onto the CPU.
+
+    lazily: weights are read when they are used.
+    Raises CheckpointError if the file is missing, corrupted, of a newer version, or something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file: check the path")
+    _check_exists(path)
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged zip, a pickle with code in it and a text file all fail in their own ways
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
-        ) from None
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily or None)
+    except Exception:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
+        found = "not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
+        raise CheckpointError.of(path, found, "copy or export it again") from None
+    remedy = "export the network's state_dict alone"
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
-        raise CheckpointError(f"{path}: holds no dictionary of weights by name: export the network's state_dict alone")
+        raise CheckpointError.of(path, "not a dictionary of weights by name", remedy)
     if content.get("format") == FORMAT:
         return _own_checkpoint(path, content)
     if all(isinstance(value, Tensor) for value in content.values()):
         return Checkpoint(path=path, model=_without_wrapper(content))
-    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    raise CheckpointError(
-        f"{path}: neither a checkpoint of isdm nor bare weights: {others[0]!r} is no tensor; "
-        "export the network's state_dict alone"
-    )
+    other = next(key for key, value in content.items() if not isinstance(value, Tensor))
+    found = f"neither a checkpoint of isdm nor bare weights: {other!r} is not a tensor"
+    raise CheckpointError.of(path, found, remedy)
 
 
 def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
     version = content.get("version")
     if isinstance(version, int) and version > VERSION:
-        raise CheckpointError(f"{path}: layout {version} of a newer isdm, this one reads {VERSION}: update isdm")
-    kept = {key: content[key] for key in Checkpoint.__dataclass_fields__ if key in content}
-    if version != VERSION or not all(isinstance(kept.get(key), dict) for key in ("model", "config", "encoding")):
-        raise CheckpointError(f"{path}: calls itself a checkpoint of isdm and lacks parts of one: it was tampered with")
-    return Checkpoint(path=path, **kept)
+        found = f"layout {version} of a newer isdm, this one reads {VERSION}"
+        raise CheckpointError.of(path, found, "update isdm")
+    fields = {key: content[key] for key in Checkpoint.__dataclass_fields__ if key in content}
+    if version != VERSION or not all(isinstance(fields.get(key), dict) for key in ("model", "config", "encoding")):
+        raise CheckpointError.of(path, "a checkpoint of isdm that lacks parts", "copy it again")
+    return Checkpoint(path=path, **fields)
 
 
 def _load_safetensors(path: Path) -> Checkpoint:
@@ -154,37 +158,31 @@ def _load_safetensors(path: Path) -> Checkpoint:
         if not all(isinstance(value, dict) for value in described.values()) or "encoding" not in described:
             described = {}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: not a readable .safetensors file ({error})") from None
+        raise CheckpointError.of(path, f"not a readable .safetensors file ({error})", "copy it again") from None
     return Checkpoint(path=path, model=_without_wrapper(weights), **described)
 
 
 def _without_wrapper(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Strip the prefix that DistributedDataParallel puts before every name."""
+    """Remove the prefix that DistributedDataParallel puts before every name."""
     return {name.removeprefix("module."): value for name, value in weights.items()}
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as a checkpoint of ours, replacing `path` atomically.
-
-    Raises UserError where the disk is full or cannot be written; `path` is then as it was.
-    """
+    """Replace the checkpoint `path` atomically; UserError if it cannot be written."""
     head = {"format": FORMAT, "version": VERSION, "library": library_versions()}
     with atomic_write(path) as temporary:
         torch.save({**head, **content}, temporary)
 
 
 def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    """Write bare weights to `path`: `.safetensors` with the checkpoint's description in it, else a `.pt` dictionary.
-
-    Raises UserError where the file cannot be written.
-    """
+    """Write weights to `path`: as `.safetensors` with the checkpoint's `DESCRIBED`, else as a bare `.pt` dictionary."""
     weights = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with atomic_write(path) as temporary:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import save
 
             described = {key: json.dumps(getattr(checkpoint, key)) for key in DESCRIBED}
-            # Saved by way of bytes: the library's own writer hides why it failed.
+            # As bytes: the library's own writer hides why it failed.
             temporary.write_bytes(save(weights, described))
         else:
             torch.save(weights, temporary)

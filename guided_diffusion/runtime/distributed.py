@@ -1,7 +1,7 @@
-"""One process by default; several where torchrun or mpiexec started them.
+"""The processes of a run: one by default, several if torchrun or mpiexec started them.
 
-Nothing here is needed, imported or initialized for a single process. MPI is only asked for what the launcher's
-environment variables do not say (an address where the processes meet); the gradients travel by torch.distributed.
+A single process initializes nothing. MPI only gives the address where the processes meet, if the launcher's
+environment variables lack it; the gradients travel by torch.distributed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from guided_diffusion.runtime.errors import UserError
-from guided_diffusion.runtime.launcher import launched_as
+from guided_diffusion.runtime.launcher import launched_as, processes_here
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of this run: this one's `rank` among `size`, its `local_rank` on this machine, its device."""
+    """This process's `rank` among `size`, its `local_rank` on this machine, and its device."""
 
     rank: int
     size: int
@@ -38,7 +38,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has reached this call."""
         if self.size > 1:
             dist.barrier()
 
@@ -57,10 +57,7 @@ class ProcessGroup:
         return everyone
 
     def run_on_main(self, work: Callable[[], T]) -> T:
-        """Run `work` in the main process and return its result everywhere.
-
-        A UserError it raises is raised in every process, so that none is left waiting.
-        """
+        """Run `work` in the main process; return its result, or raise its UserError, in every process."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
@@ -81,39 +78,55 @@ class ProcessGroup:
             dist.destroy_process_group()
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
+def choose_device(name: str, local_rank: int = 0, processes: int = 1) -> torch.device:
     """Return the device that `name` means: auto, cpu, cuda, cuda:1 or mps.
 
-    Raises UserError where it does not exist here.
+    processes: of the run on this machine. Raises UserError where it does not exist here, or where two of the processes
+    would be put on one GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device is {name!r}: use auto, cpu, cuda, cuda:1 or mps") from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if count == 0:
-            raise UserError(f"device is {name!r}, but PyTorch {torch.__version__} sees no GPU here: use auto or cpu")
-        index = device.index if device.index is not None else local_rank % count
-        if index >= count:
-            raise UserError(f"device is {name!r}, but there are {count} GPUs: use cuda:0 to cuda:{count - 1}, or auto")
-        return torch.device("cuda", index)
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError.of("device", f"{name!r} found", "use auto, cpu, cuda, cuda:1 or mps")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device is 'mps', but this machine has none: use auto or cpu")
-    if device.type not in ("cpu", "mps"):
-        raise UserError(f"device is {name!r}: use auto, cpu, cuda, cuda:1 or mps")
-    return device
+        raise UserError.of("device", "'mps' found, but this machine has none", "use auto or cpu")
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count()
+    if count == 0:
+        found = f"{name!r} found, but PyTorch {torch.__version__} sees no GPU here"
+        raise UserError.of("device", found, "use auto or cpu")
+    processes = max(processes, local_rank + 1)
+    if processes > count:
+        found = f"{name!r} found, but {processes} processes need a GPU each on this machine and see {count}"
+        remedy = f"start at most {count}, have the launcher show them more, or set device to cpu"
+        raise UserError.of("device", found, remedy)
+    if device.index is not None and processes > 1:
+        raise UserError.of("device", f"{name!r} found, a GPU that {processes} processes would share", "use cuda")
+    index = local_rank if device.index is None else device.index
+    if index >= count:
+        remedy = f"use cuda:0 to cuda:{count - 1}, or auto"
+        raise UserError.of("device", f"{name!r} found, but there are {count} GPUs", remedy)
+    return torch.device("cuda", index)
 
 
 def init_distributed(device_name: str) -> ProcessGroup:
-    """Return this process's place in the run, joined with the others where there are any.
+    """Join the other processes of the run, if any.
 
-    Raises UserError where the device does not exist or mpiexec started several processes without mpi4py.
+    Raises UserError if the device does not exist, or if mpiexec started several processes without mpi4py.
     """
     rank, size, local_rank = launched_as()
-    device = choose_device(device_name, local_rank)
+    processes = processes_here()
+    try:
+        device = choose_device(device_name, local_rank, processes)
+    except UserError as error:
+        error.collective = processes == size  # then all of them see the same GPUs, and one of them tells it
+        error.already_printed = error.collective and rank > 0
+        raise
     if size == 1:
         return ProcessGroup(0, 1, 0, device)
     if "MASTER_ADDR" not in os.environ:
@@ -124,13 +137,13 @@ def init_distributed(device_name: str) -> ProcessGroup:
         "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo",
         rank=rank,
         world_size=size,
-        timeout=timedelta(hours=6),  # scanning a large dataset happens in one process while the others wait
+        timeout=timedelta(hours=6),  # one process scans the dataset while the others wait
     )
     return ProcessGroup(rank, size, local_rank, device)
 
 
 def _meet_by_mpi(size: int) -> None:
-    """Agree by MPI on the address and port where torch.distributed starts."""
+    """Set the address and port where the processes meet, which MPI's first process chooses."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, the MPI library is not
@@ -155,7 +168,7 @@ def _all_on_this_machine(size: int) -> bool:
 
 
 def abort_others(code: int) -> None:
-    """End the other processes of an mpiexec job, which would wait for this one for ever; no effect elsewhere."""
+    """End the other processes of an mpiexec job, which would wait for this one forever; no effect elsewhere."""
     _, size, _ = launched_as()
     if size == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         return

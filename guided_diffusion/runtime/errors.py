@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+MAX_LINE = 2000  # characters of a message; what is longer loses its middle
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def one_line(text: str) -> str:
+    """Return `text` as one line that a terminal can show: control characters escaped, an overlong middle left out."""
+    text = _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    return text if len(text) <= MAX_LINE else f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 4 :]}"
+
 
 class UserError(Exception):
-    """Something the user can mend: one line naming the file or key, what was found and what to do.
+    """A mistake that the user can correct: a line naming the file or key, what was found, and what to do.
 
-    The command line prints the message without a traceback and exits with code 2. Several findings
-    of one pass are reported together, a line each.
+    The command line prints it without a traceback and exits with code 2; findings of one pass are reported together.
     """
+
+    path = found = remedy = ""  # of an error made by `of`
 
     def __init__(self, message: str | Sequence[str], *, collective: bool = False, already_printed: bool = False):
         """Take one line, or one for each finding.
 
-        collective: every process of the run raises this, so that none has to be ended from outside.
+        collective: every process of the run raises this error, so the caller need not end the others.
         already_printed: another process prints it.
         """
-        self.messages = (message,) if isinstance(message, str) else tuple(message)
+        self.messages = tuple(one_line(line) for line in ((message,) if isinstance(message, str) else message))
         self.collective = collective
         self.already_printed = already_printed
         super().__init__("\n".join(self.messages))
 
-
-class ConfigError(UserError):
-    """A key or value of the configuration that cannot be used."""
-
-
-class DataError(UserError):
-    """A dataset, image or mask that cannot be used; `of` keeps what its line says as fields, else they are empty."""
-
-    path = found = remedy = ""
-
     @classmethod
     def of(cls, path: str | Path, found: str, remedy: str) -> Self:
-        """Return the error that reads `path: found; remedy`."""
+        """Return the error with the line `path: found; remedy`, and these three as fields; `path` may be a key."""
         error = cls(f"{path}: {found}; {remedy}")
         error.path, error.found, error.remedy = str(path), found, remedy
         return error
+
+
+class ConfigError(UserError):
+    """A key or value of the configuration that cannot be used; `of_keys` keeps the key of each line."""
+
+    keys: tuple[str, ...] = ()
+
+    @classmethod
+    def of_keys(cls, *problems: tuple[str, str]) -> Self:
+        """Return the error of (key, line that says what is wrong and what to do) pairs."""
+        error = cls([line for _, line in problems])
+        error.keys = tuple(key for key, _ in problems)
+        return error
+
+
+class DataError(UserError):
+    """A dataset, image or mask that cannot be used."""
 
 
 class CheckpointError(UserError):
@@ -48,7 +66,7 @@ class CheckpointError(UserError):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived, and what was running has been saved; the exit code is 128 + `signal_number`."""
+    """SIGINT or SIGTERM arrived and the work was saved; the exit code is 128 + `signal_number`."""
 
     def __init__(self, signal_number: int, message: str):
         self.signal_number = signal_number

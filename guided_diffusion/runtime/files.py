@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,28 +15,26 @@ from guided_diffusion.runtime.errors import UserError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, put in the place of `path` when the block succeeds, removed when it fails.
+    """Yield a temporary path that replaces `path` when the block succeeds and is removed when it fails.
 
-    Makes the folder. The temporary name's ending is no picture's and no checkpoint's, so that one left by a killed
-    process is never taken for a result.
-
-    Raises UserError naming the file for what keeps it from being written, a full disk among them.
+    Makes the folder. The temporary name ends in `.tmp`, so that one left by a killed process is never taken for a
+    result. Raises UserError naming the file if it cannot be written, as on a full disk.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        # Without this a power cut could leave the new name with contents that were never written.
+        # Otherwise a power cut could leave the new name with contents that were never written.
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is None:  # a writer's complaint about what it was given, not the system's
+        if error.errno is None:  # raised by the block about its input, not by the system
             raise
         raise _unwritable(path, error.strerror) from error
     except RuntimeError as error:
-        # PyTorch's zip writer turns a full disk into a RuntimeError of its own; others are not about files.
+        # PyTorch's zip writer turns a full disk into a RuntimeError.
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
         raise _unwritable(path, os.strerror(errno.ENOSPC)) from error
@@ -46,17 +44,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace a text file in one go: UTF-8, the same line ends on every system, names that are no text escaped.
-
-    Raises UserError naming the file where it cannot be written.
-    """
+    """Replace a text file atomically: UTF-8 with LF line ends, lone surrogates (of file names) escaped."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 @contextmanager
 def reporting_os_errors(path: str | Path) -> Iterator[None]:
-    """Turn what keeps the block from writing to `path` into a UserError that names it."""
+    """Turn an OSError of a block that writes to `path` into a UserError that names it."""
     try:
         yield
     except OSError as error:
@@ -64,18 +59,18 @@ def reporting_os_errors(path: str | Path) -> Iterator[None]:
 
 
 def make_folder(path: str | Path) -> Path:
-    """Make a folder for results and return it; UserError naming it where that is not possible."""
+    """Make a folder for results and return it; UserError naming it if that fails."""
     with reporting_os_errors(path):
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
 
 
 def _unwritable(path: str | Path, reason: str) -> UserError:
-    return UserError(f"{path}: cannot be written ({reason}); make room there, or choose another place")
+    return UserError.of(path, f"cannot be written ({reason})", "make room there, or choose another place")
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Delete what processes killed while writing `path` left beside it."""
+    """Delete the temporary files of processes that were killed while writing `path`."""
     path = Path(path)
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         temporary.unlink(missing_ok=True)

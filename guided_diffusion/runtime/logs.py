@@ -1,4 +1,4 @@
-"""The log of a run: text, metrics as JSON lines, and TensorBoard events where it is installed."""
+"""The log of a run: text, metrics as JSON lines, TensorBoard events; and the records of options and versions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ LIBRARIES = ("isdm", "torch", "torchvision", "numpy", "pillow", "pydantic")
 
 
 class RunLog:
-    """Writes `log.txt`, `metrics.jsonl` and TensorBoard events into a run's folder.
-
-    In processes other than the main one (`enabled` False) every method does nothing.
-    """
+    """Writes `log.txt`, `metrics.jsonl` and TensorBoard events into a run's folder; not `enabled`, it does nothing."""
 
     def __init__(self, folder: str | Path, *, enabled: bool = True, tensorboard: bool = False):
         self.folder = Path(folder)
@@ -32,10 +29,10 @@ class RunLog:
         self._text = self._metrics = self._events = None
 
     def info(self, message: str) -> None:
-        """Print a line above the progress bar and keep it in the text log."""
+        """Print a line above the progress bar and append it to the text log."""
         if not self._enabled:
             return
-        # Whoever read what is printed may have gone (`| head`); the run has not.
+        # The reader of the output may have ended (`| head`).
         with contextlib.suppress(BrokenPipeError):
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
@@ -47,12 +44,13 @@ class RunLog:
             self._text.flush()
 
     def start_metrics(self, epochs_done: int, steps_done: int) -> None:
-        """Open `metrics.jsonl` and the events, without what a resumed run will write again."""
+        """Open `metrics.jsonl` and the events, removing what a resumed run will write again."""
         if not self._enabled:
             return
         path = self.folder / "metrics.jsonl"
-        kept = [line for line in read_json_lines(path) if line.get("epoch", 0) <= epochs_done] if path.exists() else []
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        lines = read_json_lines(path) if path.exists() else []
+        done = [line for line in lines if line.get("epoch", 0) <= epochs_done]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in done))
         self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if self._tensorboard:
             with reporting_os_errors(self.folder / "tensorboard"):
@@ -62,7 +60,7 @@ class RunLog:
         """Append one line of metrics; `step` counts optimizer steps."""
         if self._metrics is None:
             return
-        # JSON has no NaN, which an epoch without a single good step has as its loss.
+        # JSON has no NaN, the loss of an epoch without a single good step.
         line = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
         with reporting_os_errors(self.folder / "metrics.jsonl"):
             self._metrics.write(json.dumps({"step": step, **line}) + "\n")
@@ -75,14 +73,14 @@ class RunLog:
     def close(self) -> None:
         """Flush and close every file."""
         for stream in (self._text, self._metrics, self._events):
-            # A disk that is full has been reported where it mattered, and must not hide what ended the run.
+            # A full disk was reported before, and must not hide the error that ended the run.
             with contextlib.suppress(OSError):
                 if stream is not None:
                     stream.close()
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of a JSON-lines file; a last line cut short by a kill is left out."""
+    """Return the lines of a JSON-lines file, without a last line cut short by a kill."""
     lines = []
     for text in Path(path).read_text(encoding="utf-8").splitlines():
         try:
@@ -101,14 +99,14 @@ def _tensorboard_writer(folder: Path, purge_step: int) -> Any | None:
 
 
 def write_run_record(folder: str | Path, action: str, config: Mapping[str, Any]) -> None:
-    """Write `config.json` (it can be given to -c again) and `environment.json` (versions, seed) into `folder`."""
+    """Write `config.json`, which can be given to -c, and `environment.json` (versions, seed) into `folder`."""
     record = {"action": action, "seed": config.get("seed"), **library_versions()}
     for name, content in (("config.json", config), ("environment.json", record)):
         write_text(Path(folder) / name, json.dumps(content, indent=2) + "\n")
 
 
 def read_run_record(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
-    """Return what `write_run_record` left in `folder` under `name`, empty where there is no such record."""
+    """Return a file that `write_run_record` wrote into `folder`, empty if there is none."""
     try:
         content = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):

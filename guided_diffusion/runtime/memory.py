@@ -1,4 +1,4 @@
-"""Memory: how much there is, how much was used, and an allocator that keeps what is freed."""
+"""Available memory, peak memory, and an allocator that keeps freed memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ MAPPED_ABOVE = 2**30
 def keep_freed_memory() -> bool:
     """Have glibc reuse large freed blocks instead of returning them to the system; return whether it will.
 
-    By default it maps every block of more than 32 MiB anew, and the system clears each page at first touch. The
-    features of a 128 px network are such blocks, and clearing them takes time in every layer. The price is that the
-    process stays as large as it once was. Elsewhere (Windows, macOS, musl) nothing is done.
+    By default it maps blocks above 32 MiB anew (features at 128 px are such), and the system clears each page, which
+    takes time in every layer. The price: the process keeps its peak size. No effect on Windows, macOS, musl.
     """
     if sys.platform != "linux":
         return False
@@ -37,20 +36,19 @@ def peak_memory_gib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**30
-    # Elsewhere psutil has no peak. On Linux not getrusage: what that reports begins with the size of the process that
-    # started this one.
+    # Elsewhere psutil has no peak. On Linux, getrusage includes the size of the process that started this one.
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    if found:
-        return int(found[1]) / 2**20
+    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(peak[1]) / 2**20
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes on macOS, else kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**30 if sys.platform == "darwin" else 2**20
+    )  # bytes on macOS, else kilobytes
 
 
 def available_memory() -> int:
-    """Return the bytes of main memory that can be had, within the limit of a container, which psutil does not know."""
+    """Return the available main memory in bytes, within the limit of a container, which psutil does not know."""
     available = psutil.virtual_memory().available
     try:
         group = Path("/sys/fs/cgroup")
@@ -58,5 +56,5 @@ def available_memory() -> int:
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return available
-    # Files that the kernel keeps in memory count as used, but give way.
+    # Files that the kernel caches count as used, but can be dropped.
     return min(available, max(0, limit - used + int(stat.get("inactive_file", 0))))

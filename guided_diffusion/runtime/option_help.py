@@ -1,4 +1,4 @@
-"""What the options say of themselves: values in words, rows for `--help`, and the JSON Schema."""
+"""Help on options: their values in words, rows for `--help`, the JSON Schema."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from guided_diffusion.runtime.options import FACTS, ActionConfig
 
 
 def expected(field: FieldInfo) -> str:
-    """Return in words what values `field` takes."""
+    """Return in words which values `field` accepts."""
     return _in_words(_schema(field))
 
 
 def is_choice(field: FieldInfo) -> bool:
-    """Return whether `field` takes one of several given values."""
+    """Return whether `field` accepts one of several given values."""
     schema = _schema(field)
     return any("enum" in part for part in schema.get("anyOf", [schema]))
 
@@ -78,7 +78,7 @@ def json_schema(kind: type[ActionConfig]) -> dict[str, Any]:
 
 
 class KeyHelp(NamedTuple):
-    """What `--help` shows of a key."""
+    """A row of `--help`."""
 
     key: str
     default: str
@@ -86,16 +86,15 @@ class KeyHelp(NamedTuple):
 
 
 def describe_options(kind: type[ActionConfig]) -> dict[str, list[KeyHelp]]:
-    """Return every option of an action under the titles of their groups; keys of the action itself come first."""
+    """Return the options of an action by the titles of their groups; first, under "", the action's own keys."""
     own = [key for key in kind.model_fields if key not in kind.groups()]
-    described = {"": [_describe(kind, key) for key in own]} if own else {}
-    for group in kind.groups().values():
-        described[group.title] = [_describe(kind, key) for key in group.model_fields]
-    return described
+    keys = {"": own} if own else {}
+    keys |= {group.title: list(group.model_fields) for group in kind.groups().values()}
+    return {title: [_describe(kind, key) for key in keys[title]] for title in keys}
 
 
 def describe_common(kind: type[ActionConfig]) -> list[KeyHelp]:
-    """Return the options of an action that most people set."""
+    """Return the `common` options of an action."""
     return [_describe(kind, key) for key in kind.common or kind.fields()]
 
 

@@ -1,8 +1,7 @@
-"""Randomness that is a function of what it is for, not of what was drawn before.
+"""Randomness as a function of its purpose, not of what was drawn before.
 
-Every random draw of training and sampling comes from a generator seeded by (stream, run seed, position).
-A resumed run, another batch size or another number of processes therefore draws the same numbers, and
-no generator state has to be saved.
+Every random draw of training and sampling comes from a generator seeded by (stream, run seed, position), so a resumed
+run, another batch size or another number of processes draws the same numbers, and no generator state is saved.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a random draw is for; keeps the streams of one run independent of each other."""
+    """The purpose of a random draw; the streams of a run are independent of each other."""
 
     WEIGHTS = 0
     SHUFFLE = 1
@@ -33,7 +32,8 @@ class Stream(IntEnum):
 
 def derive_seed(stream: Stream, *key: int) -> int:
     """Return a 63-bit seed that depends on `stream` and every integer of `key` (0 to 2^64 - 1)."""
-    # Fixed width and the length: SeedSequence pads with zeros and splits large numbers, which would let keys collide.
+    # Two words for each number, and their count: SeedSequence pads with zeros and splits large numbers, so that
+    # different keys would collide.
     words = [word for number in key for word in divmod(int(number), 2**32)]
     state = np.random.SeedSequence([int(stream), len(key), *words]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
@@ -42,10 +42,5 @@ def derive_seed(stream: Stream, *key: int) -> int:
 def step_generators(
     stream: Stream, key: Sequence[int], batch_indices: Sequence[int], device: torch.device | str = "cpu"
 ) -> list[torch.Generator]:
-    """Return one generator an image, for the images at `batch_indices` of the global batch.
-
-    key: of the step: run seed, epoch, batch in the epoch.
-    """
-    return [
-        torch.Generator(device).manual_seed(derive_seed(stream, *key, batch_index)) for batch_index in batch_indices
-    ]
+    """Return a generator for each image; `key` of the step: run seed, epoch, batch in the epoch."""
+    return [torch.Generator(device).manual_seed(derive_seed(stream, *key, index)) for index in batch_indices]

@@ -8,14 +8,14 @@ from types import FrameType
 
 
 class GracefulExit:
-    """While entered, a first SIGINT or SIGTERM only sets `signal_number`; a second one acts as it always does."""
+    """While entered, the first SIGINT or SIGTERM only sets `signal_number`; a second one has its usual effect."""
 
     def __init__(self) -> None:
         self.signal_number = 0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> GracefulExit:
-        # Python delivers signals to the main thread only; elsewhere there is nothing to catch.
+        # Python delivers signals to the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)

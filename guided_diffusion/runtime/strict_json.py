@@ -10,15 +10,14 @@ from guided_diffusion.runtime.errors import ConfigError
 
 Mistake = tuple[str, str]  # what was found, and what to do
 
-MAX_DEPTH = 100  # far below what exhausts Python's stack, so that whatever was read can be shown, too
-MAX_DIGITS = 300  # what every integer read can still be compared with: a float
+_BACKSLASH = "a backslash in JSON starts an escape: write / or two backslashes in Windows paths"
+
+MAX_DEPTH = 100  # far below the limit of Python's stack, so that every value can be printed, too
+MAX_DIGITS = 300  # so that every integer can be compared with a float
 
 
 def strict_json(content: str | bytes, source: str) -> Any:
-    """Return the value of a JSON text; `source`, usually a file, names it in errors.
-
-    Raises ConfigError with a line for each mistake that `parse_json` finds.
-    """
+    """Return the value of a JSON text; ConfigError with a line for each mistake, which names `source`, a file."""
     value, mistakes = parse_json(content)
     if mistakes:
         raise ConfigError([f"{source}: {found}: {remedy}" for found, remedy in mistakes])
@@ -26,15 +25,14 @@ def strict_json(content: str | bytes, source: str) -> Any:
 
 
 def parse_json(content: str | bytes) -> tuple[Any, list[Mistake]]:
-    """Return the value of a JSON text (bytes: UTF-8) and its mistakes: every key given twice, the last one counting.
+    """Return the value of a JSON text (bytes: UTF-8) and its mistakes; of a key given twice the last value counts.
 
-    Where the text cannot be read, the value is None and the last mistake says why.
+    If the text cannot be read, the value is None and the last mistake says why.
     """
     mistakes: list[Mistake] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        times = Counter(key for key, _ in pairs)
-        twice = [key for key in times if times[key] > 1]
+        twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
         mistakes.extend((f"key {key!r} is given twice", "keep one of them") for key in twice)
         return dict(pairs)
 
@@ -48,7 +46,8 @@ def parse_json(content: str | bytes) -> tuple[Any, list[Mistake]]:
         unreadable = "not UTF-8 text", "save it as UTF-8"
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        unreadable = f"not valid JSON at {place} ({error.msg})", "correct it there"
+        remedy = _BACKSLASH if error.msg.startswith("Invalid \\") else "correct it there"
+        unreadable = f"not valid JSON at {place} ({error.msg})", remedy
     except RecursionError:
         unreadable = f"nested more than {MAX_DEPTH} levels deep", "remove the needless brackets"
     except OverflowError as error:
@@ -63,7 +62,7 @@ def _integer(text: str) -> int:
 
 
 def _depth(value: Any) -> int:
-    """Return how many objects and lists lie inside each other, without recursion."""
+    """Return the depth of nested objects and lists, without recursion."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1

@@ -1,4 +1,4 @@
-"""`manifest.jsonl`: a line for each finished pair of a folder of samples, as JSON."""
+"""`manifest.jsonl`: a JSON line for each finished pair of a folder of samples."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import read_json_lines
 
 MANIFEST = "manifest.jsonl"
-PART = ".manifest-{}.jsonl"  # what one process (its rank) has made since the run started
-UNFINISHED = ".synthetic"  # there while samples are being made
+PART = ".manifest-{}.jsonl"  # pairs that the process of a rank has finished since the run started
+UNFINISHED = ".synthetic"  # exists while samples are being made
 FOLDERS = ("images", "masks")  # beside the manifest
+_RESTORE = "restore it, or use another folder"
 
 
 class SampleSettings(BaseModel):
-    """What all samples of a run have in common, as the manifest records it.
+    """Settings that all samples of a run share.
 
-    None: off, or not recorded by the version that wrote the line. Where a key added later is off, it has to be None,
-    so that folders begun before can be continued.
+    None: off, or not recorded by the version that wrote the line. A key added later has to be None when it is off, so
+    that folders begun before can be continued.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -51,7 +52,7 @@ class SampleSettings(BaseModel):
 
 
 class ManifestLine(SampleSettings):
-    """One finished pair: its number, its files relative to the manifest, the mask it was made from, its settings.
+    """One finished pair; files are relative to the manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -75,47 +76,42 @@ class ManifestLine(SampleSettings):
 
     @property
     def files(self) -> tuple[str, str]:
-        """Image and mask."""
         return self.image, self.mask
 
     def with_notes(self, notes: Mapping[str, Any]) -> ManifestLine:
-        """Return the line with further keys."""
         return ManifestLine.model_validate({**self._record, **notes})
 
     def text(self) -> str:
-        """Return the line as JSON, its newline included."""
+        """Return the line as JSON with its newline."""
         return json.dumps(self._record) + "\n"
 
 
 def read_manifest(path: Path) -> list[ManifestLine]:
-    """Return the lines of a manifest; a last one cut short by a kill is left out.
+    """Return the lines of a manifest, without a last one cut short by a kill.
 
-    Raises DataError where it is no manifest, and where it names files that may be outside its folder.
+    Raises DataError if it is corrupted or names a file that may be outside its folder.
     """
     try:
         lines = [ManifestLine.model_validate(line) for line in read_json_lines(path)]
     except (OSError, ValueError, RecursionError):  # ValueError: not UTF-8, not such a line, an absurdly large integer
-        raise DataError(f"{path}: is no manifest of samples, or damaged: restore it, or use another folder") from None
+        raise DataError.of(path, "not a manifest of samples, or corrupted", _RESTORE) from None
     for file in (file for line in lines for file in line.files):
         if not stays_inside(file):
-            raise DataError(
-                f"{path}: names {file!r}, which may be outside its folder: it was edited; restore it, or use another "
-                "folder"
-            )
+            raise DataError.of(path, f"edited: it names {file!r}, which may be outside its folder", _RESTORE)
     return lines
 
 
 def write_manifest(path: Path, lines: Iterable[ManifestLine]) -> None:
-    """Replace a manifest; UserError where it cannot be written."""
+    """Replace a manifest; UserError if it cannot be written."""
     write_text(path, "".join(line.text() for line in lines))
 
 
 def stays_inside(path: str) -> bool:
-    """Return whether a relative path with forward slashes names a file below its folder, on Windows too."""
+    """Return whether a relative path with forward slashes leads to a file below its folder, also on Windows."""
     parts = PureWindowsPath(path)
     return bool(parts.parts) and not parts.anchor and ".." not in parts.parts and "\\" not in path
 
 
 def mask_digest(path: str | Path) -> str:
-    """Return the digest by which a manifest names a mask file: the first 16 hexadecimal digits of its SHA-256."""
+    """Return the first 16 hexadecimal digits of a mask file's SHA-256, by which a manifest names it."""
     return sha256(read_bytes(path)).hexdigest()[:16]

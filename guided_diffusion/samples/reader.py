@@ -1,4 +1,4 @@
-"""Samples written earlier: where they are, what their manifest says, and copies of some of them."""
+"""Samples on disk: finding them, checking them, and copying a selection of them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from guided_diffusion.samples.manifest import (
 )
 
 RUN_CONFIG = "config.json"
-SELECTION = "selection.json"  # tells a folder that was filled from here from all others
-LAYOUT = "multi-class"  # of every folder of samples, whatever the layout of the real dataset
+SELECTION = "selection.json"  # marks a folder that `write_selection` filled
+LAYOUT = "multi-class"  # dataset_mode of every folder of samples, whatever that of the real dataset
 
 
 @dataclass(frozen=True)
@@ -38,96 +38,91 @@ class SampleFolder:
     """A folder with images/ and masks/."""
 
     folder: Path
-    split: str  # its name below the results_path, "" where it is that itself
-    config: Mapping[str, Any]  # what `sample` was run with, empty where this is not recorded
+    split: str  # its name below the results_path, "" if it is the results_path
+    config: Mapping[str, Any]  # options of `sample`, empty if they are not recorded
     lines: Mapping[str, ManifestLine]  # by the image's path relative to the folder; empty without a manifest
 
     @property
     def checkpoint(self) -> str | None:
-        """Digest of the checkpoint the samples were made with, None if unknown."""
+        """Digest of the checkpoint that made the samples, None if unknown."""
         return next((line.checkpoint for line in self.lines.values()), None)
 
     def line_of(self, pair: Pair) -> ManifestLine | None:
-        """Return the manifest's line of a pair, None where it has none."""
+        """Return the manifest's line of a pair, None if there is none."""
         return self.lines.get(Path(pair.image).relative_to(self.folder).as_posix())
 
 
 def find_samples(directory: str | Path) -> SampleFolder:
-    """Return the samples of a `results_path`: in `directory` itself, or in the one sub-folder that `split` made.
+    """Return the samples of a `results_path`: in `directory` itself, or in its one sub-folder with images.
 
-    Raises DataError where there are none, where there are several such sub-folders, and where they are not finished.
+    Raises DataError if there are none, several such sub-folders, or unfinished samples.
     """
     root = Path(directory).absolute()
     if not root.is_dir():
-        raise DataError(f"{directory}: the folder does not exist; give the results_path of sample")
+        raise DataError.of(directory, "the folder does not exist", "give the results_path of sample")
     inside = [root] if (root / "images").is_dir() else sorted(p for p in root.iterdir() if (p / "images").is_dir())
     if not inside:
-        raise DataError(f"{directory}: has no images/ and masks/; give the results_path of sample")
+        raise DataError.of(directory, "has no images/ and masks/", "give the results_path of sample")
     if len(inside) > 1:
         names = ", ".join(path.name for path in inside)
-        raise DataError(f"{directory}: has samples in {names}; give one of these folders")
+        raise DataError.of(directory, f"has samples in {names}", "give one of these folders")
     folder = inside[0]
     if (folder / UNFINISHED).exists():
-        raise DataError(f"{folder}: its samples are not finished; run the same sample command again first")
+        raise DataError.of(folder, "its samples are not finished", "run the same sample command again first")
     manifest = folder / MANIFEST
     lines = {line.image: line for line in read_manifest(manifest)} if manifest.exists() else {}
     return SampleFolder(folder, "" if folder == root else folder.name, read_run_record(folder), lines)
 
 
 def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels: int) -> tuple[Pair, ...]:
-    """Return the scanned pairs of a folder of samples, their masks checked against the real dataset's `encoding`.
-
-    Raises DataError with a line for each problem.
-    """
+    """Return the scanned pairs of a folder of samples; DataError if they do not fit the real dataset's `encoding`."""
     folder = samples.folder
     for root in (folder, folder.parent):
         classes, problems = read_classes(root)
         if problems:
             raise DataError(problem_lines(problems))
         if classes is not None:
-            _refuse_other_classes(root / FILE_NAME, classes, encoding)
+            _check_same_classes(root / FILE_NAME, classes, encoding)
             break
     mode = get_mode(LAYOUT)
     report = scan_dataset(folder.parent, mode, folder.name, image_channels=image_channels, encoding=encoding)
-    lonely = (ProblemKind.IMAGE_WITHOUT_MASK, ProblemKind.MASK_WITHOUT_IMAGE)
-    unpaired = [problem for problem in report.fatal if problem.kind in lonely]
+    without_partner = (ProblemKind.IMAGE_WITHOUT_MASK, ProblemKind.MASK_WITHOUT_IMAGE)
+    unpaired = [problem for problem in report.fatal if problem.kind in without_partner]
     if unpaired and not report.pairs:
-        raise DataError(
-            f"{folder}: no image has a mask of its name ({Path(unpaired[0].path).name}, for one, has none); give a "
-            "folder whose images/ and masks/ have the same names"
-        )
+        found = f"no image has a mask of its name ({Path(unpaired[0].path).name}, for one, has none)"
+        raise DataError.of(folder, found, "give a folder whose images/ and masks/ have the same names")
     report.raise_if_fatal()
     return report.pairs
 
 
-def _refuse_other_classes(path: Path, classes: ClassesFile, encoding: LabelEncoding) -> None:
-    """Raise DataError where the classes of the samples, or what they are written as, are not the real dataset's."""
+def _check_same_classes(path: Path, classes: ClassesFile, encoding: LabelEncoding) -> None:
+    """Raise DataError if names, values or colors of the samples' classes differ from the real dataset's."""
     if classes.names != encoding.names:
-        raise DataError(
-            f"{path}: has {len(classes.names)} classes ({', '.join(classes.names)}), but the real dataset has "
-            f"{len(encoding.names)} ({', '.join(encoding.names)}); judge samples of this dataset"
+        found = (
+            f"has {len(classes.names)} classes ({', '.join(classes.names)}), but the real dataset has "
+            f"{len(encoding.names)} ({', '.join(encoding.names)})"
         )
+        raise DataError.of(path, found, "give samples of the real dataset")
     for ours, theirs in ((classes.values, encoding.values), (classes.colors, encoding.colors)):
         if any(ours) and any(theirs) and ours != theirs:
-            raise DataError(
-                f"{path}: its classes are written as {list(ours)}, those of the real dataset as {list(theirs)}; write "
-                "both alike"
-            )
+            found = f"its classes are written as {list(ours)}, those of the real dataset as {list(theirs)}"
+            raise DataError.of(path, found, "write both alike")
 
 
 def mask_digests(pairs: Sequence[Pair]) -> list[str]:
-    """Return for each pair the digest by which a manifest names its mask file."""
+    """Return the `mask_digest` of each pair."""
     return [mask_digest(pair.mask) for pair in pairs]
 
 
 def refuse_target(samples: SampleFolder, target: str | Path) -> None:
-    """Raise DataError where `target` is the folder of the samples, or holds what is no earlier selection."""
+    """Raise DataError if `target` is the folder of the samples, or has pictures that are not an earlier selection."""
     folder = Path(target).absolute() / samples.split
     if folder.resolve() == samples.folder.resolve():
-        raise DataError(f"filtered_dir is {target}, where the samples themselves lie; choose another folder")
-    there = _pictures_in(folder)
-    if there and not (folder / SELECTION).is_file():
-        raise DataError(f"{there[0]}: is in filtered_dir, but was not copied there by evaluate; choose an empty folder")
+        raise DataError.of("filtered_dir", f"{target} is where the samples themselves lie", "choose another folder")
+    pictures = _pictures_in(folder)
+    if pictures and not (folder / SELECTION).is_file():
+        found = "is in filtered_dir, but was not copied there by evaluate"
+        raise DataError.of(pictures[0], found, "choose an empty folder")
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -141,10 +136,9 @@ def write_selection(
     target: str | Path,
     notes: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """Copy samples with their manifest lines, to which `notes` adds keys, and their options; return their folder.
+    """Copy samples, their options and their manifest lines (`notes` adds keys) below `target`; return the folder.
 
-    They replace an earlier selection (see `refuse_target`). The manifest is written last, so that an interrupted copy
-    has none. Raises UserError where `target` cannot be written.
+    Replaces an earlier selection. The manifest is written last, so an interrupted copy has none.
     """
     root = Path(target).absolute()
     folder = root / samples.split

@@ -1,8 +1,8 @@
-"""A synthetic dataset on disk: which samples it will have, which it has, and how they are written.
+"""A synthetic dataset on disk: the plan of its samples, the folder, and writing.
 
-Sample i of a dataset uses mask i modulo the number of masks and the seed (run seed, i): what it is depends neither on
-how many are made, nor on batches or processes. `manifest.jsonl` has a line for each finished pair; while a run goes
-on, each process keeps its own `.manifest-<rank>.jsonl`, and the lines are merged when it starts and ends.
+Sample i uses mask i modulo the number of masks and the seed (run seed, i), so it depends neither on the number of
+samples nor on batches or processes. `manifest.jsonl` has a line for each finished pair; during a run each process
+appends to a `.manifest-<rank>.jsonl` of its own, and these are merged when a run starts and ends.
 """
 
 from __future__ import annotations
@@ -44,30 +44,28 @@ from guided_diffusion.samples.manifest import (
 
 @dataclass(frozen=True)
 class PlannedSample:
-    """One pair to be made: its name (without extension, with sub-folders), the mask it is made from, its seed."""
+    """One pair to be made; its files are relative to the manifest."""
 
     index: int
-    name: str
+    name: str  # without extension, with sub-folders
     source: Pair | MaskEntry
-    repeat: int
+    repeat: int  # uses of the mask before this one
     seed: int
 
     @property
     def image(self) -> str:
-        """Where the image will lie, relative to the manifest."""
         return f"images/{self.name}.png"
 
     @property
     def mask(self) -> str:
-        """Where the mask will lie, relative to the manifest."""
         return f"masks/{self.name}.png"
 
 
 def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int) -> list[PlannedSample]:
     """Return `num_samples` samples (None: one for each mask) that use the masks in turn.
 
-    The first use of a mask keeps its name, the n-th further use appends `_rep<n>`.
-    Raises DataError where two samples would have one name, and for a name that means another file on Windows.
+    The first use of a mask keeps its name, the n-th further use appends `_rep<n>`. Raises DataError for two samples of
+    one name, and for a name that means another file on Windows.
     """
     count = len(sources) if num_samples is None else num_samples
     plan = []
@@ -79,13 +77,11 @@ def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, s
     for sample in plan:
         other = taken.setdefault(sample.name, sample)
         if other is not sample:
-            raise DataError(
-                f"{sample.source.mask}: its repeat would be called {sample.name}, as {other.source.mask} is: rename one"
-            )
+            found = f"its repeat would be called {sample.name}, as {other.source.mask} is"
+            raise DataError.of(sample.source.mask, found, "rename one of the two")
         if not stays_inside(sample.image):
-            raise DataError(
-                f"{sample.source.mask}: has a backslash in its name, which Windows takes for a folder: rename it"
-            )
+            found = "has a backslash in its name, which Windows takes for a folder"
+            raise DataError.of(sample.source.mask, found, "rename it")
     return plan
 
 
@@ -97,17 +93,13 @@ def read_conditions(
     augment: bool,
     with_edges: bool,
 ) -> SemanticMap:
-    """Return the maps of `samples` as the network will see them, [N, H, W].
-
-    augment: flip and, where the size is square, turn every use of a mask but the first at random.
-    """
+    """Return the N maps of `samples` for the network; `augment`: all but the first use of a mask are augmented."""
     labels, edges = [], []
     for sample in samples:
         label, edge = read_condition(sample.source, encoding, transform, with_edges=with_edges)
         if augment and sample.repeat:
             generator = torch.Generator().manual_seed(derive_seed(Stream.MASK, sample.seed))
-            square = label.shape[0] == label.shape[1]
-            label, edge = augment_mask(label, generator, edge=edge, vertical_flip=True, rotate90=square)
+            label, edge = augment_mask(label, edge, generator, transform.flip_pairs)
         labels.append(label)
         edges.append(edge)
     return SemanticMap(torch.stack(labels), encoding.num_classes, torch.stack(edges) if with_edges else None)
@@ -120,10 +112,7 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 class SyntheticFolder:
-    """`<root>/<split>/{images,masks}` with `manifest.jsonl` beside them; existing samples are never written again.
-
-    `<root>/classes.json` serves all splits. A folder that was begun with other settings is refused.
-    """
+    """`<root>/<split>/{images,masks}` with their manifest; `<root>/classes.json` serves all splits."""
 
     def __init__(self, root: str | Path, split: str, encoding: LabelEncoding, settings: SampleSettings):
         self.root = Path(root)
@@ -135,73 +124,70 @@ class SyntheticFolder:
 
     @property
     def manifest(self) -> Path:
-        """The manifest's path."""
         return self.folder / MANIFEST
 
     def begin(self, plan: Sequence[PlannedSample]) -> dict[int, ManifestLine]:
-        """Prepare the folder for `plan` and return the manifest lines of the samples that are there already, by index.
+        """Prepare the folder and return the manifest lines of the samples that it has already, by index.
 
-        To be called in one process, before any of them writes.
-
-        Raises DataError where the folder holds samples of other settings or other masks, or files of another origin.
+        To be called in one process before any process writes. Raises DataError if the folder holds samples of other
+        settings or masks, or files that are not samples.
         """
-        known = self._lines()
-        self._refuse_other_settings(known)
-        self._refuse_other_masks(known, plan)
-        if not self._begun.exists():
-            self._refuse_foreign_files(known)
-        self._share_classes()
+        lines = self._lines()
+        self._refuse_other_settings(lines)
+        self._refuse_other_masks(lines, plan)
+        if not self._unfinished.exists():
+            self._refuse_foreign_files(lines)
+        self._write_classes()
         for kind in FOLDERS:
             make_folder(self.folder / kind)
-        with reporting_os_errors(self._begun):
-            self._begun.touch()
+        with reporting_os_errors(self._unfinished):
+            self._unfinished.touch()
         return self._merge()
 
     def _refuse_other_settings(self, lines: Mapping[int, ManifestLine]) -> None:
         for line in lines.values():
             for key, value in self.settings:
                 if getattr(line, key) != value:
-                    raise DataError(
-                        f"{self.manifest}: holds samples with {key} {json.dumps(getattr(line, key))}, these would have "
-                        f"{json.dumps(value)}: choose another results_path"
-                    )
+                    before, now = json.dumps(getattr(line, key)), json.dumps(value)
+                    found = f"holds samples with {key} {before}, these would have {now}"
+                    raise DataError.of(self.manifest, found, "choose another results_path")
 
     def _refuse_other_masks(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:
         for sample in plan:
             line = lines.get(sample.index)
             if line and (line.image, line.source_digest) != (sample.image, self._source_digest(sample)):
-                raise DataError(
-                    f"{self.manifest}: sample {sample.index} was made from {line.source_mask}, it would now be made "
-                    f"from {sample.source.mask}: the masks are others than they were; choose another results_path"
+                found = (
+                    f"the masks have changed: sample {sample.index} was made from {line.source_mask}, it would now be "
+                    f"made from {sample.source.mask}"
                 )
+                raise DataError.of(self.manifest, found, "choose another results_path")
 
     def _refuse_foreign_files(self, lines: Mapping[int, ManifestLine]) -> None:
-        """Refuse what this folder did not get from here: it would be overwritten, or taken for samples."""
+        """Refuse files that were not sampled: they would be overwritten, or taken for samples."""
         named = {file for line in lines.values() for file in line.files}
         for kind in FOLDERS:
             for path in sorted((self.folder / kind).rglob("*")):
                 if path.is_file() and path.relative_to(self.folder).as_posix() not in named:
-                    raise DataError(f"{path}: is in no manifest, so it was not sampled: choose an empty results_path")
+                    found = "is in no manifest, so it was not sampled"
+                    raise DataError.of(path, found, "choose an empty results_path")
 
-    def _share_classes(self) -> None:
-        """Write `classes.json`, or find it there as it would be written."""
+    def _write_classes(self) -> None:
         path = self.root / FILE_NAME
         text = classes_text(self.encoding)
         if not path.exists():
             write_text(path, text)
         elif path.read_bytes() != text.encode():
-            raise DataError(f"{path}: belongs to another dataset: choose an empty results_path")
+            raise DataError.of(path, "belongs to another dataset", "choose an empty results_path")
 
     def _source_digest(self, sample: PlannedSample) -> str:
-        """Return the digest of a sample's mask file, read once for all samples of it."""
         path = sample.source.mask
         if path not in self._digests:
             self._digests[path] = mask_digest(path)
         return self._digests[path]
 
     @property
-    def _begun(self) -> Path:
-        # Tells the files of a killed run from those of another origin.
+    def _unfinished(self) -> Path:
+        """Marks the folder while a run goes on or after it was killed: it may have files that no manifest has."""
         return self.folder / UNFINISHED
 
     @property
@@ -209,7 +195,7 @@ class SyntheticFolder:
         return sorted(self.folder.glob(PART.format("*")))
 
     def _lines(self) -> dict[int, ManifestLine]:
-        """Return the lines of the manifest and of the processes' parts, by index and in its order."""
+        """Return the lines of the manifest and of the processes' parts, sorted by index."""
         lines: dict[int, ManifestLine] = {}
         for path in [self.manifest, *self._parts]:
             if path.exists():
@@ -217,26 +203,27 @@ class SyntheticFolder:
         return dict(sorted(lines.items()))
 
     def _merge(self) -> dict[int, ManifestLine]:
-        """Take the processes' lines into the manifest; return, and keep there, those whose files exist."""
-        there = {index: line for index, line in self._lines().items() if self._is_there(line)}
-        if there:
-            write_manifest(self.manifest, there.values())
+        """Merge the processes' parts into the manifest; return the lines whose files exist, and keep only these."""
+
+        def complete(line: ManifestLine) -> bool:
+            files = [self.folder / file for file in line.files]
+            return all(file.is_file() and file.stat().st_size for file in files)
+
+        lines = {index: line for index, line in self._lines().items() if complete(line)}
+        if lines:
+            write_manifest(self.manifest, lines.values())
         for path in self._parts:
             path.unlink()
-        return there
-
-    def _is_there(self, line: ManifestLine) -> bool:
-        files = [self.folder / file for file in line.files]
-        return all(file.is_file() and file.stat().st_size for file in files)
+        return lines
 
     def open_part(self, rank: int) -> None:
-        """Begin this process's part of the manifest."""
+        """Open this process's part of the manifest."""
         path = self.folder / PART.format(rank)
         with reporting_os_errors(path):
             self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
-        """Write one pair ([C, H, W] in [-1, 1] and [H, W] class ids), then its line of the manifest."""
+        """Write one pair, [C, H, W] in [-1, 1] and [H, W] class ids, then its line of the manifest."""
         mask = self.encoding.encode(label.cpu().numpy())
         for file, picture in ((sample.image, to_picture(image)), (sample.mask, mask)):
             remove_leftovers(self.folder / file)
@@ -251,25 +238,24 @@ class SyntheticFolder:
             seed=sample.seed,
             **self.settings.model_dump(),
         )
-        # The line comes last: a pair without one is made again, a line without its pair cannot be.
+        # The line comes last: a pair without a line is made again, a line without its pair would be wrong.
         with reporting_os_errors(self.manifest):
             self._part.write(line.text())
             self._part.flush()
 
     def close_part(self) -> None:
-        """End this process's part of the manifest."""
         if self._part is not None:
             self._part.close()
             self._part = None
 
     def finish(self) -> list[ManifestLine]:
-        """Merge all parts, in one process after the others are done; return the manifest's lines by index."""
+        """Merge all parts, in one process after all have closed theirs; return the manifest's lines by index."""
         lines = self._merge()
-        self._begun.unlink(missing_ok=True)
+        self._unfinished.unlink(missing_ok=True)
         return list(lines.values())
 
     def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples, for pictures of them."""
+        """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples."""
         for line in lines:
             with Image.open(self.folder / line.image) as image, Image.open(self.folder / line.mask) as mask:
                 yield np.asarray(image), self.encoding.decode(mask, line.mask)

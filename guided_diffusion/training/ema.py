@@ -10,15 +10,11 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Averages of a model's parameters, one for each rate.
+    """Averages of a model's parameters, one for each rate; the decay of step n is `min(rate, (1 + n) / (10 + n))`.
 
-    Early in training a rate of 0.9999 would still hold mostly initial weights (37 % after 10,000 steps), so the
-    decay of step n is `min(rate, (1 + n) / (10 + n))`: the average reaches over about a ninth of the past at first
-    and over `1 / (1 - rate)` steps in the end.
-
-    initial_step: steps that the averages already stand for when training begins. Averages taken over from a trained
-        network get some, so that the first steps do not wipe them out, and not all, so that those of a short
-        finetuning do follow what it learns.
+    This warm-up forgets the initial weights, of which a rate of 0.9999 would keep 37 % after 10,000 steps.
+    initial_step: is added to n. Averages from a trained network get some, so that the first steps do not overwrite
+    them, but not all of its steps, so that a short finetuning still moves them.
     """
 
     def __init__(self, model: nn.Module, rates: Iterable[float], *, initial_step: int = 0):
@@ -30,15 +26,15 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the model's weights after optimizer step `step` (counted from 1) into every average."""
+        """Update every average with the model's weights after optimizer step `step` (counted from 1)."""
+        n = step + self.initial_step
         for rate, average in self.averages.items():
-            passed = step + self.initial_step
-            decay = min(float(rate), (1 + passed) / (10 + passed))
+            decay = min(float(rate), (1 + n) / (10 + n))
             torch._foreach_lerp_(average, self._parameters, 1 - decay)
 
     @contextlib.contextmanager
     def applied(self, rate: str) -> Iterator[None]:
-        """Put the average of `rate` in the place of the model's weights while the block runs."""
+        """Replace the model's weights by the average of `rate` while the block runs."""
         own = [parameter.detach().clone() for parameter in self._parameters]
         with torch.no_grad():
             torch._foreach_copy_(self._parameters, self.averages[rate])
@@ -55,9 +51,9 @@ class EMA:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over saved averages; a rate that was not saved starts from the slowest one that was.
+        """Load saved averages; a rate that was not saved starts from the slowest one that was.
 
-        An empty `state` (weights without averages) starts every rate from the model's weights.
+        With an empty `state` (weights without averages) every rate starts from the model's weights.
         """
         for rate, average in self.averages.items():
             source = state.get(rate) or (state[max(state, key=float)] if state else None)

@@ -14,8 +14,8 @@ from guided_diffusion.runtime.files import atomic_write
 def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best_epoch: int | None = None) -> None:
     """Write the mean training loss of each epoch, on a logarithmic axis, as a PNG, with a mark at `best_epoch`.
 
-    history: one mapping per epoch: "epoch", "loss" and, where known, "loss_q0" to "loss_q3", the means over the
-        quartiles of the timestep (q0 the least noisy). Missing, zero and non-finite values leave a gap.
+    history: a mapping for each epoch: "epoch", "loss" and, optionally, "loss_q0" to "loss_q3", the means over the
+    quartiles of the timestep (q0 the least noisy). Missing, zero and non-finite values leave a gap.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best
         if np.isfinite(values).any():
             axes.plot(epochs, values, linewidth=0.7, alpha=0.7, label=f"timestep quartile {quartile + 1} of 4")
     loss = _series(history, "loss")
-    # A marker too: a run of one epoch would draw no line.
+    # With a marker, as one epoch alone draws no line.
     axes.plot(epochs, loss, color="black", linewidth=1.6, marker="." if len(history) < 30 else None, label="loss")
     best = np.flatnonzero(epochs == best_epoch)
     if len(best):
@@ -46,6 +46,6 @@ def loss_curve(history: Sequence[Mapping[str, float]], path: str | Path, *, best
 
 
 def _series(history: Sequence[Mapping[str, float]], key: str) -> NDArray[np.float64]:
-    """Return the values [epochs] of `key`; NaN where there is none, or none that a logarithmic axis can show."""
+    """Return the values [epochs] of `key`; NaN for missing ones and those that a logarithmic axis cannot show."""
     series = np.array([record.get(key) for record in history], np.float64)
     return series if key == "epoch" else np.where(series > 0, series, np.nan)

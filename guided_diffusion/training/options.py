@@ -1,4 +1,4 @@
-"""Option groups of training: optimizer, precision, and what a run leaves behind."""
+"""Option groups of training: optimizer, device, precision, and the files of a run."""
 
 from __future__ import annotations
 
@@ -13,27 +13,37 @@ class BatchOptions(OptionGroup):
     """How many images a training step takes."""
 
     title: ClassVar = "batch"
-    batch_size: int = option(8, "images a training step takes, in each process", ge=1)
+    batch_size: int = option(8, "images a training step takes, in each process", ge=1, le=65536)
 
 
 class OptimizerOptions(BatchOptions):
-    """How the weights are found."""
+    """How the weights are trained."""
 
     title: ClassVar = "optimizer"
     microbatch: int = option(
-        -1, "images of a step computed at a time, -1: all (less memory, same gradient)", resume="may change", ge=-1
+        -1,
+        "images of a step computed at a time, -1: all (less memory, same gradient)",
+        resume="may change",
+        ge=-1,
+        le=65536,
     )
-    max_epochs: int = option(500, "training stops after this many passes over the data", resume="may change", ge=1)
+    max_epochs: int = option(
+        500, "training stops after this many passes over the data", resume="may change", ge=1, le=10_000_000
+    )
     lr: float = option(1e-4, "learning rate of AdamW", gt=0)
     weight_decay: float = option(0.0, "weight decay of AdamW", ge=0)
-    lr_anneal_steps: int = option(0, "steps over which the learning rate falls to 0 and training ends, 0: never", ge=0)
+    lr_anneal_steps: int = option(
+        0, "steps over which the learning rate falls to 0 and training ends, 0: never", ge=0, le=10**12
+    )
     grad_clip: float = option(1.0, "largest gradient norm, longer gradients are scaled down; 0: off", ge=0)
     ema_rate: FloatTuple = option((0.9999,), 'decay rates of the averaged weights, such as "0.999,0.9999"')
     drop_rate: float = option(0.0, "share of masks dropped in training, for guidance", ge=0, le=1)
     schedule_sampler: Literal["stratified", "uniform", "loss-second-moment"] = option(
         "stratified", "which timesteps a step trains on; stratified: evenly spread over batch and epoch"
     )
-    max_bad_steps: int = option(20, "non-finite steps in a row after which training stops", resume="may change", ge=1)
+    max_bad_steps: int = option(
+        20, "non-finite steps in a row after which training stops", resume="may change", ge=1, le=10_000_000
+    )
 
     def check(self) -> Iterator[Problem]:
         for rate in self.ema_rate or ():
@@ -46,7 +56,7 @@ class OptimizerOptions(BatchOptions):
 
 
 class DeviceOptions(OptionGroup):
-    """Where it runs."""
+    """The device."""
 
     title: ClassVar = "device"
     device: str = option(
@@ -59,7 +69,7 @@ class DeviceOptions(OptionGroup):
 
 
 class PrecisionOptions(DeviceOptions):
-    """Where and in which numbers it runs."""
+    """The device, its arithmetic, and compilation."""
 
     title: ClassVar = "device and precision"
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
@@ -80,12 +90,17 @@ class PrecisionOptions(DeviceOptions):
 
 
 class RunOptions(OptionGroup):
-    """What a training run leaves behind."""
+    """The files of a training run, and its seed."""
 
     title: ClassVar = "run"
     output_dir: str = option("", "folder of the run: checkpoints, logs, previews", path=True, resume="may change")
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
-    preview_interval: int = option(50, "epochs between preview pictures, 0: none", resume="may change", ge=0)
+    allow_changed_data: bool = option(
+        False, "resume a run although its training images or masks are not those it began with", resume="may change"
+    )
+    preview_interval: int = option(
+        50, "epochs between preview pictures, 0: none", resume="may change", ge=0, le=10_000_000
+    )
     preview_images: int = option(4, "masks in a preview picture", resume="may change", ge=1, le=64)
-    preview_steps: int = option(20, "sampling steps of a preview", resume="may change", ge=1)
+    preview_steps: int = option(20, "sampling steps of a preview", resume="may change", ge=1, le=100_000)
     tensorboard: bool = option(True, "write TensorBoard events too, where it is installed", resume="may change")

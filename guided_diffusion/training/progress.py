@@ -1,4 +1,4 @@
-"""How far a training run is: everything that a resumed run must know beside weights and optimizer."""
+"""The position of a training run: all that a resumed run needs beside weights and optimizer state."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guided_diffusion.training.options import OptimizerOptions
+
 QUARTILES = 4
 
 
 @dataclass
 class EpochSums:
-    """Sums over the running epoch, from which its means are made; over all processes."""
+    """Sums over the current epoch and all processes, of which its means are made."""
 
     loss: float = 0.0
     images: float = 0.0
@@ -28,11 +30,10 @@ class EpochSums:
 
     @staticmethod
     def of_step(losses: Tensor, importance: Tensor, weights: Tensor, t: Tensor, num_timesteps: int) -> Tensor:
-        """Return one step's sums as a vector that can be added up over processes.
+        """Return one step's sums as float64 [2 + 2 * QUARTILES], which can be summed over processes.
 
-        losses, t: [n]. importance: [n], 1 / (T p_t) where timesteps are not drawn uniformly. weights: [n], 0 for an
-        image that only keeps a process busy.
-        Returns float64 [2 + 2 * QUARTILES]: loss, images, then loss and total importance of each quartile of t.
+        They are loss, images, then loss and total importance of each quartile of t. losses, t: [n]. importance: [n],
+        1 / (T p_t) where timesteps are not drawn uniformly. weights: [n], 0 for an image that only pads a batch.
         """
         weights = weights.double()
         importance = importance.double() * weights
@@ -47,7 +48,7 @@ class EpochSums:
         )
 
     def add(self, step: list[float], grad_norm: float) -> None:
-        """Add a step's vector, as made by `of_step` and summed over the processes."""
+        """Add the vector of a step, which `of_step` makes, summed over the processes."""
         self.loss += step[0]
         self.images += step[1]
         for q in range(QUARTILES):
@@ -58,11 +59,11 @@ class EpochSums:
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss an image; NaN before the first good step."""
+        """Mean loss of an image; NaN before the first finite step."""
         return self.loss / self.images if self.images else math.nan
 
     def means(self) -> dict[str, float]:
-        """Return the epoch's metrics by the names the log uses; quartile 0 holds the least noisy timesteps."""
+        """Return the epoch's metrics by their names in the log; quartile 0 has the least noisy timesteps."""
         values = {"loss": self.mean_loss}
         for q in range(QUARTILES):
             if self.quartile_weight[q]:
@@ -77,35 +78,34 @@ class EpochSums:
 
 @dataclass
 class Progress:
-    """Position of a run. All random draws are functions of the run's seed and this position."""
+    """Position of a run. All random draws are functions of the run's seed and this position.
+
+    epoch: finished epochs. batch, images: those of the current epoch that are done, over all processes.
+    global_batch, dataset_size: images of a full step over all processes, and of an epoch; they make the batches.
+    step: optimizer steps taken. bad_in_a_row: steps since then that were not finite.
+    """
 
     epoch: int = 0
-    """Epochs finished."""
     batch: int = 0
-    """Batches of the running epoch that are done."""
     images: int = 0
-    """Images of the running epoch that are done, over all processes."""
     global_batch: int = 0
-    """Images of a full step over all processes; another number makes other batches."""
     dataset_size: int = 0
-    """Images of an epoch."""
     step: int = 0
-    """Optimizer steps taken."""
     bad_in_a_row: int = 0
     best_loss: float = math.inf
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     sums: EpochSums = field(default_factory=EpochSums)
 
-    def is_over(self, max_epochs: int, lr_anneal_steps: int) -> bool:
+    def is_over(self, options: OptimizerOptions) -> bool:
         """Return whether nothing is left to train: all epochs are done, or the learning rate has fallen to 0."""
-        return self.epoch >= max_epochs or 0 < lr_anneal_steps <= self.step
+        return self.epoch >= options.max_epochs or 0 < options.lr_anneal_steps <= self.step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values, as a checkpoint stores them."""
+        """Return plain values for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:
-        """Return the progress a checkpoint holds."""
+        """Return the progress that a checkpoint stores."""
         return cls(**{**state, "history": list(state["history"]), "sums": EpochSums(**state["sums"])})

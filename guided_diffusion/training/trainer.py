@@ -1,4 +1,4 @@
-"""The trainer: fit -> train_epoch -> train_step. Everything it works with is handed in."""
+"""The trainer: fit -> train_epoch -> train_step. All its parts are arguments."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
@@ -28,90 +29,70 @@ from guided_diffusion.runtime.memory import peak_memory_gib
 from guided_diffusion.runtime.seeding import Stream, derive_seed, step_generators
 from guided_diffusion.runtime.signals import GracefulExit
 from guided_diffusion.training.ema import EMA
-from guided_diffusion.training.optimizer_state import restore_optimizer
 from guided_diffusion.training.options import OptimizerOptions, RunOptions
 from guided_diffusion.training.progress import EpochSums, Progress
 
 SAVING_SHARE = 0.05
 """Largest share of the time that is spent on writing `last.pt`."""
-STOP_SIGNALS = (SIGTERM, SIGINT)
 MID_EPOCH_SECONDS = 300.0
-"""Time after which a long epoch is saved before it is over."""
+"""Least time between two checkpoints within an epoch."""
+STOP_SIGNALS = (SIGTERM, SIGINT)
 
 
+@dataclass(eq=False, kw_only=True)
 class Trainer:
-    """Trains a conditioned network on (image, semantic map) batches.
+    """Trains a conditioned network on (image, condition) batches.
 
-    run: its folder is where `last.pt` and `best.pt` go.
-    describe: what every checkpoint says of the run beside its state (config, encoding).
-    amp_dtype: the type the network runs in, None for that of its weights; float16 comes with loss scaling.
-    label_diffusion: what vanishes from the maps at each t of `diffusion`; None for nothing.
-    preview: called with the epoch after every `preview_interval` epochs and after the last, in the main process.
+    describe: entries of every checkpoint beside its state (config, encoding, lineage). amp_dtype: the type the network
+    runs in, None for that of its weights. preview: called with the epoch in the main process.
     """
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        diffusion: GaussianDiffusion,
-        timestep_sampler: TimestepSampler,
-        loader: TrainLoader,
-        optimizer: torch.optim.Optimizer,
-        ema: EMA,
-        options: OptimizerOptions,
-        run: RunOptions,
-        world: ProcessGroup,
-        log: RunLog,
-        describe: Mapping[str, Any],
-        amp_dtype: torch.dtype | None = None,
-        label_diffusion: LabelDiffusion | None = None,
-        preview: Callable[[int], None] | None = None,
-    ):
-        self.model = model
-        self.diffusion = diffusion
-        self.timestep_sampler = timestep_sampler
-        self.loader = loader
-        self.optimizer = optimizer
-        self.ema = ema
-        self.options = options
-        self.run = run
-        self.world = world
-        self.log = log
-        self.folder = Path(run.output_dir)
-        self.describe = describe
-        self.amp_dtype = amp_dtype
-        self.label_diffusion = label_diffusion
-        self.preview = preview
-        batches = loader.batch_plan
+    model: nn.Module
+    diffusion: GaussianDiffusion
+    timestep_sampler: TimestepSampler
+    loader: TrainLoader
+    optimizer: torch.optim.Optimizer
+    ema: EMA
+    options: OptimizerOptions
+    run: RunOptions
+    world: ProcessGroup
+    log: RunLog
+    describe: Mapping[str, Any]
+    amp_dtype: torch.dtype | None
+    label_diffusion: LabelDiffusion | None
+    preview: Callable[[int], None] | None
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.run.output_dir)
+        batches = self.loader.batch_plan
         self.progress = Progress(global_batch=batches.global_batch, dataset_size=batches.num_items)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp_dtype is torch.float16)
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.amp_dtype is torch.float16)
         self.stop = GracefulExit()
-        self._network = self._data_parallel(model)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._network = self.model
+        if self.world.size > 1:
+            devices = [self.world.device] if self.world.device.type == "cuda" else None
+            self._network = DistributedDataParallel(
+                self.model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._stop_signal = 0
         self._unsaved_best: dict[str, Any] | None = None
         self._unsaved_steps = 0
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0
 
-    def _data_parallel(self, model: nn.Module) -> nn.Module:
-        if self.world.size == 1:
-            return model
-        devices = [self.world.device] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
-
     # --- the loop ------------------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
         """True where nothing is left to train."""
-        return self.progress.is_over(self.options.max_epochs, self.options.lr_anneal_steps)
+        return self.progress.is_over(self.options)
 
     def fit(self) -> Progress:
         """Train until `max_epochs` (or the end of the annealing) and return the progress.
 
-        Raises Interrupted after SIGINT or SIGTERM, with the state saved, and UserError after too many non-finite
-        steps in a row, with the last good checkpoint left as it is.
+        Raises Interrupted after SIGINT or SIGTERM, when the state is saved, and UserError after too many non-finite
+        steps in a row, which keeps the last good checkpoint.
         """
         self.model.train()
         self.log.start_metrics(self.progress.epoch, self.progress.step)
@@ -122,13 +103,11 @@ class Trainer:
         return self.progress
 
     def _progress_bar(self) -> tqdm:
-        left = (
-            self.options.max_epochs - self.progress.epoch
-        ) * self.loader.batch_plan.num_batches - self.progress.batch
-        if self.options.lr_anneal_steps:
-            left = min(left, self.options.lr_anneal_steps - self.progress.step)
-        done = self.progress.step
-        return tqdm(total=done + left, initial=done, unit="step", dynamic_ncols=True, disable=not self.world.is_main)
+        progress, options = self.progress, self.options
+        left = (options.max_epochs - progress.epoch) * self.loader.batch_plan.num_batches - progress.batch
+        total = min(progress.step + left, options.lr_anneal_steps or math.inf)
+        disable = not self.world.is_main
+        return tqdm(total=total, initial=progress.step, unit="step", dynamic_ncols=True, disable=disable)
 
     def train_epoch(self, bar: tqdm) -> None:
         """Train from the position of `progress` to the end of its epoch."""
@@ -190,22 +169,20 @@ class Trainer:
     # --- one step ------------------------------------------------------------------------------------------------
 
     def train_step(self, batch: TrainBatch) -> None:
-        """Take one optimizer step on a batch, or skip and count it where loss or gradients are not finite."""
+        """Take one optimizer step on a batch; a step whose loss or gradient is not finite is skipped and counted."""
         progress, options = self.progress, self.options
         key = (self.run.seed, progress.epoch, progress.batch)
         t, weights = self.timestep_sampler.draw(
             key, batch.batch_index, batch.global_size, self.loader.batch_plan.num_batches
         )
+        # All at once and first: when there is work on the device, copies to it would wait for that.
+        on_device, importance, counted = (values.to(self.world.device) for values in (t, weights, batch.weight))
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._forward_backward(batch, t, weights, key)
-
-        sums = EpochSums.of_step(losses, weights, batch.weight.cpu(), t, self.diffusion.num_timesteps)
-        asked = torch.tensor([self.stop.signal_number == number for number in STOP_SIGNALS]).double()
-        *sums, terminate, interrupt = self.world.sum(torch.cat([sums, asked]).to(self._reduction_device)).tolist()
-        # From the sum, not from this process's own flag: all have to stop after the same step.
-        self._stop_signal = SIGTERM if terminate else SIGINT if interrupt else 0
+        share = importance * counted * self.world.size / batch.global_size
+        losses = self._forward_backward(batch, on_device, share, key)
         self.scaler.unscale_(self.optimizer)
-        grad_norm = float(nn.utils.clip_grad_norm_(self._parameters, options.grad_clip or math.inf))
+        norm = nn.utils.clip_grad_norm_(self._parameters, options.grad_clip or math.inf)
+        sums, grad_norm, losses = self._read_back(losses, importance, counted, on_device, norm)
 
         progress.batch += 1
         progress.images += batch.global_size
@@ -218,10 +195,25 @@ class Trainer:
         if self.timestep_sampler.adaptive:
             self._teach_timestep_sampler(batch, t, losses)
 
-    @property
-    def _reduction_device(self) -> torch.device:
-        # NCCL only sums what lies on the GPU.
-        return self.world.device if self.world.size > 1 and self.world.device.type == "cuda" else torch.device("cpu")
+    def _read_back(
+        self, losses: Tensor, importance: Tensor, counted: Tensor, t: Tensor, grad_norm: Tensor
+    ) -> tuple[list[float], float, list[float]]:
+        """Return the step's sums over all processes, the norm of its gradients, and this process's losses.
+
+        They come from the device in one copy, the only one of a step: each makes the program wait for the device.
+        """
+        # NCCL only sums what lies on the GPU, and MPS has no float64.
+        place = torch.device("cpu") if self.world.device.type == "mps" else self.world.device
+        losses, importance, counted, t, norm = (v.to(place) for v in (losses, importance, counted, t, grad_norm))
+        asked = torch.tensor([self.stop.signal_number == number for number in STOP_SIGNALS]).double()
+        sums = EpochSums.of_step(losses, importance, counted, t, self.diffusion.num_timesteps)
+        sums = self.world.sum(torch.cat([sums, asked.to(place, non_blocking=True)]))
+        values = torch.cat([sums, norm.double()[None], losses.double()]).tolist()
+        *sums, terminate, interrupt = values[: len(sums)]
+        # From the sum, not from this process's own flag: all have to stop after the same step.
+        self._stop_signal = SIGTERM if terminate else SIGINT if interrupt else 0
+        grad_norm, *losses = values[-1 - len(losses) :]
+        return sums, grad_norm, losses
 
     def _update(self, sums: list[float], grad_norm: float) -> None:
         progress = self.progress
@@ -238,11 +230,11 @@ class Trainer:
         progress.sums.bad_steps += 1
         progress.bad_in_a_row += 1
         if progress.bad_in_a_row >= self.options.max_bad_steps:
-            good = self.folder / LAST
-            kept = f"the last good checkpoint is {good.absolute()}" if good.exists() else "nothing was saved yet"
+            last = self.folder / LAST
+            saved = f"the last good checkpoint is {last.absolute()}" if last.exists() else "nothing was saved yet"
             raise UserError(
                 f"max_bad_steps: {progress.bad_in_a_row} steps in a row had a loss or gradient that is not finite "
-                f"(epoch {progress.epoch + 1}, last loss {loss:g}); {kept}: lower lr, or use precision bf16 or fp32",
+                f"(epoch {progress.epoch + 1}, last loss {loss:g}); {saved}: lower lr, or use precision bf16 or fp32",
                 collective=True,
                 already_printed=not self.world.is_main,
             )
@@ -251,41 +243,41 @@ class Trainer:
         anneal = self.options.lr_anneal_steps
         return self.options.lr * (1 - step / anneal) if anneal else self.options.lr
 
-    def _forward_backward(self, batch: TrainBatch, t: Tensor, weights: Tensor, key: tuple[int, int, int]) -> Tensor:
-        """Accumulate the gradient of the global batch's mean loss; return this process's losses [n] on the CPU."""
+    def _forward_backward(self, batch: TrainBatch, t: Tensor, share: Tensor, key: tuple[int, int, int]) -> Tensor:
+        """Accumulate the gradient of the global batch's mean loss; return this process's losses [n].
+
+        t, share: [n], the timestep of each image and how much its loss counts. All on the device.
+        """
         n = len(batch.image)
         size = self.options.microbatch if self.options.microbatch > 0 else n
         losses = []
         for start in range(0, n, size):
             part = slice(start, start + size)
             last = start + size >= n
-            # Gradients of all but the last part only add up locally; the last one starts the exchange.
-            alone = contextlib.nullcontext() if last or self._network is self.model else self._network.no_sync()
-            with alone:
+            # Gradients add up locally until the last part, which starts the exchange between processes.
+            with contextlib.nullcontext() if last or self._network is self.model else self._network.no_sync():
                 loss = self._losses(batch, part, t[part], key)
-                share = weights[part].to(loss.device) * batch.weight[part] * self.world.size / batch.global_size
-                self.scaler.scale((loss * share).sum()).backward()
+                self.scaler.scale((loss * share[part]).sum()).backward()
             losses.append(loss.detach())
-        return torch.cat(losses).cpu()
+        return torch.cat(losses)
 
     def _losses(self, batch: TrainBatch, part: slice, t: Tensor, key: tuple[int, int, int]) -> Tensor:
         """Return the unweighted loss of each image of `part`, [n]."""
         device = self.world.device
         batch_indices = batch.batch_index[part].tolist()
         x0 = batch.image[part]
-        t = t.to(device)
         condition, prepared = batch.condition[part], None
-        if self.label_diffusion is not None:  # the maps are others than those that anything was prepared of
+        if self.label_diffusion is not None:  # it changes the maps, so nothing was prepared of them
             uniform = draw_uniform(step_generators(Stream.LABEL, key, batch_indices, device), condition.size, device)
             condition = self.label_diffusion.diffuse(condition, t, uniform)
         elif batch.prepared is not None:
             prepared = batch.prepared[part]
-        dropped = self._dropped(batch_indices, key)
+        dropped = self._dropped(batch_indices, key).to(device)
         condition = condition.drop(dropped)
         prepared = None if prepared is None else prepared.drop(dropped)
         noise = draw_noise(step_generators(Stream.NOISE, key, batch_indices, device), x0.shape[1:], device)
         x_t = self.diffusion.q_sample(x0, t, noise)
-        # Dropout is the one draw that PyTorch takes from its global generator.
+        # Dropout is the only draw from PyTorch's global generator.
         torch.manual_seed(derive_seed(Stream.DROPOUT, *key, batch_indices[0]))
         with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
             output = self._network(x_t, self.diffusion.model_t(t), condition, prepared)
@@ -296,37 +288,46 @@ class Trainer:
         generators = step_generators(Stream.DROP, key, batch_indices)
         return torch.tensor([float(torch.rand((), generator=g)) < self.options.drop_rate for g in generators])
 
-    def _teach_timestep_sampler(self, batch: TrainBatch, t: Tensor, losses: Tensor) -> None:
-        own = [
-            (batch_index, step, loss)
-            for batch_index, step, loss, weight in zip(
-                batch.batch_index.tolist(), t.tolist(), losses.tolist(), batch.weight.tolist(), strict=True
-            )
-            if weight
-        ]
+    def _teach_timestep_sampler(self, batch: TrainBatch, t: Tensor, losses: list[float]) -> None:
+        measured = zip(batch.batch_index.tolist(), t.tolist(), losses, batch.weight.tolist(), strict=True)
+        own = [(batch_index, step, loss) for batch_index, step, loss, weight in measured if weight]
+        # In the order of the batch, so that the number of processes makes no difference.
         everyone = sorted(entry for entries in self.world.gather(own) for entry in entries)
-        self.timestep_sampler.update(
-            torch.tensor([step for _, step, _ in everyone]), torch.tensor([loss for *_, loss in everyone])
-        )
+        _, timesteps, losses = zip(*everyone, strict=True)
+        self.timestep_sampler.update(torch.tensor(timesteps), torch.tensor(losses))
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a resumable checkpoint as if there had been no interruption (its weights are loaded already).
+        """Resume from a checkpoint, whose weights are loaded already, as if there had been no interruption.
 
-        With another number of images a step, an epoch that was interrupted begins anew.
+        With another number of images a step, an interrupted epoch begins anew.
         """
         self.progress = Progress.from_state(checkpoint.progress)
         self.ema.load_state_dict(checkpoint.ema)
-        restore_optimizer(self.optimizer, checkpoint.optimizer)
+        self._restore_optimizer(checkpoint.optimizer)
         self._restart_epoch_of_other_batches()
         if checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
         if checkpoint.timestep_sampler:
             self.timestep_sampler.load_state_dict(checkpoint.timestep_sampler)
 
+    def _restore_optimizer(self, saved: Mapping[str, Any]) -> None:
+        """Load the moments of `saved`; the weight decay stays that of the options.
+
+        Moments get the memory format of their weights: fused kernels read both in memory order, unchecked, and a
+        checkpoint may come from a machine with another format.
+        """
+        self.optimizer.load_state_dict(dict(saved))
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.options.weight_decay
+        for weight, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
     def _restart_epoch_of_other_batches(self) -> None:
-        """Begin an interrupted epoch anew where its batches would not be the ones it was interrupted in."""
+        """Begin an interrupted epoch anew where its batches are not those of the interrupted training."""
         progress, batches = self.progress, self.loader.batch_plan
         before = (progress.dataset_size, progress.global_batch)
         progress.dataset_size, progress.global_batch = batches.num_items, batches.global_batch
@@ -339,7 +340,7 @@ class Trainer:
             progress.sums = EpochSums()
 
     def _weights(self, *, copy: bool) -> dict[str, Any]:
-        """Return what `best.pt` holds; with `copy` as it is now, in main memory, whatever training does next."""
+        """Return the content of `best.pt`; `copy` copies it to main memory, where training does not change it."""
         content = {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
@@ -352,7 +353,7 @@ class Trainer:
         return content
 
     def _save_if_due(self, at_least_seconds: float = 0.0) -> None:
-        """Save where the last time is long enough ago, but not while steps are bad: they may lead nowhere."""
+        """Save if the last time is long enough ago, but not after a step that was not finite: the state may be lost."""
         pause = max(at_least_seconds, self._save_seconds / SAVING_SHARE)
         if not self.progress.bad_in_a_row and time.monotonic() - self._saved_at > pause:
             self._save()
@@ -363,7 +364,7 @@ class Trainer:
             return
         started = time.monotonic()
         if self.world.is_main:
-            # best.pt first: if the process dies between the two, resuming finds the same best epoch again.
+            # best.pt first: if the process ends between the two, the resumed run finds the same best epoch again.
             if self._unsaved_best is not None:
                 save_checkpoint(self.folder / BEST, {**self.describe, **self._unsaved_best})
             state = {

@@ -1,4 +1,4 @@
-"""What `run.py` measures at: the cases, and the images and label maps of each."""
+"""The cases that `run.py` measures, and the images and label maps of each."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from guided_diffusion.conditions.semantic_map import SemanticMap
 MOST_OBJECTS = 24
 """Objects of an image above which procedural masks leave classes out: none has more than a few dozen."""
 IGNORED = 255
-"""The value that masks of a folder may have where no class is known."""
+"""The ignore value of the masks of a folder."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and what it runs on.
+    """A network and its inputs.
 
     size: pixels of a side. channels: `num_channels`. objects: in each procedural mask; None: 1 to 4, or more where that
     could not show all classes. shown: how many of the classes procedural masks have; None: all. masks: a folder of
@@ -46,12 +46,12 @@ class Case:
 
     @property
     def title(self) -> str:
-        """The case in a table's cell."""
+        """The case, for a table cell."""
         return f"{self.size} px / {self.channels} ch / {self.classes}"
 
     @property
     def amp_dtype(self) -> torch.dtype | None:
-        """The type the networks run in, None for that of their weights."""
+        """The autocast type of the networks, None for the type of their weights."""
         return torch.bfloat16 if self.precision == "bf16" else None
 
     @property
@@ -62,7 +62,7 @@ class Case:
 
 
 def default_batch(size: int, channels: int) -> int:
-    """Return the images of a batch where nothing is said."""
+    """Return the default batch size."""
     if size <= 64:
         return 16
     if size <= 128:
@@ -103,7 +103,7 @@ def make_batch(case: Case) -> Batch:
 
 
 def distinct_share(case: Case) -> float:
-    """Return how many distinct 5x5 patches the maps of `case` have at full size, by pixels."""
+    """Return distinct 5x5 patches / pixels of the maps of `case` at full size."""
     condition = make_batch(replace(case, device="cpu")).condition
     patches = number_patches(condition, condition.size)
     return len(patches) / patches.index.numel()
@@ -159,7 +159,7 @@ def _shapes(rng: np.random.Generator, count: int, size: int) -> Iterator[NDArray
 def folder_masks(folder: Path, batch: int, size: int, classes: int) -> NDArray[np.int64]:
     """Return label maps [N, H, W] read from label PNGs spread over those of `folder`, brought to `size` x `size`.
 
-    Raises ValueError, naming the file, where there are none or one has labels that are no class.
+    Raises ValueError, naming the file, where there are none or one has an unknown label.
     """
     paths = sorted(folder.glob("*.png"))
     if not paths:

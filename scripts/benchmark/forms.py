@@ -1,4 +1,4 @@
-"""What `run.py` finds out about the forms of a modulation: when each pays, and what label diffusion costs."""
+"""Measurements of `run.py` on the forms of modulations: when each is fastest, and the cost of label diffusion."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from guided_diffusion.conditions.patches import number_patches
 from guided_diffusion.data.class_statistics import eta_from_statistics
 from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.label_diffusion import CLASSWISE, UNIFORM, build_label_diffusion, label_generators
+from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.models.spade.norm import DENSE_ABOVE, MIXED_ABOVE
 from guided_diffusion.models.unet import UNetModel
 from scripts.benchmark.cases import Batch, Case, make_batch
 from scripts.benchmark.timing import Ratio, interleaved, ratio
-from scripts.benchmark.variants import Ours, Step, training_step
+from scripts.benchmark.variants import DIFFUSION, Ours, Step, training_step
 
 FORMS = ("lookup", "mixed", "dense")
 NOISE = (0.0, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.4, 1.0)
@@ -31,7 +32,7 @@ Done = Callable[[Case, str], None]
 
 @dataclass(frozen=True)
 class FormsShare:
-    """The forms on maps of one noisiness.
+    """The forms on maps with one share of noise.
 
     noise: share of pixels that were replaced. distinct: 5x5 patches by pixels at full size; windows: 3x3 ones.
     training, guided: form -> the time of a training step, and of a guided step with tables of its own, over the lookup.
@@ -45,9 +46,9 @@ class FormsShare:
 
 
 def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[FormsShare]:
-    """Yield the cost of each form for maps of growing noisiness.
+    """Yield the cost of each form for more and more noisy maps.
 
-    Patches are counted before: who has to choose has counted them already.
+    The counting of patches is not timed, as choosing a form needs it anyway.
     """
     variant = Ours(case)
     for noise in NOISE:
@@ -66,7 +67,7 @@ def measure_threshold(case: Case, rounds: int, done: Done) -> Iterator[FormsShar
 
 
 class _Prepared:
-    """A network that is called with one condition only, of which `prepared` was made before."""
+    """A network for one condition, with `prepared` made before."""
 
     def __init__(self, network: UNetModel, prepared: Prepared):
         self.encode, self.decode = network.encode, network.decode
@@ -74,7 +75,7 @@ class _Prepared:
 
 
 def _guided(variant: Ours, batch: Batch, prepared: Prepared) -> Step:
-    """Return a guided step whose tables are made anew."""
+    """Return a guided step that computes its tables."""
     denoise = variant.denoiser(batch, condition_fn=lambda condition, t: condition)
     denoise.model = _Prepared(variant.network, prepared.to(variant.case.device))  # the null tables are made
     return lambda: denoise(batch.noise, batch.t)
@@ -95,7 +96,7 @@ def in_form(variant: Ours, form: str, part: str, step: Step) -> Step:
 def crossing(shares: Sequence[FormsShare], part: str, first: str, second: str, by: str) -> float | None:
     """Return the share of patches (`by` is "distinct" or "windows") from which `second` is the faster form.
 
-    That of the first of `shares` where it is so in all of them, None where it never becomes so.
+    It is the smallest of `shares` from which on `second` is always faster; None if there is none.
     """
 
     def over(share: FormsShare) -> float:
@@ -113,7 +114,7 @@ def crossing(shares: Sequence[FormsShare], part: str, first: str, second: str, b
 
 
 def threshold_lines(case: Case, shares: Sequence[FormsShare]) -> list[str]:
-    """Return the Markdown table of a threshold study and what follows from it."""
+    """Return the Markdown table of a threshold study, and its conclusions."""
     lines = [
         f"The forms over lookup, {case.title} classes, batch {case.batch}; tables made in every step:",
         "",
@@ -149,7 +150,7 @@ def measure_label_diffusion(case: Case, rounds: int, done: Done) -> dict[str, di
     variant, batch = Ours(case), make_batch(case)
     found = {}
     for part, make in (("training", _label_training), ("guided", _label_guided)):
-        variant.network.conditioner.impl = "auto"  # in which what all steps share is made
+        variant.network.conditioner.impl = "auto"  # which computes what all steps share
         plain = in_form(variant, "auto", part, make(variant, batch, None))
         steps = {"without": plain}
         for form in ("auto", *FORMS):
@@ -172,13 +173,13 @@ def _eta(batch: Batch) -> list[float]:
 def _label_training(variant: Ours, batch: Batch, cond_opt: str | None) -> Step:
     if cond_opt is None:
         return training_step(variant, batch)
-    process = build_label_diffusion(cond_opt, build_diffusion(), batch.condition.num_classes, _eta(batch))
+    process = build_label_diffusion(cond_opt, DIFFUSION, batch.condition.num_classes, _eta(batch))
     condition_fn = process.condition_sampler(label_generators(range(len(batch.condition)), variant.case.device))
     return training_step(variant, batch, condition_fn)
 
 
 def _label_guided(variant: Ours, batch: Batch, cond_opt: str | None) -> Step:
-    diffusion = build_diffusion(time_grid="uniform", steps=STEPS)
+    diffusion = build_diffusion(DiffusionOptions(), time_grid="uniform", steps=STEPS)
     condition_fn = None
     if cond_opt is not None:
         process = build_label_diffusion(cond_opt, diffusion, batch.condition.num_classes, _eta(batch))

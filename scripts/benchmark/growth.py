@@ -1,4 +1,4 @@
-"""What `run.py` finds out about this project's network alone: how its steps grow."""
+"""Measurements of `run.py` on our network alone: how the time of its steps scales."""
 
 from __future__ import annotations
 

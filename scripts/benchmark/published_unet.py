@@ -1,4 +1,4 @@
-"""The network as the published code runs it, with the weights of ours: what `run.py` compares with.
+"""The network as the published code runs it, with our weights: the reference of `run.py`.
 
 Every normalization of the decoder brings the one-hot map to its size and runs three convolutions over all pixels, in
 every step; guidance is two passes of the whole network; attention forms its matrix of weights, and again in the
@@ -22,7 +22,7 @@ from guided_diffusion.models.unet import UNetModel
 
 
 class PublishedUNet(nn.Module):
-    """A copy of `model` whose forward pass takes the steps of the published one."""
+    """A copy of `model` whose forward pass does what the published one does."""
 
     def __init__(self, model: UNetModel):
         super().__init__()

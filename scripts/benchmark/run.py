@@ -1,4 +1,4 @@
-"""Compare the cost of training and sampling with the published code's, MONAI's and that of no condition at all.
+"""Compare the cost of training and sampling with the published code, with MONAI, and with no condition.
 
     python -m scripts.benchmark.run [--quick] [--sizes 64:32:6 ...] [--masks FOLDER] [--growth] [--threshold]
         [--label-diffusion]
@@ -12,8 +12,8 @@ One Markdown table goes to stdout and everything measured to a JSON file. The va
   embedding only shifts, its normalizations have weights of their own.
 - ours: this project's network and steps with their defaults. On a CPU the patches of the maps are counted within
   the training step, as training does it there; for a GPU loading processes count them.
-- floor: our network without a condition (`condition` none), its encoder run once and its decoder twice: what would be
-  left if the condition cost nothing.
+- floor: our network without a condition (`condition` none), its encoder run once and its decoder twice: the cost
+  without any condition.
 
 A training step is the loss (v, learned variance), its gradient, clipping, AdamW and one moving average. A guided
 sampling step is the guided output at s = 1.5; what all steps of a sample share (one-hot maps, tables) is made before,
@@ -61,7 +61,7 @@ from scripts.benchmark.timing import (
     ratio,
     warm_up_runs,
 )
-from scripts.benchmark.variants import VARIANTS, Ours, Variant, architecture, available, guided_steps, training_step
+from scripts.benchmark.variants import VARIANTS, Ours, Variant, available, guided_steps, network_options, training_step
 
 SIZES = ("64:32:6", "128:64:6", "256:128:6", "256:256:151")
 PARTS = ("training", "guided", "memory")
@@ -71,9 +71,9 @@ COST = {"training": 3.5, "guided": 2.0}
 
 
 class Benchmark:
-    """The measuring of cases, told to a progress bar.
+    """Measures cases and reports progress.
 
-    rows: what was found. notes: what else is to be said of it.
+    rows: the results. notes: remarks on them.
     """
 
     def __init__(self, rounds: int | None, progress: Progress):
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure_cases(options: argparse.Namespace, cases: Sequence[Case], report: dict[str, Any]) -> list[str]:
-    """Measure the comparison into `report`; return its table and what is to be said of it."""
+    """Measure the comparison into `report`; return its table and notes."""
     todo = [(case, parts_of(case, options.parts)) for case in cases]
     with Progress(sum(case_seconds(case, parts, rounds_of(case, options.rounds)) for case, parts in todo)) as progress:
         benchmark = Benchmark(options.rounds, progress)
@@ -210,7 +210,7 @@ def measure_cases(options: argparse.Namespace, cases: Sequence[Case], report: di
 
 
 def measure_all_growth(options: argparse.Namespace, base: Case, report: dict[str, Any]) -> list[str]:
-    """Measure the growth of a step over classes, image size and batch into `report`; return the tables."""
+    """Measure how steps scale with classes, image size and batch into `report`; return the tables."""
     todo, lines, report["growth"] = growth_cases(base), [], []
     rounds = options.rounds or rounds_of(base, None)
     runs = rounds + warm_up_runs(base.device)
@@ -227,7 +227,7 @@ def measure_all_growth(options: argparse.Namespace, base: Case, report: dict[str
 
 
 def measure_forms(options: argparse.Namespace, case: Case, report: dict[str, Any]) -> list[str]:
-    """Measure the forms of modulations over the noisiness of maps into `report`; return the table."""
+    """Measure the forms of modulations on more and more noisy maps into `report`; return the table."""
     rounds = rounds_of(case, options.rounds)
     seconds = (COST["training"] + COST["guided"]) * case.forward_seconds
     with Progress(len(FORMS) * len(NOISE) * (rounds + warm_up_runs(case.device)) * seconds) as progress:
@@ -257,7 +257,7 @@ def measure_labels(options: argparse.Namespace, case: Case, report: dict[str, An
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Case]]:
-    """Return the options and the cases that they ask for; ends the program where they cannot be used."""
+    """Return the options and their cases; exits with an error for invalid ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small size, few rounds: under a minute")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE:CHANNELS:CLASSES", help=f"default: {' '.join(SIZES)}")
@@ -315,8 +315,7 @@ def _case(text: str, batch: int | None, options: argparse.Namespace) -> Case:
         compiled=options.compile,
         masks=options.masks,
     )
-    keys = ("image_size", "num_channels", "num_res_blocks", "num_head_channels")
-    problems = architecture_problems(**{key: architecture(case)[key] for key in keys})
+    problems = architecture_problems(network_options(case), case.size)
     if problems:
         raise ValueError(f"--sizes {text}: {problems[0][1]}")
     return case

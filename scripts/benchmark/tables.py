@@ -1,4 +1,4 @@
-"""What `run.py` puts out: a Markdown table and a JSON file."""
+"""The output of `run.py`: a Markdown table and a JSON file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RATIOS = (("reference", "ours"), ("monai", "ours"), ("ours", "floor"))
 
 @dataclass(frozen=True)
 class Row:
-    """What one part of one case gave.
+    """The result of one part of one case.
 
     distinct: 5x5 patches by pixels at full size. parameters: by variant. medians: by variant, in `unit`. ratios: by
     "above/below", with quartiles where there were rounds. seconds: by variant, of each round.
@@ -49,7 +49,7 @@ def table(rows: Iterable[Row]) -> list[str]:
 
 
 def case_lines(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each case: the weights of its networks, what its maps are like."""
+    """Return a line for each case: number of weights, properties of the maps."""
     return [
         f"{row.case.title}: {', '.join(f'{name} {count / 1e6:.1f} M' for name, count in row.parameters.items())} "
         f"weights; {row.distinct:.1%} as many distinct 5x5 patches as pixels."
@@ -58,7 +58,7 @@ def case_lines(rows: Iterable[Row]) -> list[str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return what was measured on, with what, and when."""
+    """Return machine, software and date."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": str(device),
@@ -70,7 +70,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """Return the processor's name as far as the system tells it."""
+    """Return the name of the processor, if the system has it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [
@@ -82,7 +82,7 @@ def cpu_model() -> str:
 
 
 def conditions(facts: dict[str, Any], case: Case) -> list[str]:
-    """Return the lines that say under which conditions the table came to be."""
+    """Return the lines with the conditions of the measurement."""
     masks = "procedural masks" if case.masks is None else f"masks of {case.masks}"
     compiled = ", ours and floor compiled" if case.compiled else ""
     lines = [

@@ -1,4 +1,4 @@
-"""How `run.py` measures: time in interleaved rounds, memory in a process of its own."""
+"""Timing in interleaved rounds, and memory in separate processes, for `run.py`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Ratio:
-    """How much more one thing took than another.
+    """A ratio of times.
 
     value: of the medians. quartiles: of the ratios of the single rounds, where there were rounds.
     """
@@ -59,7 +59,7 @@ class Progress:
         self._bar.close()
 
     def now(self, what: str) -> None:
-        """Say what is measured."""
+        """Show what is being measured."""
         self._bar.set_description_str(what)
 
     def done(self, seconds: float) -> None:
@@ -99,7 +99,7 @@ def warm_up_runs(device: str) -> int:
 
 
 def synchronize(device: str) -> None:
-    """Wait until `device` has done what it was asked to do."""
+    """Wait until `device` has finished its work."""
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.synchronize(device)
@@ -108,11 +108,11 @@ def synchronize(device: str) -> None:
 
 
 def peak_training_memory(case: Case, name: str) -> float:
-    """Return the most memory in GiB that training steps of a variant take, measured in a process of its own.
+    """Return the most memory in GiB of training steps of a variant, measured in a separate process.
 
     On a GPU it is what PyTorch allocated; on a CPU the largest resident size less that before the network was built.
 
-    Raises ChildProcessError with the last line of what the process said where it could not do it.
+    Raises ChildProcessError with the last line of output if the process fails.
     """
     command = [sys.executable, "-m", "scripts.benchmark.timing", json.dumps(asdict(case)), name]
     root = str(Path(__file__).resolve().parents[2])
@@ -137,7 +137,7 @@ def _train_for_memory(case: Case, name: str) -> float:
 
 
 def _resident_gib() -> float:
-    """Return the resident size of this process now in GiB, or its peak so far where only that is known."""
+    """Return the resident size of this process now in GiB, or its peak so far if the system has only that."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_memory_gib(torch.device("cpu"))

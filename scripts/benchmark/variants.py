@@ -15,8 +15,10 @@ from guided_diffusion.conditions.base import Prepared
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
+from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.models.architecture import attention_factors, default_channel_mult, level_channels
 from guided_diffusion.models.compilation import compile_network
+from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.models.unet import UNetModel, build_unet
 from guided_diffusion.training.ema import EMA
 from scripts.benchmark.cases import Batch, Case
@@ -27,28 +29,21 @@ RATE = 0.9999
 CLIP = 1.0
 LEARNING_RATE = 1e-5
 HEAD_CHANNELS = 32
-DIFFUSION = build_diffusion()
+DIFFUSION = build_diffusion(DiffusionOptions())
 
 Step = Callable[[], Any]
 
 
-def architecture(case: Case) -> dict[str, Any]:
-    """Return the options of the case's network; what is not said has the published default."""
-    return {
-        "image_size": case.size,
-        "num_classes": case.classes,
-        "num_channels": case.channels,
-        "num_res_blocks": 2,
-        "num_head_channels": HEAD_CHANNELS,
-        "resblock_updown": True,
-        "learn_sigma": True,
-    }
+def network_options(case: Case, condition: str = "mask") -> ModelOptions:
+    """Return the options of the network for `case`."""
+    changes = {"num_channels": case.channels, "num_head_channels": HEAD_CHANNELS, "condition": condition}
+    return ModelOptions().model_copy(update=changes)
 
 
 def build_network(case: Case, condition: str = "mask") -> UNetModel:
     """Return our network for `case`, always with the same weights, none of them zero."""
     torch.manual_seed(0)
-    model = build_unet(**architecture(case), condition=condition)
+    model = build_unet(network_options(case, condition), image_size=case.size, num_classes=case.classes)
     perturb(model)
     return model.to(case.device)
 
@@ -62,7 +57,7 @@ def perturb(model: nn.Module) -> None:
 
 
 class Variant(ABC):
-    """One of the networks, with all that is special in training it and sampling from it."""
+    """One of the networks, with its own way of training and sampling."""
 
     name: str
     network: nn.Module
@@ -72,7 +67,7 @@ class Variant(ABC):
 
     @staticmethod
     def load() -> bool:
-        """Import what the variant needs; return whether it is there."""
+        """Import what the variant needs; return whether it is installed."""
         return True
 
     @property
@@ -82,12 +77,12 @@ class Variant(ABC):
 
     @property
     def precision(self) -> AbstractContextManager:
-        """What the network runs in."""
+        """Autocast context of the network."""
         amp_dtype, device = self.case.amp_dtype, torch.device(self.case.device)
         return nullcontext() if amp_dtype is None else torch.autocast(device.type, dtype=amp_dtype)
 
     def prepare(self, condition: SemanticMap) -> Prepared | None:
-        """Return what the network wants prepared of maps in main memory, if anything."""
+        """Return what the network prepares of maps in main memory, if anything."""
         return None
 
     def loaded(self, condition: SemanticMap) -> tuple[SemanticMap, Prepared | None]:
@@ -106,7 +101,7 @@ class Variant(ABC):
 
     @abstractmethod
     def averages(self) -> Callable[[int], None]:
-        """Return what takes the weights after a step into their average."""
+        """Return the function that updates the average of the weights."""
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, condition: SemanticMap, prepared: Prepared | None) -> Tensor:
@@ -114,7 +109,7 @@ class Variant(ABC):
 
     @abstractmethod
     def guided_step(self, batch: Batch) -> Step:
-        """Return the guided step; what all steps of a sample share is done."""
+        """Return the guided step without the work that all steps of a sample share."""
 
     @property
     def _on_gpu(self) -> bool:
@@ -122,7 +117,7 @@ class Variant(ABC):
 
 
 class _AsPublished(Variant):
-    """Trained and sampled from as the published code does it: one-hot maps, two passes, nothing fused."""
+    """Training and sampling as in the published code: one-hot maps, two passes, nothing fused."""
 
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE)
@@ -198,7 +193,7 @@ class Monai(_AsPublished):
 
 
 class _Guided(Variant):
-    """Trained and sampled from as this project does it."""
+    """Training and sampling as in this project."""
 
     condition: str
 
@@ -227,7 +222,7 @@ class _Guided(Variant):
         return lambda: denoise(batch.noise, batch.t)
 
     def first_guided_step(self, batch: Batch) -> Step:
-        """Return the first step of a sample: what all steps share has to be made."""
+        """Return the first step of a sample, which computes what all steps share."""
         return lambda: self.denoiser(batch)(batch.noise, batch.t)
 
     @torch.inference_mode()

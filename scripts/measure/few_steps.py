@@ -1,4 +1,4 @@
-"""Measure what few sampling steps cost in quality: samples of a trained model in many steps and in few, by statistics.
+"""Measure the quality of few sampling steps: statistics of samples with many and with few steps.
 
     python -m scripts.measure.few_steps RUN_FOLDER --data-dir data/magnetic_tile [--short dpm++2m:logsnr:20 ...]
     python -m scripts.measure.few_steps RUN_FOLDER --data-dir data/magnetic_tile --reference
@@ -64,7 +64,7 @@ REFERENCE_IMAGES = 8
 
 @dataclass(frozen=True)
 class Setup:
-    """A trained model and what it samples from, as the sample action would have them."""
+    """A trained model and its conditions, as the action `sample` has them."""
 
     checkpoint: Path
     pipeline: SamplingPipeline
@@ -96,7 +96,7 @@ class Setup:
         return Setup(checkpoint.path, pipeline, pairs, encoding, real, condition)
 
     def facts(self, arguments: argparse.Namespace) -> dict[str, Any]:
-        """Return what the figures are of, for the record."""
+        """Return the settings of the measurement."""
         return {
             "date": date.today().isoformat(),
             "machine": f"{platform.machine()}, {self.pipeline.device}, torch {torch.__version__}",
@@ -197,7 +197,7 @@ def draw(setup: Setup, shown: Mapping[str, Pixels], path: str) -> None:
 
 
 def measure_reference(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print how far this project's images are from those of the published computation, and return it."""
+    """Print and return the difference between our images and those of the published computation."""
     setup = Setup.of(arguments, arguments.images or REFERENCE_IMAGES)
     options = sampler_of(arguments, "ddpm:uniform:50")
     ours = setup.pipeline.begin(options)
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=_positive, default=1, help="seeds from --seed on")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--picture", metavar="FILE", help="write a picture for the eye")
+    parser.add_argument("--picture", metavar="FILE", help="write a picture")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     parser.add_argument("--reference", action="store_true", help="measure against the published computation instead")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Data for which the best network is known, and with it what a sampler should give: to measure samplers by.
+"""Gaussian data, for which the best network and the result of a sampler have closed forms.
 
 For pixels from N(mean, std^2), each on its own, E[x0 | x_t] is linear in x_t; so every sampler is an affine map of the
 noise it begins with and the noise it draws, and the distribution of its samples is known as soon as that map is.
@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 def exact_network(diffusion: GaussianDiffusion, mean: float, std: float) -> NetworkFunction:
     """Return the best network function for pixels from N(mean, std^2).
 
-    Its mean channels stand for E[x0 | x_t], whatever the process has predicted; its variance channels, where the
+    Its mean channels correspond to E[x0 | x_t], in the prediction of the process; its variance channels, where the
     process has learned variance, for the variance of q(x_{t-1} | x_t).
     """
     abar = torch.tensor(diffusion.alphas_cumprod)
@@ -50,7 +50,7 @@ def exact_network(diffusion: GaussianDiffusion, mean: float, std: float) -> Netw
 
 
 def sample_moments(sampler: Sampler, diffusion: GaussianDiffusion, mean: float, std: float, **keywords: Any) -> Moments:
-    """Return the moments of what `sampler` makes of the exact network for N(mean, std^2): those of infinitely many.
+    """Return the moments of infinitely many samples of `sampler` with the exact network for N(mean, std^2).
 
     Exact up to float32's rounding, as nothing is clipped, which would make the sampler nonlinear. keywords: further
     ones of the sampler, such as `eta`.

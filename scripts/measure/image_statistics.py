@@ -1,4 +1,4 @@
-"""How far a set of images is from another by simple statistics of their channels: to measure samples by.
+"""Differences between two sets of images in simple statistics of their channels.
 
 All images are 8-bit pictures of one size, and everything is in gray levels (0..255). For each channel:
 
@@ -32,7 +32,7 @@ SPLITS = 200  # random halves of the real images
 
 
 class Statistics(NamedTuple):
-    """What is known of a set of images, in gray levels; each [C].
+    """Statistics of a set of images, in gray levels; each [C].
 
     gradient: the mean gradient magnitude.
     histogram: [C, BINS], the shares of the gradient magnitudes that are in each bin.
@@ -45,7 +45,7 @@ class Statistics(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the statistics of any subset of N images follow from: sums over the pixels of each image.
+    """Sums over the pixels of each of N images, which give the statistics of any subset.
 
     pixels, squares: [N, C] float64, of the values and of their squares, exact. values: how many they are of.
     magnitudes: [N, C], of the gradient magnitudes. histogram: [N, C, BINS] their counts.

@@ -20,6 +20,7 @@ CASE = """
 import sys
 import torch
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.models.unet import build_unet
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.memory import keep_freed_memory, peak_memory_gib
@@ -29,8 +30,8 @@ size, channels, batch, classes, checkpointed, precision, device = (
 if device.type == "cpu":
     keep_freed_memory()  # as training does
 before = 0.0 if device.type == "cuda" else peak_memory_gib(device)
-model = build_unet(image_size=size, num_classes=classes, num_channels=channels, num_res_blocks=2, num_head_channels=32,
-                   resblock_updown=True, use_checkpoint=bool(checkpointed)).to(device)
+options = ModelOptions(num_channels=channels, num_head_channels=32, use_checkpoint=bool(checkpointed))
+model = build_unet(options, image_size=size, num_classes=classes).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 averages = [p.detach().clone() for p in model.parameters()]
 label = torch.randint(0, classes, (batch, size // 8, size // 8), dtype=torch.uint8)

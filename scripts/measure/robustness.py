@@ -1,4 +1,4 @@
-"""Measure what wrong masks cost: SDM and SCDM trained alike on clean masks, sampled from clean and from noisy ones.
+"""Measure robustness to noisy masks: SDM and SCDM, trained alike on clean masks, sampled from clean and noisy masks.
 
     python -m scripts.measure.robustness [--output runs/robustness] [--systems sdm scdm] [--epochs 120] [--seeds 0 1]
 
@@ -12,9 +12,9 @@ Noise has the size that the published one has by the side of the network's image
 network's rows and columns, `edge` and `random` are made on masks of 256 px.
 
 A drop is the clean masks' mIoU less the noisy ones'; intervals hold 95 % of 2,000 resamples of the test masks, drawn
-alike for all systems. They do not tell of the luck of training: the drop of each seed stands beside them.
+alike for all systems. They do not include the variance between trainings: the drop of each seed is given, too.
 
-Goes on where it stopped. Once the data are there (`--until data`), systems can be trained by several commands at a time
+Running it again resumes. Once the data exist (`--until data`), systems can be trained by several commands at a time
 (`--systems sdm --until sample`).
 """
 
@@ -75,7 +75,7 @@ TRAIN_PAIRS, TEST_PAIRS, FILE_SIZE = 128, 64, 256
 JUDGE_PAIRS = 400
 IMAGE_SIZE = 64
 SAMPLES_PER_MASK = 1
-NULL_VALUE = 255  # what noisy masks hold for pixels of no class
+NULL_VALUE = 255  # the ignore value of noisy masks
 BATCH_SIZE = 8
 GUIDANCE = 1.5
 RESAMPLES = 2000
@@ -83,7 +83,7 @@ SHOWN = 3
 
 
 def train(root: Path, system: str, seed: int, epochs: int) -> Path:
-    """Train `system` from `seed` and return its run folder; one that is finished is left as it is."""
+    """Train `system` from `seed` and return its run folder; a finished one is not trained again."""
     folder = root / f"{system}_{seed}"
     values = {
         "data_dir": str(root / "dataset"),
@@ -120,7 +120,7 @@ def _run(action: str, values: Mapping[str, Any]) -> None:
 
 
 def make_masks(root: Path) -> dict[str, Path]:
-    """Write the dataset and its noisy test masks where they are not there yet; return the folder of each kind."""
+    """Write the dataset and its noisy test masks if they do not exist yet; return the folder of each kind."""
     dataset = root / "dataset"
     write_demo_dataset(dataset, num_train=TRAIN_PAIRS, num_test=TEST_PAIRS, size=FILE_SIZE, seed=0)
     folders = {CLEAN: dataset / "test" / "masks"}
@@ -166,9 +166,9 @@ def real_images(folder: Path, split: str) -> ImageSet:
     return ImageSet(images, labels, tuple(pair.stem for pair in report.pairs), encoding.num_classes)
 
 
-def train_judge(root: Path, steps: int) -> nn.Module:
-    """Return a segmenter trained on real images that neither training nor test have; one that is there is read."""
-    path, dataset = root / f"judge_{steps}.pt", root / "judge"
+def load_segmenter(root: Path, steps: int) -> nn.Module:
+    """Return a segmenter trained on other real images than those of training and test; a saved one is loaded."""
+    path, dataset = root / f"segmenter_{steps}.pt", root / "segmenter"
     write_demo_dataset(dataset, num_train=JUDGE_PAIRS, num_test=TEST_PAIRS, size=FILE_SIZE, seed=1)
     classes = len(CLASSES)
     model = build_segmenter("fpn", "resnet18", num_classes=classes, seed=0)
@@ -191,15 +191,15 @@ def train_judge(root: Path, steps: int) -> nn.Module:
     return found.model
 
 
-def judged(judge: nn.Module, samples: SampleFolder, truth: ImageSet) -> Counts:
-    """Return the counts of the judge's predictions on samples against the clean masks, [masks, C], by mask."""
+def segmenter_counts(segmenter: nn.Module, samples: SampleFolder, truth: ImageSet) -> Counts:
+    """Return the counts of the predictions of the segmenter on samples against the clean masks, [masks, C], by mask."""
     place = {name: index for index, name in enumerate(truth.names)}
     images, owner = [], []
     for line in samples.lines.values():
         with Image.open(samples.folder / line.image) as image:
             images.append(np.asarray(image.convert("RGB")))
         owner.append(place[Path(line.source_mask).stem])
-    found = count(truth.labels[owner], predict(judge, np.stack(images), 64, torch.device("cpu")), truth.num_classes)
+    found = count(truth.labels[owner], predict(segmenter, np.stack(images), 64, torch.device("cpu")), truth.num_classes)
     assert np.bincount(owner, minlength=len(truth)).min() == SAMPLES_PER_MASK
     rows = np.zeros((3, len(truth), truth.num_classes), dtype=np.int64)
     for summed, pixels in zip(rows, found.columns, strict=True):
@@ -213,11 +213,11 @@ def weights_of_resamples(masks: int) -> NDArray[np.float64]:
 
 
 def measure(root: Path, samples: Mapping[tuple[str, int, str], SampleFolder], steps: int) -> dict[str, Any]:
-    """Judge the samples of each system, seed and kind of mask; return everything that was found."""
+    """Measure the samples of each system, seed and kind of mask; return all numbers."""
     truth = real_images(root / "dataset", "test")
-    judge = train_judge(root, steps)
-    counts = {key: judged(judge, found, truth) for key, found in samples.items()}
-    real = count(truth.labels, predict(judge, truth.images, 64, torch.device("cpu")), truth.num_classes)
+    segmenter = load_segmenter(root, steps)
+    counts = {key: segmenter_counts(segmenter, found, truth) for key, found in samples.items()}
+    real = count(truth.labels, predict(segmenter, truth.images, 64, torch.device("cpu")), truth.num_classes)
     draw_picture(root, truth, samples)
     weights = weights_of_resamples(len(truth))
     systems, seeds, kinds = (list(dict.fromkeys(key[part] for key in samples)) for part in range(3))
@@ -269,7 +269,7 @@ def interval(values: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def draw_picture(root: Path, truth: ImageSet, samples: Mapping[tuple[str, int, str], SampleFolder]) -> None:
-    """Draw, for a few test masks, what each system makes of the mask in each state."""
+    """Draw the samples of each system for a few test masks, clean and noisy."""
     systems, seeds, kinds = (list(dict.fromkeys(key[part] for key in samples)) for part in range(3))
     palette = visualize.class_palette(truth.num_classes)
     rows = []
@@ -339,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["sdm", "scdm"])
     parser.add_argument("--epochs", type=positive, default=120)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training, each a network of its own")
-    parser.add_argument("--judge-steps", type=positive, default=800, help="of the segmenter's training")
+    parser.add_argument("--segmenter-steps", type=positive, default=800, help="of the segmenter's training")
     parser.add_argument("--until", choices=["data", "train", "sample", "measure"], default="measure")
     arguments = parser.parse_args(argv)
     keep_freed_memory()
@@ -362,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         if arguments.until == "sample":
             return
-        found = measure(root, samples, arguments.judge_steps)
+        found = measure(root, samples, arguments.segmenter_steps)
     except UserError as error:
         raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
     except Interrupted as stopped:

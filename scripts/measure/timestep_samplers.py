@@ -1,9 +1,9 @@
-"""Measure how much each schedule_sampler lets the epoch loss of an unchanging network vary.
+"""Measure how much the epoch loss of a fixed network varies with each schedule_sampler.
 
     python -m scripts.measure.timestep_samplers RUN_FOLDER [--epochs 30]
 
-The raw weights of a finished run are held still and the mean training loss of many epochs is computed, with the
-augmentation, noise and timesteps that training would draw. What varies from epoch to epoch is then noise alone.
+The mean training loss of many epochs is computed with the fixed raw weights of a finished run, with augmentation, noise
+and timesteps as in training. Variation from epoch to epoch is then only noise.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader
+from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.samplers import draw_noise
-from guided_diffusion.diffusion.timestep_sampler import build_timestep_sampler
-from guided_diffusion.pipelines.build import build_process, network_from_checkpoint, options_of_checkpoint
+from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
+from guided_diffusion.pipelines.build import network_from_checkpoint, options_of_checkpoint
 from guided_diffusion.pipelines.dataset import open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device
@@ -41,15 +42,15 @@ def main() -> None:
 def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, float]:
     """Return mean and standard deviation of the epoch loss of the run's raw weights."""
     device = choose_device(arguments.device)
-    world = ProcessGroup(0, 1, 0, device)
+    group = ProcessGroup(0, 1, 0, device)
     checkpoint = load_checkpoint(find_checkpoint(arguments.run_folder))
     config = options_of_checkpoint(checkpoint, TrainConfig)
     model = network_from_checkpoint(checkpoint, config, "raw").to(device).eval()
-    process = build_process(config.diffusion)
-    dataset = training_dataset(config, open_training_data(config), world)
+    process = build_diffusion(config.diffusion)
+    dataset = training_dataset(config, open_training_data(config), group)
     batches = DistributedBatchPlan(len(dataset), config.optimizer.batch_size, seed=config.run.seed)
     loader = TrainLoader(dataset, batches, device=device)
-    sampler = build_timestep_sampler(sampler_name, process.num_timesteps)
+    sampler = TIMESTEP_SAMPLERS[sampler_name](process.num_timesteps)
     epoch_losses = []
     for epoch in range(arguments.epochs):
         losses = []

@@ -143,9 +143,9 @@ def test_launchers_are_recognized():
 
 def test_devices_that_do_not_exist_are_refused():
     assert choose_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match=r"\bdevice\b.*'tpu'"):
+    with pytest.raises(UserError, match=r"^device\b.*'tpu'"):
         choose_device("tpu")
     if not torch.cuda.is_available():
         assert choose_device("auto").type == "cpu"
-        with pytest.raises(UserError, match=r"\bdevice\b.*'cuda'"):
+        with pytest.raises(UserError, match=r"^device\b.*'cuda'"):
             choose_device("cuda")

@@ -305,7 +305,7 @@ def test_bare_weights_ask_for_eta_and_refuse_one_that_is_not_used(trained, lemon
     values |= {"dataset_mode": "multi-class", "image_size": 16, "num_heads": 4}
     for more, said in (
         ({**CLASSWISE_ON}, "eta_path is missing"),
-        ({"eta_path": "e.npy"}, "eta_path is given, but nothing says"),
+        ({"eta_path": "e.npy"}, "eta_path is given"),
     ):
         code, _, errors = isdm("sample", **values, **more)
         assert code == 2

@@ -44,12 +44,7 @@ def published_network(system: str, mode: str) -> tuple[TrainConfig, dict[str, to
     """Return the resolved training options of a mode and the weights they make, without their values."""
     config = config_of(system, mode, "train").replaced(num_classes=get_mode(mode).num_classes)
     with torch.device("meta"):
-        network = build_network(
-            config.model,
-            config.geometry,
-            num_classes=config.source.num_classes,
-            learn_sigma=config.diffusion.learn_sigma,
-        )
+        network = build_network(config)
     return config, network.state_dict()
 
 
@@ -111,7 +106,7 @@ def test_label_diffusion_and_sampling_are_those_of_the_published_command_lines(m
     assert train.optimizer.lr == (2e-5 if mode == "celeba" else 1e-4)
     assert finetune.optimizer.lr == 2e-5
     assert {(config.optimizer.batch_size, config.optimizer.drop_rate) for config in (train, finetune)} == {(10, 0.2)}
-    sampler, labels = sample.sampler, sample.sampled_labels
+    sampler, labels = sample.sampler, sample
     assert (sampler.sampler, sampler.s, labels.extrapolation, sampler.dynamic_threshold) == ("ddpm", 1.5, 0.8, 0.95)
     assert (sample.geometry.resize, sample.seed, labels.unlabeled_to_zero) == ("squash", 42, False)
     process = sampling_process(sampler, train.diffusion)
@@ -267,7 +262,7 @@ def test_a_value_of_no_class_may_be_given_beside_bare_weights(mode, channels, ba
     [
         (20, {"dataset_mode": "ade20k"}, "condition has 20 channels, but dataset_mode ade20k has 151 classes"),
         (20, {"dataset_mode": "celeba", "no_instance": True}, "20 channels, but dataset_mode celeba has 19 classes"),
-        (20, {"dataset_mode": "celeba", "num_classes": 18}, "num_classes does not fit the shapes"),
+        (20, {"dataset_mode": "celeba", "num_classes": 18}, "num_classes differs from the shapes"),
         (5, {"dataset_mode": "multi-class"}, "image_size cannot be seen in the bare weights"),
         (5, {}, "dataset_mode cannot be seen in the bare weights"),
         (20, {"dataset_mode": "celebe"}, "did you mean 'celeba'"),

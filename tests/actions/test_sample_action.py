@@ -148,7 +148,7 @@ def test_samples_of_another_spacing_are_not_mixed(sample, trained, lemons, isdm)
     values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(folder), "s": 1.5}
     code, _, errors = isdm("sample", **values, steps=4, time_grid="uniform")
     assert code == 2
-    assert 'holds samples with time_grid "logsnr", these would have null: choose another results_path' in errors[0]
+    assert 'time_grid "logsnr", these would have null; choose another results_path' in errors[0]
 
 
 def test_a_folder_from_before_there_was_a_choice_is_gone_on_with(sample):

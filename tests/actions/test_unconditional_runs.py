@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
+from flat_options import unet
 from tiny import TINY
 
 from guided_diffusion import load_pipeline
 from guided_diffusion.conditions.no_condition import NoCondition
-from guided_diffusion.models.unet import build_unet
 from guided_diffusion.runtime.checkpoint import BEST, load_checkpoint
 from guided_diffusion.runtime.errors import ConfigError, DataError
 
@@ -67,7 +67,7 @@ def test_another_condition_is_another_run(unconditional, lemons, isdm):
 
 @pytest.mark.parametrize("action", ["train", "finetune"])
 def test_bare_weights_are_trained_on(lemons, isdm, tmp_path, action):
-    network = build_unet(
+    network = unet(
         image_size=16, num_channels=32, channel_mult=(1, 1), num_res_blocks=1, attention_resolutions=(8,),
         condition="none", resblock_updown=True,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +26,16 @@ def test_classes_everywhere_nowhere_and_unlabeled() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_scales_that_cannot_be(scale: float) -> None:
-    with pytest.raises(UserError, match=r"^eta_scale: "):
+    with pytest.raises(UserError) as error:
         eta_from_statistics([0.5], [0.5], scale=scale)
+    assert error.value.path == "eta_scale"
+    assert str(scale) in error.value.found
 
 
 def test_masks_without_classes() -> None:
-    with pytest.raises(UserError, match=r"^masks: none has a pixel of any class"):
+    with pytest.raises(UserError) as error:
         eta_from_statistics([0.0, 0.0], [0.0, 0.0])
+    assert error.value.path == "masks"
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -48,21 +50,22 @@ def test_entries_of_unlabeled_classes_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "message"),
+    ("stored", "found"),
     [
-        (np.ones(4), r"has shape \[4\], but there are 3 classes"),
-        (np.ones((3, 1)), r"has shape \[3, 1\]"),
-        (np.array([1.0, 0.0, 2.0]), "has 0.0 for class 1"),
-        (np.array([1.0, 2.0, np.nan]), "has nan for class 2"),
-        (np.array(["a", "b", "c"]), "holds type"),
-        (np.array([1.0, None, 2.0]), "is no .npy file of numbers"),
+        (np.ones(4), ["[4]", "3 classes"]),
+        (np.ones((3, 1)), ["[3, 1]", "3 classes"]),
+        (np.array([1.0, 0.0, 2.0]), ["0.0", "class 1"]),
+        (np.array([1.0, 2.0, np.nan]), ["nan", "class 2"]),
+        (np.array(["a", "b", "c"]), ["<U1"]),
+        (np.array([1.0, None, 2.0]), [".npy"]),
     ],
 )
-def test_files_of_wrong_numbers(tmp_path: Path, stored: np.ndarray, message: str) -> None:
+def test_files_of_wrong_numbers(tmp_path: Path, stored: np.ndarray, found: list[str]) -> None:
     np.save(tmp_path / "eta.npy", stored, allow_pickle=True)
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError) as error:
         load_eta(tmp_path / "eta.npy", 3)
-    assert str(error.value).startswith(str(tmp_path / "eta.npy"))
+    assert error.value.path == str(tmp_path / "eta.npy")
+    assert all(token in error.value.found for token in found)
     assert "\n" not in str(error.value)
 
 
@@ -74,6 +77,7 @@ def test_files_that_are_none(tmp_path: Path, content: bytes | str | None) -> Non
             np.savez(file, eta=np.ones(3))
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: ") as error:
+    with pytest.raises(UserError) as error:
         load_eta(path, 3)
+    assert error.value.path == str(path)
     assert "\n" not in str(error.value)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -74,19 +77,15 @@ def test_exif_orientation_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"the file is empty \(0 bytes\)"),
-        (b"hello", r"unreadable or truncated \(not a picture"),
-        (None, r"cannot be read \(No such file"),
-    ],
+    ("content", "found"), [(b"", "0 bytes"), (b"hello", "format"), (None, os.strerror(errno.ENOENT))]
 )
-def test_unreadable_files(tmp_path, content, message):
+def test_unreadable_files(tmp_path, content, found):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError) as caught:
         read_image(tmp_path / "a.png", 3)
-    assert str(caught.value).startswith(str(tmp_path / "a.png"))
+    assert caught.value.path == str(tmp_path / "a.png")
+    assert found in caught.value.found
     assert "\n" not in str(caught.value)
 
 
@@ -95,8 +94,10 @@ def test_truncated_files(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     path = saved(tmp_path, Image.fromarray(noise), "a" + suffix)
     path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(DataError, match="unreadable or truncated"):
+    with pytest.raises(DataError) as error:
         read_image(path, 3)
+    assert error.value.path == str(path)
+    assert "truncated" in error.value.found
 
 
 def test_examples_have_the_documented_form(pairs):
@@ -165,8 +166,10 @@ def test_edges_come_from_the_instance_map_after_scaling(tmp_path):
 
 def test_sizes_that_differ_are_an_error(tmp_path, pairs):
     image = saved(tmp_path, Image.new("RGB", (20, 30)))
-    with pytest.raises(DataError, match=r"20x30 pixels, but .* has 30x20 \(sides exchanged"):
+    with pytest.raises(DataError) as error:
         dataset([Pair("a", str(image), pairs[0].mask)])[ExampleKey(0, 0, 0, 1.0)]
+    assert error.value.path == str(image)
+    assert all(token in error.value.found for token in ("20x30", pairs[0].mask, "30x20", "EXIF"))
 
 
 def test_ignored_values_become_the_null_id(tmp_path):

@@ -17,8 +17,11 @@ def test_names_are_unique():
 
 
 def test_unknown_mode_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"dataset_mode: 'multiclass' is not known; did you mean 'multi-class'"):
+    with pytest.raises(ConfigError) as error:
         get_mode("multiclass")
+    assert error.value.path == "dataset_mode"
+    assert "'multiclass'" in error.value.found
+    assert "'multi-class'" in error.value.remedy
 
 
 def test_rule_strips_the_stem_suffix_and_passes_other_files_over():

@@ -140,7 +140,7 @@ def test_cityscapes_is_not_cropped():
         for seed in range(4):
             placement = transform.place((1024, 2048), torch.Generator().manual_seed(seed))
             assert placement.scaled == (256, 512)
-            assert placement.content == (0, 0, 256, 512)
+            assert (placement.offset, placement.size) == ((0, 0), (256, 512))
 
 
 @pytest.mark.parametrize(
@@ -213,20 +213,16 @@ def value_of_no_class(name: str, value: int) -> Break:
 
 
 WRONG = [
-    ("coco", missing_instance_folder, r"train_inst: .*does not exist.*or set no_instance to true"),
-    ("coco", missing_instance_map, r"000000000009.png: mask without instance map; add .*train_inst"),
+    ("coco", missing_instance_folder, r"train_inst: .*no_instance"),
+    ("coco", missing_instance_map, r"000000000009.png: mask without instance map.*train_inst"),
     ("coco", instance_map_of_another_size, r"000000000009.png.* 30x16"),
-    ("cityscapes", cityscapes_without_instance_maps, r"no instance map files .*_gtFine_instanceIds.png.*no_instance"),
-    ("ade20k", folder_of_another_name, r"rename 'train' to 'training'"),
-    ("ade20k", other_number_of_classes, r"num_classes: 150 found, but .*ade20k has 151; remove num_classes"),
-    ("ade20k", value_of_no_class("ade20k", 151), r"values 151 stand for no class .*ade20k .*151 classes"),
-    ("celeba", value_of_no_class("celeba", 19), r"values 19 stand for no class .*celeba .*19 classes"),
-    ("coco", value_of_no_class("coco", 182), r"values 182 stand for no class .*coco .*183 classes"),
-    (
-        "cityscapes",
-        value_of_no_class("cityscapes", 255),
-        r"values 255 stand for no class .*cityscapes .*34 classes.*ignore_label",
-    ),
+    ("cityscapes", cityscapes_without_instance_maps, r"_gtFine_instanceIds.png.*no_instance"),
+    ("ade20k", folder_of_another_name, r"'train' to 'training'"),
+    ("ade20k", other_number_of_classes, r"num_classes: 150 .*ade20k .*151.* num_classes"),
+    ("ade20k", value_of_no_class("ade20k", 151), r"png: .*151 .*ade20k .*151 classes"),
+    ("celeba", value_of_no_class("celeba", 19), r"png: .*19 .*celeba .*19 classes"),
+    ("coco", value_of_no_class("coco", 182), r"png: .*182 .*coco .*183 classes"),
+    ("cityscapes", value_of_no_class("cityscapes", 255), r"png: .*255 .*cityscapes .*34 classes.*ignore_label"),
 ]
 
 

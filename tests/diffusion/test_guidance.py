@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from flat_options import noise_process
 from torch import Tensor, nn
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.denoiser import Denoiser
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork, guided_steps
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise, sample_ddpm
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip
-from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.errors import ConfigError
 
 N, CLASSES, SIZE = 3, 2, (6, 8)
 
@@ -73,7 +74,7 @@ def condition() -> SemanticMap:
 
 
 def process(**options) -> GaussianDiffusion:
-    return build_diffusion(diffusion_steps=100, timestep_respacing="25", **options)
+    return noise_process(diffusion_steps=100, timestep_respacing="25", **options)
 
 
 def inputs(channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -232,11 +233,10 @@ class TestInterval:
         assert guided_steps(diffusion, None).all()
         assert guided_steps(diffusion, (0, 1e9)).all()
 
-    @pytest.mark.parametrize("interval", [(2.0, 1.0), (-1.0, 1.0), (1.0,), (1.0, 1.0), (300.0, 400.0), (0.0, 0.01)])
-    def test_intervals_that_cannot_be(self, interval: tuple[float, ...]) -> None:
-        with pytest.raises(UserError, match=r"^guidance_interval") as error:
+    @pytest.mark.parametrize("interval", [(300.0, 400.0), (0.0, 0.01)])
+    def test_intervals_without_a_step(self, interval: tuple[float, ...]) -> None:
+        with pytest.raises(ConfigError, match=r"^guidance_interval[^\n]*$"):
             guided_steps(process(), interval)
-        assert "\n" not in str(error.value)
 
 
 @torch.no_grad()

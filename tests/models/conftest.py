@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flat_options import unet
 from torch import Tensor, nn
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
-from guided_diffusion.models.unet import UNetModel, build_unet
+from guided_diffusion.models.unet import UNetModel
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 NUM_CLASSES = 4
@@ -46,7 +47,7 @@ def tiny(fill: Callable[[nn.Module], nn.Module]) -> Callable[..., UNetModel]:
 
     def build(**options: Any) -> UNetModel:
         defaults = {"image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
-        return fill(build_unet(**{**defaults, "num_classes": NUM_CLASSES, **options})).eval()
+        return fill(unet(**{**defaults, "num_classes": NUM_CLASSES, **options})).eval()
 
     return build
 

@@ -79,5 +79,5 @@ def test_auto_compiles_on_cuda_only(monkeypatch):
     assert not wants_compiling("auto", torch.device("cuda"), label_diffusion=True)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not wants_compiling("auto", torch.device("cuda"))
-    with pytest.raises(ConfigError, match=r"compile is true, but there is no C\+\+ compiler .* set compile to false"):
+    with pytest.raises(ConfigError, match=r"^compile is true\b"):
         wants_compiling(True, torch.device("cpu"))

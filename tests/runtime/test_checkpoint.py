@@ -36,8 +36,11 @@ def test_what_is_saved_comes_back(tmp_path):
     assert torch.equal(found.weights("raw")["a.weight"], WEIGHTS["a.weight"])
     assert torch.equal(found.weights("ema")["a.weight"], ema["0.999"]["a.weight"])
     assert torch.equal(found.weights("0.9")["a.weight"], ema["0.9"]["a.weight"])
-    with pytest.raises(CheckpointError, match=r"weights is '0.5', but this file has raw, ema, 0.9, 0.999"):
+    with pytest.raises(CheckpointError) as error:
         found.weights("0.5")
+    assert error.value.path == str(tmp_path / LAST)
+    assert "'0.5'" in error.value.found
+    assert "raw, ema, 0.9, 0.999" in error.value.found
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -63,8 +66,10 @@ def test_published_weights_saved_from_data_parallel_load(tmp_path):
 
 
 def test_a_folder_stands_for_its_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no last\.pt or best\.pt in this folder"):
+    with pytest.raises(CheckpointError) as error:
         find_checkpoint(tmp_path)
+    assert error.value.path == str(tmp_path)
+    assert all(name in error.value.found for name in (LAST, BEST))
     save_checkpoint(tmp_path / BEST, CONTENT)
     assert find_checkpoint(tmp_path).name == BEST
     save_checkpoint(tmp_path / LAST, CONTENT)
@@ -82,8 +87,9 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
     torch.save({"a": Evil()}, tmp_path / "evil.pt")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil()))
     for name in ("evil.pt", "raw.pt"):
-        with pytest.raises(CheckpointError, match="damaged, or holds more than weights"):
+        with pytest.raises(CheckpointError) as error:
             load_checkpoint(tmp_path / name)
+        assert error.value.path == str(tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
 
@@ -96,7 +102,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
     save_checkpoint(sys.argv[1], {"model": {"w": torch.zeros(100_000)}})
 except UserError as error:
-    print(error)
+    print(error.path)
 """
 
 
@@ -106,7 +112,6 @@ def test_a_failed_write_says_so_and_leaves_the_old_file(tmp_path):
     save_checkpoint(path, CONTENT)
     before = path.read_bytes()
     shown = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
-    assert "last.pt: cannot be written (" in shown.stdout
-    assert len(shown.stdout.splitlines()) == 1
+    assert shown.stdout == f"{path}\n"
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [LAST]

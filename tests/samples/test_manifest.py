@@ -118,9 +118,9 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
 def test_what_is_not_a_manifest_is_an_error_in_one_line(text, tmp_path):
     path = tmp_path / MANIFEST
     path.write_bytes(json.dumps(LINE).encode() + b"\n" + text + b"\n")
-    with pytest.raises(DataError, match="no manifest of samples, or damaged") as error:
+    with pytest.raises(DataError) as error:
         read_manifest(path)
-    assert str(error.value).startswith(f"{path}: ")
+    assert error.value.path == str(path)
     assert "\n" not in str(error.value)
 
 
@@ -153,8 +153,10 @@ OUTSIDE = [
 @pytest.mark.parametrize("key", ["image", "mask"])
 def test_paths_stay_inside_the_folder(key, path, tmp_path):
     assert not stays_inside(path)
-    with pytest.raises(DataError, match="outside its folder"):
+    with pytest.raises(DataError) as error:
         read_manifest(written(tmp_path, LINE, {**LINE, key: path}))
+    assert error.value.path == str(tmp_path / MANIFEST)
+    assert repr(path) in error.value.found
 
 
 @pytest.mark.parametrize("path", ["images/a.png", "a.png", "images/a..b/c.png", "images/a: b.png", "images/é/c.png"])

@@ -99,10 +99,10 @@ def test_a_folder_of_an_older_version_is_continued_and_its_lines_stay(fill):
 @pytest.mark.parametrize(
     ("changed", "found"),
     [
-        ({"s": 1.5}, "holds samples with s 1.0, these would have 1.5"),
-        ({"guidance_interval": [0.1, 2.0]}, "holds samples with guidance_interval null, these would have [0.1, 2.0]"),
-        ({"weights": "raw"}, 'holds samples with weights "ema", these would have "raw"'),
-        ({"clip_denoised": False}, "holds samples with clip_denoised null, these would have false"),
+        ({"s": 1.5}, ["s 1.0", "1.5"]),
+        ({"guidance_interval": [0.1, 2.0]}, ["guidance_interval null", "[0.1, 2.0]"]),
+        ({"weights": "raw"}, ['weights "ema"', '"raw"']),
+        ({"clip_denoised": False}, ["clip_denoised null", "false"]),
     ],
 )
 def test_samples_of_other_settings_are_not_mixed(fill, changed, found):
@@ -110,11 +110,14 @@ def test_samples_of_other_settings_are_not_mixed(fill, changed, found):
     before = (output.folder / MANIFEST).read_bytes()
     with pytest.raises(DataError) as error:
         fill(3, SETTINGS.model_copy(update=changed))
-    assert str(error.value) == f"{output.manifest}: {found}: choose another results_path"
+    assert error.value.path == str(output.manifest)
+    assert all(token in error.value.found for token in found)
+    assert "results_path" in error.value.remedy
     assert (output.folder / MANIFEST).read_bytes() == before
     assert not (output.folder / UNFINISHED).exists()
 
 
 def test_a_mask_whose_name_is_another_path_on_windows_is_refused_before_sampling():
-    with pytest.raises(DataError, match=r"a\\b\.png: has a backslash in its name"):
+    with pytest.raises(DataError) as error:
         plan_samples([MaskEntry("a\\b", "masks/a\\b.png")], 1, seed=0)
+    assert error.value.path == "masks/a\\b.png"

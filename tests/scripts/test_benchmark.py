@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from flat_options import noise_process, unet
 from PIL import Image
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
-from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
-from guided_diffusion.models.unet import build_unet
 from scripts.benchmark import run as benchmark
 from scripts.benchmark.cases import Case, label_maps, procedural_masks
 from scripts.benchmark.forms import (
@@ -204,7 +203,7 @@ def maps_of(kind: str, edges: bool) -> SemanticMap:
 def test_published_path_gives_our_output(architecture, edges, kind):
     torch.manual_seed(0)
     options = {"num_head_channels": 16, "resblock_updown": True, **ARCHITECTURES[architecture]}
-    model = build_unet(
+    model = unet(
         image_size=16, num_classes=5, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), no_instance=not edges,
         **options,
     ).eval()  # fmt: skip
@@ -213,7 +212,7 @@ def test_published_path_gives_our_output(architecture, edges, kind):
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 811])
     expected = published(x, t, condition.one_hot())
     assert close(model(x, t, condition), expected)
-    denoise = GuidedNetwork(model, build_diffusion(), condition, scale=1.5)
+    denoise = GuidedNetwork(model, noise_process(), condition, scale=1.5)
     assert close(denoise(x, t), guided(published, x, t, condition.one_hot(), 1.5))
 
 
@@ -223,7 +222,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def test_published_path_gives_our_gradient():
     torch.manual_seed(0)
-    model = build_unet(
+    model = unet(
         image_size=16, num_classes=5, num_channels=32, num_res_blocks=1, channel_mult=(1, 1), num_head_channels=32
     )
     perturb(model)

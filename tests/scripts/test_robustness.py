@@ -24,7 +24,7 @@ def small(monkeypatch):
 
 
 def test_trains_samples_and_measures(small, tmp_path, capsys):
-    command = ["--output", str(tmp_path), "--epochs", "1", "--judge-steps", "2", "--systems", "sdm", "scdm"]
+    command = ["--output", str(tmp_path), "--epochs", "1", "--segmenter-steps", "2", "--systems", "sdm", "scdm"]
     robustness.main([*command, "--until", "sample"])
     assert not (tmp_path / "robustness.json").exists()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").rglob("*.png")}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.semantic_map import SemanticMap
-from guided_diffusion.models.architecture import GROUPS
 from guided_diffusion.models.conditioning import ConditionedNorm, Conditioner, ConditionOptions, Modulation
 from guided_diffusion.models.group_norm import modulate_by_rows_, modulated_norm
 
@@ -49,7 +48,7 @@ class ClassMeanModulation(Modulation):
         return len(self.scale)
 
     def with_gradients(self, x: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> Tensor:
-        return modulated_norm(x, *self._with_time(time_scale, time_shift), None, groups=GROUPS)
+        return modulated_norm(x, *self._with_time(time_scale, time_shift), None)
 
     def modulate_(self, pixels: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> None:
         modulate_by_rows_(pixels, *self._with_time(time_scale, time_shift), None)

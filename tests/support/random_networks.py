@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 import torchvision
+from flat_options import unet
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-from guided_diffusion.models.unet import build_unet
 
 
 class _Unloaded(FeatureExtractorInceptionV3):
@@ -46,7 +45,7 @@ def random_alexnet(path: Path) -> Path:
 def write_bare(path: Path, channels: int) -> Path:
     """Write weights of a small network by the published names, whose attention has 64 channels."""
     torch.manual_seed(0)
-    network = build_unet(
+    network = unet(
         image_size=64,
         num_channels=32,
         num_res_blocks=1,

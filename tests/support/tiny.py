@@ -14,3 +14,6 @@ TINY = {
     "preview_interval": 0,
     "tensorboard": False,
 }
+
+ON_GPU = {**TINY, "compile": False, "num_workers": 0, "max_epochs": 1, "drop_rate": 0.3}
+"""Three steps on a pretended GPU: in this process, and uncompiled, as a compiler would make code for a real one."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from class_means import ClassMeanConditioner, ClassMeanNorm, ClassShares
+from flat_options import noise_process
 from tiny import TINY
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.load import load_config
-from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.conditioners import CONDITIONERS
@@ -56,7 +56,7 @@ def test_trains_and_samples_guided(trainer):
         torch.testing.assert_close(given, model(x, t, condition.drop(dropped)))
         cond, null = model(x, t, condition), model(x, t, condition.null())
         assert (cond - null).abs().max() > 1e-3
-    guided = GuidedNetwork(model, build_diffusion(), condition, scale=2.0)(x, t)
+    guided = GuidedNetwork(model, noise_process(), condition, scale=2.0)(x, t)
     torch.testing.assert_close(guided[:, :3], (2 * cond - null)[:, :3], rtol=1e-4, atol=1e-5)
 
 

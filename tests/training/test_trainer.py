@@ -181,8 +181,10 @@ def test_many_bad_steps_stop_training_and_keep_the_last_good_checkpoint(trainer_
     trainer = trainer_for(max_epochs=4, max_bad_steps=3)
     trainer._save_seconds = 0.0
     poison(trainer, range(4, 100))
-    with pytest.raises(UserError, match=r"max_bad_steps: 3 steps in a row .* lower lr"):
+    with pytest.raises(UserError) as caught:
         trainer.fit()
+    assert caught.value.collective
+    assert str(caught.value).startswith("max_bad_steps: 3 ")
     last = load_checkpoint(trainer.folder / LAST)
     assert last.progress["step"] == 3
     assert all(torch.isfinite(value).all() for value in last.model.values())

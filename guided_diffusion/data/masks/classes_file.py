@@ -3,7 +3,7 @@
     {"0": "background", "1": {"name": "scratch", "values": [128, 255], "color": [255, 0, 0]}, "ignore": {"value": 7}}
 
 A class is a name, or an object with `name`, `value` or `values`, `color` or `colors`. Without values, a class's value
-is its index; if classes have colors and none has values, colors alone say the class.
+is its index; if classes have colors and none has values, colors alone tell the class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import blobfile as bf
 from annotated_types import Predicate
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from guided_diffusion.data.files import read_bytes
+from guided_diffusion.data.files import exists, read_bytes
+from guided_diffusion.data.masks.advice import describe_values
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
@@ -32,7 +33,7 @@ FILE_NAME = "classes.json"
 
 @dataclass(frozen=True)
 class ClassesFile:
-    """The contents of a valid classes.json: for each class its values and its colors, either of them possibly none."""
+    """The contents of a valid classes.json; a class may have no values or no colors."""
 
     path: str
     names: tuple[str, ...]
@@ -43,14 +44,11 @@ class ClassesFile:
 
 
 def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem]]:
-    """Return the classes of `<data_dir>/classes.json`, None where there is no such file, and all mistakes of the file.
-
-    With any mistake the classes are None.
-    """
+    """Return the classes of `<data_dir>/classes.json`, None if there is no such file or it has mistakes; and these."""
     path = bf.join(str(data_dir), FILE_NAME)
-    if not bf.exists(path):
-        return None, []
     try:
+        if not exists(path):
+            return None, []
         content, mistakes = parse_json(read_bytes(path))
     except DataError as error:
         return None, [Problem.of(error, ProblemKind.CLASSES_FILE)]
@@ -64,7 +62,7 @@ def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem
 
 
 def classes_text(encoding: LabelEncoding) -> str:
-    """Return the text of a classes.json from which a scan finds the classes of `encoding` again."""
+    """Return the text of a classes.json with the classes of `encoding`."""
     codes = {"values": encoding.values, "colors": encoding.colors}
     content: dict[str, Any] = {
         str(index): {"name": name, **{key: by_class[index] for key, by_class in codes.items() if by_class}}
@@ -78,12 +76,25 @@ def classes_text(encoding: LabelEncoding) -> str:
 
 _Value = Annotated[int, Field(ge=0, le=65535)]
 _Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3), AfterValidator(tuple)]
+
+
+def _has_text(name: str) -> bool:
+    return bool(name.strip()) and name.isprintable()
+
+
+MAX_NAME = 100
 _ONE = BeforeValidator(lambda code: [code])
-_CODE_FORMS = {"value": "an integer in 0..65535", "color": "three integers in 0..255"}
+_FORMS = {
+    "name": f'give it text of at most {MAX_NAME} printable characters, such as "name": "scratch"',
+    "value": "a value is an integer in 0..65535",
+    "values": "write a list of integers in 0..65535, or 'value' for a single one",
+    "color": "a color is three integers in 0..255",
+    "colors": "write a list of colors (three integers in 0..255 each), or 'color' for a single one",
+}
 
 
 class _Ignore(BaseModel):
-    """The entry `ignore`: the codes of ignored pixels, values or colors."""
+    """The entry `ignore`: values and colors of ignored pixels."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     form: ClassVar = '{"value": 255}'
@@ -94,30 +105,29 @@ class _Ignore(BaseModel):
     colors: list[_Color] = []
 
     def codes(self, kind: str) -> tuple[Any, ...]:
-        """Return all codes of a kind, "value" or "color"."""
+        """Return all values (kind "value") or colors (kind "color")."""
         return (*getattr(self, kind), *getattr(self, kind + "s"))
 
 
 class _Class(_Ignore):
-    """The entry of a class."""
-
     form: ClassVar = 'a name, or an object such as {"name": "scratch", "value": 255}'
 
-    name: Annotated[str, Predicate(str.strip)] = Field("", validate_default=True)
+    name: Annotated[str, Predicate(_has_text), Field(max_length=MAX_NAME)] = Field("", validate_default=True)
 
 
 _Entry = TypeVar("_Entry", bound=_Ignore)
 
 
 def _build(path: str, content: dict[str, Any], mistakes: list[Mistake]) -> ClassesFile | None:
-    """Check every entry and their agreement; what is returned is meaningless if there are mistakes."""
-    keys = {key: re.fullmatch("0|[1-9][0-9]{0,19}", key) for key in content if key != "ignore"}
+    """Return the classes of a JSON object, adding its `mistakes`; with any, the result is not to be used."""
+    keys = {key: re.fullmatch("0|[1-9][0-9]{0,17}", key) for key in content if key != "ignore"}
     remedy = "keys are '0', '1', ... and 'ignore', the names are the values"
-    mistakes += [(f"key {key!r} is no class index", remedy) for key, is_index in keys.items() if not is_index]
+    mistakes += [(f"key {key!r} is not a class index", remedy) for key, is_index in keys.items() if not is_index]
     indices = sorted(int(key) for key, is_index in keys.items() if is_index)
-    if gap := _gap(indices):
+    if not indices or indices[-1] >= min(len(indices), MAX_CLASSES):
         if indices or not mistakes:
-            mistakes.append(gap)
+            found = f"classes {describe_values(indices)} found" if indices else "no classes found"
+            mistakes.append((found, f"number the classes 0, 1, 2, ... without gaps, at most {MAX_CLASSES}"))
         return None
     classes = [_read_entry(f"class {index}", content[str(index)], _Class, mistakes) for index in indices]
     ignore = _read_entry("ignore", content.get("ignore", {}), _Ignore, mistakes)
@@ -133,21 +143,8 @@ def _build(path: str, content: dict[str, Any], mistakes: list[Mistake]) -> Class
     return ClassesFile(path, names, values, colors, ignore.codes("value"), ignore.codes("color"))
 
 
-def _gap(indices: Sequence[int]) -> Mistake | None:
-    """Return what keeps sorted class indices from being 0, 1, 2, ..."""
-    if not indices:
-        return "no classes found", 'write an entry for each class, such as "0": "background"'
-    last = indices[-1]
-    if last > MAX_CLASSES:
-        return f"class {last} found", f"number at most {MAX_CLASSES} classes 0, 1, 2, ... without gaps"
-    missing = ", ".join(str(index) for index in sorted({*range(last)} - {*indices})[:8])
-    if missing:
-        return f"classes go up to {last}, but {missing} is missing", "number the classes 0, 1, 2, ... without gaps"
-    return None
-
-
 def _read_entry(where: str, entry: Any, model: type[_Entry], mistakes: list[Mistake]) -> _Entry:
-    """Return an entry; if it has mistakes, without the keys that have them, so that the others are still compared."""
+    """Return an entry without its wrong keys, which are added to `mistakes`: the other keys are still checked."""
     if isinstance(entry, str) and model is _Class:
         entry = {"name": entry}
     try:
@@ -157,13 +154,13 @@ def _read_entry(where: str, entry: Any, model: type[_Entry], mistakes: list[Mist
     # A color with several wrong channels is one mistake.
     mistakes += dict.fromkeys(_mistake(where, entry, model, place) for place in places)
     wrong = {place[0] for place in places if place}
-    known = model.model_fields.keys() - wrong if isinstance(entry, dict) else ()
+    valid = entry.keys() & model.model_fields.keys() - wrong if isinstance(entry, dict) else ()
     stand_in = {"name": where} if model is _Class else {}
-    return model.model_validate(stand_in | {key: entry[key] for key in known if key in entry})
+    return model.model_validate(stand_in | {key: entry[key] for key in valid})
 
 
 def _mistake(where: str, entry: Any, model: type[_Ignore], place: tuple[int | str, ...]) -> Mistake:
-    """Return what was found at `place`, where pydantic refuses an entry, and what to do."""
+    """Return the mistake at `place`, which pydantic refuses."""
     if not place:
         return f"{where} is {json.dumps(entry)[:60]}", f"write {model.form}"
     key = str(place[0])
@@ -171,21 +168,14 @@ def _mistake(where: str, entry: Any, model: type[_Ignore], place: tuple[int | st
         nearest = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(model.model_fields)}"
         return f"{where} has the unknown key {key!r}", hint
-    if key == "name":
-        return f"{where} has no name", 'give it one: "name": "scratch"'
-    single, found = key.removesuffix("s"), entry[key]
-    if key != single:
-        if not isinstance(found, list) or (single == "color" and all(type(item) is int for item in found)):
-            return (
-                f"{where} has {key} {json.dumps(found)[:60]}",
-                f"write a list of them, or {single!r} for a single one",
-            )
+    found = entry.get(key, "")
+    if key in ("values", "colors") and len(place) > 1:
         found = found[int(place[1])]
-    return f"{where} has the {single} {json.dumps(found)[:60]}", f"a {single} is {_CODE_FORMS[single]}"
+    return f"{where} has the {key} {json.dumps(found)[:60]}", _FORMS[key]
 
 
 def _ambiguous(kind: str, groups: Sequence[Sequence[Any]]) -> Iterator[Mistake]:
-    """Yield every value or color that more than one entry has, the last group being `ignore`."""
+    """Yield every value or color that more than one group has; the last group is `ignore`."""
     owners: dict[Any, str] = {}
     for index, group in enumerate(groups):
         where = f"class {index}" if index < len(groups) - 1 else "ignore"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
 from guided_diffusion.data.masks.advice import advise_colors, describe_colors, describe_values, suggest_fix
 from guided_diffusion.runtime.errors import DataError
 
-MAX_CLASSES = 32767  # labels are handled as int16 above 255 classes, with one more id for "no class"
+MAX_CLASSES = 32767  # labels are int16 above 255 classes, and one more id is the null id
 
 MaskFormat = Literal["grey8", "grey16", "palette", "rgb"]
 Color = tuple[int, int, int]
@@ -24,27 +26,24 @@ _FORMATS: dict[str, MaskFormat] = {"1": "grey8", "L": "grey8", "LA": "grey8", "P
 _FORMATS |= {"RGB": "rgb", "RGBA": "rgb", "I": "grey16", "I;16": "grey16", "I;16L": "grey16", "I;16B": "grey16"}
 
 
-def pack_color(color: Sequence[int]) -> int:
-    """Return (red, green, blue), each 0..255, as one integer 0xRRGGBB."""
-    red, green, blue = (int(part) for part in color)
+def pack_colors(colors: ArrayLike) -> np.ndarray:
+    """Return RGB colors [..., 3], each 0..255, as 0xRRGGBB, uint32 [...]."""
+    red, green, blue = np.moveaxis(np.asarray(colors, np.uint32), -1, 0)
     return red << 16 | green << 8 | blue
 
 
 @dataclass(frozen=True)
 class RawMask:
-    """What a mask file holds, before any meaning is given to it.
-
-    values: unsigned integers of any shape: gray values, palette indices, or for `rgb` colors packed as 0xRRGGBB.
-    palette: for `palette`, its colors as bytes r, g, b, r, g, b, ...
-    """
+    """What a mask file holds, before it gets a meaning."""
 
     kind: MaskFormat
-    values: np.ndarray
-    palette: bytes | None = None
+    values: np.ndarray  # unsigned integers of any shape: gray values, palette indices, or colors as 0xRRGGBB
+    palette: bytes | None = None  # colors of a palette: r, g, b, r, g, b, ...
+    one_bit: bool = False  # black and white, as 0 and 1
 
     @property
     def class_values(self) -> np.ndarray | None:
-        """Values or indices; RGB whose three channels agree everywhere is gray; None for real colors."""
+        """Gray values or indices; RGB whose three channels agree everywhere is gray; None for real colors."""
         if self.kind != "rgb":
             return self.values
         gray = self.values & 0xFF
@@ -52,31 +51,34 @@ class RawMask:
 
     @property
     def colors(self) -> np.ndarray | None:
-        """Packed colors, of palette entries and 8-bit gray too; None for 16-bit values."""
+        """Packed colors, also of palette entries and 8-bit gray; None for 16-bit gray."""
         if self.kind == "rgb":
             return self.values
         if self.kind == "grey8":
             return self.values.astype(np.uint32) * np.uint32(0x010101)
         if self.kind == "palette":
-            table = np.zeros(256, np.uint32)
-            entries = np.frombuffer(self.palette or b"", np.uint8)[:768]
-            entries = entries[: len(entries) // 3 * 3].reshape(-1, 3).astype(np.uint32)
-            table[: len(entries)] = entries[:, 0] << 16 | entries[:, 1] << 8 | entries[:, 2]
-            return table[self.values]
+            return palette_colors(self.palette)[self.values]
         return None
 
 
-def raw_mask(image: Image.Image, source: str) -> RawMask:
-    """Return the values, indices or colors of a mask picture, [H, W], nothing converted.
+def palette_colors(palette: bytes | None) -> np.ndarray:
+    """Return the packed colors of all 256 indices, uint32 [256]; a number that is no color past the palette's end."""
+    entries = np.frombuffer((palette or b"")[:768], np.uint8)
+    colors = np.full(256, 1 << 24, np.uint32)
+    count = len(entries) // 3
+    colors[:count] = pack_colors(entries[: 3 * count].reshape(count, 3))
+    return colors
 
-    An alpha channel is dropped when it is constant. Raises DataError naming `source` for varying alpha, for values
-    outside 0..65535 and for pictures that cannot be label maps (CMYK, floating point, ...).
+
+def raw_mask(image: Image.Image, source: str) -> RawMask:
+    """Return the values, indices or colors of a mask picture, [H, W]; a constant alpha channel is dropped.
+
+    Raises DataError naming `source` for varying alpha, values outside 0..65535, and modes that are not label maps.
     """
     kind = _FORMATS.get(image.mode)
     if kind is None:
-        raise DataError.of(
-            source, f"mask has PIL mode {image.mode}", "save it as 8-bit or 16-bit gray, palette or RGB PNG"
-        )
+        remedy = "save it as 8-bit or 16-bit gray, palette or RGB PNG"
+        raise DataError.of(source, f"mask has PIL mode {image.mode}", remedy)
     array = np.asarray(image)
     if image.mode in ("LA", "PA", "RGBA"):
         alpha = array[..., -1]
@@ -85,37 +87,35 @@ def raw_mask(image: Image.Image, source: str) -> RawMask:
             raise DataError.of(source, f"{found}, so its classes are not certain", "save the mask without alpha")
         array = array[..., 0] if image.mode != "RGBA" else array[..., :3]
     if kind == "rgb":
-        channels = array.astype(np.uint32)
-        return RawMask("rgb", channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2])
+        return RawMask("rgb", pack_colors(array))
     if kind == "palette":
         return RawMask("palette", array.astype(np.uint8), bytes(image.getpalette("RGB") or ()))
     if image.mode == "I" and (array.min() < 0 or array.max() > 65535):
         raise DataError.of(source, f"mask has values {array.min()} to {array.max()}", "save classes as 0..65535")
-    return RawMask(kind, array.astype(np.uint8 if kind == "grey8" else np.uint16))
+    return RawMask(kind, array.astype(np.uint8 if kind == "grey8" else np.uint16), one_bit=image.mode == "1")
+
+
+def default_names(count: int) -> tuple[str, ...]:
+    """Return names for classes that have none."""
+    return tuple(f"class {index}" for index in range(count))
 
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """Which mask values or colors stand for which class, and how the dataset writes its masks.
+    """Which mask values or colors stand for which class, and how masks are written.
 
-    names: one per class.
-    values: per class the file values (gray or palette index) that stand for it, the first being the one written;
-        empty as a whole where only colors say the class.
-    colors: likewise the colors; empty as a whole without a color map.
-    ignore_values, ignore_colors: what stands for no class; it is read as the null id `num_classes`.
-    kind: the form in which masks are written; `palette` is then the palette.
-    binary: the dataset has background and one other class.
+    Of several values or colors of a class the first is written. Ignored ones are read as the null id `num_classes`.
     """
 
     num_classes: int
     names: tuple[str, ...]
-    values: tuple[tuple[int, ...], ...] = ()
-    colors: tuple[tuple[Color, ...], ...] = ()
+    values: tuple[tuple[int, ...], ...] = ()  # gray values or palette indices of each class; () if only colors count
+    colors: tuple[tuple[Color, ...], ...] = ()  # of each class; () without a color map
     ignore_values: tuple[int, ...] = ()
     ignore_colors: tuple[Color, ...] = ()
-    kind: MaskFormat = "grey8"
+    kind: MaskFormat = "grey8"  # of the masks written
     palette: bytes | None = None
-    binary: bool = False
+    binary: bool = False  # background and one other class
 
     def __post_init__(self) -> None:
         assert len(self.names) == self.num_classes <= MAX_CLASSES
@@ -124,14 +124,14 @@ class LabelEncoding:
         assert not self.colors or len(self.colors) == self.num_classes
         assert self.kind != "rgb" or (self.colors and all(self.colors))
         assert self.kind == "rgb" or self.values
-        assert self.kind == "grey16" or self.kind == "rgb" or max(group[0] for group in self.values) <= 255
+        assert self.kind in ("grey16", "rgb") or max(group[0] for group in self.values) <= 255
 
     @classmethod
     def identity(cls, num_classes: int, names: Sequence[str] | None = None) -> LabelEncoding:
         """Return the encoding in which a value is its class, written as 8-bit gray (16-bit above 256 classes)."""
-        names = tuple(names) if names else tuple(f"class {index}" for index in range(num_classes))
         kind: MaskFormat = "grey8" if num_classes <= 256 else "grey16"
-        return cls(num_classes, names, tuple((index,) for index in range(num_classes)), kind=kind)
+        values = tuple((index,) for index in range(num_classes))
+        return cls(num_classes, tuple(names or default_names(num_classes)), values, kind=kind)
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
@@ -139,53 +139,55 @@ class LabelEncoding:
         return np.uint8 if self.num_classes <= 255 else np.uint16
 
     def lookup(self, raw: RawMask) -> np.ndarray:
-        """Return the class ids of `raw.values`, same shape, int32; -1 where a value or color stands for no class."""
-        values, colors = raw.class_values, raw.colors
-        if not self.values or (raw.kind == "rgb" and self.colors):
-            found = None if colors is None else _match(colors, self._color_table)
-            # An RGB file that is all gray may as well hold plain values.
-            if self.values and values is not None and (found is None or (found < 0).any()):
-                found = _match(values, self._value_table)
-        else:
-            found = None if values is None else _match(values, self._value_table)
-        return np.full(raw.values.shape, -1, np.int32) if found is None else found
+        """Return the class ids of `raw.values`, same shape, int32; -1 for values and colors of unknown meaning."""
+        values, colors, label = raw.class_values, raw.colors, None
+        if raw.kind == "palette" and self.values and self._palette_table is not None:
+            by_color, by_index = _match(colors, self._palette_table), _match(values, self._value_table)
+            agree = (by_color < 0) | (by_color == by_index)
+            return by_color if (by_color >= 0).all() else np.where(agree, by_index, np.int32(-1))
+        if raw.one_bit and self._white_is_255:
+            values = raw.values * np.uint8(255)
+        if self.colors and colors is not None and (raw.kind == "rgb" or not self.values):
+            label = _match(colors, self._color_table)
+        # An RGB file that is all gray may as well hold plain values.
+        if self.values and values is not None and (label is None or (label < 0).any()):
+            label = _match(values, self._value_table)
+        return np.full(raw.values.shape, -1, np.int32) if label is None else label
 
     def decode(self, image: Image.Image, source: str) -> np.ndarray:
         """Return the class ids of a mask picture: [H, W] of `dtype` in `0..num_classes`, the last being the null id.
 
-        Raises DataError naming `source`, the values or colors that stand for no class, and the remedy.
+        Raises DataError naming `source`, the values or colors of unknown meaning, and the remedy.
         """
         raw = raw_mask(image, source)
-        found = self.lookup(raw)
-        if found.min() < 0:
-            unexpected = np.unique(raw.values[found < 0])
+        label = self.lookup(raw)
+        if label.min() < 0:
+            unexpected = np.unique(raw.values[label < 0])
             raise DataError.of(source, *self.explain(raw.kind, unexpected, np.unique(raw.values)))
-        return found.astype(self.dtype)
+        return label.astype(self.dtype)
 
     def explain(self, kind: MaskFormat, unexpected: np.ndarray, present: np.ndarray) -> tuple[str, str]:
-        """Return what to say of codes that stand for no class: (what was found, the remedy).
+        """Return (what was found, the remedy) for codes of unknown meaning.
 
-        present: all codes of the mask or dataset, from which the usual mistakes are recognized.
+        present: all codes of the mask or dataset, from which the commonest mistakes are recognized.
         """
         if kind == "rgb":
-            said = f"mask colors {describe_colors([int(code) for code in unexpected])} stand for no class"
-            return said, advise_colors([int(code) for code in present], mapped=bool(self.colors))
-        known = [value for group in (*self.values, self.ignore_values) for value in group]
-        said = f"mask values {describe_values(unexpected)} stand for no class"
+            found = f"mask colors {describe_colors(unexpected.tolist())} stand for no class"
+            return found, advise_colors(present.tolist(), mapped=bool(self.colors))
+        found = f"mask values {describe_values(unexpected)} stand for no class"
         if not self.values:
-            return f"{said} (classes.json has colors only)", "add 'value' to the classes in classes.json"
-        said += f" (num_classes is {self.num_classes}; known are {describe_values(known)})"
-        ignored = set(self.ignore_values)
-        remaining = [int(value) for value in present if int(value) not in ignored]
+            return f"{found} (classes.json has colors only)", "add 'value' to the classes in classes.json"
+        expected = [value for group in (*self.values, self.ignore_values) for value in group]
+        found += f" (num_classes is {self.num_classes}; known are {describe_values(expected)})"
         if self.binary or self.values == tuple((index,) for index in range(self.num_classes)):
-            return said, suggest_fix(remaining, self.num_classes, binary=self.binary)
-        return said, "correct the masks, or add the values to their classes or to 'ignore' in classes.json"
+            remaining = [value for value in present.tolist() if value not in self.ignore_values]
+            return found, suggest_fix(remaining, self.num_classes, binary=self.binary)
+        return found, "correct the masks, or add the values to their classes or to 'ignore' in classes.json"
 
     def encode(self, label: np.ndarray | Tensor) -> Image.Image:
-        """Return [H, W] class ids in `0..num_classes` as a picture in the dataset's form; `decode` gives them back.
+        """Return [H, W] class ids in `0..num_classes` as a picture that `decode` reads back.
 
-        Null pixels take the first ignore value (or color); where the dataset has none they cannot be written, which
-        raises DataError.
+        Null pixels take the first ignore value or color; DataError if there is none.
         """
         label = np.asarray(label)
         assert label.ndim == 2
@@ -193,22 +195,19 @@ class LabelEncoding:
         groups = self.colors if self.kind == "rgb" else self.values
         ignore = self._written_ignore
         if not ignore and (label == self.num_classes).any():
-            raise DataError(
-                "mask to be written has pixels of no class, but the dataset has no ignore value; set ignore_label, or "
-                "add 'ignore' to classes.json, before training"
-            )
+            remedy = "set it, or add 'ignore' to classes.json, before training"
+            raise DataError.of("ignore_label", "not set, but a mask to be written has ignored pixels", remedy)
         table = np.array([group[0] for group in groups] + [ignore[0] if ignore else groups[0][0]])
-        stored = table[label]
-        image = Image.fromarray(stored.astype(np.uint16 if self.kind == "grey16" else np.uint8))
+        image = Image.fromarray(table[label].astype(np.uint16 if self.kind == "grey16" else np.uint8))
         if self.kind == "palette":
             # A full palette: PIL packs fewer entries into fewer bits, which would cut off larger indices.
             image.putpalette((self.palette or b"").ljust(768, b"\0"))
         return image
 
     def with_ignore(self) -> LabelEncoding:
-        """Return the encoding with a value for pixels of no class: its own, or the largest one that is free.
+        """Return the encoding with a value or color for null pixels: its own, or the largest free one.
 
-        Raises DataError where every value already stands for a class.
+        Raises DataError if every value already stands for a class.
         """
         if self._written_ignore:
             return self
@@ -224,49 +223,46 @@ class LabelEncoding:
         return replace(self, ignore_values=(free, *self.ignore_values))
 
     def ignoring(self, value: int) -> LabelEncoding:
-        """Return the encoding in which the mask value `value` stands for no class, too, and can be written.
+        """Return the encoding in which the mask value `value` is ignored, too.
 
-        Raises DataError where the value stands for a class, or where classes are told by colors alone.
+        Raises DataError if the value stands for a class, or if only colors count.
         """
         if not self.values:
-            raise DataError.of(
-                "ignore_label",
-                f"{value} is a value, but the classes are colors",
-                "leave it out: pixels of no class need a color that classes.json had as 'ignore' in training",
-            )
-        owner = next((name for name, group in zip(self.names, self.values, strict=True) if value in group), None)
-        if owner is not None:
-            found = f"mask value {value} stands for class {owner!r}"
-            raise DataError.of("ignore_label", found, "give another, or leave it out")
-        values = tuple(dict.fromkeys((*self.ignore_values, value)))
-        colors = self.ignore_colors
+            found = f"{value} is a value, but the classes are colors"
+            remedy = "leave it out: ignored pixels need a color that classes.json had as 'ignore' in training"
+            raise DataError.of("ignore_label", found, remedy)
+        for name, group in zip(self.names, self.values, strict=True):
+            if value in group:
+                found = f"mask value {value} stands for class {name!r}"
+                raise DataError.of("ignore_label", found, "give another, or leave it out")
+        values, colors = (*self.ignore_values, value), self.ignore_colors
         gray = (value, value, value)
-        of_a_class = any(gray in group for group in self.colors)
-        if self.colors and value <= 255 and not of_a_class:  # RGB files whose channels agree hold values, too
-            colors = tuple(dict.fromkeys((*colors, gray)))
-        return replace(self, ignore_values=values, ignore_colors=colors).with_ignore()
+        if self.colors and value <= 255 and all(gray not in group for group in self.colors):
+            colors = (*colors, gray)  # RGB files whose channels agree hold values, too
+        unique = {"ignore_values": tuple(dict.fromkeys(values)), "ignore_colors": tuple(dict.fromkeys(colors))}
+        return replace(self, **unique).with_ignore()
 
     @property
     def _largest(self) -> int:
-        """The largest value that masks of this form can hold."""
+        """The largest value that a mask of this form can hold."""
         return 65535 if self.kind == "grey16" else 255
 
     @property
     def _written_ignore(self) -> tuple[Any, ...]:
-        """What null pixels can be written as: the ignore colors, or the ignore values that fit the form."""
+        """The ignore colors, or the ignore values that fit the form."""
         if self.kind == "rgb":
             return self.ignore_colors
         return tuple(value for value in self.ignore_values if value <= self._largest)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the encoding in JSON types; `from_dict` gives it back."""
+        """Return the encoding in JSON types, for `from_dict`."""
         return asdict(self) | {"palette": None if self.palette is None else self.palette.hex()}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> LabelEncoding:
-        """Return the encoding that `to_dict` wrote, also after a passage through JSON."""
+        """Return the encoding that `to_dict` wrote, also from JSON."""
+        palette = stored.get("palette")
         fields = {key: _as_tuples(value) for key, value in stored.items()}
-        palette = cast("str | None", fields.get("palette"))
         return cls(**fields | {"palette": None if palette is None else bytes.fromhex(palette)})
 
     @cached_property
@@ -274,9 +270,29 @@ class LabelEncoding:
         return _sorted_table((*self.values, self.ignore_values))
 
     @cached_property
+    def _white_is_255(self) -> bool:
+        """Whether masks hold 255 and no 1, so that a 1-bit mask is one in black and white."""
+        read = {value for group in (*self.values, self.ignore_values) for value in group}
+        return 255 in read and 1 not in read
+
+    @cached_property
+    def _palette_table(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Colors that identify classes of palette masks: of classes.json, else of the palette; None without any."""
+        if self.colors:
+            return self._color_table
+        if self.palette is None:
+            return None
+        colors = palette_colors(self.palette)
+        indices = [[value for value in group if value < 256] for group in (*self.values, self.ignore_values)]
+        groups = [set(colors[group].tolist()) for group in indices]
+        times = Counter(color for group in groups for color in group)
+        unique = [[color for color in group if times[color] == 1 and color < 1 << 24] for group in groups]
+        return _sorted_table(unique) if any(unique) else None
+
+    @cached_property
     def _color_table(self) -> tuple[np.ndarray, np.ndarray]:
-        groups = (*self.colors, self.ignore_colors) if self.colors else ()
-        return _sorted_table(tuple(tuple(pack_color(color) for color in group) for group in groups))
+        groups = (*self.colors, self.ignore_colors)
+        return _sorted_table([[int(pack_colors(color)) for color in group] for group in groups])
 
 
 def edges_from_instances(instance: Tensor) -> Tensor:
@@ -292,18 +308,18 @@ def edges_from_instances(instance: Tensor) -> Tensor:
 
 
 def _sorted_table(groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (codes, class of each), sorted by code; `groups` has the codes of each class, then of the null id."""
+    """Return (codes, class of each), sorted by code; `groups` are the codes of each class, then of the null id."""
     entries = sorted((code, index) for index, group in enumerate(groups) for code in group)
     return np.array([code for code, _ in entries], np.int64), np.array([index for _, index in entries], np.int32)
 
 
 def _match(codes: np.ndarray, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Return the class of each code, -1 where the table has no such code."""
-    known, classes = table
+    """Return the class of each code, -1 for codes that are not in the table."""
+    sorted_codes, classes = table
     if codes.dtype == np.uint8 and codes.size > 256:
         return _match(np.arange(256), table)[codes]
-    position = np.searchsorted(known, codes).clip(max=len(known) - 1)
-    return np.where(known[position] == codes, classes[position], np.int32(-1))
+    position = np.searchsorted(sorted_codes, codes).clip(max=len(sorted_codes) - 1)
+    return np.where(sorted_codes[position] == codes, classes[position], np.int32(-1))
 
 
 def _as_tuples(value: Any) -> Any:

@@ -1,19 +1,22 @@
-"""What is wrong with a dataset, as data: found, collected and only then reported."""
+"""What is wrong with a dataset: findings that are collected and reported together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.errors import DataError, one_line
 
 SUMMARIZED_ABOVE = 20
 SHOWN_OF_MANY = 5
+ALIKE_SHOWN = 3
+_PARTICULAR = re.compile(r"\S*[/\\]\S*|\S*\.(?:png|jpe?g)\b|\d+")  # paths, file names and numbers
 
 
 class ProblemKind(Enum):
-    """What a finding is about; the value stands before the number of those that are not shown."""
+    """What a finding is about; the value is printed before the number of findings that are not shown."""
 
     FOLDER = "folder"
     DUPLICATE = "duplicate"
@@ -23,6 +26,8 @@ class ProblemKind(Enum):
     MASK_WITHOUT_INSTANCES = "mask without instance map"
     UNREADABLE = "unreadable files"
     SIZES = "sizes that differ"
+    PALETTES = "palettes that differ"
+    ORIENTATION = "EXIF orientations"
     CLASSES_FILE = "classes.json"
     NUM_CLASSES = "num_classes"
     IGNORE_LABEL = "ignore_label"
@@ -34,11 +39,16 @@ class ProblemKind(Enum):
     IMAGE_DEPTH = "depth"
     EMPTY_CLASS = "empty classes"
     BACKGROUND = "background"
+    REPEATED_IMAGE = "images that are there twice"
+    TWO_MASKS = "images with two masks"
+    LOOK_ALIKE = "images that look alike"
+    TEST_IN_TRAIN = "test images in train"
+    LOOK_ALIKE_IN_TRAIN = "test images that look like images in train"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding: the file, folder or key, what was found there and what to do; `kind` groups alike findings."""
+    """One finding: a file, folder or key, what was found there, what to do; not `fatal` ones are warnings."""
 
     path: str
     found: str
@@ -48,18 +58,43 @@ class Problem:
 
     @classmethod
     def of(cls, error: DataError, kind: Enum) -> Problem:
-        """Return an error that has fields (`DataError.of`) as a finding."""
+        """Return an error made by `DataError.of` as a finding."""
         assert error.path, "an error without fields"
         return cls(error.path, error.found, error.remedy, kind)
 
     @property
     def line(self) -> str:
         """The finding as one line of text."""
-        return f"{self.path}: {self.found}; {self.remedy}"
+        return one_line(f"{self.path}: {self.found}; {self.remedy}")
+
+    @property
+    def cause(self) -> tuple[Enum, str, str]:
+        """What findings of one cause have in common: kind, folder, and the text without its names and numbers."""
+        folder = self.path.rpartition("/")[0]
+        return self.kind, folder, _PARTICULAR.sub("#", f"{self.found}; {self.remedy}")
 
 
 def problem_lines(problems: Iterable[Problem]) -> list[str]:
-    """Return a line for each problem; of more than 20 of a kind the first five lines and a count."""
+    """Return a line for each cause: of more than 3 alike findings in a folder the first one, and the others' names.
+
+    Of more than 20 lines of a kind the first five and a count.
+    """
+    by_cause: dict[object, list[Problem]] = {}
+    for problem in problems:
+        by_cause.setdefault(problem.cause, []).append(problem)
+    merged = [one for alike in by_cause.values() for one in (alike if len(alike) <= ALIKE_SHOWN else [_merged(alike)])]
+    return _counted(merged)
+
+
+def _merged(alike: Sequence[Problem]) -> Problem:
+    """Return the first of several findings of one cause, which names the next ones and says how many there are."""
+    first = alike[0]
+    names = [problem.path.rpartition("/")[2] for problem in alike[1 : 1 + ALIKE_SHOWN]]
+    more = ", ..." if len(names) < len(alike) - 1 else ""
+    return replace(first, remedy=f"{first.remedy} (and {len(alike) - 1} more like it: {', '.join(names)}{more})")
+
+
+def _counted(problems: Iterable[Problem]) -> list[str]:
     by_kind: dict[Enum, list[Problem]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem)

@@ -1,4 +1,4 @@
-"""What a scan of a dataset found, and how it is shown."""
+"""The result of a scan, and its table."""
 
 from __future__ import annotations
 
@@ -6,96 +6,61 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.fingerprint import PairPrint
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.runtime.errors import DataError
 
-Size = tuple[int, int]  # height, width
-
 
 @dataclass(frozen=True)
 class ClassStats:
-    """A class: its share of all pixels (0..1) and the number of masks that have it."""
+    """How often a class occurs."""
 
     name: str
-    pixel_share: float
-    images: int
-
-
-@dataclass(frozen=True)
-class SizeStats:
-    """Sizes (height, width): smallest and largest by each side, the commonest and how many have it."""
-
-    smallest: Size
-    largest: Size
-    commonest: Size
-    commonest_count: int
-
-    @classmethod
-    def of(cls, sizes: Sequence[Size]) -> SizeStats:
-        """Return the statistics of at least one size."""
-        heights, widths = zip(*sizes, strict=True)
-        ((commonest, count),) = Counter(sizes).most_common(1)
-        return cls((min(heights), min(widths)), (max(heights), max(widths)), commonest, count)
+    pixel_share: float  # of all pixels, 0..1
+    images: int  # masks that have it
 
 
 @dataclass(frozen=True)
 class ScanReport:
-    """The pairs of a split (or masks alone), their encoding and everything that is wrong with them.
-
-    encoding: None only if there are fatal problems.
-    ignored_share: share of pixels that are of no class (0..1).
-    all_background: number of masks with nothing but class 0 and ignored pixels.
-    image_modes: PIL mode of the image files and how many have it.
-    """
+    """The pairs of a split (or masks alone), their encoding and everything that is wrong with them."""
 
     pairs: tuple[Pair, ...] | tuple[MaskEntry, ...]
-    encoding: LabelEncoding | None
+    encoding: LabelEncoding | None  # None only if there are fatal problems
     problems: tuple[Problem, ...]
     classes: tuple[ClassStats, ...] = ()
-    ignored_share: float = 0.0
-    all_background: int = 0
-    sizes: SizeStats | None = None
-    image_modes: dict[str, int] | None = None
-
-    @property
-    def background_share(self) -> float:
-        """Share of the pairs whose mask has nothing but class 0 and ignored pixels (0..1)."""
-        return self.all_background / len(self.pairs) if self.pairs else 0.0
+    ignored_share: float = 0.0  # of all pixels, 0..1
+    all_background: int = 0  # masks that have only class 0 and ignored pixels
+    sizes: tuple[Size, ...] = ()  # of the masks
+    image_modes: tuple[str, ...] = ()  # PIL modes of the images
+    prints: tuple[PairPrint | None, ...] = ()  # of each pair, None where a file cannot be read; () for masks alone
 
     @property
     def fatal(self) -> tuple[Problem, ...]:
-        """The problems that keep the dataset from being used."""
+        """The problems that have to be corrected before training or sampling."""
         return tuple(problem for problem in self.problems if problem.fatal)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """The problems with which the dataset can be used."""
         return tuple(problem for problem in self.problems if not problem.fatal)
 
     def raise_if_fatal(self) -> LabelEncoding:
-        """Return the encoding; DataError with a line for every fatal problem (many of a kind are summarized)."""
+        """Return the encoding; DataError with the lines of all fatal problems."""
         if self.fatal:
             raise DataError(problem_lines(self.fatal))
         assert self.encoding is not None
         return self.encoding
 
     def table(self, eta: Sequence[float] | None = None) -> str:
-        """Return the one table: per class its pixel share and the images that have it; sizes; problems.
-
-        eta: one number a class, how long it stays in class-wise label diffusion; None leaves it out.
-        """
+        """Return for each class its pixel share, images and (if given) eta, then sizes and problems, as text."""
         lines = self._class_lines(eta) + self._picture_lines()
         for title, problems in (("error", self.fatal), ("warning", self.warnings)):
             lines += [f"{title}: {line}" for line in problem_lines(problems)]
         if not self.problems:
             lines.append("no problems found")
         return "\n".join(lines)
-
-    @property
-    def _noun(self) -> str:
-        return "masks" if self.pairs and isinstance(self.pairs[0], MaskEntry) else "pairs"
 
     def _class_lines(self, eta: Sequence[float] | None) -> list[str]:
         if not self.classes:
@@ -116,17 +81,19 @@ class ScanReport:
 
     def _picture_lines(self) -> list[str]:
         lines = []
-        if self.sizes is not None:
-            common, count = self.sizes.commonest, self.sizes.commonest_count
+        if self.sizes:
+            heights, widths = zip(*self.sizes, strict=True)
+            (((height, width), count),) = Counter(self.sizes).most_common(1)
+            noun = "masks" if self.pairs and isinstance(self.pairs[0], MaskEntry) else "pairs"
             lines.append(
-                f"{len(self.pairs)} {self._noun}, width {_span(self.sizes, 1)}, height {_span(self.sizes, 0)} pixels; "
-                f"commonest {common[1]}x{common[0]} ({count})"
+                f"{len(self.pairs)} {noun}, width {_span(widths)}, height {_span(heights)} pixels; "
+                f"commonest {width}x{height} ({count})"
             )
         if self.image_modes:
-            modes = ", ".join(f"{mode} ({count})" for mode, count in self.image_modes.items())
+            modes = ", ".join(f"{mode} ({count})" for mode, count in Counter(self.image_modes).most_common())
             lines.append(f"image formats: {modes}")
         if self.encoding is not None and self.classes:
-            share = _percent(self.background_share)
+            share = _percent(self.all_background / len(self.pairs))
             lines.append(
                 f"mask format: {self.encoding.kind}; all {self.classes[0].name}: {self.all_background} ({share})"
             )
@@ -137,6 +104,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def _span(sizes: SizeStats, side: int) -> str:
-    low, high = sizes.smallest[side], sizes.largest[side]
+def _span(lengths: Sequence[int]) -> str:
+    low, high = min(lengths), max(lengths)
     return str(low) if low == high else f"{low} to {high}"

@@ -1,12 +1,13 @@
-"""The scan before anything is trained: every file is opened, every mistake collected, the classes counted."""
+"""The scan before training: opens every file, collects every mistake, counts the classes."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,24 +15,33 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from guided_diffusion.data.datasets import image_tensor, size_mismatch
-from guided_diffusion.data.files import open_image, open_mask
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.datasets import check_sizes, image_tensor
+from guided_diffusion.data.files import open_image, open_mask, read_bytes, turn_upright
+from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
+from guided_diffusion.data.scan.duplicates import (
+    MOST_COMPARED,
+    find_twins,
+    thumbnail,
+    twin_problems,
+    uncompared_problem,
+)
+from guided_diffusion.data.scan.orientation import Exif, Turned, orientation_problems, turned
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
-from guided_diffusion.data.scan.report import ClassStats, ScanReport, SizeStats
+from guided_diffusion.data.scan.report import ClassStats, ScanReport
 from guided_diffusion.runtime.errors import DataError
 
-# A smoothed RGB mask has any number of colors; more than these say nothing new.
-_KEPT_CODES = 4096
+_KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
 _MUCH_BACKGROUND = 0.5
 _DARK_16_BIT = 16384
 _AS_IN_TRAINING = (
-    "what masks mean was fixed by the training masks: write these in the same values as those (in sampling, "
-    "ignore_label names one of no class)"
+    "use the values of the training masks, which fixed what values mean (in sampling, ignore_label adds a value of "
+    "ignored pixels)"
 )
 
 _Entry = TypeVar("_Entry", Pair, MaskEntry)
@@ -39,13 +49,16 @@ _Entry = TypeVar("_Entry", Pair, MaskEntry)
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is kept of one pair; None where a file could not be used."""
+    """What the scan learned of one pair, or of a mask alone."""
 
-    mask: MaskFacts | None
-    size: tuple[int, int] | None
-    image_mode: str
-    brightest: int  # of a 16-bit image, else 65535
-    problems: tuple[Problem, ...]
+    problems: list[Problem]
+    mask: MaskFacts | None = None  # None where the file cannot be used
+    size: Size | None = None  # of the mask
+    turned: Turned | None = None  # how EXIF orientations are read, None without any
+    image_mode: str = ""
+    brightest: int = 65535  # of a 16-bit image
+    digests: tuple[bytes, bytes] = (b"", b"")  # of the mask's and the instance map's bytes
+    prints: PairPrint | None = None
 
 
 def scan_dataset(
@@ -57,15 +70,18 @@ def scan_dataset(
     image_channels: Literal[1, 3] = 3,
     batch_size: int | None = None,
     ignore_label: int | None = None,
+    exif: Exif = None,
     encoding: LabelEncoding | None = None,
     with_instances: bool = True,
+    look_alikes: bool = False,
     progress: bool = True,
 ) -> ScanReport:
-    """Open every pair of a split and return what was found, mistakes included; nothing is raised for those.
+    """Open every pair of a split; mistakes are not raised but reported.
 
     batch_size: over all processes; a smaller dataset gets a warning.
-    encoding: hold the masks against this one (a checkpoint's, another split's) instead of finding it.
-    with_instances: open instance maps too, where the mode has them; without they need not be there.
+    exif: whether orientation tags are applied; None: as sizes tell.
+    look_alikes: name images that are nearly the same, too, not only those of equal pixels.
+    encoding: check the masks against this one (of a checkpoint or another split) instead of inferring one.
     """
     remedy = _AS_IN_TRAINING if encoding is not None else None
     if encoding is None and mode.num_classes is not None and not mode.binary:
@@ -74,21 +90,34 @@ def scan_dataset(
             "ignore_label to the value that stands for no class"
         )
     pairs, problems = index_pairs(data_dir, mode, split, with_instances=with_instances)
-    facts = _in_threads(lambda pair: _scan_pair(pair, image_channels), pairs, "scanning pairs", progress)
+    if look_alikes and len(pairs) > MOST_COMPARED:
+        look_alikes = False
+        problems.append(uncompared_problem(str(data_dir), len(pairs)))
+
+    def scan_pair(pair: Pair) -> _Facts:
+        return _scan_pair(pair, image_channels, exif, with_thumbnail=look_alikes)
+
+    facts = _in_threads(scan_pair, pairs, "scanning pairs", progress)
     problems += [problem for fact in facts for problem in fact.problems]
+    tagged = [(pair, fact.turned) for pair, fact in zip(pairs, facts, strict=True) if fact.turned is not None]
+    problems += orientation_problems([(pair.mask, how) for pair, how in tagged])
+    upright = {pair.stem: how.upright for pair, how in tagged}
+    pairs = [replace(pair, upright=upright.get(pair.stem, True)) for pair in pairs]
     masks = [fact.mask for fact in facts if fact.mask is not None]
     if encoding is None:
-        classes, found = read_classes(data_dir)
-        problems += found
-        if masks and not found:
-            encoding, found = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
-            problems += found
+        classes, mistakes = read_classes(data_dir)
+        problems += mistakes
+        if masks and not mistakes:
+            encoding, undetermined = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
+            problems += undetermined
     problems += _image_warnings(facts, image_channels)
     if batch_size is not None and 0 < len(pairs) < batch_size:
         found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
         advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
-        problems.append(_warning(str(data_dir), found, advice, ProblemKind.SHORT_BATCH))
-    return _report(pairs, facts, encoding, problems, remedy)
+        problems.append(Problem(str(data_dir), found, advice, ProblemKind.SHORT_BATCH, fatal=False))
+    prints = tuple(fact.prints for fact in facts)
+    problems += twin_problems(find_twins(pairs, prints, encoding), len(pairs))
+    return replace(_report(pairs, facts, encoding, problems, remedy), prints=prints)
 
 
 def scan_masks(
@@ -96,15 +125,16 @@ def scan_masks(
     encoding: LabelEncoding,
     *,
     mode: DatasetMode | None = None,
+    exif: Exif = None,
     with_instances: bool = False,
     progress: bool = True,
 ) -> ScanReport:
-    """Open every mask below a folder and hold its values against `encoding`; the report's pairs are MaskEntry.
+    """Open every mask below a folder and check its values against `encoding`; the report's pairs are MaskEntry.
 
-    mode: names the masks, where the folder is one of its own; without it every PNG is a mask.
-    with_instances: open the instance maps beside the masks too, where the mode has them there.
+    mode, with_instances: see `index_masks`.
     """
     entries, problems = index_masks(folder, mode, with_instances=with_instances)
+    entries = [replace(entry, upright=exif != "ignore") for entry in entries]
     facts = _in_threads(_scan_mask, entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
     return _report(entries, facts, encoding, problems, _AS_IN_TRAINING)
@@ -113,103 +143,117 @@ def scan_masks(
 def _in_threads(
     work: Callable[[_Entry], _Facts], entries: Sequence[_Entry], description: str, progress: bool
 ) -> list[_Facts]:
-    """Return `work` of every entry, in their order; an interrupt does not wait for what is left."""
+    """Return `work` of every entry, in order; an interrupt cancels what has not begun."""
     executor = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
     try:
         futures = [executor.submit(work, entry) for entry in entries]
-        bar = tqdm(as_completed(futures), total=len(futures), desc=description, unit="file", disable=not progress)
-        for future in bar:
+        for future in tqdm(
+            as_completed(futures), total=len(futures), desc=description, unit="file", disable=not progress
+        ):
             future.result()
         return [future.result() for future in futures]
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _scan_pair(pair: Pair, channels: Literal[1, 3]) -> _Facts:
-    """Open image, mask and instance map of a pair and compare their sizes (upright, as EXIF says)."""
-    problems: list[Problem] = []
-    mask_facts = _scan_mask(MaskEntry(pair.stem, pair.mask, pair.instance))
-    problems += mask_facts.problems
-    image: Image.Image | None = None
-    brightest = 65535
+@contextmanager
+def _collecting(problems: list[Problem], kind: ProblemKind) -> Iterator[None]:
+    """Add a DataError of the block to `problems`."""
     try:
-        image = open_image(pair.image)
-        image_tensor(image, channels, pair.image)
-        if image.mode.startswith("I"):
-            brightest = int(np.asarray(image).max())
+        yield
     except DataError as error:
-        problems.append(Problem.of(error, ProblemKind.UNREADABLE))
-    if image is not None and mask_facts.size is not None and image.size[::-1] != mask_facts.size:
-        problems.append(_size_problem(pair.image, image.size[::-1], pair.mask, mask_facts.size))
-    mode = image.mode if image is not None else ""
-    return _Facts(mask_facts.mask, mask_facts.size, mode, brightest, tuple(problems))
+        problems.append(Problem.of(error, kind))
+
+
+def _scan_pair(pair: Pair, channels: Literal[1, 3], exif: Exif, *, with_thumbnail: bool) -> _Facts:
+    """Open image, mask and instance map of a pair and compare their sizes."""
+    problems: list[Problem] = []
+    image = mask = how = None
+    content = mask_content = b""
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        mask_content = read_bytes(pair.mask)
+        mask = open_mask(pair.mask, mask_content, upright=False)
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        content = read_bytes(pair.image)
+        image = open_image(pair.image, content, upright=False)
+    if image is not None and mask is not None:
+        how = turned(image, mask, exif)
+    upright = how is None or how.upright
+    entry = MaskEntry(pair.stem, pair.mask, pair.instance, upright)
+    facts = _mask_facts(entry, mask, mask_content, problems) if mask is not None else _Facts(problems)
+    if image is None:
+        return facts
+    if upright:
+        turn_upright(image)
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        facts = replace(facts, image_mode=image.mode, turned=how)
+        if facts.size is not None:
+            with _collecting(problems, ProblemKind.SIZES):
+                check_sizes(pair.image, image.size[::-1], pair.mask, facts.size)
+        pixels = image_tensor(image, channels, pair.image).numpy()
+        if image.mode.startswith("I"):
+            facts = replace(facts, brightest=int(np.asarray(image).max()))
+        if facts.mask is not None:
+            small = thumbnail(pixels) if with_thumbnail else None
+            digests = content_digest(content), *facts.digests, pixel_digest(pixels)
+            facts = replace(facts, prints=PairPrint(*digests, len(content), pixels.shape[1:], small))
+    return facts
 
 
 def _scan_mask(entry: MaskEntry) -> _Facts:
-    """Count the codes of a mask; its instance map, if any, must be readable and of the same size."""
-    try:
-        image = open_mask(entry.mask)
-        facts = _count_codes(entry.mask, raw_mask(image, entry.mask))
-    except DataError as error:
-        return _Facts(None, None, "", 65535, (Problem.of(error, ProblemKind.UNREADABLE),))
-    size = image.size[::-1]
     problems: list[Problem] = []
-    if entry.instance is not None:
-        try:
-            instance = raw_mask(open_mask(entry.instance), entry.instance)
-            if instance.values.shape != size:
-                problems.append(_size_problem(entry.mask, size, entry.instance, instance.values.shape))
-        except DataError as error:
-            problems.append(Problem.of(error, ProblemKind.UNREADABLE))
-    return _Facts(facts, size, "", 65535, tuple(problems))
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        content = read_bytes(entry.mask)
+        return _mask_facts(entry, open_mask(entry.mask, content, upright=False), content, problems)
+    return _Facts(problems)
+
+
+def _mask_facts(entry: MaskEntry, mask: Image.Image, content: bytes, problems: list[Problem]) -> _Facts:
+    """Count the codes of a mask, opened as stored; check that its instance map, if any, has the same size."""
+    facts = _Facts(problems)
+    if entry.upright:
+        turn_upright(mask)
+    with _collecting(problems, ProblemKind.UNREADABLE):
+        raw = raw_mask(mask, entry.mask)
+        height, width = raw.values.shape
+        digests = content_digest(content), b""
+        facts = _Facts(problems, _count_codes(entry.mask, raw), (height, width), digests=digests)
+        if entry.instance is not None:
+            content = read_bytes(entry.instance)
+            facts = replace(facts, digests=(digests[0], content_digest(content)))
+            instance = raw_mask(open_mask(entry.instance, content, upright=entry.upright), entry.instance)
+            with _collecting(problems, ProblemKind.SIZES):
+                check_sizes(entry.mask, (height, width), entry.instance, instance.values.shape)
+    return facts
 
 
 def _count_codes(path: str, raw: RawMask) -> MaskFacts:
     """Return the distinct codes of a mask and how many pixels have each."""
-    if raw.kind == "rgb":
-        codes, counts = np.unique(raw.values, return_counts=True)
-        kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_CODES])
+    codes, counts = np.unique(raw.values, return_counts=True)
+    if len(codes) > _KEPT_COLORS and raw.kind == "rgb":
+        kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_COLORS])
         codes, counts = codes[kept], counts[kept]
-    else:
-        every = np.bincount(raw.values.reshape(-1))
-        codes = np.flatnonzero(every)
-        counts, codes = every[codes], codes.astype(raw.values.dtype)
-    return MaskFacts(path, RawMask(raw.kind, codes, raw.palette), counts)
-
-
-def _size_problem(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> Problem:
-    remedy = "scale or crop one to the other's size (masks by nearest neighbor)"
-    return Problem(path, size_mismatch(size, other_path, other_size), remedy, ProblemKind.SIZES)
-
-
-def _warning(path: str, found: str, remedy: str, kind: ProblemKind) -> Problem:
-    return Problem(path, found, remedy, kind, fatal=False)
+    return MaskFacts(path, replace(raw, values=codes), counts)
 
 
 def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
-    """Return warnings about what happens to the images' colors and depth."""
+    """Return warnings about colors and depth of the images."""
     modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
     gray = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA") or mode.startswith("I"))
     problems = []
     if channels == 3 and modes and gray == modes.total():
         remedy = "set image_channels to 1 to train a smaller, faster model"
-        problems.append(_warning("image_channels", "3, but all images are gray", remedy, ProblemKind.IMAGE_COLORS))
+        problems.append(("image_channels", "3, but all images are gray", remedy, ProblemKind.IMAGE_COLORS))
     if channels == 1 and gray < modes.total():
         found = f"1, but {modes.total() - gray} of {modes.total()} images have colors"
-        problems.append(
-            _warning(
-                "image_channels", found, "they are turned gray; set it to 3 to keep them", ProblemKind.IMAGE_COLORS
-            )
-        )
+        remedy = "they are turned gray; set it to 3 to keep the colors"
+        problems.append(("image_channels", found, remedy, ProblemKind.IMAGE_COLORS))
     brightest = [fact.brightest for fact in facts if fact.image_mode.startswith("I")]
     if brightest and max(brightest) < _DARK_16_BIT:
         found = f"16-bit images use values up to {max(brightest)} of 65535, so they are almost black"
-        problems.append(
-            _warning(
-                "images", found, "stretch them to the full range, or save them with 8 bits", ProblemKind.IMAGE_DEPTH
-            )
-        )
-    return problems
+        remedy = "stretch them to the full range, or save them with 8 bits"
+        problems.append(("images", found, remedy, ProblemKind.IMAGE_DEPTH))
+    return [Problem(*problem, fatal=False) for problem in problems]
 
 
 def _report(
@@ -219,39 +263,34 @@ def _report(
     problems: list[Problem],
     remedy: str | None,
 ) -> ScanReport:
-    """Hold the masks against the encoding, count classes and sizes.
+    """Check the masks against the encoding, count classes and sizes.
 
-    remedy: for codes that stand for no class; None judges by the codes what the mistake is.
+    remedy: for codes of unknown meaning; None guesses from the codes what the mistake is.
     """
     masks = [fact.mask for fact in facts if fact.mask is not None]
-    classes: tuple[ClassStats, ...] = ()
+    classes: list[ClassStats] = []
     ignored_share, all_background = 0.0, 0
     if encoding is not None and masks:
         problems += _unexpected_codes(masks, encoding, remedy)
         pixels, images, all_background = _count_classes(masks, encoding)
-        total = max(1, int(pixels.sum()))
-        classes = tuple(
-            ClassStats(name, int(count) / total, int(having))
-            for name, count, having in zip(encoding.names, pixels[:-1], images[:-1], strict=True)
-        )
-        ignored_share = int(pixels[-1]) / total
+        *shares, ignored_share = (pixels / max(1, pixels.sum())).tolist()
+        counts = zip(encoding.names, shares, images[:-1].tolist(), strict=True)
+        classes = [ClassStats(name, share, having) for name, share, having in counts]
         problems += _class_warnings(classes, all_background, len(masks))
-    sizes = [fact.size for fact in facts if fact.size is not None]
-    modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
     return ScanReport(
         tuple(entries),
         encoding,
         tuple(problems),
-        classes,
+        tuple(classes),
         ignored_share,
         all_background,
-        SizeStats.of(sizes) if sizes else None,
-        dict(modes.most_common()),
+        tuple(fact.size for fact in facts if fact.size is not None),
+        tuple(fact.image_mode for fact in facts if fact.image_mode),
     )
 
 
 def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remedy: str | None) -> list[Problem]:
-    """Return a problem for each mask with codes that stand for no class; a remedy not given is judged on all masks."""
+    """Return a problem for each mask with codes of unknown meaning; without a `remedy` it is guessed from all masks."""
     present = present_values(masks)
     problems = []
     for mask in masks:
@@ -259,8 +298,8 @@ def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remed
         if not unexpected.size:
             continue
         seen = mask.raw.values if mask.raw.kind == "rgb" else present
-        found, judged = encoding.explain(mask.raw.kind, unexpected, seen)
-        problems.append(Problem(mask.path, found, remedy or judged, ProblemKind.UNKNOWN_VALUES))
+        found, guess = encoding.explain(mask.raw.kind, unexpected, seen)
+        problems.append(Problem(mask.path, found, remedy or guess, ProblemKind.UNKNOWN_VALUES))
     return problems
 
 
@@ -269,10 +308,10 @@ def _count_classes(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> tuple
     pixels, images = (np.zeros(encoding.num_classes + 1, np.int64) for _ in range(2))
     all_background = 0
     for mask in masks:
-        found = encoding.lookup(mask.raw)
-        known = found >= 0
-        np.add.at(pixels, found[known], mask.counts[known])
-        present = np.unique(found[known])
+        label = encoding.lookup(mask.raw)
+        known = label >= 0
+        np.add.at(pixels, label[known], mask.counts[known])
+        present = np.unique(label[known])
         images[present] += 1
         all_background += bool(known.all() and np.isin(present, (0, encoding.num_classes)).all())
     return pixels, images, all_background
@@ -283,13 +322,10 @@ def _class_warnings(classes: Sequence[ClassStats], all_background: int, masks: i
     for index, stats in enumerate(classes):
         if not stats.images:
             remedy = "the model cannot learn it; add masks that have it, or check how the values map to classes"
-            if index == 0:
-                remedy += " (labels may start at 1)"
-            problems.append(
-                _warning(f"class {index}", f"{stats.name!r} is in no mask", remedy, ProblemKind.EMPTY_CLASS)
-            )
+            remedy += " (labels may start at 1)" if index == 0 else ""
+            problems.append((f"class {index}", f"{stats.name!r} is in no mask", remedy, ProblemKind.EMPTY_CLASS))
     if len(classes) > 1 and all_background > _MUCH_BACKGROUND * masks:
         found = f"{all_background} of {masks} masks are all {classes[0].name!r}"
         remedy = "the model sees the other classes rarely; leave some of these pairs out"
-        problems.append(_warning("masks", found, remedy, ProblemKind.BACKGROUND))
-    return problems
+        problems.append(("masks", found, remedy, ProblemKind.BACKGROUND))
+    return [Problem(*problem, fatal=False) for problem in problems]

@@ -1,4 +1,4 @@
-"""Sums of looked-up rows: what the SPADE modulations read and write beside whole tables."""
+"""Sums of table rows, which SPADE's modulations look up and add."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from guided_diffusion.models.group_norm import SegmentSum, cached_parts
 
 
 class BagSum:
-    """Sums bags of nine rows of a table of products.
+    """Sums of nine rows of a table of products.
 
-    bags: [K, 9] int64 in 0..count-1, the rows that make up each sum. count: rows of the table.
+    bags: [K, 9] int64 in 0..count-1, the rows of each sum. count: rows of the table.
     """
 
     def __init__(self, bags: Tensor, count: int):
@@ -30,13 +30,13 @@ class BagSum:
 
     @cached_property
     def backward_index(self) -> SegmentSum:
-        """How to sum, for each product, the gradients of the sums that it is part of."""
+        """Index to sum, for each product, the gradients of the sums that contain it."""
         by_product = SegmentSum.by(self.bags.flatten(), self.count)
         return by_product._replace(order=by_product.order // self.bags.shape[1])
 
 
 class _BagSum(torch.autograd.Function):
-    """Sums of bags of rows; the gradient of each row sums over the bags it is in, which are known beforehand."""
+    """`embedding_bag` whose backward pass sums over the bags of each row by a precomputed index."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, bags: Tensor, *backward_index: Tensor) -> Tensor:
@@ -49,16 +49,11 @@ class _BagSum(torch.autograd.Function):
 
 
 def modulate_by_bags_(
-    pixels: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    bags: Tensor,
-    time_scale: Tensor | None,
-    time_shift: Tensor | None,
+    pixels: Tensor, scale: Tensor, shift: Tensor, bags: Tensor, time_scale: Tensor | None, time_shift: Tensor | None
 ) -> None:
     """Change `pixels` [N, H * W, C] to SiLU((pixels * scale + shift) * (1 + time_scale) + time_shift).
 
-    scale, shift: tables [P, C], read by `bags` [N, H * W, 9], whose rows are summed. time_scale, time_shift: [N, C].
+    scale, shift: tables [P, C], of which each pixel sums the nine rows `bags` [N, H * W, 9].
     """
     for part in cached_parts(pixels):
         block, rows = pixels[part].flatten(0, 1), bags[part].flatten(0, 1)

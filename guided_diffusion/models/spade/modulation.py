@@ -1,4 +1,4 @@
-"""SPADE's modulations, in the three forms in which scale and shift of every pixel are kept and applied."""
+"""SPADE's modulations: the forms in which scale and shift of every pixel are stored and applied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided_diffusion.models.architecture import GROUPS
 from guided_diffusion.models.conditioning import Modulation
 from guided_diffusion.models.group_norm import RowIndex, by_pixel, modulate_by_rows_, modulated_norm, normalize
 from guided_diffusion.models.spade.kernels import modulate_by_bags_
@@ -30,7 +29,7 @@ class DenseModulation(Modulation):
         return self.scale.shape[0]
 
     def with_gradients(self, x: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> Tensor:
-        h = normalize(x, groups=GROUPS) * self.scale + self.shift
+        h = normalize(x) * self.scale + self.shift
         if time_scale is not None:
             h = h * (1 + time_scale[:, :, None, None]) + time_shift[:, :, None, None]
         return F.silu(h)
@@ -50,11 +49,10 @@ class DenseModulation(Modulation):
 
 @dataclass(frozen=True, eq=False)
 class GatherIndex:
-    """Which patch surrounds each pixel of a batch at one resolution, and which table rows follow from that.
+    """Index from the pixels of a batch at one resolution to patches and table rows.
 
-    index: [N, H, W] int64 in 0..count-1, the patch of each pixel.
-    rows: one row for each patch of each image, as every image has its own timestep.
-    patch: [M] int64, the patch of each of `rows`.
+    index: [N, H, W] int64 in 0..count-1, the patch of each pixel. rows: one row for each patch of each image, as every
+    image has its own timestep. patch: [M] int64, the patch of each row.
     """
 
     index: Tensor
@@ -64,17 +62,17 @@ class GatherIndex:
 
     @staticmethod
     def of(index: Tensor, count: int) -> GatherIndex:
-        """Return that of `index` [N, H, W] int64 in 0..count-1."""
+        """Return the index from the patch of each pixel, [N, H, W] int64 in 0..count-1."""
         image = torch.arange(len(index), device=index.device)[:, None]
         pairs, row = torch.unique(image * count + index.flatten(1), return_inverse=True)
         return GatherIndex(index, count, RowIndex.of(row, pairs // count), pairs % count)
 
     def expand(self, n: int) -> GatherIndex:
-        """Return that of `n` such maps for that of one."""
+        """Return the index of one map repeated `n` times."""
         return GatherIndex.of(self.index.expand(n, -1, -1), self.count)
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield every tensor it holds."""
+        """Yield every tensor."""
         yield from (self.index, self.patch, self.rows.row, self.rows.image, *(self.rows.sums or ()))
 
 
@@ -93,13 +91,13 @@ class LookupModulation(Modulation):
         return self.gather_index.index.shape[0]
 
     def with_gradients(self, x: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> Tensor:
-        return modulated_norm(x, *self._by_row(time_scale, time_shift), self.gather_index.rows, groups=GROUPS)
+        return modulated_norm(x, *self._by_row(time_scale, time_shift), self.gather_index.rows)
 
     def modulate_(self, pixels: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> None:
         modulate_by_rows_(pixels, *self._by_row(time_scale, time_shift), self.gather_index.rows.row)
 
     def _by_row(self, time_scale: Tensor | None, time_shift: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the whole scale and shift of each table row, [M, C] each."""
+        """Return scale and shift of each table row, the timestep included, [M, C] each."""
         scale, shift = (table.index_select(0, self.gather_index.patch) for table in (self.scale, self.shift))
         if time_scale is None:
             return scale, shift
@@ -118,10 +116,10 @@ class LookupModulation(Modulation):
 
 @dataclass(frozen=True, eq=False)
 class SummedModulation(Modulation):
-    """Scale and shift of each pixel as sums of looked-up products, made when they are applied; without gradients.
+    """Scale and shift of each pixel as sums of nine products, computed when they are applied; without gradients.
 
-    scale: [P, C], products of which nine sum up to 1 + gamma. shift: [P, C], to beta.
-    bags: [N, H * W, 9] int64 in 0..P-1, the products of each pixel.
+    scale, shift: [P, C], products that sum up to 1 + gamma and to beta. bags: [N, H * W, 9] int64 in 0..P-1, the
+    products of each pixel.
     """
 
     scale: Tensor
@@ -132,7 +130,7 @@ class SummedModulation(Modulation):
         return self.bags.shape[0]
 
     def with_gradients(self, x: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> Tensor:
-        raise AssertionError("a modulation that was made without gradients has none")
+        raise AssertionError("made without gradients")
 
     def modulate_(self, pixels: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> None:
         modulate_by_bags_(pixels, self.scale, self.shift, self.bags, time_scale, time_shift)

@@ -1,18 +1,17 @@
-"""What `evaluate` compares: the real dataset and the samples, scanned and then read, and where each sample is from."""
+"""The data of `evaluate`: the real dataset and the samples, scanned and then read, and the origin of each sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 
-import numpy as np
 from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets, MaskGroups
 from evaluations.metrics.lpips_diversity import groups_of_one_mask
-from evaluations.origins import MaskClue, RealMasks, leaked, origin_warnings, trace_origins
-from evaluations.segmentation.segmenter import AgreementSegmenter
+from evaluations.origins import MaskClue, RealMasks, origin_warnings, trace_origins
 from evaluations.sets import Images, ImageSet
 from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
 from guided_diffusion.data.arrays import load_arrays
@@ -20,19 +19,24 @@ from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.scan.duplicates import DUPLICATES, Twin, shared_problems
 from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.changed_data import changes_since_sampling
+from guided_diffusion.pipelines.dataset import shared_with_training
 from guided_diffusion.pipelines.evaluation.options import needs_training
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
 
+_REPORTED = (ProblemKind.EMPTY_CLASS, *DUPLICATES)
+
 
 @dataclass(frozen=True)
 class View:
-    """How files become the arrays that are compared."""
+    """How files are read as arrays."""
 
     encoding: LabelEncoding
     options: ViewOptions
@@ -41,11 +45,6 @@ class View:
     def size(self) -> tuple[int, int]:
         """Height and width at which everything is compared."""
         return height_width(self.options.image_size)
-
-    @property
-    def resampling(self) -> str:
-        """How images come to their size, for the report."""
-        return f"images brought to that size ({self.options.resize}, bicubic, antialiased)"
 
     def read(self, pairs: Sequence[Pair], name: str = "") -> ImageSet:
         """Return scanned pairs as arrays; a progress bar shows their `name`. DataError for files that changed."""
@@ -60,8 +59,9 @@ class View:
 class ScannedData:
     """The pairs of everything that is compared, scanned and not yet read; warnings are lines for the report.
 
-    training: None where nothing that is asked for needs it, as a published dataset has gigabytes of it.
-    several: the samples whose diversity is asked for, of the folder `several_folder`.
+    training: None if no measurement needs it, as published datasets have gigabytes of it.
+    shared: the test pairs whose image is in train, too.
+    several: the samples whose diversity is measured, of the folder `several_folder`.
     """
 
     view: View
@@ -72,34 +72,41 @@ class ScannedData:
     several: tuple[Pair, ...]
     several_folder: str
     folder: SampleFolder
+    shared: tuple[Twin, ...]
     warnings: tuple[str, ...]
 
 
 def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     """Scan the splits of the real dataset that the (resolved) options need, and the samples.
 
-    Raises DataError with a line for everything that keeps them from being compared.
+    Raises DataError with a line for everything that prevents the comparison.
     """
-    training, encoding, warnings = None, None, []
+    training, encoding, warnings, shared = None, None, [], []
+    real = None
     if needs_training(config):
-        report = _scan(config, "train", None)
-        encoding, training = report.raise_if_fatal(), report.pairs
-        warnings = problem_lines(problem for problem in report.warnings if problem.kind is ProblemKind.EMPTY_CLASS)
+        real = _scan(config, "train", None)
+        encoding, training = real.raise_if_fatal(), real.pairs
+        warnings = problem_lines(problem for problem in real.warnings if problem.kind in _REPORTED)
+        warnings += _other_training_data(config.source.data_dir, folder, real)
     report = _scan(config, "test", encoding)
     encoding, test = report.raise_if_fatal(), report.pairs
+    warnings += problem_lines(problem for problem in report.warnings if problem.kind in DUPLICATES)
+    if real is not None:
+        shared = shared_with_training(report, real)
+        warnings += problem_lines(shared_problems(shared, len(test)))
     view = config.view
     if view.resize == "pad":
-        # Borders are of no class, and samples were written with them.
+        # Borders are ignored pixels, and samples were written with them.
         encoding = encoding.with_ignore()
     pairs = open_samples(folder, encoding, view.image_channels)
     data_dir = Path(config.source.data_dir)
-    for found, where, least in (
+    for split, where, least in (
         (training, data_dir / "train", 4),
         (test, data_dir / "test", 2),
         (pairs, folder.folder, 2),
     ):
-        if found is not None and len(found) < least:
-            raise DataError(f"{where}: has {len(found)} pair(s), and a comparison needs at least {least}: add some")
+        if split is not None and len(split) < least:
+            raise DataError(f"{where}: has {len(split)} pair(s), and a comparison needs at least {least}: add some")
     several, diversity_dir = pairs, config.quality.diversity_dir
     if diversity_dir:
         several = open_samples(find_samples(diversity_dir), encoding, view.image_channels)
@@ -112,6 +119,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         several,
         diversity_dir or str(folder.folder),
         folder,
+        tuple(shared),
         (*warnings, *_size_warning(folder, pairs, View(encoding, view).size)),
     )
 
@@ -126,9 +134,22 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         image_channels=config.view.image_channels,
         batch_size=config.study.batch_size,
         ignore_label=source.ignore_label,
+        exif=source.exif,
         encoding=encoding,
         with_instances=False,
+        look_alikes=True,
     )
+
+
+def _other_training_data(data_dir: str, folder: SampleFolder, report: ScanReport) -> list[str]:
+    found = changes_since_sampling(folder, report)
+    if found is None:
+        return []
+    path, changes = found
+    return [
+        f"{data_dir}: the training split is not what {path} was trained on ({changes}): copies of the training images "
+        "that it saw are not all found; give the data_dir of its training"
+    ]
 
 
 def _size_warning(folder: SampleFolder, pairs: Sequence[Pair], wanted: tuple[int, int]) -> list[str]:
@@ -143,45 +164,15 @@ def _size_warning(folder: SampleFolder, pairs: Sequence[Pair], wanted: tuple[int
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Everything that is compared, in memory; origins as EvaluationSets has them, warnings as lines for the report."""
+    """Everything that is compared, in memory; warnings are lines for the report."""
 
     scanned: ScannedData
-    training: ImageSet | None
-    test: ImageSet
-    samples: ImageSet
-    origin: np.ndarray
-    test_origin: np.ndarray
+    sets: EvaluationSets
     warnings: tuple[str, ...]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in order."""
-        return tuple(self.scanned.view.encoding.names)
-
-    @property
-    def leaked(self) -> int:
-        """How many samples were made from masks of the test split."""
-        return leaked(self.origin, self.test_origin)
-
-    def sets(self, segmenter: AgreementSegmenter | None) -> EvaluationSets:
-        """Return what metrics measure on."""
-        scanned = self.scanned
-        return EvaluationSets(
-            self.training,
-            self.test,
-            self.samples,
-            self.class_names,
-            scanned.background,
-            self.origin,
-            self.test_origin,
-            scanned.view.resampling,
-            lambda: _find_groups(scanned),
-            segmenter,
-        )
 
 
 def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationData:
-    """Read what was scanned into memory; DataError for files that changed since."""
+    """Read the scanned files into memory; DataError for files that have changed since."""
     view = scanned.view
     training = None if scanned.training is None else view.read(scanned.training, "training")
     test = view.read(scanned.test, "test")
@@ -196,7 +187,18 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         test_origin,
         compared_with_test=compared_with_test,
     )
-    return EvaluationData(scanned, training, test, samples, origin, test_origin, (*lines, *scanned.warnings))
+    sets = EvaluationSets(
+        training,
+        test,
+        samples,
+        tuple(view.encoding.names),
+        scanned.background,
+        origin,
+        test_origin,
+        f"images resized to that size ({view.options.resize}, bicubic, antialiased)",
+        partial(_find_groups, scanned),
+    )
+    return EvaluationData(scanned, sets, (*lines, *scanned.warnings))
 
 
 def _masks_of(scanned: ScannedData, pairs: Sequence[Pair] | None, images: ImageSet | None) -> RealMasks | None:
@@ -213,10 +215,12 @@ def _clue(folder: SampleFolder, pair: Pair) -> MaskClue:
 
 
 def _find_groups(scanned: ScannedData) -> MaskGroups:
-    """Read the masks of the samples whose diversity is asked for, and tell which are of one mask."""
+    """Read the masks of the samples whose diversity is measured, and group equal ones."""
     view, pairs = scanned.view, scanned.several
     bar = tqdm(pairs, desc="reading masks", unit="mask")
-    groups = groups_of_one_mask(view.encoding.decode(open_mask(pair.mask), pair.mask) for pair in bar)
+    groups = groups_of_one_mask(
+        view.encoding.decode(open_mask(pair.mask, upright=pair.upright), pair.mask) for pair in bar
+    )
 
     def load(number: int) -> Images:
         return view.read([pairs[index] for index in groups[number]]).images

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evaluations.errors import EvaluationError
-from evaluations.metrics.agreement import Agreement
+from evaluations.metrics.agreement import SCORE
+from evaluations.metrics.base import Measurement
 from guided_diffusion.config.evaluate import EvaluateConfig
-from guided_diffusion.pipelines.evaluation.data import EvaluationData, load_data, scan_data
-from guided_diffusion.pipelines.evaluation.metrics import (
-    Measured,
-    MetricContext,
-    agreement_of,
-    make_metrics,
-    measure,
-    notes_of,
-)
+from guided_diffusion.pipelines.evaluation.data import EvaluationData, ScannedData, load_data, scan_data
+from guided_diffusion.pipelines.evaluation.metrics import MetricContext, make_metrics
 from guided_diffusion.pipelines.evaluation.options import resolve_options
-from guided_diffusion.pipelines.evaluation.report import (
-    Filtered,
-    describe_data,
-    findings_of,
-    report_page,
-    warnings_of,
-)
+from guided_diffusion.pipelines.evaluation.report import describe_data, report_page, warnings_of
 from guided_diffusion.pipelines.evaluation.segmenter import read_external
 from guided_diffusion.pipelines.evaluation.study import prepare_study
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -55,38 +46,38 @@ def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
     if threshold is not None:
         refuse_target(samples, filtered_folder)
     config = resolve_options(config, samples)
-    quality, seed = config.quality, config.study.seed
-    external = read_external(config.segmenter, config.view, device)
+    external = read_external(config, device)
     scanned = scan_data(config, samples)
-    names = scanned.view.encoding.names
-    segmenter = external and external.for_classes(names, batch_size=config.study.batch_size, device=device)
-    metrics = make_metrics(MetricContext(quality, seed, device))
-    data = load_data(scanned, compared_with_test=quality.compare_with == "test")
+    segmenter = None if external is None else external(scanned.view.encoding.names)
+    context = MetricContext(config.quality, config.study.seed, device)
+    metrics = make_metrics(context)
+    data = load_data(scanned, compared_with_test=config.quality.compare_with == "test")
     study = prepare_study(config, data, folder, device)
     make_folder(folder)
     if study is not None:
         study.results.begin()
     write_run_record(folder, "evaluate", config.to_json())
-    _announce(data, notes_of(metrics))
+    _announce(data, context.notes)
     if study is not None:
         study.train()
         segmenter = study.segmenter() if study.study.with_agreement else segmenter
-    sets = data.sets(segmenter)
-    measured = measure(metrics, sets)
+    sets = replace(data.sets, segmenter=segmenter)
+    measured = {metric.key: metric.measure(sets) for metric in metrics}
     record = {
         "data": describe_data(config.source, data),
-        "study": None if study is None else study.summary(names),
-        **{each.metric.key: each.measurement.record for each in measured},
+        "study": None if study is None else study.summary(sets.class_names),
+        **{key: measurement.record for key, measurement in measured.items()},
         "options": config.to_json(),
         "versions": library_versions() | library_versions(METRIC_LIBRARIES),
     }
-    filtered = None
     if threshold is not None:
-        filtered = write_filtered(data, agreement_of(measured), threshold, filtered_folder)
-        record["filtered"] = filtered.to_json()
+        scores = measured["agreement"].sample_scores[SCORE]
+        record["filtered"] = write_filtered(scanned, scores, threshold, filtered_folder)
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    write_text(folder / REPORT, report_page(record, data, sets, measured, filtered, quality.report_images))
-    _finish(record["study"], measured, filtered, len(data.samples), folder)
+    measurements = list(measured.values())
+    page = report_page(record, sets, measurements, samples.config, config.quality.report_images)
+    write_text(folder / REPORT, page)
+    _finish(record, measurements, folder)
 
 
 def refuse_other_output(folder: Path) -> None:
@@ -96,44 +87,38 @@ def refuse_other_output(folder: Path) -> None:
         raise UserError(f"output_dir is {folder}, which holds the results of {action}: choose another folder")
 
 
-def write_filtered(data: EvaluationData, agreement: Agreement, threshold: float, target: Path) -> Filtered:
-    """Copy the samples whose agreement is at least `threshold`, each with its agreement in the manifest."""
-    scanned = data.scanned
-    kept = [index for index, low in enumerate(agreement.below(threshold)) if not low]
-    notes = [{"agreement": round(float(agreement.score[index]), 4)} for index in kept]
-    pairs = [scanned.samples[index] for index in kept]
+def write_filtered(scanned: ScannedData, scores: np.ndarray, threshold: float, target: Path) -> dict[str, Any]:
+    """Copy the samples whose agreement is at least `threshold`, and return the entry in report.json."""
+    passing = np.flatnonzero(scores >= threshold)
+    notes = [{"agreement": round(float(score), 4)} for score in scores[passing]]
+    pairs = [scanned.samples[index] for index in passing]
     folder = write_selection(scanned.folder, pairs, scanned.view.encoding, target, notes)
-    return Filtered(str(folder), threshold, len(kept))
+    return {"folder": str(folder), "threshold": threshold, "kept": len(pairs)}
 
 
 def _announce(data: EvaluationData, notes: Sequence[str]) -> None:
-    height, width = data.scanned.view.size
-    training = "" if data.training is None else f"{len(data.training)} training and "
-    counts = f"{training}{len(data.test)} test images"
-    folder = data.scanned.folder.folder
-    print(f"{counts}, {len(data.samples)} samples of {folder}, all at {width}x{height} pixels")
+    sets, (height, width) = data.sets, data.sets.size
+    training = "" if sets.training is None else f"{len(sets.training)} training and "
+    counts = f"{training}{len(sets.test)} test images, {len(sets.samples)} samples of {data.scanned.folder.folder}"
+    print(f"{counts}, all at {width}x{height} pixels")
     for line in (*data.warnings, *notes):
         print(f"warning: {line}")
 
 
-def _finish(
-    study: Mapping[str, Any] | None,
-    measured: Sequence[Measured],
-    filtered: Filtered | None,
-    samples: int,
-    folder: Path,
-) -> None:
+def _finish(record: Mapping[str, Any], measured: Sequence[Measurement], folder: Path) -> None:
+    study, filtered = record["study"], record.get("filtered")
     if study is not None:
         print(f"\n{study['headline']}")
         for entry in study["architectures"].values():
             for line in (entry.get("verdict"), entry.get("rivals")):
                 if line:
                     print(f"  {line['line']}")
-    for line in findings_of(measured):
-        print(line)
+    for measurement in measured:
+        for line in measurement.findings:
+            print(line)
     for line in [*(study["warnings"] if study else []), *warnings_of(measured)]:
         print(f"warning: {line}")
     if filtered is not None:
-        print(f"{filtered.kept} of {samples} samples copied to {filtered.folder}")
+        print(f"{filtered['kept']} of {record['data']['images']['samples']} samples copied to {filtered['folder']}")
     for name in (REPORT, RECORD):
         print(f"  {(folder / name).absolute()}")

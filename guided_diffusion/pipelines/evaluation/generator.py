@@ -1,4 +1,4 @@
-"""The runs of the generator behind the samples, where they remain."""
+"""The trainings of the generator that made the samples, if they are still on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_RUNS = 5  # a chain of finetunings is rarely longer
 
 
 def runs_behind(config: Mapping[str, Any]) -> dict[Path, tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Return folder -> (config, epochs) of the runs that led to what was sampled with `config`, the first one first."""
+    """Return folder -> (config, epochs) of the trainings behind samples made with `config`, the first one first."""
     runs: dict[Path, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     named = config.get("model_path")
     while isinstance(named, str) and named not in ("", "auto") and len(runs) < _MOST_RUNS:

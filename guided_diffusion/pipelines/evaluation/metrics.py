@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 
-from evaluations.metrics.agreement import Agreement, AgreementMetric
-from evaluations.metrics.base import EvaluationSets, Measurement, Metric, Skipped, load_optional
+from evaluations.metrics.agreement import AgreementMetric
+from evaluations.metrics.base import FeatureExtractor, Metric, Skipped, load_optional
 from evaluations.metrics.drift import DriftMetric
 from evaluations.metrics.fidelity import FidelityMetric
-from evaluations.metrics.inception import InceptionFeatures, load_inception
+from evaluations.metrics.inception import load_inception
 from evaluations.metrics.lpips_diversity import DiversityMetric, PerceptualDistance, load_lpips
 from evaluations.metrics.near_duplicates import NearDuplicatesMetric
-from evaluations.report.page import Section
 from guided_diffusion.config.evaluate import QualityOptions
 
 
@@ -32,7 +30,7 @@ class MetricContext:
     device: torch.device
 
     @cached_property
-    def inception(self) -> InceptionFeatures | Skipped:
+    def inception(self) -> FeatureExtractor | Skipped:
         """The network of FID."""
         weights = self.quality.inception_weights
         return load_optional("inception_weights", weights, lambda weights: load_inception(weights, self.device))
@@ -42,6 +40,12 @@ class MetricContext:
         """The network of LPIPS."""
         net, weights = self.quality.lpips_net, self.quality.lpips_weights
         return load_optional("lpips_weights", weights, lambda weights: load_lpips(net, weights, self.device))
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each network that was asked for and could not be downloaded."""
+        networks = (self.inception, self.lpips)
+        return [network.reason for network in networks if isinstance(network, Skipped) and network.wanted]
 
 
 def _agreement(context: MetricContext) -> Metric | None:
@@ -63,37 +67,9 @@ METRICS: list[Callable[[MetricContext], Metric | None]] = [
     _near_duplicates,
     lambda context: DriftMetric(),
 ]
-"""What makes each metric, None where it is not asked for; report.json and report.html have them in this order."""
+"""What makes each metric, or None if it is not asked for; report.json and report.html have them in this order."""
 
 
 def make_metrics(context: MetricContext) -> list[Metric]:
     """Return the metrics that are asked for."""
     return [metric for make in METRICS if (metric := make(context)) is not None]
-
-
-def notes_of(metrics: Iterable[Metric]) -> list[str]:
-    """Return a line for each metric that is asked for and cannot be measured."""
-    return [metric.skipped.reason for metric in metrics if metric.skipped is not None and metric.skipped.wanted]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric and what it found."""
-
-    metric: Metric
-    measurement: Measurement[Any]
-
-    @property
-    def section(self) -> Section:
-        """What the report shows of it."""
-        return self.metric.section(self.measurement)
-
-
-def measure(metrics: Iterable[Metric], sets: EvaluationSets) -> list[Measured]:
-    """Return what all metrics find, in their order."""
-    return [Measured(metric, metric.measure(sets)) for metric in metrics]
-
-
-def agreement_of(measured: Sequence[Measured]) -> Agreement:
-    """Return the agreement of the samples, which filtering goes by."""
-    return next(each.measurement.result.samples for each in measured if isinstance(each.metric, AgreementMetric))

@@ -1,4 +1,4 @@
-"""What the samples' own record fills in of the options of `evaluate`, and what these ask for."""
+"""The options of `evaluate`, completed from the record of the samples, and what they need."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from guided_diffusion.runtime.option_help import expected
 from guided_diffusion.samples.reader import SampleFolder
 
 FROM_SAMPLES = (*ViewOptions.model_fields, *(key for key in SourceOptions.model_fields if key != "data_dir"))
-"""Keys that are as the samples were made where they are left open."""
+"""Keys that, left empty, take the value that the samples were made with."""
 SIDE = 32  # image sides of the segmentation models are multiples of it
 
 
 def needs_training(config: EvaluateConfig) -> bool:
-    """Tell whether anything that is asked for looks at the training images."""
+    """Tell whether any of the measurements needs the training images."""
     quality = config.quality
     return config.trains_models or quality.near_duplicates or quality.compare_with == "training"
 
 
 def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateConfig:
-    """Return the configuration with what is left open taken from the run that made the samples.
+    """Return the configuration with empty keys filled from the run that made the samples.
 
-    Raises ConfigError for what neither of them says, and for what the samples' record says wrongly.
+    Raises ConfigError for keys that neither has, and for wrong values in the samples' record.
     """
     values = config.to_json()
     for key in FROM_SAMPLES:
@@ -48,7 +48,7 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
         values["image_channels"] = GeometryOptions.model_fields["image_channels"].default
     if not values["encoder_weights"]:
         values["encoder_weights"] = "none"
-    # Also what the samples say is only text in a file.
+    # The samples' record is a file that anyone may have edited, so its values are checked too.
     resolved: EvaluateConfig = load_config("evaluate", values)
     if resolved.view.resize is None:
         resolved = resolved.replaced(resize=get_mode(resolved.source.dataset_mode).resize)
@@ -56,7 +56,7 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
 
 
 def _size_of_samples(size: Any, *, multiples: bool) -> int | list[int]:
-    """Return the image size that a record of sampling tells, its sides rounded up to `multiples` of 32 if need be."""
+    """Return the image size in a record of sampling, its sides rounded up to multiples of 32 if `multiples`."""
     try:
         height, width = height_width(TypeAdapter(ImageSize).validate_python(size, strict=True))
     except ValidationError:

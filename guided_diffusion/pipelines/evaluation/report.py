@@ -1,20 +1,20 @@
-"""The report of `evaluate`: what was found, put together in report.json and in the page."""
+"""The report of `evaluate`: the record of the data for report.json, and the page."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluations.metrics.agreement import filtered_section
-from evaluations.metrics.base import EvaluationSets, Fact, sample_captions
-from evaluations.report.page import Sheet, join_sections, render_report
+from evaluations.metrics import agreement
+from evaluations.metrics.base import EvaluationSets, Measurement, sample_captions
+from evaluations.report.page import Section, Sheet, join_sections, render_report
 from evaluations.report.sections import (
+    Record,
     data_facts,
     examples_section,
     generator_section,
@@ -27,81 +27,64 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
 from guided_diffusion.pipelines.evaluation.generator import runs_behind
-from guided_diffusion.pipelines.evaluation.metrics import Measured
-
-
-@dataclass(frozen=True)
-class Filtered:
-    """A copy of the samples whose agreement reaches a threshold."""
-
-    folder: str
-    threshold: float
-    kept: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return its entry in report.json."""
-        return {"folder": self.folder, "threshold": self.threshold, "kept": self.kept}
 
 
 def describe_data(source: SourceOptions, data: EvaluationData) -> dict[str, Any]:
-    """Return what was compared, for the record: where it lies, how much there is of it, digests, warnings."""
-    splits = {"training": data.training, "test": data.test, "samples": data.samples}
+    """Return the record of what was compared: folders, numbers of images, digests, warnings."""
+    sets = data.sets
+    splits = {"training": sets.training, "test": sets.test, "samples": sets.samples}
     folder = data.scanned.folder
     return {
         "data_dir": str(Path(source.data_dir).absolute()),
         "synthetic_dir": str(folder.folder),
-        "classes": list(data.class_names),
+        "classes": list(sets.class_names),
         "images": {name: len(split) for name, split in splits.items() if split is not None},
         "digests": {name: split.digest for name, split in splits.items() if split is not None},
         "checkpoint": folder.checkpoint,
-        "image_size": list(data.scanned.view.size),
+        "image_size": list(sets.size),
+        "test_in_training": [[t.pair.stem, t.of.stem, t.likeness] for t in data.scanned.shared],
         "warnings": list(data.warnings),
     }
 
 
 def report_page(
-    record: Mapping[str, Any],
-    data: EvaluationData,
-    sets: EvaluationSets,
-    measured: Sequence[Measured],
-    filtered: Filtered | None,
-    shown: int,
+    record: Mapping[str, Any], sets: EvaluationSets, measured: Sequence[Measurement], sampling: Record, shown: int
 ) -> str:
-    """Return the page: the verdict first, then what it rests on; `shown` samples are in its first pictures."""
-    study, sampling = record["study"], data.scanned.folder.config
-    scores = {name: values for each in measured for name, values in each.measurement.sample_scores.items()}
-    examples = np.array(visualize.evenly_spaced(range(len(data.samples)), shown))
+    """Return the page: the verdict first, then what it rests on.
+
+    sampling: the configuration that the samples were made with. shown: number of samples in the first pictures.
+    """
+    study, data, versions = record["study"], record["data"], record["versions"]
+    scores = {name: values for each in measured for name, values in each.sample_scores.items()}
+    examples = np.array(visualize.evenly_spaced(range(len(sets.samples)), shown))
     sections = [
         *([] if study is None else [study_section(study)]),
         examples_section(sets.triples(examples), sample_captions(scores, examples)),
         *(each.section for each in measured),
-        *([] if filtered is None else [filtered_section(filtered.kept, filtered.threshold, filtered.folder)]),
+        *([filtered_section(record["filtered"])] if "filtered" in record else []),
         generator_section(sampling, runs_behind(sampling)),
-        settings_section(record["options"], record["data"], record["versions"]),
+        settings_section(record["options"], data, versions),
     ]
-    facts: list[Fact] = sorted(
-        (fact for each in measured for fact in each.measurement.facts), key=lambda fact: fact.rank
-    )
-    versions = record["versions"]
     return render_report(
-        title=report_title(record["data"]),
+        title=report_title(data),
         verdict=study_verdict(study),
-        facts=[*data_facts(record["data"]), *((fact.name, fact.value) for fact in facts)],
-        warnings=[*(study["warnings"] if study else []), *data.warnings, *warnings_of(measured)],
+        facts=[*data_facts(data), *(fact for each in measured for fact in each.facts)],
+        warnings=[*(study["warnings"] if study else []), *data["warnings"], *warnings_of(measured)],
         sections=join_sections(sections),
         footer=f"isdm {versions['isdm']}, torch {versions['torch']}; report.json has all numbers",
-        draw=partial(draw_sheet, class_names=data.class_names),
+        draw=partial(draw_sheet, class_names=sets.class_names),
     )
 
 
-def findings_of(measured: Sequence[Measured]) -> list[str]:
-    """Return the findings of all metrics."""
-    return [line for each in measured for line in each.measurement.findings]
+def filtered_section(filtered: Record) -> Section:
+    """Return the section on the copy of the samples that reach a threshold."""
+    copied = "{kept} samples of at least {threshold:g} were copied to {folder}.".format_map(filtered)
+    return Section(agreement.HEADING, [copied])
 
 
-def warnings_of(measured: Sequence[Measured]) -> list[str]:
+def warnings_of(measured: Sequence[Measurement]) -> list[str]:
     """Return the warnings of all metrics."""
-    return [line for each in measured for line in each.measurement.warnings]
+    return [line for each in measured for line in each.warnings]
 
 
 def draw_sheet(sheet: Sheet, class_names: Sequence[str]) -> bytes:

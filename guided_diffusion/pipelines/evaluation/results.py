@@ -15,27 +15,22 @@ _AGAIN = "delete it, and what it held is computed again"
 
 
 class StudyResults(MutableMapping[str, dict[str, Any]]):
-    """Results by the key of their run; each is a file that is there whole or not at all.
+    """Results by the key of their run, each in a file that is written atomically.
 
-    settings: what the user chose that a result depends on. digests: of the data, by name. A folder of other settings or
-    data is refused, as its results could not be compared with new ones.
+    settings: the options that a result depends on. digests: of the data, by name. A folder with other settings or data
+    is refused, as its results cannot be compared with new ones.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], digests: Mapping[str, str]):
-        assert not settings.keys() & digests.keys()
         self.folder = Path(folder)
-        self.settings = json.loads(json.dumps(settings))  # as they come back from the file
         self.digests = dict(digests)
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Settings and digests in one, as settings.json and report.json have them."""
-        return {**self.settings, **self.digests}
+        # Settings and digests in one, as settings.json and report.json have them, in JSON types.
+        self.record = json.loads(json.dumps({**settings, **digests}))
 
     def begin(self) -> None:
-        """Write the settings, or hold them against those of the results that are there.
+        """Write the settings, or compare them with those of the results that exist.
 
-        Raises ConfigError with a line for each setting that differs, and where nobody knows the settings of results.
+        Raises ConfigError with a line for each setting that differs, and for results without settings.
         """
         path = self.folder / SETTINGS
         if path.exists():
@@ -44,19 +39,20 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
                 raise ConfigError(lines)
         elif len(self):
             raise ConfigError(
-                f"{self.folder}: has results, but no {SETTINGS} that says what of: choose another output_dir"
+                f"{self.folder}: has results, but no {SETTINGS} with the settings they depend on: choose another "
+                "output_dir"
             )
         write_text(path, json.dumps(self.record, indent=2) + "\n")
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
 
     def _differences(self, theirs: Mapping[str, Any]) -> list[str]:
-        """Return a line for each setting and each digest that is another in the record of a folder."""
+        """Return a line for each setting and each digest that differs in the record of a folder."""
         ours, lines = self.record, []
         for key in {**ours, **theirs}:
             if ours.get(key) == theirs.get(key):
                 continue
-            if key in self.digests:  # a digest tells people nothing
+            if key in self.digests:  # whose value means nothing to people
                 lines.append(f"{key}: other than those of the study in {self.folder}; choose another output_dir")
             else:
                 lines.append(

@@ -1,8 +1,10 @@
-"""The downstream study of `evaluate`: made from the options and checked, then run with its results on disk."""
+"""The downstream study of `evaluate`: built from the options and checked, then run with its results on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from evaluations.metrics.base import EvaluationSets
 from evaluations.metrics.segmentation import Counts
+from evaluations.origins import leaked
+from evaluations.segmentation.augmentation import Relabel
 from evaluations.segmentation.models import architecture_name, build_segmenter, check_size
 from evaluations.segmentation.segmenter import AgreementSegmenter, trained_segmenter
 from evaluations.segmentation.training import TrainingPlan
@@ -21,6 +26,7 @@ from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, se
 from evaluations.study.summary import summarize
 from evaluations.study.training_sets import StudyData, lacking_samples, training_sets
 from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions, ViewOptions
+from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.runtime.checkpoint import save_checkpoint
@@ -29,19 +35,19 @@ from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
 FOLDER = "study"
 
 
+@dataclass(frozen=True)
 class StudyRun:
-    """A study with its folder: everything a user can get wrong in it has been checked."""
+    """A study with its folder, after all checks of what a user can get wrong."""
 
-    def __init__(self, study: Study, results: StudyResults):
-        self.study = study
-        self.results = results
+    study: Study
+    results: StudyResults
 
     def weights_of(self, run: Run) -> Path:
-        """Return where the weights of a candidate lie."""
+        """Return the path of the weights of a candidate."""
         return self.results.folder / f"{run.key}.pt"
 
     def train(self) -> None:
-        """Train what the results lack; UserError where the loss is not finite."""
+        """Train the runs without a result; UserError if the loss is not finite."""
         study = self.study
         for run in study.candidates:
             if run.key in self.results and not self.weights_of(run).exists():
@@ -53,7 +59,7 @@ class StudyRun:
 
         todo = [run for run in study.runs if run.key not in self.results]
         if len(todo) < len(study.runs):
-            print(f"{len(study.runs) - len(todo)} of {len(study.runs)} segmentation models are there already")
+            print(f"{len(study.runs) - len(todo)} of {len(study.runs)} segmentation models are trained already")
         plan = study.plan.training
         with tqdm(total=len(todo) * plan.steps, unit="step", disable=not todo, desc="study") as bar:
 
@@ -68,41 +74,38 @@ class StudyRun:
                 raise UserError(f"lr is {plan.learning_rate:g}, and {error}: lower it") from error
 
     def segmenter(self) -> AgreementSegmenter:
-        """Return the trained model that looks for the masks; UserError where its file is damaged."""
+        """Return the trained segmenter of mask agreement; UserError if its file is damaged."""
         study, run = self.study, self.study.segmenter_run
-        return trained_segmenter(
-            self._load(run),
-            run.architecture,
-            augmented=study.plan.augment_all or run.setting == STANDARD_AUGMENTATION,
-            batch_size=study.plan.training.batch_size,
-            device=study.plan.device,
-            known=(study.data.test, Counts.from_json(self.results[run.key]["counts"])),
-        )
-
-    def summary(self, class_names: Sequence[str]) -> dict[str, Any] | None:
-        """Return the study as report.json holds it; None where one segmenter is trained alone."""
-        return summarize(self.study, class_names, self.results.record) if self.study.compared else None
-
-    def _load(self, run: Run) -> nn.Module:
-        path, plan = self.weights_of(run), self.study.plan
+        path, plan = self.weights_of(run), study.plan
         model = plan.build(run.architecture, 0)
         try:
             model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
         except Exception as error:
             raise UserError(f"{path}: is damaged; delete it, and the segmenter is trained again") from error
-        return model.to(plan.device).eval()
+        return trained_segmenter(
+            model,
+            run.architecture,
+            augmented=plan.augment_all or run.setting == STANDARD_AUGMENTATION,
+            batch_size=plan.training.batch_size,
+            device=plan.device,
+            saved=(study.data.test, Counts.from_json(self.results[run.key]["counts"])),
+        )
+
+    def summary(self, class_names: Sequence[str]) -> dict[str, Any] | None:
+        """Return the study as report.json holds it; None if only one segmenter is trained."""
+        return summarize(self.study, class_names, self.results.record) if self.study.compared else None
 
 
 def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, device: torch.device) -> StudyRun | None:
-    """Return what the options ask for, each model built once to see that it can be; None for nothing.
+    """Return the study that the options ask for, None for none. Each model is built once as a check.
 
-    Raises UserError for names, sizes and weights that do not fit, for too few samples, and where samples were made
-    from masks of the test images.
+    Raises UserError for names, sizes and weights that do not fit, for too few samples, and if samples were made from
+    masks of the test images.
     """
     if not config.trains_models:
         return None
-    assert data.training is not None
-    options, compared = config.study, config.study.study
+    sets, options = data.sets, config.study
+    assert sets.training is not None
     architectures = tuple(architecture_name(name) for name in options.architectures)
     for name in architectures:
         if architectures.count(name) > 1:
@@ -113,20 +116,20 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
         synthetic_only=options.synthetic_only,
         augment_all=options.augment_all,
     )
-    results = StudyResults(folder / FOLDER, _settings(options, config.view, data), _digests(data))
+    results = StudyResults(folder / FOLDER, _settings(options, config.view, sets), _digests(sets))
     study = Study(
-        StudyData(data.training, data.test, data.samples, data.origin),
-        make_plan(options, len(data.class_names), device),
+        StudyData(sets.training, sets.test, sets.samples, sets.origin),
+        replace(make_plan(options, len(sets.class_names), device), relabel=_relabel(config, sets.class_names)),
         architectures,
         tuple(settings),
         options.seeds,
-        compared,
+        options.study,
         config.quality.agreement and not config.segmenter.segmenter,
         results,
     )
     for name in dict.fromkeys(run.architecture for run in study.runs):
-        check_size(*data.scanned.view.size, study.plan.build(name, 0))
-    if compared:
+        check_size(*sets.size, study.plan.build(name, 0))
+    if study.compared:
         _refuse_unfit_samples(options, data, study)
     return StudyRun(study, results)
 
@@ -149,51 +152,52 @@ def make_plan(options: StudyOptions, num_classes: int, device: torch.device) -> 
     )
 
 
-def _settings(options: StudyOptions, view: ViewOptions, data: EvaluationData) -> dict[str, Any]:
-    """Return what the user chose that a result depends on beside its architecture, setting and repeat."""
+def _relabel(config: EvaluateConfig, names: Sequence[str]) -> Relabel | None:
+    pairs = flip_pairs(names, config.source.flip_pairs)
+    return partial(exchanged, pairs=pairs) if pairs else None
+
+
+_SETTINGS = ("encoder", "train_steps", "batch_size", "lr", "validation_share", "vertical_flip", "augment_all", "seed")
+
+
+def _settings(options: StudyOptions, view: ViewOptions, sets: EvaluationSets) -> dict[str, Any]:
+    """Return the options that a result depends on, besides its architecture, setting and repeat."""
     return {
         "image_channels": view.image_channels,
         "resize": view.resize,
-        "encoder": options.encoder,
-        "train_steps": options.train_steps,
-        "batch_size": options.batch_size,
-        "lr": options.lr,
-        "validation_share": options.validation_share,
-        "vertical_flip": options.vertical_flip,
-        "augment_all": options.augment_all,
-        "seed": options.seed,
-        # A file is known by its contents, wherever it lies.
+        **{key: getattr(options, key) for key in _SETTINGS},
+        # A file is identified by its contents, wherever it is.
         "encoder_weights": weights_digest(options.encoder_weights) or options.encoder_weights,
-        "image_size": list(data.scanned.view.size),
-        "classes": list(data.class_names),
+        "image_size": list(sets.size),
+        "classes": list(sets.class_names),
     }
 
 
-def _digests(data: EvaluationData) -> Mapping[str, str]:
-    """Return what tells whether results are of the same data."""
-    assert data.training is not None
+def _digests(sets: EvaluationSets) -> Mapping[str, str]:
+    """Return digests by which results are recognized as those of the same data."""
+    assert sets.training is not None
     return {
-        "training images": data.training.digest,
-        "test images": data.test.digest,
-        "samples": data.samples.digest,
-        "origin of the samples": sha256(data.origin.astype("<i8").tobytes()).hexdigest()[:16],
+        "training images": sets.training.digest,
+        "test images": sets.test.digest,
+        "samples": sets.samples.digest,
+        "origin of the samples": sha256(sets.origin.astype("<i8").tobytes()).hexdigest()[:16],
     }
 
 
 def _refuse_unfit_samples(options: StudyOptions, data: EvaluationData, study: Study) -> None:
-    folder = data.scanned.folder.folder
-    if data.leaked:
+    folder, count = data.scanned.folder.folder, len(data.sets.samples)
+    of_test = leaked(data.sets.origin, data.sets.test_origin)
+    if of_test:
         raise DataError(
-            f"{folder}: {data.leaked} of {len(data.samples)} samples were made from masks of the "
-            "test split, so a model trained on them has seen the test: sample from data_split train, or set study to "
-            "false"
+            f"{folder}: {of_test} of {count} samples were made from masks of the test split, so a model trained on "
+            "them has seen the test: sample from data_split train, or set study to false"
         )
     lacking = lacking_samples(study.data, study.settings, study.plan, study.seeds)
     if lacking:
         raise ConfigError(
-            f"ratios is {list(options.ratios or ())}, but {folder} has {lacking} samples too few "
-            "for the largest (those of validation masks do not count): sample more, or lower ratios"
+            f"ratios is {list(options.ratios or ())}, but {folder} has {lacking} samples too few for the largest "
+            "(those of validation masks do not count): sample more, or lower ratios"
         )
     for setting in study.settings:
         if setting.is_mix and not training_sets(study.data, setting, study.plan, 0).synthetic:
-            raise ConfigError(f"ratios has {setting.ratio:g}, which is not one sample here: leave it out")
+            raise ConfigError(f"ratios has {setting.ratio:g}, which is less than one sample here: leave it out")

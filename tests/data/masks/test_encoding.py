@@ -118,8 +118,9 @@ def test_sixteen_bit_values():
 
 
 def test_null_pixels_need_an_ignore_value():
-    with pytest.raises(DataError, match="has no ignore value; set ignore_label"):
+    with pytest.raises(DataError) as error:
         PLAIN.encode(np.array([[0, 4]], np.uint8))
+    assert error.value.path == "ignore_label"
 
 
 def test_one_more_value_of_no_class():
@@ -141,10 +142,12 @@ def test_one_more_value_of_no_class():
     # A value that masks of this form cannot hold is read all the same; another one is written.
     written = np.asarray(PLAIN.ignoring(300).encode(np.array([[4]]))).item()
     assert written == 255
-    with pytest.raises(DataError, match="value 3 stands for class 'class 3'"):
-        PLAIN.ignoring(3)
-    with pytest.raises(DataError, match="classes are colors"):
-        replace(PLAIN, kind="rgb", colors=colors, values=()).ignoring(9)
+    for encoding, value, found in ((PLAIN, 3, "'class 3'"), (replace(more, values=()), 9, "colors")):
+        with pytest.raises(DataError) as error:
+            encoding.ignoring(value)
+        assert error.value.path == "ignore_label"
+        assert str(value) in error.value.found
+        assert found in error.value.found
 
 
 GRAY = np.zeros((4, 4), np.uint8)
@@ -155,32 +158,34 @@ def gray(*values: int, dtype=np.uint8) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
+    ("image", "found", "remedy"),
     [
-        (gray(0, 255), r"m: mask values 255 stand for no class .*set dataset_mode to binary, or map 255"),
-        (gray(1, 2, 3, 4), r"values 4 stand .*labels seem to start at 1: map them .*\"value\": 1"),
-        (gray(0, 1, 2, 255), r"values 255 .*set ignore_label to 255"),
-        (gray(0, 85, 170, 255), r"values 85, 170, 255 .*spread out for viewing.*\"value\": 85"),
-        (gray(0, 1, 2, 3, 4), r"values 4 .*set num_classes to 5, or map 4"),
-        (gray(0, 3, 9), r"values 9 .*correct the masks, raise num_classes"),
-        (gray(0, 257, 514, dtype=np.uint16), r"values 257, 514 .*scaled to 16 bits: divide them by 257"),
-        (gray(*range(0, 200, 4)), r"so many values come from antialiasing or lossy \(JPEG\)"),
+        (gray(0, 255), "values 255 ", "dataset_mode to binary"),
+        (gray(1, 2, 3, 4), "values 4 ", '"0": {"name": "class 0", "value": 1}'),
+        (gray(0, 1, 2, 255), "values 255 ", "ignore_label to 255"),
+        (gray(0, 85, 170, 255), "values 85, 170, 255 ", '"1": {"name": "class 1", "value": 85}'),
+        (gray(0, 1, 2, 3, 4), "values 4 ", "num_classes to 5"),
+        (gray(0, 3, 9), "values 9 ", "raise num_classes"),
+        (gray(0, 257, 514, dtype=np.uint16), "values 257, 514 ", "divide them by 257"),
+        (gray(*range(0, 200, 4)), "(49 values)", "JPEG"),
         (
             Image.fromarray(np.array([[[0, 0, 0], [255, 0, 0]]], np.uint8)),
-            r"colors \(0, 0, 0\), \(255, 0, 0\) stand .*\"1\": {\"name\": \"class 1\", \"color\": \[255, 0, 0\]}",
+            "(0, 0, 0), (255, 0, 0)",
+            '"1": {"name": "class 1", "color": [255, 0, 0]}',
         ),
-        (
-            Image.fromarray(np.dstack([GRAY, np.arange(16, dtype=np.uint8).reshape(4, 4)])),
-            r"alpha channel that varies \(0 to 15\).*save the mask without alpha",
-        ),
-        (Image.new("CMYK", (2, 2)), r"m: mask has PIL mode CMYK; save it as"),
-        (Image.fromarray(np.array([[-1, 3]], np.int32)), r"values -1 to 3; save classes as 0..65535"),
+        (Image.fromarray(np.dstack([GRAY, np.arange(16, dtype=np.uint8).reshape(4, 4)])), "0 to 15", "alpha"),
+        (Image.new("CMYK", (2, 2)), "CMYK", "PNG"),
+        (Image.fromarray(np.array([[-1, 3]], np.int32)), "-1 to 3", "0..65535"),
     ],
 )
-def test_unexpected_masks_are_explained_in_one_line(image, message):
-    with pytest.raises(DataError, match=message) as caught:
+def test_unexpected_masks_are_explained_in_one_line(image, found, remedy):
+    with pytest.raises(DataError) as caught:
         PLAIN.decode(image, "m")
-    assert "\n" not in str(caught.value)
+    error = caught.value
+    assert error.path == "m"
+    assert found in error.found
+    assert remedy in error.remedy
+    assert "\n" not in str(error)
 
 
 def test_deep_color_is_refused(tmp_path):
@@ -191,8 +196,10 @@ def test_deep_color_is_refused(tmp_path):
     data = zlib.compress(b"\0" + struct.pack(">HHH", 1, 1, 1))
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     (tmp_path / "m.png").write_bytes(content)
-    with pytest.raises(DataError, match="16 bits per color channel"):
+    with pytest.raises(DataError) as error:
         open_mask(tmp_path / "m.png")
+    assert error.value.path == str(tmp_path / "m.png")
+    assert "16 bits" in error.value.found
 
 
 def test_edges_mark_both_sides_of_a_boundary():

@@ -93,11 +93,17 @@ def test_captions():
 
 def test_a_network_is_left_out_where_it_cannot_be_downloaded_and_a_wrong_file_is_an_error():
     def fail(weights):
-        raise EvaluationError(f"no {weights}")
+        raise EvaluationError("x_weights", "missing", "make it", path=weights)
 
-    assert load_optional("x_weights", "none", fail) == Skipped('not measured: x_weights is "none"')
-    assert load_optional("x_weights", "auto", fail) == Skipped("not measured: no auto", wanted=True)
-    with pytest.raises(EvaluationError, match=r"no file\.pt"):
+    for weights, wanted in (("none", False), ("auto", True)):
+        found = load_optional("x_weights", weights, fail)
+        assert isinstance(found, Skipped)
+        assert found.wanted == wanted
+        assert "x_weights" in found.reason
+    with pytest.raises(EvaluationError) as error:
         load_optional("x_weights", "file.pt", fail)
+    assert error.value.path == "file.pt"
     assert load_optional("x_weights", "file.pt", str.upper) == "FILE.PT"
-    assert Skipped("why").measurement().record == {"skipped": "why"}
+    left_out = Skipped("why").measurement("Heading", "FID")
+    assert left_out.record == {"skipped": "why"}
+    assert left_out.section.heading == "Heading"

@@ -16,8 +16,10 @@ from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
 from evaluations.errors import EvaluationError
+from evaluations.metrics import inception
+from evaluations.metrics.base import FeatureExtractor
 from evaluations.metrics.fidelity import frechet_distance, kernel_distance, precision_recall
-from evaluations.metrics.inception import InceptionFeatures, load_inception
+from evaluations.metrics.inception import load_inception
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network(weights: Path) -> InceptionFeatures:
+def network(weights: Path) -> FeatureExtractor:
     return load_inception(str(weights), "cpu")
 
 
@@ -56,7 +58,7 @@ class Pictures(Dataset):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_metrics_equal_torch_fidelity(weights: Path, network: InceptionFeatures) -> None:
+def test_metrics_equal_torch_fidelity(weights: Path, network: FeatureExtractor) -> None:
     samples, real = picture_set(10, 130, 1), picture_set(14, 90, 2)
     expected = calculate_metrics(
         input1=Pictures(samples),
@@ -74,7 +76,7 @@ def test_metrics_equal_torch_fidelity(weights: Path, network: InceptionFeatures)
         save_cpu_ram=True,  # no further processes
         verbose=False,
     )
-    of_samples, of_real = (network.features(images, 16).astype(np.float64) for images in (samples, real))
+    of_samples, of_real = (network.compute(images, "").astype(np.float64) for images in (samples, real))
     assert of_samples.std(axis=0).mean() > 0.01
     kid = kernel_distance(of_samples, of_real, subsets=10, seed=5)
     precision, recall = precision_recall(of_samples, of_real)
@@ -86,19 +88,19 @@ def test_metrics_equal_torch_fidelity(weights: Path, network: InceptionFeatures)
     assert (precision, recall) == pytest.approx((expected["precision"], expected["recall"]))
 
 
-def test_features_do_not_depend_on_the_batch(network: InceptionFeatures) -> None:
-    images, seen = picture_set(5, 128, 3)[:, :20], []
-    features = network.features(images, 2, lambda done, total: seen.append((done, total)))
+def test_features_do_not_depend_on_the_batch(network: FeatureExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = picture_set(5, 128, 3)[:, :20]
+    together = network.compute(images, "")
+    monkeypatch.setattr(inception, "BATCH", 2)
+    features = network.compute(images, "")
     assert features.shape == (5, 2048)
     assert features.dtype == np.float32
-    assert seen == [(2, 5), (4, 5), (5, 5)]
-    np.testing.assert_allclose(features, network.features(images, 5), rtol=1e-3, atol=1e-4)
-    assert network.features(images[:0], 2).shape == (0, 2048)
+    np.testing.assert_allclose(features, together, rtol=1e-3, atol=1e-4)
+    assert network.compute(images[:0], "").shape == (0, 2048)
 
 
-def test_weights_are_told(weights: Path, network: InceptionFeatures) -> None:
+def test_weights_are_told(weights: Path, network: FeatureExtractor) -> None:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
-    assert network.digest == digest
     for part in ("InceptionV3", "299 x 299", "random.pth", digest):
         assert part in network.description
 
@@ -133,40 +135,36 @@ def hostile_pickle(path: Path) -> None:
 BAD_FILES = {
     "missing": (lambda path: None, "no such file"),
     "folder": (lambda path: path.mkdir(), "no such file"),
-    "empty": (lambda path: path.write_bytes(b""), "could not be read as weights"),
-    "text": (lambda path: path.write_text("<html>404</html>"), "could not be read as weights"),
-    "hostile": (hostile, "code is never loaded"),
-    "hostile pickle": (hostile_pickle, "code is never loaded"),
-    "number": (lambda path: torch.save(3, path), "holds no state dictionary"),
-    "nothing": (lambda path: torch.save({}, path), "holds no state dictionary"),
-    "nested": (lambda path: torch.save({"a": {"fc.weight": torch.zeros(2)}}, path), "holds no state dictionary"),
-    "foreign": (lambda path: torch.save(nn.Linear(2, 3).state_dict(), path), "not the weights of .*InceptionV3"),
+    "empty": (lambda path: path.write_bytes(b""), "could not be read"),
+    "text": (lambda path: path.write_text("<html>404</html>"), "could not be read"),
+    "hostile": (hostile, "could not be read"),
+    "hostile pickle": (hostile_pickle, "could not be read"),
+    "number": (lambda path: torch.save(3, path), "state dictionary"),
+    "nothing": (lambda path: torch.save({}, path), "state dictionary"),
+    "nested": (lambda path: torch.save({"a": {"fc.weight": torch.zeros(2)}}, path), "state dictionary"),
+    "foreign": (lambda path: torch.save(nn.Linear(2, 3).state_dict(), path), "InceptionV3"),
     "other shapes": (
         lambda path: torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(8, 3, 3, 3)}, path),
-        "not the weights of .*InceptionV3",
+        "InceptionV3",
     ),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:1_000_000]), "could not be read"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_file(name: str, tmp_path: Path) -> None:
+def test_bad_file(name: str, weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
-    make, message = BAD_FILES[name]
+    make, found = BAD_FILES[name]
+    if name == "truncated":
+        path.write_bytes(weights.read_bytes())
     make(path)
-    with pytest.raises(EvaluationError, match=message) as caught:
+    with pytest.raises(EvaluationError) as caught:
         load_inception(str(path), "cpu")
-    text = str(caught.value)
-    assert text.startswith(f"inception_weights: {path}: ")
-    assert "\n" not in text
-    assert len(text) < len(str(path)) + 400
+    assert (caught.value.key, caught.value.path) == ("inception_weights", str(path))
+    assert found in caught.value.found
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 400
     assert not (tmp_path / "attacked").exists()
-
-
-def test_truncated_file(weights: Path, tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    path.write_bytes(weights.read_bytes()[:1_000_000])
-    with pytest.raises(EvaluationError, match="could not be read as weights"):
-        load_inception(str(path), "cpu")
 
 
 def test_damaged_numbers(weights: Path, tmp_path: Path) -> None:
@@ -174,5 +172,7 @@ def test_damaged_numbers(weights: Path, tmp_path: Path) -> None:
     state["Mixed_7c.branch1x1.conv.weight"][0] = float("nan")
     path = tmp_path / "weights.pth"
     torch.save(state, path)
-    with pytest.raises(EvaluationError, match="features are not finite"):
-        load_inception(str(path), "cpu").features(picture_set(2, 128, 4), 2)
+    network = load_inception(str(path), "cpu")
+    with pytest.raises(EvaluationError) as caught:
+        network.compute(picture_set(2, 128, 4), "")
+    assert (caught.value.key, caught.value.path) == ("inception_weights", str(path))

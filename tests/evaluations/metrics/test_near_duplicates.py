@@ -13,12 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluations.errors import EvaluationError
-from evaluations.metrics.near_duplicates import FACTOR, NearDuplicates, closest_pairs, flag_near_duplicates
+from evaluations.metrics.near_duplicates import FACTOR, NearDuplicates, flag_near_duplicates
 from evaluations.metrics.nearest import (
+    BEST_BLOCKS,
     BLOCKS,
     FEATURES,
-    KEPT,
     MOST_SHIFT,
     TRIMMED,
     WHOLE,
@@ -80,7 +79,7 @@ def with_defect(lemons: Lemons, index: int, source: int) -> Pixels:
 
 def near_duplicates(samples: Pixels, training: Pixels, held_out: Pixels | None = None) -> NearDuplicates:
     """Judge `samples` by both distances of pixels."""
-    real = None if held_out is None else nearest(held_out, training)
+    real = nearest(training if held_out is None else held_out, training)
     return flag_near_duplicates(nearest(samples, training), nearest(training, training, leave_one_out=True), real)
 
 
@@ -121,7 +120,7 @@ def test_all_of_ten_planted_copies_and_none_of_a_hundred_others(lemons: Lemons, 
     assert found.share == pytest.approx(10 / 110)
     assert found.real_share == 0
     assert found.training_share == 0
-    worst = closest_pairs(found, 10)
+    worst = found.closest(10)
     assert {originals[order[i]] for i in worst} == set(found.index[worst].tolist())
     for i in worst:  # laid over its original as it was matched, at most a defect is different
         difference = np.abs(apply_d4(training[found.index[i]], found.symmetry[i]) - copies[order[i]].astype(float))
@@ -165,9 +164,8 @@ def test_the_rule_by_hand() -> None:
     np.testing.assert_allclose(found.ratio, [0.19, 0.33, 0.31, 0.1])
     assert found.real_share == pytest.approx(2 / 3)
     assert found.training_share == pytest.approx(1 / 3)
-    assert closest_pairs(found, 2).tolist() == [3, 0]
-    assert closest_pairs(found, 9).tolist() == [3, 0, 2, 1]
-    assert flag_near_duplicates(samples, training).real_share is None
+    assert found.closest(2).tolist() == [3, 0]
+    assert found.closest(9).tolist() == [3, 0, 2, 1]
     record = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert record["share"] == 0.75
     assert record["samples"][1] == {
@@ -203,7 +201,7 @@ def pair_distances(first: Pixels, second: Pixels) -> tuple[float, float]:
     # Of an even number of values, either middle one is a median: the lower one.
     shift = np.clip(np.sort([block.mean(0) for block in blocks], axis=0)[31], -MOST_SHIFT, MOST_SHIFT)
     squares = sorted(np.mean((block - shift) ** 2) for block in blocks)
-    return np.sqrt(np.mean(squares)), np.sqrt(np.mean(squares[:KEPT]))
+    return np.sqrt(np.mean(squares)), np.sqrt(np.mean(squares[:BEST_BLOCKS]))
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 24)])
@@ -294,6 +292,7 @@ def test_features_join_pixels() -> None:
             **nearest(images[:15], images[:15], leave_one_out=True),
             **nearest_features(features[0, :15], features[:, :15], leave_one_out=True),
         },
+        {**nearest(images[16:], images[:15]), **nearest_features(features[0, 16:], features[:, :15])},
     )
     assert found.flagged.tolist() == [True]
     assert found.measure == (FEATURES,)
@@ -304,18 +303,13 @@ def test_features_join_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "training", "says"),
-    [
-        ((4, 16, 16), (2, 16, 16), "2 training image(s) found, at least 3 are needed"),
-        ((0, 16, 16), (5, 16, 16), "no images to hold against the training images"),
-        ((4, 16, 24), (5, 32, 16), "images of 24 x 16 and training images of 16 x 32 pixels"),
-    ],
+    ("samples", "training"),
+    [((4, 16, 16), (2, 16, 16)), ((4, 16, 24), (5, 32, 16))],
+    ids=["two training images", "another size"],
 )
-def test_sets_that_cannot_be_compared(samples: tuple[int, ...], training: tuple[int, ...], says: str) -> None:
-    with pytest.raises(EvaluationError) as error:
-        near_duplicates(noise_images(*samples), noise_images(*training))
-    assert str(error.value).startswith(f"near-duplicates: {says}")
-    assert "\n" not in str(error.value)
+def test_sets_that_cannot_be_compared(samples: tuple[int, ...], training: tuple[int, ...]) -> None:
+    with pytest.raises(AssertionError):
+        nearest(noise_images(*samples), noise_images(*training))
 
 
 def test_three_training_images_are_enough() -> None:

@@ -76,7 +76,8 @@ def quality(rng: np.random.Generator) -> list[Section]:
     power = 0.02 * frequency**-2.0
     sheet = Figure("Real, mask, sample", pixels, "Every third column is a sample.")
     numbers = Table(
-        ["metric", "value", "images", "size"], [["KID × 1000", "4.2 ± 0.9", 392, "128 × 128"], ["FID", 61.3, 392, None]]
+        ["metric", "value", "images", "size"],
+        [["KID × 1000", "4.2 ± 0.9", 392, "128 × 128"], ["FID", "61.3", 392, "–"]],
     )
     shares = [0.96, 0.004, 0.012, 0.009, 0.007, 0.0]
     channels = paired_bars(["red", "green", "blue"], [121.3, 119.8, 118.9], [128.4, 120.2, 109.7], "mean, 0 to 255")
@@ -158,7 +159,7 @@ def test_the_report_opens(tmp_path: Path) -> None:
 def small_report(kind: str) -> str:
     chart = Figure("Channel means", paired_bars(["red"], [121.3], [128.4], "mean, 0 to 255"))
     sheet = Figure("Pairs", picture(np.random.default_rng(0), 160, 80))
-    table = Table(["arm", "a column with a long name", "another long one"], [["real", 71.2, 3]] * 2)
+    table = Table(["arm", "a column with a long name", "another long one"], [["real", "71.2", 3]] * 2)
     sections = [
         Section("Drift", ["Text."], [table], [chart, sheet], [("config.json", "{}")]),
         Section("End"),

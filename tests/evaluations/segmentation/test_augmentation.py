@@ -206,13 +206,11 @@ def test_components_are_what_was_planted() -> None:
 def test_what_is_a_component(shapes: list[tuple[int, list[tuple[int, int]]]], sizes: list[int]) -> None:
     bank = DefectBank(*planted(*shapes), 3)
     assert [int(component.mask.sum()) for component in bank.components] == sizes
-    assert bank.too_large == 0
 
 
 def test_a_class_that_covers_the_image_is_no_component() -> None:
     bank = DefectBank(*planted((1, rectangle(0, 0, 7, 12)), (2, rectangle(8, 1, 3, 3))), 3)
     assert [component.label for component in bank.components] == [2]
-    assert bank.too_large == 1
 
 
 def test_components_of_all_images_come_together_and_outlive_them() -> None:

@@ -1,0 +1,59 @@
+"""Classes called left and right: a mirrored image shows each as the other, so they change places in its mask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from guided_diffusion.runtime.errors import ConfigError
+
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "lt": "rt", "rt": "lt", "lh": "rh", "rh": "lh"}
+_TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^A-Za-z]+")
+
+FlipPairs = tuple[tuple[int, int], ...]
+
+
+def flip_pairs(names: Sequence[str], asked: Sequence[Sequence[str]] | None = None) -> FlipPairs:
+    """Return the pairs of classes (by index) that change places in a mirrored image.
+
+    asked: pairs of names; None finds names that differ in left and right alone ("left eye", "r_brow", "EarLeft").
+    Raises ConfigError naming `flip_pairs` for names that are not classes, or a class in two pairs.
+    """
+    index = {name: position for position, name in enumerate(names)}
+    if asked is None:
+        found = {(index[name], index[other]) for name in names if (other := _mirrored(name)) in index}
+        return tuple(sorted((a, b) for a, b in found if a < b))
+    used: set[str] = set()
+    for pair in asked:
+        for name in pair:
+            if name not in index:
+                raise ConfigError.of("flip_pairs", f"{name!r} is not a class", f"the classes are {', '.join(names)}")
+            if name in used:
+                raise ConfigError.of("flip_pairs", f"{name!r} is in two pairs", "give every class one partner")
+            used.add(name)
+    return tuple((index[first], index[second]) for first, second in asked)
+
+
+def _mirrored(name: str) -> str:
+    """Return a name with left and right exchanged, the same name where it has neither."""
+
+    def exchanged(word: re.Match[str]) -> str:
+        other = _SIDES.get(word[0].lower(), word[0])
+        if word[0].isupper() and len(word[0]) > 1:
+            return other.upper()
+        return other.capitalize() if word[0][0].isupper() else other
+
+    return _TOKEN.sub(exchanged, name)
+
+
+def exchanged(label: Tensor, pairs: FlipPairs) -> Tensor:
+    """Return a label map, integers of any shape, with the classes of each pair exchanged."""
+    if not pairs:
+        return label
+    table = torch.arange(max(int(label.max()), *(max(pair) for pair in pairs)) + 1, dtype=label.dtype)
+    for first, second in pairs:
+        table[first], table[second] = second, first
+    return table[label.long()]

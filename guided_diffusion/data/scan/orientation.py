@@ -1,0 +1,72 @@
+"""EXIF orientations: whether the tags of a pair are applied, so that image and mask see one geometry.
+
+Some tools draw masks on the picture as it is shown, others on the pixels as they are stored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from PIL import Image
+
+from guided_diffusion.data.files import orientation
+from guided_diffusion.data.scan.problems import Problem, ProblemKind
+
+Exif = Literal["apply", "ignore"] | None
+_REMEDY = (
+    "set exif to apply (masks fit the picture as viewers show it) or to ignore (masks fit the pixels as they are "
+    "stored); the preview of check shows which"
+)
+
+
+class Turned(NamedTuple):
+    """A pair with an orientation tag: whether the tags are applied, and what decided that."""
+
+    upright: bool
+    decided_by: Literal["the same tag", "exif", "sizes", "nothing"]
+
+
+def turned(image: Image.Image, mask: Image.Image, exif: Exif) -> Turned | None:
+    """Return how the tags of a pair, opened as stored, are read; None where neither file has one that turns it."""
+    tags = orientation(image), orientation(mask)
+    if tags == (1, 1):
+        return None
+    if exif is not None:
+        return Turned(exif == "apply", "exif")
+    if tags[0] == tags[1]:
+        return Turned(True, "the same tag")
+    fits_stored = image.size == mask.size
+    fits_upright = _shown_size(image) == _shown_size(mask)
+    if fits_stored != fits_upright:
+        return Turned(fits_upright, "sizes")
+    return Turned(True, "nothing")
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    return image.size[::-1] if orientation(image) >= 5 else image.size
+
+
+def orientation_problems(pairs: Sequence[tuple[str, Turned]]) -> list[Problem]:
+    """Return a problem for all pairs (mask path, how it is turned) that nothing decides, and a warning for the others.
+
+    The pairs are those with a tag.
+    """
+    if not pairs:
+        return []
+    open_pairs = [path for path, how in pairs if how.decided_by == "nothing"]
+    decided = Counter((how.upright, how.decided_by) for _, how in pairs if how.decided_by != "nothing")
+    by = "; ".join(
+        f"{count} {'applied' if upright else 'ignored'} by {cause}" for (upright, cause), count in decided.items()
+    )
+    problems = []
+    if open_pairs:
+        found = f"{len(open_pairs)} pairs have an EXIF orientation on one of image and mask alone, and equal sizes"
+        problems.append(
+            Problem(open_pairs[0], found + (f" ({by} in others)" if by else ""), _REMEDY, ProblemKind.ORIENTATION)
+        )
+    elif by:
+        found = f"{len(pairs)} pairs have an EXIF orientation ({by})"
+        problems.append(Problem(pairs[0][0], found, "set exif if that is wrong", ProblemKind.ORIENTATION, fatal=False))
+    return problems

@@ -1,0 +1,58 @@
+"""Whether the training pairs that are read are those a checkpoint was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.fingerprint import DataChanges, Fingerprint, encoding_differs
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.pipelines.resume import ResumePlan
+from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.errors import CheckpointError, DataError
+from guided_diffusion.runtime.files import digest
+from guided_diffusion.samples.reader import SampleFolder
+
+
+def changes_since(checkpoint: Checkpoint, report: ScanReport) -> DataChanges:
+    """Return how the scanned pairs differ from those of `checkpoint`; nothing where it does not tell them."""
+    before = Fingerprint.from_state(checkpoint.fingerprint)
+    return before.changes_to(Fingerprint.of(report.pairs, report.prints)) if before else DataChanges()
+
+
+def refuse_other_data(config: TrainConfig, report: ScanReport, start: ResumePlan) -> None:
+    """Raise DataError where a run would go on with other training pairs than before; with the option only warn."""
+    if not start.continues or not start.checkpoint.fingerprint:
+        return
+    changes = changes_since(start.checkpoint, report)
+    encoding = LabelEncoding.from_dict(start.checkpoint.encoding)
+    changes = replace(changes, encoding=encoding_differs(encoding, report.encoding))
+    if not changes:
+        return
+    found = f"other training data than {start.checkpoint.path} was trained on ({changes})"
+    if config.run.allow_changed_data:
+        print(f"warning: {config.source.data_dir}: {found}; going on, as allow_changed_data is true")
+        return
+    remedy = "put the files back, choose another output_dir, or set allow_changed_data to true to go on with these"
+    raise DataError.of(config.source.data_dir, found, remedy)
+
+
+def changes_since_sampling(folder: SampleFolder, report: ScanReport) -> tuple[Path, DataChanges] | None:
+    """Return the checkpoint that made the samples of `folder` and how the scanned training pairs differ from its own.
+
+    None where they agree, and where that checkpoint is gone or does not tell them.
+    """
+    named = folder.config.get("model_path")
+    if not isinstance(named, str) or not named:
+        return None
+    try:
+        path = find_checkpoint(named, prefer=BEST)
+        # Another training may have replaced the file since.
+        if folder.checkpoint not in (None, digest(path)):
+            return None
+        changes = changes_since(load_checkpoint(path, lazily=True), report)
+    except (CheckpointError, OSError):
+        return None
+    return (path, changes) if changes else None

@@ -1,0 +1,117 @@
+"""EXIF orientations: image and mask of a pair are read in one geometry, or the pair is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.problems import ProblemKind
+from guided_diffusion.data.scan.scan import scan_dataset
+from guided_diffusion.data.transforms import JointTransform
+
+SHOWN = np.zeros((12, 20), np.uint8)
+SHOWN[1:4, 2:9] = 1  # upper left, no symmetry
+STORED_BY_TAG = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+
+
+def stored(picture: Image.Image, tag: int) -> Image.Image:
+    """Return the pixels that `tag` turns into `picture`."""
+    turned = picture.transpose(STORED_BY_TAG[tag])
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    turned.info["exif"] = exif.tobytes()
+    assert np.array_equal(ImageOps.exif_transpose(turned), picture)
+    return turned
+
+
+def write(folder, name: str, image: Image.Image, mask: Image.Image) -> None:
+    for kind, picture in (("images", image), ("masks", mask)):
+        path = folder / "train" / kind / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, exif=picture.info.get("exif", b""))
+
+
+def plain(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(picture))
+
+
+MASK = Image.fromarray(SHOWN * np.uint8(255))
+IMAGE = Image.fromarray(SHOWN * np.uint8(200)).convert("RGB")
+
+
+def scanned(folder, exif=None):
+    return scan_dataset(folder, get_mode("binary"), "train", exif=exif, progress=False)
+
+
+def of_kind(report, kind):
+    return [problem for problem in report.problems if problem.kind is kind]
+
+
+def assert_fits(report) -> None:
+    """Image and mask show the object at the same place."""
+    encoding = report.raise_if_fatal()
+    for index in range(len(report.pairs)):
+        size = Image.open(report.pairs[index].mask).size
+        height, width = size[::-1] if not report.pairs[index].upright else SHOWN.shape
+        data = SegmentationDataset(report.pairs, encoding, JointTransform((height, width), "squash", train=False))
+        example = data[ExampleKey(0, index, 0, 1.0)]
+        assert np.array_equal(example["image"][0] > 0, example["label"] == 1)
+
+
+@pytest.mark.parametrize("tag", [3, 6, 8])
+def test_one_tag_on_both_is_applied_to_both(tmp_path, tag):
+    write(tmp_path, "a", stored(IMAGE, tag), stored(MASK, tag))
+    report = scanned(tmp_path)
+    assert_fits(report)
+    assert report.pairs[0].upright
+    (warning,) = of_kind(report, ProblemKind.ORIENTATION)
+    assert not warning.fatal
+
+
+@pytest.mark.parametrize("tag", [6, 8])
+@pytest.mark.parametrize("drawn_on", ["shown", "stored"])
+def test_sizes_decide_where_they_can(tmp_path, tag, drawn_on):
+    turned = stored(IMAGE, tag)
+    mask = MASK if drawn_on == "shown" else plain(stored(MASK, tag))
+    write(tmp_path, "a", turned, mask)
+    write(tmp_path, "b", IMAGE, MASK)
+    report = scanned(tmp_path)
+    assert [pair.upright for pair in report.pairs] == [drawn_on == "shown", True]
+    assert_fits(report)
+
+
+@pytest.mark.parametrize("tagged", ["image", "mask"])
+def test_a_tag_on_one_of_two_equal_sizes_needs_the_option(tmp_path, tagged):
+    image, mask = (stored(IMAGE, 3), MASK) if tagged == "image" else (IMAGE, stored(MASK, 3))
+    write(tmp_path, "a", image, mask)
+    (problem,) = of_kind(scanned(tmp_path), ProblemKind.ORIENTATION)
+    assert problem.fatal
+    assert problem.path.endswith("masks/a.png")
+    assert_fits(scanned(tmp_path, "apply"))
+    ignored = scanned(tmp_path, "ignore")
+    assert not [problem for problem in ignored.problems if problem.fatal]
+    assert not ignored.pairs[0].upright
+
+
+def test_masks_drawn_on_stored_pixels_fit_with_ignore(tmp_path):
+    write(tmp_path, "a", stored(IMAGE, 3), plain(stored(MASK, 3)))
+    report = scanned(tmp_path, "ignore")
+    encoding = report.raise_if_fatal()
+    data = SegmentationDataset(report.pairs, encoding, JointTransform((12, 20), "squash", train=False))
+    example = data[ExampleKey(0, 0, 0, 1.0)]
+    assert np.array_equal(example["image"][0] > 0, example["label"] == 1)
+
+
+def test_a_square_image_on_its_side_is_undecided(tmp_path):
+    square = Image.fromarray(np.kron(np.eye(2, dtype=np.uint8), np.full((6, 6), 255, np.uint8)))
+    write(tmp_path, "a", stored(square.convert("RGB"), 6), square)
+    (problem,) = of_kind(scanned(tmp_path), ProblemKind.ORIENTATION)
+    assert problem.fatal
+
+
+def test_without_tags_nothing_is_said(tmp_path):
+    write(tmp_path, "a", IMAGE, MASK)
+    assert not of_kind(scanned(tmp_path), ProblemKind.ORIENTATION)
