@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from class_means import ClassMeanConditioner, ClassMeanNorm, ClassShares
+from flat_options import unet
 from flat_options import noise_process
 from tiny import TINY
 
@@ -13,7 +14,6 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.conditioners import CONDITIONERS
-from guided_diffusion.models.unet import build_unet
 from guided_diffusion.pipelines.dataset import open_training_data
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.training import build_trainer
@@ -63,10 +63,14 @@ def test_trains_and_samples_guided(trainer):
 @pytest.mark.slow
 def test_compiles(monkeypatch):
     monkeypatch.setitem(CONDITIONERS, "class means", ClassMeanConditioner.from_options)
-    model = build_unet(
-        image_size=16, num_classes=4, num_channels=32, num_res_blocks=1, channel_mult=(1,), attention_resolutions=(),
-        condition="class means",
-    )  # fmt: skip
+    size = {
+        "image_size": 16,
+        "num_channels": 32,
+        "num_res_blocks": 1,
+        "channel_mult": (1,),
+        "attention_resolutions": (),
+    }
+    model = unet(**size, num_classes=4, condition="class means")
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
