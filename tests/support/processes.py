@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import arguments_of
 
 _HOW = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _CONTEXT = multiprocessing.get_context(_HOW)
@@ -36,7 +36,7 @@ def start(
     action: str, values: Mapping[str, Any], shown: str | Path = os.devnull, environment: Mapping[str, str] | None = None
 ) -> BaseProcess:
     """Start `action` with these keys, leading a process group; what it prints goes to the file `shown`."""
-    arguments = [action, *(f"--set={key}={json.dumps(value, default=str)}" for key, value in values.items())]
+    arguments = arguments_of(action, **values)
     process = _CONTEXT.Process(target=_run, args=(arguments, str(shown), dict(environment or {})))
     process.start()
     return process

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from class_means import ClassMeanConditioner, ClassMeanNorm, ClassShares
-from flat_options import unet
-from flat_options import noise_process
+from flat_options import noise_process, unet
 from tiny import TINY
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
