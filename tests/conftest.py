@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 import torch
 from tiny import TINY
 
-from guided_diffusion import cli
 from guided_diffusion.data.lemons import write_demo_dataset
 
 
@@ -36,13 +35,9 @@ def isdm(capsys):
 
     def run(action: str, config: str | Path | None = None, **values: Any) -> tuple[int, str, list[str]]:
         capsys.readouterr()
-        arguments = [action, *(["-c", str(config)] if config else [])]
-        for key, value in values.items():
-            arguments += ["--set", f"{key}={json.dumps(value, default=str)}"]
-        code = cli.main(arguments)
+        code = command_line.run(action, config, **values)
         output = capsys.readouterr()
-        errors = [line for line in output.err.splitlines() if line.startswith("error: ")]
-        return code, output.out, errors
+        return code, output.out, [line for line in output.err.splitlines() if line.startswith("error: ")]
 
     return run
 
@@ -51,8 +46,6 @@ def isdm(capsys):
 def trained(lemons, tmp_path_factory) -> Path:
     """The folder of a finished run of 3 epochs with dropped masks."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    values = {**TINY, "data_dir": str(lemons), "output_dir": str(folder), "max_epochs": 3, "drop_rate": 0.2}
-    config = folder.parent / "train.json"
-    config.write_text(json.dumps(values))
-    assert cli.main(["train", "-c", str(config)]) == 0
+    values = {**TINY, "data_dir": lemons, "output_dir": folder, "max_epochs": 3, "drop_rate": 0.2}
+    assert command_line.run("train", **values) == 0
     return folder

@@ -75,7 +75,7 @@ def run(config: SampleConfig) -> int:
 
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     path = checkpoint.path
-    sources, encoding = world.run_on_main(
+    sources, encoding, losses = world.run_on_main(
         lambda: find_masks(
             trained.source,
             trained.geometry,
@@ -128,6 +128,8 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     world.barrier()
     if world.is_main:
         _finish(output, len(plan), encoding)
+        if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
+            print(f"warning: {output.folder}: {lost}")
     world.barrier()
 
 

@@ -49,7 +49,7 @@ def same(first: Path, second: Path) -> bool:
     return all(torch.equal(value, other[name]) for weights, other in pairs for name, value in weights.items())
 
 
-@pytest.mark.parametrize("kind", ["images", "masks"])
+@pytest.mark.parametrize("kind", ["masks", pytest.param("images", marks=pytest.mark.slow)])
 def test_a_run_does_not_go_on_with_changed_files(kind, data, options, isdm, tmp_path):
     assert isdm("train", **options)[0] == 0
     last = tmp_path / "run" / LAST
@@ -97,6 +97,7 @@ def test_other_meanings_of_the_same_values_are_named(data, options, isdm):
     assert "mask values now mean other classes" in errors[0]
 
 
+@pytest.mark.slow
 def test_moved_data_goes_on_as_if_nothing_had_been(lemons, data, options, isdm, tmp_path):
     straight = {**options, "data_dir": str(lemons), "output_dir": str(tmp_path / "straight"), "max_epochs": 2}
     assert isdm("train", **straight)[0] == 0
@@ -126,6 +127,7 @@ def test_a_checkpoint_without_fingerprint_goes_on_without_complaint(data, option
     assert fingerprint(last).stems
 
 
+@pytest.mark.slow
 def test_a_state_continued_in_another_folder_is_compared_too(data, options, isdm, tmp_path):
     assert isdm("train", **options)[0] == 0
     turn(pictures(data, "images")[3])
@@ -137,6 +139,7 @@ def test_a_state_continued_in_another_folder_is_compared_too(data, options, isdm
     assert isdm("train", **on, allow_changed_data=True)[0] == 0
 
 
+@pytest.mark.slow
 def test_finetuning_begins_with_any_data_and_goes_on_with_its_own(trained, data, isdm, tmp_path):
     turn(pictures(data, "masks")[0])
     options = {
@@ -180,6 +183,7 @@ def test_without_copies_nothing_is_said_of_train_and_test(data, options, isdm):
     assert isdm("train", **options)[0] == 0
 
 
+@pytest.mark.slow
 def test_the_report_of_evaluate_names_shared_images_and_other_training_data(data, options, isdm, tmp_path):
     assert isdm("train", **options)[0] == 0
     sampled = {"model_path": str(tmp_path / "run"), "data_dir": str(data), "data_split": "train", "split": "train"}

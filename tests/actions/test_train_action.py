@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import command_line
 import pytest
 import torch
 from PIL import Image
@@ -14,9 +15,21 @@ from tiny import TINY
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint, save_weights
 
 
+@pytest.fixture(scope="module")
+def runs(lemons, tmp_path_factory) -> Path:
+    """The folder of two uninterrupted runs that differ in length alone, `two` and `four` epochs, with dropout."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, epochs in (("two", 2), ("four", 4)):
+        values = {**TINY, "data_dir": lemons, "output_dir": root / name, "max_epochs": epochs, "dropout": 0.2}
+        assert command_line.run("train", **values) == 0
+    return root
+
+
 @pytest.fixture
 def options(lemons, tmp_path) -> dict:
-    return {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 2}
+    """The options of the run of two epochs, into another folder."""
+    values = {"data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 2, "dropout": 0.2}
+    return {**TINY, **values}
 
 
 def weights_equal(first: Path, second: Path) -> bool:
@@ -26,7 +39,7 @@ def weights_equal(first: Path, second: Path) -> bool:
     return all(torch.equal(value, other[name]) for weights, other in pairs for name, value in weights.items())
 
 
-def test_a_run_leaves_what_it_promises(options, isdm, tmp_path):
+def test_a_run_leaves_what_it_promises_and_previews_change_nothing(options, isdm, tmp_path, runs):
     code, shown, _ = isdm("train", **{**options, "preview_interval": 1, "preview_images": 2, "preview_steps": 3})
     assert code == 0
     folder = tmp_path / "run"
@@ -43,10 +56,12 @@ def test_a_run_leaves_what_it_promises(options, isdm, tmp_path):
     versions = json.loads((folder / "environment.json").read_text())
     assert versions["torch"] == torch.__version__.partition("+")[0] or versions["torch"] == torch.__version__
     assert versions["seed"] == 0
+    assert weights_equal(folder / LAST, runs / "two" / LAST)
     # The written config stands for the run: giving it again finds the run finished.
-    code, shown, _ = isdm("train", folder / "config.json")
-    assert code == 0
-    assert "this run is finished (2 epochs" in shown
+    before = (folder / LAST).stat().st_mtime_ns
+    assert isdm("train", folder / "config.json")[0] == 0
+    assert (folder / LAST).stat().st_mtime_ns == before
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_checkpoint_describes_itself(trained):
@@ -57,37 +72,26 @@ def test_a_checkpoint_describes_itself(trained):
     assert checkpoint.lineage["saw_dropped_masks"] is True
 
 
-def test_previews_change_nothing(options, isdm, tmp_path):
-    for name, interval in (("with", 1), ("without", 0)):
-        values = {**options, "output_dir": str(tmp_path / name), "preview_interval": interval, "dropout": 0.2}
-        assert isdm("train", **values, preview_steps=2)[0] == 0
-    assert weights_equal(tmp_path / "with" / LAST, tmp_path / "without" / LAST)
+@pytest.mark.slow
+def test_worker_processes_change_nothing(options, isdm, tmp_path, runs):
+    assert isdm("train", **options, num_workers=2)[0] == 0
+    assert weights_equal(runs / "two" / LAST, tmp_path / "run" / LAST)
 
 
-def test_worker_processes_change_nothing(options, isdm, tmp_path):
-    for name, workers in (("none", 0), ("two", 2)):
-        assert isdm("train", **{**options, "output_dir": str(tmp_path / name), "num_workers": workers})[0] == 0
-    assert weights_equal(tmp_path / "none" / LAST, tmp_path / "two" / LAST)
-
-
-def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_longer(options, isdm, tmp_path):
-    assert isdm("train", **options)[0] == 0
+def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_longer(options, isdm, tmp_path, runs):
+    shutil.copytree(runs / "two", tmp_path / "run")
     assert isdm("train", **{**options, "max_epochs": 4})[0] == 0
-    assert isdm("train", **{**options, "max_epochs": 4, "output_dir": str(tmp_path / "long")})[0] == 0
-    assert weights_equal(tmp_path / "run" / LAST, tmp_path / "long" / LAST)
+    assert weights_equal(tmp_path / "run" / LAST, runs / "four" / LAST)
 
 
-@pytest.mark.parametrize("what", ["folder", "file"])
-def test_going_on_from_another_folder_leaves_it_as_it_was(options, isdm, tmp_path, what):
-    assert isdm("train", **options)[0] == 0
-    before = (tmp_path / "run" / LAST).read_bytes()
-    source = tmp_path / "run" / ("" if what == "folder" else LAST)
-    values = {**options, "max_epochs": 4, "output_dir": str(tmp_path / "next"), "resume_checkpoint": str(source)}
-    assert isdm("train", **values)[0] == 0
-    assert (tmp_path / "run" / LAST).read_bytes() == before
-    assert load_checkpoint(tmp_path / "next" / LAST).progress["epoch"] == 4
-    assert isdm("train", **{**options, "max_epochs": 4, "output_dir": str(tmp_path / "long")})[0] == 0
-    assert weights_equal(tmp_path / "next" / LAST, tmp_path / "long" / LAST)
+@pytest.mark.parametrize("what", ["folder", pytest.param("file", marks=pytest.mark.slow)])
+def test_going_on_from_another_folder_leaves_it_as_it_was(options, isdm, tmp_path, runs, what):
+    before = (runs / "two" / LAST).read_bytes()
+    source = runs / "two" / ("" if what == "folder" else LAST)
+    assert isdm("train", **{**options, "max_epochs": 4, "resume_checkpoint": str(source)})[0] == 0
+    assert (runs / "two" / LAST).read_bytes() == before
+    assert load_checkpoint(tmp_path / "run" / LAST).progress["epoch"] == 4
+    assert weights_equal(tmp_path / "run" / LAST, runs / "four" / LAST)
 
 
 def test_finetuning_starts_from_weights_and_averages_with_fresh_counts(trained, lemons, isdm, tmp_path):
@@ -106,11 +110,12 @@ def test_finetuning_starts_from_weights_and_averages_with_fresh_counts(trained, 
     # With next to no learning rate the weights are the source's, and the averages lie between theirs and the source's.
     for name, value in source.model.items():
         assert torch.allclose(tuned.model[name], value, atol=1e-9)
-    code, shown, _ = isdm("finetune", **values)
-    assert code == 0
-    assert "this run is finished" in shown
+    before = (tmp_path / "ft" / LAST).stat().st_mtime_ns
+    assert isdm("finetune", **values)[0] == 0
+    assert (tmp_path / "ft" / LAST).stat().st_mtime_ns == before, "a finished run has been trained again"
 
 
+@pytest.mark.slow
 def test_interrupted_finetuning_resumes_itself(trained, lemons, isdm, tmp_path):
     base = {"data_dir": str(lemons), "resume_checkpoint": str(trained), "batch_size": 3, "preview_interval": 0}
     assert isdm("finetune", **base, max_epochs=3, output_dir=str(tmp_path / "whole"))[0] == 0
@@ -167,11 +172,10 @@ def test_the_whole_journey_with_other_options(values, options, lemons, isdm, tmp
     assert code == 0, shown
 
 
-def test_a_run_begun_with_another_memory_format_goes_on_as_if_it_had_been_this_one(options, isdm, tmp_path):
-    whole, begun = ({**options, "output_dir": str(tmp_path / name)} for name in ("whole", "begun"))
-    assert isdm("train", **{**whole, "max_epochs": 3})[0] == 0
-    assert isdm("train", **{**begun, "max_epochs": 1})[0] == 0
-    last = tmp_path / "begun" / LAST
+@pytest.mark.slow
+def test_a_run_begun_with_another_memory_format_goes_on_as_if_it_had_been_this_one(options, isdm, tmp_path, runs):
+    shutil.copytree(runs / "two", tmp_path / "run")
+    last = tmp_path / "run" / LAST
 
     def contiguous(value):
         if isinstance(value, dict):
@@ -181,5 +185,5 @@ def test_a_run_begun_with_another_memory_format_goes_on_as_if_it_had_been_this_o
     state = torch.load(last, weights_only=True)
     assert any(not weight.is_contiguous() for weight in state["model"].values())
     torch.save(contiguous(state), last)
-    assert isdm("train", **{**begun, "max_epochs": 3})[0] == 0
-    assert weights_equal(tmp_path / "whole" / LAST, last)
+    assert isdm("train", **{**options, "max_epochs": 4})[0] == 0
+    assert weights_equal(runs / "four" / LAST, last)

@@ -2,94 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
+from error_lines import check_error
 from PIL import Image
 
 from guided_diffusion.runtime.checkpoint import BEST, load_checkpoint, save_weights
 
-Break = Callable[[Path], dict]
-
-
-def gray(path: Path, array) -> None:
-    Image.fromarray(np.asarray(array)).save(path)
-
-
-def first(data: Path, kind: str) -> Path:
-    return data / "train" / kind / "lemon_0000.png"
+# Each returns options of `sample`, the key or path that the line is about, and what it shows beside that.
 
 
 def no_such_file(trained, tmp_path):
-    return {"model_path": str(tmp_path / "none.pt")}, "none.pt: no such checkpoint file"
+    path = tmp_path / "none.pt"
+    return {"model_path": path}, path
 
 
 def folder_without_a_run(trained, tmp_path):
-    return {"model_path": str(tmp_path)}, "no last.pt or best.pt"
+    return {"model_path": tmp_path}, tmp_path, "last.pt", "best.pt"
 
 
 def damaged_file(trained, tmp_path):
     path = tmp_path / "half.pt"
     path.write_bytes((trained / BEST).read_bytes()[:5000])
-    return {"model_path": str(path)}, "half.pt: not a readable checkpoint"
+    return {"model_path": path}, path
 
 
 def text_file(trained, tmp_path):
     path = tmp_path / "weights.pt"
     path.write_text("hello")
-    return {"model_path": str(path)}, "weights.pt: not a readable checkpoint"
+    return {"model_path": path}, path
 
 
 def other_network(trained, tmp_path):
-    torch.save({"conv.weight": torch.zeros(3, 3)}, tmp_path / "resnet.pt")
+    path = tmp_path / "resnet.pt"
+    torch.save({"conv.weight": torch.zeros(3, 3)}, path)
     options = {"image_size": 16, "dataset_mode": "multi-class", "num_head_channels": 32}
-    return {"model_path": str(tmp_path / "resnet.pt"), **options}, "resnet.pt: "
+    return {"model_path": path, **options}, path, "time_embed.0.weight"
 
 
 def bare_weights_alone(trained, tmp_path):
     path = tmp_path / "bare.pt"
     checkpoint = load_checkpoint(trained / BEST)
     save_weights(path, checkpoint.model, checkpoint)
-    return {"model_path": str(path)}, "image_size cannot be seen in the bare weights"
+    return {"model_path": path}, "image_size", path
 
 
 def optimizer_beside_weights(trained, tmp_path):
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "step": 3}, tmp_path / "wrapped.pt")
-    return {"model_path": str(tmp_path / "wrapped.pt")}, "neither a checkpoint of isdm nor bare weights"
+    path = tmp_path / "wrapped.pt"
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "step": 3}, path)
+    return {"model_path": path}, path, "'state_dict'"
 
 
 def other_architecture(trained, tmp_path):
-    return {"model_path": str(trained), "num_channels": 64}, "num_channels differs from"
+    return {"model_path": trained, "num_channels": 64}, "num_channels", trained / BEST, "64", "32"
 
 
 def other_image_size(trained, tmp_path):
-    return {"model_path": str(trained), "image_size": 32}, "image_size differs from"
+    return {"model_path": trained, "image_size": 32}, "image_size", trained / BEST, "[32, 32]", "[16, 16]"
 
 
 def unknown_weights(trained, tmp_path):
-    return {"model_path": str(trained), "weights": "0.5"}, "weights is '0.5', but this file has raw, ema, 0.9, 0.99"
+    return {"model_path": trained, "weights": "0.5"}, trained / BEST, "weights", "'0.5'", "raw, ema, 0.9, 0.99"
 
 
 def no_such_device(trained, tmp_path):
-    return {"model_path": str(trained), "device": "gpu"}, "device is 'gpu': use auto, cpu, cuda"
+    return {"model_path": trained, "device": "gpu"}, "device", "'gpu'", "cuda"
 
 
 def too_many_steps(trained, tmp_path):
-    return {"model_path": str(trained), "steps": 51}, "steps is 51, but the model's noise process has 50"
+    return {"model_path": trained, "steps": 51}, "steps", "51", "50"
 
 
 def no_masks(trained, tmp_path):
-    (tmp_path / "empty").mkdir()
-    return {"model_path": str(trained), "data_dir": "", "mask_dir": str(tmp_path / "empty")}, "empty"
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return {"model_path": trained, "data_dir": "", "mask_dir": folder}, folder, "*.png"
 
 
 def foreign_results(trained, tmp_path):
-    (tmp_path / "out" / "images").mkdir(parents=True)
-    gray(tmp_path / "out" / "images" / "mine.png", np.zeros((4, 4), np.uint8))
-    return {"model_path": str(trained)}, "is in no manifest, so it was not sampled"
+    path = tmp_path / "out" / "images" / "mine.png"
+    path.parent.mkdir(parents=True)
+    Image.new("L", (4, 4)).save(path)
+    return {"model_path": trained}, path, "results_path"
 
 
 SAMPLES = [
@@ -112,11 +106,11 @@ SAMPLES = [
 
 @pytest.mark.parametrize("mistake", SAMPLES, ids=lambda mistake: mistake.__name__)
 def test_wrong_checkpoints_and_sampling_options(mistake, trained, lemons, tmp_path, isdm):
-    options, said = mistake(trained, tmp_path)
-    values = {"data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2, **options}
+    options, subject, *shown = mistake(trained, tmp_path)
+    values = {"data_dir": lemons, "results_path": tmp_path / "out", "steps": 2, **options}
     code, _, errors = isdm("sample", **values)
     assert code == 2
-    assert any(said in line for line in errors), errors
+    check_error(errors[0], subject, *shown)
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
 
 
@@ -127,4 +121,4 @@ def test_weights_that_are_not_finite_are_not_sampled_from(trained, lemons, tmp_p
     values = {"model_path": str(tmp_path / "nan.pt"), "data_dir": str(lemons), "results_path": str(tmp_path / "out")}
     code, _, errors = isdm("sample", **values, steps=2)
     assert code == 2
-    assert "out.2.bias has values that are not finite" in errors[0]
+    check_error(errors[0], tmp_path / "nan.pt", "out.2.bias")

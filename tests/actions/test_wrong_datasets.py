@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from error_lines import check_error
 from PIL import Image
 from tiny import TINY
 
@@ -111,24 +112,25 @@ def unknown_number_of_classes(data):
     return {}
 
 
-DATASETS: dict[Break, str] = {
-    missing_folder: "nowhere",
-    empty_folder: "images",
-    other_folder_name: "labels",
-    image_without_mask: "lemon_0000",
-    mask_without_image: "lemon_0000",
-    two_images_of_one_stem: "lemon_0000",
-    truncated_image: "lemon_0000.png",
-    no_image_at_all: "lemon_0000.png",
-    sizes_differ: "30x24",
-    white_on_black_masks: "255",
-    value_outside_the_classes: "9",
-    binary_with_three_values: "binary",
-    colors_without_a_map: "classes.json",
-    broken_classes_file: "classes.json",
-    classes_with_a_gap: "classes.json",
-    other_number_of_classes: "num_classes",
-    unknown_number_of_classes: "num_classes",
+# The file below the dataset, or the key, that the line is about, and what it shows beside that.
+DATASETS: dict[Break, tuple[str, ...]] = {
+    missing_folder: ("nowhere",),
+    empty_folder: ("train/images", "*.png"),
+    other_folder_name: ("train/masks", "'labels'"),
+    image_without_mask: ("train/images/lemon_0000.png", "train/masks/lemon_0000.png"),
+    mask_without_image: ("train/masks/lemon_0000.png", "train/images/lemon_0000.png"),
+    two_images_of_one_stem: ("train/images/lemon_0000.png", "lemon_0000.jpg"),
+    truncated_image: ("train/images/lemon_0000.png",),
+    no_image_at_all: ("train/images/lemon_0000.png",),
+    sizes_differ: ("train/images/lemon_0000.png", "24x24", "train/masks/lemon_0000.png", "30x24"),
+    white_on_black_masks: ("train/masks/lemon_0000.png", "255", "binary", "classes.json"),
+    value_outside_the_classes: ("train/masks/lemon_0000.png", "9", "num_classes", "0..4"),
+    binary_with_three_values: ("classes.json", "5 classes", "lemon-binary"),
+    colors_without_a_map: ("train/masks/lemon_0000.png", "(0, 255, 255)", "classes.json"),
+    broken_classes_file: ("classes.json", "line 1", "column 20"),
+    classes_with_a_gap: ("classes.json", "0, 2"),
+    other_number_of_classes: ("num_classes", "3", "classes.json", "5"),
+    unknown_number_of_classes: ("num_classes", "0..4", "5", "classes.json"),
 }
 
 
@@ -140,15 +142,15 @@ def test_wrong_datasets(damage, lemons, tmp_path, isdm):
     options = {**TINY, "data_dir": str(data), "output_dir": str(tmp_path / "run"), "max_epochs": 1, **damage(data)}
     code, _, errors = isdm("train", **options)
     assert code == 2
-    assert errors
-    assert any(DATASETS[damage] in line for line in errors), errors
+    subject, *shown = DATASETS[damage]
+    check_error(errors[0], subject if subject == "num_classes" else data / subject, *shown)
     assert not (tmp_path / "run" / LAST).exists()
     check = {key: options[key] for key in ("data_dir", "dataset_mode", "image_size")}
     if "num_classes" in options:
         check["num_classes"] = options["num_classes"]
-    code, shown, _ = isdm("check", **check, output_dir=str(tmp_path / "check"))
+    code, printed, _ = isdm("check", **check, output_dir=str(tmp_path / "check"))
     assert code == 2
-    assert "error: " in shown
+    assert errors[0] in printed.splitlines()
 
 
 def test_an_ignore_value_that_the_masks_cannot_hold(lemons, tmp_path, isdm):

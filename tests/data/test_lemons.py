@@ -81,6 +81,7 @@ class TestFiles:
 
 
 class TestWholeOrAbsent:
+    @pytest.mark.slow
     def test_a_killed_run_leaves_nothing_under_the_name_and_the_next_one_clears_up(self, tmp_path: Path) -> None:
         folder, last = tmp_path / "lemons", ".lemons.*.partial/train/masks/lemon_0007.png"
         program = f"from guided_diffusion.data.lemons import *; write_demo_dataset({str(folder)!r}, num_train=100000)"

@@ -54,6 +54,7 @@ def architectures(draw):
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(architectures())
 def test_what_shapes_tell_rebuilds_the_network(options):

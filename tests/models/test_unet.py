@@ -21,7 +21,7 @@ def test_published_names_and_shapes(golden):
     assert {name: list(weight.shape) for name, weight in model.state_dict().items()} == golden.shapes
 
 
-@pytest.mark.parametrize("form", ["lookup", "mixed", "dense"])
+@pytest.mark.parametrize("form", ["lookup", *(pytest.param(f, marks=pytest.mark.slow) for f in ("mixed", "dense"))])
 @torch.no_grad()
 def test_published_outputs(golden, fill, form):
     model = fill(unet(**golden.options, spade=form)).eval()

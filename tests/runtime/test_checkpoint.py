@@ -135,6 +135,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX thing")
 def test_a_failed_write_says_so_and_leaves_the_old_file(tmp_path):
     path = tmp_path / LAST

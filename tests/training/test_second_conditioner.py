@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from class_means import ClassMeanConditioner, ClassMeanNorm, ClassShares
-from flat_options import noise_process
+from flat_options import noise_process, unet
 from tiny import TINY
 
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.load import load_config
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.models.compilation import compile_network
@@ -59,10 +60,23 @@ def test_trains_and_samples_guided(trainer):
 
 
 @pytest.mark.slow
-def test_compiles(trainer):
-    model = trainer.model
-    batch = next(iter(trainer.loader.epoch(0)))
-    x, t = batch.image, torch.full((len(batch),), 300)
-    plain = model(x, t, batch.condition, batch.prepared)
+def test_compiles(monkeypatch):
+    monkeypatch.setitem(CONDITIONERS, "class means", ClassMeanConditioner.from_options)
+    size = {
+        "image_size": 16,
+        "num_channels": 32,
+        "num_res_blocks": 1,
+        "channel_mult": (1,),
+        "attention_resolutions": (),
+    }
+    model = unet(**size, num_classes=4, condition="class means")
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape, generator=draw), alpha=0.05)
+    condition = SemanticMap(torch.randint(0, 4, (2, 16, 16), generator=draw), 4)
+    inputs = torch.randn(2, 3, 16, 16, generator=draw), torch.full((2,), 300), condition
+    prepared = model.preparation((16, 16))(condition)
+    plain = model(*inputs, prepared)
     compile_network(model, backend="aot_eager")
-    torch.testing.assert_close(model(x, t, batch.condition, batch.prepared), plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(*inputs, prepared), plain, rtol=1e-4, atol=1e-5)

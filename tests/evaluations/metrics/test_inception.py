@@ -88,6 +88,7 @@ def test_metrics_equal_torch_fidelity(weights: Path, network: FeatureExtractor) 
     assert (precision, recall) == pytest.approx((expected["precision"], expected["recall"]))
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch(network: FeatureExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
     images = picture_set(5, 128, 3)[:, :20]
     together = network.compute(images, "")

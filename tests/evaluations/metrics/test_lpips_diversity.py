@@ -70,7 +70,7 @@ def by_the_library(net: str, file: Path, groups: list[np.ndarray]) -> list[list[
     return [[distance(first, second) for first, second in combinations(group, 2)] for group in groups]
 
 
-@pytest.mark.parametrize("net", BUILDERS)
+@pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
 def test_equals_the_library_pair_by_pair(net: str, files: dict[str, Path]) -> None:
     groups = [samples(4, 1), samples(3, 2, (32, 48), noise=20), samples(2, 3)]
     expected = [np.mean(pairs) for pairs in by_the_library(net, files[net], groups)]

@@ -25,6 +25,7 @@ def model(seed: int = 0) -> torch.nn.Module:
     return build_segmenter("fpn", "resnet18", num_classes=3, seed=seed)
 
 
+@pytest.mark.slow
 def test_it_learns_what_is_to_be_seen():
     plan = TrainingPlan(steps=40, batch_size=4, learning_rate=2e-3, validations=4)
     trained = train_segmenter(model(), shapes(12), shapes(6, seed=1), plan, seed=0, device=CPU)
@@ -34,6 +35,7 @@ def test_it_learns_what_is_to_be_seen():
     assert not trained.model.training
 
 
+@pytest.mark.slow
 def test_the_best_state_is_kept(monkeypatch):
     # The learning rate of the last third ruins the model, so that the best state is an earlier one.
     plan = TrainingPlan(steps=45, batch_size=4, learning_rate=2e-3, validations=9)

@@ -112,7 +112,10 @@ def test_an_encoder_that_does_not_go_with_the_architecture(architecture: str, en
 # ---------------------------------------------------------------------------------------------------- models
 
 
-@pytest.mark.parametrize("architecture", [*DEFAULT_ARCHITECTURES, "unet"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["fpn", *(pytest.param(a, marks=pytest.mark.slow) for a in ("unetplusplus", "deeplabv3plus", "unet"))],
+)
 def test_a_model_learns_from_the_smallest_batch(architecture: str) -> None:
     model = build(architecture)
     assert model.training

@@ -139,6 +139,7 @@ def test_an_interrupted_study_goes_on_and_repeats_nothing(data):
     assert [len(counts) for counts in counts_of(results, "fpn", STANDARD_AUGMENTATION, 2)] == [6, 6]
 
 
+@pytest.mark.slow
 def test_settings_of_a_seed_begin_alike(data):
     begun = {}
 
@@ -154,6 +155,7 @@ def test_settings_of_a_seed_begin_alike(data):
     assert not torch.equal(*[pair[0] for pair in begun.values()])
 
 
+@pytest.mark.slow
 def test_augmentation_of_all_settings_changes_their_training_and_nothing_else(data):
     settings = settings_of((), synthetic_only=False, augment_all=True)
     runs, results = runs_of(["fpn"], settings, 1), ({}, {})

@@ -1,0 +1,64 @@
+"""The command line in a process of its own, forked from one that has imported PyTorch: a start takes no seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import arguments_of
+
+_HOW = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_CONTEXT = multiprocessing.get_context(_HOW)
+_CONTEXT.set_forkserver_preload(["guided_diffusion.actions.train", "guided_diffusion.actions.sample", "pytest"])
+
+
+def _run(arguments: list[str], shown: str, environment: dict[str, str]) -> None:
+    if hasattr(os, "setsid"):
+        os.setsid()  # signals to its group do not reach the tests
+    target = os.open(shown, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(target, stream)
+    os.environ.update(environment)
+
+    from guided_diffusion import cli
+
+    sys.exit(cli.main(arguments))
+
+
+def start(
+    action: str, values: Mapping[str, Any], shown: str | Path = os.devnull, environment: Mapping[str, str] | None = None
+) -> BaseProcess:
+    """Start `action` with these keys, leading a process group; what it prints goes to the file `shown`."""
+    arguments = arguments_of(action, **values)
+    process = _CONTEXT.Process(target=_run, args=(arguments, str(shown), dict(environment or {})))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess, seconds: float = 120) -> int:
+    """Return the exit code of a process, -n after signal n; fails where it does not end."""
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        pytest.fail(f"a process did not end within {seconds:g} seconds")
+    return process.exitcode
+
+
+def start_pair(action: str, values: Mapping[str, Any], shown: Path) -> list[BaseProcess]:
+    """Start two processes that are told of each other as torchrun does it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    return [
+        start(action, values, shown.with_suffix(f".{rank}"), {**told, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
