@@ -16,6 +16,7 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.lost_classes import written_losses
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
