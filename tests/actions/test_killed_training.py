@@ -119,7 +119,7 @@ def test_the_second_of_two_trainings_is_refused_at_once(lemons, tmp_path):
         first.kill()
         finish(first)
     # Its workers may live for some seconds; what it held is free.
-    finished = {**values, "max_epochs": load_checkpoint(folder / LAST).progress["epoch"] + 1}
+    finished = {**values, "max_epochs": load_checkpoint(folder / LAST).progress["epoch"] + 1, "num_workers": 0}
     assert finish(start("train", finished)) == 0
     assert not list(folder.glob(".*")), "locks or temporary files are left"
 
