@@ -24,7 +24,7 @@ def test_a_run_that_does_not_go_on_is_told(tmp_path, monkeypatch):
     from scripts.measure import campaigns
 
     def spoil(campaign, place) -> None:
-        assert campaign.start(place).end() == 0
+        campaign.start(place).end()
         (place / "run" / "images" / "other.png").touch()
 
     monkeypatch.setattr(campaigns, "DISTURB", {"kill": spoil})
