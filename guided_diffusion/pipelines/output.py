@@ -17,15 +17,15 @@ from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import FOLDERS
 
 CONTINUES = {"train": ("finetune", "check"), "finetune": ("train", "check")}
-"""Action -> other actions whose records it may overwrite: it goes on with their results, or needs them no more."""
+"""Action -> other actions whose records it may overwrite: it continues their results, or no longer needs them."""
 
 Paths = Mapping[str, Path | Sequence[Path]]
-"""Key of the configuration -> the folder, or folders, that it stands for."""
+"""Key of the configuration -> the folders that it names."""
 
 
 @dataclass(frozen=True)
 class ReadFolder:
-    """A folder that is read, which the key `key` names; nothing is written into it, nor beside it as far as `top`."""
+    """A folder that is read, named by `key`; results may lie neither in it nor in one above it up to `top`."""
 
     key: str
     folder: Path
@@ -42,7 +42,7 @@ class ReadFolder:
 
 
 def _same(first: Path, second: Path) -> bool:
-    """Return whether two paths are one folder: through links, and where the file system does not tell case apart."""
+    """Return whether two paths are one folder, links followed, by the file system's own rules of case."""
     try:
         return os.path.samefile(first, second)
     except OSError:
@@ -50,33 +50,32 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def dataset_folders(source: SourceOptions) -> list[ReadFolder]:
-    """Return the folders of images, masks and instances of every split, and those of the splits that have one."""
-    data_dir, found = source.data_dir, []
+    """Return the folders of images, masks and instance maps of each split, and the folder that holds a split's."""
+    data_dir, read = source.data_dir, []
     if not data_dir or "://" in data_dir or not source.dataset_mode:
-        return found
+        return read
     mode, top = get_mode(source.dataset_mode), Path(data_dir).absolute()
     for split in ("train", "test"):
         rules = [rule for rule in (mode.images, mode.masks, mode.instances) if rule is not None]
         folders = [Path(mode.folder(rule, top, split)) for rule in rules]
         common = Path(os.path.commonpath(folders))
-        found += [ReadFolder("data_dir", folder, top) for folder in (*folders, *([common] if common != top else []))]
-    return found
+        read += [ReadFolder("data_dir", folder, top) for folder in (*folders, *([common] if common != top else []))]
+    return read
 
 
-def sample_folders(key: str, root: str | Path, folder: str | Path | None = None) -> list[ReadFolder]:
-    """Return what is read of samples in `folder`, by default the root itself; `root` is what the key `key` says."""
-    top = Path(root).absolute()
-    return [ReadFolder(key, Path(folder or root).absolute(), top)]
+def sample_folders(key: str, root: str | Path, folder: Path) -> list[ReadFolder]:
+    """Return the folder of samples that is read for `key`, whose value is `root`."""
+    return [ReadFolder(key, folder.absolute(), Path(root).absolute())]
 
 
 def mask_folder(mask_dir: str) -> list[ReadFolder]:
-    """Return the folder of masks alone, if there is one."""
+    """Return the folder of `mask_dir`, if it is set."""
     path = Path(mask_dir).absolute()
     return [ReadFolder("mask_dir", path, path)] if mask_dir and "://" not in mask_dir else []
 
 
 def written_by_sample(results_path: str, split: str) -> list[Path]:
-    """Return the folders that get files: classes.json goes into the first, the manifest into the second."""
+    """Return the folders that get files: the first gets classes.json, the second the manifest."""
     folder = Path(results_path) / split
     return [Path(results_path), folder, *(folder / kind for kind in FOLDERS)]
 
@@ -88,17 +87,16 @@ def refuse_written_sources(written: Paths, read: Sequence[ReadFolder]) -> None:
             for source in read:
                 how = source.meets(target.absolute())
                 if how:
-                    raise ConfigError(
-                        f"{key}: {target} {how} {source.folder}, which is read from {source.key}: results would mix "
-                        "with it; choose another folder"
-                    )
+                    line = f"{key}: {target} {how} {source.folder}, which is read by way of {source.key}: results would"
+                    raise ConfigError.of_keys((key, f"{line} mix with it; choose another folder"))
 
 
 def refuse_other_record(key: str, folder: str | Path, action: str) -> None:
-    """Raise ConfigError where `folder` holds what another action wrote, whose record would be overwritten."""
+    """Raise ConfigError where `folder` has the record of another action, which would be overwritten."""
     there = read_run_record(folder, "environment.json").get("action", action)
     if there != action and there not in CONTINUES.get(action, ()):
-        raise ConfigError(f"{key} is {folder}, which holds the results of {there}: choose another folder")
+        line = f"{key} is {folder}, which holds the results of {there}: choose another folder"
+        raise ConfigError.of_keys((key, line))
 
 
 @contextmanager

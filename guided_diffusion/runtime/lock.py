@@ -27,30 +27,31 @@ from guided_diffusion.runtime.files import make_folder, reporting_os_errors, wri
 
 LOCK = ".lock"
 WITHOUT_LOCKS = frozenset(getattr(errno, name) for name in ("ENOSYS", "ENOLCK", "EOPNOTSUPP", "ENOTSUP"))
-"""What network and user-space file systems answer that have no locks."""
+"""Answers of network and user-space file systems that have no locks."""
 PATIENCE = 0.2
-"""Seconds in which a lock that is just being left is tried again."""
+"""Seconds of trying again, as the lock may just be being released."""
 
 
 class InUseError(UserError):
-    """Another process writes where this one wants to; `holder` is its record, empty where it is not known."""
+    """Another process writes where this one would; `holder` is its record, empty if unknown."""
 
     def __init__(self, path: Path, lock: Path, holder: dict[str, Any]):
-        self.path, self.holder = path, holder
         who = f"{holder['action']}, process {holder['pid']} on {holder['host']}" if holder else "another process"
         since = f", since {holder['since']}" if holder else ""
-        # Only of this machine's processes it is known that they live.
+        # Whether a process runs can only be seen on its own machine.
         elsewhere = holder.get("host") != socket.gethostname()
-        way_out = f"; if it does not run any more, delete {lock}" if elsewhere else ""
-        super().__init__(f"{path}: {who}, is writing here{since}: wait for it, or choose another place{way_out}")
+        way_out = f"; if it no longer runs, delete {lock}" if elsewhere else ""
+        found, remedy = f"{who}, is writing here{since}", f"wait for it, or choose another place{way_out}"
+        super().__init__(f"{path}: {found}; {remedy}")
+        self.path, self.found, self.remedy, self.holder = str(path), found, remedy, holder
 
 
 @contextmanager
 def folder_lock(folder: str | Path, action: str) -> Iterator[None]:
     """Be the only process that writes into `folder` while the block runs; the folder is made.
 
-    Raises InUseError where another one does, UserError where it cannot be written. Folders that were made for the lock
-    and are left empty are removed.
+    Raises InUseError where another process writes, UserError where the folder cannot be written. Folders that were
+    made for the lock are removed if they stay empty.
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -59,7 +60,7 @@ def folder_lock(folder: str | Path, action: str) -> Iterator[None]:
             yield
     finally:
         for path in made:
-            with contextlib.suppress(OSError):  # it is used now
+            with contextlib.suppress(OSError):  # it is not empty
                 path.rmdir()
 
 
@@ -102,7 +103,7 @@ def _acquire(path: Path, lock_file: Path) -> BaseFileLock:
             raise InUseError(path, Path(lock.lock_file), _holder(lock_file)) from None
         except (OSError, NotImplementedError) as error:
             without_locks = isinstance(error, NotImplementedError) or error.errno in WITHOUT_LOCKS
-            # The one who had the lock before may just have removed the folder.
+            # The last holder may just have removed the folder.
             if lock is marker or not (without_locks or isinstance(error, FileNotFoundError)):
                 with reporting_os_errors(path):
                     raise
@@ -114,13 +115,13 @@ def _record_of(lock_file: Path) -> Path:
 
 
 def _holder(lock_file: Path) -> dict[str, Any]:
-    """Return the record of the process that has the lock; it may only just be writing it."""
+    """Return the record of the process that holds the lock, which it may still be writing."""
     deadline = time.monotonic() + 5 * PATIENCE
     while True:
         try:
             found = json.loads(_record_of(lock_file).read_text(encoding="utf-8"))
             known = isinstance(found, dict) and {"action", "pid", "host", "since"} <= found.keys()
-            # A dead process has left it, and the one that has the lock now has not yet written its own.
+            # Otherwise a dead process left it, and the holder has not yet written its own.
             if known and (found["host"] != socket.gethostname() or psutil.pid_exists(int(found["pid"]))):
                 return found
         except (OSError, ValueError, TypeError):

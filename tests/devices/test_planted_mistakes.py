@@ -173,7 +173,9 @@ RAISING = {
     "the mean of ImageNet on the CPU": Mistake(
         evaluate, models, "to_input", "IMAGENET_MEAN, device=images.device", "IMAGENET_MEAN"
     ),
-    "label maps of segmentation not moved": Mistake(evaluate, training, "_train", "labels.to(device)", "labels"),
+    "label maps of segmentation not moved": Mistake(
+        evaluate, training, "train_segmenter", "labels.to(device)", "labels"
+    ),
     "predictions made an array on the GPU": Mistake(evaluate, training, "predict", ".short().cpu()", ".short()"),
     "distances made an array on the GPU": Mistake(evaluate, nearest, "_search", "field.cpu().numpy()", "field.numpy()"),
 }
