@@ -8,7 +8,7 @@ from typing import Any
 
 
 def check_error(line: str, subject: str | Path, *shown: Any) -> None:
-    """Check that an error line begins with the key or path that it is about, and shows all that was found or offered."""
+    """Check that an error line begins with the key or path that it is about, and shows what was found or offered."""
     text, subject = (str(each).replace("\\", "/") for each in (line.removeprefix("error: "), subject))
     assert re.match(rf"{re.escape(subject)}(?![\w/])", text), f"not about {subject}: {text}"
     for each in shown:
