@@ -7,13 +7,15 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
 import torch
 from browser import check_report
+from error_lines import check_error
 from painted import NearestColor, exported, paint, scripted
 from PIL import Image
-from random_networks import random_alexnet, random_inception, write_bare
+from random_networks import write_bare
 
 from evaluations.segmentation.models import build_segmenter
 from guided_diffusion import cli
@@ -21,8 +23,6 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.evaluation.options import FROM_SAMPLES, resolve_options
 from guided_diffusion.samples.reader import SampleFolder
-
-pytestmark = pytest.mark.slow
 
 CONFIG = Path(__file__).parents[2] / "configs" / "sdm" / "ade20k" / "evaluate.json"
 SMALL = {"image_size": 32, "report_images": 2, "segmenter_input": "unit"}
@@ -48,9 +48,7 @@ def sampled(tree: Path, folder: Path, **values) -> Path:
     weights = write_bare(folder.with_suffix(".pt"), 151)
     values |= {"model_path": weights, "data_dir": tree, "results_path": folder, "image_size": 32, "steps": 1}
     values |= {"dataset_mode": "ade20k", "data_split": "test", "resize": "squash"}
-    assert (
-        cli.main(["sample", *(f"--set={key}={json.dumps(value, default=str)}" for key, value in values.items())]) == 0
-    )
+    assert command_line.run("sample", **values) == 0
     return folder
 
 
@@ -98,7 +96,7 @@ def evaluate(isdm, ade20k, painted_samples, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def published(ade20k, samples, nearest, tmp_path_factory) -> Path:
+def published(ade20k, samples, nearest, inception, alexnet, tmp_path_factory) -> Path:
     """The folder of an evaluation with all that the papers measure: ten samples of every mask, a segmenter."""
     root = tmp_path_factory.mktemp("published")
     several = sampled(ade20k, root / "ten", num_samples=30, augment_masks=False, batch_size=30)
@@ -109,18 +107,18 @@ def published(ade20k, samples, nearest, tmp_path_factory) -> Path:
         "output_dir": root / "out",
     }
     values |= {
-        "inception_weights": random_inception(root / "inception.pt"),
-        "lpips_weights": random_alexnet(root / "alexnet.pt"),
+        "inception_weights": inception,
+        "lpips_weights": alexnet,
         "agreement": True,
         "segmenter": nearest,
         "segmenter_labels": root / "labels.json",
     }
     (root / "labels.json").write_text("[0, 1, 2, 3]")
-    settings = [f"--set={key}={json.dumps(value, default=str)}" for key, value in values.items()]
-    assert cli.main(["evaluate", "-c", str(CONFIG), *settings]) == 0
+    assert cli.main(command_line.arguments_of("evaluate", CONFIG, **values)) == 0
     return root / "out"
 
 
+@pytest.mark.slow
 def test_the_published_protocol_on_a_validation_split_alone(published):
     record = json.loads((published / "report.json").read_text())
     assert record["data"]["images"] == {"test": 3, "samples": 3}
@@ -138,11 +136,12 @@ def test_the_published_protocol_on_a_validation_split_alone(published):
     assert 0 <= record["agreement"]["samples"]["miou"] < 1 == record["agreement"]["real_test_images"]["miou"]
 
 
+@pytest.mark.slow
 def test_the_report_opens_in_a_browser(published):
     check_report(published / "report.html")
 
 
-@pytest.mark.parametrize("kind", ["scripted", "exported"])
+@pytest.mark.parametrize("kind", ["scripted", pytest.param("exported", marks=pytest.mark.slow)])
 def test_painted_samples_are_found_by_a_segmenter_of_colors(kind, evaluate, nearest, table, tmp_path):
     if kind == "exported":
         nearest = exported(tmp_path / "nearest.pt2", NearestColor(), torch.zeros(1, 3, 32, 32))
@@ -157,12 +156,11 @@ def test_painted_samples_are_found_by_a_segmenter_of_colors(kind, evaluate, near
     assert given["labels"] == [f"class {index}" for index in range(4)]
     assert len(given["left_out_classes"]) == 147
     assert "unlabelled" in given["left_out_classes"]
-    assert "mIoU of all pixels together 100.0 % (100.0 %)" in shown
-    assert "does not know 147 of 151 classes" in shown
+    assert "100.0 % (100.0 %)" in shown
+    assert "147 of 151 classes" in shown
     page = (tmp_path / "out" / "report.html").read_text()
     assert given["sha256"] in page
-    assert "its outputs named by labels.json" in page
-    assert "mIoU of the segmenter" in page
+    assert "labels.json" in page
 
 
 def test_a_shifted_table_finds_nothing_and_null_is_wrong(evaluate, nearest, table):
@@ -176,6 +174,7 @@ def test_a_shifted_table_finds_nothing_and_null_is_wrong(evaluate, nearest, tabl
     assert record["agreement"]["given"]["labels"] == ["class 0", "class 1", "class 2", None]
 
 
+@pytest.mark.slow
 def test_weights_with_an_output_for_every_class_need_no_table(evaluate, tmp_path):
     torch.save(build_segmenter("fpn", "resnet18", num_classes=151, seed=0).state_dict(), tmp_path / "weights.pt")
     record, _ = evaluate(
@@ -202,7 +201,7 @@ def test_samples_of_other_masks_are_told(evaluate, painted_samples, tmp_path):
     Image.fromarray(label).save(path)
     record, _ = evaluate(synthetic_dir=folder, segmenter_input="imagenet")
     (line,) = record["data"]["warnings"]
-    assert "1 of 3 samples were not made from masks of the test images" in line
+    assert "1 of 3 samples" in line
 
 
 def test_sizes_need_not_be_multiples_of_32_where_nothing_is_trained(evaluate, nearest, table):
@@ -225,9 +224,8 @@ def test_samples_are_compared_at_their_own_size_where_nothing_is_trained(tmp_pat
 
 
 def test_what_is_left_open_is_as_the_samples_were_made(tmp_path):
-    assert set(FROM_SAMPLES) == {
-        *("dataset_mode", "num_classes", "ignore_label", "image_size", "image_channels", "resize"),
-    }
+    data = ("dataset_mode", "num_classes", "ignore_label", "exif", "flip_pairs")
+    assert set(FROM_SAMPLES) == {*data, "image_size", "image_channels", "resize"}
     made = {"image_size": 64, "dataset_mode": "cityscapes", "ignore_label": 255, "image_channels": 1}
     config = {"data_dir": "-", "synthetic_dir": "-", "output_dir": "-", "ignore_label": 7}
     resolved = resolve_options(load_config("evaluate", config), SampleFolder(tmp_path, "", made, {}))
@@ -266,45 +264,47 @@ def refused(isdm, ade20k, painted_samples, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "shown"),
     [
-        ({"segmenter_model": "smp/fpn/resnet18"}, "segmenter_model is given, but segmenter is empty"),
-        ({"segmenter_labels": "labels.json"}, "segmenter_labels is given, but segmenter is empty"),
-        ({"segmenter_size": 64}, "segmenter_size is given, but segmenter is empty"),
-        ({"segmenter_input": "bytes"}, "segmenter_input is given, but segmenter is empty"),
-        ({"segmenter": "x.pt", "agreement": False}, "segmenter is given, but agreement is false"),
-        ({"segmenter": "x.pt", "segmenter_model": "fpn"}, "segmenter_model is 'fpn': expected smp/<architecture>"),
-        ({"segmenter": "x.pt", "segmenter_model": "smp/fpn"}, "segmenter_model is 'smp/fpn': expected"),
-        ({"segmenter": "x.pt", "segmenter_model": "torchvision/a/b"}, "segmenter_model is 'torchvision/a/b': expected"),
-        ({"segmenter": "x.pt", "segmenter_size": 4}, "segmenter_size is 4"),
-        ({"segmenter": "x.pt", "segmenter_input": "caffe"}, 'segmenter_input is "caffe": expected one of'),
-        ({"compare_with": "validation"}, 'compare_with is "validation": expected one of "training", "test"'),
+        *(
+            ({key: value}, (key, "segmenter"))
+            for key, value in {
+                "segmenter_model": "smp/fpn/resnet18",
+                "segmenter_labels": "labels.json",
+                "segmenter_size": 64,
+                "segmenter_input": "bytes",
+            }.items()
+        ),
+        ({"segmenter": "x.pt", "agreement": False}, ("segmenter", "agreement")),
+        ({"segmenter": "x.pt", "segmenter_model": "fpn"}, ("segmenter_model", "'fpn'", "smp/fpn/resnet34")),
+        ({"segmenter": "x.pt", "segmenter_model": "smp/fpn"}, ("segmenter_model", "'smp/fpn'", "smp/fpn/resnet34")),
+        ({"segmenter": "x.pt", "segmenter_model": "torchvision/a/b"}, ("segmenter_model", "'torchvision/a/b'")),
+        ({"segmenter": "x.pt", "segmenter_size": 4}, ("segmenter_size", "4")),
+        ({"segmenter": "x.pt", "segmenter_input": "caffe"}, ("segmenter_input", '"caffe"', '"imagenet"')),
+        ({"compare_with": "validation"}, ("compare_with", '"validation"', '"training", "test"')),
     ],
     ids=str,
 )
-def test_a_wrong_option(refused, values, said):
-    assert said in refused(**{"segmenter_input": "imagenet", **values})
+def test_a_wrong_option(refused, values, shown):
+    check_error(refused(**{"segmenter_input": "imagenet", **values}), *shown)
 
 
 def test_files_are_looked_at_before_any_data(refused, nearest, tmp_path):
     """A data_dir that is not there would be found by the scan."""
     nowhere = {"data_dir": tmp_path / "nowhere"}
-    assert "segmenter: missing.pt: no such file" in refused(**nowhere, segmenter="missing.pt")
+    check_error(refused(**nowhere, segmenter="missing.pt"), "segmenter", "missing.pt")
     line = refused(**nowhere, segmenter=nearest, segmenter_labels="missing.json")
-    assert "segmenter_labels: missing.json: cannot be read" in line
+    check_error(line, "segmenter_labels", "missing.json")
     line = refused(**nowhere, segmenter=nearest, segmenter_model="smp/fpn/resnet18")
-    assert "is a program" in line
+    check_error(line, "segmenter_model", "smp/fpn/resnet18", nearest)
     line = refused(**nowhere, segmenter=exported(tmp_path / "p.pt2", NearestColor(), torch.zeros(1, 3, 16, 16)))
-    assert "fails on images of [32, 32] pixels" in line
-    assert "set segmenter_size" in line
+    check_error(line, "segmenter", tmp_path / "p.pt2", "[32, 32]", "segmenter_size")
 
 
 def test_outputs_that_are_not_the_classes(refused, nearest, table):
     line = refused(segmenter=nearest)
-    assert f"segmenter: {nearest}: has 4 outputs, but the dataset has 151 classes: give segmenter_labels" in line
+    check_error(line, "segmenter", nearest, "4 outputs", "151 classes", "segmenter_labels")
     table.write_text(json.dumps(["class 1", "sky", "class 2", None]))
-    assert "output 1 stands for 'sky'" in refused(segmenter=nearest, segmenter_labels=table)
+    check_error(refused(segmenter=nearest, segmenter_labels=table), "segmenter_labels", table, "output 1", "'sky'")
     table.write_text(json.dumps({"0": 1, "1": 2, "2": 3, "3": 4, "7": 5}))
-    assert "has output 7, but the segmenter has the outputs 0 to 3" in refused(
-        segmenter=nearest, segmenter_labels=table
-    )
+    check_error(refused(segmenter=nearest, segmenter_labels=table), "segmenter_labels", table, "output 7", "0 to 3")

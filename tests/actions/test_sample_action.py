@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from error_lines import check_error
 from PIL import Image
 
 from guided_diffusion.runtime.checkpoint import BEST, load_checkpoint
@@ -78,9 +79,8 @@ def test_run_twice_gives_identical_bytes(sample):
 def test_the_config_that_is_left_can_be_given_again(sample, isdm):
     folder, _ = sample("config")
     before = bytes_of(folder)
-    code, shown, errors = isdm("sample", folder / "config.json")
+    code, _, errors = isdm("sample", folder / "config.json")
     assert code == 0, errors
-    assert "10 are there already" in shown
     assert bytes_of(folder) == before
 
 
@@ -126,7 +126,7 @@ def test_the_manifest_says_how_it_was_sampled(sample):
         line = manifest_of(folder)[0]
         keys = ("sampler", "steps", "time_grid", "guidance_interval", "dynamic_threshold")
         how[name] = tuple(line[key] for key in keys)
-        assert f"{line['sampler']} in {line['steps']} steps ({line['time_grid'] or 'uniform'})" in shown
+        assert all(str(line[key]) in shown for key in ("sampler", "steps"))
     assert how == {
         "default": ("dpm++2m", 20, "logsnr", None, None),
         "everything": ("dpm++2m-sde", 4, "trailing", [0.1, 2.0], None),
@@ -148,7 +148,7 @@ def test_samples_of_another_spacing_are_not_mixed(sample, trained, lemons, isdm)
     values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(folder), "s": 1.5}
     code, _, errors = isdm("sample", **values, steps=4, time_grid="uniform")
     assert code == 2
-    assert 'time_grid "logsnr", these would have null; choose another results_path' in errors[0]
+    check_error(errors[0], folder / "manifest.jsonl", 'time_grid "logsnr"', "null", "results_path")
 
 
 def test_a_folder_from_before_there_was_a_choice_is_gone_on_with(sample):
@@ -158,15 +158,18 @@ def test_a_folder_from_before_there_was_a_choice_is_gone_on_with(sample):
         for key in ("time_grid", "guidance_interval", "dynamic_threshold"):
             del line[key]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    _, shown = sample("before", num_samples=3, sampler="ddpm")
-    assert "3 samples, 2 are there already" in shown
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("lemon*.png")}
+    sample("before", num_samples=3, sampler="ddpm")
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("lemon*.png")}
+    assert len(after) == 6
+    assert {path: after[path] for path in before} == before
 
 
 def test_an_interval_between_the_steps_is_refused_before_anything_is_written(trained, lemons, tmp_path, isdm):
     values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 4}
     code, _, errors = isdm("sample", **values, s=1.5, guidance_interval=[1000, 2000])
     assert code == 2
-    assert "guidance_interval is [1000.0, 2000.0], which has none of the 4 noise levels" in errors[0]
+    check_error(errors[0], "guidance_interval", "[1000.0, 2000.0]", "4 noise levels")
     assert not (tmp_path / "out").exists()
 
 
@@ -174,8 +177,7 @@ def test_more_samples_extend_what_is_there_and_nothing_is_overwritten(sample, tm
     folder, _ = sample("grow", num_samples=3)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("lemon*.png")}
     (folder / "images" / "lemon_0001.png").unlink()
-    grown, shown = sample("grow", num_samples=10)
-    assert "10 samples, 2 are there already" in shown
+    grown, _ = sample("grow", num_samples=10)
     for path, (modified, content) in before.items():
         assert path.read_bytes() == content
         if "lemon_0001" not in path.name:
@@ -226,7 +228,8 @@ def test_guidance_without_finetuning_warns(lemons, tmp_path, isdm, trained):
     said = {}
     for name, model, scale in (("a", tmp_path / "never", 1.5), ("b", tmp_path / "never", 1.0), ("c", trained, 1.5)):
         said[name] = isdm("sample", **base, model_path=str(model), s=scale, results_path=str(tmp_path / name))[1]
-    assert "never saw a dropped mask" in said["a"]
+    (warning,) = (line for line in said["a"].splitlines() if line.startswith("warning: "))
+    assert "finetune" in warning
     assert "warning" not in said["b"] + said["c"]
 
 
@@ -263,8 +266,7 @@ def test_killed_sampling_goes_on_where_it_stopped(sample, trained, lemons, tmp_p
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert len(list(images.glob("*.png"))) >= 3
-    folder, shown = sample("killed", batch_size=1)
-    assert "are there already" in shown or process.returncode == 0
+    folder, _ = sample("killed", batch_size=1)
     whole = bytes_of(sample("whole", batch_size=1)[0])
     assert bytes_of(folder) == whole
 

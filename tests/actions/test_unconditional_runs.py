@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from error_lines import check_error, check_errors
 from flat_options import unet
 from tiny import TINY
 
@@ -61,7 +62,8 @@ def test_another_condition_is_another_run(unconditional, lemons, isdm):
     values = {**TINY, "data_dir": str(lemons), "output_dir": str(unconditional), "max_epochs": 2}
     code, _, errors = isdm("train", **values)
     assert code == 2
-    assert any("condition differs" in line for line in errors)
+    check_errors(errors, "condition", "class_cond")
+    assert all(shown in errors[0] for shown in ('"mask"', '"none"', str(unconditional)))
     assert isdm("train", **values, condition="none")[0] == 0
 
 
@@ -91,4 +93,4 @@ def test_bare_weights_name_the_condition_that_does_not_fit(trained, unconditiona
         code, _, errors = isdm("train", **values, output_dir=str(tmp_path / "run"), condition=asked)
         assert code == 2
         (line,) = errors
-        assert f'condition is "{found}" in the file, "{asked}" in the config' in line
+        check_error(line, tmp_path / "bare.pt", f'condition is "{found}"', f'"{asked}"')

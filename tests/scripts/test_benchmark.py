@@ -28,8 +28,6 @@ from scripts.benchmark.published_unet import PublishedUNet, guided
 from scripts.benchmark.timing import interleaved, peak_training_memory, ratio
 from scripts.benchmark.variants import perturb
 
-pytestmark = pytest.mark.slow
-
 TINY = Case(16, 32, 3, 2)
 
 
@@ -48,6 +46,7 @@ def quick(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_writes_table_and_json(quick, capsys, tmp_path):
     report = quick("--parts", "training", "guided", "--device", "cpu")
     out = capsys.readouterr().out
@@ -68,10 +67,12 @@ def test_writes_table_and_json(quick, capsys, tmp_path):
         assert row["parameters"]["reference"] == row["parameters"]["ours"] > row["parameters"]["floor"]
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own():
     assert 0.01 < peak_training_memory(TINY, "ours") < 2
 
 
+@pytest.mark.slow
 def test_growth():
     cases = {dimension: list(each.values()) for dimension, each in growth_cases(TINY).items()}
     assert [case.classes for case in cases["classes"]] == [2, 6, 19, 60, 151, 182]
@@ -84,6 +85,7 @@ def test_growth():
     assert len(growth_lines(growth)) == 4
 
 
+@pytest.mark.slow
 def test_threshold(monkeypatch):
     monkeypatch.setattr("scripts.benchmark.forms.NOISE", (0.0, 1.0))
     smooth, noisy = measure_threshold(TINY, 1, lambda case, part: None)
@@ -107,6 +109,7 @@ def test_crossing():
     assert crossing(shares[2:], "training", "lookup", "mixed", "distinct") == 0.4
 
 
+@pytest.mark.slow
 def test_label_diffusion(monkeypatch):
     monkeypatch.setattr("scripts.benchmark.forms.STEPS", 2)
     found = measure_label_diffusion(TINY, 1, lambda case, part: None)
@@ -152,28 +155,28 @@ def test_masks_of_a_folder(tmp_path):
     assert maps.shape == (2, 16, 16)
     assert np.array_equal(np.unique(maps), [0, 1, 2, 3])
     assert (maps[:, 8:, 8:] == TINY.classes).all()
-    with pytest.raises(ValueError, match=r"a\.png: has the label 2, but there are 2 classes"):
+    with pytest.raises(ValueError, match=r"a\.png: .*\b2 classes"):
         label_maps(replace(TINY, masks=str(tmp_path), classes=2))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "shown"),
     [
-        (["--sizes", "64:32"], "'64:32' is not SIZE:CHANNELS:CLASSES"),
-        (["--sizes", "64:48:6"], "num_channels is 48"),
-        (["--sizes", "64:32:6", "--batch", "1", "2"], "2 numbers for 1 sizes"),
-        (["--batch", "0"], "invalid positive value"),
-        (["--masks", "no/such/folder"], "has no PNG files"),
-        (["--device", "gpu"], "use auto, cpu"),
+        (["--sizes", "64:32"], ("'64:32'", "SIZE:CHANNELS:CLASSES")),
+        (["--sizes", "64:48:6"], ("num_channels", "48")),
+        (["--sizes", "64:32:6", "--batch", "1", "2"], ("--batch",)),
+        (["--batch", "0"], ("--batch", "'0'")),
+        (["--masks", "no/such/folder"], ("no/such/folder",)),
+        (["--device", "gpu"], ("device", "'gpu'", "cpu")),
     ],
 )
-def test_wrong_arguments(arguments, said, capsys):
+def test_wrong_arguments(arguments, shown, capsys):
     with pytest.raises(SystemExit) as stop:
         benchmark.main(arguments)
     assert stop.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "error: " in last
-    assert said in last
+    assert all(text in last for text in shown), last
 
 
 ARCHITECTURES = {
@@ -198,7 +201,9 @@ def maps_of(kind: str, edges: bool) -> SemanticMap:
 
 @pytest.mark.parametrize("kind", ["blocks", "noise", "null"])
 @pytest.mark.parametrize("edges", [False, True])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=[pytest.mark.slow] if own else []) for name, own in ARCHITECTURES.items()]
+)
 @torch.no_grad()
 def test_published_path_gives_our_output(architecture, edges, kind):
     torch.manual_seed(0)

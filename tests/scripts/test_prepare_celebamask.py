@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import prepare_celebamask
 import pytest
+from error_lines import check_error
 from PIL import Image
 from prepare_celebamask import CLASSES, enlarge, merge
 
@@ -172,31 +173,30 @@ def no_test_images(download: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "shown"),
     [
-        (no_annotations, "CelebAMask-HQ-mask-anno: the folder does not exist; --data-dir is"),
-        (image_without_masks, "2001.jpg: image without masks; add 02001_skin.png"),
-        (masks_without_image, "mask without image; add"),
-        (unknown_part, "00001_beard.png: part 'beard' is not known"),
-        (part_given_twice, "00001_skin.png: stands for the same as"),
-        (parts_of_two_sizes, "00001_skin.png: is 12x12, but"),
-        (image_of_another_shape, "1.jpg: is 24x12, but its masks 12x12"),
-        (damaged_mask, "00001_cloth.png: unreadable or truncated"),
-        (no_test_images, "--first-test: is 28000, but the images (0, 1, 2001) go from 0 to 2001"),
+        (no_annotations, ("CelebAMask-HQ-mask-anno", "--data-dir")),
+        (image_without_masks, ("CelebA-HQ-img/2001.jpg", "02001_skin.png")),
+        (masks_without_image, ("CelebAMask-HQ-mask-anno/0/00001_cloth.png", "1.jpg")),
+        (unknown_part, ("CelebAMask-HQ-mask-anno/0/00001_beard.png", "'beard'")),
+        (part_given_twice, ("CelebAMask-HQ-mask-anno/3/00001_skin.png", "00001_skin.png")),
+        (parts_of_two_sizes, ("CelebAMask-HQ-mask-anno/0/00001_skin.png", "12x12", "8x8")),
+        (image_of_another_shape, ("CelebA-HQ-img/1.jpg", "24x12", "12x12")),
+        (damaged_mask, ("CelebAMask-HQ-mask-anno/0/00001_cloth.png",)),
+        (no_test_images, ("--first-test", "28000", "2001")),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_wrong_downloads(damage: Callable[[Path], None], message: str, prepare: Run, download: Path) -> None:
+def test_wrong_downloads(damage: Callable[[Path], None], shown: tuple[str, ...], prepare: Run, download: Path) -> None:
     damage(download)
-    said = prepare()
-    assert said.startswith("error: ")
-    assert "\n" not in said
-    assert message in said
+    (line,) = prepare().splitlines()
+    assert line.startswith("error: ")
+    check_error(line, shown[0] if shown[0].startswith("--") else download / shown[0], *shown[1:])
 
 
 def test_wrong_outputs(prepare: Run, tmp_path: Path) -> None:
     prepare()
     before = files_of(tmp_path / "celeba")
-    assert "celeba holds files; choose a new folder" in prepare()
+    check_error(prepare(), "--output", tmp_path / "celeba")
     assert files_of(tmp_path / "celeba") == before
     assert "is in" in prepare(output="CelebAMask-HQ/CelebA-HQ-img/new")

@@ -10,8 +10,6 @@ from evaluations.study.comparison import weighted_score
 from scripts.measure import robustness
 from scripts.measure.robustness import interval, weights_of_resamples
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def small(monkeypatch):
@@ -21,8 +19,12 @@ def small(monkeypatch):
     monkeypatch.setattr(robustness, "SHOWN", 1)
     monkeypatch.setattr(robustness, "NOISE", {"edge": ["--distance", "1"]})
     monkeypatch.setattr(robustness, "keep_freed_memory", lambda: None)  # the tests' process is not its own
+    fewer = {"train": {"preview_interval": 0}, "sample": {"steps": 3}}
+    run = robustness._run
+    monkeypatch.setattr(robustness, "_run", lambda action, values: run(action, {**values, **fewer[action]}))
 
 
+@pytest.mark.slow
 def test_trains_samples_and_measures(small, tmp_path, capsys):
     command = ["--output", str(tmp_path), "--epochs", "1", "--segmenter-steps", "2", "--systems", "sdm", "scdm"]
     robustness.main([*command, "--until", "sample"])
