@@ -15,8 +15,6 @@ from types import FrameType
 HANGUP = getattr(signal, "SIGHUP", None)
 """A terminal was closed, or the connection to it lost; Windows has no such signal."""
 STOP_SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, *(() if HANGUP is None else (HANGUP,)))
-WORKER_GRACE = 300
-"""Seconds that a loading process works on after SIGTERM, for its trainer to come to the end of a step."""
 
 
 class StopRequested(KeyboardInterrupt):
@@ -113,16 +111,24 @@ def stop_signals_held() -> Iterator[None]:
 def leave_signals_to_the_trainer(worker: int = 0) -> None:
     """Keep stop signals to a whole job, or a whole terminal, from ending a loading process within a step.
 
-    The trainer ends its workers when it is done; where it is killed, they notice that it is gone. SIGTERM is also how
-    a worker is ended that does not answer, so it ends this one after WORKER_GRACE seconds.
+    The trainer ends its workers when it is done; where it is killed, they notice that it is gone.
     """
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE))
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        # SIGTERM is also how the trainer ends a worker, so that it matters who sends it: that only a wait tells.
+        telling = hasattr(signal, "sigwaitinfo")
+        if telling:
+            threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM} if telling else set())
+
+
+def _end_with_the_trainer() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    trainer = multiprocessing.parent_process()
+    while trainer is None or signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer.pid:
+        pass
+    os._exit(0)

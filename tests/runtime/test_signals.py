@@ -88,7 +88,7 @@ def test_what_is_printed_to_a_closed_terminal_is_no_error(tmp_path):
 
 
 WORKERS = """
-import os, signal, sys, time
+import os, signal, subprocess, sys, time
 import torch
 from guided_diffusion.runtime.signals import leave_signals_to_the_trainer, stop_signals_held
 
@@ -107,11 +107,22 @@ def main():
     with stop_signals_held():
         batches = iter(loader)
         workers = [worker.pid for worker in batches._workers]
-        for pid in (os.getpid(), *workers):  # a whole job, while its workers start
-            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-                os.kill(pid, number)
+        # To a whole job, while its workers start; from elsewhere, as its own SIGTERM ends a worker.
+        pids = [str(pid) for pid in (os.getpid(), *workers)]
+        for name in ("HUP", "TERM", "INT"):
+            subprocess.run(["kill", "-" + name, *pids], check=True)
     assert sorted(caught) == sorted((signal.SIGHUP, signal.SIGTERM, signal.SIGINT)), caught
+    for pid in workers:  # and again, while they work
+        for name in ("HUP", "TERM", "INT"):
+            subprocess.run(["kill", "-" + name, str(pid)], check=True)
     assert len(list(batches)) == 8
+    again = iter(loader)
+    workers = again._workers
+    time.sleep(0.5)
+    for worker in workers:
+        worker.terminate()
+        worker.join(20)
+        assert worker.exitcode in (0, -signal.SIGTERM), worker.exitcode
     print("all there")
 
 if __name__ == "__main__":
