@@ -9,9 +9,14 @@ from typing import Any
 import command_line
 import pytest
 import torch
+from hypothesis import settings
 from tiny import TINY
 
 from guided_diffusion.data.lemons import write_demo_dataset
+
+# A busy machine is not a fault of the code.
+settings.register_profile("isdm", deadline=None)
+settings.load_profile("isdm")
 
 
 @pytest.fixture(scope="session", autouse=True)
