@@ -8,11 +8,24 @@ from typing import Any
 
 import command_line
 import pytest
-import torch
 from hypothesis import settings
 from tiny import TINY
 
-from guided_diffusion.data.lemons import write_demo_dataset
+LONG = ("training", "actions", "pipelines")
+"""The rooms whose files take longest."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist hands out the files with the most tests first, which are not those that take longest.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first: one that begins last is what all other processes wait for."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, not set(LONG) & set(item.nodeid.split("/"))))
+
 
 # A busy machine is not a fault of the code.
 settings.register_profile("isdm", deadline=None)
@@ -21,6 +34,8 @@ settings.load_profile("isdm")
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads():
+    import torch  # not above: the process that hands out the tests has no use for it
+
     # Several small processes run beside each other in some tests; more threads only slow them down.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
@@ -29,6 +44,8 @@ def _few_threads():
 @pytest.fixture(scope="session")
 def lemons(tmp_path_factory) -> Path:
     """A dataset of 8 training and 4 test pairs, 24 px, 5 classes."""
+    from guided_diffusion.data.lemons import write_demo_dataset
+
     folder = tmp_path_factory.mktemp("data") / "lemons"
     write_demo_dataset(folder, num_train=8, num_test=4, size=24)
     return folder
