@@ -112,6 +112,7 @@ def test_moved_data_goes_on_as_if_nothing_had_been(lemons, data, options, isdm, 
     assert torch.equal(one["digests"], load_checkpoint(tmp_path / "straight" / LAST).fingerprint["digests"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_fingerprint_goes_on_without_complaint(data, options, isdm, tmp_path):
     assert isdm("train", **options)[0] == 0
     last = tmp_path / "run" / LAST

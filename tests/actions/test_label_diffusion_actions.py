@@ -172,8 +172,15 @@ def test_eta_stays_what_it_was_when_the_masks_change(runs, lemons, isdm, tmp_pat
     assert (config["cond_diffuse"], config["cond_opt"]) == (True, CLASSWISE)
 
 
-@pytest.mark.parametrize("weights", ["ema", "raw"])
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("suffix", "weights"),
+    [
+        (".pt", "ema"),
+        (".safetensors", "raw"),
+        pytest.param(".pt", "raw", marks=pytest.mark.slow),
+        pytest.param(".safetensors", "ema", marks=pytest.mark.slow),
+    ],
+)
 def test_exported_weights_sample_like_the_run(runs, sample, isdm, tmp_path, suffix, weights):
     path = tmp_path / f"weights{suffix}"
     assert isdm("export", model_path=str(runs[CLASSWISE]), export_path=str(path), weights=weights)[0] == 0

@@ -204,7 +204,9 @@ def bare(tmp_path, isdm):
     return run
 
 
-@pytest.mark.parametrize("mode", PUBLISHED)
+@pytest.mark.parametrize(
+    "mode", ["cityscapes", "celeba", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("ade20k", "coco"))]
+)
 def test_bare_weights_sample_with_their_mode_alone(mode, bare, tmp_path):
     classes, channels = PUBLISHED[mode]
     code, options, errors = bare(channels, dataset_mode=mode)

@@ -56,7 +56,9 @@ def sample(trained, lemons, tmp_path, isdm):
     [
         {},
         pytest.param({"sampler": "ddim", "eta": 0.5, "augment_masks": True}, marks=pytest.mark.slow),
-        {"sampler": "dpm++2m-sde", "guidance_interval": [0.1, 2], "dynamic_threshold": 0.9},
+        pytest.param(
+            {"sampler": "dpm++2m-sde", "guidance_interval": [0.1, 2], "dynamic_threshold": 0.9}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_images_do_not_depend_on_the_batch(sample, options):

@@ -138,11 +138,16 @@ def test_finetuning_of_bare_published_weights(trained, lemons, isdm, tmp_path):
     "values",
     [
         {"resize": "pad", "image_size": [16, 24]},
-        {"resize": "squash", "image_channels": 1},
         {"precision": "bf16", "learn_sigma": False, "noise_schedule": "cosine"},
-        {"precision": "fp16"},
-        {"no_instance": False, "rescale_timesteps": True},
-        {"ignore_label": 4, "num_classes": 4},
+        *(
+            pytest.param(values, marks=pytest.mark.slow)
+            for values in (
+                {"resize": "squash", "image_channels": 1},
+                {"precision": "fp16"},
+                {"no_instance": False, "rescale_timesteps": True},
+                {"ignore_label": 4, "num_classes": 4},
+            )
+        ),
     ],
     ids=str,
 )

@@ -299,6 +299,7 @@ def test_the_folder_of_another_run_is_not_written_to(isdm, lemons, synthetic, tr
     assert (trained / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_results_without_their_settings_are_not_taken(isdm, lemons, synthetic, tmp_path):
     values = {**QUICK, "data_dir": lemons, "synthetic_dir": synthetic, "output_dir": tmp_path / "out", "rivals": False}
     values |= {"agreement": False, "memorisation": False, "synthetic_only": False}

@@ -155,6 +155,9 @@ def test_gradients_are_clipped(trainer_for):
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
+OTHERWISE = {"learn_sigma": False, "use_checkpoint": True}
+
+
 def poison(trainer, steps: range) -> None:
     """Make the images of some steps non-finite, as a broken file or an overflow would."""
     original = trainer.train_step
@@ -191,7 +194,11 @@ def test_many_bad_steps_stop_training_and_keep_the_last_good_checkpoint(trainer_
     assert all(torch.isfinite(value).all() for value in last.model.values())
 
 
-@pytest.mark.parametrize("values", [{"precision": "bf16"}, {"learn_sigma": False}, {"use_checkpoint": True}])
+@pytest.mark.parametrize(
+    "values",
+    [{"precision": "bf16"}, *(pytest.param({k: v}, marks=pytest.mark.slow) for k, v in OTHERWISE.items())],
+    ids=str,
+)
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_every_prediction_trains(trainer_for, prediction, values):
     progress = trainer_for(max_epochs=1, prediction=prediction, min_snr_gamma=5.0, **values).fit()

@@ -108,7 +108,9 @@ def test_more_noise_is_more_diverse(model: PerceptualDistance) -> None:
     assert 0 < found[0] < found[1] < found[2] < found[3]
 
 
-@pytest.mark.parametrize(("net", "smallest"), [("alex", 31), ("vgg", 16), ("squeeze", 17)])
+@pytest.mark.parametrize(
+    ("net", "smallest"), [("alex", 31), ("squeeze", 17), pytest.param("vgg", 16, marks=pytest.mark.slow)]
+)
 def test_smallest_images(net: str, smallest: int, files: dict[str, Path]) -> None:
     model = load_lpips(net, str(files[net]), "cpu")
     assert pairwise_diversity(model, [samples(2, 9, (smallest, smallest + 3))]).mean > 0
