@@ -89,6 +89,12 @@ def pictures(folder: Path) -> dict[str, np.ndarray]:
     return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)) for path in folder.rglob("*.png")}
 
 
+def lacks_instances(shown: str) -> bool:
+    """Whether a warning says that the three masks have no instance maps."""
+    lines = [line for line in shown.splitlines() if line.startswith("warning: ")]
+    return any("3 of 3 masks" in line and "instance map" in line for line in lines)
+
+
 def clean_mask(mode: str, data: Path, name: str) -> np.ndarray:
     """Return a mask of the dataset, by its name in the results, at the size of the network."""
     template = LAYOUTS[mode]["test"][1] if mode in LAYOUTS else "test/masks/{}.png"
@@ -106,9 +112,9 @@ def test_a_copied_dataset_and_masks_alone_are_sampled_from(mode, kind, model, no
     extra = {"ignore_label": int(said[1])} if said else {}
     assert extra == ({"ignore_label": value} if to_be_told and kind != "downsample" else {})
     from_copy, shown = sample(run, "from_copy", data_dir=tmp_path / "copy", **extra)
-    assert "no instance map" not in shown
+    assert not lacks_instances(shown)
     from_masks, shown = sample(run, "from_masks", mask_dir=tmp_path / "masks", **extra)
-    assert ("3 of 3 masks have no instance map" in shown) == (mode in ("cityscapes", "coco"))
+    assert lacks_instances(shown) == (mode in ("cityscapes", "coco"))
 
     masks, alone = pictures(from_copy / "masks"), pictures(from_masks / "masks")
     assert masks.keys() == alone.keys()
@@ -128,7 +134,7 @@ def test_a_folder_of_cityscapes_is_sampled_from_like_the_dataset(model, sample):
         gray(path.with_name(path.name.replace("labelIds", "color")), colors)
     from_dataset, _ = sample(run, "from_dataset", data_dir=data)
     from_folder, shown = sample(run, "from_folder", mask_dir=masks)
-    assert "no instance map" not in shown
+    assert not lacks_instances(shown)
     images, alone = pictures(from_dataset / "images"), pictures(from_folder / "images")
     assert images.keys() == alone.keys() == {f"{stem}.png" for stem in STEMS["cityscapes"]}
     assert all(np.array_equal(image, alone[name]) for name, image in images.items())

@@ -47,14 +47,14 @@ def test_images_come_from_the_pipeline(unconditional):
     assert (images[0] - images[1]).abs().max() > 0.1
     maps = torch.zeros(3, 16, 16, dtype=torch.uint8)
     assert torch.equal(pipeline(maps, [1, 2, 3], steps=2, batch_size=2), images)
-    with pytest.raises(ConfigError, match=r"^s is 2, .* set s to 1$"):
+    with pytest.raises(ConfigError, match=r"^s\b.*\b2\b"):
         pipeline(NoCondition(1, (16, 16)), [1], s=2)
-    with pytest.raises(DataError, match=r"takes conditions of size \[16, 16\]"):
+    with pytest.raises(DataError, match=r"\[8, 8\].*\[16, 16\]|\[16, 16\].*\[8, 8\]"):
         pipeline(NoCondition(1, (8, 8)), [1])
 
 
 def test_a_network_with_a_condition_needs_one(trained):
-    with pytest.raises(DataError, match="takes label maps"):
+    with pytest.raises(DataError, match=r"^conditions\b"):
         load_pipeline(trained, device="cpu")(NoCondition(1, (16, 16)), [1])
 
 

@@ -185,4 +185,5 @@ def test_check_holds_the_test_masks_against_the_training_masks(lemons, tmp_path,
     (data / "classes.json").unlink()
     code, shown, _ = isdm("check", data_dir=str(data), dataset_mode="binary", output_dir=str(tmp_path / "check"))
     assert code == 2
-    assert "values of the training masks" in shown
+    (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
+    check_error(line, data / "test" / "masks" / "lemon_0000.png", "255")
