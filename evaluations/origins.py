@@ -84,7 +84,7 @@ def origin_warnings(
     if unknown:
         lines.append(
             f"{folder}: the masks that {unknown} of {count} samples were made from are unknown; if they are of test "
-            "images, the study is invalid, and if they are of validation images, arms with samples look a little too "
+            "images, the study is invalid, and if they are of validation images, mixes with samples look a little too "
             "good: keep the manifest.jsonl of sample beside the samples"
         )
     return lines

@@ -77,7 +77,7 @@ def study_section(study: Record) -> Section:
             Figure(
                 name,
                 charts.iou_bars([_bar(arm, arms[0]) for arm in arms], arms[0]["label"]),
-                "Dots: seeds. Whiskers: the 95 % interval of each arm's difference to real only, drawn around the mean "
+                "Dots: seeds. Whiskers: the 95 % interval of each setting's difference to real only, around the mean "
                 "of real only. The verdict's intervals hold for all ratios together and are wider.",
             )
         )
@@ -92,16 +92,16 @@ def _study_text(study: Record) -> list[str]:
     settings = study["settings"]
     text = [
         f"Every model was trained for {settings['train_steps']} steps of {settings['batch_size']} images, whatever its "
-        f"arm, {study['seeds']} time(s). Its state of best mIoU on validation images (a part of the real training "
+        f"setting, {study['seeds']} time(s). Its state of best mIoU on validation images (a part of the real training "
         f"images) was tested on {study['test_images']} real test images. Scores are of the summed pixels of all test "
         "images; mIoU is the mean over the classes that they have.",
-        "Differences are to the arm real only. Their intervals hold for 95 % of test sets like this one and, with "
+        "Differences are to real only. Their intervals hold for 95 % of test sets like this one and, with "
         "several seeds, of trainings like these. The verdicts hold for all mixing ratios together, so their "
-        "intervals are wider than those of single arms. The best mix and the best cheap rival are those with the best "
+        "intervals are wider than those of single ones. The best mix and the best baseline are those with the best "
         "validation scores.",
-        "All arms have the usual augmentation."
+        "All settings have the usual augmentation."
         if settings["augment_all"]
-        else "No arm but that of the usual augmentation is augmented (augment_all tells whether samples help on top).",
+        else "Only the setting of the usual augmentation is augmented (augment_all tells whether samples help on top).",
         "The generator was trained on all training images, the models on all but the "
         f"{100 * settings['validation_share']:.0f} % that choose their best states. So samples also carry what "
         "the generator saw in those.",
@@ -131,7 +131,7 @@ def _study_table(name: str, arms: Sequence[Record]) -> Table:
         miou = percent(results["miou"]["mean"]) + ("" if spread is None else f" ± {percent(spread)}")
         scores = [percent(results[key]["mean"]) for key in keys]
         rows.append([arm["label"], arm["real"], arm["synthetic"], miou, *compared, *scores])
-    header = ["arm", "real", "synthetic", "mIoU %", "difference", "95 % interval", "mIoU without class 0"]
+    header = ["setting", "real", "synthetic", "mIoU %", "difference", "95 % interval", "mIoU without class 0"]
     return Table([*header, "micro IoU", "Dice", "precision", "recall"], rows, f"{name}, means over seeds, in percent")
 
 

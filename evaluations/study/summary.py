@@ -90,7 +90,7 @@ def _signs_of_short_training(architectures: Mapping[str, Any], steps: int) -> li
         return []
     return [
         f"the usual augmentation hurts {', '.join(hurt)}, which it rarely does when training is long enough: "
-        f"train_steps {steps} is probably too short to learn from varied images, and favors the arm that has the "
+        f"train_steps {steps} is probably too short to learn from varied images, and favors the setting with the "
         "fewest; raise it, or start from encoder_weights"
     ]
 
