@@ -24,6 +24,7 @@ from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
+from guided_diffusion.data.masks.palettes import conflict_under
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
 from guided_diffusion.data.scan.brightness import Brightness, brightness_problems, measure_brightness
@@ -113,7 +114,9 @@ def scan_dataset(
     upright = {pair.stem: how.upright for pair, how in tagged}
     pairs = [replace(pair, upright=upright.get(pair.stem, True)) for pair in pairs]
     masks = [fact.mask for fact in facts if fact.mask is not None]
-    if encoding is None:
+    if encoding is not None:
+        problems += _palette_problems(masks, encoding)
+    else:
         classes, mistakes = read_classes(data_dir)
         problems += mistakes
         if masks and not mistakes:
@@ -149,6 +152,7 @@ def scan_masks(
     entries = [replace(entry, upright=exif != "ignore") for entry in entries]
     facts = _in_threads(lambda entry: _scan_mask(entry, transform), entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
+    problems += _palette_problems([fact.mask for fact in facts if fact.mask is not None], encoding)
     background = 0 if mode is None else mode.background
     return _report(entries, facts, encoding, problems, _AS_IN_TRAINING, transform, background)
 
@@ -325,6 +329,11 @@ def _report(
         tuple(fact.brightness for fact in facts if fact.brightness is not None),
         tuple(losses),
     )
+
+
+def _palette_problems(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> list[Problem]:
+    conflict = conflict_under(masks, encoding)
+    return [] if conflict is None else [conflict]
 
 
 def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remedy: str | None) -> list[Problem]:
