@@ -27,7 +27,7 @@ class MaskFacts:
 def palette_conflict(masks: Sequence[MaskFacts], grays: Sequence[int] = ()) -> Problem | None:
     """Return the problem of the first palette mask in which an index has another color than in an earlier one.
 
-    grays: values of gray masks; a palette must not show one of them at another index.
+    grays: values of gray masks; a palette that is all gray must not show one of them at another index.
     """
     first: dict[int, tuple[int, str]] = {}
     remedy = "give each class its color in classes.json, or save all masks with one palette"
@@ -35,9 +35,11 @@ def palette_conflict(masks: Sequence[MaskFacts], grays: Sequence[int] = ()) -> P
     for mask in masks:
         if mask.raw.kind != "palette" or mask.raw.colors is None:
             continue
+        shown = mask.raw.colors.tolist()
+        # A palette with colors is meant as such, whatever gray is in it; where indices share a color, it tells nothing.
+        gray = all(color % 0x010101 == 0 for color in shown) and len(set(shown)) == len(shown)
         for index, color in zip(mask.raw.values.tolist(), mask.raw.colors.tolist(), strict=True):
-            # Where indices share a color, colors tell nothing.
-            if gray_color.get(color, index) != index and len(set(mask.raw.colors.tolist())) == len(mask.raw.values):
+            if gray and gray_color.get(color, index) != index:
                 found = (
                     f"palette index {index} is gray {gray_color[color]} here, and gray masks hold {gray_color[color]}, "
                     "so that indices do not tell the classes"

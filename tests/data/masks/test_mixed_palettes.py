@@ -89,6 +89,12 @@ def test_a_palette_that_shows_a_gray_class_at_another_index_is_refused(build):
     assert problem.path.endswith("1.png")
 
 
+def test_a_gray_among_the_colors_of_a_palette_is_a_color(build):
+    labels = [label(0, 3), label(1, 3)]
+    masks = {"0": labels[0], "1": palette_picture(labels[1], [BLACK, (2, 2, 2), RED])}
+    assert_reads(scanned(build(masks), "multi-class", num_classes=3), labels)
+
+
 def test_a_palette_of_one_color_beside_gray_is_read_by_index(build):
     labels = [label(0, 3), label(1, 3)]
     masks = {"0": labels[0], "1": palette_picture(labels[1], [BLACK] * 3)}
