@@ -11,6 +11,7 @@ from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.loader import collate_examples
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.histogram import save_histogram
@@ -55,6 +56,8 @@ def run(config: CheckConfig) -> int:
             shared = shared_problems(shared_with_training(report, training), len(report.pairs))
             report = replace(report, problems=(*report.problems, *shared))
         encoding = encoding or (None if report.fatal else report.encoding)
+        if encoding is not None:
+            flip_pairs(encoding.names, source.flip_pairs)  # names that training would refuse
         wants_eta = config.shows_eta and split == "train" and not report.fatal
         eta = eta_of_data(config.eta, mode, report) if wants_eta else None
         texts.append(f"{split}: {images}\n{report.table(eta)}")

@@ -166,7 +166,7 @@ def check_sizes(path: str, size: Sequence[int], other_path: str, other_size: Seq
     if tuple(size) != tuple(other_size):
         found = f"{size[1]}x{size[0]} pixels, but {other_path} has {other_size[1]}x{other_size[0]}"
         if tuple(size) == tuple(other_size)[::-1]:
-            found += " (sides exchanged: is one of them stored turned, without an EXIF orientation?)"
+            found += " (sides exchanged: is one of them stored turned, and its EXIF orientation missing or ignored?)"
         raise DataError.of(path, found, "scale or crop one to the other's size (masks by nearest neighbor)")
 
 

@@ -24,8 +24,9 @@ def flip_pairs(names: Sequence[str], asked: Sequence[Sequence[str]] | None = Non
     """
     index = {name: position for position, name in enumerate(names)}
     if asked is None:
-        found = {(index[name], index[other]) for name in names if (other := _mirrored(name)) in index}
-        return tuple(sorted((a, b) for a, b in found if a < b))
+        folded = {name.casefold(): position for position, name in enumerate(names)}
+        partners = [index.get(_mirrored(name), folded.get(_mirrored(name).casefold())) for name in names]
+        return tuple((a, b) for a, b in enumerate(partners) if b is not None and a < b and partners[b] == a)
     used: set[str] = set()
     for pair in asked:
         for name in pair:
@@ -35,6 +36,14 @@ def flip_pairs(names: Sequence[str], asked: Sequence[Sequence[str]] | None = Non
                 raise ConfigError.of("flip_pairs", f"{name!r} is in two pairs", "give every class one partner")
             used.add(name)
     return tuple((index[first], index[second]) for first, second in asked)
+
+
+def without_partner(names: Sequence[str], pairs: FlipPairs) -> list[str]:
+    """Return the names that seem to name a side ("left arm", "rightEye") and are in no pair."""
+    paired = {index for pair in pairs for index in pair}
+    words = [[word.lower() for word in _TOKEN.findall(name)] for name in names]
+    sided = [any(word.startswith(("left", "right")) for word in each) for each in words]
+    return [name for index, name in enumerate(names) if sided[index] and index not in paired]
 
 
 def _mirrored(name: str) -> str:

@@ -52,7 +52,7 @@ ImageRangeOption = Annotated[  # an `intensity.ImageRange`
                     "items": {"type": "integer", "minimum": 0, "maximum": 65535},
                     "minItems": 2,
                     "maxItems": 2,
-                    "description": "[low, high]",
+                    "description": "integers [low < high]",
                 },
             ]
         }
@@ -108,7 +108,7 @@ class GeometryOptions(OptionGroup):
     )
     image_range: ImageRangeOption = option(
         "auto",
-        "file values that become black and white; auto: by type, full: auto without a warning, percentile: by image",
+        "black and white in the files; auto: by type, full: auto without a warning, percentile: by image",
     )
     no_instance: bool = option(
         True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"

@@ -11,7 +11,7 @@ from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.mirror import flip_pairs
+from guided_diffusion.data.mirror import flip_pairs, without_partner
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, LoaderOptions, SourceOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_pairs
@@ -95,6 +95,11 @@ def _say_what_is_exchanged(config: TrainConfig, names: Sequence[str]) -> None:
         print(
             f"warning: {' and '.join(flips)}: mirrored examples have these classes exchanged: {shown}; set flip_pairs "
             "to [] if left and right are sides of the image"
+        )
+    if flips and config.source.flip_pairs is None and (alone := without_partner(names, pairs)):
+        print(
+            f"warning: {' and '.join(flips)}: mirrored examples show these classes on the other side, under the same "
+            f"name: {', '.join(map(repr, alone))}; set flip_pairs to the pairs that change places, or to [] if none do"
         )
 
 

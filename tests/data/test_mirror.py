@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guided_diffusion.data.mirror import exchanged, flip_pairs
+from guided_diffusion.data.mirror import exchanged, flip_pairs, without_partner
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.transforms import JointTransform, augment_mask
 from guided_diffusion.runtime.errors import ConfigError
@@ -21,11 +21,18 @@ from guided_diffusion.runtime.errors import ConfigError
         (["hand.left", "hand.right", "hand"], {(0, 1)}),
         (["leftover", "rightover", "bright", "cleft"], set()),
         (["left lung", "heart"], set()),
+        (["Left lung", "right Lung"], {(0, 1)}),
+        (["left", "right", "Left", "Right"], {(0, 1), (2, 3)}),
         (["left arm", "right leg"], set()),
     ],
 )
 def test_pairs_by_name(names, pairs):
     assert set(flip_pairs(names)) == pairs
+
+
+def test_sides_without_a_partner():
+    names = ["left eye", "right eye", "left arm", "rightleg", "bright spot", "cleft"]
+    assert without_partner(names, flip_pairs(names)) == ["left arm", "rightleg"]
 
 
 def test_published_modes():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.evaluation.results import SETTINGS, StudyResults
+from guided_diffusion.pipelines.evaluation.study import _settings
 from guided_diffusion.runtime.errors import ConfigError
 
 CHOSEN = {"lr": 0.5, "image_size": (32, 32)}
@@ -41,3 +44,16 @@ def test_a_setting_that_only_the_folder_has_is_named(tmp_path):
     StudyResults(tmp_path, {**CHOSEN, "loss": "dice"}, DIGESTS).begin()
     with pytest.raises(ConfigError, match='loss is null, but "dice" in the study'):
         StudyResults(tmp_path, CHOSEN, DIGESTS).begin()
+
+
+def test_results_depend_on_the_classes_that_change_places():
+    names = ("ground", "left lung", "right lung")
+    sets = SimpleNamespace(size=(32, 32), class_names=names)
+    needed = {"data_dir": "data", "synthetic_dir": "samples", "output_dir": "out", "encoder_weights": "none"}
+
+    def settings(flip_pairs):
+        return _settings(load_config("evaluate", needed | {"flip_pairs": flip_pairs}), sets)
+
+    assert settings(None) == settings([["left lung", "right lung"]])
+    assert settings(None)["flip_pairs"] == [[1, 2]]
+    assert "flip_pairs" not in settings([])

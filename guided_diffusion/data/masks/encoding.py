@@ -54,6 +54,8 @@ class RawMask:
         """Packed colors, also of palette entries and 8-bit gray; None for 16-bit gray."""
         if self.kind == "rgb":
             return self.values
+        if self.one_bit:
+            return (self.values > 0) * np.uint32(0xFFFFFF)
         if self.kind == "grey8":
             return self.values.astype(np.uint32) * np.uint32(0x010101)
         if self.kind == "palette":
@@ -142,9 +144,7 @@ class LabelEncoding:
         """Return the class ids of `raw.values`, same shape, int32; -1 for values and colors of unknown meaning."""
         values, colors, label = raw.class_values, raw.colors, None
         if raw.kind == "palette" and self.values and self._palette_table is not None:
-            by_color, by_index = _match(colors, self._palette_table), _match(values, self._value_table)
-            agree = (by_color < 0) | (by_color == by_index)
-            return by_color if (by_color >= 0).all() else np.where(agree, by_index, np.int32(-1))
+            return self._lookup_palette(raw)
         if raw.one_bit and self._white_is_255:
             values = raw.values * np.uint8(255)
         if self.colors and colors is not None and (raw.kind == "rgb" or not self.values):
@@ -153,6 +153,26 @@ class LabelEncoding:
         if self.values and values is not None and (label is None or (label < 0).any()):
             label = _match(values, self._value_table)
         return np.full(raw.values.shape, -1, np.int32) if label is None else label
+
+    def _lookup_palette(self, raw: RawMask) -> np.ndarray:
+        """Return the class ids of a palette mask: by color where every color is known, else by index.
+
+        -1 where an index has a color of another class.
+        """
+        colors, own = raw.colors, palette_colors(self.palette)
+        by_color, by_index = _match(colors, self._palette_table), _match(raw.values, self._value_table)
+        if (by_color >= 0).all():
+            # An ignored index past the end of the palette is written in black, which may be a class.
+            padded = (by_index == self.num_classes) & (own[raw.values] == 1 << 24)
+            return np.where(padded, by_index, by_color)
+        # A color of several classes does not tell which, but it does tell that the class is one of these.
+        shared = np.isin(colors, self._shared_colors) & (own[raw.values] != colors)
+        agree = np.where(by_color < 0, ~shared, by_color == by_index)
+        return np.where(agree, by_index, np.int32(-1))
+
+    def reads_by_color(self, raw: RawMask) -> bool:
+        """Return whether the colors of a palette mask alone tell its classes."""
+        return self._palette_table is not None and bool((_match(raw.colors, self._palette_table) >= 0).all())
 
     def decode(self, image: Image.Image, source: str) -> np.ndarray:
         """Return the class ids of a mask picture: [H, W] of `dtype` in `0..num_classes`, the last being the null id.
@@ -178,6 +198,9 @@ class LabelEncoding:
         if not self.values:
             return f"{found} (classes.json has colors only)", "add 'value' to the classes in classes.json"
         expected = [value for group in (*self.values, self.ignore_values) for value in group]
+        if kind == "palette" and np.isin(unexpected, expected).all():
+            found = f"palette indices {describe_values(unexpected)} have colors of other classes"
+            return found, "save all masks with one palette, or give each class its color in classes.json"
         found += f" (num_classes is {self.num_classes}; known are {describe_values(expected)})"
         if self.binary or self.values == tuple((index,) for index in range(self.num_classes)):
             remaining = [value for value in present.tolist() if value not in self.ignore_values]
@@ -282,12 +305,23 @@ class LabelEncoding:
             return self._color_table
         if self.palette is None:
             return None
+        shared = set(self._shared_colors)
+        unique = [[color for color in group if color not in shared] for group in self._palette_groups]
+        return _sorted_table(unique) if any(unique) else None
+
+    @cached_property
+    def _palette_groups(self) -> list[set[int]]:
+        """The colors that the palette gives to the values of each class, then of the null id."""
         colors = palette_colors(self.palette)
         indices = [[value for value in group if value < 256] for group in (*self.values, self.ignore_values)]
-        groups = [set(colors[group].tolist()) for group in indices]
+        return [{color for color in colors[group].tolist() if color < 1 << 24} for group in indices]
+
+    @cached_property
+    def _shared_colors(self) -> list[int]:
+        """Colors that the palette gives to several classes; none where classes.json has the colors."""
+        groups = () if self.colors else self._palette_groups
         times = Counter(color for group in groups for color in group)
-        unique = [[color for color in group if times[color] == 1 and color < 1 << 24] for group in groups]
-        return _sorted_table(unique) if any(unique) else None
+        return [color for color, count in times.items() if count > 1]
 
     @cached_property
     def _color_table(self) -> tuple[np.ndarray, np.ndarray]:

@@ -13,9 +13,12 @@ from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding, default_names
 from guided_diffusion.data.masks.palettes import (
     MaskFacts,
+    black_at_an_index,
     contradicted_indices,
+    merged_palette,
     palette_conflict,
     two_colors,
+    values_of_grays,
     with_white_as_255,
 )
 from guided_diffusion.data.modes import DatasetMode
@@ -47,9 +50,15 @@ def infer_encoding(
     """
     masks = with_white_as_255(masks, [value for group in (classes.values if classes else ()) for value in group])
     colors = classes.colors if classes and any(classes.colors) else ()
-    if not colors and (conflict := palette_conflict(masks)) is not None:
-        colors = two_colors(masks) if mode.binary and not (classes and any(classes.values)) else ()
-        if not colors:
+    warnings: list[Problem] = []
+    if not colors:
+        values_given = classes is not None and any(classes.values)
+        conflict = palette_conflict(masks, () if values_given else values_of_grays(masks))
+        inverted = black_at_an_index(masks)
+        if mode.binary and not values_given and (conflict or inverted):
+            colors = two_colors(masks)
+            warnings += [inverted] if colors and inverted and not conflict else []
+        if conflict and not colors:
             return None, [conflict]
     if not colors and (colored := [mask for mask in masks if mask.raw.class_values is None]):
         return None, [_colors_without_map(colored, len(masks))]
@@ -83,7 +92,7 @@ def infer_encoding(
         binary=mode.binary,
     )
     encoding = _in_form_of(masks, encoding)
-    return encoding, contradicted_indices(masks, encoding)
+    return encoding, [*warnings, *contradicted_indices(masks, encoding)]
 
 
 def _colors_without_map(colored: Sequence[MaskFacts], total: int) -> Problem:
@@ -183,8 +192,7 @@ def _in_form_of(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> LabelEnc
         # RGB files whose channels agree: gray values that are written as they were read.
         colors = tuple(_grays(group) for group in encoding.values)
         return replace(encoding, kind="rgb", colors=colors, ignore_colors=_grays(encoding.ignore_values))
-    palettes = (mask.raw.palette for mask in masks if mask.raw.kind == kind == "palette")
-    return replace(encoding, kind=kind, palette=next(palettes, None))
+    return replace(encoding, kind=kind, palette=merged_palette(masks) if kind == "palette" else None)
 
 
 def _grays(values: Iterable[int]) -> tuple[Color, ...]:

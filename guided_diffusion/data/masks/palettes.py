@@ -24,20 +24,33 @@ class MaskFacts:
     counts: np.ndarray
 
 
-def palette_conflict(masks: Sequence[MaskFacts]) -> Problem | None:
-    """Return the problem of the first palette mask in which an index has another color than in an earlier one."""
+def palette_conflict(masks: Sequence[MaskFacts], grays: Sequence[int] = ()) -> Problem | None:
+    """Return the problem of the first palette mask in which an index has another color than in an earlier one.
+
+    grays: values of gray masks; a palette that is all gray must not show one of them at another index.
+    """
     first: dict[int, tuple[int, str]] = {}
+    remedy = "give each class its color in classes.json, or save all masks with one palette"
+    gray_color = {value * 0x010101: value for value in grays if value < 256}
     for mask in masks:
         if mask.raw.kind != "palette" or mask.raw.colors is None:
             continue
+        shown = mask.raw.colors.tolist()
+        # A palette with colors is meant as such, whatever gray is in it; where indices share a color, it tells nothing.
+        gray = all(color % 0x010101 == 0 for color in shown) and len(set(shown)) == len(shown)
         for index, color in zip(mask.raw.values.tolist(), mask.raw.colors.tolist(), strict=True):
+            if gray and gray_color.get(color, index) != index:
+                found = (
+                    f"palette index {index} is gray {gray_color[color]} here, and gray masks hold {gray_color[color]}, "
+                    "so that indices do not tell the classes"
+                )
+                return Problem(mask.path, found, f"{remedy}, or all as gray", ProblemKind.PALETTES)
             before, path = first.setdefault(index, (color, mask.path))
             if before != color:
                 found = (
                     f"palette index {index} is {unpack_color(color)} here, but {unpack_color(before)} in {path}, so "
                     "that indices do not tell the classes"
                 )
-                remedy = "give each class its color in classes.json, or save all masks with one palette"
                 return Problem(mask.path, found, remedy, ProblemKind.PALETTES)
     return None
 
@@ -49,6 +62,46 @@ def two_colors(masks: Sequence[MaskFacts]) -> tuple[tuple[Color, ...], ...]:
     if len(colors) != 2 or 0 not in colors:
         return ()
     return ((0, 0, 0),), (unpack_color(max(colors)),)
+
+
+def values_of_grays(masks: Sequence[MaskFacts]) -> list[int]:
+    """Return the values of the masks without a palette, gray stored as RGB included."""
+    values = (mask.raw.class_values for mask in masks if mask.raw.kind != "palette" and not mask.raw.one_bit)
+    return sorted({value for each in values if each is not None for value in each.tolist()})
+
+
+def black_at_an_index(masks: Sequence[MaskFacts]) -> Problem | None:
+    """Return the warning that binary palette masks show black at an index other than 0, and are read by color."""
+    inverted = [
+        mask for mask in masks if mask.raw.kind == "palette" and ((mask.raw.values > 0) & (mask.raw.colors == 0)).any()
+    ]
+    if not inverted:
+        return None
+    found = f"in {len(inverted)} of {len(masks)} masks black is not palette index 0"
+    remedy = "they are read by color, black as background; if indices count, give the classes values in classes.json"
+    return Problem(inverted[0].path, found, remedy, ProblemKind.PALETTES, fatal=False)
+
+
+def conflict_under(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> Problem | None:
+    """Return the problem of palette masks that are read by index with `encoding`, though their palettes differ."""
+    by_index = [mask for mask in masks if mask.raw.kind == "palette" and not encoding.reads_by_color(mask.raw)]
+    grays = [value for group in encoding.values for value in group] if encoding.palette is None else []
+    return palette_conflict(by_index, grays)
+
+
+def merged_palette(masks: Sequence[MaskFacts]) -> bytes | None:
+    """Return the first palette, with the colors of all indices that any mask uses; None without palette masks."""
+    used = [mask.raw for mask in masks if mask.raw.kind == "palette"]
+    if not used:
+        return None
+    palette = bytearray(used[0].palette or b"")
+    for raw in used:
+        for index in raw.values.tolist():
+            color = (raw.palette or b"")[3 * index : 3 * index + 3]
+            if len(color) == 3:
+                palette.extend(bytes(max(0, 3 * index + 3 - len(palette))))
+                palette[3 * index : 3 * index + 3] = color
+    return bytes(palette)
 
 
 def contradicted_indices(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> list[Problem]:

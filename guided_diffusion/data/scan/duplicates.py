@@ -139,7 +139,9 @@ def _masks_differ(pair: Pair, other: Pair, encoding: LabelEncoding | None) -> bo
     if encoding is None:
         return True
     try:
-        ours, theirs = (encoding.decode(open_mask(path), path) for path in (pair.mask, other.mask))
+        ours, theirs = (
+            encoding.decode(open_mask(each.mask, upright=each.upright), each.mask) for each in (pair, other)
+        )
     except DataError:
         return True
     return not np.array_equal(ours, theirs)

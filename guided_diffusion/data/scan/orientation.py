@@ -62,7 +62,8 @@ def orientation_problems(pairs: Sequence[tuple[str, Turned]]) -> list[Problem]:
     )
     problems = []
     if open_pairs:
-        found = f"{len(open_pairs)} pairs have an EXIF orientation on one of image and mask alone, and equal sizes"
+        found = f"{len(open_pairs)} pairs have an EXIF orientation that image and mask do not share, "
+        found += "and sizes that tell nothing"
         problems.append(
             Problem(open_pairs[0], found + (f" ({by} in others)" if by else ""), _REMEDY, ProblemKind.ORIENTATION)
         )
@@ -70,3 +71,20 @@ def orientation_problems(pairs: Sequence[tuple[str, Turned]]) -> list[Problem]:
         found = f"{len(pairs)} pairs have an EXIF orientation ({by})"
         problems.append(Problem(pairs[0][0], found, "set exif if that is wrong", ProblemKind.ORIENTATION, fatal=False))
     return problems
+
+
+def tagged_masks(paths: Sequence[str]) -> list[Problem]:
+    """Return a warning for the masks with a tag in a folder of masks alone, where no image tells how they are meant."""
+    if not paths:
+        return []
+    found = f"{len(paths)} masks have an EXIF orientation, which is applied"
+    return [Problem(paths[0], found, "set exif to ignore if that is wrong", ProblemKind.ORIENTATION, fatal=False)]
+
+
+def instance_problems(mask: str, tag: int, instance: str, instance_tag: int) -> list[Problem]:
+    """Return the problem of an instance map that its tag would turn otherwise than the mask is turned."""
+    if tag == instance_tag:
+        return []
+    found = f"has the EXIF orientation {instance_tag}, but {mask} has {tag}"
+    remedy = "save both without one, or set exif to ignore if they fit as they are stored"
+    return [Problem(instance, found, remedy, ProblemKind.ORIENTATION)]

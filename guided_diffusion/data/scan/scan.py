@@ -18,12 +18,13 @@ from tqdm import tqdm
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.datasets import check_sizes, image_tensor
 from guided_diffusion.data.deep_color import stored_mode
-from guided_diffusion.data.files import open_image, open_mask, read_bytes, turn_upright
+from guided_diffusion.data.files import open_image, open_mask, orientation, read_bytes, turn_upright
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding, present_values
+from guided_diffusion.data.masks.palettes import conflict_under
 from guided_diffusion.data.modes import DatasetMode
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_masks, index_pairs
 from guided_diffusion.data.scan.brightness import Brightness, brightness_problems, measure_brightness
@@ -35,7 +36,14 @@ from guided_diffusion.data.scan.duplicates import (
     uncompared_problem,
 )
 from guided_diffusion.data.scan.lost_classes import CodesLeft, MaskLoss, codes_left, count_losses, loss_problems
-from guided_diffusion.data.scan.orientation import Exif, Turned, orientation_problems, turned
+from guided_diffusion.data.scan.orientation import (
+    Exif,
+    Turned,
+    instance_problems,
+    orientation_problems,
+    tagged_masks,
+    turned,
+)
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport
 from guided_diffusion.data.transforms import JointTransform
@@ -111,9 +119,11 @@ def scan_dataset(
     tagged = [(pair, fact.turned) for pair, fact in zip(pairs, facts, strict=True) if fact.turned is not None]
     problems += orientation_problems([(pair.mask, how) for pair, how in tagged])
     upright = {pair.stem: how.upright for pair, how in tagged}
-    pairs = [replace(pair, upright=upright.get(pair.stem, True)) for pair in pairs]
+    pairs = [replace(pair, upright=upright.get(pair.stem, exif != "ignore")) for pair in pairs]
     masks = [fact.mask for fact in facts if fact.mask is not None]
-    if encoding is None:
+    if encoding is not None:
+        problems += _palette_problems(masks, encoding)
+    else:
         classes, mistakes = read_classes(data_dir)
         problems += mistakes
         if masks and not mistakes:
@@ -149,6 +159,9 @@ def scan_masks(
     entries = [replace(entry, upright=exif != "ignore") for entry in entries]
     facts = _in_threads(lambda entry: _scan_mask(entry, transform), entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
+    problems += _palette_problems([fact.mask for fact in facts if fact.mask is not None], encoding)
+    if exif is None:
+        problems += tagged_masks([entry.mask for entry, fact in zip(entries, facts, strict=True) if fact.turned])
     background = 0 if mode is None else mode.background
     return _report(entries, facts, encoding, problems, _AS_IN_TRAINING, transform, background)
 
@@ -199,7 +212,7 @@ def _scan_pair(
         image = open_image(pair.image, content, upright=False)
     if image is not None and mask is not None:
         how = turned(image, mask, exif)
-    upright = how is None or how.upright
+    upright = exif != "ignore" if how is None else how.upright
     entry = MaskEntry(pair.stem, pair.mask, pair.instance, upright)
     facts = _Facts(problems) if mask is None else _mask_facts(entry, mask, mask_content, transform, problems)
     if image is None:
@@ -226,7 +239,9 @@ def _scan_mask(entry: MaskEntry, transform: JointTransform | None) -> _Facts:
     problems: list[Problem] = []
     with _collecting(problems, ProblemKind.UNREADABLE):
         content = read_bytes(entry.mask)
-        return _mask_facts(entry, open_mask(entry.mask, content, upright=False), content, transform, problems)
+        mask = open_mask(entry.mask, content, upright=False)
+        how = turned(mask, mask, None)
+        return replace(_mask_facts(entry, mask, content, transform, problems), turned=how)
     return _Facts(problems)
 
 
@@ -234,7 +249,7 @@ def _mask_facts(
     entry: MaskEntry, mask: Image.Image, content: bytes, transform: JointTransform | None, problems: list[Problem]
 ) -> _Facts:
     """Count the codes of a mask, opened as stored; check that its instance map, if any, has the same size."""
-    facts = _Facts(problems)
+    facts, tag = _Facts(problems), orientation(mask)
     if entry.upright:
         turn_upright(mask)
     with _collecting(problems, ProblemKind.UNREADABLE):
@@ -247,7 +262,11 @@ def _mask_facts(
         if entry.instance is not None:
             content = read_bytes(entry.instance)
             facts = replace(facts, digests=(digests[0], content_digest(content)))
-            instance = raw_mask(open_mask(entry.instance, content, upright=entry.upright), entry.instance)
+            stored = open_mask(entry.instance, content, upright=False)
+            if entry.upright:
+                problems += instance_problems(entry.mask, tag, entry.instance, orientation(stored))
+                turn_upright(stored)
+            instance = raw_mask(stored, entry.instance)
             with _collecting(problems, ProblemKind.SIZES):
                 check_sizes(entry.mask, (height, width), entry.instance, instance.values.shape)
     return facts
@@ -325,6 +344,11 @@ def _report(
         tuple(fact.brightness for fact in facts if fact.brightness is not None),
         tuple(losses),
     )
+
+
+def _palette_problems(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> list[Problem]:
+    conflict = conflict_under(masks, encoding)
+    return [] if conflict is None else [conflict]
 
 
 def _unexpected_codes(masks: Sequence[MaskFacts], encoding: LabelEncoding, remedy: str | None) -> list[Problem]:

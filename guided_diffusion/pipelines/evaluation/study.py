@@ -25,7 +25,7 @@ from evaluations.study.run import Study, run_study
 from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, settings_of
 from evaluations.study.summary import summarize
 from evaluations.study.training_sets import StudyData, lacking_samples, training_sets
-from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions, ViewOptions
+from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions
 from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
 from guided_diffusion.pipelines.evaluation.results import StudyResults
@@ -116,7 +116,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
         synthetic_only=options.synthetic_only,
         augment_all=options.augment_all,
     )
-    results = StudyResults(folder / FOLDER, _settings(options, config.view, sets), _digests(sets))
+    results = StudyResults(folder / FOLDER, _settings(config, sets), _digests(sets))
     study = Study(
         StudyData(sets.training, sets.test, sets.samples, sets.origin),
         replace(make_plan(options, len(sets.class_names), device), relabel=_relabel(config, sets.class_names)),
@@ -160,9 +160,13 @@ def _relabel(config: EvaluateConfig, names: Sequence[str]) -> Relabel | None:
 _SETTINGS = ("encoder", "train_steps", "batch_size", "lr", "validation_share", "vertical_flip", "augment_all", "seed")
 
 
-def _settings(options: StudyOptions, view: ViewOptions, sets: EvaluationSets) -> dict[str, Any]:
+def _settings(config: EvaluateConfig, sets: EvaluationSets) -> dict[str, Any]:
     """Return the options that a result depends on, besides its architecture, setting and repeat."""
+    options, view = config.study, config.view
+    pairs = flip_pairs(sets.class_names, config.source.flip_pairs)
     return {
+        # Results from before this option are of classes that are not exchanged.
+        **({"flip_pairs": [list(pair) for pair in pairs]} if pairs else {}),
         "image_channels": view.image_channels,
         "resize": view.resize,
         **{key: getattr(options, key) for key in _SETTINGS},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from odd_images import write_png
 from PIL import Image
+from pydantic import TypeAdapter
 
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.options import ImageRangeOption
 from guided_diffusion.data.scan.histogram import save_histogram
 from guided_diffusion.data.scan.problems import UNSEEN, ProblemKind
 from guided_diffusion.data.scan.scan import scan_dataset
@@ -144,6 +148,17 @@ def test_a_range_that_does_not_fit_is_named(tmp_path, image_range):
     report = scan(tmp_path, [deep(index, bits=12) for index in range(6)], image_range)
     assert set(warned(report)) == {DEPTH}
     assert {problem.path for problem in report.warnings if problem.kind is DEPTH} == {"image_range"}
+
+
+def test_the_range_advised_is_one_that_the_option_takes(tmp_path):
+    """Medians of an even number of images may lie between two values."""
+    flat = [np.full((SIZE, SIZE), value, np.uint8) for value in (20, 21)]
+    for image, brightest in zip(flat, (100, 101), strict=True):
+        image[:, ::2] = brightest
+    (problem,) = [p for p in scan(tmp_path, flat, (5000, 6000)).warnings if p.kind is DEPTH]
+    limits = TypeAdapter(ImageRangeOption).validate_python(json.loads(problem.remedy[problem.remedy.index("[") :][:9]))
+    assert limits[0] in (20, 21)
+    assert limits[1] in (100, 101)
 
 
 @pytest.mark.parametrize("dark", [1, 3])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset
+from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset, read_mask
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.problems import ProblemKind
-from guided_diffusion.data.scan.scan import scan_dataset
+from guided_diffusion.data.scan.scan import scan_dataset, scan_masks
 from guided_diffusion.data.transforms import JointTransform
 
 SHOWN = np.zeros((12, 20), np.uint8)
@@ -115,3 +116,41 @@ def test_a_square_image_on_its_side_is_undecided(tmp_path):
 def test_without_tags_nothing_is_said(tmp_path):
     write(tmp_path, "a", IMAGE, MASK)
     assert not of_kind(scanned(tmp_path), ProblemKind.ORIENTATION)
+
+
+def test_masks_alone_are_turned_with_a_warning(tmp_path):
+    write(tmp_path, "a", IMAGE, stored(MASK, 3))
+    encoding = LabelEncoding(2, ("a", "b"), ((0,), (255,)))
+    folder = tmp_path / "train/masks"
+    report = scan_masks(folder, encoding, progress=False)
+    (warning,) = of_kind(report, ProblemKind.ORIENTATION)
+    assert not warning.fatal
+    assert warning.path.endswith("masks/a.png")
+    assert np.array_equal(read_mask(report.pairs[0].mask, encoding, upright=report.pairs[0].upright), SHOWN)
+    for exif in ("apply", "ignore"):
+        assert not of_kind(scan_masks(folder, encoding, exif=exif, progress=False), ProblemKind.ORIENTATION)
+
+
+@pytest.mark.parametrize("tagged", ["mask", "instances"])
+def test_an_instance_map_has_the_tag_of_its_mask(tmp_path, tagged):
+    for folder, picture in (("train_img", IMAGE), ("train_label", plain(MASK)), ("train_inst", plain(MASK))):
+        picture = stored(picture, 3) if (folder == "train_inst") == (tagged == "instances") else picture
+        (tmp_path / folder).mkdir()
+        picture.save(tmp_path / folder / "a.png", exif=picture.info.get("exif", b""))
+    problems = of_kind(scan_dataset(tmp_path, get_mode("coco"), "train", progress=False), ProblemKind.ORIENTATION)
+    (fatal,) = [problem for problem in problems if problem.fatal]
+    assert fatal.path.endswith("train_inst/a.png")
+    ignored = scan_dataset(tmp_path, get_mode("coco"), "train", exif="ignore", progress=False)
+    assert not [problem for problem in of_kind(ignored, ProblemKind.ORIENTATION) if problem.fatal]
+
+
+def test_one_image_with_two_masks_is_compared_as_it_is_read(tmp_path):
+    """The masks have equal pixels, of which one is turned by its tag unless tags are ignored."""
+    write(tmp_path, "a", IMAGE, MASK)
+    tagged = plain(MASK)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    tagged.info["exif"] = exif.tobytes()
+    write(tmp_path, "b", IMAGE, tagged)
+    assert of_kind(scanned(tmp_path, "apply"), ProblemKind.TWO_MASKS)
+    assert not of_kind(scanned(tmp_path, "ignore"), ProblemKind.TWO_MASKS)
