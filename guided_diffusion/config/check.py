@@ -16,19 +16,6 @@ class CheckConfig(ActionConfig):
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
     summary: ClassVar = "scan a dataset: every pair, class shares, problems, a preview picture"
     common: ClassVar = (
-        "data_dir",
-        "dataset_mode",
-        "output_dir",
-        "image_size",
-        "resize",
-        "image_channels",
-        "num_classes",
-        "ignore_label",
-        "exif",
-        "preview_images",
-    )
-
-    common: ClassVar = (
         "data_dir", "dataset_mode", "num_classes", "ignore_label", "image_size", "image_channels", "image_range",
         "resize", "batch_size", "output_dir", "preview_images",
     )  # fmt: skip
