@@ -13,8 +13,12 @@ from tiny import TINY
 from evaluations.errors import EvaluationError
 from guided_diffusion.cli import main
 from guided_diffusion.config.load import load_config
+from guided_diffusion.data.masks.classes_file import read_classes
 from guided_diffusion.pipelines.evaluation.segmenter import read_external
 from guided_diffusion.runtime.checkpoint import BEST
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.logs import read_json_lines
+from guided_diffusion.samples.manifest import read_manifest
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 
@@ -151,3 +155,25 @@ def test_the_cloud_that_does_not_answer_is_named_once(tmp_path, isdm, monkeypatc
     assert code == 2
     assert len(errors) + out.count("error: ") == 1
     check_error(errors[0], "gs://bucket/set")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets few users make links")
+@pytest.mark.parametrize("target", ["gone.json", "classes.json"])
+def test_a_broken_link_in_place_of_the_classes(target, tmp_path):
+    os.symlink(target, tmp_path / "classes.json")
+    classes, (problem,) = read_classes(tmp_path)
+    assert classes is None
+    assert problem.fatal
+    check_error(problem.line, tmp_path / "classes.json", "link")
+
+
+@needs_pipes
+def test_a_named_pipe_is_no_manifest(tmp_path):
+    os.mkfifo(tmp_path / "manifest.jsonl")
+    with pytest.raises(DataError, match="not a manifest"):
+        read_manifest(tmp_path / "manifest.jsonl")
+
+
+def test_metrics_that_are_no_text_are_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'\xff{\n[1]\n{"epoch": 1}\n{"ep')
+    assert read_json_lines(tmp_path / "metrics.jsonl") == [{"epoch": 1}]
