@@ -16,7 +16,7 @@ from importlib import import_module
 
 from guided_diffusion import __version__
 from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_config_file, take_keys
-from guided_diffusion.runtime.errors import Interrupted, UserError, one_line
+from guided_diffusion.runtime.errors import Interrupted, UserError, lacks_memory, one_line
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
 from guided_diffusion.runtime.signals import stop_signals_raise
@@ -75,7 +75,7 @@ def _outside_cause(error: Exception) -> str | None:
     """Return one line for an error that is neither a user's nor ours: of cloud storage, or of too little memory."""
     if type(error).__module__.startswith("blobfile"):
         return one_line(f"cloud storage: {error}; check address and network, or copy the files here")
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "CUDA out of memory" in str(error):
+    if lacks_memory(error):
         text = str(error).partition("\n")[0] or "out of memory"
         return one_line(f"memory: {text}; lower batch_size or microbatch, image_size or num_channels")
     return None
@@ -138,7 +138,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("-c", "--config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parsed = parser.parse_args(rest)
-    values, left_aside = take_keys(action, read_config_file(parsed.config)) if parsed.config else ({}, "")
+    values, left_aside = take_keys(action, read_config_file(parsed.config)) if parsed.config is not None else ({}, "")
     config = load_config(action, {**values, **parse_overrides(parsed.set, ACTIONS[action])})
     if left_aside and launched_as()[0] == 0:
         print(f"note: {parsed.config}: {left_aside}")

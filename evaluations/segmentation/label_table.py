@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def read_table(path: Path) -> LabelTable:
         raise _error(path, f"cannot be read ({error.strerror})", "give a JSON file") from error
     except UnicodeDecodeError as error:
         raise _error(path, "is not text in UTF-8", "give a JSON file") from error
+    except RecursionError:
+        raise _error(path, "is nested too deep", "write one entry for each output") from None
     except json.JSONDecodeError as error:
         raise _error(path, f"line {error.lineno} is not valid JSON ({error.msg})", "correct it") from error
     entries = dict(enumerate(content)) if isinstance(content, list) else content
@@ -43,11 +46,11 @@ def read_table(path: Path) -> LabelTable:
         raise _error(path, "has no table", example)
     for key, value in entries.items():
         # Only the plain spelling, so that "1" and "01" cannot both be there.
-        if isinstance(key, str) and not (key.isdecimal() and str(int(key)) == key):
-            raise _error(path, f"has the key {key!r}", 'write the index of an output, such as "0"')
+        if isinstance(key, str) and not re.fullmatch("0|[1-9][0-9]{0,8}", key):
+            raise _error(path, f"has the key {key[:60]!r}", 'write the index of an output, such as "0"')
         if isinstance(value, bool) or not isinstance(value, str | int | None):
             remedy = "write the name or index of a class, or null"
-            raise _error(path, f"output {key} stands for {json.dumps(value)}", remedy)
+            raise _error(path, f"output {key} stands for {json.dumps(value)[:60]}", remedy)
     return {int(key): value for key, value in entries.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from guided_diffusion.data.options import GeometryOptions, ImageRangeOption, ImageSize, SourceOptions
+from guided_diffusion.data.options import Channels, GeometryOptions, ImageRangeOption, ImageSize, SourceOptions
 from guided_diffusion.runtime.options import ActionConfig, FloatTuple, OptionGroup, Problem, option
 from guided_diffusion.training.options import DeviceOptions
 
@@ -39,7 +39,7 @@ class ViewOptions(OptionGroup):
         "side, or [height, width], of the images compared and segmented; multiples of 32 where models are trained; "
         + _AS_SAMPLES,
     )
-    image_channels: Literal[1, 3] | None = option(None, f"1 for gray images, 3 for RGB; {_AS_SAMPLES}")
+    image_channels: Channels | None = option(None, f"1 for gray images, 3 for RGB; {_AS_SAMPLES}")
     image_range: ImageRangeOption | None = option(None, f"{_RANGE}; {_AS_SAMPLES}")
     resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_RESIZE}; {_AS_SAMPLES}")
 

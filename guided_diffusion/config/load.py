@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.files import is_endless
 from guided_diffusion.runtime.option_help import expected, is_choice
 from guided_diffusion.runtime.options import ActionConfig, FlatConfig, is_text
 from guided_diffusion.runtime.strict_json import parse_json, strict_json
@@ -41,7 +43,11 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
 
     Raises ConfigError where there is no such file, no JSON object, or a key given twice.
     """
-    path = Path(path)
+    if not str(path).strip():
+        raise ConfigError("-c: the name of the config file is empty: give one, or leave -c out")
+    path = Path(os.path.expanduser(path))
+    if is_endless(path):
+        raise ConfigError(f"{path}: a pipe or device, not a config file: give a file")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -129,7 +135,8 @@ def read_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
     reported = {key for key, _ in problems}
     problems += [(key, line) for key, line in config.check_all() if key not in reported]
     if problems:
-        raise ConfigError.of_keys(*problems)
+        first = dict(reversed(problems))  # one line a key
+        raise ConfigError.of_keys(*((key, first[key]) for key in dict(problems)))
     return config.resolve()
 
 
@@ -144,7 +151,7 @@ def _unknown(kind: type[FlatConfig], key: str) -> str:
         hint = f"it belongs to {', '.join(elsewhere)}: leave it out"
     else:
         hint = "leave it out" + (f"; `main.py {action} --help` lists the keys" if action else "")
-    return f"{key} is not {f'a key of {action}' if action else 'an option here'}: {hint}"
+    return f"{key if key.strip() else repr(key)} is not {f'a key of {action}' if action else 'an option here'}: {hint}"
 
 
 def _wrong_value(field: FieldInfo, key: str, value: Any) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from guided_diffusion.data.options import DEFAULT_ETA_SCALE
 from guided_diffusion.runtime.errors import ConfigError, DataError
-from guided_diffusion.runtime.files import atomic_write
+from guided_diffusion.runtime.files import atomic_write, is_endless
 
 MIN_ETA = 1.0
 """The smallest eta that matters: a class at 1 or below is nulled at the rate tau, the fastest there is."""
@@ -22,11 +22,13 @@ def load_eta(path: str | Path, num_classes: int, *, unlabeled: Sequence[int] = (
     unlabeled: classes that stand for "not labeled"; they get 1 whatever the file holds. The published code puts 0.5
         there for ADE20K and COCO-Stuff, which gives the same process.
     """
+    if is_endless(path):
+        raise DataError.of(path, "is a pipe or device", "give a .npy file of eta")
     try:
         stored = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError.of(path, f"cannot be read ({error.strerror or error})", "give a .npy file of eta") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError) as error:
         raise DataError.of(path, "not a .npy file of numbers", "write eta with numpy.save") from error
     if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "fiu":
         kind = f"type {stored.dtype}" if isinstance(stored, np.ndarray) else "an archive"

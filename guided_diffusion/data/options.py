@@ -18,6 +18,15 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _whole(value: Any) -> Any:
+    """Refuse true and 1.0, which equal 1 and would be taken for it."""
+    if isinstance(value, bool | float):
+        raise ValueError("a whole number is expected")
+    return value
+
+
+Channels = Annotated[Literal[1, 3], BeforeValidator(_whole)]
+
 _Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Annotated[
     _Side | tuple[_Side, _Side],
@@ -99,7 +108,7 @@ class GeometryOptions(OptionGroup):
 
     title: ClassVar = "geometry"
     image_size: ImageSize = option(64, "side of the square the model sees, or [height, width], in pixels")
-    image_channels: Literal[1, 3] = option(3, "1 for gray images, 3 for RGB")
+    image_channels: Channels = option(3, "1 for gray images, 3 for RGB")
     resize: Literal["crop", "squash", "pad"] = option(
         "crop",
         "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import blobfile as bf
 
-from guided_diffusion.data.files import is_folder, list_files
+from guided_diffusion.data.files import exists, is_folder, list_files
 from guided_diffusion.data.modes import DatasetMode, FileRule
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
@@ -153,6 +153,8 @@ def _missing_folder(folder: str) -> Problem:
         missing, parent = parent, bf.dirname(parent)
     if not parent or not is_folder(parent):
         return Problem(missing, "the folder does not exist", "check data_dir", ProblemKind.FOLDER)
+    if exists(missing):
+        return Problem(missing, "is a file, not a folder", "check data_dir", ProblemKind.FOLDER)
     name = bf.basename(missing)
     entries = sorted(entry.rstrip("/") for entry in bf.listdir(parent))
     present = [entry for entry in entries if not entry.startswith(".") and is_folder(bf.join(parent, entry))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -45,12 +46,17 @@ def network_from_checkpoint(checkpoint: Checkpoint, trained: NetworkConfig, weig
     model = build_network(trained)
     chosen = checkpoint.weights(weights)
     load_weights(model, chosen, source=str(checkpoint.path))
-    broken = next((name for name, value in chosen.items() if not torch.isfinite(value).all()), None)
+    refuse_broken_weights(checkpoint, chosen)
+    return model
+
+
+def refuse_broken_weights(checkpoint: Checkpoint, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise CheckpointError where a weight of `checkpoint` is not finite."""
+    broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
     if broken is not None:
         raise CheckpointError(
             f"{checkpoint.path}: weight {broken} has values that are not finite: use another checkpoint of the run"
         )
-    return model
 
 
 def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig) -> TrainedConfig:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.fingerprint import DataChanges, Fingerprint, encoding_differs
-from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, DataError
@@ -27,7 +27,7 @@ def refuse_other_data(config: TrainConfig, report: ScanReport, start: ResumePlan
     if not start.continues or not start.checkpoint.fingerprint:
         return
     changes = changes_since(start.checkpoint, report)
-    encoding = LabelEncoding.from_dict(start.checkpoint.encoding)
+    encoding = encoding_of_checkpoint(start.checkpoint)
     changes = replace(changes, encoding=encoding_differs(encoding, report.encoding))
     if not changes:
         return

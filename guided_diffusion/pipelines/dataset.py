@@ -10,6 +10,7 @@ from typing import TypeVar
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.datasets import SegmentationDataset
+from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs, without_partner
 from guided_diffusion.data.modes import get_mode
@@ -46,6 +47,8 @@ def scan_split(
 
     batch_size: over all processes; a smaller dataset gets a warning.
     """
+    if "://" in source.data_dir:
+        is_folder(source.data_dir)  # one line where the cloud does not answer, not one for each folder
     return scan_dataset(
         source.data_dir,
         get_mode(source.dataset_mode),

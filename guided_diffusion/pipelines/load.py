@@ -19,6 +19,7 @@ from guided_diffusion.pipelines.masks import encoding_of_mode
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import choose_device
+from guided_diffusion.runtime.errors import CheckpointError
 
 
 def load_pipeline(
@@ -73,4 +74,10 @@ def pipeline_of_checkpoint(
 
 def encoding_of_checkpoint(checkpoint: Checkpoint) -> LabelEncoding | None:
     """Return the encoding of the masks that a network was trained with, None for bare weights."""
-    return LabelEncoding.from_dict(checkpoint.encoding) if checkpoint.encoding else None
+    if not checkpoint.encoding:
+        return None
+    try:
+        return LabelEncoding.from_dict(checkpoint.encoding)
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        found = "its classes are not those of a training"
+        raise CheckpointError.of(checkpoint.path, found, "it was tampered with: copy it again") from None

@@ -19,6 +19,7 @@ from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionO
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.comparison import differences
+from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.runtime.checkpoint import (
     BEST,
     DESCRIBED,
@@ -183,7 +184,7 @@ def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:
     """Raise DataError where the classes of the data are not those the checkpoint was trained with."""
     if start.checkpoint is None or not start.checkpoint.encoding:
         return
-    before = LabelEncoding.from_dict(start.checkpoint.encoding)
+    before = encoding_of_checkpoint(start.checkpoint)
     if encoding.names != before.names:
         raise DataError(
             f"classes.json: the classes are {', '.join(encoding.names)}, but {start.checkpoint.path} was trained with "

@@ -27,7 +27,7 @@ from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.label_diffusion import label_process
-from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
 
 Progress = Callable[[int, int], None]
 """(sampling steps done, steps in all), counted for each image."""
@@ -243,7 +243,11 @@ class SamplingRun:
                 callback=after_step,
                 **keywords,
             )
-        return images.cpu()
+        images = images.cpu()
+        if not torch.isfinite(images).all():
+            remedy = "lower s or extrapolation, or set precision to fp32 or bf16"
+            raise UserError(f"sampling: the images have values that are not finite; {remedy}")
+        return images
 
     def _network(self, condition: Condition, seeds: Sequence[int]) -> NetworkFunction:
         """Return the network function of a batch; the null modulations are computed once, in the first batch."""

@@ -25,7 +25,7 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import load_weights
 from guided_diffusion.models.unet import UNetModel
-from guided_diffusion.pipelines.build import AMP_DTYPES, build_network
+from guided_diffusion.pipelines.build import AMP_DTYPES, build_network, refuse_broken_weights
 from guided_diffusion.pipelines.changed_data import refuse_other_data
 from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
@@ -167,6 +167,7 @@ def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device
         model = build_network(config)
     if start.checkpoint is not None:
         load_weights(model, start.checkpoint.model, source=str(start.checkpoint.path))
+        refuse_broken_weights(start.checkpoint, start.checkpoint.model)
     return model.to(device)
 
 

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guided_diffusion.runtime.errors import CheckpointError
-from guided_diffusion.runtime.files import atomic_write
+from guided_diffusion.runtime.errors import CheckpointError, lacks_memory
+from guided_diffusion.runtime.files import atomic_write, is_endless
 from guided_diffusion.runtime.logs import library_versions
 
 FORMAT = "isdm"
@@ -103,7 +103,8 @@ def find_checkpoint(path: str | Path, prefer: str = LAST) -> Path:
 
 def _check_exists(path: Path) -> None:
     if not path.is_file():
-        raise CheckpointError.of(path, "no such checkpoint file", "check the path")
+        found = "a pipe or device, not a checkpoint file" if is_endless(path) else "no such checkpoint file"
+        raise CheckpointError.of(path, found, "check the path")
 
 
 def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
@@ -120,7 +121,11 @@ def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily or None)
-    except Exception:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
+    except PermissionError as error:
+        raise CheckpointError.of(path, f"cannot be read ({error.strerror})", "change its permissions") from None
+    except Exception as error:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
+        if lacks_memory(error):
+            raise
         found = "not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
         raise CheckpointError.of(path, found, _other_of_run(path) or "copy or export it again") from None
     remedy = "export the network's state_dict alone"
@@ -156,9 +161,18 @@ def _own_checkpoint(path: Path, content: Mapping[str, Any]) -> Checkpoint:
         found = f"layout {version} of a newer isdm, this one reads {VERSION}"
         raise CheckpointError.of(path, found, "update isdm")
     fields = {key: content[key] for key in Checkpoint.__dataclass_fields__ if key in content}
-    if version != VERSION or not all(isinstance(fields.get(key), dict) for key in ("model", "config", "encoding")):
+    described = all(isinstance(fields.get(key), dict) for key in ("model", "config", "encoding"))
+    if version != VERSION or not described or not _are_averages(fields.get("ema", {})):
         raise CheckpointError.of(path, "a checkpoint of isdm that lacks parts", "copy it again")
     return Checkpoint(path=path, **fields)
+
+
+def _are_averages(ema: Any) -> bool:
+    """Return whether `ema` has weights by the text of a rate."""
+    try:
+        return all(0 <= float(rate) <= 1 and isinstance(weights, dict) for rate, weights in ema.items())
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def _load_safetensors(path: Path) -> Checkpoint:

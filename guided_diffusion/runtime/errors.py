@@ -17,6 +17,12 @@ def one_line(text: str) -> str:
     return text if len(text) <= MAX_LINE else f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 4 :]}"
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether the system or the GPU had no memory left, or no thread: what is missing then is the same."""
+    signs = ("can't allocate memory", "Cannot allocate memory", "CUDA out of memory", "can't start new thread")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 class UserError(Exception):
     """A mistake that the user can correct: a line naming the file or key, what was found, and what to do.
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,13 +36,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:  # raised by the block about its input, not by the system
             raise
-        raise _unwritable(path, error.strerror) from error
+        raise _unwritable(path, error) from error
     except RuntimeError as error:
         # PyTorch's zip writer turns a full disk into a RuntimeError.
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
         reason = error.__context__ if isinstance(error.__context__, OSError) else OSError(0, os.strerror(errno.ENOSPC))
-        raise _unwritable(path, reason.strerror) from error
+        raise _unwritable(path, reason) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -59,7 +60,7 @@ def reporting_os_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
+        raise _unwritable(path, error) from error
 
 
 def make_folder(path: str | Path) -> Path:
@@ -69,8 +70,25 @@ def make_folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def _unwritable(path: str | Path, reason: str) -> UserError:
-    return UserError.of(path, f"cannot be written ({reason})", "make room there, or choose another place")
+def _unwritable(path: str | Path, error: OSError) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+    # What lies in the way of a folder may also be above it.
+    file = next((above for above in (Path(path), *Path(path).parents) if os.path.lexists(above)), Path(path))
+    in_the_way = error.errno in (errno.EEXIST, errno.ENOTDIR) and not file.is_dir()
+    reason = f"{file} is no folder" if in_the_way else error.strerror or str(error)
+    remedy = "make room there, or choose another place" if full else "choose another place"
+    remedy = "raise the limit of open files (ulimit -n)" if error.errno == errno.EMFILE else remedy
+    return UserError.of(path, f"cannot be written ({reason})", remedy)
+
+
+def is_endless(path: str | Path) -> bool:
+    """Return whether `path` is a named pipe or a device, which would be read for ever; a shell's `<(...)` is not."""
+    try:
+        mode = os.stat(path).st_mode
+        unnamed = stat.S_ISFIFO(mode) and not os.path.lexists(os.path.realpath(path))
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or unnamed)
 
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.(?:tmp|partial)", re.DOTALL)

@@ -80,14 +80,12 @@ class RunLog:
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of a JSON-lines file, without a last line cut short by a kill."""
+    """Return the objects of a JSON-lines file, without lines cut short by a kill or damaged otherwise."""
     lines = []
-    for text in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
+    for text in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def _tensorboard_writer(folder: Path, purge_step: int) -> Any | None:

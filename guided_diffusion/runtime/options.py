@@ -6,6 +6,7 @@ are read as JSON and in the published spelling ("32,16,8").
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -90,8 +91,9 @@ FloatTuple = _tuple_of(float)
 
 # --- paths -------------------------------------------------------------------------------------------------------
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_CLOUD = re.compile(r"gs://|az://|https://[^/]+\.blob\.core\.windows\.net(/|$)")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash is left where it was a Path in between
+_CLOUD = re.compile(r"gs://[^/]|az://[^/]|https://[^/]+\.blob\.core\.windows\.net(/|$)")
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\\\\\")
 
 
 def path_mistake(path: str, *, cloud: bool = False) -> str:
@@ -103,6 +105,16 @@ def path_mistake(path: str, *, cloud: bool = False) -> str:
         return (
             "has a tab, a line break or another control character: in JSON write / or two backslashes in Windows paths"
         )
+    if path and not path.strip():
+        return "is blank: give a path"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return "has half of a character, which no file name has: write the name as it is"
+    if os.name != "nt" and _WINDOWS.match(path):
+        return "is a path of Windows, which this system does not have: give the path here"
+    if path[:1] == "~" and os.path.expanduser(path)[:1] == "~":
+        return "names a home folder that is not known here: write the whole path"
     if not _ADDRESS.match(path) or (cloud and _CLOUD.match(path)):
         return ""
     also = "gs:// and az:// addresses are read; " if cloud else ""
@@ -117,8 +129,12 @@ def is_text(field: FieldInfo) -> bool:
     return field.annotation in (str, str | None)
 
 
+def _is_finite_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
 class _Options(BaseModel):
-    """Strict typed keys; a number where text is expected is taken as text (`output_dir: 20240501`)."""
+    """Strict typed keys; a finite number where text is expected is taken as text (`output_dir: 20240501`)."""
 
     model_config = RULES
 
@@ -129,7 +145,7 @@ class _Options(BaseModel):
             return values
         fields = cls.model_fields
         return {
-            key: str(value) if type(value) in (int, float) and key in fields and is_text(fields[key]) else value
+            key: str(value) if _is_finite_number(value) and key in fields and is_text(fields[key]) else value
             for key, value in values.items()
         }
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAt
 
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.files import is_endless, write_text
 
 MANIFEST = "manifest.jsonl"
 PART = ".manifest-{}.jsonl"  # pairs that the process of a rank has finished since the run started
@@ -93,6 +93,8 @@ def read_manifest(path: Path, *, sound_only: bool = False) -> list[ManifestLine]
     """
     lines, damaged = [], []
     try:
+        if is_endless(path):
+            raise OSError("a pipe or device")
         # With sound_only, lines that are not text become lines that are not JSON, and are left out.
         texts = path.read_bytes().decode("utf-8", "replace" if sound_only else "strict").split("\n")
         for number, text in enumerate(texts, 1):

@@ -60,7 +60,8 @@ def find_samples(directory: str | Path) -> SampleFolder:
     """
     root = Path(os.path.abspath(directory))  # without "..", as the paths of its pairs are
     if not root.is_dir():
-        raise DataError.of(directory, "the folder does not exist", "give the results_path of sample")
+        found = "is a file, not a folder" if root.exists() else "the folder does not exist"
+        raise DataError.of(directory, found, "give the results_path of sample")
     inside = [root] if (root / "images").is_dir() else sorted(p for p in root.iterdir() if (p / "images").is_dir())
     if not inside:
         raise DataError.of(directory, "has no images/ and masks/", "give the results_path of sample")

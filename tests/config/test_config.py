@@ -123,6 +123,24 @@ def test_a_number_where_text_is_expected_is_text(action, key, value, text):
     assert {key} == config.given
 
 
+@pytest.mark.parametrize("value", [True, 3.0, 2])
+def test_channels_are_a_whole_number(value):
+    wrong = refused("train", **NEEDED, image_channels=value)
+    assert "3" in wrong["image_channels"]
+    assert (
+        load_config("evaluate", {"data_dir": "d", "synthetic_dir": "s", "output_dir": "o"}).view.image_channels is None
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_text_either(value):
+    assert list(refused("demo", output_dir=value)) == ["output_dir"]
+
+
+def test_a_key_with_several_mistakes_has_one_line():
+    assert list(refused("train", **NEEDED, eta_path="s3://bucket/eta.npy", ema_rate=[1, 2])) == ["eta_path", "ema_rate"]
+
+
 @pytest.mark.parametrize("text", ["007", "1e5", "0.9990", "20240501"])
 def test_numbers_set_on_the_command_line_keep_their_digits_as_text(text):
     assert parse_overrides([f"output_dir={text}"], ACTIONS["train"]) == {"output_dir": text}
@@ -138,13 +156,19 @@ def test_numbers_set_on_the_command_line_keep_their_digits_as_text(text):
         ("data_dir", "s3://bucket/set", True),
         ("data_dir", "https://example.com/set", True),
         ("data_dir", "file:///home/me/set", True),
-        ("data_dir", "C:\\new\\train", False),
+        ("data_dir", "s3:/bucket/set", True),  # a Path was made of it
+        ("data_dir", "gs:/bucket/set", True),
+        ("data_dir", "gs://", True),
+        ("data_dir", "C:\\new\\train", os.name != "nt"),
         ("data_dir", "C:\new\train", True),  # what JSON makes of single backslashes
         ("data_dir", "gs://bucket/set", False),
         ("data_dir", "az://account/container/set", False),
         ("data_dir", "https://account.blob.core.windows.net/container/set", False),
         ("output_dir", "gs://bucket/run", True),
-        ("output_dir", "C:/runs", False),
+        ("output_dir", "C:/runs", os.name != "nt"),
+        ("output_dir", " ", True),
+        ("output_dir", "~nobody-of-this-name/run", True),
+        ("output_dir", "run\ud800", True),
         ("output_dir", "sets/a:b", False),
         ("output_dir", "run\0", True),
     ],

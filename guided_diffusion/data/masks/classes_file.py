@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -48,7 +49,9 @@ def read_classes(data_dir: str | Path) -> tuple[ClassesFile | None, list[Problem
     path = bf.join(str(data_dir), FILE_NAME)
     try:
         if not exists(path):
-            return None, []
+            if not os.path.islink(path):
+                return None, []
+            raise DataError.of(path, "is a link to a file that is not there", "copy the file, or remove the link")
         content, mistakes = parse_json(read_bytes(path))
     except DataError as error:
         return None, [Problem.of(error, ProblemKind.CLASSES_FILE)]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from evaluations.errors import EvaluationError
 from evaluations.segmentation.external import read_segmenter
 from evaluations.segmentation.label_table import read_table
 from evaluations.segmentation.segmenter import AgreementSegmenter, external_segmenter
 from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.runtime.files import is_endless
 
 SegmenterMaker = Callable[[Sequence[str]], AgreementSegmenter]
 """Makes the segmenter for a dataset of these class names; EvaluationError if its outputs do not fit them."""
@@ -26,6 +28,8 @@ def read_external(config: EvaluateConfig, device: torch.device) -> SegmenterMake
     options, table_path = config.segmenter, Path(config.segmenter.segmenter_labels)
     if not options.segmenter:
         return None
+    if is_endless(table_path):
+        raise EvaluationError("segmenter_labels", "is a pipe or device", "give a JSON file", path=table_path)
     table = read_table(table_path) if options.segmenter_labels else None
     if not options.segmenter_model and Path(options.segmenter).is_file():
         print(

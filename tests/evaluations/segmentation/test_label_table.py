@@ -38,6 +38,8 @@ def test_names_indices_and_null(content, expected, tmp_path):
         ("{", "line 1", ""),
         ('{"0": 1, "0": 2}', "0 twice", ""),
         (3, "table", "null"),
+        pytest.param("[" * 100_000, "deep", "", id="deep"),
+        pytest.param('{"' + "9" * 5000 + '": 1}', "the key '999", "index", id="digits"),
         ({}, "table", "null"),
         ({"zero": 1}, "'zero'", "index"),
         ({"00": 1}, "'00'", "index"),
