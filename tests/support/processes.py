@@ -19,7 +19,9 @@ _CONTEXT = multiprocessing.get_context(_HOW)
 _CONTEXT.set_forkserver_preload(["guided_diffusion.actions.train", "guided_diffusion.actions.sample", "pytest"])
 
 
-def _run(arguments: list[str], shown: str, environment: dict[str, str]) -> None:
+def _run(arguments: list[str], shown: str, environment: dict[str, str], start_method: str) -> None:
+    # A process has the method by which it was started; its own workers are to start as a user's do.
+    multiprocessing.set_start_method(start_method, force=True)
     if hasattr(os, "setsid"):
         os.setsid()  # signals to its group do not reach the tests
     target = os.open(shown, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -37,7 +39,8 @@ def start(
 ) -> BaseProcess:
     """Start `action` with these keys, leading a process group; what it prints goes to the file `shown`."""
     arguments = arguments_of(action, **values)
-    process = _CONTEXT.Process(target=_run, args=(arguments, str(shown), dict(environment or {})))
+    own = (arguments, str(shown), dict(environment or {}), multiprocessing.get_start_method())
+    process = _CONTEXT.Process(target=_run, args=own)
     process.start()
     return process
 
