@@ -16,21 +16,8 @@ class CheckConfig(ActionConfig):
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
     summary: ClassVar = "scan a dataset: every pair, class shares, problems, a preview picture"
     common: ClassVar = (
-        "data_dir",
-        "dataset_mode",
-        "output_dir",
-        "image_size",
-        "resize",
-        "image_channels",
-        "num_classes",
-        "ignore_label",
-        "exif",
-        "preview_images",
-    )
-
-    common: ClassVar = (
-        "data_dir", "dataset_mode", "num_classes", "ignore_label", "image_size", "image_channels", "image_range",
-        "resize", "batch_size", "output_dir", "preview_images",
+        "data_dir", "dataset_mode", "num_classes", "ignore_label", "exif", "image_size", "image_channels",
+        "image_range", "resize", "batch_size", "output_dir", "preview_images",
     )  # fmt: skip
 
     source: SourceOptions
