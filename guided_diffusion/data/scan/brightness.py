@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, floor, sqrt
 from statistics import median
 
 import numpy as np
@@ -180,13 +180,14 @@ def _given_range(images: Sequence[Brightness], image_range: tuple[int, int]) -> 
     if not images:
         return
     low, high = (median(values) for values in zip(*((image.low, image.high) for image in images), strict=True))
+    low, high = floor(low), ceil(high)  # whole numbers, as the option wants them
     depths = {image.bits for image in images}
     span = image_range[1] - image_range[0]
     dark, white = high - image_range[0] < span / 8, image_range[1] - low < span / 8
     if dark or white:
-        found = f"is {list(image_range)}, but most images have values from {low:g} to {high:g}, so they are almost "
+        found = f"is {list(image_range)}, but most images have values from {low} to {high}, so they are almost "
         found += "black" if dark else "white"
-        remedy = f"set it to [{low:g}, {high:g}] or to auto"
+        remedy = f"set it to [{low}, {high}] or to auto"
         yield "image_range", found, remedy, ProblemKind.IMAGE_DEPTH
     if len(depths) > 1:
         count = sum(image.bits == 16 for image in images)
