@@ -147,7 +147,7 @@ def _run(arguments: list[str]) -> int:
 
 _OVERVIEW = """isdm {version}: enlarge a scarce segmentation dataset with a semantic diffusion model
 
-usage: main.py <action> -c config.json [--set key=value ...]
+usage: main.py <action> [-c config.json] [--set key=value ...]
 
 actions:
 {actions}
@@ -179,7 +179,11 @@ def _help(action: str, *, everything: bool) -> str:
 
 def _rows(rows: Sequence[KeyHelp], width: int) -> list[str]:
     """Return the lines of a table of keys, wrapped to the terminal."""
-    wrapper = textwrap.TextWrapper(max(60, shutil.get_terminal_size().columns), subsequent_indent=" " * (width + 2))
+    wrapper = textwrap.TextWrapper(
+        max(60, shutil.get_terminal_size().columns),
+        subsequent_indent=" " * (width + 2),
+        break_on_hyphens=False,  # multi-class in one piece
+    )
     lines = []
     for key, default, meaning in rows:
         wrapper.initial_indent = f"  {key:<{width}}"

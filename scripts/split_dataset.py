@@ -14,6 +14,7 @@ stays as it is, and nothing is overwritten.
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import partial
@@ -69,7 +70,7 @@ def draw_test(groups: Sequence[Hashable], test_share: float, seed: int) -> NDArr
 
 def split(arguments: argparse.Namespace) -> None:
     """Write the two splits and print their contents."""
-    source, output = Path(arguments.data_dir).absolute(), Path(arguments.output).absolute()
+    source, output = Path(os.path.abspath(arguments.data_dir)), Path(os.path.abspath(arguments.output))
     refuse_filled(output)
     for folder in ("images", "masks"):
         refuse_inside(output, source / folder)

@@ -99,7 +99,7 @@ class AgreementMetric(Metric):
         finding = (
             f"mask agreement of {ours['counted']} samples: mean {ours['mean']:.2f}, median {ours['median']:.2f} "
             f"(real test images: {theirs['mean']:.2f}, {theirs['median']:.2f}); mIoU of all pixels together "
-            f"{miou} % ({real_miou} %)"
+            f"{miou} % (real test images: {real_miou} %)"
         )
         facts = (
             ("Mask agreement", f"mean {ours['mean']:.2f} (real test images {theirs['mean']:.2f})"),

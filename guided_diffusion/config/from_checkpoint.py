@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Self
 
 from pydantic import create_model
 
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
-from guided_diffusion.data.options import EtaOptions, GeometryOptions
+from guided_diffusion.data.options import EtaOptions, GeometryOptions, SourceOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.runtime.options import OptionGroup, facts_of, option
+
+_OWN_DEFAULT = re.compile(r'; (null|null or ""|empty): [^;]*$')  # what null or empty means where there is no checkpoint
 
 
 def _left_to_checkpoint(group: type[OptionGroup]) -> type[OptionGroup]:
@@ -18,7 +21,7 @@ def _left_to_checkpoint(group: type[OptionGroup]) -> type[OptionGroup]:
     fields = {}
     for name, field in group.model_fields.items():
         kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-        meaning = f"{field.description}; null: as in the checkpoint"
+        meaning = f"{_OWN_DEFAULT.sub('', field.description or '')}; null: as in the checkpoint"
         fields[name] = (kind | None, option(None, meaning, **facts_of(field)._asdict()))
     return create_model(f"{group.__name__}FromCheckpoint", __base__=group, **fields)
 
@@ -30,9 +33,18 @@ LabelDiffusionFromCheckpoint = _left_to_checkpoint(LabelDiffusionOptions)
 EtaFromCheckpoint = _left_to_checkpoint(EtaOptions)
 
 
+class SourceFromCheckpoint(SourceOptions):
+    """The dataset; its open keys, except `data_dir`, are as in the checkpoint."""
+
+    dataset_mode: str = option(
+        "", f"{SourceOptions.model_fields['dataset_mode'].description}; empty: as in the checkpoint"
+    )
+
+
 class FromCheckpointConfig(NetworkConfig):
     """Keys of an action on a trained network. Bare weights need those that their shapes do not tell."""
 
+    source: SourceFromCheckpoint
     geometry: GeometryFromCheckpoint
     model: ModelFromCheckpoint
     diffusion: DiffusionFromCheckpoint

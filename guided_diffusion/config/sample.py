@@ -20,7 +20,7 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
         "num_samples", "s", "sampler", "steps", "split",
     )  # fmt: skip
 
-    unlabeled_to_zero: bool = option(False, "pixels of the class called unlabelled carry no condition")
+    unlabeled_to_zero: bool = option(False, "pixels of the class `unlabelled` carry no condition")
     mask_dir: str = option("", "folder of masks alone, in place of data_dir", cloud=True)
     data_split: Literal["train", "test"] = option("test", "split of data_dir whose masks are used")
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)

@@ -36,12 +36,12 @@ class InUseError(UserError):
     """Another process writes where this one would; `holder` is its record, empty if unknown."""
 
     def __init__(self, path: Path, lock: Path, holder: dict[str, Any]):
-        who = f"{holder['action']}, process {holder['pid']} on {holder['host']}" if holder else "another process"
-        since = f", since {holder['since']}" if holder else ""
+        who = f"{holder['action']} (process {holder['pid']} on {holder['host']})" if holder else "another process"
+        since = f" since {holder['since']}" if holder else ""
         # Whether a process runs can only be seen on its own machine.
         elsewhere = holder.get("host") != socket.gethostname()
         way_out = f"; if it no longer runs, delete {lock}" if elsewhere else ""
-        found, remedy = f"{who}, is writing here{since}", f"wait for it, or choose another place{way_out}"
+        found, remedy = f"{who} is writing here{since}", f"wait for it, or choose another place{way_out}"
         super().__init__(f"{path}: {found}; {remedy}")
         self.path, self.found, self.remedy, self.holder = str(path), found, remedy, holder
 

@@ -114,6 +114,13 @@ def test_every_pair_is_on_one_side(split: Run, plain: Path, tmp_path: Path) -> N
     assert (found["train"][2], found["test"][2]) == (3, 1)
 
 
+def test_paths_may_go_up(split: Run, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(plain / "images")
+    shown = split("--data-dir", "../../plain", "--output", "../../up")
+    assert shown.endswith(f": {tmp_path / 'up'}\n")
+    assert len(contents(tmp_path / "up")) == len(contents(plain))
+
+
 def test_the_seed_decides(split: Run, tmp_path: Path) -> None:
     for output, seed in (("one", "4"), ("same", "4"), ("other", "5")):
         split("--seed", seed, output=output)

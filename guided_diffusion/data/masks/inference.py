@@ -169,7 +169,8 @@ def _binary_value(masks: Sequence[MaskFacts], taken: set[int], problems: list[Pr
         holders = {value: [mask.path for mask in masks if value in present_values([mask])] for value in others}
         rarest = min(others, key=lambda value: len(holders[value]))
         remaining = [value for value in present if value == 0 or value in others]
-        found = f"binary masks have the values {describe_values(remaining)} ({rarest} in {len(holders[rarest])} masks)"
+        found = f"binary masks have the values {describe_values(remaining)}"
+        found += f" ({rarest} in {len(holders[rarest])} of {len(masks)} masks)"
         remedy = suggest_fix(remaining, 2, binary=True)
         problems.append(Problem(holders[rarest][0], found, remedy, ProblemKind.BINARY_VALUES))
     return others[0]

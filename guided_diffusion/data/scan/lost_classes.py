@@ -202,7 +202,7 @@ def written_losses(used: Sequence[str], losses: Sequence[MaskLoss], names: Seque
         return ""
     counts = {name: sum(index in loss.classes for loss in lost) for index, name in enumerate(names)}
     classes = ", ".join(f"{name} in {count}" for name, count in counts.items() if count)
-    text = f"{len(lost)} of {len(used)} masks written lost a class of their source by resizing ({classes})"
+    text = f"{len(lost)} of {len(used)} masks written lost a class of their source by scaling or cropping ({classes})"
     empty = sorted({loss.path.rpartition("/")[2] for loss in lost if loss.empty})
     if empty:
         shown = ", ".join(empty[:_NAMES]) + (", ..." if len(empty) > _NAMES else "")
