@@ -326,12 +326,13 @@ def test_a_damaged_result_is_named(isdm, lemons, synthetic, tmp_path):
     values |= {"memorisation": False, "synthetic_only": False}
     assert isdm("evaluate", **values)[0] == 0
     result = tmp_path / "out" / "study" / "fpn-real-0.json"
-    result.write_text(result.read_text()[:50])
+    sound = result.read_text()
+    result.write_text(sound[:50])
     code, _, errors = isdm("evaluate", **values)
     assert code == 2
     (line,) = errors
     check_error(line, result, "delete")
-    result.unlink()
+    result.write_text(sound)
     models = sorted((tmp_path / "out" / "study").glob("*.pt"))
     assert [model.stem for model in models] == ["fpn-augmented-0", "fpn-real-0"]
     for model in models:
