@@ -20,6 +20,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in (BEST, LAST)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"schedule_sampler": "loss-second-moment", "dropout": 0.1, "drop_rate": 0.5}])
 def test_bytes_do_not_tell_place_time_or_interruption(more, lemons, tmp_path, isdm, monkeypatch):
     values = {**TINY, **more, "max_epochs": 4}
@@ -74,7 +75,10 @@ def run(trained, lemons, tmp_path) -> dict:
     return values
 
 
-@pytest.mark.parametrize("damage", [empty, cut_short, zeros])
+DAMAGES = [cut_short, *(pytest.param(damage, marks=pytest.mark.slow) for damage in (empty, zeros))]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_last_beside_a_sound_best_has_a_way_out(damage, run, isdm):
     folder = Path(run["output_dir"])
     damage(folder / LAST)
@@ -120,7 +124,7 @@ def test_without_a_sound_best_the_way_out_is_another(run, isdm):
     assert is_sound(folder / BEST)
 
 
-@pytest.mark.parametrize("damage", [empty, cut_short, zeros])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_best_beside_a_sound_last(damage, run, lemons, tmp_path, isdm):
     folder = Path(run["output_dir"])
     damage(folder / BEST)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import sys
 
 import pytest
+from command_line import charts_left_out
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="processes are forked, and killed by signals"),
 ]
 
+FEWER_MODELS = {"baselines": False, "synthetic_only": False, "near_duplicates": False}
 
-def test_disturbed_runs_end_as_undisturbed_ones(tmp_path):
-    from scripts.measure.campaigns import run_campaigns
 
-    table, wrong = run_campaigns(tmp_path, (4, 4, 2), seed=1, workers=0)
+def test_disturbed_runs_end_as_undisturbed_ones(tmp_path, monkeypatch):
+    from scripts.measure import campaigns
+
+    shorter = {"train": {"max_epochs": 5}, "sample": {"num_samples": 16}, "evaluate": FEWER_MODELS}
+    for action, values in shorter.items():
+        monkeypatch.setitem(campaigns.RUNS, action, {**campaigns.RUNS[action], **values})
+    with charts_left_out():  # in the processes, too, which are forked from this one
+        table, wrong = campaigns.run_campaigns(tmp_path, (4, 4, 2), seed=1, workers=0)
     assert not wrong
     assert len(table) == 2 + 3 * 4
 

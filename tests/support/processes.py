@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ def _run(arguments: list[str], shown: str, environment: dict[str, str], start_me
     multiprocessing.set_start_method(start_method, force=True)
     if hasattr(os, "setsid"):
         os.setsid()  # signals to its group do not reach the tests
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     target = os.open(shown, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(target, stream)
