@@ -102,6 +102,7 @@ def test_a_damaged_last_beside_a_sound_best_has_a_way_out(damage, run, isdm):
     assert [path.read_bytes() for path in folder.glob("best-before-*.pt")] == [before]
 
 
+@pytest.mark.slow
 def test_starting_from_ones_own_best_can_be_killed_before_there_is_another(run, isdm):
     folder = Path(run["output_dir"])
     (folder / LAST).unlink()
@@ -112,6 +113,7 @@ def test_starting_from_ones_own_best_can_be_killed_before_there_is_another(run, 
     assert [path.read_bytes() for path in folder.glob("best-before-*.pt")] == [before]
 
 
+@pytest.mark.slow
 def test_without_a_sound_best_the_way_out_is_another(run, isdm):
     folder = Path(run["output_dir"])
     for name in (LAST, BEST):

@@ -155,6 +155,7 @@ def test_a_run_gone_on_with_is_bit_for_bit_one_that_was_longer(lemons, isdm, tmp
     assert all(torch.equal(value, parts.ema["0.99"][name]) for name, value in whole.ema["0.99"].items())
 
 
+@pytest.mark.slow
 def test_eta_stays_what_it_was_when_the_masks_change(runs, lemons, isdm, tmp_path):
     data, folder = tmp_path / "data", tmp_path / "run"
     shutil.copytree(lemons, data)

@@ -236,7 +236,7 @@ def test_guidance_without_finetuning_warns(lemons, tmp_path, isdm, trained):
     assert "warning" not in said["b"] + said["c"]
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pt", marks=pytest.mark.slow)])
 def test_exported_weights_sample_like_the_run_they_come_from(sample, trained, isdm, tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     assert isdm("export", model_path=str(trained), export_path=str(path))[0] == 0

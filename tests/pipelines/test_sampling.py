@@ -38,6 +38,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+QUICK = (("trained", "default"), ("trained", "plain"))
+
+
 @pytest.fixture(scope="module")
 def pipeline(trained: Path) -> SamplingPipeline:
     return load_pipeline(trained, device="cpu")
@@ -97,8 +100,14 @@ def test_the_config_of_samples_from_bare_masks_can_be_given_again(trained, lemon
     assert sorted(image.tobytes() for image in again) == sorted(image.tobytes() for image in images)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("model", ["trained", pytest.param("with_all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        pytest.param(model, setting, marks=[] if (model, setting) in QUICK else [pytest.mark.slow])
+        for model in ("trained", "with_all")
+        for setting in SETTINGS
+    ],
+)
 def test_the_images_are_those_of_the_action(model, setting, sampled, request):
     run, options = request.getfixturevalue(model), SETTINGS[setting]
     masks, seeds, images = sampled(run, **options, batch_size=4)
@@ -117,6 +126,7 @@ def test_what_is_loaded(pipeline, lemons):
     assert list(pipeline.class_names) == list(json.loads((lemons / "classes.json").read_text()).values())
 
 
+@pytest.mark.slow
 def test_settings_do_not_see_each_other(pipeline, trained):
     def sample(one: SamplingPipeline, setting: str) -> Tensor:
         return one(labels(), [1, 2, 3], **SETTINGS[setting], batch_size=2)

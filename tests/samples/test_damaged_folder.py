@@ -119,25 +119,23 @@ def parts_left(folder, lines):
     return lines[:1]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        without_lines,
-        without_any_line,
-        without_a_manifest,
-        doubled,
-        out_of_order,
-        damaged_in_the_middle,
-        damaged_at_the_start,
-        two_lines_in_one,
-        a_line_that_is_no_text,
-        images_gone,
-        masks_gone,
-        files_cut_short,
-        temporaries_left,
-        parts_left,
-    ],
-)
+QUICK = [without_lines, files_cut_short, parts_left]
+SLOW = [
+    without_any_line,
+    without_a_manifest,
+    doubled,
+    out_of_order,
+    damaged_in_the_middle,
+    damaged_at_the_start,
+    two_lines_in_one,
+    a_line_that_is_no_text,
+    images_gone,
+    masks_gone,
+    temporaries_left,
+]
+
+
+@pytest.mark.parametrize("damage", [*QUICK, *(pytest.param(damage, marks=pytest.mark.slow) for damage in SLOW)])
 def test_the_same_command_mends(damage, mended):
     mended(damage)
 

@@ -94,6 +94,7 @@ def test_an_interrupted_epoch_begins_anew_with_other_batches(trainer_for, capsys
     assert second.progress.step == 1 + 2 * 2
 
 
+@pytest.mark.slow
 def test_a_run_whose_last_step_is_bad_is_saved(trainer_for):
     trainer = trainer_for(max_epochs=2)
     poison(trainer, range(5, 6))
@@ -123,6 +124,7 @@ def test_training_learns(trainer_for):
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
 
 
+@pytest.mark.slow
 def test_disk_use_does_not_grow(trainer_for):
     trainer = trainer_for(max_epochs=3)
     trainer.fit()

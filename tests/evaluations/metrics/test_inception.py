@@ -168,6 +168,7 @@ def test_bad_file(name: str, weights: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "attacked").exists()
 
 
+@pytest.mark.slow
 def test_damaged_numbers(weights: Path, tmp_path: Path) -> None:
     state = torch.load(weights, weights_only=True)
     state["Mixed_7c.branch1x1.conv.weight"][0] = float("nan")

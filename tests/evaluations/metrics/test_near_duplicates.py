@@ -204,7 +204,7 @@ def pair_distances(first: Pixels, second: Pixels) -> tuple[float, float]:
     return np.sqrt(np.mean(squares)), np.sqrt(np.mean(squares[:BEST_BLOCKS]))
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (16, 24)])
+@pytest.mark.parametrize("shape", [(16, 24), pytest.param((16, 16), marks=pytest.mark.slow)])
 def test_nearest_is_what_a_plain_search_finds(shape: tuple[int, int]) -> None:
     images = noise_images(12, *shape, seed=3)
     found, others = nearest(images[:4], images[4:]), nearest(images[4:], images[4:], leave_one_out=True)
