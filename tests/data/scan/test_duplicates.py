@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from guided_diffusion.data.scan.duplicates import find_shared, find_shared_files
 from guided_diffusion.data.scan.problems import ProblemKind
 from guided_diffusion.data.scan.scan import scan_dataset
 
-REAL_DATA = Path("/work/shared/data")
+REAL_DATA = Path(os.environ.get("ISDM_REAL_DATA", "no folder"))
+"""A folder with magnetic_tile/ and coco_stuff_sample/, to try the rule on real images."""
 KINDS = (ProblemKind.REPEATED_IMAGE, ProblemKind.TWO_MASKS, ProblemKind.LOOK_ALIKE)
 
 
@@ -171,7 +173,7 @@ def test_too_many_images_are_told_not_to_be_compared(train, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="real data is not here")
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="ISDM_REAL_DATA names no folder")
 @pytest.mark.parametrize("folder", ["magnetic_tile", "magnetic_tile_good"])
 def test_of_real_tiles_only_photographs_of_one_tile_are_named(folder, tmp_path):
     # Numbers in the names run on: photographs of one tile lie within 3,000 of each other, other tiles mostly beyond.
