@@ -17,7 +17,7 @@ from guided_diffusion.data.scan.problems import ProblemKind
 from guided_diffusion.data.scan.scan import scan_dataset
 
 REAL_DATA = Path(os.environ.get("ISDM_REAL_DATA", "no folder"))
-"""A folder with magnetic_tile/ and coco_stuff_sample/, to try the rule on real images."""
+"""A folder with magnetic_tile/ and magnetic_tile_good/, to try the rule on real images."""
 KINDS = (ProblemKind.REPEATED_IMAGE, ProblemKind.TWO_MASKS, ProblemKind.LOOK_ALIKE)
 
 
