@@ -1,0 +1,63 @@
+"""The connected parts of a label map: single defects, as windows are laid on them and masks are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels; `bottom` and `right` are the first row and column outside it."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The index of its pixels in an array [H, W]."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """The pixels of one class that touch each other, corners included."""
+
+    class_id: int
+    box: Box
+    mask: NDArray[np.bool_]
+    """[height, width] of the box: which of its pixels belong to it."""
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(self.mask.sum())
+
+
+def find_components(label: NDArray[np.integer], classes: Sequence[int]) -> list[Component]:
+    """Return the 8-connected components of `classes` in a label map [H, W], by class, then from top to bottom."""
+    components = []
+    present = set(np.unique(label).tolist())
+    for class_id in sorted(present.intersection(classes)):
+        whole = label == class_id
+        rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
+        top, left = int(rows[0]), int(columns[0])  # in its box only: a large image may have one small defect
+        inside = whole[top : rows[-1] + 1, left : columns[-1] + 1]
+        numbered, _ = ndimage.label(inside, _EIGHT_NEIGHBORS)
+        for number, (down, across) in enumerate(ndimage.find_objects(numbered), start=1):
+            box = Box(top + down.start, left + across.start, top + down.stop, left + across.stop)
+            components.append(Component(class_id, box, numbered[down, across] == number))
+    return components
