@@ -86,9 +86,11 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
     Instance edges, if any, are drawn over the darkened image.
     """
     chosen = visualize.evenly_spaced(report.pairs, config.preview_images)
-    images, condition = collate_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
+    mode = get_mode(config.source.dataset_mode)
+    shown = shown_dataset(chosen, report.encoding, config.geometry, mode)
+    images, condition = collate_examples(shown, range(len(chosen)))
     palette = visualize.class_palette(report.encoding.num_classes)
-    background = get_mode(config.source.dataset_mode).background
+    background = mode.background
     rows = [
         [image, visualize.colorize(label, palette), visualize.overlay(image, label, palette, background=background)]
         for image, label in zip(visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=True)

@@ -17,6 +17,7 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.lemons import write_demo_dataset
 from guided_diffusion.data.loader import collate_examples
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.pipelines.dataset import scan_split, shown_dataset
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.lock import folder_lock
@@ -64,7 +65,8 @@ def comparison(config: TrainConfig, samples: Path) -> Image.Image:
     """Return the picture real | mask | sample of the first test pairs, as the network of `config` sees them."""
     report = scan_split(config.source, config.geometry, "test")
     encoding, pairs = report.encoding, report.pairs[:SHOWN]
-    images, condition = collate_examples(shown_dataset(pairs, encoding, config.geometry), range(SHOWN))
+    shown = shown_dataset(pairs, encoding, config.geometry, get_mode(config.source.dataset_mode))
+    images, condition = collate_examples(shown, range(SHOWN))
     palette = visualize.class_palette(encoding.num_classes)
     rows = []
     for pair, real, label in zip(pairs, visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=True):

@@ -93,9 +93,10 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
             "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
         )
     # Built before anything is written, so that a mistake in the options leaves no files.
+    mode = get_mode(trained.source.dataset_mode)
     exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
-    transform = replace(plain_transform(trained.geometry), flip_pairs=exchanged)
-    nulled = classes_to_null(config.unlabeled_to_zero, get_mode(trained.source.dataset_mode), encoding.names)
+    transform = replace(plain_transform(trained.geometry, mode), flip_pairs=exchanged)
+    nulled = classes_to_null(config.unlabeled_to_zero, mode, encoding.names)
     pipeline = pipeline_of_checkpoint(
         checkpoint,
         trained,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from guided_diffusion.data.options import EtaOptions, GeometryOptions, SourceOptions
+from guided_diffusion.data.options import EtaOptions, GeometryOptions, GoodImageOptions, SourceOptions, WindowOptions
 from guided_diffusion.diffusion.options import CLASSWISE, LabelDiffusionOptions
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import BatchOptions
@@ -22,6 +22,8 @@ class CheckConfig(ActionConfig):
 
     source: SourceOptions
     geometry: GeometryOptions
+    good: GoodImageOptions
+    windows: WindowOptions
     eta: EtaOptions
     label_diffusion: LabelDiffusionOptions
     batch: BatchOptions

@@ -27,7 +27,9 @@ NameList = Annotated[
 ]
 
 _AS_SAMPLES = "null: as the samples were made"
-_RESIZE, _RANGE = (GeometryOptions.model_fields[key].description for key in ("resize", "image_range"))
+_RESIZE, _SCALE, _MASK_RESIZE, _RANGE = (
+    GeometryOptions.model_fields[key].description for key in ("resize", "scale", "mask_resize", "image_range")
+)
 
 
 class ViewOptions(OptionGroup):
@@ -41,7 +43,9 @@ class ViewOptions(OptionGroup):
     )
     image_channels: Channels | None = option(None, f"1 for gray images, 3 for RGB; {_AS_SAMPLES}")
     image_range: ImageRangeOption | None = option(None, f"{_RANGE}; {_AS_SAMPLES}")
-    resize: Literal["crop", "squash", "pad"] | None = option(None, f"{_RESIZE}; {_AS_SAMPLES}")
+    resize: Literal["crop", "squash", "pad", "window"] | None = option(None, f"{_RESIZE}; {_AS_SAMPLES}")
+    scale: float | None = option(None, f"{_SCALE}; {_AS_SAMPLES}", gt=0, le=1)
+    mask_resize: Literal["nearest", "area"] | None = option(None, f"{_MASK_RESIZE}; {_AS_SAMPLES}")
 
 
 class StudyOptions(OptionGroup):

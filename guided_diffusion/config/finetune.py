@@ -7,7 +7,7 @@ from typing import ClassVar
 from guided_diffusion.config.from_checkpoint import EtaFromCheckpoint, FromCheckpointConfig
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.data.options import AugmentOptions, LoaderOptions
+from guided_diffusion.data.options import AugmentOptions, GoodImageOptions, LoaderOptions, WindowOptions
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import OptimizerOptions, PrecisionOptions, RunOptions
 
@@ -33,7 +33,9 @@ class FinetuneConfig(FromCheckpointConfig, ActionConfig):
     )  # fmt: skip
 
     eta: EtaFromCheckpoint
+    good: GoodImageOptions
     augment: AugmentOptions
+    windows: WindowOptions
     loader: LoaderOptions
     optimizer: FinetuneOptimizerOptions
     precision: PrecisionOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Self
 
 from guided_diffusion.config.network import NetworkConfig
-from guided_diffusion.data.options import AugmentOptions, EtaOptions, LoaderOptions
+from guided_diffusion.data.options import AugmentOptions, EtaOptions, GoodImageOptions, LoaderOptions, WindowOptions
 from guided_diffusion.models.architecture import attention_factors, default_channel_mult, height_width
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import OptimizerOptions, PrecisionOptions, RunOptions
@@ -22,7 +22,9 @@ class TrainConfig(NetworkConfig, ActionConfig):
     )  # fmt: skip
 
     eta: EtaOptions
+    good: GoodImageOptions
     augment: AugmentOptions
+    windows: WindowOptions
     loader: LoaderOptions
     optimizer: OptimizerOptions
     precision: PrecisionOptions

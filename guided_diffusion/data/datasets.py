@@ -13,16 +13,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from guided_diffusion.data.files import open_image, open_mask
+from guided_diffusion.data.holes import HoleMaker
 from guided_diffusion.data.intensity import ImageRange, eight_bits
 from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances, raw_mask
-from guided_diffusion.data.pairing import MaskEntry, Pair
-from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
+from guided_diffusion.data.transforms import JointTransform, Target
+from guided_diffusion.data.windows import WindowPlan, numbers, point_of, target_in
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.memory import available_memory
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 _CACHE_SHARE = 1 / 4  # of the memory that is available
 _MEASURED_IMAGES = 16
+_Decoded = tuple[Tensor, Tensor, Tensor | None]
 
 
 class ExampleKey(NamedTuple):
@@ -70,24 +73,46 @@ def read_mask(path: str | Path, encoding: LabelEncoding, *, upright: bool = True
 
 
 def read_condition(
-    entry: Pair | MaskEntry, encoding: LabelEncoding, transform: JointTransform, *, with_edges: bool = False
+    entry: Pair | MaskEntry,
+    encoding: LabelEncoding,
+    transform: JointTransform,
+    *,
+    with_edges: bool = False,
+    window: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the condition of one mask for sampling: label [H, W] and, `with_edges`, its edges [H, W] (booleans).
 
-    transform: without augmentation (`train=False`).
+    transform: without augmentation (`train=False`). window: draws which component a window shows, None: the largest.
     """
     assert not transform.train
     label = read_mask(entry.mask, encoding, upright=entry.upright)
     instance = _read_edge_source(entry, label) if with_edges else None
     height, width = label.shape
-    placement = transform.place((height, width))
+    placement = transform.place((height, width), target=_shown(label, encoding, transform, window))
     edge = None if instance is None else edges_from_instances(placement.mask(instance, -1))
-    return _compact(placement.mask(label, encoding.num_classes)), edge
+    return _compact(placement.label(label, encoding.num_classes)), edge
+
+
+def foreground_classes(num_classes: int, background: int) -> tuple[int, ...]:
+    """Return the classes that windows and holes are laid on: all but the background."""
+    return tuple(class_id for class_id in range(num_classes) if class_id != background)
+
+
+def _shown(
+    label: Tensor, encoding: LabelEncoding, transform: JointTransform, generator: torch.Generator | None = None
+) -> Target | None:
+    """Return what a window of one label map shows where none is drawn from a plan; None for other transforms."""
+    if transform.resize != "window":
+        return None
+    classes = foreground_classes(encoding.num_classes, transform.background)
+    return target_in(label, classes, None if generator is None else numbers(generator).__next__)
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Pairs as training examples; an example depends on (seed, epoch, index) alone.
+    """Pairs, then good images, as training examples; an example depends on (seed, epoch, index) alone.
 
+    good_images: their label is the background everywhere. windows: where windows lie; then an index does not choose the
+        picture, it is a number in the epoch. holes: examples have a hole to fill.
     cache_images: keep decoded pictures in memory; "auto": if they fit in a quarter of the available memory, once for
         each of `num_workers` processes.
     """
@@ -104,8 +129,14 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         cache_images: Literal["auto"] | bool = "auto",
         num_workers: int = 0,
         with_edges: bool = False,
+        good_images: Sequence[GoodImage] = (),
+        windows: WindowPlan | None = None,
+        holes: HoleMaker | None = None,
     ):
         self.pairs = tuple(pairs)
+        self.good_images = tuple(good_images)
+        self.windows = windows
+        self.holes = holes
         self.encoding = encoding
         self.transform = transform
         self.image_channels: Literal[1, 3] = image_channels
@@ -114,8 +145,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.with_edges = with_edges
         if cache_images == "auto":
             size = decoded_bytes(self.pairs, image_channels, with_edges=with_edges) * max(1, num_workers)
+            size = round(size * len(self) / max(1, len(self.pairs)))  # good images are as large as the others
             cache_images = size <= available_memory() * _CACHE_SHARE
-        self._cache: dict[int, tuple[Tensor, Tensor, Tensor | None]] | None = {} if cache_images else None
+        self._cache: dict[int, _Decoded] | None = {} if cache_images else None
 
     @property
     def caches(self) -> bool:
@@ -123,21 +155,31 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return self._cache is not None
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.pairs) + len(self.good_images)
 
     def __getitem__(self, key: ExampleKey) -> dict[str, Any]:
         """Return `image`, float32 [image_channels, H, W] in [-1, 1]; `label`, [H, W] in `0..num_classes`, uint8 (int16
-        above 255 classes); `edge`, [H, W] booleans if `with_edges`; `index`, `batch_index` and `weight` of the key.
-        Raises DataError for files that changed since they were scanned.
+        above 255 classes); booleans [H, W]: `edge` if `with_edges`, `inside` (not border) of windows, `hole`; `index`,
+        `batch_index` and `weight` of the key. Raises DataError for files that changed since they were scanned.
         """
-        image, label, instance = self._decoded(key.index)
-        generator = None
+        index, generator, target = key.index, torch.Generator(), None
         if self.transform.train:
-            generator = torch.Generator().manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index))
+            generator.manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index))
+        if self.windows is None:
+            image, label, instance = self._decoded(index)
+            target = _shown(label, self.encoding, self.transform)
+        else:
+            index, class_id, box = self.windows.draw(generator)
+            image, label, instance = self._decoded(index)
+            if class_id is not None and box is not None:
+                target = point_of(label, class_id, box, next(numbers(generator)))
         height, width = label.shape
-        placement = self.transform.place((height, width), generator)
+        placement = self.transform.place((height, width), generator if self.transform.train else None, target)
+        pixels = placement.image(image).float()
+        if self.transform.brightness:
+            pixels = self.transform.brightened(pixels, generator)
         example: dict[str, Any] = {
-            "image": placement.image(image).float().div_(127.5).sub_(1),
+            "image": pixels.div_(127.5).sub_(1),
             "label": _compact(placement.label(label, self.encoding.num_classes)),
             "index": key.index,
             "batch_index": key.batch_index,
@@ -145,17 +187,33 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         }
         if instance is not None:
             example["edge"] = edges_from_instances(placement.mask(instance, -1))
+        if self.transform.resize == "window":
+            example["inside"] = placement.inside()
+        if self.holes is not None:
+            if not self.transform.train:  # the same hole every time
+                generator.manual_seed(derive_seed(Stream.HOLE, self.seed, key.index))
+            example["hole"] = self.holes(example["label"], numbers(generator))
         return example
 
-    def _decoded(self, index: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _decoded(self, index: int) -> _Decoded:
         """Return image, label and, `with_edges`, instance map of a pair at full size."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
+        if index >= len(self.pairs):
+            return self._keep(index, self._decoded_good(self.good_images[index - len(self.pairs)]))
         pair = self.pairs[index]
         image = read_image(pair.image, self.image_channels, upright=pair.upright, image_range=self.image_range)
         label = read_mask(pair.mask, self.encoding, upright=pair.upright)
         check_sizes(pair.image, image.shape[-2:], pair.mask, label.shape)
-        decoded = (image, label, _read_edge_source(pair, label) if self.with_edges else None)
+        return self._keep(index, (image, label, _read_edge_source(pair, label) if self.with_edges else None))
+
+    def _decoded_good(self, good: GoodImage) -> _Decoded:
+        image = read_image(good.image, self.image_channels, upright=good.upright, image_range=self.image_range)
+        kind = torch.uint8 if self.encoding.num_classes < 256 else torch.int32
+        label = torch.full(image.shape[-2:], self.transform.background, dtype=kind)
+        return image, label, label.int() if self.with_edges else None
+
+    def _keep(self, index: int, decoded: _Decoded) -> _Decoded:
         if self._cache is not None:
             self._cache[index] = decoded
         return decoded

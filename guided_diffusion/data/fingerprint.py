@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.pairing import GoodImage, Pair
 
 VERSION = 1
 SHOWN = 3  # stems that a message names of each kind of difference
 _BYTES = 8  # of a digest: 64 bits, so that two of 30,000 files agree by chance in 1 of 40 billion data sets
-_NONE = bytes(_BYTES)  # where a pair has no instance map
+_NONE = bytes(_BYTES)  # where there is no instance map, or no mask
+_GOOD = "good image: "  # before the stem of an image without a mask; no file name has it on Windows
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,24 @@ class Fingerprint:
     digests: torch.Tensor
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair], prints: Sequence[PairPrint]) -> Fingerprint:
-        """Return the fingerprint of pairs that were all readable."""
-        joined = b"".join(each.image + each.mask + (each.instance or _NONE) for each in prints)
+    def of(
+        cls,
+        pairs: Sequence[Pair],
+        prints: Sequence[PairPrint],
+        good_images: Sequence[GoodImage] = (),
+        good_prints: Sequence[PairPrint] = (),
+    ) -> Fingerprint:
+        """Return the fingerprint of pairs, and good images beside them, that were all readable."""
+        joined = b"".join(
+            each.image + (each.mask or _NONE) + (each.instance or _NONE) for each in (*prints, *good_prints)
+        )
         digests = torch.frombuffer(bytearray(joined), dtype=torch.uint8).reshape(-1, 3, _BYTES)
-        return cls(tuple(pair.stem for pair in pairs), digests)
+        return cls((*(pair.stem for pair in pairs), *(_GOOD + good.stem for good in good_images)), digests)
+
+    def of_pairs(self) -> Fingerprint:
+        """Return the fingerprint of the pairs alone."""
+        chosen = [index for index, stem in enumerate(self.stems) if not stem.startswith(_GOOD)]
+        return Fingerprint(tuple(self.stems[index] for index in chosen), self.digests[chosen])
 
     def to_state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: about 25 bytes a pair and its name."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from guided_diffusion.conditions.base import Prepared
+from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset
 from guided_diffusion.runtime.errors import UserError
@@ -64,6 +65,8 @@ class DistributedBatchPlan:
         return batches
 
 
+_EXTRA = ("inside", "hole")  # of an example, where it has them
+
 Prepare = Callable[[SemanticMap], Prepared | None]
 """What a network precomputes from the label maps of a batch."""
 
@@ -84,6 +87,10 @@ class TrainBatch:
     """Items of weight 1 over all processes."""
     prepared: Prepared | None = None
     """What the network precomputed from `condition`."""
+    inside: Tensor | None = None
+    """[n, H, W] booleans: the pixels that show the image, not a border; None: all of them."""
+    hole: Tensor | None = None
+    """[n, H, W] booleans: the pixels to be filled; None unless holes are trained."""
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -134,6 +141,7 @@ class TrainLoader:
 
     def _on_device(self, collated: dict[str, Any], global_size: int) -> TrainBatch:
         prepared = collated["prepared"]
+        extra = {name: collated[name].to(self._device, non_blocking=True) for name in _EXTRA if name in collated}
         return TrainBatch(
             image=collated["image"].to(self._device, non_blocking=True),
             condition=collated["condition"].to(self._device, non_blocking=True),
@@ -141,14 +149,27 @@ class TrainLoader:
             weight=collated["weight"].float(),
             global_size=global_size,
             prepared=None if prepared is None else prepared.to(self._device, non_blocking=True),
+            **extra,
         )
 
 
 def collate_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:
     """Return chosen examples as one batch on the CPU: images [N, C, H, W] in [-1, 1] and their maps."""
-    collate = _Collate(dataset.encoding.num_classes)
-    examples = collate([dataset[ExampleKey(0, index, 0, 1.0)] for index in indices])
+    examples = _collated(dataset, indices)
     return examples["image"], examples["condition"]
+
+
+def collate_holes(dataset: SegmentationDataset, indices: Iterable[int]) -> KnownRegion | None:
+    """Return the known regions of chosen examples on the CPU, None for a dataset without holes."""
+    if dataset.holes is None:
+        return None
+    examples = _collated(dataset, indices)
+    return KnownRegion(examples["image"], examples["hole"])
+
+
+def _collated(dataset: SegmentationDataset, indices: Iterable[int]) -> dict[str, Any]:
+    collate = _Collate(dataset.encoding.num_classes)
+    return collate([dataset[ExampleKey(0, index, 0, 1.0)] for index in indices])
 
 
 class _Guarded(Dataset[Any]):

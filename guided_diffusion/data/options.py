@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from guided_diffusion.runtime.options import OptionGroup, Problem, option
+from guided_diffusion.runtime.options import FloatTuple, OptionGroup, Problem, option
 
 DEFAULT_ETA_SCALE = 0.284  # with it computed eta fit those published for ADE20K, with an error of 0.08 in the logarithm
 ETA_FILE = "file of eta, one number a class as numpy.save writes it (the published layout)"
@@ -109,10 +109,23 @@ class GeometryOptions(OptionGroup):
     title: ClassVar = "geometry"
     image_size: ImageSize = option(64, "side of the square the model sees, or [height, width], in pixels")
     image_channels: Channels = option(3, "1 for gray images, 3 for RGB")
-    resize: Literal["crop", "squash", "pad"] = option(
+    resize: Literal["crop", "squash", "pad", "window"] = option(
         "crop",
         "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "
-        "(default of cityscapes)",
+        "(default of cityscapes); window: cut windows of image_size out of the images at `scale`",
+        sampling="free",
+    )
+    scale: float = option(
+        1.0,
+        "size of the images that windows are cut out of, 1: their own",
+        sampling="free",
+        gt=0,
+        le=1,
+    )
+    mask_resize: Literal["nearest", "area"] | None = option(
+        None,
+        "nearest: the class at a pixel's center; area: a class that covers 0.35 of it, so that thin defects stay; "
+        "null: area for windows, else nearest",
         sampling="free",
     )
     image_range: ImageRangeOption = option(
@@ -131,6 +144,41 @@ class AugmentOptions(OptionGroup):
     random_flip: bool = option(True, "flip image and mask left-right at random")
     vertical_flip: bool = option(False, "flip image and mask upside down at random")
     rotate90: bool = option(False, "turn image and mask by quarter turns at random")
+    brightness: float = option(
+        0.0, "make images brighter or darker at random, by up to this share of the gray levels", ge=0, le=1
+    )
+
+
+class GoodImageOptions(OptionGroup):
+    """Images without defects, beside the dataset."""
+
+    title: ClassVar = "good images"
+    good_dir: str = option(
+        "",
+        "folder of images without defects and masks, trained on as background; empty: train/good/images of data_dir, "
+        "if there is one",
+        cloud=True,
+        resume="may change",
+    )
+
+
+class WindowOptions(OptionGroup):
+    """Where windows lie in training, and the holes that an inpainting network learns to fill."""
+
+    title: ClassVar = "windows and holes"
+    window_focus: float = option(
+        0.8, "share of the windows laid on a defect, classes drawn evenly; the others lie anywhere", ge=0, le=1
+    )
+    hole_shares: FloatTuple = option(
+        (0.6, 0.2, 0.2), "holes of training over defects grown by 2 to 10 pixels, over rectangles, over everything"
+    )
+
+    def check(self) -> Iterator[Problem]:
+        shares = self.hole_shares
+        if shares is None or len(shares) != 3 or min(shares) < 0 or not sum(shares) > 0:
+            found = None if shares is None else list(shares)
+            line = f"hole_shares is {found}: give three shares, of defects, rectangles and everything, such as "
+            yield ("hole_shares", f"{line}[0.6, 0.2, 0.2]")
 
 
 class LoaderOptions(OptionGroup):

@@ -15,6 +15,7 @@ from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".npy", ".jp2")
+_READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _FOLDER_SYNONYMS = {
     "images": ("image", "img", "imgs", "jpegimages", "photos", "pictures"),
     "masks": ("mask", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "segmentation"),
@@ -49,6 +50,25 @@ class Pair:
     mask: str
     instance: str | None = None
     upright: bool = True  # read with EXIF orientations applied
+
+
+@dataclass(frozen=True)
+class GoodImage:
+    """An image without defects, by its path; `stem` is its path in its folder, without the extension."""
+
+    stem: str
+    image: str
+    upright: bool = True  # read with its EXIF orientation applied
+
+
+def index_good_images(folder: str | Path) -> tuple[list[GoodImage], list[Problem]]:
+    """Return the images below `folder`, or below its sub-folder `images` if it has one, sorted by stem.
+
+    Fatal problems: a missing or empty folder, two files of one stem.
+    """
+    inside = bf.join(str(folder), "images")
+    files, problems = _index_folder(inside if is_folder(inside) else str(folder), "image", FileRule("", _READABLE))
+    return [GoodImage(stem, files[stem]) for stem in sorted(files)], problems
 
 
 def index_pairs(

@@ -1,7 +1,7 @@
 """Joint geometry of image and mask: one placement is drawn and then applied to both.
 
-Training and sampling share the resize policy; sampling leaves out its random parts. Image (bicubic, antialiased) and
-mask (nearest) are sampled at the same pixel centers, so they stay aligned.
+Training and sampling share the resize policy; sampling leaves out its random parts. Image (bicubic and antialiased, or
+by area) and mask (nearest, or by area) are sampled at the same pixel centers, so they stay aligned.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.area import Span, reduce_image, reduce_label
+from guided_diffusion.data.components import Box
 from guided_diffusion.data.mirror import FlipPairs, exchanged
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -33,17 +35,28 @@ class Placement:
     vflip: bool = False
     turns: int = 0  # quarter turns, counter-clockwise
     flip_pairs: FlipPairs = ()
+    image_by_area: bool = False
+    label_by_area: bool = False
+    background: int = 0  # of the area rule
 
     def image(self, image: Tensor) -> Tensor:
         """Place uint8 [C, H, W]: [C, *size], border black."""
-        if tuple(image.shape[-2:]) != self.scaled:
-            image = resize(image, list(self.scaled), InterpolationMode.BICUBIC, antialias=True)
-        return self._cut(image, 0)
+        if tuple(image.shape[-2:]) == self.scaled:
+            return self._finish(image[(..., *(slice(*span) for span in self._seen))], 0)
+        if self.image_by_area:
+            return self._finish(reduce_image(image, self.scaled, *self._seen), 0)
+        image = resize(image, list(self.scaled), InterpolationMode.BICUBIC, antialias=True)
+        return self._finish(image[(..., *(slice(*span) for span in self._seen))], 0)
 
     def mask(self, mask: Tensor, border: int) -> Tensor:
         """Place integers [H, W]: every pixel takes the value at its center, the border takes `border`."""
-        rows, columns = self.sampled(mask.shape)
-        return self._cut(mask[rows[:, None], columns], border)
+        rows, columns = (index[slice(*span)] for index, span in zip(self.sampled(mask.shape), self._seen, strict=True))
+        return self._finish(mask[rows[:, None], columns], border)
+
+    def inside(self) -> Tensor:
+        """Return which pixels of the window show the picture, not its border: booleans [*size]."""
+        (top, bottom), (left, right) = self._seen
+        return self._finish(torch.ones(bottom - top, right - left, dtype=torch.bool), 0)
 
     def sampled(self, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return the rows and columns of a picture of `size` (height, width) whose pixels `scaled` takes by nearest."""
@@ -55,16 +68,42 @@ class Placement:
         return rows, columns
 
     def label(self, label: Tensor, null_id: int) -> Tensor:
-        """Place class ids [H, W] as `mask` does; classes called left and right change places in a mirrored picture."""
-        return exchanged(self.mask(label, null_id), self.flip_pairs if self.hflip != self.vflip else ())
+        """Place class ids [H, W] as `mask` does, or by the area rule; the border is null.
 
-    def _cut(self, scaled: Tensor, border: int) -> Tensor:
-        """Cut the window out of [..., *scaled], flip and turn it."""
-        before = [-start for start in self.offset]  # padding; negative values crop
-        after = [start + new - old for start, new, old in zip(self.offset, self.size, self.scaled, strict=True)]
-        window = pad(scaled, (before[1], after[1], before[0], after[0]), value=border)
+        Classes called left and right change places in a mirrored picture.
+        """
+        if self.label_by_area and tuple(label.shape) != self.scaled:
+            ids = {"background": self.background, "null_id": null_id}
+            placed = self._finish(reduce_label(label, self.scaled, *self._seen, **ids), null_id)
+        else:
+            placed = self.mask(label, null_id)
+        return exchanged(placed, self.flip_pairs if self.hflip != self.vflip else ())
+
+    @property
+    def _seen(self) -> tuple[Span, Span]:
+        """The rows and the columns of the scaled picture that are in the window."""
+        rows, columns = (
+            (min(max(0, start), old), max(0, min(start + new, old)))
+            for start, new, old in zip(self.offset, self.size, self.scaled, strict=True)
+        )
+        return rows, columns
+
+    def _finish(self, seen: Tensor, border: int) -> Tensor:
+        """Add the border around what is seen of the picture, flip and turn it."""
+        (top, bottom), (left, right) = self._seen
+        before = (max(0, -self.offset[0]), max(0, -self.offset[1]))
+        after = (self.size[0] - before[0] - (bottom - top), self.size[1] - before[1] - (right - left))
+        window = pad(seen, (before[1], after[1], before[0], after[0]), value=border)
         flips = [dim for dim, flip in ((-1, self.hflip), (-2, self.vflip)) if flip]
         return window.flip(flips).rot90(self.turns, (-2, -1)).contiguous()
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a window shows, in pixels of the picture: a component's box, and a pixel of it that is always seen."""
+
+    box: Box
+    point: tuple[int, int]  # row and column
 
 
 @dataclass(frozen=True)
@@ -72,37 +111,79 @@ class JointTransform:
     """The resize policy and the augmentations of a run; ConfigError for `rotate90` unless the size is square."""
 
     image_size: Size
-    resize: Literal["crop", "squash", "pad"] = "crop"
+    resize: Literal["crop", "squash", "pad", "window"] = "crop"
     """crop: keep the aspect, cover the size and cut off the rest (at random in training, evenly otherwise). squash:
     scale each side by itself. pad: keep the aspect, fit inside and add a border, half of it on each side: black in
-    images, the null id in masks."""
+    images, the null id in masks. window: scale by `scale` and cut a window out, with such a border where the picture
+    is smaller."""
+    scale: float = 1.0
+    mask_resize: Literal["nearest", "area"] | None = None  # None: by area for windows, else nearest
+    background: int = 0  # of the area rule
     random_flip: bool = True
     vertical_flip: bool = False
     rotate90: bool = False
+    brightness: float = 0.0  # largest shift of the gray levels at random, as a share of their range
     flip_pairs: FlipPairs = ()
     train: bool = True
     """Whether to crop, mirror (each axis with probability 1/2) and turn (0 to 3 quarters) at random."""
 
     def __post_init__(self) -> None:
-        assert self.resize in ("crop", "squash", "pad")
+        assert self.resize in ("crop", "squash", "pad", "window")
         check_turns(self.image_size, self.rotate90)
 
-    def place(self, size: Size, generator: torch.Generator | None = None) -> Placement:
+    def place(self, size: Size, generator: torch.Generator | None = None, target: Target | None = None) -> Placement:
         """Draw where a picture of `size` (height, width) goes; training needs a CPU generator.
 
-        The number of random values drawn is always the same, so one option does not change the others' draws.
+        target: what a window should show. The number of random values drawn is always the same, so one option does not
+        change the others' draws.
         """
+        by_area = self.resize == "window" if self.mask_resize is None else self.mask_resize == "area"
+        rules = {"image_by_area": self.resize == "window", "label_by_area": by_area, "background": self.background}
         if not self.train:
-            return self._cover(size) if self.resize == "crop" else self._whole(size)
+            return replace(self._fit(size, None, target), **rules)
         assert generator is not None, "training needs a generator"
         scale, top, left, hflip, vflip, turns = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
         return replace(
-            self._cover(size, (scale, top, left)) if self.resize == "crop" else self._whole(size),
+            self._fit(size, (scale, top, left), target),
+            **rules,
             hflip=self.random_flip and hflip < 0.5,
             vflip=self.vertical_flip and vflip < 0.5,
             turns=int(turns * 4) if self.rotate90 else 0,
             flip_pairs=self.flip_pairs,
         )
+
+    def brightened(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Return float gray levels 0..255 brighter or darker by a random share of up to `brightness` of the range."""
+        if not (self.train and self.brightness):
+            return image
+        shift = 2 * float(torch.rand((), generator=generator, dtype=torch.float64)) - 1
+        return (image + 255 * self.brightness * shift).clamp(0, 255)
+
+    def _fit(self, size: Size, draw: tuple[float, float, float] | None, target: Target | None) -> Placement:
+        if self.resize == "window":
+            return self._window(size, None if draw is None else draw[1:], target)
+        return self._cover(size, draw) if self.resize == "crop" else self._whole(size)
+
+    def reduced(self, size: Size) -> Size:
+        """Return the size of a picture of `size` (height, width) at `scale`."""
+        return max(1, round(size[0] * self.scale)), max(1, round(size[1] * self.scale))
+
+    def _window(self, size: Size, draw: tuple[float, float] | None, target: Target | None) -> Placement:
+        """Cut out a window that shows `target`, wholly where it fits; centered, or chosen by `draw` (in [0, 1))."""
+        scaled = self.reduced(size)
+        offset = []
+        for axis, (old, full, length) in enumerate(zip(size, scaled, self.image_size, strict=True)):
+            low, high = min(0, full - length), max(0, full - length)  # a smaller picture lies anywhere in its border
+            if target is not None and high > 0:
+                point = target.point[axis] * full // old
+                first, last = (target.box.top, target.box.bottom) if axis == 0 else (target.box.left, target.box.right)
+                first, last = first * full // old, -(-last * full // old)
+                low, high = point - length + 1, point
+                if last - first <= length:
+                    low, high = max(low, last - length), min(high, first)
+                low, high = (min(max(value, 0), full - length) for value in (low, high))
+            offset.append((low + high) // 2 if draw is None else low + int(draw[axis] * (high - low + 1)))
+        return Placement(scaled, tuple(offset), self.image_size)
 
     def _cover(self, size: Size, draw: tuple[float, float, float] | None = None) -> Placement:
         """Cover `image_size`; scale and window are centered, or chosen by `draw` (three numbers in [0, 1)).

@@ -146,36 +146,44 @@ class GaussianDiffusion:
         return log_variance.exp(), log_variance
 
     def training_losses(
-        self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
+        self,
+        model_output: Tensor,
+        x0: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        pixel_weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of each image, [N] float32, means over channels and pixels; all arguments on one device.
 
-        "loss" is minimized; "mse" is the unweighted squared error of the mean channels; "vb", if used, is the term of
-        the variational bound in bits. x_t must be q_sample(x0, t, noise).
+        "loss" is minimized; "mse" is the squared error of the mean channels; "vb", if used, is the term of the
+        variational bound in bits. x_t must be q_sample(x0, t, noise). pixel_weight: [N, 1, H, W], see `pixel_weights`.
         """
         mean, variance = self.split(model_output)
-        losses = {"mse": _per_image((self.target(x0, noise, t) - mean) ** 2)}
+        losses = {"mse": _per_image((self.target(x0, noise, t) - mean) ** 2, pixel_weight)}
         if self.loss == "kl":
-            losses["vb"] = self._variational_bound(model_output, x0, x_t, t)
+            losses["vb"] = self._variational_bound(model_output, x0, x_t, t, pixel_weight)
             losses["loss"] = self.num_timesteps * losses["vb"]
             return losses
         losses["loss"] = self.tables.gather("loss_weight", t, 1) * losses["mse"]
         if variance is not None:
             # The bound trains only the variance, the squared error only the mean (Nichol & Dhariwal 2021, 3.1).
             frozen = torch.cat([mean.detach(), variance], dim=1)
-            losses["vb"] = self._variational_bound(frozen, x0, x_t, t)
+            losses["vb"] = self._variational_bound(frozen, x0, x_t, t, pixel_weight)
             if self.loss == "rescaled_mse":
                 losses["vb"] = losses["vb"] * (self.num_timesteps / 1000)
             losses["loss"] = losses["loss"] + losses["vb"]
         return losses
 
-    def _variational_bound(self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def _variational_bound(
+        self, model_output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, pixel_weight: Tensor | None
+    ) -> Tensor:
         """Return L_{t-1}, or at t = 0 the decoder's L_0 (Ho et al. 2020, eqs. 5 and 13), [N] in bits per dimension."""
         true_mean, _, true_log_variance = self.q_posterior(x0, x_t, t)
         mean, _, _ = self.q_posterior(self.predict_x0(model_output, x_t, t), x_t, t)
         log_variance = self.model_variance(model_output, t)[1].expand_as(mean)
-        kl = _per_image(normal_kl(true_mean, true_log_variance, mean, log_variance))
-        decoder = _per_image(-discretized_log_likelihood(x0, mean, 0.5 * log_variance))
+        kl = _per_image(normal_kl(true_mean, true_log_variance, mean, log_variance), pixel_weight)
+        decoder = _per_image(-discretized_log_likelihood(x0, mean, 0.5 * log_variance), pixel_weight)
         return torch.where(t == 0, decoder, kl) / math.log(2)
 
     def _at(self, table: str, t: Tensor, like: Tensor) -> Tensor:
@@ -274,8 +282,8 @@ def _loss_weight(abar: NDArray[np.float64], prediction: Prediction, gamma: float
     return np.minimum(snr, gamma) / {"x0": 1.0, "eps": snr, "v": snr + 1}[prediction]
 
 
-def _per_image(values: Tensor) -> Tensor:
-    return values.flatten(1).mean(1)
+def _per_image(values: Tensor, pixel_weight: Tensor | None = None) -> Tensor:
+    return (values if pixel_weight is None else values * pixel_weight).flatten(1).mean(1)
 
 
 def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from guided_diffusion.conditions.base import Condition
+from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -74,8 +75,9 @@ class GuidedNetwork:
         interval: Sequence[float] | None = None,
         amp_dtype: torch.dtype | None = None,
         condition_fn: ConditionFn | None = None,
+        known: KnownRegion | None = None,
     ):
-        """Take the condition [N] of a batch, on the model's device.
+        """Take the condition [N] of a batch, on the model's device; `known`: what an inpainting network is given.
 
         interval: outside of these noise levels the scale is 1 (see `guided_steps`). amp_dtype: autocast to this type,
         None for the type of the weights. condition_fn: changes the condition at each step.
@@ -88,17 +90,20 @@ class GuidedNetwork:
         self._scales = {scale} if interval is None else {scale, 1.0}
         # All null conditions are equal: one serves every batch.
         self._null = None if self._scales == {1} else self._modulate(condition[:1].null())
-        self._set_condition(condition, condition_fn)
+        self._set_condition(condition, condition_fn, known)
 
-    def with_condition(self, condition: Condition, condition_fn: ConditionFn | None = None) -> GuidedNetwork:
+    def with_condition(
+        self, condition: Condition, condition_fn: ConditionFn | None = None, known: KnownRegion | None = None
+    ) -> GuidedNetwork:
         """Return the network function of another batch of the same image size, with the same null modulations."""
         assert (condition_fn is None) == (self._condition_fn is None), "give each batch a condition_fn, or none"
         other = copy.copy(self)
-        other._set_condition(condition, condition_fn)
+        other._set_condition(condition, condition_fn, known)
         return other
 
-    def _set_condition(self, condition: Condition, condition_fn: ConditionFn | None) -> None:
+    def _set_condition(self, condition: Condition, condition_fn: ConditionFn | None, known: KnownRegion | None) -> None:
         self._condition, self._condition_fn = condition, condition_fn
+        self._known = None if known is None else known.channels()
         self._nulls = None if self._null is None else self._null.expand(len(condition))
         self._modulations: dict[float, Modulations] = {}
         if condition_fn is None:
@@ -115,7 +120,8 @@ class GuidedNetwork:
         modulations = self._modulations_at(scale, t)
         model_t = self.process.model_t(t).to(x_t.device, non_blocking=x_t.is_cuda)
         with self._precision(x_t.device):
-            skips, emb = self.model.encode(x_t, model_t)
+            seen = x_t if self._known is None else torch.cat([x_t, self._known], dim=1)
+            skips, emb = self.model.encode(seen, model_t)
             if scale in (0, 1):
                 return self.model.decode(skips, emb, modulations).float()
             skips, emb = [torch.cat([skip, skip]) for skip in skips], torch.cat([emb, emb])

@@ -17,6 +17,12 @@ class ModelOptions(OptionGroup):
         "mask", "condition of the images: mask, or none for an unconditional network, which ignores the masks"
     )
     class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
+    inpaint: bool = option(
+        False,
+        "the network fills a hole: it also sees the image around it; trained with holes over defects, rectangles and "
+        "everything",
+        sampling="free",
+    )
     num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, le=4096, multiple_of=32)
     num_res_blocks: int = option(2, "residual blocks a level", ge=1, le=64)
     channel_mult: FloatTuple = option(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from guided_diffusion.models.architecture import height_width
@@ -23,6 +24,7 @@ class InferredArchitecture:
     downsampling factors of the levels with attention. resblock_updown: False for a single level.
     """
 
+    inpaint: bool
     num_channels: int
     channel_mult: tuple[float, ...]
     num_res_blocks: int
@@ -48,6 +50,7 @@ class InferredArchitecture:
             "image_size": image_size,
             "condition": self.condition,
             **(classes if self.condition == "mask" else {}),
+            "inpaint": self.inpaint,
             "num_channels": self.num_channels,
             "channel_mult": self.channel_mult,
             "num_res_blocks": self.num_res_blocks,
@@ -70,7 +73,11 @@ def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weig
     plain = "middle_block.0.in_layers.2.weight" in shapes
     conv_in, conv_out = ("in_layers.2", "out_layers.3") if plain else ("in_layers.1", "out_layers.2")
     num_channels = shapes["time_embed.0.weight"][1]
-    first_width, image_channels = shapes["input_blocks.0.0.weight"][:2]
+    first_width, in_channels = shapes["input_blocks.0.0.weight"][:2]
+    # The output has the channels of an image, or twice as many; an inpainting network sees 2 C + 1 channels.
+    out_channels = shapes["out.2.weight"][0]
+    inpaint = out_channels not in (in_channels, 2 * in_channels)
+    image_channels = in_channels // 2 if inpaint else in_channels
     condition_channels = 0 if plain else shapes["middle_block.0.in_norm.mlp_shared.0.weight"][1]
     # Every level of the decoder has num_res_blocks + 1 blocks; the last one upsamples, but not at the finest level.
     num_blocks = shapes.count("output_blocks")
@@ -83,13 +90,14 @@ def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weig
     first_blocks = [1 + per_level * level for level in range(num_levels)]
     attention = [2**i for i, j in enumerate(first_blocks) if f"input_blocks.{j}.1.qkv.weight" in shapes]
     return InferredArchitecture(
+        inpaint=inpaint,
         num_channels=num_channels,
         channel_mult=tuple(_multiplier(width, num_channels) for width in widths),
         num_res_blocks=per_level - 1,
         image_channels=image_channels,
         condition_channels=condition_channels,
         attention=tuple(attention),
-        learn_sigma=shapes["out.2.weight"][0] == 2 * image_channels,
+        learn_sigma=out_channels == 2 * image_channels,
         use_scale_shift_norm=shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * first_width,
         resblock_updown=num_levels > 1 and f"input_blocks.{per_level}.0.op.weight" not in shapes,
     )
@@ -105,6 +113,22 @@ def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str
     if found.shapes != expected.shapes:
         raise CheckpointError(f"{source}: {_difference(found, expected, model.image_size)}")
     model.load_state_dict(found.tensors)
+
+
+def with_hole_channels(state_dict: Mapping[str, Any], model: UNetModel) -> dict[str, Any]:
+    """Return the weights of a plain network for the inpainting network `model`: what its input has more is zero.
+
+    Weights that see as many channels as `model` stay as they are.
+    """
+    return {name: _widened(name, value, model) for name, value in state_dict.items()}
+
+
+def _widened(name: str, value: Any, model: UNetModel) -> Any:
+    if name.removeprefix("module.") != "input_blocks.0.0.weight" or not isinstance(value, Tensor) or value.ndim != 4:
+        return value
+    more = model.input_blocks[0][0].in_channels - value.shape[1]
+    plain = more == value.shape[1] + 1  # C channels of 2 C + 1
+    return torch.cat([value, value.new_zeros(len(value), more, *value.shape[2:])], dim=1) if plain else value
 
 
 class _Shapes:

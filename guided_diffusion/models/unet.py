@@ -38,7 +38,7 @@ from guided_diffusion.runtime.errors import ConfigError
 
 
 class UNetModel(nn.Module):
-    """A network of (x [N, C, H, W], t [N], condition), in three parts: `encode`, `modulate` and `decode`.
+    """A network of (x [N, in_channels, H, W], t [N], condition), in three parts: `encode`, `modulate` and `decode`.
 
     `encode` never sees the condition and `modulate` sees nothing else: a sampler can encode once for several conditions
     and modulate once for all steps. Weights and features are channels_last, the fastest for convolutions and lookups.
@@ -49,7 +49,7 @@ class UNetModel(nn.Module):
         options: ModelOptions,
         *,
         image_size: tuple[int, int],
-        image_channels: int,
+        in_channels: int,
         out_channels: int,
         conditioner: Conditioner | None,
     ):
@@ -86,7 +86,7 @@ class UNetModel(nn.Module):
         attends = [2**level in attention for level in range(len(widths))]
         shape = (widths, attends, options.resblock_updown)
         self.input_blocks, skip_widths = _encoder(
-            image_channels, options.num_res_blocks, *shape, plain, partial(attend, heads=num_heads)
+            in_channels, options.num_res_blocks, *shape, plain, partial(attend, heads=num_heads)
         )
         width, middle = widths[-1], partial(decoder_block, level=len(widths) - 1)
         self.middle_block = nn.ModuleList([middle(width, width), attend(width, num_heads), middle(width, width)])
@@ -109,13 +109,13 @@ class UNetModel(nn.Module):
         return partial(self.conditioner.prepare, sizes=self.level_sizes(size))
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, prepared: Prepared | None = None) -> Tensor:
-        """Map x [N, C, H, W], t [N] and N conditions of size H x W to [N, out_channels, H, W]."""
+        """Map x [N, in_channels, H, W], t [N] and N conditions of size H x W to [N, out_channels, H, W]."""
         return self.decode(*self.encode(x, t), self.modulate(condition, prepared))
 
     def encode(self, x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the skip features, from fine to coarse, and the embedded timestep [N, 4 * num_channels].
 
-        x: [N, C, H, W], sides divisible by 2**(levels - 1). t: [N], any real numbers.
+        x: [N, in_channels, H, W], sides divisible by 2**(levels - 1). t: [N], any real numbers.
         """
         step = 2 ** (self.num_levels - 1)
         assert not any(side % step for side in x.shape[2:]), f"{tuple(x.shape)}: sides must be divisible by {step}"
@@ -181,7 +181,7 @@ class UNetModel(nn.Module):
 
 
 def _encoder(
-    image_channels: int,
+    in_channels: int,
     num_res_blocks: int,
     widths: Sequence[int],
     attends: Sequence[bool],
@@ -190,7 +190,7 @@ def _encoder(
     attend: Callable[[int], nn.Module],
 ) -> tuple[nn.ModuleList, list[int]]:
     """Return the blocks of the encoder and the channels of their skips."""
-    blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(image_channels, widths[0], 3, padding=1)])])
+    blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(in_channels, widths[0], 3, padding=1)])])
     skip_widths = [widths[0]]
     for level, width in enumerate(widths):
         for _ in range(num_res_blocks):
@@ -252,7 +252,8 @@ def build_unet(
     return UNetModel(
         options,
         image_size=size,
-        image_channels=image_channels,
+        # An inpainting network also sees the known image, and the hole.
+        in_channels=2 * image_channels + 1 if options.inpaint else image_channels,
         out_channels=2 * image_channels if learn_sigma else image_channels,
         conditioner=CONDITIONERS[options.condition](ConditionOptions(num_classes, no_instance, options.spade)),
     )

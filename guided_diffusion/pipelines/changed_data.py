@@ -16,10 +16,20 @@ from guided_diffusion.runtime.files import digest
 from guided_diffusion.samples.reader import SampleFolder
 
 
-def changes_since(checkpoint: Checkpoint, report: ScanReport) -> DataChanges:
-    """Return how the scanned pairs differ from those of `checkpoint`; nothing where it does not tell them."""
-    before = Fingerprint.from_state(checkpoint.fingerprint)
-    return before.changes_to(Fingerprint.of(report.pairs, report.prints)) if before else DataChanges()
+def fingerprint_of(report: ScanReport) -> Fingerprint:
+    """Return the fingerprint of scanned training data, good images included."""
+    return Fingerprint.of(report.pairs, report.prints, report.good_images, report.good_prints)
+
+
+def changes_since(checkpoint: Checkpoint, report: ScanReport, *, of_pairs: bool = False) -> DataChanges:
+    """Return how the scanned data differ from those of `checkpoint`; nothing where it does not tell them.
+
+    of_pairs: only the pairs are compared, not the good images.
+    """
+    before, now = Fingerprint.from_state(checkpoint.fingerprint), fingerprint_of(report)
+    if before is None:
+        return DataChanges()
+    return before.of_pairs().changes_to(now.of_pairs()) if of_pairs else before.changes_to(now)
 
 
 def refuse_other_data(config: TrainConfig, report: ScanReport, start: ResumePlan) -> None:
@@ -52,7 +62,7 @@ def changes_since_sampling(folder: SampleFolder, report: ScanReport) -> tuple[Pa
         # Another training may have replaced the file since.
         if folder.checkpoint not in (None, digest(path)):
             return None
-        changes = changes_since(load_checkpoint(path, lazily=True), report)
+        changes = changes_since(load_checkpoint(path, lazily=True), report, of_pairs=True)
     except (CheckpointError, OSError):
         return None
     return (path, changes) if changes else None

@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.data.datasets import SegmentationDataset
+from guided_diffusion.data.datasets import SegmentationDataset, foreground_classes, read_mask
 from guided_diffusion.data.files import is_folder
+from guided_diffusion.data.holes import HoleMaker
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs, without_partner
-from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.options import GeometryOptions, LoaderOptions, SourceOptions
+from guided_diffusion.data.modes import DatasetMode, get_mode
+from guided_diffusion.data.options import GeometryOptions, LoaderOptions, SourceOptions, WindowOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_pairs
 from guided_diffusion.data.scan.duplicates import Twin, find_shared, find_shared_files, shared_problems
+from guided_diffusion.data.scan.good_images import good_images_with_masks, scan_good_images
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.data.windows import WindowPlan, plan_windows
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.distributed import ProcessGroup
 
@@ -56,7 +61,7 @@ def scan_split(
         num_classes=source.num_classes,
         image_channels=geometry.image_channels,
         image_range=geometry.image_range,
-        transform=plain_transform(geometry),
+        transform=plain_transform(geometry, get_mode(source.dataset_mode)),
         batch_size=batch_size,
         ignore_label=source.ignore_label,
         exif=source.exif,
@@ -80,11 +85,12 @@ def shared_files(source: SourceOptions, training: ScanReport) -> list[Problem]:
 def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
     """Scan the training split, print its warnings and return it; DataError with a line for every fatal problem."""
     report = scan_split(config.source, config.geometry, "train", batch_size=config.optimizer.batch_size * processes)
+    report = with_good_images(report, config)
     encoding = report.raise_if_fatal()
     for line in problem_lines([*report.warnings, *shared_files(config.source, report)]):
         print(f"warning: {line}")
     _say_what_is_exchanged(config, encoding.names)
-    if config.geometry.resize == "pad":
+    if config.geometry.resize in ("pad", "window"):
         # The borders are ignored pixels, and samples are written with them, so they need a value.
         report = replace(report, encoding=encoding.with_ignore())
     return report
@@ -106,30 +112,92 @@ def _say_what_is_exchanged(config: TrainConfig, names: Sequence[str]) -> None:
         )
 
 
-def plain_transform(geometry: GeometryOptions) -> JointTransform:
+def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> ScanReport:
+    """Return the scan of a training split with the good images that `config` has beside it, and their problems."""
+    folder = config.good.good_dir
+    if not folder:
+        beside = own_good_folder(config.source)
+        folder = beside if beside and is_folder(beside) else ""
+    if not folder:
+        return report
+    upright, geometry = config.source.exif != "ignore", config.geometry
+    images, prints, problems = scan_good_images(folder, geometry.image_channels, geometry.image_range, upright=upright)
+    problems += good_images_with_masks(images, prints, report.pairs, report.prints)
+    return replace(
+        report,
+        problems=(*report.problems, *problems),
+        good_images=tuple(images),
+        good_prints=tuple(prints),
+    )
+
+
+def own_good_folder(source: SourceOptions) -> str:
+    """Return where a dataset may have good images of its own, `train/good`; "" in the cloud, which is not asked."""
+    return "" if "://" in source.data_dir else os.path.join(source.data_dir, "train", "good")
+
+
+def plain_transform(geometry: GeometryOptions, mode: DatasetMode) -> JointTransform:
     """Return the transform to the size of the network, without augmentation."""
-    return JointTransform(height_width(geometry.image_size), resize=geometry.resize, train=False)
+    return JointTransform(**_geometry(geometry, mode), train=False)
+
+
+def _geometry(geometry: GeometryOptions, mode: DatasetMode) -> dict[str, Any]:
+    """Return the arguments of the transform that training and sampling share."""
+    return {
+        "image_size": height_width(geometry.image_size),
+        "resize": geometry.resize,
+        "scale": geometry.scale,
+        "mask_resize": geometry.mask_resize,
+        "background": mode.background,
+    }
 
 
 def shown_dataset(
-    pairs: Sequence[Pair | MaskEntry], encoding: LabelEncoding, geometry: GeometryOptions
+    pairs: Sequence[Pair | MaskEntry],
+    encoding: LabelEncoding,
+    geometry: GeometryOptions,
+    mode: DatasetMode,
+    *,
+    holes: HoleMaker | None = None,
 ) -> SegmentationDataset:
-    """Return pairs as the network sees them, without augmentation."""
+    """Return pairs as the network sees them, without augmentation; windows show the largest component."""
     return SegmentationDataset(
         pairs,
         encoding,
-        plain_transform(geometry),
+        plain_transform(geometry, mode),
         image_channels=geometry.image_channels,
         image_range=geometry.image_range,
         with_edges=not geometry.no_instance,
+        holes=holes,
     )
+
+
+def hole_maker(config: TrainConfig, encoding: LabelEncoding) -> HoleMaker | None:
+    """Return what draws the holes of an inpainting network, None for others."""
+    if not config.model.inpaint:
+        return None
+    background = get_mode(config.source.dataset_mode).background
+    return HoleMaker(config.windows.hole_shares, foreground_classes(encoding.num_classes, background))
+
+
+def window_plan(
+    source: SourceOptions, geometry: GeometryOptions, options: WindowOptions, report: ScanReport
+) -> WindowPlan | None:
+    """Return where the windows of training lie, None where there are none; reads every mask."""
+    if geometry.resize != "window":
+        return None
+    classes = foreground_classes(report.encoding.num_classes, get_mode(source.dataset_mode).background)
+    labels = (
+        read_mask(pair.mask, report.encoding, upright=pair.upright)
+        for pair in tqdm(report.pairs, desc="finding defects", unit="mask")
+    )
+    return plan_windows(labels, classes, focus=options.window_focus, good_images=len(report.good_images))
 
 
 def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGroup) -> SegmentationDataset:
     """Return the training pairs with random augmentation."""
     transform = JointTransform(
-        height_width(config.geometry.image_size),
-        resize=config.geometry.resize,
+        **_geometry(config.geometry, get_mode(config.source.dataset_mode)),
         train=True,
         flip_pairs=flip_pairs(report.encoding.names, config.source.flip_pairs),
         **config.augment.model_dump(),
@@ -144,6 +212,9 @@ def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGrou
         cache_images=config.loader.cache_images,
         num_workers=max(1, default_workers(config.loader, world)) * world.size,
         with_edges=not config.geometry.no_instance,
+        good_images=report.good_images,
+        windows=window_plan(config.source, config.geometry, config.windows, report),
+        holes=hole_maker(config, report.encoding),
     )
 
 

@@ -48,7 +48,7 @@ def find_masks(
         encoding = encoding.ignoring(also_ignored)
     mode, with_edges = get_mode(source.dataset_mode), not geometry.no_instance
     if mask_dir:
-        transform = plain_transform(geometry)
+        transform = plain_transform(geometry, mode)
         report = scan_masks(
             mask_dir, encoding, mode=mode, exif=source.exif, transform=transform, with_instances=with_edges
         )
@@ -64,7 +64,9 @@ def find_masks(
     encoding = report.raise_if_fatal()
     for line in problem_lines(problem for problem in report.warnings if problem.kind is not ProblemKind.EMPTY_CLASS):
         print(f"warning: {line}")
-    return FoundMasks(report.pairs, encoding.with_ignore() if geometry.resize == "pad" else encoding, report.losses)
+    return FoundMasks(
+        report.pairs, encoding.with_ignore() if geometry.resize in ("pad", "window") else encoding, report.losses
+    )
 
 
 def encoding_of_mode(source: SourceOptions) -> LabelEncoding:

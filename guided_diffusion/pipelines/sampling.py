@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from guided_diffusion.conditions.base import Condition
+from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.load import read_config
@@ -213,15 +214,21 @@ class SamplingRun:
         condition: Condition,
         seeds: Sequence[int],
         *,
+        known: KnownRegion | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Tensor:
         """Return the images of one batch, [N, C, H, W] float32 on the CPU, in [-1, 1] where they are clipped.
 
-        Image i depends on condition i and seed i alone. Raises Cancelled after the step in which `cancelled()` is true.
+        Image i depends on condition i, seed i and what is known of it alone. known: an inpainting network fills its
+        holes; None: it makes whole images. Raises Cancelled after the step in which `cancelled()` is true.
         """
         assert len(condition) == len(seeds), "one seed an image"
         pipeline, options = self.pipeline, self.sampler
+        if pipeline.options.model.inpaint:
+            known = KnownRegion.nothing(len(seeds), pipeline.image_shape) if known is None else known
+            known = known.to(pipeline.device)
+        assert known is None or pipeline.options.model.inpaint, "a plain network fills no holes"
 
         def after_step(done: int, total: int, x: Tensor) -> None:
             if progress is not None:
@@ -234,9 +241,9 @@ class SamplingRun:
         generators = [torch.Generator(self.noise_device).manual_seed(seed) for seed in seeds]
         keywords = {"eta": options.eta} if options.sampler == "ddim" else {}
         with torch.inference_mode():
-            network = self._network(condition.to(pipeline.device), seeds)
+            network = self._network(condition.to(pipeline.device), seeds, known)
             images = SAMPLERS[options.sampler](
-                Denoiser(network, self.process, self._hooks()),
+                Denoiser(network, self.process, self._hooks() + ([] if known is None else [known.keep])),
                 self.process,
                 draw_noise(generators, pipeline.image_shape, pipeline.device),
                 generators=generators,
@@ -249,7 +256,7 @@ class SamplingRun:
             raise UserError(f"sampling: the images have values that are not finite; {remedy}")
         return images
 
-    def _network(self, condition: Condition, seeds: Sequence[int]) -> NetworkFunction:
+    def _network(self, condition: Condition, seeds: Sequence[int], known: KnownRegion | None) -> NetworkFunction:
         """Return the network function of a batch; the null modulations are computed once, in the first batch."""
         noisy_condition_fn = None
         if self._label_diffusion is not None:
@@ -265,9 +272,10 @@ class SamplingRun:
                 interval=self.sampler.guidance_interval,
                 amp_dtype=self.pipeline.amp_dtype,
                 condition_fn=noisy_condition_fn,
+                known=known,
             )
         else:
-            self._guided = self._guided.with_condition(condition, noisy_condition_fn)
+            self._guided = self._guided.with_condition(condition, noisy_condition_fn, known)
         return self._guided
 
     def _hooks(self) -> list[X0Hook]:

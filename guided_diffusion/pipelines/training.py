@@ -14,8 +14,8 @@ from torch import Tensor
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.class_statistics import save_eta
-from guided_diffusion.data.fingerprint import Fingerprint
-from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples
+from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples, collate_holes
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.diffusion.gaussian import build_diffusion
@@ -23,11 +23,17 @@ from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
-from guided_diffusion.models.state_dict import load_weights
+from guided_diffusion.models.state_dict import load_weights, with_hole_channels
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES, build_network, refuse_broken_weights
-from guided_diffusion.pipelines.changed_data import refuse_other_data
-from guided_diffusion.pipelines.dataset import default_workers, open_training_data, shown_dataset, training_dataset
+from guided_diffusion.pipelines.changed_data import fingerprint_of, refuse_other_data
+from guided_diffusion.pipelines.dataset import (
+    default_workers,
+    hole_maker,
+    open_training_data,
+    shown_dataset,
+    training_dataset,
+)
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import SamplingPipeline
@@ -132,7 +138,7 @@ def build_trainer(
             "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
             "encoding": report.encoding.to_dict(),
             "lineage": origin,
-            "fingerprint": Fingerprint.of(report.pairs, report.prints).to_state(),
+            "fingerprint": fingerprint_of(report).to_state(),
         },
         amp_dtype=AMP_DTYPES[config.precision.precision],
         label_diffusion=labels,
@@ -144,7 +150,7 @@ def build_trainer(
         trainer.resume(source)
         _refuse_different_positions(trainer)
     elif source is not None:
-        ema.load_state_dict(source.ema)
+        ema.load_state_dict({rate: with_hole_channels(average, model) for rate, average in source.ema.items()})
     aside = reconcile_best(start, folder, trainer.progress) if world.is_main else None
     if aside:
         log.info(aside)
@@ -166,7 +172,9 @@ def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device
         torch.manual_seed(derive_seed(Stream.WEIGHTS, config.run.seed))
         model = build_network(config)
     if start.checkpoint is not None:
-        load_weights(model, start.checkpoint.model, source=str(start.checkpoint.path))
+        # A plain network may become an inpainting one.
+        weights = with_hole_channels(start.checkpoint.model, model)
+        load_weights(model, weights, source=str(start.checkpoint.path))
         refuse_broken_weights(start.checkpoint, start.checkpoint.model)
     return model.to(device)
 
@@ -189,7 +197,10 @@ def build_previewer(
 ) -> Previewer:
     """Return the previewer of pairs spread over the training set."""
     chosen = evenly_spaced(report.pairs, config.run.preview_images)
-    image, condition = collate_examples(shown_dataset(chosen, report.encoding, config.geometry), range(len(chosen)))
+    mode = get_mode(config.source.dataset_mode)
+    shown = shown_dataset(chosen, report.encoding, config.geometry, mode, holes=hole_maker(config, report.encoding))
+    image, condition = collate_examples(shown, range(len(chosen)))
+    known = collate_holes(shown, range(len(chosen)))
     num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
     setting = SamplerOptions(steps=num_steps, time_grid="logsnr")
     dtype = AMP_DTYPES[config.precision.precision]
@@ -197,7 +208,7 @@ def build_previewer(
 
     def draw(condition: SemanticMap, seeds: Sequence[int]) -> Tensor:
         # A new run each time, as the weights have changed; noise from the CPU is the same on every device.
-        return pipeline.begin(setting, noise_device="cpu")(condition, seeds)
+        return pipeline.begin(setting, noise_device="cpu")(condition, seeds, known=known)
 
     return Previewer(
         draw,
@@ -226,8 +237,9 @@ def _print_finished(config: TrainConfig, start: ResumePlan) -> None:
 
 def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunLog) -> None:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    good = f" and {len(report.good_images)} good images" if report.good_images else ""
     log.info(
-        f"{len(report.pairs)} pairs, {report.encoding.num_classes} classes, {parameters / 1e6:.2f} M parameters, "
+        f"{len(report.pairs)} pairs{good}, {report.encoding.num_classes} classes, {parameters / 1e6:.2f} M parameters, "
         f"{trainer.world.size} process{'es' if trainer.world.size > 1 else ''} on {trainer.world.device}; "
         f"run folder {trainer.folder.absolute()}"
     )

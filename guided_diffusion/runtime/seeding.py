@@ -28,6 +28,10 @@ class Stream(IntEnum):
     DEMO = 9
     LABEL = 10
     NOISY_MASK = 11
+    HOLE = 12
+    WINDOW = 13
+    SCENE = 14
+    PAINT = 15
 
 
 def derive_seed(stream: Stream, *key: int) -> int:

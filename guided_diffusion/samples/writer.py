@@ -111,7 +111,8 @@ def read_conditions(
     """Return the N maps of `samples` for the network; `augment`: all but the first use of a mask are augmented."""
     labels, edges = [], []
     for sample in samples:
-        label, edge = read_condition(sample.source, encoding, transform, with_edges=with_edges)
+        window = torch.Generator().manual_seed(derive_seed(Stream.WINDOW, sample.seed))
+        label, edge = read_condition(sample.source, encoding, transform, with_edges=with_edges, window=window)
         if augment and sample.repeat:
             generator = torch.Generator().manual_seed(derive_seed(Stream.MASK, sample.seed))
             label, edge = augment_mask(label, edge, generator, transform.flip_pairs)

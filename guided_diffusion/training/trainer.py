@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.data.loader import TrainBatch, TrainLoader
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, draw_uniform
+from guided_diffusion.diffusion.pixel_weights import pixel_weights
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import TimestepSampler
 from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
@@ -277,11 +279,14 @@ class Trainer:
         prepared = None if prepared is None else prepared.drop(dropped)
         noise = draw_noise(step_generators(Stream.NOISE, key, batch_indices, device), x0.shape[1:], device)
         x_t = self.diffusion.q_sample(x0, t, noise)
+        inside, hole = (None if pixels is None else pixels[part] for pixels in (batch.inside, batch.hole))
+        seen = x_t if hole is None else torch.cat([x_t, KnownRegion(x0, hole).channels()], dim=1)
         # Dropout is the only draw from PyTorch's global generator.
         torch.manual_seed(derive_seed(Stream.DROPOUT, *key, batch_indices[0]))
         with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            output = self._network(x_t, self.diffusion.model_t(t), condition, prepared)
-        return self.diffusion.training_losses(output.float(), x0, x_t, t, noise)["loss"]
+            output = self._network(seen, self.diffusion.model_t(t), condition, prepared)
+        weight = pixel_weights(inside, hole)
+        return self.diffusion.training_losses(output.float(), x0, x_t, t, noise, weight)["loss"]
 
     def _dropped(self, batch_indices: list[int], key: tuple[int, int, int]) -> Tensor:
         """Return [n] booleans: which images lose their condition in this step."""

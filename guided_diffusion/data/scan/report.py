@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.fingerprint import PairPrint
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
 from guided_diffusion.data.scan.brightness import Brightness
 from guided_diffusion.data.scan.lost_classes import MaskLoss
 from guided_diffusion.data.scan.problems import Problem, problem_lines
@@ -42,6 +42,8 @@ class ScanReport:
     brightness: tuple[Brightness, ...] = ()  # of the images
     losses: tuple[MaskLoss, ...] = ()  # of the masks that lose a class by resizing
     prints: tuple[PairPrint | None, ...] = ()  # of each pair, None where a file cannot be read; () for masks alone
+    good_images: tuple[GoodImage, ...] = ()  # beside the pairs
+    good_prints: tuple[PairPrint, ...] = ()
 
     @property
     def fatal(self) -> tuple[Problem, ...]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.datasets import check_sizes, image_tensor
@@ -46,6 +43,7 @@ from guided_diffusion.data.scan.orientation import (
 )
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ClassStats, ScanReport
+from guided_diffusion.data.scan.threads import in_threads
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import DataError
 
@@ -56,8 +54,6 @@ _AS_IN_TRAINING = (
     "use the values of the training masks, which fixed what values mean (in sampling, ignore_label adds a value of "
     "ignored pixels)"
 )
-
-_Entry = TypeVar("_Entry", Pair, MaskEntry)
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def scan_dataset(
     def scan_pair(pair: Pair) -> _Facts:
         return _scan_pair(pair, image_channels, image_range, exif, transform, with_thumbnail=look_alikes)
 
-    facts = _in_threads(scan_pair, pairs, "scanning pairs", progress)
+    facts = in_threads(scan_pair, pairs, "scanning pairs", progress)
     problems += [problem for fact in facts for problem in fact.problems]
     tagged = [(pair, fact.turned) for pair, fact in zip(pairs, facts, strict=True) if fact.turned is not None]
     problems += orientation_problems([(pair.mask, how) for pair, how in tagged])
@@ -157,29 +153,13 @@ def scan_masks(
     """
     entries, problems = index_masks(folder, mode, with_instances=with_instances)
     entries = [replace(entry, upright=exif != "ignore") for entry in entries]
-    facts = _in_threads(lambda entry: _scan_mask(entry, transform), entries, "scanning masks", progress)
+    facts = in_threads(lambda entry: _scan_mask(entry, transform), entries, "scanning masks", progress)
     problems += [problem for fact in facts for problem in fact.problems]
     problems += _palette_problems([fact.mask for fact in facts if fact.mask is not None], encoding)
     if exif is None:
         problems += tagged_masks([entry.mask for entry, fact in zip(entries, facts, strict=True) if fact.turned])
     background = 0 if mode is None else mode.background
     return _report(entries, facts, encoding, problems, _AS_IN_TRAINING, transform, background)
-
-
-def _in_threads(
-    work: Callable[[_Entry], _Facts], entries: Sequence[_Entry], description: str, progress: bool
-) -> list[_Facts]:
-    """Return `work` of every entry, in order; an interrupt cancels what has not begun."""
-    executor = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
-    try:
-        futures = [executor.submit(work, entry) for entry in entries]
-        for future in tqdm(
-            as_completed(futures), total=len(futures), desc=description, unit="file", disable=not progress
-        ):
-            future.result()
-        return [future.result() for future in futures]
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -34,8 +34,15 @@ from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_dig
 _REPORTED = UNSEEN | {ProblemKind.EMPTY_CLASS, *DUPLICATES}
 
 
-def _transform(options: ViewOptions) -> JointTransform:
-    return JointTransform(height_width(options.image_size), resize=options.resize, train=False)
+def _transform(options: ViewOptions, background: int) -> JointTransform:
+    return JointTransform(
+        height_width(options.image_size),
+        resize=options.resize,
+        scale=1.0 if options.scale is None else options.scale,
+        mask_resize=options.mask_resize,
+        background=background,
+        train=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class View:
 
     encoding: LabelEncoding
     options: ViewOptions
+    background: int
+    samples_are_windows: bool  # of the scale and size that are compared, so they are not cut again
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,10 +64,13 @@ class View:
 
         sampled: samples, which have 8 bits and are in the range of the model already.
         """
+        transform = _transform(self.options, self.background)
+        if sampled and self.samples_are_windows:
+            transform = replace(transform, resize="squash")
         images, labels = load_arrays(
             pairs,
             self.encoding,
-            _transform(self.options),
+            transform,
             self.options.image_channels,
             image_range="full" if sampled else self.options.image_range,
             progress=name and f"reading {name}",
@@ -108,7 +120,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         shared = shared_with_training(report, real)
         warnings += problem_lines(shared_problems(shared, len(test)))
     view = config.view
-    if view.resize == "pad":
+    if view.resize in ("pad", "window"):
         # Borders are ignored pixels, and samples were written with them.
         encoding = encoding.with_ignore()
     pairs = open_samples(folder, encoding, view.image_channels)
@@ -123,9 +135,11 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     several, diversity_dir = pairs, config.quality.diversity_dir
     if diversity_dir:
         several = open_samples(find_samples(diversity_dir), encoding, view.image_channels)
+    background = get_mode(config.source.dataset_mode).background
+    seen = View(encoding, view, background, samples_are_windows=folder.config.get("resize") == "window")
     return ScannedData(
-        View(encoding, view),
-        get_mode(config.source.dataset_mode).background,
+        seen,
+        background,
         training,
         test,
         pairs,
@@ -133,7 +147,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         diversity_dir or str(folder.folder),
         folder,
         tuple(shared),
-        (*warnings, *_size_warning(folder, pairs, View(encoding, view).size)),
+        (*warnings, *_size_warning(folder, pairs, seen.size)),
     )
 
 
@@ -146,7 +160,7 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         num_classes=source.num_classes,
         image_channels=config.view.image_channels,
         image_range=config.view.image_range,
-        transform=_transform(config.view),
+        transform=_transform(config.view, get_mode(source.dataset_mode).background),
         batch_size=config.study.batch_size,
         ignore_label=source.ignore_label,
         exif=source.exif,
