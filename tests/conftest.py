@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # pytest-xdist hands out the files with the most tests first, which are not those that take longest.
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+    if hasattr(signal, "SIGHUP"):  # `nohup pytest` ignores it, and every process that is started would
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

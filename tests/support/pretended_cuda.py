@@ -167,7 +167,8 @@ def _line() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and path.parent != Path(__file__).parent:
+        ours = path.is_relative_to(ROOT) and "site-packages" not in path.parts  # the environment may lie in the tree
+        if ours and path.parent != Path(__file__).parent:
             return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "outside"
