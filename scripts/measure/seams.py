@@ -31,7 +31,8 @@ Under = Literal["hole", "mask"]
 METHODS = ("ours", "pasted", "pasted, matched", "Poisson-blended")
 ALL_CLASSES = "all"
 MOST_JUMP = 1.25  # the median that painted defects have to keep to
-LEAST_SURROUNDINGS = 8  # pixels around a defect in the picture
+LEAST_SURROUNDINGS = 8  # pixels around a hole in the picture
+TILE = 192  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,13 +186,23 @@ def picture(cases: Iterable[Case], *, each: int = 2, under: Under = "hole") -> P
         [row for name in names for row in shown[name]],
         column_titles=("good", *methods),
         row_titles=[name for name in names for _ in shown[name]],
+        scale=1,
     )
 
 
 def _displayed(images: Sequence[Image]) -> list[visualize.Pixels]:
     """Return images of one type as tiles; deeper ones than 8 bits share black and white, those of the first."""
     if images[0].dtype == np.uint8:
-        return [visualize.to_rgb(image) for image in images]
+        return [_fitted(image) for image in images]
     low, high = float(images[0].min()), float(images[0].max())
     scaled = [(image - low) / max(high - low, 1) * 255 for image in (each.astype(np.float64) for each in images)]
-    return [visualize.to_rgb(np.clip(np.round(image), 0, 255).astype(np.uint8)) for image in scaled]
+    return [_fitted(np.clip(np.round(image), 0, 255).astype(np.uint8)) for image in scaled]
+
+
+def _fitted(image: visualize.Pixels) -> visualize.Pixels:
+    """Return an image averaged to TILE pixels on its longer side, or enlarged to nearly that by a whole number."""
+    tile = PILImage.fromarray(visualize.to_rgb(image))
+    longest = max(tile.size)
+    factor = TILE / longest if longest > TILE else TILE // longest
+    resampling = PILImage.Resampling.BOX if factor < 1 else PILImage.Resampling.NEAREST
+    return np.asarray(tile.resize([max(1, round(side * factor)) for side in tile.size], resampling))
