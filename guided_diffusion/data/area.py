@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.components import Box
 
 Span = tuple[int, int]
 """First row (column) of the reduced picture, and the first after the last."""
@@ -24,14 +25,33 @@ def cover_sums(values: Tensor, reduced: Size, rows: Span, columns: Span) -> Tens
 
     int64 for integers and booleans, else float64, [..., rows, columns]; a pixel of ones alone has the sum H * W.
     """
-    values = values.double() if values.is_floating_point() else values.long()
+    size = (values.shape[-2], values.shape[-1])
+    box = covered(size, reduced, rows, columns)
+    return _cover_sums(values[(..., *box.slices)], box, size, reduced, rows, columns)
+
+
+def covered(size: Size, reduced: Size, rows: Span, columns: Span) -> Box:
+    """Return the pixels of a picture of `size` that a part of the reduced picture covers, wholly or in part."""
     (top, bottom), (left, right) = (
-        _covered(span, old, new) for span, old, new in zip((rows, columns), values.shape[-2:], reduced, strict=True)
+        (span[0] * old // new, -(-span[1] * old // new))
+        for span, old, new in zip((rows, columns), size, reduced, strict=True)
     )
-    height, width = values.shape[-2:]
-    part = values[..., top:bottom, left:right]
-    part = _sums(part.transpose(-2, -1), rows, height, reduced[0], top).transpose(-2, -1)
-    return _sums(part, columns, width, reduced[1], left)
+    return Box(top, left, bottom, right)
+
+
+def reduce_part(part: Tensor, size: Size, reduced: Size, rows: Span, columns: Span) -> Tensor:
+    """Return the means, float64, over a part of a picture reduced from `size` to `reduced`.
+
+    part: [..., h, w], what `covered` says of it.
+    """
+    box = covered(size, reduced, rows, columns)
+    return _cover_sums(part.double(), box, size, reduced, rows, columns) / (size[0] * size[1])
+
+
+def _cover_sums(part: Tensor, box: Box, size: Size, reduced: Size, rows: Span, columns: Span) -> Tensor:
+    part = part.double() if part.is_floating_point() else part.long()
+    part = _sums(part.transpose(-2, -1), rows, size[0], reduced[0], box.top).transpose(-2, -1)
+    return _sums(part, columns, size[1], reduced[1], box.left)
 
 
 def reduce_image(image: Tensor, reduced: Size, rows: Span, columns: Span) -> Tensor:
@@ -49,26 +69,34 @@ def reduce_label(label: Tensor, reduced: Size, rows: Span, columns: Span, *, bac
     A pixel takes the class, other than the background, that covers most of it, if that is at least `LEAST_COVER`; of
     equal covers that of the class with fewer pixels in `label`. Otherwise it takes what covers most of it.
     """
-    height, width = label.shape
-    (top, bottom), (left, right) = (_covered(rows, height, reduced[0]), _covered(columns, width, reduced[1]))
-    present = torch.unique(label[top:bottom, left:right]).tolist()
+    size = (label.shape[0], label.shape[1])
+    part = label[covered(size, reduced, rows, columns).slices]
+    return _reduce_label(part, label, size, reduced, rows, columns, (background, null_id))
+
+
+def reduce_label_part(
+    part: Tensor, size: Size, reduced: Size, rows: Span, columns: Span, *, background: int, null_id: int
+) -> Tensor:
+    """Return the same as `reduce_label` from what `covered` says of a map of `size`, [h, w], which decides between
+    equal covers."""
+    return _reduce_label(part, part, size, reduced, rows, columns, (background, null_id))
+
+
+def _reduce_label(
+    part: Tensor, whole: Tensor, size: Size, reduced: Size, rows: Span, columns: Span, ordinary: tuple[int, int]
+) -> Tensor:
+    present = torch.unique(part).tolist()
     if len(present) == 1:
-        return label.new_full((rows[1] - rows[0], columns[1] - columns[0]), present[0])
+        return part.new_full((rows[1] - rows[0], columns[1] - columns[0]), present[0])
     if len(present) > 2:  # the rarest first: the first of equal covers is chosen
-        present.sort(key=lambda class_id: (int((label == class_id).sum()), class_id))
-    cover = np.stack([cover_sums(label == class_id, reduced, rows, columns).numpy() for class_id in present])
+        present.sort(key=lambda class_id: (int((whole == class_id).sum()), class_id))
+    box = covered(size, reduced, rows, columns)
+    cover = np.stack([_cover_sums(part == class_id, box, size, reduced, rows, columns).numpy() for class_id in present])
     ids = np.array(present)
-    ordinary = np.isin(ids, (background, null_id))
-    most = np.where(ordinary[:, None, None], -1, cover)
+    most = np.where(np.isin(ids, ordinary)[:, None, None], -1, cover)
     numerator, denominator = LEAST_COVER
-    chosen = most.argmax(axis=0)
-    enough = denominator * most.max(axis=0) >= numerator * height * width
-    return torch.from_numpy(ids[np.where(enough, chosen, cover.argmax(axis=0))]).to(label.dtype)
-
-
-def _covered(span: Span, old: int, new: int) -> Span:
-    """Return the rows of the original that the rows `span` of the reduced picture cover, wholly or in part."""
-    return span[0] * old // new, -(-span[1] * old // new)
+    enough = denominator * most.max(axis=0) >= numerator * size[0] * size[1]
+    return torch.from_numpy(ids[np.where(enough, most.argmax(axis=0), cover.argmax(axis=0))]).to(part.dtype)
 
 
 def _sums(values: Tensor, span: Span, old: int, new: int, first: int) -> Tensor:
