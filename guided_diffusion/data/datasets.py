@@ -111,7 +111,7 @@ def _shown(
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """Pairs, then good images, as training examples; an example depends on (seed, epoch, index) alone.
 
-    good_images: their label is the background everywhere. windows: where windows lie; then an index does not choose the
+    good_images: without a mask, their label is the background everywhere. windows: where windows lie; then an index does not choose the
         picture, it is a number in the epoch. holes: examples have a hole to fill.
     cache_images: keep decoded pictures in memory; "auto": if they fit in a quarter of the available memory, once for
         each of `num_workers` processes.
@@ -209,8 +209,12 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def _decoded_good(self, good: GoodImage) -> _Decoded:
         image = read_image(good.image, self.image_channels, upright=good.upright, image_range=self.image_range)
-        kind = torch.uint8 if self.encoding.num_classes < 256 else torch.int32
-        label = torch.full(image.shape[-2:], self.transform.background, dtype=kind)
+        if good.mask is None:
+            kind = torch.uint8 if self.encoding.num_classes < 256 else torch.int32
+            label = torch.full(image.shape[-2:], self.transform.background, dtype=kind)
+        else:
+            label = read_mask(good.mask, self.encoding, upright=good.upright)
+            check_sizes(good.image, image.shape[-2:], good.mask, label.shape)
         return image, label, label.int() if self.with_edges else None
 
     def _keep(self, index: int, decoded: _Decoded) -> _Decoded:

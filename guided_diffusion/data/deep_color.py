@@ -1,4 +1,4 @@
-"""Pictures of 16 bits per channel at full precision: of their colors PIL keeps the high byte alone.
+"""Pictures of 16 bits per channel at full precision: PIL reads the high byte alone of their colors, and writes none.
 
 A decoded picture carries the bytes of its file (`keep_file`) until its samples are asked for (`deep_samples`).
 """
@@ -6,6 +6,9 @@ A decoded picture carries the bytes of its file (`keep_file`) until its samples 
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,9 @@ _FILE, _SAMPLES, _STORED = "isdm file", "isdm samples", "isdm orientation"  # ke
 _LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 """Raw mode of a PNG -> the one with which PIL reads its low bytes: those of the other order; both of gray and alpha."""
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF
+_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by the number of channels
+_UP = 2  # filter of PNG: each byte less the one above
+_ROWS = 64  # that are compressed at a time
 
 
 def keep_file(image: Image.Image, content: bytes, raw_mode: str) -> None:
@@ -68,6 +74,29 @@ def _decode(image: Image.Image, content: bytes, raw_mode: str) -> Samples:
     if raw_mode == "LA;16B":
         return low[..., 0::2] << 8 | low[..., 1::2]
     return np.asarray(image).astype(np.uint16) << 8 | low
+
+
+def write_deep_png(path: str | Path, samples: Samples) -> None:
+    """Write samples, uint16 [H, W, 1 to 4] as `deep_samples` returns them, as a PNG of 16 bits per channel."""
+    height, width, channels = samples.shape
+    compressor = zlib.compressobj()
+    above = np.zeros((1, 2 * channels * width), np.uint8)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _COLOR_TYPES[channels], 0, 0, 0)))
+        for start in range(0, height, _ROWS):
+            rows = samples[start : start + _ROWS].astype(">u2")
+            stored = rows.reshape(len(rows), -1).view(np.uint8)
+            filtered = np.diff(stored, axis=0, prepend=above)  # modulo 256
+            compressed = compressor.compress(np.pad(filtered, ((0, 0), (1, 0)), constant_values=_UP).tobytes())
+            file.write(_chunk(b"IDAT", compressed))
+            above = stored[-1:]
+        file.write(_chunk(b"IDAT", compressor.flush()))
+        file.write(_chunk(b"IEND", b""))
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -18,6 +18,7 @@ the values of the file that become black and white."""
 PERCENTILES = (0.001, 0.999)
 """Shares of the pixels of an image that are at most black, and below white. Wide enough that a defect of a thousandth
 of the image keeps its contrast, narrow enough that single hot pixels do not count."""
+_COUNTED = 1 << 20  # samples that are counted at a time
 
 
 def eight_bits(image: Image.Image, image_range: ImageRange, source: str) -> Image.Image:
@@ -46,6 +47,12 @@ def color_and_alpha(image: Image.Image, source: str) -> tuple[NDArray[np.integer
 
     The pixels of a transparent color (tRNS of PNG) have alpha 0.
     """
+    color, alpha = stored_samples(image, source)
+    return color, None if alpha is None else to_8_bits(alpha)
+
+
+def stored_samples(image: Image.Image, source: str) -> tuple[NDArray[np.integer], NDArray[np.integer] | None]:
+    """Return what `color_and_alpha` does, with alpha of the type of the colors."""
     deep = deep_samples(image, source)
     if deep is None:
         if image.has_transparency_data:
@@ -54,12 +61,18 @@ def color_and_alpha(image: Image.Image, source: str) -> tuple[NDArray[np.integer
         array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
         return array if array.ndim == 3 else array[..., None], None
     if deep.shape[2] in (2, 4):
-        alpha = (deep[..., -1].astype(np.uint32) * 2 + 257) // 514
-        return deep[..., :-1], alpha.astype(np.uint8)
+        return deep[..., :-1], deep[..., -1]
     key = image.info.get("transparency")
     if key is None:
         return deep, None
-    return deep, np.where((deep == np.array(key)).all(axis=-1), np.uint8(0), np.uint8(255))
+    return deep, np.where((deep == np.array(key)).all(axis=-1), np.uint16(0), np.uint16(65535))
+
+
+def to_8_bits(alpha: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Return alpha of 8 or 16 bits as 8 bits."""
+    if alpha.dtype == np.uint8:
+        return alpha
+    return ((alpha.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)
 
 
 def limits(color: NDArray[np.integer], alpha: NDArray[np.uint8] | None, image_range: ImageRange) -> tuple[int, int]:
@@ -69,6 +82,10 @@ def limits(color: NDArray[np.integer], alpha: NDArray[np.uint8] | None, image_ra
     if image_range != "percentile":
         return 0, 255 if color.dtype == np.uint8 else 65535
     visible = color if alpha is None or not alpha.any() else color[alpha > 0]
-    cumulated = np.bincount(visible.reshape(-1)).cumsum()
+    visible = visible.reshape(-1)
+    counts = np.zeros(int(np.iinfo(color.dtype).max) + 1, np.int64)
+    for start in range(0, visible.size, _COUNTED):  # NumPy makes 64-bit integers of what it counts
+        counts += np.bincount(visible[start : start + _COUNTED], minlength=len(counts))
+    cumulated = counts.cumsum()
     low, high = (np.searchsorted(cumulated, share * cumulated[-1]) for share in PERCENTILES)
     return int(low), int(high)

@@ -11,11 +11,10 @@ import blobfile as bf
 
 from guided_diffusion.data.files import exists, is_folder, list_files
 from guided_diffusion.data.modes import DatasetMode, FileRule
-from guided_diffusion.data.scan.problems import Problem, ProblemKind
+from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
 from guided_diffusion.runtime.errors import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".npy", ".jp2")
-_READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _FOLDER_SYNONYMS = {
     "images": ("image", "img", "imgs", "jpegimages", "photos", "pictures"),
     "masks": ("mask", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "segmentation"),
@@ -28,6 +27,7 @@ _FOLDER_SYNONYMS = {
     "labels": ("label", "masks", "annotations"),
 }
 _ANY_PNG = FileRule("", (".png",))
+_GOOD_IMAGES = FileRule("", (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"))
 _INSTANCE_MAP = "instance map"
 
 
@@ -54,21 +54,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class GoodImage:
-    """An image without defects, by its path; `stem` is its path in its folder, without the extension."""
+    """An image without defects, by its path; `stem` is its path in its folder, without the extension.
+
+    mask: its label map of ordinary classes, None if the whole image is background.
+    """
 
     stem: str
     image: str
-    upright: bool = True  # read with its EXIF orientation applied
-
-
-def index_good_images(folder: str | Path) -> tuple[list[GoodImage], list[Problem]]:
-    """Return the images below `folder`, or below its sub-folder `images` if it has one, sorted by stem.
-
-    Fatal problems: a missing or empty folder, two files of one stem.
-    """
-    inside = bf.join(str(folder), "images")
-    files, problems = _index_folder(inside if is_folder(inside) else str(folder), "image", FileRule("", _READABLE))
-    return [GoodImage(stem, files[stem]) for stem in sorted(files)], problems
+    mask: str | None = None
+    upright: bool = True  # read with EXIF orientations applied
 
 
 def index_pairs(
@@ -125,6 +119,33 @@ def index_masks(
     if with_instances and mode.instances is not None and mode.instances.folder == mode.masks.folder:
         instances, _ = _index_folder(str(folder), _INSTANCE_MAP, mode.instances)
     return [MaskEntry(stem, masks[stem], instances.get(stem)) for stem in sorted(masks)], problems
+
+
+def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodImage]:
+    """Return the good images in `<folder>/images`, with masks if there is `<folder>/masks`, sorted by stem; without
+    images/ those in `folder` itself. Sub-folders count.
+    Raises DataError for a missing or empty folder, two files of one stem, and images without a mask beside masks/.
+    """
+    root = str(folder)
+    if not is_folder(root):
+        found = "is a file, not a folder" if exists(root) else "the folder does not exist"
+        raise DataError.of(root, found, "check good_dir")
+    inside, of_masks = bf.join(root, "images"), bf.join(root, "masks")
+    has_images = is_folder(inside)
+    images, problems = _index_folder(inside if has_images else root, "good image", _GOOD_IMAGES)
+    masks: dict[str, str] = {}
+    if has_images and is_folder(of_masks):
+        masks, new = _index_folder(of_masks, "mask", _ANY_PNG)
+        problems += new
+        if images and masks:
+            kind = ProblemKind.IMAGE_WITHOUT_MASK
+            problems += _unpaired(kind, "image", images, masks, of_masks, _ANY_PNG, set())
+    if fatal := [problem for problem in problems if problem.fatal]:
+        raise DataError(problem_lines(fatal))
+    if nested := [path for stem, path in images.items() if not has_images and "masks" in stem.split("/")[:-1]]:
+        found = "is a mask, as its folder says, and would be taken for a good image"
+        raise DataError.of(nested[0], found, f"give the folder that holds images/ and masks/, not {root}")
+    return [GoodImage(stem, images[stem], masks.get(stem), upright) for stem in sorted(images)]
 
 
 def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str], list[Problem]]:

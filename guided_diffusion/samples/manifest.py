@@ -6,10 +6,20 @@ import json
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from annotated_types import Len
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_validator,
+)
 
+from guided_diffusion.data.components import Box
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import is_endless, write_text
@@ -19,6 +29,8 @@ PART = ".manifest-{}.jsonl"  # pairs that the process of a rank has finished sin
 UNFINISHED = ".synthetic"  # exists while samples are being made
 FOLDERS = ("images", "masks")  # beside the manifest
 _RESTORE = "restore it, or use another folder"
+MASK_KEYS, GOOD_KEYS = ("source_mask", "source_digest"), ("good_image", "good_digest")
+"""Keys of path and digest of what a pair was made from, by `sample` and by `place`."""
 
 
 class SampleSettings(BaseModel):
@@ -29,6 +41,7 @@ class SampleSettings(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    action: ClassVar[str] = "sample"  # that makes such samples
 
     run_seed: int | None = None
     sampler: str | None = None
@@ -50,8 +63,53 @@ class SampleSettings(BaseModel):
     checkpoint: str | None = None  # see `files.digest`
 
 
-class ManifestLine(SampleSettings):
-    """One finished pair; files are relative to the manifest.
+class PlaceSettings(SampleSettings):
+    """Settings that all pairs of a run of `place` share; those of `sample` that it has not are None."""
+
+    action: ClassVar[str] = "place"
+
+    scale: float | None = None
+    hole_margin: int | None = None
+    feather: float | None = None
+    mask_source: str | None = None
+    place: JsonValue = None  # these three as the options give them
+    edit: JsonValue = None
+    defects_per_image: JsonValue = None
+    classes: list[str] | None = None
+    inputs: str | None = None  # digest of what defects are made of
+
+
+class PlacedDefect(BaseModel):
+    """A defect that was painted: its class by name, its box [left, top, right, bottom], and what it was made from."""
+
+    model_config = ConfigDict(strict=True, frozen=True, populate_by_name=True)
+
+    name: str = Field(alias="class")
+    box: Annotated[list[int], Len(4, 4)]
+    source: str
+
+    @classmethod
+    def of(cls, name: str, box: Box, source: str) -> Self:
+        return cls(name=name, box=[box.left, box.top, box.right, box.bottom], source=source)
+
+    @property
+    def where(self) -> Box:
+        left, top, right, bottom = self.box
+        return Box(top, left, bottom, right)
+
+
+class SkippedDefect(BaseModel):
+    """A defect that could not be placed: its class by name, and why."""
+
+    model_config = ConfigDict(strict=True, frozen=True, populate_by_name=True)
+
+    name: str = Field(alias="class")
+    reason: str
+
+
+class ManifestLine(PlaceSettings):
+    """One finished pair, made from a mask by `sample` or from a good image by `place`; files are relative to the
+    manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -62,20 +120,33 @@ class ManifestLine(SampleSettings):
     index: int
     image: str
     mask: str
-    source_mask: str
-    source_digest: str
+    source_mask: str = ""  # "" in lines of `place`
+    source_digest: str = ""
+    good_image: str | None = None  # None in lines of `sample`
+    good_digest: str | None = None
     seed: int | None = None
+    defects: list[PlacedDefect] | None = None
+    skipped: list[SkippedDefect] | None = None
 
     @model_validator(mode="wrap")
     @classmethod
     def _keep_record(cls, record: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         line = handler(record)
         line._record = dict(record)
+        if not any(all(key in record for key in keys) for keys in (MASK_KEYS, GOOD_KEYS)):
+            raise ValueError("the file that the pair was made from is missing")
         return line
 
     @property
     def files(self) -> tuple[str, str]:
         return self.image, self.mask
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """Path and `file_digest` of the file that the pair was made from."""
+        if self.good_image is not None:
+            return self.good_image, self.good_digest or ""
+        return self.source_mask, self.source_digest
 
     def with_notes(self, notes: Mapping[str, Any]) -> ManifestLine:
         return ManifestLine.model_validate({**self._record, **notes})
@@ -108,7 +179,7 @@ def read_manifest(path: Path, *, sound_only: bool = False) -> list[ManifestLine]
         damaged.append(1)
     if damaged and not sound_only:
         found = f"not a manifest of samples, or corrupted in line {damaged[0]}"
-        raise DataError.of(path, found, "run the same sample command again to repair it, or use another folder")
+        raise DataError.of(path, found, "run the same command again to repair it, or use another folder")
     for file in (file for line in lines for file in line.files):
         if not stays_inside(file):
             raise DataError.of(path, f"edited: it names {file!r}, which may be outside its folder", _RESTORE)
@@ -126,6 +197,6 @@ def stays_inside(path: str) -> bool:
     return bool(parts.parts) and not parts.anchor and ".." not in parts.parts and "\\" not in path
 
 
-def mask_digest(path: str | Path) -> str:
-    """Return the first 16 hexadecimal digits of a mask file's SHA-256, by which a manifest names it."""
+def file_digest(path: str | Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a mask or image, by which a manifest names it."""
     return sha256(read_bytes(path)).hexdigest()[:16]

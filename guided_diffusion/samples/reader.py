@@ -24,7 +24,7 @@ from guided_diffusion.samples.manifest import (
     MANIFEST,
     UNFINISHED,
     ManifestLine,
-    mask_digest,
+    file_digest,
     read_manifest,
     write_manifest,
 )
@@ -40,13 +40,21 @@ class SampleFolder:
 
     folder: Path
     split: str  # its name below the results_path, "" if it is the results_path
-    config: Mapping[str, Any]  # options of `sample`, empty if they are not recorded
+    config: Mapping[str, Any]  # options of `sample` or `place`, empty if they are not recorded
     lines: Mapping[str, ManifestLine]  # by the image's path relative to the folder; empty without a manifest
 
     @property
     def checkpoint(self) -> str | None:
         """Digest of the checkpoint that made the samples, None if unknown."""
         return next((line.checkpoint for line in self.lines.values()), None)
+
+    @property
+    def has_native_depth(self) -> bool:
+        """Whether the images have depth and range of the good images that they were made from, as `place` leaves them.
+
+        Those of `sample` have 8 bits, in the range of the model already.
+        """
+        return any(line.good_image is not None for line in self.lines.values())
 
     def line_of(self, pair: Pair) -> ManifestLine | None:
         """Return the manifest's line of a pair, None if there is none."""
@@ -70,7 +78,7 @@ def find_samples(directory: str | Path) -> SampleFolder:
         raise DataError.of(directory, f"has samples in {names}", "give one of these folders")
     folder = inside[0]
     if (folder / UNFINISHED).exists():
-        raise DataError.of(folder, "its samples are not finished", "run the same sample command again first")
+        raise DataError.of(folder, "its samples are not finished", "run the same command again first")
     manifest = folder / MANIFEST
     lines = {line.image: line for line in read_manifest(manifest)} if manifest.exists() else {}
     return SampleFolder(folder, "" if folder == root else folder.name, read_run_record(folder), lines)
@@ -112,8 +120,8 @@ def _check_same_classes(path: Path, classes: ClassesFile, encoding: LabelEncodin
 
 
 def mask_digests(pairs: Sequence[Pair]) -> list[str]:
-    """Return the `mask_digest` of each pair."""
-    return [mask_digest(pair.mask) for pair in pairs]
+    """Return the `file_digest` of each pair's mask."""
+    return [file_digest(pair.mask) for pair in pairs]
 
 
 def refuse_target(samples: SampleFolder, target: str | Path) -> None:

@@ -1,18 +1,20 @@
 """A synthetic dataset on disk: the plan of its samples, the folder, and writing.
 
-Sample i uses mask i modulo the number of masks and the seed (run seed, i), so it depends neither on the number of
-samples nor on batches or processes. `manifest.jsonl` has a line for each finished pair; during a run each process
-appends to a `.manifest-<rank>.jsonl` of its own, and these are merged when a run starts and ends.
+Samples are made from masks (`sample`) or good images (`place`). Sample i uses source i modulo their number and the seed
+(run seed, i), so it depends neither on the number of samples nor on batches or processes. `manifest.jsonl` has a line
+for each finished pair; during a run each process appends to a `.manifest-<rank>.jsonl` of its own, and these are merged
+when a run starts and ends.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.datasets import read_condition
 from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, augment_mask
 from guided_diffusion.data.visualize import quantize
 from guided_diffusion.runtime.errors import DataError
@@ -39,12 +41,16 @@ from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.manifest import (
     FOLDERS,
+    GOOD_KEYS,
     MANIFEST,
+    MASK_KEYS,
     PART,
     UNFINISHED,
     ManifestLine,
+    PlacedDefect,
     SampleSettings,
-    mask_digest,
+    SkippedDefect,
+    file_digest,
     read_manifest,
     stays_inside,
     write_manifest,
@@ -59,9 +65,14 @@ class PlannedSample:
 
     index: int
     name: str  # without extension, with sub-folders
-    source: Pair | MaskEntry
-    repeat: int  # uses of the mask before this one
+    source: Pair | MaskEntry | GoodImage
+    repeat: int  # uses of the source before this one
     seed: int
+
+    @property
+    def source_file(self) -> str:
+        """The good image or mask that the pair is made from."""
+        return self.source.image if isinstance(self.source, GoodImage) else self.source.mask
 
     @property
     def image(self) -> str:
@@ -76,11 +87,13 @@ class PlannedSample:
         return self.image, self.mask
 
 
-def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, seed: int) -> list[PlannedSample]:
-    """Return `num_samples` samples (None: one for each mask) that use the masks in turn.
+def plan_samples(
+    sources: Sequence[Pair | MaskEntry] | Sequence[GoodImage], num_samples: int | None, seed: int
+) -> list[PlannedSample]:
+    """Return `num_samples` samples (None: one for each source) that use the sources in turn.
 
-    The first use of a mask keeps its name, the n-th further use appends `_rep<n>`. Raises DataError for two samples of
-    one name, and for a name that means another file on Windows.
+    The first use of a source keeps its name, the n-th further use appends `_rep<n>`. Raises DataError for two samples
+    of one name, and for a name that means another file on Windows.
     """
     count = len(sources) if num_samples is None else num_samples
     plan = []
@@ -92,11 +105,11 @@ def plan_samples(sources: Sequence[Pair | MaskEntry], num_samples: int | None, s
     for sample in plan:
         other = taken.setdefault(sample.name, sample)
         if other is not sample:
-            found = f"its repeat would be called {sample.name}, as {other.source.mask} is"
-            raise DataError.of(sample.source.mask, found, "rename one of the two")
+            found = f"its repeat would be called {sample.name}, as {other.source_file} is"
+            raise DataError.of(sample.source_file, found, "rename one of the two")
         if not stays_inside(sample.image):
             found = "has a backslash in its name, which Windows takes for a folder"
-            raise DataError.of(sample.source.mask, found, "rename it")
+            raise DataError.of(sample.source_file, found, "rename it")
     return plan
 
 
@@ -158,13 +171,13 @@ class SyntheticFolder:
 
         To be called in one process before any process writes. A damaged folder is repaired: images without a line are
         made again, and so are samples whose line or files cannot be read. Raises DataError if the folder holds samples
-        of other settings or masks, or files that are not samples.
+        of other settings or sources, or files that are not samples.
         """
         lines = self._lines()
         self._refuse_other_settings(lines)
-        self._refuse_other_masks(lines, plan)
+        self._refuse_other_sources(lines, plan)
         if not self._unfinished.exists():
-            # In a folder that `sample` made, a file with the name of a sample is one, even without a line.
+            # In a folder that the same action made, a file with the name of a sample is one, even without a line.
             self._refuse_foreign_files(lines, plan if lines or self._is_ours else ())
         self._write_classes()
         for kind in FOLDERS:
@@ -183,13 +196,13 @@ class SyntheticFolder:
                     found = f"holds samples with {key} {before}, these would have {now}"
                     raise DataError.of(self.manifest, found, "choose another results_path")
 
-    def _refuse_other_masks(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:
+    def _refuse_other_sources(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:
         for sample in plan:
             line = lines.get(sample.index)
-            if line and (line.image, line.source_digest) != (sample.image, self._source_digest(sample)):
+            if line and (line.image, line.source[1]) != (sample.image, self._source_digest(sample)):
                 found = (
-                    f"the masks have changed: sample {sample.index} was made from {line.source_mask}, it would now be "
-                    f"made from {sample.source.mask}"
+                    f"the {'good images' if isinstance(sample.source, GoodImage) else 'masks'} have changed: sample "
+                    f"{sample.index} was made from {line.source[0]}, it would now be made from {sample.source_file}"
                 )
                 raise DataError.of(self.manifest, found, "choose another results_path")
 
@@ -215,9 +228,9 @@ class SyntheticFolder:
             raise DataError.of(path, "belongs to another dataset", "choose an empty results_path")
 
     def _source_digest(self, sample: PlannedSample) -> str:
-        path = sample.source.mask
+        path = sample.source_file
         if path not in self._digests:
-            self._digests[path] = mask_digest(path)
+            self._digests[path] = file_digest(path)
         return self._digests[path]
 
     @property
@@ -227,8 +240,9 @@ class SyntheticFolder:
 
     @property
     def _is_ours(self) -> bool:
-        """True if `sample` made the folder."""
-        return self._unfinished.exists() or read_run_record(self.folder, "environment.json").get("action") == "sample"
+        """True if `sample` (`place` for its own settings) made the folder."""
+        action = read_run_record(self.folder, "environment.json").get("action")
+        return self._unfinished.exists() or action == self.settings.action
 
     @property
     def _parts(self) -> list[Path]:
@@ -266,17 +280,41 @@ class SyntheticFolder:
 
     def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
         """Write one pair, [C, H, W] in [-1, 1] and [H, W] class ids, then its line of the manifest."""
-        mask = self.encoding.encode(label.cpu().numpy())
-        for file, picture in ((sample.image, to_picture(image)), (sample.mask, mask)):
+        self._write_pair(sample, partial(to_picture(image).save, format="PNG"), label.cpu().numpy(), {})
+
+    def write_placed(
+        self,
+        sample: PlannedSample,
+        save_image: Callable[[Path], None],
+        label: np.ndarray,
+        defects: Sequence[PlacedDefect],
+        skipped: Sequence[SkippedDefect] = (),
+    ) -> None:
+        """Write the pair of a good image, then its line of the manifest.
+
+        save_image: writes the image as PNG (`NativeImage.save`). label: [H, W] class ids, of the image's own size.
+        """
+        notes = {
+            "defects": [defect.model_dump(by_alias=True) for defect in defects],
+            "skipped": [defect.model_dump(by_alias=True) for defect in skipped],
+        }
+        self._write_pair(sample, save_image, label, notes)
+
+    def _write_pair(
+        self, sample: PlannedSample, save_image: Callable[[Path], None], label: np.ndarray, notes: Mapping[str, Any]
+    ) -> None:
+        save_mask = partial(self.encoding.encode(label).save, format="PNG")
+        for file, save in ((sample.image, save_image), (sample.mask, save_mask)):
             with atomic_write(self.folder / file) as temporary:
-                picture.save(temporary, format="PNG")
+                save(temporary)
+        keys = GOOD_KEYS if isinstance(sample.source, GoodImage) else MASK_KEYS
         line = ManifestLine(
             index=sample.index,
             image=sample.image,
             mask=sample.mask,
-            source_mask=str(sample.source.mask),
-            source_digest=self._source_digest(sample),
+            **dict(zip(keys, (sample.source_file, self._source_digest(sample)), strict=True)),
             seed=sample.seed,
+            **notes,
             **self.settings.model_dump(),
         )
         # The line comes last: a pair without a line is made again, a line without its pair would be wrong.

@@ -13,7 +13,7 @@ from PIL import Image
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, SampleSettings, mask_digest
+from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, SampleSettings, file_digest
 from guided_diffusion.samples.reader import find_samples
 from guided_diffusion.samples.writer import SyntheticFolder, plan_samples
 
@@ -65,7 +65,7 @@ def test_lines_of_all_processes_are_merged_by_index(fill, sources):
     lines = lines_of(output.folder)
     assert [line["index"] for line in lines] == [0, 1, 2]
     assert [line["image"] for line in lines] == ["images/m0.png", "images/m1.png", "images/m0_rep001.png"]
-    assert lines[1]["source_digest"] == mask_digest(sources[1].mask)
+    assert lines[1]["source_digest"] == file_digest(sources[1].mask)
     assert list(lines[0])[6:] == list(SampleSettings.model_fields)
     assert all((output.folder / line[kind]).is_file() for line in lines for kind in ("image", "mask"))
     assert not list(output.folder.glob(".*"))

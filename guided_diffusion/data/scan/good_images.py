@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 from guided_diffusion.data.datasets import read_image
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
-from guided_diffusion.data.pairing import GoodImage, Pair, index_good_images
+from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.threads import in_threads
 from guided_diffusion.runtime.errors import DataError
@@ -26,10 +25,9 @@ def scan_good_images(
 ) -> tuple[list[GoodImage], list[PairPrint], list[Problem]]:
     """Open every image below `folder`; return those that can be read, their prints and what is wrong.
 
-    upright: turn them as their EXIF orientations say.
+    upright: turn them as their EXIF orientations say. Raises DataError where there are none.
     """
-    images, problems = index_good_images(folder)
-    problems = [replace(problem, remedy=problem.remedy.replace("data_dir", "good_dir")) for problem in problems]
+    images = list_good_images(folder, upright=upright)
 
     def scan(good: GoodImage) -> PairPrint | Problem:
         try:
@@ -37,13 +35,13 @@ def scan_good_images(
             pixels = read_image(good.image, image_channels, upright=upright, image_range=image_range).numpy()
         except DataError as error:
             return Problem.of(error, ProblemKind.UNREADABLE)
-        digest = content_digest(content)
-        return PairPrint(digest, b"", b"", pixel_digest(pixels), len(content), pixels.shape[1:])
+        of_mask = b"" if good.mask is None else content_digest(read_bytes(good.mask))
+        return PairPrint(content_digest(content), of_mask, b"", pixel_digest(pixels), len(content), pixels.shape[1:])
 
     found = in_threads(scan, images, "scanning good images", progress)
-    problems += [each for each in found if isinstance(each, Problem)]
+    problems = [each for each in found if isinstance(each, Problem)]
     sound = [(good, each) for good, each in zip(images, found, strict=True) if isinstance(each, PairPrint)]
-    return [replace(good, upright=upright) for good, _ in sound], [each for _, each in sound], problems
+    return [good for good, _ in sound], [each for _, each in sound], problems
 
 
 def good_images_with_masks(

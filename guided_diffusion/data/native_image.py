@@ -1,0 +1,112 @@
+"""A good image at its own size and depth: regions are read as the model sees them, painted pixels are put back.
+
+A file has as many channels as the model: a gray one cannot take painted colors, nor would colors stay colors in a model
+of gray. Files of three equal channels are gray for a model of one channel, and are written as gray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from guided_diffusion.data.components import Box
+from guided_diffusion.data.deep_color import write_deep_png
+from guided_diffusion.data.files import open_image
+from guided_diffusion.data.intensity import ImageRange, limits, stored_samples, to_8_bits
+from guided_diffusion.runtime.errors import DataError
+
+_GRAY_MODES = ("1", "L", "LA")
+_COMPRESSION = 4  # as small as PIL's own 6 in half its time, which is many seconds for noise of 12 megapixels
+
+
+@dataclass(eq=False)
+class NativeImage:
+    """The samples of an image file, of 8 or 16 bits, and the values that the model sees as black and white."""
+
+    pixels: NDArray[np.integer]  # uint8 or uint16 [H, W, 1 or 3]
+    alpha: NDArray[np.integer] | None  # [H, W] of the same type; never changed
+    low: int
+    high: int
+
+    @classmethod
+    def read(
+        cls, path: str | Path, channels: Literal[1, 3], image_range: ImageRange = "auto", *, upright: bool = True
+    ) -> Self:
+        """Return the image in a file; `upright`: turned as its EXIF orientation says.
+
+        Raises DataError if it cannot be read, has floating point values, or other channels than the model.
+        """
+        image = open_image(path, upright=upright)
+        if image.mode == "F":
+            raise DataError.of(path, "image has floating point values", "save it with 8 or 16 bits per channel")
+        color, alpha = stored_samples(image, str(path))
+        if channels == 3 and (image.mode in _GRAY_MODES or color.shape[2] == 1):
+            found = "is a gray image, but the model has 3 channels"
+            raise DataError.of(path, found, "save it as RGB, or use a model of image_channels 1")
+        if channels == 1 and not _is_gray(color):
+            found = "has colors, but the model has 1 channel"
+            raise DataError.of(path, found, "save it as gray, or use a model of image_channels 3")
+        low, high = limits(color, None if alpha is None else to_8_bits(alpha), image_range)
+        return cls(np.require(color[..., :channels], requirements=["C", "W"]), alpha, low, high)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def region(self, box: Box) -> Tensor:
+        """Return what the model sees of a box inside the image, float32 [C, h, w] in [-1, 1], at the file's precision.
+
+        As in training, values outside of low..high are clipped and transparent pixels composited over black.
+        """
+        stored = self.pixels[box.slices].astype(np.float32)
+        assert stored.shape[:2] == box.size, "the box is not inside the image"
+        seen = (stored.clip(self.low, self.high) - np.float32(self.low)) / np.float32(self._half_span)
+        if self.alpha is not None:
+            seen *= self._opacity(box).astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray((seen - 1).transpose(2, 0, 1)))
+
+    def put(self, box: Box, values: Tensor, hole: Tensor | NDArray[np.bool_]) -> None:
+        """Write those of `values`, [C, h, w] in [-1, 1], that are in `hole`, booleans [h, w]: the inverse of `region`.
+
+        All other pixels stay, and so do fully transparent ones, which hold no visible color.
+        """
+        inside = np.asarray(hole, dtype=bool)
+        assert inside.shape == box.size == tuple(values.shape[1:]), "values, hole and box differ in size"
+        seen = values.detach().cpu().numpy().astype(np.float64).clip(-1, 1).transpose(1, 2, 0) + 1
+        if self.alpha is not None:
+            opacity = self._opacity(box)
+            inside = inside & (opacity[..., 0] > 0)
+            seen = (seen / np.maximum(opacity, 1e-9)).clip(0, 2)
+        stored = np.rint(self.low + seen * self._half_span).clip(0, np.iinfo(self.pixels.dtype).max)
+        self.pixels[box.slices][inside] = stored[inside].astype(self.pixels.dtype)
+
+    def save(self, path: str | Path) -> None:
+        """Write the image as PNG of its depth, with its alpha, whatever the extension; not atomic by itself."""
+        samples = self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])
+        if samples.dtype == np.uint16:
+            write_deep_png(path, samples)
+        else:
+            picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+            picture.save(path, format="PNG", compress_level=_COMPRESSION)
+
+    @property
+    def _half_span(self) -> float:
+        return max(self.high - self.low, 1) / 2
+
+    def _opacity(self, box: Box) -> NDArray[np.float64]:
+        """Return alpha as 0..1, [h, w, 1]."""
+        assert self.alpha is not None
+        return self.alpha[box.slices][..., None] / np.iinfo(self.alpha.dtype).max
+
+
+def _is_gray(color: NDArray[np.integer]) -> bool:
+    """Return whether the channels of [H, W, 1 or 3] are equal."""
+    return all(np.array_equal(color[..., 0], color[..., channel]) for channel in range(1, color.shape[2]))
