@@ -79,8 +79,8 @@ class DefectBank:
     """The parts of the training masks that can be placed; the same masks in the same order give the same bank."""
 
     names: tuple[str, ...]
-    defects: tuple[int, ...]
-    """All defect classes."""
+    classes: tuple[int, ...]
+    """Ids of the classes to place: those asked for, else all defect classes."""
     parts: tuple[BankPart, ...]
     """The components of the classes to place."""
     masks: tuple[tuple[BankPart, ...], ...]
@@ -104,7 +104,8 @@ class DefectBank:
         """
         options = options or PlacingOptions()
         asked = class_ids("defect_classes", options.defect_classes, names)
-        candidates = asked or tuple(sorted(set(range(len(names))) - {background, *unlabeled}))
+        ground = {background, *unlabeled}
+        candidates = sorted({*range(len(names))} - ground | {*asked})  # whatever the options: they number the parts
         found: list[_Found] = []
         contacts, presence = np.zeros((len(names) + 1,) * 2, np.int64), np.zeros(len(names) + 1, np.int64)
         count = 0
@@ -114,8 +115,8 @@ class DefectBank:
             components = find_components(label, candidates)
             found += [_Found.of(name, index, component, label) for index, component in enumerate(components)]
             count += 1
-        ordinary = set() if asked else _ordinary(contacts, presence, count, {background, *unlabeled})
-        defects = tuple(class_id for class_id in candidates if class_id not in ordinary)
+        ordinary = _ordinary(contacts, presence, count, ground)
+        defects = asked or tuple(class_id for class_id in candidates if class_id not in ordinary)
         placed = class_ids("classes", options.classes, names) or defects
         for class_id in set(placed) - set(defects):
             line = f"classes names {names[class_id]!r}, which is no defect class here: name these in defect_classes"
@@ -125,19 +126,19 @@ class DefectBank:
         hosts = _class_hosts(contacts, {*defects, len(names)}, background)
         parts = tuple(component.finished({*defects, len(names)}, hosts) for component in real)
         by_mask = tuple(_grouped(parts, lambda part: part.name).values())
-        bank = cls(tuple(names), defects, parts, by_mask, len(found) - len(real))
+        bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real))
         bank._check(options)
         return bank
 
     def _check(self, options: PlacingOptions) -> None:
-        if not self.parts:
-            remedy = "add masks with defects, or name the classes in defect_classes"
-            raise DataError.of("training masks", "no defect found, so there is nothing to place", remedy)
         key = "classes" if options.classes else "defect_classes"
         for name in getattr(options, key) or ():
             if not self.of_class(self.names.index(name)):
                 line = f"{key} names {name!r}, which is in no training mask: leave it out, or add masks that have it"
                 raise ConfigError.of_keys((key, line))
+        if not self.parts:
+            remedy = "add masks with defects, or name the classes in defect_classes"
+            raise DataError.of("training masks", "no defect found, so there is nothing to place", remedy)
 
     def of_class(self, class_id: int) -> tuple[BankPart, ...]:
         """Return the parts of a class."""

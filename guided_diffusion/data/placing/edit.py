@@ -16,7 +16,8 @@ SCALE = math.log(0.8), math.log(1.25)  # limits of the logarithm
 ANGLE = 15.0  # degrees, to either side
 _BEND = 1 / 12  # standard deviation of the bending, in its own wavelength: far from where it would fold
 _SPACINGS = 4  # of the bending along the longer side of a part
-_SHALLOW = 0.4  # px by which the outline may be moved to keep the area
+_THIN = 2.5  # px from the outline to the middle of a line: the interpolation costs it much of its area
+_SHALLOW = 0.4  # px by which the outline of a line may be moved to keep the area
 _KEPT = 0.7  # of the area that the largest piece must have, or the edit has torn the part
 _STRIP = 1 << 20  # pixels that are warped at a time
 _PAD, _EDGE_PAD = 2, 8  # px
@@ -68,8 +69,8 @@ class EditedPart:
     """[2, 2]: from px of the edited part to px of the source image."""
     bending: Bending | None
 
-    def position(self, center: tuple[float, float], size: tuple[int, int]) -> tuple[int, int] | None:
-        """Return (top, left) in an image of (height, width), with its center near (y, x); None if it does not fit.
+    def position(self, center: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:
+        """Return (top, left) in the good image of `size`, with the center as near to (y, x) as possible.
 
         It touches its borders and keeps 1 px from the others.
         """
@@ -77,11 +78,15 @@ class EditedPart:
         for axis in (0, 1):
             first, last = self.borders.along(axis)
             length, room = self.mask.shape[axis], size[axis]
-            if length > room - (not first) - (not last) or (first and last and length < room):
-                return None
             wanted = round(center[axis] - length / 2)
             corner.append(0 if first else room - length if last else min(max(wanted, 1), room - 1 - length))
         return corner[0], corner[1]
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Return whether it can lie in an image of (height, width) and touch its borders alone."""
+        touched = (sum(self.borders.along(axis)) for axis in (0, 1))
+        lengths = zip(self.mask.shape, size, touched, strict=True)
+        return all(length == room if ends == 2 else length <= room - 2 + ends for length, room, ends in lengths)
 
     def source_of(self, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
         """Return the indices [2, H, W] in the source image of rows [H] and columns [W], which count from `origin`."""
@@ -151,7 +156,8 @@ def edit_part(
     anchor = _anchor(part, borders, 0), _anchor(part, borders, 1)
     if bend is None and turn == 0 and factors == (1, 1):
         origin = part.box.top - anchor[0], part.box.left - anchor[1]
-        return EditedPart(part, part.mask, borders, origin, anchor, matrix, None)
+        edited = EditedPart(part, part.mask, borders, origin, anchor, matrix, None)
+        return edited if loose or edited.fits(size) else None
     down, across = part.box.size[0] * factors[0], part.box.size[1] * factors[1]
     lengths = abs(cosine) * down + abs(sine) * across, abs(sine) * down + abs(cosine) * across
     bending = None if bend is None else _draw_bending(lengths, borders, size, bend)
@@ -159,7 +165,8 @@ def edit_part(
     canvas = [_canvas(length + slack, borders.along(axis), size[axis]) for axis, length in enumerate(lengths)]
     blank = np.zeros([len(line) for line in canvas], bool)
     edited = EditedPart(part, blank, borders, (canvas[0].start, canvas[1].start), anchor, matrix, bending)
-    return _drawn(edited, part.area * factors[0] * factors[1])
+    drawn = _drawn(edited, part.area * factors[0] * factors[1])
+    return drawn if drawn is not None and (loose or drawn.fits(size)) else None
 
 
 def _factors(part: BankPart, size: tuple[int, int], scale: float) -> tuple[float, float]:
@@ -220,15 +227,16 @@ def _drawn(blank: EditedPart, area: float) -> EditedPart | None:
     warped = np.empty((height, width), np.float32)
     for strip, where in blank._strips(np.arange(height), np.arange(width)):
         warped[strip] = ndimage.map_coordinates(distance, where - offset, np.float32, order=1, mode="nearest")
-    # A thin line lies between the pixels of the turned grid: the outline moves a little to keep the area.
-    inside, wanted = warped[warped > -_SHALLOW], max(1, round(area))
-    level = -_SHALLOW if wanted > len(inside) else np.partition(inside, len(inside) - wanted)[len(inside) - wanted]
+    level = 0.0
+    if distance.max() < _THIN:  # a line can lie between the pixels: the outline moves a little to keep the area
+        inside, wanted = warped[warped > -_SHALLOW], max(1, round(area))
+        level = -_SHALLOW if wanted > len(inside) else np.partition(inside, len(inside) - wanted)[len(inside) - wanted]
     numbered, count = ndimage.label(warped >= min(level, _SHALLOW), np.ones((3, 3)))
     if count == 0:
         return None
     areas = np.bincount(numbered.ravel())[1:]
     largest = int(np.argmax(areas)) + 1
-    down, across = ndimage.find_objects(numbered == largest)[0]
+    down, across = ndimage.find_objects(numbered)[largest - 1]
     mask = numbered[down, across] == largest
     at_ends = Borders(down.start == 0, across.start == 0, down.stop == height, across.stop == width)
     left_border = any(touched and not at_end for touched, at_end in zip(blank.borders, at_ends, strict=True))

@@ -16,6 +16,7 @@ from guided_diffusion.data.placing.options import PlacingOptions
 TRIES = 30  # places for a defect
 _TRIES_OF_ONE = 10  # with one part and edit; then others of the class are tried
 _JITTER = 1 / 16  # standard deviation around a place where a class was seen, in sides of the image
+_REDRAWS = 5
 _POINTS = 256  # drawn to find allowed ground near a place
 
 
@@ -182,7 +183,7 @@ def _place(
     bank: DefectBank, part: BankPart, ground: Ground, rng: np.random.Generator, options: PlacingOptions
 ) -> PlacedDefect | str:
     """Return a place for a part, or for another of its class; in the end its own one; else why there is none."""
-    edited, reason = None, ""
+    edited, reason = None, "larger than the image"
     for attempt in range(TRIES):
         if attempt % _TRIES_OF_ONE == 0:
             of_class = bank.of_class(part.class_id)
@@ -195,15 +196,14 @@ def _place(
                 return defect
             reason = defect
     edited = edit_part(part, ground.size)
-    own_place = part.center[0] * ground.size[0], part.center[1] * ground.size[1]
-    defect = "larger than the image" if edited is None else _at(edited, own_place, ground)
-    return defect if not isinstance(defect, str) else reason or defect
+    if edited is None:
+        return reason
+    defect = _at(edited, (part.center[0] * ground.size[0], part.center[1] * ground.size[1]), ground)
+    return reason if isinstance(defect, str) else defect
 
 
 def _at(edited: EditedPart, center: tuple[float, float], ground: Ground) -> PlacedDefect | str:
     corner = edited.position(center, ground.size)
-    if corner is None:
-        return "larger than the image"
     reason = ground.refusal(edited.mask, *corner, edited.part.hosts)
     return reason or PlacedDefect(edited.part.class_id, edited.mask, *corner, edited.part.source, edited)
 
@@ -217,17 +217,20 @@ def _draw_center(
     points: int,
 ) -> tuple[float, float]:
     """Return a center (y, x) in px, as the option `place` says; `points` are drawn to find allowed ground near it."""
-    height, width = ground.size
-    if options.place == "keep":
-        return edited.part.center[0] * height, edited.part.center[1] * width
-    if options.place == "anywhere":
-        down, across = rng.uniform(0, 1, 2)
-    else:
-        peers = bank.peers(edited.part)
-        down, across = peers[rng.integers(len(peers))].center + rng.normal(0, _JITTER, 2)
-    # A center at a border follows from the size of the part.
-    corner = edited.position((down * height, across * width), ground.size)
-    if corner is None:
-        return down * height, across * width
-    center = corner[0] + edited.mask.shape[0] / 2, corner[1] + edited.mask.shape[1] / 2
+    size, part = ground.size, edited.part
+    peers = bank.peers(part)
+    center = (0.0, 0.0)
+    for _ in range(_REDRAWS):
+        if options.place == "keep":
+            down, across = part.center
+        elif options.place == "anywhere":
+            down, across = rng.uniform(0, 1, 2)
+        else:
+            down, across = peers[rng.integers(len(peers))].center + rng.normal(0, _JITTER, 2)
+        wanted = down * size[0], across * size[1]
+        corner = edited.position(wanted, size)
+        center = corner[0] + edited.mask.shape[0] / 2, corner[1] + edited.mask.shape[1] / 2
+        moved = (abs(center[axis] - wanted[axis]) for axis in (0, 1) if not any(edited.borders.along(axis)))
+        if max(moved, default=0) <= 1:  # else it reached out of the image: parts would gather at the borders
+            break
     return ground.allowed_near(center, edited, rng, points)

@@ -35,14 +35,14 @@ from guided_diffusion.runtime.strict_json import strict_json
 class LabelMaps:
     """A folder of label maps, one for each good image of the same name."""
 
-    def __init__(self, folder: str | Path, encoding: LabelEncoding, defects: Sequence[int]):
-        """Take the PNG files below a folder; `defects` are the classes that are placed. Raises DataError."""
+    def __init__(self, folder: str | Path, encoding: LabelEncoding, classes: Sequence[int]):
+        """Take the PNG files below a folder; `classes` are the ids of those to place. Raises DataError."""
         if not is_folder(folder):
             raise DataError.of(folder, "the folder does not exist", "check placed_masks")
         entries, problems = index_masks(folder)
         if fatal := [problem for problem in problems if problem.fatal]:
             raise DataError(problem_lines(fatal))
-        self.encoding, self.defects = encoding, tuple(defects)
+        self.encoding, self.classes = encoding, tuple(classes)
         self.paths = {entry.stem: entry.mask for entry in entries}
         """Name without the extension -> path."""
 
@@ -56,7 +56,7 @@ class LabelMaps:
         if label.shape != size:
             found = f"is {label.shape[1]} x {label.shape[0]} px, but the good image is {size[1]} x {size[0]} px"
             raise DataError.of(path, found, "make the label map of the size of the good image")
-        parts = find_components(label, self.defects)
+        parts = find_components(label, self.classes)
         return Scene(
             size, tuple(PlacedDefect(part.class_id, part.mask, part.box.top, part.box.left, path) for part in parts)
         )
@@ -65,7 +65,7 @@ class LabelMaps:
 _Pixels = Annotated[float, Field(ge=0)]
 
 
-class Placement(BaseModel):
+class RequestedDefect(BaseModel):
     """One defect of a file of placements."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -77,7 +77,7 @@ class Placement(BaseModel):
     angle: float = Field(0.0, ge=-360, le=360)
 
 
-_FILE = TypeAdapter(dict[str, list[Placement]])
+_FILE = TypeAdapter(dict[str, list[RequestedDefect]])
 _EXAMPLE = 'write such as {"part_07": [{"class": "crack", "center": [812, 340]}]}'
 
 
@@ -92,7 +92,7 @@ class PlacementsFile:
         self.path, self.bank = str(path), bank
         content = strict_json(read_bytes(path), self.path)
         try:
-            self.placements: Mapping[str, Sequence[Placement]] = _FILE.validate_python(content)
+            self.placements: Mapping[str, Sequence[RequestedDefect]] = _FILE.validate_python(content)
         except ValidationError as error:
             details = error.errors(include_url=False)
             lines = [f"{self.path}: {_key(*detail['loc'])}: {detail['msg']}; {_EXAMPLE}" for detail in details]
@@ -143,7 +143,7 @@ class PlacementsFile:
                 ground.occupy(defect)
         return Scene(size, tuple(placements), tuple(skipped))
 
-    def _part(self, request: Placement, rng: np.random.Generator) -> BankPart:
+    def _part(self, request: RequestedDefect, rng: np.random.Generator) -> BankPart:
         if request.component is not None:
             part = self.bank.find(request.component)
             assert part is not None
