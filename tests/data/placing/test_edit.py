@@ -110,6 +110,25 @@ def test_parts_touch_the_borders_that_they_touched_in_images_of_all_sizes(where,
         assert columns[-1]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_pixels_at_a_border_come_from_that_border(seed):
+    label = blank()
+    label[20:60, :9] = BAND
+    (part,) = bank_of(label).parts
+    edited = draw_edit(part, (300, 300), np.random.default_rng(seed))
+    assert edited.bending is not None
+    height, width = edited.mask.shape
+    _, columns = edited.source_of(np.arange(height), np.arange(width))
+    assert np.abs(columns[:, 0]).max() < 0.6  # half a pixel of scaling, and the little bending that is left there
+
+
+def test_parts_at_borders_are_not_turned():
+    label = blank()
+    label[20:60, :9] = BAND
+    (part,) = bank_of(label).parts
+    assert np.array_equal(edit_part(part, (300, 300), angle=15).mask, part.mask)
+
+
 def test_pixels_of_a_part_that_is_stretched_follow_its_mask():
     label = blank()
     label[30:50, :] = BAND
