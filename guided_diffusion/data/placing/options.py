@@ -1,0 +1,74 @@
+"""Option group of placing defects: where their masks come from and where they go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from guided_diffusion.runtime.options import OptionGroup, Problem, option
+
+
+def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a class is named twice")
+    return names
+
+
+def _listed(value: Any) -> Any:
+    """Read a list, or a single name, as the tuple that strict types want."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+ClassNames = Annotated[
+    Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] | None,
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}, "minItems": 1}, {"type": "null"}]}),
+]
+
+
+class PlacingOptions(OptionGroup):
+    """Which defects are placed, and where."""
+
+    title: ClassVar = "placing"
+    mask_source: Literal["bank", "dir", "file"] = option(
+        "bank",
+        "where defects come from; bank: components of the training masks; dir: label maps of the good images in "
+        "placed_masks; file: the list in placements",
+    )
+    placed_masks: str = option(
+        "", "for mask_source dir: folder of label maps, named as the good images and of their sizes", path=True
+    )
+    placements: str = option("", "for mask_source file: JSON file of classes and centers (docs/placing.md)", path=True)
+    defects_per_image: int | None = option(
+        None, "defects in each good image; null: number and kinds of a training mask drawn at random", ge=1, le=1000
+    )
+    classes: ClassNames = option(None, 'names of the classes to place, such as ["crack"]; null: all defect classes')
+    defect_classes: ClassNames = option(
+        None,
+        "names of the classes that are defects; null: all but the background, unlabeled pixels, and the objects that "
+        "the defects lie on",
+    )
+    edit: bool = option(True, "scale, turn and bend the components of the training masks at random")
+    place: Literal["prior", "keep", "anywhere"] = option(
+        "prior",
+        "where defects go; prior: near a place where their class was seen; keep: where they were; anywhere: anywhere. "
+        "Parts at a border stay at it",
+    )
+
+    def check(self) -> Iterator[Problem]:
+        for source, key in (("dir", "placed_masks"), ("file", "placements")):
+            if self.mask_source == source and not getattr(self, key):
+                yield key, f"{key} is missing: mask_source {source} needs it"
+            elif self.mask_source != source and getattr(self, key):
+                yield key, f"{key} is given, but mask_source is {self.mask_source}: set it to {source}, or leave it out"
+        for key, default in (("defects_per_image", None), ("place", "prior")):
+            if self.mask_source != "bank" and getattr(self, key) != default:
+                yield key, f"{key} is given, but {self._said_by} says where defects go: leave one of the two out"
+        if self.classes and self.defect_classes and (others := sorted({*self.classes} - {*self.defect_classes})):
+            yield "classes", f"classes names {others[0]!r}, which defect_classes leaves out: name it there, too"
+
+    @property
+    def _said_by(self) -> str:
+        return "placed_masks" if self.mask_source == "dir" else "placements"

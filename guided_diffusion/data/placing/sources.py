@@ -1,0 +1,180 @@
+"""Scenes that the user gives: label maps of the good images, or a JSON file of placements.
+
+    {"part_07": [{"class": "crack", "center": [812, 340]},
+                 {"class": "break", "center": [20.5, 99], "component": "train_3#0", "scale": 1.2, "angle": 30}]}
+
+Each key is a good image by its name without the extension. `class` and `center` ([x, y] in px of the good image, from
+its upper left corner) are required. `component` is a component of a training mask, by the name of the mask and its
+number (the manifest of `place` names those it used); without one, a random component of the class is taken. `scale`
+and `angle` (degrees, counterclockwise) are 1 and 0 unless given; with `edit`, the component is bent a little as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from guided_diffusion.data.components import find_components
+from guided_diffusion.data.files import is_folder, open_mask, read_bytes
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.pairing import index_masks
+from guided_diffusion.data.placing.bank import BankPart, DefectBank
+from guided_diffusion.data.placing.edit import EditedPart, edit_part
+from guided_diffusion.data.placing.scene import Ground, PlacedDefect, Scene, Skipped
+from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.strict_json import strict_json
+
+
+class LabelMaps:
+    """A folder of label maps, one for each good image of the same name."""
+
+    def __init__(self, folder: str | Path, encoding: LabelEncoding, classes: Sequence[int]):
+        """Take the PNG files below a folder; `classes` are the ids of those to place. Raises DataError."""
+        if not is_folder(folder):
+            raise DataError.of(folder, "the folder does not exist", "check placed_masks")
+        entries, problems = index_masks(folder)
+        if fatal := [problem for problem in problems if problem.fatal]:
+            raise DataError(problem_lines(fatal))
+        self.encoding, self.classes = encoding, tuple(classes)
+        self.paths = {entry.stem: entry.mask for entry in entries}
+        """Name without the extension -> path."""
+
+    def scene(self, name: str, size: tuple[int, int], *, upright: bool = True) -> Scene:
+        """Return the defects of the label map of a good image of (height, width); those that touch stay as they are.
+
+        upright: turn the map as its EXIF orientation says. DataError for another size and values of unknown meaning.
+        """
+        path = self.paths[name]
+        label = self.encoding.decode(open_mask(path, upright=upright), path)
+        if label.shape != size:
+            found = f"is {label.shape[1]} x {label.shape[0]} px, but the good image is {size[1]} x {size[0]} px"
+            raise DataError.of(path, found, "make the label map of the size of the good image")
+        parts = find_components(label, self.classes)
+        return Scene(
+            size, tuple(PlacedDefect(part.class_id, part.mask, part.box.top, part.box.left, path) for part in parts)
+        )
+
+
+_Pixels = Annotated[float, Field(ge=0)]
+
+
+class RequestedDefect(BaseModel):
+    """One defect of a file of placements."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    class_name: str = Field(alias="class")
+    center: Annotated[list[_Pixels], Field(min_length=2, max_length=2)]
+    component: str | None = None
+    scale: float = Field(1.0, ge=0.1, le=10)
+    angle: float = Field(0.0, ge=-360, le=360)
+
+
+_FILE = TypeAdapter(dict[str, list[RequestedDefect]])
+_EXAMPLE = 'write such as {"part_07": [{"class": "crack", "center": [812, 340]}]}'
+
+
+class PlacementsFile:
+    """A JSON file of placements, as this module describes it."""
+
+    def __init__(self, path: str | Path, bank: DefectBank, good_images: Collection[str]):
+        """Read a file; DataError with a line for each mistake.
+
+        good_images: names of the good images, without extensions.
+        """
+        self.path, self.bank = str(path), bank
+        content = strict_json(read_bytes(path), self.path)
+        try:
+            self.placements: Mapping[str, Sequence[RequestedDefect]] = _FILE.validate_python(content)
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+            lines = [f"{self.path}: {_key(*detail['loc'])}: {detail['msg']}; {_EXAMPLE}" for detail in details]
+            raise DataError(lines) from error
+        if mistakes := list(self._mistakes(good_images)):
+            raise DataError([f"{self.path}: {line}" for line in mistakes])
+
+    def _mistakes(self, good_images: Collection[str]) -> Iterator[str]:
+        names = self.bank.names
+        present = sorted({names[part.class_id] for part in self.bank.parts})
+        for name, placements in self.placements.items():
+            if name not in good_images:
+                yield f"{_key(name)}: there is no good image of this name; {_hint(name, good_images)}"
+            for index, placement in enumerate(placements):
+                if placement.class_name not in present:
+                    key = _key(name, index, "class")
+                    hint = _hint(placement.class_name, present)
+                    yield f"{key}: {placement.class_name!r} is no class that the training masks have parts of; {hint}"
+                elif placement.component is not None:
+                    part = self.bank.find(placement.component)
+                    if part is None or names[part.class_id] != placement.class_name:
+                        sources = [part.source for part in self.bank.of_class(names.index(placement.class_name))]
+                        found = f"{placement.component!r} is no component of class {placement.class_name!r}"
+                        yield f"{_key(name, index, 'component')}: {found}; {_hint(placement.component, sources)}"
+
+    def scene(self, name: str, size: tuple[int, int], rng: np.random.Generator, *, edit: bool = True) -> Scene:
+        """Return the defects of a good image of (height, width); DataError for a center outside it.
+
+        What reaches beyond the image is cut off; what would overlap an earlier one is skipped. edit: bend the parts.
+        """
+        ground, placements, skipped = Ground(size), [], []
+        for index, request in enumerate(self.placements.get(name, ())):
+            x, y = request.center
+            if x >= size[1] or y >= size[0]:
+                found = (
+                    f"{_key(name, index, 'center')} is [{x:g}, {y:g}], outside the image of {size[1]} x {size[0]} px"
+                )
+                raise DataError.of(self.path, found, "give [x, y] in px from the upper left corner")
+            part = self._part(request, rng)
+            amounts = {"scale": request.scale, "angle": request.angle, "loose": True}
+            edited = edit_part(part, size, **amounts, bend=rng if edit else None) or edit_part(part, size, **amounts)
+            defect = None if edited is None else _cut(edited, (y, x), size)
+            reason = "nothing is left of it" if defect is None else ground.refusal(defect.mask, defect.top, defect.left)
+            if defect is None or reason:
+                skipped.append(Skipped(part.class_id, reason))
+            else:
+                placements.append(defect)
+                ground.occupy(defect)
+        return Scene(size, tuple(placements), tuple(skipped))
+
+    def _part(self, request: RequestedDefect, rng: np.random.Generator) -> BankPart:
+        if request.component is not None:
+            part = self.bank.find(request.component)
+            assert part is not None
+            return part
+        of_class = self.bank.of_class(self.bank.names.index(request.class_name))
+        # Parts that touch a border are cut off there.
+        whole = [part for part in of_class if not any(part.borders)] or of_class
+        return whole[rng.integers(len(whole))]
+
+
+def _cut(edited: EditedPart, center: tuple[float, float], size: tuple[int, int]) -> PlacedDefect | None:
+    """Return a part with its box around a center (y, x), without what is outside the image; None if that is all."""
+    corner = [round(middle - length / 2) for middle, length in zip(center, edited.mask.shape, strict=True)]
+    before = [max(0, -start) for start in corner]
+    after = [max(0, limit - start) for limit, start in zip(size, corner, strict=True)]
+    mask = edited.mask[before[0] : after[0], before[1] : after[1]]
+    if not mask.any():
+        return None
+    edited = replace(edited, mask=mask, origin=(edited.origin[0] + before[0], edited.origin[1] + before[1]))
+    top, left = corner[0] + before[0], corner[1] + before[1]
+    return PlacedDefect(edited.part.class_id, mask, top, left, edited.part.source, edited)
+
+
+def _key(name: str | int = "", *rest: str | int) -> str:
+    """Return where in a file something is: 'part_07'[1].center."""
+    return repr(name) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in rest)
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = ", ".join(sorted(known)[:5])
+    return f"known are {shown}{' ...' if len(known) > 5 else ''}" if known else "there is none"
