@@ -32,11 +32,10 @@ from guided_diffusion.pipelines.output import (
     refuse_written_sources,
     written_by_sample,
 )
-from guided_diffusion.pipelines.sampling import SamplingRun, spacing
+from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings, spacing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.files import digest
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
@@ -110,7 +109,11 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     label_diffusion = trained.label_diffusion.cond_diffuse
     compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
     plan = plan_samples(sources, config.num_samples, config.seed)
-    settings = _settings(config, trained, path, sampling.num_steps)
+    settings = SampleSettings(
+        **recorded_settings(config, trained, path, sampling.num_steps),
+        unlabeled_to_zero=config.unlabeled_to_zero or None,
+        augment_masks=config.augment_masks,
+    )
     output = SyntheticFolder(config.results_path, config.split, encoding, settings)
     done = world.run_on_main(lambda: output.begin(plan))
     if world.is_main:
@@ -133,34 +136,6 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
             print(f"warning: {output.folder}: {lost}")
     world.barrier()
-
-
-def _settings(config: SampleConfig, trained: TrainedConfig, path: Path, num_steps: int) -> SampleSettings:
-    """Return what all samples of this run have in common, as the manifest records it.
-
-    Keys that were added later are None where they are off, as folders from before do not have them.
-    """
-    sampler, labels = config.sampler, trained.label_diffusion
-    return SampleSettings(
-        run_seed=config.seed,
-        sampler=sampler.sampler,
-        steps=num_steps,
-        time_grid=spacing(sampler),
-        eta=sampler.eta,
-        s=sampler.s,
-        guidance_interval=list(sampler.guidance_interval) if sampler.guidance_interval else None,
-        clip_denoised=sampler.clip_denoised,
-        dynamic_threshold=sampler.dynamic_threshold,
-        extrapolation=config.extrapolation,
-        cond_diffuse=labels.cond_diffuse or None,
-        cond_opt=labels.cond_opt if labels.cond_diffuse else None,
-        eta_path=digest(Path(config.eta_path)) if config.eta_path else None,
-        unlabeled_to_zero=config.unlabeled_to_zero or None,
-        weights=config.weights.weights,
-        augment_masks=config.augment_masks,
-        precision=config.precision.precision,
-        checkpoint=digest(path),
-    )
 
 
 def _sample_batches(

@@ -17,6 +17,7 @@ from guided_diffusion.config.demo import DemoConfig
 from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.config.export import ExportConfig
 from guided_diffusion.config.finetune import FinetuneConfig
+from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
@@ -31,6 +32,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "train": TrainConfig,
     "finetune": FinetuneConfig,
     "sample": SampleConfig,
+    "place": PlaceConfig,
     "check": CheckConfig,
     "evaluate": EvaluateConfig,
     "demo": DemoConfig,

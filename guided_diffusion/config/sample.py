@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from guided_diffusion.config.pipeline import LoadConfig, SamplingConfig
-from guided_diffusion.runtime.options import ActionConfig, Problem, option, path_mistake
+from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 
 
 class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
@@ -37,7 +36,4 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
         if bool(self.source.data_dir) == bool(self.mask_dir):
             found = "both are given" if self.mask_dir else "neither is given"
             yield ("data_dir", f"data_dir and mask_dir say where the masks come from, and {found}: give one of them")
-        if mistake := path_mistake(self.split):
-            yield ("split", f"split is {self.split!r}, which {mistake}")
-        elif self.split and (Path(self.split).name != self.split or self.split in (".", "..")):
-            yield ("split", f"split is {self.split!r}: it must be a plain folder name, such as train")
+        yield from split_problem(self.split)

@@ -111,8 +111,8 @@ def _shown(
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """Pairs, then good images, as training examples; an example depends on (seed, epoch, index) alone.
 
-    good_images: without a mask, their label is the background everywhere. windows: where windows lie; then an index does not choose the
-        picture, it is a number in the epoch. holes: examples have a hole to fill.
+    good_images: without a mask, their label is the background everywhere. windows: where windows lie; then an index
+        does not choose the picture, it is a number in the epoch. holes: examples have a hole to fill.
     cache_images: keep decoded pictures in memory; "auto": if they fit in a quarter of the available memory, once for
         each of `num_workers` processes.
     """

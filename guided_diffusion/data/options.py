@@ -111,8 +111,8 @@ class GeometryOptions(OptionGroup):
     image_channels: Channels = option(3, "1 for gray images, 3 for RGB")
     resize: Literal["crop", "squash", "pad", "window"] = option(
         "crop",
-        "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad "
-        "(default of cityscapes); window: cut windows of image_size out of the images at `scale`",
+        "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad (default "
+        "of cityscapes); window: cut windows out of images at `scale`",
         sampling="free",
     )
     scale: float = option(

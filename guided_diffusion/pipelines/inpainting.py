@@ -213,7 +213,7 @@ def _grown_box(box: Box, pixels: int, size: Size) -> Box:
 
 
 def _framed(box: Box, window: Size, size: Size) -> Box:
-    """Return a box around `box` of the reduced image that holds whole windows: inside the image where that is larger."""
+    """Return a box around `box` that holds whole windows, inside the reduced image where that is larger."""
     spans = []
     for first, last, length, full in zip((box.top, box.left), (box.bottom, box.right), window, size, strict=True):
         # So much that every core has its context on both sides, as far as the image reaches.

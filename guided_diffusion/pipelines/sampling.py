@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.load import read_config
-from guided_diffusion.config.network import NetworkConfig
+from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.config.pipeline import SamplingConfig
+from guided_diffusion.config.place import PlaceConfig
+from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.data.masks.encoding import edges_from_instances
 from guided_diffusion.diffusion.denoiser import Denoiser, NetworkFunction, X0Hook
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
@@ -29,6 +32,7 @@ from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_thr
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.label_diffusion import label_process
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
+from guided_diffusion.runtime.files import digest
 
 Progress = Callable[[int, int], None]
 """(sampling steps done, steps in all), counted for each image."""
@@ -60,6 +64,34 @@ def spacing(sampler: SamplerOptions) -> str | None:
     respacing = str(sampler.timestep_respacing).replace(" ", "")
     named = sampler.time_grid if respacing == "" else respacing
     return None if named == "uniform" or respacing.isdecimal() else named
+
+
+def recorded_settings(
+    config: SampleConfig | PlaceConfig, trained: TrainedConfig, path: Path, num_steps: int
+) -> dict[str, Any]:
+    """Return what all samples of one run have in common, by the keys of `SampleSettings`, as manifests record it.
+
+    Keys that were added later are None where they are off, as folders from before do not have them.
+    """
+    sampler, labels = config.sampler, trained.label_diffusion
+    return {
+        "run_seed": config.seed,
+        "sampler": sampler.sampler,
+        "steps": num_steps,
+        "time_grid": spacing(sampler),
+        "eta": sampler.eta,
+        "s": sampler.s,
+        "guidance_interval": list(sampler.guidance_interval) if sampler.guidance_interval else None,
+        "clip_denoised": sampler.clip_denoised,
+        "dynamic_threshold": sampler.dynamic_threshold,
+        "extrapolation": config.extrapolation,
+        "cond_diffuse": labels.cond_diffuse or None,
+        "cond_opt": labels.cond_opt if labels.cond_diffuse else None,
+        "eta_path": digest(Path(config.eta_path)) if config.eta_path else None,
+        "weights": config.weights.weights,
+        "precision": config.precision.precision,
+        "checkpoint": digest(path),
+    }
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -119,6 +120,14 @@ def path_mistake(path: str, *, cloud: bool = False) -> str:
         return ""
     also = "gs:// and az:// addresses are read; " if cloud else ""
     return f"is an address that is not read: {also}copy the files to a local folder and give its path"
+
+
+def split_problem(split: str) -> Iterator[Problem]:
+    """Yield what is wrong with `split`, the name of a sub-folder for results; "" is none."""
+    if mistake := path_mistake(split):
+        yield ("split", f"split is {split!r}, which {mistake}")
+    elif split and (Path(split).name != split or split in (".", "..")):
+        yield ("split", f"split is {split!r}: it must be a plain folder name, such as train")
 
 
 # --- groups of keys ----------------------------------------------------------------------------------------------

@@ -1,0 +1,218 @@
+"""`place`: defects painted into good images, at their own size, as image/mask pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.place import PlaceConfig
+from guided_diffusion.data import visualize
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.native_image import NativeImage
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
+from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.output import (
+    ReadFolder,
+    dataset_folders,
+    output_of,
+    refuse_other_record,
+    refuse_written_sources,
+    written_by_sample,
+)
+from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
+from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
+from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
+from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
+from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples
+
+SHEET = "contact_sheet.png"
+SHEET_ROWS = 12
+
+
+def run(config: PlaceConfig) -> int:
+    """Write the pairs that `config` asks for and that are not there yet."""
+    path = find_checkpoint(config.weights.model_path, prefer=BEST)
+    world = init_distributed(config.precision.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    try:
+        checkpoint = load_checkpoint(path)
+        trained = trained_config(checkpoint, config)
+        _refuse_other_networks(path, checkpoint, trained)
+        folder = Path(config.results_path) / config.split
+        refuse_written_sources(
+            {"results_path": written_by_sample(config.results_path, config.split)},
+            [*dataset_folders(trained.source), *_good_folder(config.good_dir)],
+        )
+        refuse_other_record("results_path", folder, "place")
+        with output_of("place", [folder], world):
+            _place(config, checkpoint, trained, world)
+    finally:
+        world.close()
+    return 0
+
+
+def _good_folder(good_dir: str) -> list[ReadFolder]:
+    path = Path(good_dir).absolute()
+    return [ReadFolder("good_dir", path, path)] if good_dir and "://" not in good_dir else []
+
+
+def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedConfig) -> None:
+    """Raise ConfigError for a network that fills no holes, or that saw whole images instead of windows."""
+    if checkpoint.is_bare:
+        found = "bare weights, which do not say what mask values mean: use a run folder or a checkpoint"
+    elif not trained.model.inpaint:
+        found = "a network that fills no holes: train or finetune one with inpaint true and resize window"
+    elif trained.geometry.resize != "window":
+        found = f'trained with resize {trained.geometry.resize}: train it with resize "window"'
+    else:
+        return
+    raise ConfigError.of_keys(("model_path", f"model_path is {path}, {found}"))
+
+
+def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
+    encoding = encoding_of_checkpoint(checkpoint)
+    assert encoding is not None
+    encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
+    # Every process makes the same plan: it has functions, which cannot be sent. Only one says what it reads.
+    plan = plan_placing(config, trained, encoding) if world.is_main else None
+    world.barrier()
+    plan = plan or plan_placing(config, trained, encoding)
+    pipeline = pipeline_of_checkpoint(
+        checkpoint,
+        trained.replaced(num_classes=encoding.num_classes),
+        encoding.names,
+        weights=config.weights.weights,
+        device=world.device,
+        precision=config.precision.precision,
+        eta_path=config.eta_path,
+    )
+    sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
+    samples = plan_samples(plan.images, config.num_samples, config.seed)
+    output = SyntheticFolder(
+        config.results_path,
+        config.split,
+        encoding,
+        PlaceSettings(
+            **recorded_settings(config, trained, checkpoint.path, sampling.num_steps),
+            scale=trained.geometry.scale,
+            hole_margin=config.hole_margin,
+            feather=float(config.feather),
+            mask_source="erase" if config.erase else config.placing.mask_source,
+            place=config.placing.place,
+            edit=config.placing.edit,
+            defects_per_image=config.placing.defects_per_image,
+            classes=list(config.placing.classes) if config.placing.classes else None,
+            inputs=plan.inputs,
+        ),
+    )
+    done = world.run_on_main(lambda: output.begin(samples))
+    if wants_compiling(config.precision.compile, world.device):
+        if world.is_main:
+            print(COMPILING)
+        compile_network(pipeline.model)
+    if world.is_main:
+        write_run_record(output.folder, "place", config.fill_from_checkpoint(trained).to_json())
+        there = sum(sample.index in done for sample in samples)
+        print(
+            f"{len(samples)} images{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
+            f"{sampling.num_steps} steps, s {config.sampler.s:g}, {config.weights.weights} weights of "
+            f"{checkpoint.path.absolute()}"
+        )
+    todo = [sample for sample in samples if sample.index not in done][world.rank :: world.size]
+    _paint(config, trained, sampling, plan, todo, output, world)
+    world.barrier()
+    if world.is_main:
+        _finish(config, trained, output, len(samples), encoding)
+    world.barrier()
+
+
+def _paint(
+    config: PlaceConfig,
+    trained: TrainedConfig,
+    sampling: SamplingRun,
+    plan: PlacePlan,
+    todo: Sequence[PlannedSample],
+    output: SyntheticFolder,
+    world: ProcessGroup,
+) -> None:
+    """Paint the images of `todo`, several at a time, and write each when it is done."""
+    geometry = trained.geometry
+    settings = PaintSettings(
+        window=height_width(geometry.image_size),
+        scale=geometry.scale,
+        margin=config.hole_margin,
+        feather=config.feather,
+        num_classes=output.encoding.num_classes,
+        background=get_mode(trained.source.dataset_mode).background,
+        with_edges=not geometry.no_instance,
+    )
+
+    def paintings() -> Iterator[tuple[tuple[PlannedSample, NativeImage, Finished], Painting]]:
+        for sample in todo:
+            good = sample.source
+            image = NativeImage.read(good.image, geometry.image_channels, geometry.image_range, upright=good.upright)
+            finished = plan.finished(good, image.size, sample.index)
+            yield (
+                (sample, image, finished),
+                paint_image(image, finished.label, finished.holes, settings, sample.seed),
+            )
+
+    names = output.encoding.names
+    output.open_part(world.rank)
+    bar = tqdm(total=len(todo), unit="image", disable=not world.is_main, desc="painting")
+    windows = 0
+
+    def count() -> None:
+        nonlocal windows
+        windows += 1
+        bar.set_postfix_str(f"batch {windows}")
+
+    try:
+        for sample, image, finished in fill_windows(sampling, settings, paintings(), config.batch_size, count):
+            output.write_placed(
+                sample,
+                image.save,
+                finished.label,
+                [PlacedDefect.of(names[defect.class_id], defect.box, defect.source) for defect in finished.defects],
+                [SkippedDefect(name=names[skipped.class_id], reason=skipped.reason) for skipped in finished.skipped],
+            )
+            bar.update()
+    finally:
+        bar.close()
+        output.close_part()
+
+
+def _finish(
+    config: PlaceConfig, trained: TrainedConfig, output: SyntheticFolder, planned: int, encoding: LabelEncoding
+) -> None:
+    lines = output.finish()
+    placed = Counter(defect.name for line in lines for defect in line.defects or ())
+    skipped = Counter((defect.name, defect.reason) for line in lines for defect in line.skipped or ())
+    if lines:
+        geometry = trained.geometry
+        shown = visualize.evenly_spaced(lines, SHEET_ROWS)
+        upright = trained.source.exif != "ignore"
+        rows = placed_rows(
+            output.folder, shown, encoding, geometry.image_channels, geometry.image_range, upright=upright
+        )
+        visualize.save(place_sheet(rows, encoding.names), output.folder / SHEET)
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
+    print(f"{len(lines)} images ({planned} asked for); {'painted over' if config.erase else 'painted'}: {counts}")
+    for (name, reason), count in sorted(skipped.items()):
+        print(f"  not placed: {count} {name}, {reason}")
+    for path in (output.folder / "images", output.folder / "masks", output.manifest, output.folder / SHEET):
+        print(f"  {path.absolute()}")
