@@ -21,7 +21,7 @@ FLOORS = (
 )
 APART = ("data", "models", "diffusion")
 """Rooms of one floor that never import each other."""
-WITHOUT_TORCH = ("cli.py", "config/*.py", "*/options.py", "models/architecture.py", "runtime/errors.py")
+WITHOUT_TORCH = ("cli.py", "config/*.py", "**/options.py", "models/architecture.py", "runtime/errors.py")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -87,7 +87,7 @@ def test_configurations_import_options_alone():
         for name in imports_of(path):
             parts = name.split(".")
             if parts[0] == "guided_diffusion" and parts[1] in ("training", "samples", "data", "models", "diffusion"):
-                assert parts[2] == "options" or parts[1:3] == ["models", "architecture"], f"{path} imports {name}"
+                assert "options" in parts[2:4] or parts[1:3] == ["models", "architecture"], f"{path} imports {name}"
 
 
 def test_nothing_is_unpickled():

@@ -111,8 +111,7 @@ class GeometryOptions(OptionGroup):
     image_channels: Channels = option(3, "1 for gray images, 3 for RGB")
     resize: Literal["crop", "squash", "pad", "window"] = option(
         "crop",
-        "crop: keep the aspect and crop (random in training); squash: stretch; pad: keep the aspect and pad (default "
-        "of cityscapes); window: cut windows out of images at `scale`",
+        "crop: keep the aspect, cut off; squash: stretch; pad: keep the aspect, add a border; window: windows at scale",
         sampling="free",
     )
     scale: float = option(
@@ -124,8 +123,8 @@ class GeometryOptions(OptionGroup):
     )
     mask_resize: Literal["nearest", "area"] | None = option(
         None,
-        "nearest: the class at a pixel's center; area: a class that covers 0.35 of it, so that thin defects stay; "
-        "null: area for windows, else nearest",
+        "area: a class that covers 0.35 of a pixel, so that thin defects stay; nearest: that at its center; null: area "
+        "for windows",
         sampling="free",
     )
     image_range: ImageRangeOption = option(
