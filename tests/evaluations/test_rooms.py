@@ -12,7 +12,7 @@ FLOORS = (
     ("metrics", "study"),
     ("segmentation", "report"),
     ("origins", "symmetry", "published_weights"),
-    ("sets", "errors"),
+    ("sets", "whole_images", "errors"),
 )
 FREE = ("evaluations.metrics.segmentation",)
 """Counts and scores, which import nothing: for all."""
