@@ -19,6 +19,7 @@ from guided_diffusion.config.export import ExportConfig
 from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.config.study import StudyConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import is_endless
@@ -35,6 +36,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "place": PlaceConfig,
     "check": CheckConfig,
     "evaluate": EvaluateConfig,
+    "study": StudyConfig,
     "demo": DemoConfig,
     "export": ExportConfig,
 }

@@ -1,0 +1,173 @@
+"""Configuration of `study`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from guided_diffusion.config.evaluate import NameList
+from guided_diffusion.data.options import Channels, SourceOptions
+from guided_diffusion.runtime.options import ActionConfig, IntTuple, OptionGroup, Problem, option
+from guided_diffusion.training.options import DeviceOptions
+
+REAL, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM = "real", "real_good", "copy_paste", "poisson", "place", "sdm"
+ARMS = (REAL, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM)
+PLACED = (COPY_PASTE, POISSON, PLACE)
+"""The arms that need a folder of `place`."""
+GENERATED = (*PLACED, SDM)
+"""The arms that need a trained generator."""
+
+
+def _amount(value: Any) -> Any:
+    """Read "all" as None and digits as a number; leave the rest for pydantic to refuse."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        return None if text == "all" else int(text) if text.isdecimal() else value
+    return value
+
+
+def _amounts(value: Any) -> Any:
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    elif not isinstance(value, list | tuple):
+        value = [value]
+    return tuple(_amount(part) for part in value)
+
+
+_Number = Annotated[int, Field(ge=1)]
+_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all"]}, {"type": "null"}]}
+Amount = Annotated[_Number | None, BeforeValidator(_amount), WithJsonSchema(_SCHEMA)]
+Amounts = Annotated[
+    tuple[_Number | None, ...],
+    BeforeValidator(_amounts),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": _SCHEMA}, *_SCHEMA["anyOf"], {"type": "string"}]}),
+]
+
+
+class DesignOptions(OptionGroup):
+    """What is compared, and how often."""
+
+    title: ClassVar = "design"
+    arms: NameList = option(
+        ARMS, "what models are trained on; place is compared with real_good and copy_paste, where these are there"
+    )
+    amounts: Amounts = option(
+        (20, 60, None), 'annotated images: numbers and "all"; the generator of each amount is trained on these alone'
+    )
+    seeds: IntTuple = option((3,), "trainings of each arm, each with its own seed: one number, or one an amount")
+    pairs: int = option(200, "synthetic images of each arm", ge=1, le=1_000_000)
+    synthetic_share: float = option(0.5, "share of the crops on defects that lie in synthetic images", gt=0, lt=1)
+    good_share: float = option(
+        0.5, "share of the crops anywhere that lie in good images, outside of arm real", gt=0, lt=1
+    )
+    other_amount: Amount = option(None, 'amount at which all architectures but the first are trained; null: "all"')
+
+    def check(self) -> Iterator[Problem]:
+        if not self.arms:
+            yield ("arms", f"arms is empty: give some of {', '.join(ARMS)}")
+        for arm in dict.fromkeys(self.arms):
+            if arm not in ARMS:
+                yield ("arms", f"arms has {arm!r}, which is unknown: give some of {', '.join(ARMS)}")
+            elif self.arms.count(arm) > 1:
+                yield ("arms", f"arms has {arm!r} twice: keep one")
+        if not self.amounts:
+            yield ("amounts", 'amounts is empty: give at least one, such as "20,60,all"')
+        if len(set(self.amounts)) < len(self.amounts):
+            yield ("amounts", f"amounts is {amount_list(self.amounts)}, with one amount twice: keep one")
+        seeds = self.seeds or ()
+        if not seeds or min(seeds) < 1:
+            yield ("seeds", f"seeds is {list(seeds)}: give numbers of at least 1, such as 3")
+        elif len(seeds) not in (1, len(self.amounts)):
+            found = f"seeds has {len(seeds)} numbers, but amounts has {len(self.amounts)}"
+            yield ("seeds", f"{found}: give one for each amount, or one for all")
+
+    @property
+    def repeats(self) -> dict[int | None, int]:
+        """The number of trainings of each amount, small amounts first."""
+        seeds = self.seeds * len(self.amounts) if len(self.seeds) == 1 else self.seeds
+        paired = dict(zip(self.amounts, seeds, strict=True))
+        return {amount: paired[amount] for amount in sorted(paired, key=lambda each: (each is None, each or 0))}
+
+
+def amount_name(amount: int | None) -> str:
+    """Return an amount in words: a number, or "all"."""
+    return "all" if amount is None else str(amount)
+
+
+def amount_list(amounts: tuple[int | None, ...]) -> str:
+    """Return amounts as the option takes them."""
+    return ",".join(map(amount_name, amounts))
+
+
+class CropSegmenterOptions(OptionGroup):
+    """The segmentation models, and how they are trained by crops."""
+
+    title: ClassVar = "segmentation models"
+    architectures: NameList = option(
+        ("unet",), "models by their names in segmentation-models-pytorch; the first is trained on everything"
+    )
+    encoder: str = option("resnet34", "encoder of all models, as segmentation-models-pytorch and timm (tu-...) name it")
+    encoder_weights: str = option(
+        "imagenet",
+        'where the encoder starts: a name to download, a local file, or "none" for random weights',
+        path=True,
+    )
+    crop: int = option(128, "side of the crops, in pixels at scale; a multiple of 32 for most encoders", ge=32, le=4096)
+    steps: int = option(1500, "optimization steps of each model, the same for all arms", ge=1, le=10_000_000)
+    batch_size: int = option(8, "crops a step takes", ge=2, le=65536)
+    lr: float = option(1e-3, "largest learning rate of AdamW", gt=0)
+    encoder_lr: float = option(3e-4, "largest learning rate of the encoder", gt=0)
+    vertical_flip: bool = option(True, "the usual augmentation may flip crops upside down, too")
+
+    def check(self) -> Iterator[Problem]:
+        if not self.architectures:
+            yield ("architectures", "architectures is empty: give at least one, such as unet")
+        for name in {name for name in self.architectures if self.architectures.count(name) > 1}:
+            yield ("architectures", f"architectures has {name!r} twice: keep one")
+
+
+class StudyConfig(ActionConfig):
+    """Keys of `study`."""
+
+    required: ClassVar = ("data_dir", "dataset_mode", "good_dir", "output_dir")
+    summary: ClassVar = "do defects placed into good images make a segmentation model better? trains, compares, reports"
+    common: ClassVar = (
+        "data_dir", "dataset_mode", "good_dir", "output_dir", "train_config", "place_config",
+        "arms", "amounts", "seeds", "pairs", "architectures", "encoder", "encoder_weights", "estimate_only",
+    )  # fmt: skip
+
+    source: SourceOptions
+    design: DesignOptions
+    segmenter: CropSegmenterOptions
+    compute: DeviceOptions
+    good_dir: str = option(
+        "",
+        "folder of good images: with train/ and test/, or of those for training where good_test_dir is given",
+        path=True,
+    )
+    good_test_dir: str = option("", "folder of good images for the test, none of them in good_dir", path=True)
+    output_dir: str = option("", "folder for the generators, the results, report.html and report.json", path=True)
+    train_config: str = option(
+        "", "config of train for the generators (windows, inpaint); the study sets its folders and its seed", path=True
+    )
+    place_config: str = option(
+        "", "config of place, for its steps, guidance and masks; the study sets its folders and number", path=True
+    )
+    image_channels: Channels | None = option(None, "1 for gray images, 3 for RGB; null: as in train_config")
+    scale: float | None = option(None, "size of the images that are segmented; null: as in train_config", gt=0, le=1)
+    estimate_only: bool = option(False, "say how long the study will take, and stop")
+    report_images: int = option(2, "defects of each class in the report's picture", ge=1, le=20)
+    seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
+
+    def check(self) -> Iterator[Problem]:
+        yield from super().check()
+        if not self.train_config and (needing := [arm for arm in self.design.arms if arm in GENERATED]):
+            line = f"train_config is missing: arms has {', '.join(needing)}, which a generator makes"
+            yield ("train_config", f"{line}; give the config of its training, or other arms")
+        if len(self.segmenter.architectures) > 1 and self.design.other_amount not in self.design.amounts:
+            found = f"other_amount is {amount_name(self.design.other_amount)}, but amounts is "
+            yield ("other_amount", f"{found}{amount_list(self.design.amounts)}: give one of these")
+        if self.good_test_dir and self.good_test_dir == self.good_dir:
+            yield ("good_test_dir", "good_test_dir is good_dir: the test needs other good images than training")

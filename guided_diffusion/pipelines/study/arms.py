@@ -1,0 +1,114 @@
+"""The training sets of all arms: the same real images, the same good ones, and one kind of synthetic images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from evaluations.blending import paste, poisson_blend
+from evaluations.whole_images import WholeImages
+from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL
+from guided_diffusion.data.components import Box
+from guided_diffusion.data.native_image import NativeImage
+from guided_diffusion.data.placing.scene import PlacedDefect
+from guided_diffusion.pipelines.placed import PlacedFolder, PlacedScene
+from guided_diffusion.pipelines.study.images import StudyView, seen
+from guided_diffusion.runtime.errors import DataError
+
+PASTING = (COPY_PASTE, POISSON, PLACE)
+"""The arms of the same defects at the same places in the same good images."""
+
+Pixels = NDArray[np.integer]
+PatchMaker = Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class ArmSet:
+    """The training images of an arm: the real ones, the good ones, the synthetic ones, and how often each is drawn."""
+
+    images: WholeImages
+    weights: NDArray[np.float64]
+    real: int
+    good: int
+    synthetic: int
+
+
+def arm_set(
+    arm: str,
+    real: WholeImages,
+    good: WholeImages,
+    synthetic: WholeImages | None,
+    *,
+    synthetic_share: float,
+    good_share: float,
+) -> ArmSet:
+    """Return the training set of an arm.
+
+    synthetic_share: of the crops on defects. good_share: of the other crops, those anywhere, on good images.
+    """
+    if arm == REAL:
+        return ArmSet(real, np.ones(len(real)), len(real), 0, 0)
+    share = synthetic_share if synthetic is not None else 0.0
+    parts = [(real, 1 - share), (good, good_share / (1 - good_share))]
+    if synthetic is not None:
+        parts.append((synthetic, share))
+    images = real
+    for more, _ in parts[1:]:
+        images = images.joined(more)
+    weights = np.concatenate([np.full(len(part), total / max(1, len(part))) for part, total in parts])
+    return ArmSet(images, weights, len(real), len(good), 0 if synthetic is None else len(synthetic))
+
+
+def pasting_sets(folder: PlacedFolder, view: StudyView, arms: Sequence[str]) -> dict[str, WholeImages]:
+    """Return the synthetic images of those of `arms` that are among PASTING: alike but for the pixels of defects.
+
+    Raises DataError for a folder that has changed, or whose masks do not come from training defects.
+    """
+    chosen = [arm for arm in PASTING if arm in arms]
+    patch_of = folder.patches()
+    found: dict[str, list[tuple[str, NDArray[np.uint8], NDArray[np.integer]]]] = {arm: [] for arm in chosen}
+    for scene in tqdm(folder.scenes(), total=len(folder.lines), unit="image", desc="pasting"):
+        for arm in chosen:
+            image = seen(scene.good, filled(scene, patch_of, arm))
+            small, label = view.reduced(image, scene.finished.label)
+            found[arm].append((scene.name, small, label))
+    sets = {}
+    for arm, parts in found.items():
+        names, images, labels = (tuple(part[index] for part in parts) for index in range(3))
+        sets[arm] = WholeImages(images, labels, names, view.encoding.num_classes)
+    return sets
+
+
+def filled(scene: PlacedScene, patch_of: PatchMaker, arm: str) -> Pixels:
+    """Return the good image of a scene, [H, W, C] in its own units, with its defects as an arm has them.
+
+    copy_paste: the training defects, warped as their masks were, the brightness matched at the rim. poisson: the same
+    blended. place: as they were painted.
+    """
+    if arm == PLACE:
+        return scene.result
+    image = scene.good.pixels
+    for defect in scene.finished.defects:
+        if defect.edited is None:
+            found = f"{scene.name}: its masks do not come from training defects, so there is nothing to paste"
+            raise DataError.of("place_config", found, "use mask_source bank or file, or arms without pasting")
+        # A pixel wider than the mask: both methods use what surrounded the defect.
+        box = _wider(defect.box, scene.good.size)
+        mask = np.zeros(box.size, bool)
+        inner = Box(defect.top - box.top, defect.left - box.left, *_ends(defect.box, box))
+        mask[inner.slices] = defect.mask
+        where = (image, patch_of(defect, box, scene.good), mask, box.top, box.left)
+        image = poisson_blend(*where) if arm == POISSON else paste(*where, True)
+    return image
+
+
+def _wider(box: Box, size: tuple[int, int]) -> Box:
+    return Box(max(box.top - 1, 0), max(box.left - 1, 0), min(box.bottom + 1, size[0]), min(box.right + 1, size[1]))
+
+
+def _ends(box: Box, outer: Box) -> tuple[int, int]:
+    return box.bottom - outer.top, box.right - outer.left

@@ -1,0 +1,140 @@
+"""The generator of an amount: trained on its images and the good ones alone, then used by `place` and `sample`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guided_diffusion.config.load import load_config
+from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.config.study import PLACED, SDM, amount_name
+from guided_diffusion.pipelines.study.amounts import write_subset
+from guided_diffusion.pipelines.study.setup import StudySetup
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.logs import read_run_record
+
+RunAction = Callable[[str, Any], Any]
+"""Runs an action, by its name, with its checked configuration."""
+
+FINISHED = "finished.json"
+"""The configurations of the stages that are done."""
+TRAIN, PLACE, SAMPLE = "train", "place", "sample"
+PLACED_FOLDER, WINDOWS_FOLDER = "placed", "windows"
+
+
+@dataclass(frozen=True)
+class Generator:
+    """The generator of an amount: its folder, and the configuration of each of its stages, in their order."""
+
+    amount: int | None
+    folder: Path
+    stages: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return amount_name(self.amount)
+
+    def is_done(self, stage: str) -> bool:
+        """Tell whether a stage was finished with this configuration."""
+        return read_run_record(self.folder, FINISHED).get(stage) == json.loads(json.dumps(self.stages[stage]))
+
+    def begin(self, setup: StudySetup) -> None:
+        """Write the dataset of the amount, if it has one of its own."""
+        if self.amount is not None:
+            write_subset(setup.subsets[self.amount], setup.source.data_dir, self.folder / "dataset")
+
+    def run(self, run_action: RunAction) -> None:
+        """Run the stages that are not done; one that was interrupted goes on."""
+        for stage, values in self.stages.items():
+            if self.is_done(stage):
+                continue
+            path = self.folder / "configs" / f"{stage}.json"
+            write_text(path, json.dumps(values, indent=2) + "\n")
+            print(f"\n--- {self.name} images, {stage}: main.py {stage} -c {path}", flush=True)
+            run_action(stage, load_config(stage, values))
+            done = {**read_run_record(self.folder, FINISHED), stage: values}
+            write_text(self.folder / FINISHED, json.dumps(done, indent=2) + "\n")
+
+
+def generator_of(setup: StudySetup, amount: int | None) -> Generator:
+    """Return the generator of an amount; without stages where no arm needs one."""
+    folder = Path(setup.config.output_dir) / f"n{amount_name(amount)}"
+    return Generator(amount, folder, _stages(setup, amount, folder))
+
+
+def _stages(setup: StudySetup, amount: int | None, folder: Path) -> dict[str, dict[str, Any]]:
+    if setup.training is None:
+        return {}
+    config, common = setup.config, {"seed": setup.config.seed, "device": setup.config.compute.device}
+    data_dir = setup.source.data_dir if amount is None else str(folder / "dataset")
+    train = {
+        **setup.train_keys,
+        **common,
+        "data_dir": data_dir,
+        "good_dir": setup.good_dirs[0],
+        "output_dir": str(folder / TRAIN),
+        "max_epochs": epochs_of(setup, amount),
+    }
+    if setup.mode.num_classes is None and not setup.mode.binary:
+        train["num_classes"] = setup.view.encoding.num_classes  # an amount may not have the last classes
+    made = {"model_path": str(folder / TRAIN), "data_dir": data_dir, "num_samples": config.design.pairs, **common}
+    place = {
+        **setup.place_keys,
+        **made,
+        "good_dir": setup.good_dirs[0],
+        "results_path": str(folder / PLACED_FOLDER),
+    }
+    shared = {key: value for key, value in setup.place_keys.items() if key in _shared_keys()}
+    sample = {**shared, **made, "data_split": "train", "results_path": str(folder / WINDOWS_FOLDER)}
+    stages = {TRAIN: train}
+    if set(setup.arms) & set(PLACED):
+        stages[PLACE] = place
+    if SDM in setup.arms:
+        stages[SAMPLE] = sample
+    return stages
+
+
+def _shared_keys() -> set[str]:
+    """Return the keys of `place` that mean the same in `sample`."""
+    groups = SampleConfig.groups()
+    kept = ("sampler", "precision", "weights")
+    return {key for group in kept for key in groups[group].model_fields} | {"batch_size", "extrapolation", "eta_path"}
+
+
+def epochs_of(setup: StudySetup, amount: int | None) -> int:
+    """Return the epochs of a generator's training: those that its steps need, where `lr_anneal_steps` gives these.
+
+    An epoch of few images has few steps, and all amounts get the same number of them.
+    """
+    assert setup.training is not None
+    options = setup.training.optimizer
+    if not options.lr_anneal_steps:
+        return options.max_epochs
+    return math.ceil(options.lr_anneal_steps / steps_of_epoch(setup, amount))
+
+
+def steps_of_epoch(setup: StudySetup, amount: int | None) -> int:
+    """Return the optimization steps of an epoch of an amount's generator."""
+    assert setup.training is not None
+    images = len(setup.subsets[amount]) + len(setup.good)
+    return max(1, math.ceil(images / setup.training.optimizer.batch_size))
+
+
+def training_steps(setup: StudySetup, amount: int | None) -> int:
+    """Return the optimization steps of a generator's training."""
+    assert setup.training is not None
+    steps = epochs_of(setup, amount) * steps_of_epoch(setup, amount)
+    anneal = setup.training.optimizer.lr_anneal_steps
+    return min(steps, anneal) if anneal else steps
+
+
+def refuse_other_classes(setup: StudySetup, names: tuple[str, ...]) -> None:
+    """Raise ConfigError where a generator knows other classes than the dataset has."""
+    if names != setup.class_names:
+        line = f"output_dir: its generators know the classes {', '.join(names)}, but data_dir has "
+        raise ConfigError.of_keys(("output_dir", f"{line}{', '.join(setup.class_names)}: choose another output_dir"))

@@ -1,0 +1,198 @@
+"""What a study is made of, after every check of what a user can get wrong: configurations, pairs, good images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guided_diffusion.config.load import load_config, read_config_file, take_keys
+from guided_diffusion.config.study import ARMS, GENERATED, PLACED, SDM, StudyConfig
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.mirror import flip_pairs
+from guided_diffusion.data.modes import DatasetMode, get_mode
+from guided_diffusion.data.options import GeometryOptions, SourceOptions
+from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
+from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.pipelines.dataset import scan_split, shared_with_training
+from guided_diffusion.pipelines.study.amounts import nested_order, read_presence, subset_of
+from guided_diffusion.pipelines.study.images import StudyView
+from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.runtime.files import digest
+
+_SET = ("data_dir", "good_dir", "output_dir", "model_path", "results_path", "split", "num_samples", "seed", "device")
+"""Keys that the study sets in the configurations of the generators."""
+
+
+@dataclass(frozen=True)
+class StudySetup:
+    """Everything that is compared, and on what; nothing is trained or written yet.
+
+    training: None where no arm has a generator. train_keys, place_keys: what the configs of the generators give,
+    without the keys that the study sets. subsets: the pairs of each amount.
+    """
+
+    config: StudyConfig
+    training: TrainConfig | None
+    train_keys: Mapping[str, Any]
+    place_keys: Mapping[str, Any]
+    source: SourceOptions
+    view: StudyView
+    subsets: Mapping[int | None, tuple[Pair, ...]]
+    test: tuple[Pair, ...]
+    good: tuple[GoodImage, ...]
+    good_test: tuple[GoodImage, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def mode(self) -> DatasetMode:
+        return get_mode(self.source.dataset_mode)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.view.encoding.names
+
+    @property
+    def good_dirs(self) -> tuple[str, str]:
+        """The folders of good images for training and for the test."""
+        return good_folders(self.config)
+
+    @property
+    def exchanged(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of classes that change places in a mirrored image."""
+        return flip_pairs(self.class_names, self.source.flip_pairs)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms in their usual order, whatever that of the option."""
+        return tuple(arm for arm in ARMS if arm in self.config.design.arms)
+
+
+def good_folders(config: StudyConfig) -> tuple[str, str]:
+    """Return the folders of good images for training and for the test; ConfigError where there are not two."""
+    if config.good_test_dir:
+        return config.good_dir, config.good_test_dir
+    split = tuple(str(Path(config.good_dir) / name) for name in ("train", "test"))
+    if not all(Path(folder).is_dir() for folder in split):
+        line = f"good_dir is {config.good_dir}, which has no train/ and test/: give good_test_dir for the test, too"
+        raise ConfigError.of_keys(("good_dir", line))
+    return split[0], split[1]
+
+
+def prepare(config: StudyConfig) -> StudySetup:
+    """Read and check the configs and the data of a study. Raises UserError with a line for each mistake."""
+    train_keys, training = _read_train_config(config) if config.train_config else ({}, None)
+    place_keys = _read_place_config(config)
+    source, geometry = _data_options(config, training)
+    good, good_test = (tuple(list_good_images(folder)) for folder in good_folders(config))
+    report = scan_split(source, geometry, "train")
+    encoding = report.raise_if_fatal()
+    tested = scan_split(source, geometry, "test", encoding=encoding)
+    tested.raise_if_fatal()
+    mode = get_mode(source.dataset_mode)
+    if mode.background != 0:
+        line = f"dataset_mode is {mode.name}, whose background is class {mode.background}: a study needs it as class 0"
+        raise ConfigError.of_keys(("dataset_mode", line))
+    shared = shared_with_training(tested, report)
+    if shared:
+        found = f"{len(shared)} images of the test split are in the training split, too (such as {shared[0].pair.stem})"
+        raise DataError.of(source.data_dir, found, "keep each in one split")
+    _refuse_shared_good(good, good_test, config)
+    presence = read_presence(report.pairs, encoding, mode.background)
+    order = nested_order(presence, config.seed)
+    subsets = {amount: subset_of(report.pairs, order, amount) for amount in config.design.repeats}
+    scale = geometry.scale if config.scale is None else config.scale
+    view = StudyView(encoding, geometry.image_channels, scale, geometry.image_range, mode.background)
+    warnings = [*problem_lines(report.warnings), *_absent(subsets, report.pairs, presence, encoding.names)]
+    return StudySetup(
+        config, training, train_keys, place_keys, source, view, subsets, tested.pairs, good, good_test, tuple(warnings)
+    )
+
+
+def _absent(subsets: Mapping, pairs: tuple[Pair, ...], presence: np.ndarray, names: tuple[str, ...]) -> list[str]:
+    """Return a line for each amount that lacks a class."""
+    index = {pair.stem: number for number, pair in enumerate(pairs)}
+    lines = []
+    for amount, subset in subsets.items():
+        shown = presence[[index[pair.stem] for pair in subset]].any(axis=0)
+        lacking = [names[1 + number] for number in np.flatnonzero(~shown)]
+        if lacking:
+            lines.append(f"the {amount or len(subset)} annotated images do not show {', '.join(lacking)}")
+    return lines
+
+
+def _refuse_shared_good(good: tuple[GoodImage, ...], test: tuple[GoodImage, ...], config: StudyConfig) -> None:
+    digests = {digest(image.image): image for image in good}
+    for image in test:
+        if (found := digests.get(digest(image.image))) is not None:
+            raise DataError.of(image.image, f"is also {found.image}, which is trained on", "keep each in one folder")
+
+
+# ----------------------------------------------------------------------------------- the configs of generators
+
+
+def _read_train_config(config: StudyConfig) -> tuple[dict[str, Any], TrainConfig]:
+    """Return the keys of `train_config` as the study uses them, and the resolved configuration."""
+    key, path = "train_config", config.train_config
+    keys = _keys_of("train", key, path)
+    wanted = {name: config.source.model_dump(mode="json")[name] for name in config.source.model_fields_set}
+    for name in ("image_channels",):
+        if config.get(name) is not None:
+            wanted[name] = config.get(name)
+    for name, value in wanted.items():
+        if name != "data_dir" and name in keys and keys[name] != value:
+            line = f"{name} is {value}, but {keys[name]} in {path}, which is train_config: write both alike"
+            raise ConfigError.of_keys((name, line))
+    keys |= wanted
+    training = _checked("train", key, path, {**keys, "output_dir": config.output_dir})
+    needing = [arm for arm in config.design.arms if arm in GENERATED]
+    if needing and (
+        training.geometry.resize != "window" or (set(needing) & set(PLACED) and not training.model.inpaint)
+    ):
+        found = f"resize {training.geometry.resize} and inpaint {str(training.model.inpaint).lower()}"
+        line = f"train_config is {path}, which has {found}: arm {needing[0]} needs resize window and inpaint true"
+        raise ConfigError.of_keys((key, line))
+    if SDM in needing and config.scale not in (None, training.geometry.scale):
+        line = (
+            f"scale is {config.scale:g}, but {training.geometry.scale:g} in {path}: arm sdm has windows of that scale"
+        )
+        raise ConfigError.of_keys(("scale", f"{line}: leave scale out, or sdm out of arms"))
+    return keys, training
+
+
+def _read_place_config(config: StudyConfig) -> dict[str, Any]:
+    if not config.place_config:
+        return {}
+    key, path = "place_config", config.place_config
+    keys = _keys_of("place", key, path)
+    folders = {"model_path": "a", "results_path": "b", "good_dir": "c", "data_dir": "d"}
+    placed = _checked("place", key, path, {**keys, **folders})
+    if placed.erase:
+        raise ConfigError.of_keys((key, f"place_config is {path}, which has erase true: a study places defects"))
+    return keys
+
+
+def _keys_of(action: str, key: str, path: str) -> dict[str, Any]:
+    """Return what a config file gives for `action`, without the keys that the study sets."""
+    values, _ = take_keys(action, read_config_file(path))
+    return {name: value for name, value in values.items() if name not in _SET}
+
+
+def _checked(action: str, key: str, path: str, values: Mapping[str, Any]) -> Any:
+    try:
+        return load_config(action, values)
+    except ConfigError as error:
+        raise ConfigError.of_keys(*((key, f"{key} is {path}: {line}") for line in error.messages)) from error
+
+
+def _data_options(config: StudyConfig, training: TrainConfig | None) -> tuple[SourceOptions, GeometryOptions]:
+    """Return how the real data are read: as the generators do, or, without any, as the study says."""
+    if training is not None:
+        return training.source, training.geometry
+    geometry = GeometryOptions(
+        resize="window", scale=config.scale or 1.0, image_channels=config.image_channels or 3, image_size=8
+    )
+    return config.source, geometry
