@@ -32,7 +32,7 @@ class StudySetup:
     """Everything that is compared, and on what; nothing is trained or written yet.
 
     training: None where no arm has a generator. train_keys, place_keys: what the configs of the generators give,
-    without the keys that the study sets. subsets: the pairs of each amount.
+    without the keys that the study sets. pairs: for training, all of them; subsets: those of each amount.
     """
 
     config: StudyConfig
@@ -41,6 +41,7 @@ class StudySetup:
     place_keys: Mapping[str, Any]
     source: SourceOptions
     view: StudyView
+    pairs: tuple[Pair, ...]
     subsets: Mapping[int | None, tuple[Pair, ...]]
     test: tuple[Pair, ...]
     good: tuple[GoodImage, ...]
@@ -108,7 +109,18 @@ def prepare(config: StudyConfig) -> StudySetup:
     view = StudyView(encoding, geometry.image_channels, scale, geometry.image_range, mode.background)
     warnings = [*problem_lines(report.warnings), *_absent(subsets, report.pairs, presence, encoding.names)]
     return StudySetup(
-        config, training, train_keys, place_keys, source, view, subsets, tested.pairs, good, good_test, tuple(warnings)
+        config,
+        training,
+        train_keys,
+        place_keys,
+        source,
+        view,
+        report.pairs,
+        subsets,
+        tested.pairs,
+        good,
+        good_test,
+        tuple(warnings),
     )
 
 

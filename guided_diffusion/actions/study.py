@@ -1,0 +1,29 @@
+"""`study`: do defects placed into good images make a segmentation model better than what costs nothing?"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from guided_diffusion.config.study import StudyConfig
+from guided_diffusion.pipelines.study.study import study
+from guided_diffusion.runtime.distributed import init_distributed
+from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.memory import keep_freed_memory
+
+
+def run(config: StudyConfig) -> int:
+    """Train generators and segmentation models and write the report; what is there already is not made again."""
+    world = init_distributed(config.compute.device)
+    size, device = world.size, world.device
+    world.close()  # the actions of the generators have their own
+    if size > 1:
+        raise UserError("study runs in one process: start it without torchrun or mpiexec", collective=True)
+    if device.type == "cpu":
+        keep_freed_memory()
+    study(config, device, _run_action)
+    return 0
+
+
+def _run_action(action: str, config: Any) -> None:
+    import_module(f"guided_diffusion.actions.{action}").run(config)

@@ -1,0 +1,79 @@
+"""One study from start to end: check, estimate, generators, segmentation models, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from evaluations.errors import EvaluationError
+from guided_diffusion.config.study import StudyConfig
+from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.output import (
+    ReadFolder,
+    dataset_folders,
+    refuse_other_record,
+    refuse_written_sources,
+)
+from guided_diffusion.pipelines.study.estimate import estimate, table
+from guided_diffusion.pipelines.study.generator import RunAction, generator_of
+from guided_diffusion.pipelines.study.report import write_report
+from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, runs_of
+from guided_diffusion.pipelines.study.setup import good_folders, prepare
+from guided_diffusion.pipelines.study.trainings import StudyImages, open_results, train_all
+from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.lock import folder_lock
+from guided_diffusion.runtime.logs import write_run_record
+
+
+def study(config: StudyConfig, device: torch.device, run_action: RunAction) -> None:
+    """Make everything that is not there yet, and write the report. `run_action` runs the actions of the generators."""
+    refuse_other_record("output_dir", config.output_dir, "study")
+    read = [ReadFolder(key, Path(folder).absolute(), Path(folder).absolute()) for key, folder in _good(config)]
+    refuse_written_sources({"output_dir": Path(config.output_dir)}, [*dataset_folders(config.source), *read])
+    try:
+        with folder_lock(config.output_dir, "study"):
+            _study(config, device, run_action)
+    except EvaluationError as error:
+        raise UserError(str(error)) from error
+
+
+def _good(config: StudyConfig) -> list[tuple[str, str]]:
+    train, test = good_folders(config)
+    return [("good_dir", train), ("good_test_dir" if config.good_test_dir else "good_dir", test)]
+
+
+def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> None:
+    setup = prepare(config)
+    training = SegmenterTraining.of(setup, device)
+    training.check()
+    for line in setup.warnings:
+        print(f"warning: {line}")
+    generators = {amount: generator_of(setup, amount) for amount in config.design.repeats}
+    images = StudyImages.read(setup, generators)
+    runs = runs_of(config.design, setup.arms, training.architectures)
+    results = open_results(setup, training, images)
+    write_run_record(config.output_dir, "study", config.to_json())
+    for generator in generators.values():
+        generator.begin(setup)
+    work, seconds = estimate(setup, list(generators.values()), runs, training, images, results, run_action)
+    print(f"\n{table(work)}\n", flush=True)
+    if config.estimate_only:
+        return
+    for generator in generators.values():
+        generator.run(run_action)
+
+    def report() -> None:
+        write_report(setup, training, images, _finished(runs, results), results)
+
+    train_all(runs, training, images, results, seconds_of=seconds.get, after_round=report)
+    report()
+    folder = Path(config.output_dir)
+    for name in ("report.html", "report.json", "curve.png", "examples.png"):
+        if (folder / name).exists():
+            print(f"  {(folder / name).absolute()}")
+
+
+def _finished(runs: Sequence[SegmenterRun], results: StudyResults) -> list[SegmenterRun]:
+    return [run for run in runs if run.key in results]
