@@ -1,8 +1,8 @@
 """Training of a segmentation model by crops of whole images: a fixed number of steps, the last state, resumable.
 
 The last state, not the best by validation: of 20 annotated images a validation set would take some away, and the
-largest of several scores on a handful of images says more about these images than about the models. As the learning rate
-falls to 0, the last steps hardly change the model, so its last state is no accident.
+largest of several scores on a handful of images says more about these images than about the models. The learning rate
+falls to 0, so the last steps hardly change the model, and its last state is no accident.
 """
 
 from __future__ import annotations
