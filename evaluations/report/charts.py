@@ -205,6 +205,38 @@ def _label_histogram(axes: Axes, xlabel: str, ylabel: str) -> None:
 # ----------------------------------------------------------------------------------------------------- curves
 
 
+@dataclass(frozen=True)
+class AmountPoint:
+    """An arm at a number of annotated images: mean score over seeds, its standard deviation or None; in 0..1."""
+
+    images: int
+    mean: float | None
+    std: float | None = None
+
+
+@chart
+def amount_curves(axes: Axes, series: Mapping[str, Sequence[AmountPoint]], ylabel: str) -> None:
+    """Draw the score of each arm over the number of annotated images, with the standard deviation over seeds.
+
+    The axis of images is logarithmic; marks of arms stand a little beside each other, so that none hides another.
+    """
+    axes.figure.set_figheight(3.6)
+    looks = zip(series.items(), cycle(_COLORS), cycle(_MARKERS), cycle(_STYLES), strict=False)
+    shift = 0.006 * np.log10(max((p.images for points in series.values() for p in points), default=10))
+    for number, ((name, points), color, marker, style) in enumerate(looks):
+        x = numbers_of([p.images for p in points]) * 10 ** (shift * (number - (len(series) - 1) / 2))
+        y, error = (100 * numbers_of([getattr(p, key) for p in points]) for key in ("mean", "std"))
+        label = wrapped(name, 24)
+        axes.plot(x, y, color=color, marker=marker, markersize=5.5, linestyle=style, label=label, zorder=3)
+        axes.vlines(x, y - np.nan_to_num(error), y + np.nan_to_num(error), color=color, linewidth=1.4, alpha=0.6)
+    add_legend(axes)
+    axes.set_xscale("log")
+    amounts = sorted({p.images for points in series.values() for p in points})
+    axes.set_xticks(amounts, [str(amount) for amount in amounts])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="annotated images", ylabel=ylabel)
+
+
 @chart
 def spectrum_curves(axes: Axes, frequency: ArrayLike, real: ArrayLike, synthetic: ArrayLike) -> None:
     """Draw radially averaged power, on a logarithmic axis, against the spatial frequency in cycles per pixel."""

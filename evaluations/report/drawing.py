@@ -6,7 +6,8 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
@@ -14,6 +15,7 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
@@ -59,6 +61,10 @@ _STYLE: dict[str, Any] = {
 }
 
 
+LIGHT = ("#1b2430", "#566172", "#dbe1e8", "#0072b2", "#c04a00", "#00805c", "#a8478a", "#8c6500", "#2f3e9e")
+"""The colors of _VARIABLES on a light page, as page.html.j2 has them."""
+
+
 def chart(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
     """Make a function that draws on axes return its drawing instead, as an SVG element for the page.
 
@@ -67,12 +73,7 @@ def chart(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Markup:
-        with matplotlib.rc_context(), warnings.catch_warnings():
-            # Matplotlib only lays the text out; the reader's fonts draw it.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(_STYLE)
+        with _styled():
             figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
             FigureCanvasSVG(figure)
             draw(figure.add_subplot(), *args, **kwargs)
@@ -82,6 +83,39 @@ def chart(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
         return _element(buffer.getvalue())
 
     return drawn
+
+
+def chart_png(drawn: Callable[P, Markup], *args: P.args, **kwargs: P.kwargs) -> bytes:
+    """Return a chart (a function that `chart` made) on white as a PNG file, for pages that show no SVG."""
+    # A name of a color may be any text: for a moment the placeholders are names.
+    names = matplotlib.colors.get_named_colors_mapping()
+    placeholders = dict(zip((INK, MUTED, GRID, *SERIES), LIGHT, strict=True))
+    with _styled():
+        names.update(placeholders)
+        names.cache.clear()
+        try:
+            figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained", facecolor="white")
+            FigureCanvasAgg(figure)
+            drawn.__wrapped__(figure.add_subplot(), *args, **kwargs)  # type: ignore[attr-defined]
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+        finally:
+            for placeholder in placeholders:
+                del names[placeholder]
+            names.cache.clear()
+    return buffer.getvalue()
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Have the style of the charts, whatever the settings of the user's matplotlib."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # Matplotlib only lays the text out; the reader's fonts draw it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
 
 
 def _element(document: str) -> Markup:

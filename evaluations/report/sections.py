@@ -25,7 +25,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _points(value: float | None) -> str:
+def points(value: float | None) -> str:
     """Return a difference of shares in points, with its sign; a dash for None."""
     return "–" if value is None else f"{100 * value:+.1f}"
 
@@ -126,7 +126,7 @@ def _study_table(name: str, arms: Sequence[Record]) -> Table:
         results, difference, spread = arm["scores"], arm.get("difference"), arm["scores"]["miou"]["std"]
         compared = ["", ""]
         if difference is not None:
-            mean, low, high = (_points(difference[key]) for key in ("mean", "low", "high"))
+            mean, low, high = (points(difference[key]) for key in ("mean", "low", "high"))
             compared = [mean, f"{low} to {high}"]
         miou = percent(results["miou"]["mean"]) + ("" if spread is None else f" ± {percent(spread)}")
         scores = [percent(results[key]["mean"]) for key in keys]

@@ -223,14 +223,15 @@ def judge_architecture(
     each = 1 - (1 - confidence) / len(mixes)
     by_ratio = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
     differences = dict(zip(mixes, by_ratio, strict=True))
-    kind = _kind_of_all([difference.kind for difference in by_ratio])
+    kind = kind_of_all([difference.kind for difference in by_ratio])
     line = f"{architecture}: {kind}: {_findings(kind, differences, _IN_WORDS.get(score, score), confidence)}"
     if by_ratio[0].tentative:
         line += f"; {_ONE_SEED}"
     return ArchitectureVerdict(kind, line, differences, confidence)
 
 
-def _kind_of_all(kinds: Sequence[str]) -> str:
+def kind_of_all(kinds: Sequence[str]) -> str:
+    """Return "helps" if any does and none hurts, "hurts" the other way round, "mixed" for both, else "cannot tell"."""
     helps, hurts = ("mixed" in kinds or kind in kinds for kind in ("helps", "hurts"))
     if helps and hurts:
         return "mixed"
@@ -265,7 +266,7 @@ def overall(verdicts: Mapping[str, ArchitectureVerdict]) -> tuple[str, str]:
     if not verdicts:
         return "not measured", "Whether synthetic data helps was not measured"
     kinds = [verdict.kind for verdict in verdicts.values()]
-    kind = _kind_of_all(kinds)
+    kind = kind_of_all(kinds)
     # With one seed, another training might reverse the result.
     tentative = any(verdict.tentative for verdict in verdicts.values())
     helps, hurts = ("seems to help", "seems to hurt") if tentative else ("helps", "hurts")

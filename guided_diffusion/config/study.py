@@ -157,6 +157,9 @@ class StudyConfig(ActionConfig):
     )
     image_channels: Channels | None = option(None, "1 for gray images, 3 for RGB; null: as in train_config")
     scale: float | None = option(None, "size of the images that are segmented; null: as in train_config", gt=0, le=1)
+    inception_weights: str = option(
+        "none", 'for KID, precision and recall: "auto" (download), a local file, or "none": the encoder', path=True
+    )
     estimate_only: bool = option(False, "say how long the study will take, and stop")
     report_images: int = option(2, "defects of each class in the report's picture", ge=1, le=20)
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)

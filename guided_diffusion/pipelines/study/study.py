@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from evaluations.errors import EvaluationError
+from evaluations.report.page import Sheet
 from guided_diffusion.config.study import StudyConfig
-from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.evaluation.evaluate import RECORD, REPORT
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     dataset_folders,
@@ -18,10 +20,18 @@ from guided_diffusion.pipelines.output import (
 )
 from guided_diffusion.pipelines.study.estimate import estimate, table
 from guided_diffusion.pipelines.study.generator import RunAction, generator_of
-from guided_diffusion.pipelines.study.report import write_report
-from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, runs_of
+from guided_diffusion.pipelines.study.measures import agreement_lines, measure_images
+from guided_diffusion.pipelines.study.report import CURVE_FILE, PICTURE_FILE, picture_of, study_record, write_report
+from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
 from guided_diffusion.pipelines.study.setup import good_folders, prepare
-from guided_diffusion.pipelines.study.trainings import StudyImages, open_results, train_all
+from guided_diffusion.pipelines.study.trainings import (
+    StudyImages,
+    agreement_run,
+    load_segmenter,
+    open_results,
+    segmenter_path,
+    train_all,
+)
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.runtime.logs import write_run_record
@@ -64,16 +74,26 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     for generator in generators.values():
         generator.run(run_action)
 
-    def report() -> None:
-        write_report(setup, training, images, _finished(runs, results), results)
+    def report(measures: dict[str, Any] | None = None, picture: Sheet | None = None) -> None:
+        write_report(study_record(images, training, runs, results, measures or {}), images, picture)
 
     train_all(runs, training, images, results, seconds_of=seconds.get, after_round=report)
-    report()
+    run = agreement_run(config, training.architectures[0])
+    model = load_segmenter(training, config) if run is not None else None
+    measures = measure_images(images, training, model, run, segmenter_path(config))
+    report(measures, picture_of(images))
+    _finish(config, measures)
+
+
+def _finish(config: StudyConfig, measures: dict[str, Any]) -> None:
     folder = Path(config.output_dir)
-    for name in ("report.html", "report.json", "curve.png", "examples.png"):
+    verdicts = json.loads((folder / RECORD).read_text(encoding="utf-8"))["verdicts"]
+    for name, verdict in verdicts.items():
+        print(f"{name}: {verdict['headline']}")
+        for line in verdict["lines"]:
+            print(f"  {line}")
+    for line in agreement_lines(measures.get("agreement", {})):
+        print(line)
+    for name in (REPORT, RECORD, CURVE_FILE, PICTURE_FILE):
         if (folder / name).exists():
             print(f"  {(folder / name).absolute()}")
-
-
-def _finished(runs: Sequence[SegmenterRun], results: StudyResults) -> list[SegmenterRun]:
-    return [run for run in runs if run.key in results]

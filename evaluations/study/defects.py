@@ -1,0 +1,163 @@
+"""Do placed defects make segmentation better? Scores of arms and amounts, paired differences, a verdict in words.
+
+An arm at an amount is its tests by repeat; tests of the same repeat had the same seed, and all have the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluations.metrics.segmentation import Counts, joined, plain
+from evaluations.segmentation.defect_scores import DefectTest
+from evaluations.study.comparison import Difference, bootstrap_difference, kind_of_all
+
+SCORE = "foreground_miou"
+"""The mean IoU over the defect classes that the test images have."""
+
+ArmTests = Mapping[int, DefectTest]
+"""Repeat -> test."""
+
+
+def arm_record(tests: ArmTests, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return all scores of an arm: mean, standard deviation and each seed's; null where undefined."""
+    summaries = [tests[repeat].summary(class_names) for repeat in sorted(tests)]
+    keys = [key for key in summaries[0] if key not in ("classes", "good_images")]
+    classes = {
+        name: {key: _over_seeds([each["classes"][name][key] for each in summaries])["mean"] for key in found}
+        for name, found in summaries[0]["classes"].items()
+    }
+    return {
+        "repeats": sorted(tests),
+        **{key: _over_seeds([each[key] for each in summaries]) for key in keys},
+        "classes": classes,
+    }
+
+
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    numbers = np.array([np.nan if value is None else value for value in values], np.float64)
+    std = plain(np.std(numbers, ddof=1)) if len(values) > 1 else None
+    return {"mean": plain(np.mean(numbers)), "std": std, "by_seed": [plain(value) for value in numbers]}
+
+
+def difference(
+    baseline: ArmTests, arm: ArmTests, *, with_good: bool = False, confidence: float = 0.95, seed: int = 0
+) -> Difference | None:
+    """Return the mean IoU of an arm less that of the baseline, over the repeats that both have; None without any.
+
+    with_good: of the good test images, too, where every predicted defect is wrong.
+    """
+    repeats = sorted(baseline.keys() & arm.keys())
+    if not repeats:
+        return None
+    first, second = ([_counts(tests[repeat], with_good) for repeat in repeats] for tests in (baseline, arm))
+    return bootstrap_difference(first, second, score=SCORE, confidence=confidence, seed=seed)
+
+
+def _counts(test: DefectTest, with_good: bool) -> Counts:
+    if with_good and test.good_counts is not None:
+        return joined([test.counts, test.good_counts])
+    return test.counts
+
+
+@dataclass(frozen=True)
+class DefectVerdict:
+    """The answer for one architecture: a kind, a headline, and a line for each amount.
+
+    kind: "helps" if at least one amount helps and none hurts, "hurts" the other way round, "mixed", "cannot tell", or
+    "not measured". differences, rivals: of the placed defects to the baseline and to the cheap rival, by amount; the
+    intervals of the differences hold for all amounts at once.
+    """
+
+    kind: str
+    headline: str
+    lines: tuple[str, ...]
+    differences: Mapping[str, Difference]
+    rivals: Mapping[str, Difference]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        return {
+            "kind": self.kind,
+            "headline": self.headline,
+            "lines": list(self.lines),
+            "differences": {amount: each.to_json() for amount, each in self.differences.items()},
+            "rivals": {amount: each.to_json() for amount, each in self.rivals.items()},
+        }
+
+
+def judge_defects(
+    amounts: Sequence[str],
+    baseline: Mapping[str, ArmTests],
+    placed: Mapping[str, ArmTests],
+    rival: Mapping[str, ArmTests],
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> DefectVerdict:
+    """Return whether placed defects help against the baseline, and whether they are worse than a cheap rival.
+
+    baseline, placed, rival: the tests by amount; an amount that lacks some is left out.
+    """
+    # Bonferroni: the best of several amounts looks good by chance more often than one.
+    each = 1 - (1 - confidence) / max(1, len(amounts))
+    options = {"confidence": each, "seed": seed}
+    differences = _differences(amounts, baseline, placed, options)
+    rivals = _differences(amounts, rival, placed, options)
+    if not differences:
+        headline = "Whether placed defects help was not measured"
+        return DefectVerdict("not measured", headline, (), differences, rivals)
+    kind = kind_of_all([found.kind for found in differences.values()])
+    lines = tuple(_line(amount, differences[amount], rivals.get(amount)) for amount in differences)
+    return DefectVerdict(kind, _headline(kind, differences, rivals), lines, differences, rivals)
+
+
+def _differences(
+    amounts: Sequence[str], first: Mapping[str, ArmTests], second: Mapping[str, ArmTests], options: Mapping[str, Any]
+) -> dict[str, Difference]:
+    found = {amount: difference(first.get(amount, {}), second.get(amount, {}), **options) for amount in amounts}
+    return {amount: each for amount, each in found.items() if each is not None}
+
+
+def _line(amount: str, found: Difference, rival: Difference | None) -> str:
+    mean, interval = found.points
+    text = (
+        f"{amount} images: {found.kind}: mIoU {mean} points against real + good images "
+        f"({100 * found.confidence:.4g} % interval {interval}; {_seeds(found)})"
+    )
+    if rival is None:
+        return text
+    mean, interval = rival.points
+    words = {"helps": "better than copy-paste", "hurts": "worse than copy-paste"}
+    return f"{text}; {words.get(rival.kind, 'against copy-paste cannot tell')}: {mean} points ({interval})"
+
+
+def _seeds(found: Difference) -> str:
+    return "one seed: tentative" if found.tentative else f"{len(found.by_seed)} seeds"
+
+
+def _headline(kind: str, differences: Mapping[str, Difference], rivals: Mapping[str, Difference]) -> str:
+    tentative = any(each.tentative for each in differences.values())
+    helps, hurts = ("seem to help", "seem to hurt") if tentative else ("help", "hurt")
+    found = {word: [amount for amount, each in differences.items() if each.kind == word] for word in ("helps", "hurts")}
+    headline = {
+        "helps": f"Placed defects {helps} at {_listed(found['helps'])} annotated images",
+        "hurts": f"Placed defects {hurts} at {_listed(found['hurts'])} annotated images",
+        "mixed": f"Placed defects {helps} at {_listed(found['helps'])} annotated images and {hurts} at "
+        f"{_listed(found['hurts'])}",
+        "cannot tell": "Cannot tell whether placed defects help",
+    }[kind]
+    worse = [amount for amount, each in rivals.items() if each.kind == "hurts"]
+    better = [amount for amount, each in rivals.items() if each.kind == "helps"]
+    if better:
+        headline += f"; better than copy-paste at {_listed(better)}"
+    if worse:
+        headline += f"; worse than copy-paste at {_listed(worse)}"
+    return headline
+
+
+def _listed(amounts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(amounts[:-1]), amounts[-1] if amounts else ""]))

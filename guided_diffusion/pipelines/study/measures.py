@@ -1,0 +1,165 @@
+"""What is measured on the synthetic images of a study themselves: mask agreement, distances to real defects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from evaluations.metrics.base import FeatureExtractor, Skipped, load_optional
+from evaluations.metrics.fidelity import Distance
+from evaluations.metrics.inception import load_inception
+from evaluations.metrics.segmentation import plain, scores
+from evaluations.segmentation.crops import cut_image
+from evaluations.segmentation.models import encoder_features, input_form
+from evaluations.segmentation.sliding import whole_counts
+from evaluations.sets import Images
+from evaluations.whole_images import WholeImages
+from guided_diffusion.config.study import PLACE, SDM, amount_name
+from guided_diffusion.data.components import find_components
+from guided_diffusion.data.visualize import evenly_spaced
+from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining
+from guided_diffusion.pipelines.study.trainings import StudyImages
+from guided_diffusion.runtime.files import digest, write_text
+from guided_diffusion.runtime.logs import read_run_record
+
+RECORD = "measures.json"
+MOST_IMAGES = 100  # of a set in which masks are looked for
+MOST_WINDOWS = 400  # of a set whose features are compared
+
+Record = dict[str, Any]
+Sets = Sequence[tuple[str, WholeImages]]
+"""(label, images) of each synthetic set."""
+
+
+def measure_images(
+    images: StudyImages, training: SegmenterTraining, model: nn.Module | None, run: SegmenterRun | None, weights: Path
+) -> Record:
+    """Return the entries "agreement" (with a model) and "distances" of the record, as measured now or before.
+
+    run, weights: of the model that looks for masks.
+    """
+    sets = _sets(images)
+    if not sets:
+        return {}
+    config = images.setup.config
+    asked = [digest(weights) if model is not None else "", config.inception_weights, images.test.defects.digest]
+    asked += [each.digest for _, each in sets]
+    key = sha256(json.dumps([*asked, training.settings()], sort_keys=True).encode()).hexdigest()[:16]
+    there = read_run_record(config.output_dir, RECORD)
+    if there.get("of") == key:
+        return {name: value for name, value in there.items() if name != "of"}
+    print("comparing synthetic with real defects")
+    found: Record = {"distances": distances(images, training, sets)}
+    if model is not None and run is not None:
+        found["agreement"] = agreement(images, training, model, run, sets)
+    write_text(Path(config.output_dir) / RECORD, json.dumps({"of": key, **found}, indent=1) + "\n")
+    return found
+
+
+def _sets(images: StudyImages) -> Sets:
+    """Return the synthetic images of all arms at the largest amount, and the placed ones of all amounts."""
+    setup, found = images.setup, []
+    amounts = list(setup.config.design.repeats)
+    for amount in reversed(amounts):
+        for arm in setup.arms:
+            synthetic = images.synthetic(amount, arm) if amount == amounts[-1] or arm == PLACE else None
+            if synthetic is not None:
+                found.append((f"{arm}, {amount_name(amount)} images", synthetic))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ mask agreement
+
+
+def agreement(
+    images: StudyImages, training: SegmenterTraining, model: nn.Module, run: SegmenterRun, sets: Sets
+) -> Record:
+    """Return the IoU by class of what a model of real images finds in each set, and its ratio to the real test images."""
+    names = images.setup.class_names
+    real = _found(images.test.defects, training, model, names)
+    entries = []
+    for label, each in sets:
+        if label.startswith(SDM):
+            continue  # windows of another size than the model takes
+        entry = _found(each, training, model, names)
+        ratios = {name: _ratio(entry["classes"][name], real["classes"][name]) for name in real["classes"]}
+        entries.append({"label": label, **entry, "ratio": _ratio(entry["mean"], real["mean"]), "ratio_classes": ratios})
+    return {"segmenter": run.key, "real": real, "sets": entries}
+
+
+def _found(images: WholeImages, training: SegmenterTraining, model: nn.Module, names: Sequence[str]) -> Record:
+    chosen = images.subset(evenly_spaced(range(len(images)), MOST_IMAGES)) if len(images) > MOST_IMAGES else images
+    found = scores(whole_counts(chosen, training.predict(model, chosen.images)))
+    classes = {name: plain(found.class_iou[index]) for index, name in enumerate(names) if index}
+    return {"images": len(chosen), "mean": plain(found.foreground_miou), "classes": classes}
+
+
+def _ratio(value: float | None, real: float | None) -> float | None:
+    return None if value is None or not real else value / real
+
+
+# ----------------------------------------------------------------------------------------------------- distances
+
+
+def distances(images: StudyImages, training: SegmenterTraining, sets: Sets) -> Record:
+    """Return KID, precision and recall of windows around defects, against those of the real test images."""
+    side, config = training.options.crop, images.setup.config
+    extractor = _extractor(images, training)
+    real = _windows(images.test.defects, side)
+    every = [("real training images", images.whole), *sets]
+    entries = []
+    reference = extractor.compute(real, "features of test images") if len(real) > 1 else None
+    for label, each in every:
+        windows = _windows(each, side)
+        if reference is not None and len(windows) > 1:
+            features = extractor.compute(windows, f"features of {label}")
+            entries.append({"label": label, **Distance.between(features, reference, config.seed).to_json()})
+    return {"features": extractor.description, "window": side, "sets": entries}
+
+
+def _extractor(images: StudyImages, training: SegmenterTraining) -> FeatureExtractor:
+    """Return Inception where there are weights, else the encoder of the study, as it is before any training."""
+    weights, device = images.setup.config.inception_weights, training.device
+    inception = load_optional("inception_weights", weights, lambda given: load_inception(given, device))
+    if not isinstance(inception, Skipped):
+        return inception
+    encoder, how = training.options.encoder, training.options.encoder_weights
+    model, form = training.build(training.architectures[0], 0), input_form(encoder)
+    return FeatureExtractor(
+        f"the encoder {encoder} of the study ({Path(how).name}), means over its deepest level, not Inception",
+        lambda windows, progress: encoder_features(model, windows, device=device, form=form),
+    )
+
+
+def _windows(images: WholeImages, side: int) -> Images:
+    """Return windows [N, side, side, 3] around the middles of defects, as far inside their images as they fit."""
+    places = [
+        (index, component.box)
+        for index, label in enumerate(images.labels)
+        for component in find_components(label, range(1, images.num_classes))
+    ]
+    cut = []
+    for index, box in evenly_spaced(places, MOST_WINDOWS):
+        size = images.labels[index].shape
+        middles = (box.top + box.bottom) // 2, (box.left + box.right) // 2
+        top, left = (
+            min(max(middle - side // 2, min(0, (length - side) // 2)), max(length - side, (length - side) // 2))
+            for middle, length in zip(middles, size, strict=True)
+        )
+        cut.append(cut_image(images.images[index], top, left, side))
+    return np.stack(cut) if cut else np.empty((0, side, side, 3), np.uint8)
+
+
+def agreement_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return a line on the agreement of placed images, for the terminal."""
+    return [
+        f"mask agreement of {each['label']}: {each['ratio']:.2f} of that of real test images"
+        for each in found.get("sets", ())
+        if each["label"].startswith(f"{PLACE},") and each["ratio"] is not None
+    ]

@@ -1,0 +1,194 @@
+"""The report of a study: its record, the page, the curve and the picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluations.report import charts
+from evaluations.report.defect_sections import (
+    CURVE,
+    agreement_section,
+    alarms_section,
+    amounts_section,
+    classes_section,
+    curve_of,
+    defect_verdict,
+    distances_section,
+    study_facts,
+)
+from evaluations.report.drawing import chart_png
+from evaluations.report.page import Section, Sheet, render_report
+from evaluations.report.sections import settings_section
+from evaluations.study.defects import ArmTests, arm_record, difference, judge_defects
+from guided_diffusion.config.study import (
+    COPY_PASTE,
+    PLACE,
+    POISSON,
+    REAL,
+    REAL_GOOD,
+    SDM,
+    amount_name,
+)
+from guided_diffusion.data import visualize
+from guided_diffusion.data.components import Box
+from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
+from guided_diffusion.pipelines.evaluation.report import draw_sheet
+from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.study.arms import filled, seen
+from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, tested
+from guided_diffusion.pipelines.study.trainings import StudyImages
+from guided_diffusion.runtime.files import atomic_write, write_text
+from guided_diffusion.runtime.logs import library_versions
+
+LABELS = {
+    REAL: "real",
+    REAL_GOOD: "real + good",
+    COPY_PASTE: "+ copy-paste",
+    POISSON: "+ Poisson-blended",
+    PLACE: "+ placed defects",
+    SDM: "+ SDM windows",
+}
+CURVE_FILE, PICTURE_FILE = "curve.png", "examples.png"
+PICTURE_TITLES = ("good", "copy-paste", "placed", "mask")
+_LEAST_SIDE = 64  # px of a tile of the picture
+
+
+def study_record(
+    images: StudyImages,
+    training: SegmenterTraining,
+    planned: Sequence[SegmenterRun],
+    results: StudyResults,
+    measures: dict[str, Any],
+) -> dict[str, Any]:
+    """Return everything that report.json has, of the results that are there."""
+    setup = images.setup
+    finished = [run for run in planned if run.key in results]
+    tests: dict[str, dict[str, dict[str, dict[int, Any]]]] = {}
+    for run in finished:
+        of_amount = tests.setdefault(run.architecture, {}).setdefault(amount_name(run.amount), {})
+        of_amount.setdefault(run.arm, {})[run.repeat] = tested(results[run.key])
+    amounts = {amount_name(amount): len(pairs) for amount, pairs in setup.subsets.items()}
+    verdicts = {}
+    for name, by_amount in tests.items():
+        arms = [{amount: found.get(arm, {}) for amount, found in by_amount.items()} for arm in _JUDGED]
+        verdicts[name] = judge_defects(list(by_amount), *arms, seed=setup.config.seed).to_json()
+    return {
+        "verdicts": verdicts,
+        "arms": {arm: LABELS[arm] for arm in setup.arms},
+        "amounts": amounts,
+        "architectures": {
+            name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
+            for name, by_amount in tests.items()
+        },
+        **measures,
+        "settings": results.record,
+        "data": {
+            "data_dir": str(Path(setup.source.data_dir).absolute()),
+            "classes": list(setup.class_names),
+            "test_images": len(setup.test),
+            "good_images": len(setup.good),
+            "good_test_images": len(setup.good_test),
+            "subsets": {amount_name(amount): [pair.stem for pair in pairs] for amount, pairs in setup.subsets.items()},
+            "planned": len(planned),
+            "finished": len(finished),
+            "warnings": list(setup.warnings),
+        },
+        "options": setup.config.to_json(),
+        "versions": library_versions() | library_versions(METRIC_LIBRARIES),
+    }
+
+
+_JUDGED = (REAL_GOOD, PLACE, COPY_PASTE)  # baseline, what is judged, the cheap rival
+
+
+def _arms_record(images: StudyImages, found: dict[str, ArmTests]) -> dict[str, Any]:
+    """Return the record of each arm at an amount, with its differences to real + good images."""
+    record = {}
+    seed = images.setup.config.seed
+    for arm in (arm for arm in images.setup.arms if arm in found):
+        record[arm] = arm_record(found[arm], images.setup.class_names)
+        if arm != REAL_GOOD:
+            for key, with_good in (("difference", False), ("difference_with_good", True)):
+                each = difference(found.get(REAL_GOOD, {}), found[arm], with_good=with_good, seed=seed)
+                if each is not None:
+                    record[arm][key] = each.to_json()
+    return record
+
+
+def write_report(record: dict[str, Any], images: StudyImages, picture: Sheet | None) -> None:
+    """Write report.json, report.html, the curve and the picture into `output_dir`."""
+    folder = Path(images.setup.config.output_dir)
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    if not record["architectures"]:
+        return
+    draw = partial(draw_sheet, class_names=images.setup.class_names)
+    sections = [amounts_section(record), classes_section(record), alarms_section(record)]
+    if "agreement" in record:
+        sections.append(agreement_section(record["agreement"]))
+    if picture is not None:
+        sections.append(Section("Pictures", figures=[picture]))
+        _write_bytes(folder / PICTURE_FILE, draw(picture))
+    if "distances" in record:
+        sections.append(distances_section(record["distances"]))
+    sections.append(settings_section(record["options"], record["data"], record["versions"]))
+    page = render_report(
+        title=f"Do placed defects help? {Path(record['data']['data_dir']).name}",
+        verdict=defect_verdict(record),
+        facts=study_facts(record),
+        warnings=[*_unfinished(record), *record["data"]["warnings"]],
+        sections=sections,
+        footer=f"isdm {record['versions']['isdm']}, torch {record['versions']['torch']}; report.json has all numbers",
+        draw=draw,
+    )
+    write_text(folder / REPORT, page)
+    _write_bytes(folder / CURVE_FILE, chart_png(charts.amount_curves, curve_of(record), CURVE))
+
+
+def _unfinished(record: dict[str, Any]) -> list[str]:
+    data = record["data"]
+    left = data["planned"] - data["finished"]
+    return [f"the study is not finished: {left} of {data['planned']} models are still to be trained"] if left else []
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def picture_of(images: StudyImages) -> Sheet | None:
+    """Return good image, copy-paste, placed defect and mask of some defects of each class; None without `place`."""
+    setup = images.setup
+    if PLACE not in setup.arms:
+        return None
+    folder = images.placed(list(setup.config.design.repeats)[-1])
+    patch_of, groups = folder.patches(), []
+    for name in setup.class_names[1:]:
+        places = [
+            (line, number) for line in folder.lines for number, d in enumerate(line.defects or ()) if d.name == name
+        ]
+        for line, number in visualize.evenly_spaced(places, setup.config.report_images):
+            scene = folder.scene(line)
+            window = _window(line.defects[number].where, scene.good.size)
+            pixels = (scene.good.pixels, filled(scene, patch_of, COPY_PASTE), scene.result)
+            tiles = [visualize.to_rgb(seen(scene.good, each))[window.slices] for each in pixels]
+            groups.append((*map(np.ascontiguousarray, tiles), scene.finished.label[window.slices]))
+    if not groups:
+        return None
+    caption = "At the images' own resolution: the good image, the training defect pasted, the painted one, the mask."
+    return Sheet("Defects of each class", groups, PICTURE_TITLES, caption)
+
+
+def _window(box: Box, size: tuple[int, int]) -> Box:
+    """Return a square around a box, twice as large, as far as the image goes."""
+    side = max(2 * max(box.size), _LEAST_SIDE)
+    edges = []
+    for first, last, length in ((box.top, box.bottom, size[0]), (box.left, box.right, size[1])):
+        start = min(max((first + last - side) // 2, 0), max(length - side, 0))
+        edges.append((start, min(start + side, length)))
+    return Box(edges[0][0], edges[1][0], edges[0][1], edges[1][1])
