@@ -44,9 +44,9 @@ def amounts_section(record: Record) -> Section:
     )
     settings = record["settings"]
     text = [
-        f"Every model was trained for {settings['steps']} steps of {settings['batch_size']} crops, whatever its arm, with "
-        f"the usual augmentation, and tested in its last state on {record['data']['test_images']} real images with "
-        "defects. mIoU is the mean over the defect classes, of the pixels of all test images.",
+        f"Every model was trained for {settings['steps']} steps of {settings['batch_size']} crops, whatever its arm, "
+        f"with the usual augmentation, and tested in its last state on {record['data']['test_images']} real images "
+        "with defects. mIoU is the mean over the defect classes, of the pixels of all test images.",
         "The generator of each amount was trained on these images and the good ones alone. Copy-paste, Poisson-blended "
         "and placed defects have the same masks at the same places in the same good images.",
         "Differences are paired by test image and seed; their intervals cover the chance of both (Student's t over "
@@ -127,8 +127,8 @@ def alarms_section(record: Record) -> Section:
         header = ["trained on", "images with a false alarm %", "mIoU, good images counted %", "pixels %"]
         tables.append(Table(header, rows, name))
     text = [
-        f"{record['data']['good_test_images']} good images that no model has seen. A false alarm is a predicted defect of "
-        "at least 8 pixels. Smaller ones count among the pixels."
+        f"{record['data']['good_test_images']} good images that no model has seen. A false alarm is a predicted defect "
+        "of at least 8 pixels. Smaller ones count among the pixels."
     ]
     return Section("False alarms on good images", text, tables)
 

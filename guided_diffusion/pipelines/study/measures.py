@@ -80,7 +80,7 @@ def _sets(images: StudyImages) -> Sets:
 def agreement(
     images: StudyImages, training: SegmenterTraining, model: nn.Module, run: SegmenterRun, sets: Sets
 ) -> Record:
-    """Return the IoU by class of what a model of real images finds in each set, and its ratio to the real test images."""
+    """Return the IoU by class of what a model of real images finds in each set, and its ratio to real test images."""
     names = images.setup.class_names
     real = _found(images.test.defects, training, model, names)
     entries = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from guided_diffusion.config.load import load_config, read_config_file, take_keys
-from guided_diffusion.config.study import ARMS, GENERATED, PLACED, SDM, StudyConfig
+from guided_diffusion.config.study import ARMS, GENERATED, PLACED, SDM, StudyConfig, amount_name
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
-from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.pipelines.dataset import scan_split, shared_with_training
-from guided_diffusion.pipelines.study.amounts import nested_order, read_presence, subset_of
+from guided_diffusion.pipelines.study.amounts import Presence, nested_order, read_presence, subset_of
 from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import digest
@@ -107,7 +106,7 @@ def prepare(config: StudyConfig) -> StudySetup:
     subsets = {amount: subset_of(report.pairs, order, amount) for amount in config.design.repeats}
     scale = geometry.scale if config.scale is None else config.scale
     view = StudyView(encoding, geometry.image_channels, scale, geometry.image_range, mode.background)
-    warnings = [*problem_lines(report.warnings), *_absent(subsets, report.pairs, presence, encoding.names)]
+    warnings = _absent(subsets, report.pairs, presence, encoding.names)
     return StudySetup(
         config,
         training,
@@ -120,20 +119,25 @@ def prepare(config: StudyConfig) -> StudySetup:
         tested.pairs,
         good,
         good_test,
-        tuple(warnings),
+        warnings,
     )
 
 
-def _absent(subsets: Mapping, pairs: tuple[Pair, ...], presence: np.ndarray, names: tuple[str, ...]) -> list[str]:
-    """Return a line for each amount that lacks a class."""
+def _absent(
+    subsets: Mapping[int | None, tuple[Pair, ...]],
+    pairs: Sequence[Pair],
+    presence: Presence,
+    names: Sequence[str],
+) -> tuple[str, ...]:
+    """Return a line for each amount that lacks a class which all images together show."""
     index = {pair.stem: number for number, pair in enumerate(pairs)}
     lines = []
     for amount, subset in subsets.items():
         shown = presence[[index[pair.stem] for pair in subset]].any(axis=0)
-        lacking = [names[1 + number] for number in np.flatnonzero(~shown)]
+        lacking = [names[1 + number] for number in np.flatnonzero(presence.any(axis=0) & ~shown)]
         if lacking:
-            lines.append(f"the {amount or len(subset)} annotated images do not show {', '.join(lacking)}")
-    return lines
+            lines.append(f"the {amount_name(amount)} annotated images do not show {', '.join(lacking)}")
+    return tuple(lines)
 
 
 def _refuse_shared_good(good: tuple[GoodImage, ...], test: tuple[GoodImage, ...], config: StudyConfig) -> None:
