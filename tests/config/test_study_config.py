@@ -1,0 +1,64 @@
+"""Keys of `study`: amounts and seeds in their spellings, and one line for each contradiction."""
+
+from __future__ import annotations
+
+import pytest
+
+from guided_diffusion.config.load import load_config
+from guided_diffusion.config.study import StudyConfig
+from guided_diffusion.runtime.errors import ConfigError
+
+REQUIRED = {"data_dir": "a", "dataset_mode": "multi-class", "good_dir": "b", "output_dir": "c", "train_config": "d"}
+
+
+def config_of(**values) -> StudyConfig:
+    return load_config("study", {**REQUIRED, **values})
+
+
+@pytest.mark.parametrize("amounts", ["20,60,all", [20, 60, None], [60, "all", "20"], " all, 60,20 "])
+def test_amounts_in_all_spellings(amounts):
+    config = config_of(amounts=amounts, seeds=4)
+    assert config.design.repeats == {20: 4, 60: 4, None: 4}
+    assert list(config.design.repeats) == [20, 60, None]
+    assert load_config("study", config.to_json()) == config
+
+
+def test_one_amount_and_seeds_of_each():
+    assert config_of(amounts="all").design.repeats == {None: 3}
+    assert config_of(amounts=20).design.repeats == {20: 3}
+    assert config_of(amounts="all,20", seeds="1,2").design.repeats == {20: 2, None: 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"arms": "real,plaice"}, "arms"),
+        ({"arms": "real,real"}, "arms"),
+        ({"arms": ""}, "arms"),
+        ({"amounts": [20, 20]}, "amounts"),
+        ({"amounts": [0]}, "amounts"),
+        ({"amounts": "many"}, "amounts"),
+        ({"amounts": []}, "amounts"),
+        ({"seeds": [3, 3]}, "seeds"),
+        ({"seeds": 0}, "seeds"),
+        ({"seeds": ""}, "seeds"),
+        ({"train_config": ""}, "train_config"),
+        ({"architectures": "unet,fpn", "other_amount": 30}, "other_amount"),
+        ({"architectures": "unet,unet"}, "architectures"),
+        ({"architectures": []}, "architectures"),
+        ({"good_test_dir": "b"}, "good_test_dir"),
+        ({"good_dir": ""}, "good_dir"),
+        ({"synthetic_share": 1}, "synthetic_share"),
+        ({"crop": 8}, "crop"),
+        ({"place_config": "C:\\study.json"}, "place_config"),
+    ],
+)
+def test_contradictions_are_one_line(values, key):
+    with pytest.raises(ConfigError) as error:
+        config_of(**values)
+    assert error.value.keys == (key,)
+    assert len(error.value.messages) == 1
+
+
+def test_arms_without_a_generator_need_no_config_of_it():
+    assert config_of(arms="real,real_good", train_config="").design.arms == ("real", "real_good")

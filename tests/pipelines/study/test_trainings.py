@@ -1,0 +1,60 @@
+"""Which models are trained, in which order, and what the estimate says of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from guided_diffusion.config.load import load_config
+from guided_diffusion.config.study import ARMS, StudyConfig
+from guided_diffusion.pipelines.study.estimate import Work, table
+from guided_diffusion.pipelines.study.runs import runs_of
+from guided_diffusion.pipelines.study.trainings import agreement_run, duration
+
+REQUIRED = {"data_dir": "a", "dataset_mode": "multi-class", "good_dir": "b", "output_dir": "c", "train_config": "d"}
+
+
+def config_of(**values) -> StudyConfig:
+    return load_config("study", {**REQUIRED, **values})
+
+
+def planned(config: StudyConfig):
+    return runs_of(config.design, config.design.arms, config.segmenter.architectures)
+
+
+def test_first_seeds_of_all_arms_and_amounts_come_first():
+    runs = planned(config_of(amounts="20,60,all", seeds="5,5,3"))
+    assert len(runs) == len(set(runs)) == len({run.key for run in runs}) == 6 * (5 + 5 + 3)
+    assert [run.repeat for run in runs] == sorted(run.repeat for run in runs)
+    first = [run for run in runs if run.repeat == 0]
+    assert [(run.amount, run.arm) for run in first] == [(amount, arm) for amount in (20, 60, None) for arm in ARMS]
+    assert {run.amount for run in runs if run.repeat == 4} == {20, 60}
+
+
+def test_other_architectures_are_trained_at_one_amount():
+    runs = planned(config_of(amounts="20,60", seeds=2, architectures="unet,fpn", other_amount=60, arms="real,place"))
+    assert {run.amount for run in runs if run.architecture == "fpn"} == {60}
+    assert sum(run.architecture == "fpn" for run in runs) == 4
+    assert sum(run.architecture == "unet" for run in runs) == 8
+
+
+def test_masks_are_looked_for_by_a_model_of_real_and_good_images():
+    run = agreement_run(config_of(amounts="all,20"), "unet")
+    assert run in planned(config_of(amounts="all,20"))
+    assert run.key == "unet-nall-real_good-0"
+    assert agreement_run(config_of(arms="real,place"), "unet") is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(40, "40 s"), (600, "10 min"), (12000, "3 h 20 min"), (50 * 3600, "2 days 2 h")],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_the_table_sums_what_is_left():
+    work = [Work("generator", 100, 50, "steps", 2.0), Work("models", 10, 10, "trainings", 600.0)]
+    lines = table(work).splitlines()
+    assert len(lines) == 4
+    assert lines[1].split() == ["generator", "100", "steps", "50", "2", "min"] or "100 s" in lines[1]
+    assert lines[-1].endswith(duration(6100))
