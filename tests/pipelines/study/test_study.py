@@ -1,0 +1,189 @@
+"""A tiny study from start to end: interrupted, resumed, reported; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from error_lines import check_error
+from PIL import Image
+from processes import finish, start
+from tiny import TINY
+
+from guided_diffusion.config.study import ARMS
+from guided_diffusion.pipelines.study import trainings
+
+pytestmark = pytest.mark.slow
+
+WINDOWS = {**TINY, "resize": "window", "inpaint": True, "image_channels": 1, "max_epochs": 1}
+TINY_MODELS = {"architectures": "fpn", "encoder": "tu-lcnet_050", "encoder_weights": "none", "crop": 32, "steps": 2}
+TINY_STUDY = {**TINY_MODELS, "amounts": "4,all", "seeds": 1, "pairs": 5, "batch_size": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def keys(parts, good_parts, tmp_path_factory) -> dict:
+    """The keys of a tiny study without `output_dir`."""
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "train.json").write_text(json.dumps({**WINDOWS, "data_dir": "elsewhere", "output_dir": "elsewhere"}))
+    (folder / "place.json").write_text(json.dumps({"steps": 2, "hole_margin": 3, "results_path": "elsewhere"}))
+    configs = {"train_config": folder / "train.json", "place_config": folder / "place.json"}
+    return {**TINY_STUDY, **configs, "data_dir": parts, "dataset_mode": "multi-class", "good_dir": good_parts}
+
+
+def results_of(folder: Path) -> dict[str, dict]:
+    """Return the results of a study without the times that they took."""
+    found = {path.stem: json.loads(path.read_text()) for path in (folder / "results").glob("*.json")}
+    return {key: {name: each for name, each in value.items() if "seconds" not in name} for key, value in found.items()}
+
+
+def times_of(folder: Path) -> dict[Path, int]:
+    return {
+        path: path.stat().st_mtime_ns
+        for pattern in ("n*/dataset/**/*", "n*/*/*.pt", "n*/*/images/*", "results/fpn*", "*.pt", "measures.json")
+        for path in folder.glob(pattern)
+        if path.is_file()
+    }
+
+
+def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypatch):
+    folder = tmp_path / "study"
+    code, shown, errors = isdm("study", **keys, output_dir=folder, estimate_only=True)
+    assert code == 0, errors
+    assert shown.splitlines()[-2].startswith("all together")
+    assert not (folder / "n4" / "train").exists()
+    assert not list((folder / "results").glob("fpn*"))
+
+    train, done = trainings.train_and_test, []
+
+    def interrupted(run, *args, **kwargs):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(run.key)
+        return train(run, *args, **kwargs)
+
+    monkeypatch.setattr(trainings, "train_and_test", interrupted)
+    assert isdm("study", **keys, output_dir=folder)[0] == 130
+    assert sorted(results_of(folder).keys() - {"settings"}) == sorted(done)
+    before = times_of(folder)
+    monkeypatch.setattr(trainings, "train_and_test", train)
+    code, shown, errors = isdm("study", **keys, output_dir=folder)
+    assert code == 0, errors
+    assert {path: time for path, time in times_of(folder).items() if path in before} == before
+    results = results_of(folder)
+    assert results.keys() - {"settings"} == {f"fpn-n{amount}-{arm}-0" for amount in ("4", "all") for arm in ARMS}
+    assert not list((folder / "unfinished").glob("*.pt"))
+
+    record = json.loads((folder / "report.json").read_text())
+    assert record["amounts"] == {"4": 4, "all": 8}
+    assert list(record["architectures"]["fpn"]["4"]) == list(ARMS)
+    assert set(record["data"]["subsets"]["4"]) < set(record["data"]["subsets"]["all"])
+    assert record["data"]["finished"] == record["data"]["planned"] == 12
+    assert {each["label"] for each in record["agreement"]["sets"]} >= {"place, all images", "place, 4 images"}
+    assert "not Inception" in record["distances"]["features"]
+    assert "Placed" in (folder / "report.html").read_text() or "placed" in (folder / "report.html").read_text()
+    assert (folder / "curve.png").exists()
+    with Image.open(folder / "examples.png") as picture:
+        assert picture.width > 4 * 64
+
+    # The generator of four images knows these alone; other arms have other images, real ones have not.
+    trained_on = json.loads((folder / "n4" / "configs" / "train.json").read_text())["data_dir"]
+    assert Path(trained_on) == folder / "n4" / "dataset"
+    digests = {key: result["images"] for key, result in results.items() if "images" in result}
+    assert len(set(digests.values())) == 12
+    assert {
+        (result["real"], result["arm"] == "real") for result in results.values() if result.get("amount") == "4"
+    } == {
+        (4, True),
+        (4, False),
+    }
+
+    after = times_of(folder)
+    assert isdm("study", **keys, output_dir=folder)[0] == 0
+    assert times_of(folder) == after
+    code, _, errors = isdm("study", **{**keys, "steps": 3}, output_dir=folder)
+    assert code == 2
+    check_error(errors[0], "steps")
+
+
+def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
+    plain = {**keys, "arms": "real,real_good", "amounts": "4", "seeds": 2, "train_config": "", "place_config": ""}
+    plain |= {"scale": 0.5, "image_channels": 1}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert isdm("study", **plain, output_dir=whole)[0] == 0
+    process = start("study", {**plain, "output_dir": killed})
+    deadline = time.monotonic() + 120
+    while len(list((killed / "results").glob("fpn*"))) < 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert finish(process) == -9
+    assert 1 <= len(list((killed / "results").glob("fpn*"))) < 4
+    assert isdm("study", **plain, output_dir=killed)[0] == 0
+    assert results_of(killed) == results_of(whole)
+    record = json.loads((killed / "report.json").read_text())
+    assert "agreement" not in record
+    assert record["verdicts"]["fpn"]["kind"] == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("values", "subject"),
+    [
+        ({"amounts": "8,all"}, "amounts"),
+        ({"amounts": "400"}, "amounts"),
+        ({"encoder": "resnet19"}, "encoder"),
+        ({"architectures": "fpn,FPN", "other_amount": "all"}, "architectures"),
+        ({"crop": 40}, "crop"),
+        ({"image_channels": 3}, "image_channels"),
+        ({"scale": 0.25}, "scale"),
+        ({"encoder_weights": "missing.pt"}, "encoder_weights"),
+        ({"train_config": "missing.json"}, "missing.json"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_written(keys, tmp_path, isdm, values, subject):
+    code, _, errors = isdm("study", **{**keys, **values}, output_dir=tmp_path / "out")
+    assert code == 2
+    assert len(errors) == 1
+    check_error(errors[0], subject)
+    assert not list((tmp_path / "out").glob("n*"))
+
+
+@pytest.mark.parametrize(
+    ("train", "place", "subject"),
+    [
+        ({"resize": "crop", "inpaint": False}, {}, "train_config"),
+        ({"inpaint": False}, {}, "train_config"),
+        ({"num_chanels": 3}, {}, "train_config"),
+        ({"dataset_mode": "binary"}, {}, "dataset_mode"),
+        ({}, {"erase": True}, "place_config"),
+        ({}, {"steps": "many"}, "place_config"),
+    ],
+)
+def test_configs_of_generators_that_do_not_fit(keys, tmp_path, isdm, train, place, subject):
+    configs = {"train_config": {**WINDOWS, **train}, "place_config": place}
+    for key, content in configs.items():
+        (tmp_path / f"{key}.json").write_text(json.dumps(content))
+    paths = {key: tmp_path / f"{key}.json" for key in configs}
+    code, _, errors = isdm("study", **{**keys, **paths}, output_dir=tmp_path / "out")
+    assert code == 2
+    check_error(errors[0], subject)
+
+
+def test_good_images_of_the_test_are_not_trained_on(keys, good_parts, tmp_path, isdm):
+    flat = {**keys, "good_dir": good_parts / "train"}
+    code, _, errors = isdm("study", **flat, output_dir=tmp_path / "out")
+    assert code == 2
+    check_error(errors[0], "good_dir", "good_test_dir")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "a.png").write_bytes((good_parts / "train" / "a.png").read_bytes())
+    code, _, errors = isdm("study", **flat, good_test_dir=copy, output_dir=tmp_path / "out")
+    assert code == 2
+    check_error(errors[0], copy / "a.png")
+
+
+def test_results_do_not_go_among_the_data(keys, parts, good_parts, isdm):
+    for folder in (parts / "train" / "out", good_parts / "train" / "out"):
+        code, _, errors = isdm("study", **keys, output_dir=folder)
+        assert code == 2
+        check_error(errors[0], "output_dir")
