@@ -119,6 +119,9 @@ class CropSegmenterOptions(OptionGroup):
     batch_size: int = option(8, "crops a step takes", ge=2, le=65536)
     lr: float = option(1e-3, "largest learning rate of AdamW", gt=0)
     encoder_lr: float = option(3e-4, "largest learning rate of the encoder", gt=0)
+    num_workers: int | None = option(
+        None, "processes that draw crops; null: none on CPU, up to 4 beside a GPU", ge=0, le=256
+    )
     vertical_flip: bool = option(True, "the usual augmentation may flip crops upside down, too")
 
     def check(self) -> Iterator[Problem]:

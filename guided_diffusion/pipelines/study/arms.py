@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from evaluations.blending import paste, poisson_blend
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL
+from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD, SDM
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.placing.scene import PlacedDefect
@@ -21,6 +21,16 @@ from guided_diffusion.runtime.errors import DataError
 
 PASTING = (COPY_PASTE, POISSON, PLACE)
 """The arms of the same defects at the same places in the same good images."""
+
+LABELS = {
+    REAL: "real",
+    REAL_GOOD: "real + good",
+    COPY_PASTE: "+ copy-paste",
+    POISSON: "+ Poisson-blended",
+    PLACE: "+ placed defects",
+    SDM: "+ SDM windows",
+}
+"""Of the arms, in the report."""
 
 Pixels = NDArray[np.integer]
 PatchMaker = Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]

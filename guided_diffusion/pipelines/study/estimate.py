@@ -224,6 +224,7 @@ def _model_seconds(name: str, training: SegmenterTraining, images: StudyImages) 
         training.plan(STEPS + 1),
         seed=0,
         device=training.device,
+        workers=training.workers,
         callback=lambda step: ticks.append(time.perf_counter()),
     ).model
     step = (ticks[-1] - ticks[0]) / (len(ticks) - 1)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -23,6 +23,7 @@ from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import PLACE, SDM, amount_name
 from guided_diffusion.data.components import find_components
 from guided_diffusion.data.visualize import evenly_spaced
+from guided_diffusion.pipelines.study.arms import LABELS
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining
 from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import digest, write_text
@@ -33,8 +34,21 @@ MOST_IMAGES = 100  # of a set in which masks are looked for
 MOST_WINDOWS = 400  # of a set whose features are compared
 
 Record = dict[str, Any]
-Sets = Sequence[tuple[str, WholeImages]]
-"""(label, images) of each synthetic set."""
+
+
+class SyntheticSet(NamedTuple):
+    """The synthetic images of an arm at an amount."""
+
+    arm: str
+    amount: int | None
+    images: WholeImages
+
+    @property
+    def label(self) -> str:
+        return f"{LABELS[self.arm].removeprefix('+ ')}, {amount_name(self.amount)} images"
+
+
+Sets = Sequence[SyntheticSet]
 
 
 def measure_images(
@@ -49,7 +63,7 @@ def measure_images(
         return {}
     config = images.setup.config
     asked = [digest(weights) if model is not None else "", config.inception_weights, images.test.defects.digest]
-    asked += [each.digest for _, each in sets]
+    asked += [each.images.digest for each in sets]
     key = sha256(json.dumps([*asked, training.settings()], sort_keys=True).encode()).hexdigest()[:16]
     there = read_run_record(config.output_dir, RECORD)
     if there.get("of") == key:
@@ -70,7 +84,7 @@ def _sets(images: StudyImages) -> Sets:
         for arm in setup.arms:
             synthetic = images.synthetic(amount, arm) if amount == amounts[-1] or arm == PLACE else None
             if synthetic is not None:
-                found.append((f"{arm}, {amount_name(amount)} images", synthetic))
+                found.append(SyntheticSet(arm, amount, synthetic))
     return found
 
 
@@ -84,12 +98,13 @@ def agreement(
     names = images.setup.class_names
     real = _found(images.test.defects, training, model, names)
     entries = []
-    for label, each in sets:
-        if label.startswith(SDM):
+    for each in sets:
+        if each.arm == SDM:
             continue  # windows of another size than the model takes
-        entry = _found(each, training, model, names)
+        entry = _found(each.images, training, model, names)
         ratios = {name: _ratio(entry["classes"][name], real["classes"][name]) for name in real["classes"]}
-        entries.append({"label": label, **entry, "ratio": _ratio(entry["mean"], real["mean"]), "ratio_classes": ratios})
+        whole = {"ratio": _ratio(entry["mean"], real["mean"]), "ratio_classes": ratios}
+        entries.append({"label": each.label, "arm": each.arm, **entry, **whole})
     return {"segmenter": run.key, "real": real, "sets": entries}
 
 
@@ -112,7 +127,7 @@ def distances(images: StudyImages, training: SegmenterTraining, sets: Sets) -> R
     side, config = training.options.crop, images.setup.config
     extractor = _extractor(images, training)
     real = _windows(images.test.defects, side)
-    every = [("real training images", images.whole), *sets]
+    every = [("real training images", images.whole), *((each.label, each.images) for each in sets)]
     entries = []
     reference = extractor.compute(real, "features of test images") if len(real) > 1 else None
     for label, each in every:
@@ -161,5 +176,5 @@ def agreement_lines(found: Mapping[str, Any]) -> list[str]:
     return [
         f"mask agreement of {each['label']}: {each['ratio']:.2f} of that of real test images"
         for each in found.get("sets", ())
-        if each["label"].startswith(f"{PLACE},") and each["ratio"] is not None
+        if each["arm"] == PLACE and each["ratio"] is not None
     ]

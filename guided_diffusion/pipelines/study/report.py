@@ -26,34 +26,18 @@ from evaluations.report.drawing import chart_png
 from evaluations.report.page import Section, Sheet, render_report
 from evaluations.report.sections import settings_section
 from evaluations.study.defects import ArmTests, arm_record, difference, judge_defects
-from guided_diffusion.config.study import (
-    COPY_PASTE,
-    PLACE,
-    POISSON,
-    REAL,
-    REAL_GOOD,
-    SDM,
-    amount_name,
-)
+from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, amount_name
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
-from guided_diffusion.pipelines.study.arms import filled, seen
+from guided_diffusion.pipelines.study.arms import LABELS, filled, seen
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.logs import library_versions
 
-LABELS = {
-    REAL: "real",
-    REAL_GOOD: "real + good",
-    COPY_PASTE: "+ copy-paste",
-    POISSON: "+ Poisson-blended",
-    PLACE: "+ placed defects",
-    SDM: "+ SDM windows",
-}
 CURVE_FILE, PICTURE_FILE = "curve.png", "examples.png"
 PICTURE_TITLES = ("good", "copy-paste", "placed", "mask")
 _LEAST_SIDE = 64  # px of a tile of the picture

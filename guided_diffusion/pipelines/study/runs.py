@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,13 @@ class SegmenterTraining:
         )
 
     @property
+    def workers(self) -> int:
+        """The number of processes that draw crops."""
+        if self.options.num_workers is not None:
+            return self.options.num_workers
+        return 0 if self.device.type == "cpu" else min(4, os.cpu_count() or 1)
+
+    @property
     def crops(self) -> CropPlan:
         relabel = partial(exchanged, pairs=self.exchanged) if self.exchanged else None
         return CropPlan(self.options.crop, vertical_flip=self.options.vertical_flip, relabel=relabel)
@@ -134,7 +142,7 @@ class SegmenterTraining:
 
     def settings(self) -> dict[str, Any]:
         """Return what results depend on, besides the images."""
-        values = self.options.model_dump(mode="json", exclude={"architectures"})
+        values = self.options.model_dump(mode="json", exclude={"architectures", "num_workers"})
         weights = self.options.encoder_weights
         # A file is identified by its contents, wherever it is.
         return {**values, "encoder_weights": weights_digest(weights) or weights, "seed": self.seed}
@@ -178,6 +186,7 @@ def train_and_test(
             device=training.device,
             weights=arm.weights,
             checkpoint=Checkpoint(checkpoint, every),
+            workers=training.workers,
             callback=callback,
         )
     except FloatingPointError as error:

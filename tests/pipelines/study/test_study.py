@@ -80,7 +80,10 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     assert list(record["architectures"]["fpn"]["4"]) == list(ARMS)
     assert set(record["data"]["subsets"]["4"]) < set(record["data"]["subsets"]["all"])
     assert record["data"]["finished"] == record["data"]["planned"] == 12
-    assert {each["label"] for each in record["agreement"]["sets"]} >= {"place, all images", "place, 4 images"}
+    assert {each["label"] for each in record["agreement"]["sets"]} >= {
+        "placed defects, all images",
+        "placed defects, 4 images",
+    }
     assert "not Inception" in record["distances"]["features"]
     assert "Placed" in (folder / "report.html").read_text() or "placed" in (folder / "report.html").read_text()
     assert (folder / "curve.png").exists()
