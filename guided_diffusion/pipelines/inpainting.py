@@ -127,8 +127,8 @@ class _Patch:
 
     def paint(self, seed: int) -> Painting:
         known = self._reduced(self.image.region, border=-1.0)
-        hole = self._reduced(lambda box: part_of(box, [self.own]), border=0.0)[0] > 0
-        unpainted = self._reduced(lambda box: part_of(box, [self.own, *self.others]), border=0.0)[0] > 0
+        hole = self._reduced(lambda box: part_of([self.own], box), border=0.0)[0] > 0
+        unpainted = self._reduced(lambda box: part_of([self.own, *self.others], box), border=0.0)[0] > 0
         canvas = known.clone()
         for number, (core, box) in enumerate(_cores(hole.numpy(), self.settings.window)):
             part, seen = box.slices, unpainted[box.slices].clone()
