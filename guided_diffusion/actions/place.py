@@ -12,9 +12,7 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
@@ -151,15 +149,7 @@ def _paint(
 ) -> None:
     """Paint the images of `todo`, several at a time, and write each when it is done."""
     geometry = trained.geometry
-    settings = PaintSettings(
-        window=height_width(geometry.image_size),
-        scale=geometry.scale,
-        margin=config.hole_margin,
-        feather=config.feather,
-        num_classes=output.encoding.num_classes,
-        background=get_mode(trained.source.dataset_mode).background,
-        with_edges=not geometry.no_instance,
-    )
+    settings = PaintSettings.of(config, trained, output.encoding.num_classes)
 
     def paintings() -> Iterator[tuple[tuple[PlannedSample, NativeImage, Finished], Painting]]:
         for sample in todo:

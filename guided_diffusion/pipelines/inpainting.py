@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +20,14 @@ from torch import Tensor
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data.area import covered, reduce_label_part, reduce_part
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.masks.encoding import edges_from_instances
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
+from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
@@ -42,6 +46,29 @@ class PaintSettings:
     background: int
     with_edges: bool
 
+    @classmethod
+    def of(cls, config: PlaceConfig, trained: TrainedConfig, num_classes: int) -> Self:
+        geometry = trained.geometry
+        return cls(
+            window=height_width(geometry.image_size),
+            scale=geometry.scale,
+            margin=config.hole_margin,
+            feather=config.feather,
+            num_classes=num_classes,
+            background=get_mode(trained.source.dataset_mode).background,
+            with_edges=not geometry.no_instance,
+        )
+
+    @property
+    def native_margin(self) -> int:
+        """Pixels of the images by which a hole is larger than its mask."""
+        return max(1, round(self.margin / self.scale))
+
+    @property
+    def native_feather(self) -> float:
+        """Pixels of the images over which the painting sets in."""
+        return self.feather / self.scale
+
 
 @dataclass(frozen=True)
 class Hole:
@@ -49,6 +76,14 @@ class Hole:
 
     box: Box
     mask: NDArray[np.bool_]
+
+
+class GrownHole(NamedTuple):
+    """A hole as it is painted: arrays [h, w] of a box that is a pixel wider, as far as the image goes."""
+
+    box: Box
+    mask: NDArray[np.bool_]  # the hole before it was grown
+    hole: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -77,6 +112,26 @@ def paint_image(
         yield from _Patch(image, label, hole, settings).paint(derive_seed(Stream.PAINT, seed, number))
 
 
+def grow_hole(hole: Hole, pixels: int, size: Size) -> GrownHole:
+    """Return all within so many pixels of a hole that is not empty, in an image of `size`."""
+    box = _grown_box(hole.box, pixels + 1, size)
+    mask = np.zeros(box.size, dtype=bool)
+    top, left = hole.box.top - box.top, hole.box.left - box.left
+    mask[top : top + hole.mask.shape[0], left : left + hole.mask.shape[1]] = hole.mask
+    return GrownHole(box, mask, ndimage.distance_transform_edt(~mask) <= pixels)
+
+
+def feathered(grown: GrownHole, width: float) -> NDArray[np.float64]:
+    """Return how much of the painting each pixel of the box gets: all on the mask, over `width` px less towards the
+    hole's rim, nothing outside."""
+    if not width:
+        return grown.hole.astype(np.float64)
+    # The rim of the image is no rim of the hole.
+    inside = grown.hole
+    distance = ndimage.distance_transform_edt(inside) if not inside.all() else np.full(inside.shape, np.inf)
+    return np.where(grown.mask, 1.0, np.minimum(distance / (width + 1), 1.0))
+
+
 class _Patch:
     """The surroundings of one hole, reduced to the scale of the network."""
 
@@ -84,13 +139,8 @@ class _Patch:
         self.image, self.label, self.settings = image, label, settings
         size = image.size
         self.reduced = tuple(max(1, round(side * settings.scale)) for side in size)
-        self.native_margin = max(1, round(settings.margin / settings.scale))
-        self.native = _grown_box(hole.box, self.native_margin + 1, size)
-        inside = np.zeros(self.native.size, dtype=bool)
-        top, left = hole.box.top - self.native.top, hole.box.left - self.native.left
-        inside[top : top + hole.mask.shape[0], left : left + hole.mask.shape[1]] = hole.mask
-        self.mask = inside
-        self.hole = ndimage.distance_transform_edt(~inside) <= self.native_margin
+        self.grown = grow_hole(hole, settings.native_margin, size)
+        self.native, self.hole = self.grown.box, self.grown.hole
         # Where the hole lies in the reduced image: a pixel that it covers in part is painted, too.
         rows, columns = (
             (first * new // old, -(-last * new // old))
@@ -128,7 +178,7 @@ class _Patch:
             after = painted[:, rows : rows + box.size[0], columns : columns + box.size[1]]
         else:
             after = before + self._enlarged(change)
-        alpha = torch.from_numpy(self._feathered())
+        alpha = torch.from_numpy(feathered(self.grown, self.settings.native_feather))
         self.image.put(box, before + alpha * (after - before), self.hole)
 
     def _enlarged(self, change: Tensor) -> Tensor:
@@ -143,17 +193,6 @@ class _Patch:
         grid = np.meshgrid(*where, indexing="ij")
         planes = [ndimage.map_coordinates(plane, grid, order=1, mode="nearest") for plane in change.numpy()]
         return torch.from_numpy(np.stack(planes))
-
-    def _feathered(self) -> NDArray[np.float64]:
-        """Return how much of the painting each pixel of `native` gets: all on the mask, less towards the hole's rim."""
-        width = self.settings.feather / self.settings.scale
-        if not width:
-            return np.ones(self.native.size)
-        # The rim of the image is no rim of the hole.
-        distance = (
-            ndimage.distance_transform_edt(self.hole) if not self.hole.all() else np.full(self.hole.shape, np.inf)
-        )
-        return np.where(self.mask, 1.0, np.minimum(distance / (width + 1), 1.0))
 
     def _reduced(self, read: Callable[[Box], Tensor]) -> Tensor:
         """Return what `read` gives of the image, [C, *] float64 of the frame; black where that is outside the image."""
