@@ -109,7 +109,7 @@ def paint_image(
     label: class ids [H, W] of the finished image. Pixels outside the grown holes keep their samples.
     """
     for number, hole in enumerate(holes):
-        yield from _Patch(image, label, hole, settings).paint(derive_seed(Stream.PAINT, seed, number))
+        yield from Patch(image, label, hole, settings).paint(derive_seed(Stream.PAINT, seed, number))
 
 
 def grow_hole(hole: Hole, pixels: int, size: Size) -> GrownHole:
@@ -132,8 +132,11 @@ def feathered(grown: GrownHole, width: float) -> NDArray[np.float64]:
     return np.where(grown.mask, 1.0, np.minimum(distance / (width + 1), 1.0))
 
 
-class _Patch:
-    """The surroundings of one hole, reduced to the scale of the network."""
+class Patch:
+    """The surroundings of one hole, reduced to the scale of the network.
+
+    known: [C, *] float64 of `frame`, what the image has there. unpainted: [1, *], where the hole is.
+    """
 
     def __init__(self, image: NativeImage, label: NDArray[np.integer], hole: Hole, settings: PaintSettings):
         self.image, self.label, self.settings = image, label, settings
@@ -151,25 +154,26 @@ class _Patch:
         )
         self.frame = _framed(Box(rows[0], columns[0], rows[1], columns[1]), settings.window, self.reduced)
         self.shown = _inside(self.frame, self.reduced)
+        self.known = self._reduced(self._stored)
+        self.unpainted = self._reduced(self._hole_in) > 0
 
     def paint(self, seed: int) -> Painting:
-        known = self._reduced(self._stored)
-        unpainted = self._reduced(self._hole_in) > 0
-        canvas = known.clone()
+        """Fill the hole window by window."""
+        canvas, unpainted = self.known.clone(), self.unpainted.clone()
         window = self.settings.window
-        for number, (core, box) in enumerate(_cores(unpainted[0].numpy(), window)):
+        for number, (core, box) in enumerate(cores(unpainted[0].numpy(), window)):
             part = (slice(box.top, box.bottom), slice(box.left, box.right))
-            label, hole = self._label(box), unpainted[0][part]
+            label, hole = self.label_of(box), unpainted[0][part]
             filled = yield WindowJob(label, canvas[:, *part].float(), hole, derive_seed(Stream.PAINT, seed, number))
             inner = torch.zeros_like(hole)
             inner[core.top - box.top : core.bottom - box.top, core.left - box.left : core.right - box.left] = True
             inner &= hole
             canvas[:, *part][:, inner] = filled.double()[:, inner]
             unpainted[0][part] &= ~inner
-        self._put(canvas - known, canvas)
+        self.put(canvas)
 
-    def _put(self, change: Tensor, painted: Tensor) -> None:
-        """Put the painting into the image: at full scale as it is, below as a change, so that the grain stays."""
+    def put(self, painted: Tensor) -> None:
+        """Put a painting of `frame`, [C, *], into the image: below full scale as a change, so that the grain stays."""
         box, (top, left) = self.native, (self.shown.top, self.shown.left)
         before = self.image.region(box).double()
         offset = (self.shown.top - self.frame.top, self.shown.left - self.frame.left)
@@ -177,7 +181,7 @@ class _Patch:
             rows, columns = (box.top - top + offset[0], box.left - left + offset[1])
             after = painted[:, rows : rows + box.size[0], columns : columns + box.size[1]]
         else:
-            after = before + self._enlarged(change)
+            after = before + self._enlarged(painted - self.known)
         alpha = torch.from_numpy(feathered(self.grown, self.settings.native_feather))
         self.image.put(box, before + alpha * (after - before), self.hole)
 
@@ -225,7 +229,7 @@ class _Patch:
         )
         return hole
 
-    def _label(self, window: Box) -> Tensor:
+    def label_of(self, window: Box) -> Tensor:
         """Return the class ids of a window of the frame, null outside the image."""
         box = Box(
             window.top + self.frame.top,
@@ -277,7 +281,7 @@ def _padded(values: Tensor, shown: Box, frame: Box, border: float) -> Tensor:
     return torch.nn.functional.pad(values, padding, value=border)
 
 
-def _cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
+def cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
     """Yield (core, window) in a frame whose `hole` [h, w] is to be filled: one window where it fits, else a raster."""
     rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
