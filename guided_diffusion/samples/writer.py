@@ -194,6 +194,8 @@ class SyntheticFolder:
                 if getattr(line, key) != value:
                     before, now = json.dumps(getattr(line, key)), json.dumps(value)
                     found = f"holds samples with {key} {before}, these would have {now}"
+                    if key == "inputs":  # a digest, which tells nobody anything
+                        found = "holds pairs made from other training masks, classes, label maps, placements or regions"
                     raise DataError.of(self.manifest, found, "choose another results_path")
 
     def _refuse_other_sources(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:

@@ -42,6 +42,7 @@ from guided_diffusion.diffusion.denoiser import Denoiser
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
 from guided_diffusion.diffusion.x0_hooks import clip
+from guided_diffusion.pipelines.holes import grow_hole
 from guided_diffusion.pipelines.inpainting import PaintSettings, Patch, cores, fill_windows
 from guided_diffusion.pipelines.load import pipeline_of_checkpoint
 from guided_diffusion.pipelines.sampling import SamplingRun
@@ -70,7 +71,8 @@ class LargeHole(NamedTuple):
         """Return a new copy of the good image, and the surroundings of the hole in it."""
         good, finished = self.scene.good, self.scene.finished
         image = replace(good, pixels=good.pixels.copy())
-        return image, Patch(image, finished.label, finished.holes[self.number], settings)
+        own = grow_hole(finished.holes[self.number], settings.native_margin, good.size)
+        return image, Patch(image, finished.label, own, (), settings)
 
 
 Way = Callable[[SamplingRun, Patch, int], tuple[Tensor, int, Lines]]
@@ -80,27 +82,40 @@ Way = Callable[[SamplingRun, Patch, int], tuple[Tensor, int, Lines]]
 def raster(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines]:
     """Paint core by core, as `place` does."""
     painted: list[Tensor] = []
-    patch.put = painted.append  # type: ignore[method-assign] - what is put into the image is what is measured
-    list(fill_windows(run, patch.settings, [(None, patch.paint(seed))], 1, lambda: None))
-    boxes = [core for core, _ in cores(patch.unpainted[0].numpy(), patch.settings.window)]
+    painting = _Kept(patch, painted)
+    list(fill_windows(run, patch.settings, [(None, painting.paint(seed))], 1, lambda: None))
+    _, hole, _ = patch.surroundings()
+    boxes = [core for core, _ in cores(hole.numpy(), patch.settings.window)]
     return painted[0], len(boxes), _lines(boxes)
+
+
+class _Kept(Patch):
+    """A patch whose painting is kept, and not put into the image."""
+
+    def __init__(self, patch: Patch, painted: list[Tensor]):
+        super().__init__(patch.image, patch.label, patch.own, patch.others, patch.settings)
+        self._painted = painted
+
+    def put(self, known: Tensor, painted: Tensor) -> None:
+        self._painted.append(painted)
 
 
 def averaged(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines]:
     """Paint all windows at once, averaged where they overlap."""
-    window = patch.settings.window
-    height, width = patch.unpainted.shape[1:]
+    window, (_, hole, _) = patch.settings.window, patch.surroundings()
+    height, width = hole.shape
     boxes = [
         Box(top, left, top + window[0], left + window[1])
         for top, left in product(_starts(height, window[0]), _starts(width, window[1]))
     ]
-    boxes = [box for box in boxes if patch.unpainted[0][box.slices].any()]
+    boxes = [box for box in boxes if hole[box.slices].any()]
     return _sampled(run, patch, boxes, seed), len(boxes), _lines(boxes)
 
 
 def whole(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines]:
     """Paint the frame as one window; what it lacks to a multiple of FACTOR is shown as outside the image."""
-    height, width = (-(-side // FACTOR) * FACTOR for side in patch.unpainted.shape[1:])
+    _, hole, _ = patch.surroundings()
+    height, width = (-(-side // FACTOR) * FACTOR for side in hole.shape)
     return _sampled(run, patch, [Box(0, 0, height, width)], seed), 1, (set(), set())
 
 
@@ -128,13 +143,15 @@ class AveragedDenoiser:
     def __init__(self, run: SamplingRun, patch: Patch, boxes: Sequence[Box]):
         self._boxes = [boxes[start : start + BATCH] for start in range(0, len(boxes), BATCH)]
         self._frame: Size = (max(box.bottom for box in boxes), max(box.right for box in boxes))
-        known = _extended(patch.known, self._frame, -1.0).float()
-        self.known = KnownRegion(known[None], _extended(patch.unpainted, self._frame, False))
+        known, hole, _ = patch.surroundings()
+        self._shown: Size = (hole.shape[0], hole.shape[1])
+        extended = _extended(known, self._frame, -1.0).float()
+        self.known = KnownRegion(extended[None], _extended(hole[None], self._frame, False))
         self._denoisers = [self._of_windows(run, patch, part) for part in self._boxes]
 
     def _of_windows(self, run: SamplingRun, patch: Patch, boxes: Sequence[Box]) -> Denoiser:
-        settings, (height, width) = patch.settings, patch.unpainted.shape[1:]
-        frame = patch.label_of(Box(0, 0, height, width))[None]
+        settings = patch.settings
+        frame = patch.label_of(Box(0, 0, *self._shown))[None]
         label = torch.stack([_extended(frame, self._frame, settings.num_classes)[0][box.slices] for box in boxes])
         edge = torch.stack([edges_from_instances(each.int()) for each in label]) if settings.with_edges else None
         kind = torch.uint8 if settings.num_classes < 256 else torch.int16
@@ -174,8 +191,8 @@ def _sampled(run: SamplingRun, patch: Patch, boxes: Sequence[Box], seed: int) ->
         shape = denoise.known.image.shape[1:]
         noise = draw_noise([generator], shape, device)
         image = SAMPLERS[run.sampler.sampler](denoise, run.process, noise, generators=[generator])[0].cpu().double()
-    height, width = patch.unpainted.shape[1:]
-    return torch.where(patch.unpainted, image[:, :height, :width], patch.known)
+    known, hole, _ = patch.surroundings()
+    return torch.where(hole, image[:, : hole.shape[0], : hole.shape[1]], known)
 
 
 def _extended(values: Tensor, size: Size, border: Any) -> Tensor:
@@ -209,15 +226,15 @@ def measure(hole: LargeHole, run: SamplingRun, settings: PaintSettings, seed: in
     found = {}
     for name, way in WAYS.items():
         image, patch = hole.patch(settings)
-        put = patch.put
+        known, inside, _ = patch.surroundings()
         start = time.perf_counter()
         painted, windows, lines = way(run, patch, seed)
         seconds = time.perf_counter() - start
-        put(painted)
+        patch.put(known, painted)
         whole_hole = np.zeros(image.size, bool)
-        whole_hole[patch.native.slices] = patch.hole
+        whole_hole[patch.own.box.slices] = patch.own.hole
         jumps = {
-            key: border_jump(painted.numpy(), patch.unpainted[0].numpy(), lines, reach)
+            key: border_jump(painted.numpy(), inside.numpy(), lines, reach)
             for key, reach in (("border jump", 1), ("wide", WIDE))
         }
         rim = rim_jump(image.pixels, hole.scene.good.pixels, whole_hole)
@@ -248,8 +265,8 @@ def large_holes(folder: PlacedFolder) -> Iterator[LargeHole]:
     for scene in folder.scenes():
         for number in range(len(scene.finished.holes)):
             hole = LargeHole(scene, number)
-            _, patch = hole.patch(folder.settings)
-            if len(list(cores(patch.unpainted[0].numpy(), folder.settings.window))) > 1:
+            _, inside, _ = hole.patch(folder.settings)[1].surroundings()
+            if len(list(cores(inside.numpy(), folder.settings.window))) > 1:
                 yield hole
 
 

@@ -28,6 +28,7 @@ from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, index_pairs
 from guided_diffusion.data.placing.scene import PlacedDefect
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import PaintSettings
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
@@ -81,7 +82,7 @@ class PlacedFolder:
         trained, encoding = trained_config(checkpoint, config), encoding_of_checkpoint(checkpoint)
         assert encoding is not None
         encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
-        plan = plan_placing(config, trained, encoding)
+        plan = (plan_erasing if config.erase else plan_placing)(config, trained, encoding)
         if any(line.inputs != plan.inputs for line in samples.lines.values()):
             raise DataError.of(samples.folder, "the masks that its defects come from have changed", _CHANGED)
         return cls(samples, config, checkpoint, trained, encoding, plan)

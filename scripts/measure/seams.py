@@ -33,7 +33,8 @@ from tqdm import tqdm
 from evaluations.blending import paste, poisson_blend
 from evaluations.seams import RimJumps, rim_jump
 from guided_diffusion.data import visualize
-from guided_diffusion.pipelines.inpainting import feathered, grow_hole
+from guided_diffusion.pipelines.holes import grow_hole
+from guided_diffusion.pipelines.inpainting import feathered
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
 from scripts.measure.placed import PlacedFolder, folder_arguments, open_folder, run_script
@@ -232,7 +233,7 @@ def cases_of(folder: PlacedFolder) -> Iterator[Case]:
                 raise DataError.of(folder.samples.folder, found, "use a folder of place with mask_source bank or file")
             grown = grow_hole(hole, settings.native_margin, scene.good.size)
             box, patch = grown.box, patch_of(defect, grown.box, scene.good)
-            weights = feathered(grown, settings.native_feather)
+            weights = feathered(grown, settings.native_feather) * grown.hole
             name = folder.encoding.names[defect.class_id]
             placements.append(Placement(name, box.top, box.left, grown.hole, grown.mask, patch, weights, zone))
         yield Case(scene.name, scene.good.pixels, scene.result, tuple(placements))
