@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.network import TrainedConfig
@@ -125,11 +124,13 @@ class PlacedFolder:
 
     def read_pair(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         """Return image [H, W, C] and class ids [H, W] of a pair of the real dataset."""
-        return _last(self._image(pair.image)), read_mask(pair.mask, self.encoding, upright=self.upright).numpy()
+        return self.read_image(pair.image), read_mask(pair.mask, self.encoding, upright=self.upright).numpy()
 
-    def _image(self, path: str | Path) -> Tensor:
+    def read_image(self, path: str | Path) -> NDArray[np.uint8]:
+        """Return an image as training reads it, [H, W, C]."""
         geometry = self.trained.geometry
-        return read_image(path, geometry.image_channels, upright=self.upright, image_range=geometry.image_range)
+        image = read_image(path, geometry.image_channels, upright=self.upright, image_range=geometry.image_range)
+        return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
 
     def patches(self) -> Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]:
         """Return what gives the pixels of the training image that come to lie in a box of a good image.
@@ -141,7 +142,7 @@ class PlacedFolder:
 
         @lru_cache(maxsize=8)
         def training_image(stem: str) -> NDArray[np.uint8]:
-            return _last(self._image(pairs[stem].image))
+            return self.read_image(pairs[stem].image)
 
         def patch(defect: PlacedDefect, box: Box, good: NativeImage) -> NDArray[np.float32]:
             assert defect.edited is not None
@@ -153,10 +154,6 @@ class PlacedFolder:
             return good.low + warped / np.float32(255) * max(good.high - good.low, 1)
 
         return patch
-
-
-def _last(image: Tensor) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
 
 
 def folder_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from tqdm import tqdm
 
-from evaluations.defect_copies import DefectCopies, DefectTextures, defect_texture, find_defect_copies
+from evaluations.defect_copies import FEWEST_DEFECTS, DefectCopies, DefectTextures, defect_texture, find_defect_copies
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import find_components
 from guided_diffusion.data.pairing import Pair
@@ -76,13 +76,20 @@ def real_defects(folder: PlacedFolder, pairs: dict[str, Pair], classes: Sequence
             yield Defect(part.class_id, f"{stem}#{index}", image[part.box.slices], part.mask)
 
 
+def judged_of(defects: DefectTextures, training: DefectTextures) -> int:
+    """Return how many of real defects the rule can judge."""
+    classes = np.unique(training.classes).tolist()
+    known = (class_id for class_id in classes if len(training.indices_of(class_id)) >= FEWEST_DEFECTS)
+    return sum(len(defects.indices_of(class_id)) for class_id in known)
+
+
 def figures(
-    copies: DefectCopies, placed: Sequence[Defect], training: Sequence[Defect], held_out: int
+    copies: DefectCopies, placed: Sequence[Defect], training: Sequence[Defect], judged_real: tuple[int, int]
 ) -> dict[str, Any]:
-    """Return the figures and the verdict; held_out: how many test defects there are, 0 for none."""
+    """Return the figures and the verdict; judged_real: how many training and test defects the rule can judge."""
     judged = np.flatnonzero(np.isfinite(copies.score))
     own = [training[copies.index[number]].source == placed[number].source for number in judged]
-    real = {"training": (copies.training_share, len(training)), "test": (copies.real_share, held_out)}
+    real = {"training": (copies.training_share, judged_real[0]), "test": (copies.real_share, judged_real[1])}
     beyond = [
         name
         for name, (share, count) in real.items()
@@ -153,8 +160,10 @@ def run(arguments: argparse.Namespace) -> None:
     if not placed or not training:
         raise DataError.of(folder.samples.folder, "has no placed or no training defects", "use another folder of place")
     test = list(real_defects(folder, folder.pairs("test"), classes))
-    copies = find_defect_copies(textures_of(placed), textures_of(training), textures_of(test) if test else None)
-    found = figures(copies, placed, training, len(test))
+    of_training, of_test = textures_of(training), textures_of(test) if test else None
+    copies = find_defect_copies(textures_of(placed), of_training, of_test)
+    judged = judged_of(of_training, of_training), judged_of(of_test, of_training) if of_test is not None else 0
+    found = figures(copies, placed, training, judged)
     out = arguments.out
     write_text(out / "copies.json", json.dumps(found, indent=1) + "\n")
     write_text(out / "copies.md", summary(found) + "\n")
