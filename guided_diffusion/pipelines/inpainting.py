@@ -69,6 +69,11 @@ class PaintSettings:
         """Pixels of the images by which a hole is larger than its mask."""
         return max(1, round(self.margin / self.scale))
 
+    @property
+    def native_feather(self) -> float:
+        """Pixels of the images over which the painting sets in."""
+        return self.feather / self.scale
+
 
 @dataclass(frozen=True)
 class WindowJob:
@@ -94,11 +99,21 @@ def paint_image(
     """
     grown = grow_holes(holes, settings.native_margin, image.size)
     for number, hole in enumerate(grown):
-        patch = _Patch(image, label, hole, grown[number + 1 :], settings)
+        patch = Patch(image, label, hole, grown[number + 1 :], settings)
         yield from patch.paint(derive_seed(Stream.PAINT, seed, number))
 
 
-class _Patch:
+def feathered(own: GrownHole, width: float) -> NDArray[np.float64]:
+    """Return how much of the painting each pixel of a hole gets, [h, w]: all on the mask, less towards the rim.
+
+    width: px over which it sets in. What it has outside the hole is of no use.
+    """
+    if not width or own.hole.all():  # the rim of the image is no rim of the hole
+        return np.ones(own.hole.shape)
+    return np.where(own.mask, 1.0, np.minimum(ndimage.distance_transform_edt(own.hole) / (width + 1), 1.0))
+
+
+class Patch:
     """The surroundings of one hole, reduced to the scale of the network."""
 
     def __init__(
@@ -126,22 +141,28 @@ class _Patch:
         self.shown = _inside(self.frame, self.reduced)
 
     def paint(self, seed: int) -> Painting:
-        known = self._reduced(self.image.region, border=-1.0)
-        hole = self._reduced(lambda box: part_of([self.own], box), border=0.0)[0] > 0
-        unpainted = self._reduced(lambda box: part_of([self.own, *self.others], box), border=0.0)[0] > 0
+        """Fill the hole, window by window."""
+        known, hole, unpainted = self.surroundings()
         canvas = known.clone()
-        for number, (core, box) in enumerate(_cores(hole.numpy(), self.settings.window)):
+        for number, (core, box) in enumerate(cores(hole.numpy(), self.settings.window)):
             part, seen = box.slices, unpainted[box.slices].clone()
             window_seed = derive_seed(Stream.PAINT, seed, number)
-            filled = yield WindowJob(self._label(box), canvas[:, *part].float(), seen, window_seed)
+            filled = yield WindowJob(self.label_of(box), canvas[:, *part].float(), seen, window_seed)
             inner = torch.zeros_like(seen)
             inner[core.top - box.top : core.bottom - box.top, core.left - box.left : core.right - box.left] = True
             inner &= hole[part]
             canvas[:, *part][:, inner] = filled.double()[:, inner]
             unpainted[part] &= ~inner
-        self._put(known, canvas)
+        self.put(known, canvas)
 
-    def _put(self, known: Tensor, painted: Tensor) -> None:
+    def surroundings(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the image has in the frame, [C, h, w] float64, where the hole is, and this with later holes."""
+        known = self._reduced(self.image.region, border=-1.0)
+        hole = self._reduced(lambda box: part_of([self.own], box), border=0.0)[0] > 0
+        unpainted = self._reduced(lambda box: part_of([self.own, *self.others], box), border=0.0)[0] > 0
+        return known, hole, unpainted
+
+    def put(self, known: Tensor, painted: Tensor) -> None:
         """Put the painting into the image: at full scale as it is, below it enlarged, by default as a change."""
         box = self.own.box
         before = self.image.region(box).double()
@@ -152,7 +173,7 @@ class _Patch:
             after = before + self._enlarged(painted - known)
         else:
             after = self._enlarged(painted)
-        alpha = torch.from_numpy(self._feathered())
+        alpha = torch.from_numpy(feathered(self.own, self.settings.native_feather))
         self.image.put(box, before + alpha * (after - before), self.own.hole)
 
     def _enlarged(self, values: Tensor) -> Tensor:
@@ -169,13 +190,6 @@ class _Patch:
         planes = [ndimage.map_coordinates(plane, grid, order=1, mode="nearest") for plane in shown.numpy()]
         return torch.from_numpy(np.stack(planes))
 
-    def _feathered(self) -> NDArray[np.float64]:
-        """Return how much of the painting each pixel of the hole's box gets: all on the mask, less towards the rim."""
-        width, hole = self.settings.feather / self.settings.scale, self.own.hole
-        if not width or hole.all():  # the rim of the image is no rim of the hole
-            return np.ones(hole.shape)
-        return np.where(self.own.mask, 1.0, np.minimum(ndimage.distance_transform_edt(hole) / (width + 1), 1.0))
-
     def _reduced(self, read: Callable[[Box], Tensor], *, border: float) -> Tensor:
         """Return what `read` gives of the image, [C, *] float64 of the frame; `border` outside the image."""
         spans = (self.shown.top, self.shown.bottom), (self.shown.left, self.shown.right)
@@ -184,7 +198,7 @@ class _Patch:
             part = reduce_part(part, self.image.size, self.reduced, *spans)
         return _padded(part.double(), self.shown, self.frame, border)
 
-    def _label(self, window: Box) -> Tensor:
+    def label_of(self, window: Box) -> Tensor:
         """Return the class ids of a window of the frame, null outside the image."""
         top, left = self.frame.top, self.frame.left
         box = Box(window.top + top, window.left + left, window.bottom + top, window.right + left)
@@ -248,7 +262,7 @@ def _padded(values: Tensor, shown: Box, frame: Box, border: float) -> Tensor:
     return torch.nn.functional.pad(values, padding, value=border)
 
 
-def _cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
+def cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
     """Yield (core, window) in a frame whose `hole` [h, w] is to be filled: one window where it fits, else a raster."""
     rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
     if not len(rows):

@@ -1,0 +1,179 @@
+"""The pairs that `place` has written, planned once more: what was painted where, and of which training defect.
+
+For the measures of placed defects: a folder has images and masks, but not how the mask of a defect was made of that of
+a training defect.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guided_diffusion.config.load import load_config
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.place import PlaceConfig
+from guided_diffusion.data.components import Box
+from guided_diffusion.data.datasets import read_image, read_mask
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.native_image import NativeImage
+from guided_diffusion.data.pairing import Pair, index_pairs
+from guided_diffusion.data.placing.scene import PlacedDefect
+from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.erasing import plan_erasing
+from guided_diffusion.pipelines.inpainting import PaintSettings
+from guided_diffusion.pipelines.load import encoding_of_checkpoint
+from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
+from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.errors import DataError, UserError
+from guided_diffusion.samples.manifest import ManifestLine, file_digest
+from guided_diffusion.samples.reader import SampleFolder, find_samples
+from guided_diffusion.samples.writer import plan_samples
+
+_CHANGED = "run place again, with the data that are there now"
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedScene:
+    """One pair: `good` before and `result` after painting, the latter like `good.pixels`, and what was painted."""
+
+    line: ManifestLine
+    good: NativeImage
+    result: NDArray[np.integer]
+    finished: Finished
+
+    @property
+    def name(self) -> str:
+        """The name of the pair, without folder and extension."""
+        return self.line.image.removeprefix("images/").removesuffix(".png")
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedFolder:
+    """A finished folder of `place` with the plan that it was made by."""
+
+    samples: SampleFolder
+    config: PlaceConfig
+    checkpoint: Checkpoint
+    trained: TrainedConfig
+    encoding: LabelEncoding
+    plan: PlacePlan
+
+    @classmethod
+    def open(cls, directory: str | Path, **changes: str) -> PlacedFolder:
+        """Plan a folder of `place` again; `changes`: keys of its configuration whose paths have changed.
+
+        Raises UserError for a folder that is not of `place`, and for what is missing or has changed since.
+        """
+        samples = find_samples(directory)
+        if not samples.has_native_depth or not samples.config:
+            found = "has no manifest.jsonl and config.json of place"
+            raise DataError.of(samples.folder, found, "give the results_path of place")
+        config = load_config("place", {**samples.config, **{key: value for key, value in changes.items() if value}})
+        checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))
+        trained, encoding = trained_config(checkpoint, config), encoding_of_checkpoint(checkpoint)
+        assert encoding is not None
+        encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
+        plan = (plan_erasing if config.erase else plan_placing)(config, trained, encoding)
+        if any(line.inputs != plan.inputs for line in samples.lines.values()):
+            raise DataError.of(samples.folder, "the masks that its defects come from have changed", _CHANGED)
+        return cls(samples, config, checkpoint, trained, encoding, plan)
+
+    @property
+    def settings(self) -> PaintSettings:
+        return PaintSettings.of(self.config, self.trained, self.encoding.num_classes)
+
+    @property
+    def upright(self) -> bool:
+        """Whether EXIF orientations are applied."""
+        return self.trained.source.exif != "ignore"
+
+    def scenes(self) -> Iterator[PlacedScene]:
+        """Yield the pairs in their order; DataError where one is not what the plan says."""
+        planned = plan_samples(self.plan.images, self.config.num_samples, self.config.seed)
+        for line in sorted(self.samples.lines.values(), key=lambda line: line.index):
+            source, mask = planned[line.index].source, self.samples.folder / line.mask
+            good = self._native(source.image)
+            if file_digest(source.image) != line.good_digest:
+                raise DataError.of(source.image, "is not the image that was painted into", _CHANGED)
+            finished = self.plan.finished(source, good.size, line.index)
+            if not np.array_equal(read_mask(mask, self.encoding).numpy(), finished.label):
+                raise DataError.of(mask, "has other defects than place would paint now", _CHANGED)
+            result = self._native(self.samples.folder / line.image).pixels
+            if result.shape != good.pixels.shape or result.dtype != good.pixels.dtype:
+                found = f"has another size or depth than {source.image}"
+                raise DataError.of(self.samples.folder / line.image, found, _CHANGED)
+            yield PlacedScene(line, good, result, finished)
+
+    def _native(self, path: str | Path) -> NativeImage:
+        geometry = self.trained.geometry
+        return NativeImage.read(path, geometry.image_channels, geometry.image_range, upright=self.upright)
+
+    def pairs(self, split: str) -> dict[str, Pair]:
+        """Return the pairs of a split of the real dataset by their stems; none where it has no such split."""
+        mode, source = get_mode(self.trained.source.dataset_mode), self.config.source
+        pairs, _ = index_pairs(source.data_dir, mode, split, with_instances=False)
+        return {pair.stem: pair for pair in pairs}
+
+    def read_pair(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        """Return image [H, W, C] and class ids [H, W] of a pair of the real dataset."""
+        return self.read_image(pair.image), read_mask(pair.mask, self.encoding, upright=self.upright).numpy()
+
+    def read_image(self, path: str | Path) -> NDArray[np.uint8]:
+        """Return an image as training reads it, [H, W, C]."""
+        geometry = self.trained.geometry
+        image = read_image(path, geometry.image_channels, upright=self.upright, image_range=geometry.image_range)
+        return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+
+    def patches(self) -> Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]:
+        """Return what gives the pixels of the training image that come to lie in a box of a good image.
+
+        (defect with its edit, box, good image) -> [h, w, C] in the units of the good image, warped as the mask was.
+        Training images are read in 8 bits; beyond them their borders are repeated.
+        """
+        pairs = self.pairs("train")
+
+        @lru_cache(maxsize=8)
+        def training_image(stem: str) -> NDArray[np.uint8]:
+            return self.read_image(pairs[stem].image)
+
+        def patch(defect: PlacedDefect, box: Box, good: NativeImage) -> NDArray[np.float32]:
+            assert defect.edited is not None
+            image = training_image(defect.edited.part.name)
+            own = defect.box
+            margin = max(own.top - box.top, own.left - box.left, box.bottom - own.bottom, box.right - own.right, 0)
+            top, left = box.top - own.top + margin, box.left - own.left + margin
+            warped = defect.edited.warp(image, margin)[top : top + box.size[0], left : left + box.size[1]]
+            return good.low + warped / np.float32(255) * max(good.high - good.low, 1)
+
+        return patch
+
+
+def folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a folder of `place` and where to write."""
+    parser.add_argument("folder", help="results_path of place")
+    for key in ("data_dir", "good_dir", "model_path"):
+        flag = f"--{key.replace('_', '-')}"
+        parser.add_argument(flag, default="", help=f"{key} of place, where it lies elsewhere now")
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is found")
+
+
+def open_folder(arguments: argparse.Namespace) -> PlacedFolder:
+    """Return the folder that `folder_arguments` name."""
+    keys = ("data_dir", "good_dir", "model_path")
+    return PlacedFolder.open(arguments.folder, **{key: getattr(arguments, key) for key in keys})
+
+
+def run_script(main: Callable[[argparse.Namespace], None], arguments: Any) -> None:
+    """Run a script; a user's mistake ends it with one line for each finding."""
+    try:
+        main(arguments)
+    except UserError as error:
+        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
