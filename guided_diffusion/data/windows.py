@@ -57,9 +57,14 @@ def plan_windows(labels: Iterable[Tensor], classes: Sequence[int], *, focus: flo
     return WindowPlan(focus, components, count + good_images)
 
 
-def point_of(label: Tensor, class_id: int, box: Box, draw: float) -> Target:
-    """Return the target of a window on a component: one of its pixels, chosen by `draw` in [0, 1)."""
+def point_of(label: Tensor, class_id: int, box: Box, draw: float) -> Target | None:
+    """Return the target of a window on a component: a pixel of the class in its box, chosen by `draw` in [0, 1).
+
+    None if the label map [H, W] has no such pixel there.
+    """
     rows, columns = torch.nonzero(label[box.slices] == class_id, as_tuple=True)
+    if not len(rows):
+        return None
     chosen = int(draw * len(rows))
     return Target(box, (box.top + int(rows[chosen]), box.left + int(columns[chosen])))
 

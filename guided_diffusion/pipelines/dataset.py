@@ -21,9 +21,10 @@ from guided_diffusion.data.options import GeometryOptions, LoaderOptions, Source
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_pairs
 from guided_diffusion.data.scan.duplicates import Twin, find_shared, find_shared_files, shared_problems
 from guided_diffusion.data.scan.good_images import good_images_with_masks, scan_good_images
-from guided_diffusion.data.scan.problems import Problem, problem_lines
+from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
+from guided_diffusion.data.scan.windows import window_problems
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.windows import WindowPlan, plan_windows
 from guided_diffusion.models.architecture import height_width
@@ -118,17 +119,28 @@ def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> S
     if not folder:
         beside = own_good_folder(config.source)
         folder = beside if beside and is_folder(beside) else ""
-    if not folder:
-        return report
-    upright, geometry = config.source.exif != "ignore", config.geometry
-    images, prints, problems = scan_good_images(folder, geometry.image_channels, geometry.image_range, upright=upright)
-    problems += good_images_with_masks(images, prints, report.pairs, report.prints)
-    return replace(
-        report,
-        problems=(*report.problems, *problems),
-        good_images=tuple(images),
-        good_prints=tuple(prints),
-    )
+    geometry = config.geometry
+    if folder:
+        images, prints, problems = scan_good_images(
+            folder,
+            geometry.image_channels,
+            geometry.image_range,
+            encoding=report.encoding,
+            pair_modes=report.image_modes,
+            upright=config.source.exif != "ignore",
+        )
+        problems += good_images_with_masks(images, prints, report.pairs, report.prints)
+        report = replace(
+            report,
+            problems=(*report.problems, *problems),
+            good_images=tuple(images),
+            good_prints=tuple(prints),
+        )
+    if report.good_images:  # they count in a batch, too
+        problems = [problem for problem in report.problems if problem.kind is not ProblemKind.SHORT_BATCH]
+        report = replace(report, problems=tuple(problems))
+    too_large = window_problems(report.image_sizes, plain_transform(geometry, get_mode(config.source.dataset_mode)))
+    return replace(report, problems=(*report.problems, *too_large))
 
 
 def own_good_folder(source: SourceOptions) -> str:
@@ -169,6 +181,22 @@ def shown_dataset(
         image_range=geometry.image_range,
         with_edges=not geometry.no_instance,
         holes=holes,
+    )
+
+
+def shown_windows(config: CheckConfig, report: ScanReport, plan: WindowPlan) -> SegmentationDataset:
+    """Return the windows of a training on a scanned split, neither flipped nor turned."""
+    transform = plain_transform(config.geometry, get_mode(config.source.dataset_mode))
+    return SegmentationDataset(
+        report.pairs,
+        report.encoding,
+        replace(transform, train=True, random_flip=False),
+        image_channels=config.geometry.image_channels,
+        image_range=config.geometry.image_range,
+        cache_images=False,
+        with_edges=not config.geometry.no_instance,
+        good_images=report.good_images,
+        windows=plan,
     )
 
 
