@@ -72,6 +72,14 @@ def read_mask(path: str | Path, encoding: LabelEncoding, *, upright: bool = True
     return torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
 
 
+class PlacedCondition(NamedTuple):
+    """The condition of one mask for sampling."""
+
+    label: Tensor  # [H, W] class ids
+    edge: Tensor | None  # [H, W] booleans
+    inside: Tensor | None  # [H, W] booleans: not the border that a small picture gets; None: all is inside
+
+
 def read_condition(
     entry: Pair | MaskEntry,
     encoding: LabelEncoding,
@@ -79,8 +87,8 @@ def read_condition(
     *,
     with_edges: bool = False,
     window: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the condition of one mask for sampling: label [H, W] and, `with_edges`, its edges [H, W] (booleans).
+) -> PlacedCondition:
+    """Return the condition of one mask for sampling, with `edge` if `with_edges` and `inside` for windows.
 
     transform: without augmentation (`train=False`). window: draws which component a window shows, None: the largest.
     """
@@ -90,7 +98,9 @@ def read_condition(
     height, width = label.shape
     placement = transform.place((height, width), target=_shown(label, encoding, transform, window))
     placed = _compact(placement.label(label, encoding.num_classes))
-    return placed, None if instance is None else _edges(placement, instance, placed, entry.instance is not None)
+    edge = None if instance is None else _edges(placement, instance, placed, entry.instance is not None)
+    inside = placement.inside() if transform.resize == "window" else None
+    return PlacedCondition(placed, edge, None if inside is None or inside.all() else inside)
 
 
 def foreground_classes(num_classes: int, background: int) -> tuple[int, ...]:

@@ -322,7 +322,7 @@ def test_edges_of_instance_maps_stay_those_of_the_instances(tmp_path):
     Image.fromarray(np.zeros((20, 40), np.uint8)).save(tmp_path / "m.png")
     entry = MaskEntry("m", str(tmp_path / "m.png"), str(tmp_path / "i.png"))
     transform = JointTransform((8, 8), "window", scale=0.5, train=False)
-    label, edge = read_condition(entry, ENCODING, transform, with_edges=True)
+    label, edge, _ = read_condition(entry, ENCODING, transform, with_edges=True)
     assert (label == 0).all()
     assert edge.any(0).tolist() == [False, False, False, True, True, False, False, False]
 

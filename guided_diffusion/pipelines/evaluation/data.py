@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets, MaskGroups
@@ -24,10 +26,11 @@ from guided_diffusion.data.scan.problems import UNSEEN, ProblemKind, problem_lin
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.data.visualize import Pixels
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import shared_with_training
-from guided_diffusion.pipelines.evaluation.options import needs_training
+from guided_diffusion.pipelines.evaluation.options import needs_training, size_of_samples
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
 
@@ -52,7 +55,12 @@ class View:
     encoding: LabelEncoding
     options: ViewOptions
     background: int
-    samples_are_windows: bool  # of the scale and size that are compared, so they are not cut again
+    folder: SampleFolder
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the windows that are cut out: those of the samples, if they are windows themselves."""
+        return size_of_samples(self.folder.config["image_size"]) if self.folder.holds_windows else self.size
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,17 +73,36 @@ class View:
         sampled: samples, which have 8 bits and are in the range of the model already.
         """
         transform = _transform(self.options, self.background)
-        if sampled and self.samples_are_windows:
+        if sampled and self.folder.holds_windows:
             transform = replace(transform, resize="squash")
+        elif transform.resize == "window":
+            transform = replace(transform, image_size=self.window)
         images, labels = load_arrays(
             pairs,
             self.encoding,
             transform,
             self.options.image_channels,
-            image_range="full" if sampled else self.options.image_range,
+            image_range="full" if sampled and not self.folder.has_native_depth else self.options.image_range,
             progress=name and f"reading {name}",
         )
+        if images.shape[1:3] != self.size:
+            images, labels = _squashed(images, labels, self.size)
         return ImageSet(images, labels, tuple(pair.stem for pair in pairs), self.encoding.num_classes)
+
+
+def _squashed(images: Pixels, labels: np.ndarray, size: tuple[int, int]) -> tuple[Pixels, np.ndarray]:
+    """Return images [N, H, W, 3] and label maps [N, H, W] at another size, as samples of other sizes are read."""
+    placement = JointTransform(size, "squash", train=False).place((labels.shape[1], labels.shape[2]))
+    scaled = [placement.image(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy() for image in images]
+    maps = [placement.mask(torch.from_numpy(label.astype(np.int32)), 0).numpy() for label in labels]
+    return np.stack(scaled), np.stack(maps).astype(labels.dtype)
+
+
+def _how_resized(options: ViewOptions) -> str:
+    if options.resize == "window":
+        scale = 1.0 if options.scale is None else options.scale
+        return f"windows of the real images at scale {scale:.4g}, each on the largest defect, and samples of that size"
+    return f"images resized to that size ({options.resize}, bicubic, antialiased)"
 
 
 @dataclass(frozen=True)
@@ -136,7 +163,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     if diversity_dir:
         several = open_samples(find_samples(diversity_dir), encoding, view.image_channels)
     background = get_mode(config.source.dataset_mode).background
-    seen = View(encoding, view, background, samples_are_windows=folder.config.get("resize") == "window")
+    seen = View(encoding, view, background, folder)
     return ScannedData(
         seen,
         background,
@@ -224,7 +251,7 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         scanned.background,
         origin,
         test_origin,
-        f"images resized to that size ({view.options.resize}, bicubic, antialiased)",
+        _how_resized(view.options),
         partial(_find_groups, scanned),
     )
     return EvaluationData(scanned, sets, (*lines, *scanned.warnings))
