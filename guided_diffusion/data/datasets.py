@@ -187,9 +187,12 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
                 raise DataError.of(self.pairs[index].mask, found, "start again, and leave the files as they are")
         height, width = label.shape
         placement = self.transform.place((height, width), generator if self.transform.train else None, target)
+        inside = placement.inside() if self.transform.resize == "window" else None
         pixels = placement.image(image).float()
         if self.transform.brightness:
             pixels = self.transform.brightened(pixels, generator)
+            if inside is not None:  # the border stays black
+                pixels *= inside
         example: dict[str, Any] = {
             "image": pixels.div_(127.5).sub_(1),
             "label": _compact(placement.label(label, self.encoding.num_classes)),
@@ -199,8 +202,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         }
         if instance is not None:
             example["edge"] = _edges(placement, instance, example["label"], self._has_instances(index))
-        if self.transform.resize == "window":
-            example["inside"] = placement.inside()
+        if inside is not None:
+            example["inside"] = inside
         if self.holes is not None:
             if not self.transform.train:  # the same hole every time
                 generator.manual_seed(derive_seed(Stream.HOLE, self.seed, key.index))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -262,6 +263,23 @@ def test_other_windows_lie_in_good_images_too_and_smaller_ones_get_a_border(file
             else:
                 assert inside.all()
     assert len(names) == 8
+
+
+def test_brightness_changes_the_picture_but_not_its_border(files):
+    examples = dataset(files, focus=0.0, size=(40, 40))
+    plain = [examples[key(index, epoch)] for index in range(8) for epoch in range(4)]
+    examples.transform = replace(examples.transform, brightness=0.3)
+    shifts = set()
+    for example, before in zip([examples[key(i, e)] for i in range(8) for e in range(4)], plain, strict=True):
+        inside = example["inside"]
+        assert torch.equal(inside, before["inside"])
+        assert torch.equal(example["label"], before["label"])
+        assert (example["image"][:, ~inside] == -1).all()
+        free = inside & (example["image"].abs().amax(0) < 1)
+        shifts |= {round(shift, 3) for shift in (example["image"] - before["image"])[:, free].flatten().tolist()}
+    assert len(shifts) > 10
+    assert max(map(abs, shifts)) <= 0.6
+    assert min(shifts) < 0 < max(shifts)
 
 
 def test_masks_of_good_images_are_read(files, tmp_path):
