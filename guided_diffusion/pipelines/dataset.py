@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import SegmentationDataset, foreground_classes, read_mask
 from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.holes import HoleMaker
@@ -24,9 +23,10 @@ from guided_diffusion.data.scan.good_images import good_images_with_masks, scan_
 from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
+from guided_diffusion.data.scan.threads import in_threads
 from guided_diffusion.data.scan.windows import window_problems
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.data.windows import WindowPlan, plan_windows
+from guided_diffusion.data.windows import WindowPlan, boxes_of, plan_windows
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.distributed import ProcessGroup
 
@@ -215,11 +215,12 @@ def window_plan(
     if geometry.resize != "window":
         return None
     classes = foreground_classes(report.encoding.num_classes, get_mode(source.dataset_mode).background)
-    labels = (
-        read_mask(pair.mask, report.encoding, upright=pair.upright)
-        for pair in tqdm(report.pairs, desc="finding defects", unit="mask")
-    )
-    return plan_windows(labels, classes, focus=options.window_focus, good_images=len(report.good_images))
+
+    def boxes(pair: Pair) -> list[tuple[int, Box]]:
+        return boxes_of(read_mask(pair.mask, report.encoding, upright=pair.upright), classes)
+
+    found = in_threads(boxes, report.pairs, "finding defects", progress=True)
+    return plan_windows(found, focus=options.window_focus, good_images=len(report.good_images))
 
 
 def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGroup) -> SegmentationDataset:

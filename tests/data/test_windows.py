@@ -21,7 +21,7 @@ from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_insta
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, index_pairs
 from guided_diffusion.data.transforms import JointTransform, Target
-from guided_diffusion.data.windows import WindowPlan, numbers, plan_windows, point_of, target_in
+from guided_diffusion.data.windows import WindowPlan, boxes_of, numbers, plan_windows, point_of, target_in
 from guided_diffusion.runtime.errors import ConfigError, DataError
 
 NULL = 4
@@ -148,7 +148,7 @@ def plan_of(focus: float = 0.8, good_images: int = 3) -> WindowPlan:
         labels[0][2 * (index // 5), 4 * (index % 5)] = 1
     labels[3][30:39, 20:40] = 2
     labels[4][0:3, 0:3] = 2
-    return plan_windows(labels, (1, 2, 3), focus=focus, good_images=good_images)
+    return plan_windows([boxes_of(label, (1, 2, 3)) for label in labels], focus=focus, good_images=good_images)
 
 
 def test_classes_are_drawn_evenly_among_those_that_have_any():
@@ -175,7 +175,7 @@ def test_classes_are_drawn_evenly_among_those_that_have_any():
 def test_the_share_of_windows_on_defects_may_be_none_or_all(focus, shown):
     plan, source = plan_of(focus), generator()
     assert {plan.draw(source)[1] for _ in range(200)} == shown
-    empty = plan_windows([torch.zeros(4, 4, dtype=torch.uint8)], (1,), focus=focus, good_images=0)
+    empty = plan_windows([boxes_of(torch.zeros(4, 4, dtype=torch.uint8), (1,))], focus=focus, good_images=0)
     assert empty.draw(source) == (0, None, None)
     assert empty.expected(100) == {}
 
@@ -226,7 +226,7 @@ def dataset(files, *, focus: float = 0.8, scale: float = 1.0, size=(16, 16), **o
     pairs, good = files
     encoding = options.pop("encoding", ENCODING)
     labels = [torch.from_numpy(np.array(Image.open(pair.mask))) for pair in pairs]
-    plan = plan_windows(labels, (1, 2), focus=focus, good_images=len(good))
+    plan = plan_windows([boxes_of(label, (1, 2)) for label in labels], focus=focus, good_images=len(good))
     transform = JointTransform(size, "window", scale=scale, vertical_flip=True, rotate90=size[0] == size[1])
     return SegmentationDataset(pairs, encoding, transform, good_images=good, windows=plan, **options)
 
@@ -386,7 +386,7 @@ def test_many_classes_and_instance_maps(mode, tmp_path):
     encoding = LabelEncoding(rule.num_classes, rule.names, values)
     labels = [torch.from_numpy(encoding.decode(Image.open(pair.mask), pair.mask).astype(np.int32)) for pair in pairs]
     classes = [index for index in range(rule.num_classes) if index != rule.background]
-    plan = plan_windows(labels, classes, focus=1.0, good_images=0)
+    plan = plan_windows([boxes_of(label, classes) for label in labels], focus=1.0, good_images=0)
     transform = JointTransform((16, 24), "window", scale=0.5, background=rule.background)
     examples = SegmentationDataset(pairs, encoding, transform, windows=plan, with_edges=True)
     for index in range(3):
