@@ -167,6 +167,12 @@ def collate_holes(dataset: SegmentationDataset, indices: Iterable[int]) -> Known
     return KnownRegion(examples["image"], examples["hole"])
 
 
+def collate_inside(dataset: SegmentationDataset, indices: Iterable[int]) -> Tensor | None:
+    """Return which pixels of chosen examples [N, H, W] show the image and not a border, None if all do."""
+    inside = _collated(dataset, indices).get("inside")
+    return None if inside is None or inside.all() else inside
+
+
 def _collated(dataset: SegmentationDataset, indices: Iterable[int]) -> dict[str, Any]:
     collate = _Collate(dataset.encoding.num_classes)
     return collate([dataset[ExampleKey(0, index, 0, 1.0)] for index in indices])

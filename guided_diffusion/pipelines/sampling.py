@@ -247,13 +247,15 @@ class SamplingRun:
         seeds: Sequence[int],
         *,
         known: KnownRegion | None = None,
+        inside: Tensor | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Tensor:
         """Return the images of one batch, [N, C, H, W] float32 on the CPU, in [-1, 1] where they are clipped.
 
         Image i depends on condition i, seed i and what is known of it alone. known: an inpainting network fills its
-        holes; None: it makes whole images. Raises Cancelled after the step in which `cancelled()` is true.
+        holes; None: it makes whole images. inside: [N, H, W], the others are the black border of a small picture.
+        Raises Cancelled after the step in which `cancelled()` is true.
         """
         assert len(condition) == len(seeds), "one seed an image"
         pipeline, options = self.pipeline, self.sampler
@@ -261,6 +263,12 @@ class SamplingRun:
             known = KnownRegion.nothing(len(seeds), pipeline.image_shape) if known is None else known
             known = known.to(pipeline.device)
         assert known is None or pipeline.options.model.inpaint, "a plain network fills no holes"
+        hooks = self._hooks() + ([] if known is None else [known.keep])
+        if inside is not None:
+            # Black at every step, as in training, which has no loss there.
+            hooks.append(
+                KnownRegion(torch.full((len(seeds), *pipeline.image_shape), -1.0), inside).to(pipeline.device).keep
+            )
 
         def after_step(done: int, total: int, x: Tensor) -> None:
             if progress is not None:
@@ -275,7 +283,7 @@ class SamplingRun:
         with torch.inference_mode():
             network = self._network(condition.to(pipeline.device), seeds, known)
             images = SAMPLERS[options.sampler](
-                Denoiser(network, self.process, self._hooks() + ([] if known is None else [known.keep])),
+                Denoiser(network, self.process, hooks),
                 self.process,
                 draw_noise(generators, pipeline.image_shape, pipeline.device),
                 generators=generators,

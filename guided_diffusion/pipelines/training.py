@@ -14,7 +14,13 @@ from torch import Tensor
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.class_statistics import save_eta
-from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples, collate_holes
+from guided_diffusion.data.loader import (
+    DistributedBatchPlan,
+    TrainLoader,
+    collate_examples,
+    collate_holes,
+    collate_inside,
+)
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
@@ -200,7 +206,7 @@ def build_previewer(
     mode = get_mode(config.source.dataset_mode)
     shown = shown_dataset(chosen, report.encoding, config.geometry, mode, holes=hole_maker(config, report.encoding))
     image, condition = collate_examples(shown, range(len(chosen)))
-    known = collate_holes(shown, range(len(chosen)))
+    known, inside = (collate(shown, range(len(chosen))) for collate in (collate_holes, collate_inside))
     num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
     setting = SamplerOptions(steps=num_steps, time_grid="logsnr")
     dtype = AMP_DTYPES[config.precision.precision]
@@ -208,7 +214,7 @@ def build_previewer(
 
     def draw(condition: SemanticMap, seeds: Sequence[int]) -> Tensor:
         # A new run each time, as the weights have changed; noise from the CPU is the same on every device.
-        return pipeline.begin(setting, noise_device="cpu")(condition, seeds, known=known)
+        return pipeline.begin(setting, noise_device="cpu")(condition, seeds, known=known, inside=inside)
 
     return Previewer(
         draw,

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets, MaskGroups
@@ -26,10 +27,11 @@ from guided_diffusion.data.scan.problems import UNSEEN, ProblemKind, problem_lin
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.data.visualize import Pixels
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import shared_with_training
-from guided_diffusion.pipelines.evaluation.options import needs_training
+from guided_diffusion.pipelines.evaluation.options import needs_training, size_of_samples
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import file_digest
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
@@ -55,6 +57,12 @@ class View:
     encoding: LabelEncoding
     options: ViewOptions
     background: int
+    folder: SampleFolder
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the windows that are cut out: those of the samples, if they are windows themselves."""
+        return size_of_samples(self.folder.config["image_size"]) if self.folder.holds_windows else self.size
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,10 +75,12 @@ class View:
         samples: the folder that they are of. Those of `sample` are in the range of the model, and windows already.
         """
         transform, image_range = _transform(self.options, self.background), self.options.image_range
+        if samples is not None and samples.holds_windows:
+            transform = replace(transform, resize="squash")
+        elif transform.resize == "window":
+            transform = replace(transform, image_size=self.window)
         if samples is not None and not samples.has_native_depth:
             image_range = "full"
-            if samples.config.get("resize") == "window":
-                transform = replace(transform, resize="squash")
         images, labels = load_arrays(
             pairs,
             self.encoding,
@@ -79,7 +89,24 @@ class View:
             image_range=image_range,
             progress=name and f"reading {name}",
         )
+        if images.shape[1:3] != self.size:
+            images, labels = _squashed(images, labels, self.size)
         return ImageSet(images, labels, tuple(pair.stem for pair in pairs), self.encoding.num_classes)
+
+
+def _squashed(images: Pixels, labels: np.ndarray, size: tuple[int, int]) -> tuple[Pixels, np.ndarray]:
+    """Return images [N, H, W, 3] and label maps [N, H, W] at another size, as samples of other sizes are read."""
+    placement = JointTransform(size, "squash", train=False).place((labels.shape[1], labels.shape[2]))
+    scaled = [placement.image(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy() for image in images]
+    maps = [placement.mask(torch.from_numpy(label.astype(np.int32)), 0).numpy() for label in labels]
+    return np.stack(scaled), np.stack(maps).astype(labels.dtype)
+
+
+def _how_resized(options: ViewOptions) -> str:
+    if options.resize == "window":
+        scale = 1.0 if options.scale is None else options.scale
+        return f"windows of the real images at scale {scale:.4g}, each on the largest defect, and samples of that size"
+    return f"images resized to that size ({options.resize}, bicubic, antialiased)"
 
 
 @dataclass(frozen=True)
@@ -141,7 +168,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         several_folder = find_samples(config.quality.diversity_dir)
         several = open_samples(several_folder, encoding, view.image_channels)
     background = get_mode(config.source.dataset_mode).background
-    seen = View(encoding, view, background)
+    seen = View(encoding, view, background, folder)
     return ScannedData(
         seen,
         background,
@@ -234,7 +261,7 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         scanned.background,
         origin,
         test_origin,
-        f"images resized to that size ({view.options.resize}, bicubic, antialiased)",
+        _how_resized(view.options),
         partial(_find_groups, scanned),
         donors=None if origins is None else origins.donors,
     )

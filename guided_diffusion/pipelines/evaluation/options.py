@@ -42,7 +42,10 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     if samples.has_native_depth:
         _complete_for_whole_images(values, samples)
     if config.view.image_size is None and values["image_size"] is not None:
-        values["image_size"] = _size_of_samples(values["image_size"], multiples=config.trains_models)
+        size = size_of_samples(values["image_size"])
+        if config.trains_models:
+            size = tuple(SIDE * ceil(side / SIDE) for side in size)
+        values["image_size"] = size[0] if size[0] == size[1] else list(size)
     missing = [key for key in ("dataset_mode", "image_size") if values[key] in (None, "")]
     if missing:
         raise ConfigError(
@@ -57,6 +60,10 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     resolved: EvaluateConfig = load_config("evaluate", values)
     if resolved.view.resize is None:
         resolved = resolved.replaced(resize=get_mode(resolved.source.dataset_mode).resize)
+    made_at, scale = samples.config.get("scale"), resolved.view.scale
+    if resolved.view.resize == "window" and samples.holds_windows and made_at != scale:
+        found = f"{scale} given, but the windows of {samples.folder} are at scale {made_at}"
+        raise ConfigError.of("scale", found, "leave it out")
     return resolved
 
 
@@ -73,16 +80,12 @@ def _complete_for_whole_images(values: dict[str, Any], samples: SampleFolder) ->
         values[key] = value if values[key] is None else values[key]
 
 
-def _size_of_samples(size: Any, *, multiples: bool) -> int | list[int]:
-    """Return the image size in a record of sampling, its sides rounded up to multiples of 32 if `multiples`."""
+def size_of_samples(size: Any) -> tuple[int, int]:
+    """Return height and width in a record of sampling; ConfigError where somebody put something else there."""
     try:
-        height, width = height_width(TypeAdapter(ImageSize).validate_python(size, strict=True))
+        return height_width(TypeAdapter(ImageSize).validate_python(size, strict=True))
     except ValidationError:
         field = GeometryOptions.model_fields["image_size"]
         raise ConfigError(
             f"image_size is {json.dumps(size)}: expected {expected(field)}, such as {field.default}"
         ) from None
-    if not multiples:
-        return size
-    height, width = (SIDE * ceil(side / SIDE) for side in (height, width))
-    return height if height == width else [height, width]

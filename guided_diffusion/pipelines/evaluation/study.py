@@ -170,6 +170,8 @@ def _settings(config: EvaluateConfig, sets: EvaluationSets) -> dict[str, Any]:
         **({"flip_pairs": [list(pair) for pair in pairs]} if pairs else {}),
         "image_channels": view.image_channels,
         "resize": view.resize,
+        **({"scale": view.scale} if view.resize == "window" else {}),
+        **({"mask_resize": view.mask_resize} if view.mask_resize else {}),
         **{key: getattr(options, key) for key in _SETTINGS},
         # A file is identified by its contents, wherever it is.
         "encoder_weights": weights_digest(options.encoder_weights) or options.encoder_weights,
