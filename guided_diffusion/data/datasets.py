@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from guided_diffusion.data.augmentation import Augmentation, AugmentedPlacement
 from guided_diffusion.data.files import open_image, open_mask
 from guided_diffusion.data.holes import HoleMaker
 from guided_diffusion.data.intensity import ImageRange, eight_bits
 from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances, raw_mask
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
-from guided_diffusion.data.transforms import JointTransform, Target
+from guided_diffusion.data.transforms import JointTransform, Placement, Target
 from guided_diffusion.data.windows import WindowPlan, numbers, point_of, target_in
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.memory import available_memory
@@ -113,6 +114,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     good_images: without a mask, their label is the background everywhere. windows: where windows lie; then an index
         does not choose the picture, it is a number in the epoch. holes: examples have a hole to fill.
+    augment: probability of each `Augmentation` beside those of `transform`.
     cache_images: keep decoded pictures in memory; "auto": if they fit in a quarter of the available memory, once for
         each of `num_workers` processes.
     """
@@ -132,11 +134,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         good_images: Sequence[GoodImage] = (),
         windows: WindowPlan | None = None,
         holes: HoleMaker | None = None,
+        augment: float = 0.0,
     ):
         self.pairs = tuple(pairs)
         self.good_images = tuple(good_images)
         self.windows = windows
         self.holes = holes
+        self.augment = augment
         self.encoding = encoding
         self.transform = transform
         self.image_channels: Literal[1, 3] = image_channels
@@ -159,8 +163,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: ExampleKey) -> dict[str, Any]:
         """Return `image`, float32 [image_channels, H, W] in [-1, 1]; `label`, [H, W] in `0..num_classes`, uint8 (int16
-        above 255 classes); booleans [H, W]: `edge` if `with_edges`, `inside` (not border) of windows, `hole`; `index`,
-        `batch_index` and `weight` of the key. Raises DataError for files that changed since they were scanned.
+        above 255 classes); booleans [H, W]: `edge` if `with_edges`, `inside` (not border) of windows, `hole`;
+        `augment`, the parameters, if that is on; `index`, `batch_index` and `weight` of the key. Raises DataError for
+        files that changed since they were scanned.
         """
         index, generator, target = key.index, torch.Generator(), None
         if self.transform.train:
@@ -175,11 +180,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
                 target = point_of(label, class_id, box, next(numbers(generator)))
         height, width = label.shape
         placement = self.transform.place((height, width), generator if self.transform.train else None, target)
-        pixels = placement.image(image).float()
-        if self.transform.brightness:
-            pixels = self.transform.brightened(pixels, generator)
+        if self.augment:
+            placement = self._augmentation(key).applied(placement)
         example: dict[str, Any] = {
-            "image": pixels.div_(127.5).sub_(1),
+            "image": self._pixels(image, placement, generator).div_(127.5).sub_(1),
             "label": _compact(placement.label(label, self.encoding.num_classes)),
             "index": key.index,
             "batch_index": key.batch_index,
@@ -189,11 +193,30 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             example["edge"] = edges_from_instances(placement.mask(instance, -1))
         if self.transform.resize == "window":
             example["inside"] = placement.inside()
+        elif isinstance(placement, AugmentedPlacement):  # the border of "pad" counts where it is where it always is
+            seen = placement.inside()
+            example["inside"] = seen if placement.moved else torch.ones_like(seen)
+        if isinstance(placement, AugmentedPlacement):
+            example["augment"] = placement.parameters()
         if self.holes is not None:
             if not self.transform.train:  # the same hole every time
                 generator.manual_seed(derive_seed(Stream.HOLE, self.seed, key.index))
             example["hole"] = self.holes(example["label"], numbers(generator))
         return example
+
+    def _augmentation(self, key: ExampleKey) -> Augmentation:
+        # Of its own seed: what else is drawn stays the same.
+        generator = torch.Generator().manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index, 1))
+        height, width = self.transform.image_size
+        return Augmentation.draw(self.augment, generator, square=height == width)
+
+    def _pixels(self, image: Tensor, placement: Placement | AugmentedPlacement, generator: torch.Generator) -> Tensor:
+        """Return the gray levels of a placed picture, float, brightness changed; a border stays black."""
+        placed = placement.image(image).float()
+        pixels = self.transform.brightened(placed, generator)
+        if isinstance(placement, AugmentedPlacement):
+            pixels = placement.augmentation.brightened(pixels)
+        return placed if pixels is placed else torch.where(placement.inside(), pixels, placed)
 
     def _decoded(self, index: int) -> _Decoded:
         """Return image, label and, `with_edges`, instance map of a pair at full size."""
