@@ -119,7 +119,8 @@ class AugmentedPlacement:
 
     def label(self, label: Tensor, null_id: int) -> Tensor:
         """Place class ids [H, W] as `mask` does, or by the area rule; the border is null."""
-        return self.then.label(self.cut.label(label, null_id), null_id)
+        placed = self.then.label(self.cut.label(label, null_id), null_id)
+        return placed.masked_fill(~self.inside(), null_id)  # the area rule may see the picture in half of a pixel
 
     def inside(self) -> Tensor:
         """Return which pixels show the picture, not a border: booleans [H, W]."""

@@ -97,7 +97,8 @@ class UNetModel(nn.Module):
         # Karras et al. 2022, appendix F.2. Made last, so that the other weights are drawn as without it.
         self.augment_embed = None
         if options.augment:
-            self.augment_embed = zero_initialized(nn.Linear(len(AUGMENT_PARAMETERS), num_channels, bias=False))
+            self.augment_embed = nn.Linear(len(AUGMENT_PARAMETERS), num_channels, bias=False)
+            nn.init.zeros_(self.augment_embed.weight)
         self.to(memory_format=torch.channels_last)
 
     def level_sizes(self, size: Size) -> list[Size]:
