@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from guided_diffusion.data.augmentation import Augmentation, AugmentedPlacement
 from guided_diffusion.data.files import open_image, open_mask
 from guided_diffusion.data.holes import HoleMaker
 from guided_diffusion.data.intensity import ImageRange, eight_bits
@@ -123,6 +124,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     good_images: without a mask, their label is the background everywhere. windows: where windows lie; then an index
         does not choose the picture, it is a number in the epoch. holes: examples have a hole to fill.
+    augment: probability of each `Augmentation` beside those of `transform`.
     cache_images: keep decoded pictures in memory; "auto": if they fit in a quarter of the available memory, once for
         each of `num_workers` processes.
     """
@@ -142,11 +144,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         good_images: Sequence[GoodImage] = (),
         windows: WindowPlan | None = None,
         holes: HoleMaker | None = None,
+        augment: float = 0.0,
     ):
         self.pairs = tuple(pairs)
         self.good_images = tuple(good_images)
         self.windows = windows
         self.holes = holes
+        self.augment = augment
         self.encoding = encoding
         self.transform = transform
         self.image_channels: Literal[1, 3] = image_channels
@@ -169,8 +173,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: ExampleKey) -> dict[str, Any]:
         """Return `image`, float32 [image_channels, H, W] in [-1, 1]; `label`, [H, W] in `0..num_classes`, uint8 (int16
-        above 255 classes); booleans [H, W]: `edge` if `with_edges`, `inside` (not border) of windows, `hole`; `index`,
-        `batch_index` and `weight` of the key. Raises DataError for files that changed since they were scanned.
+        above 255 classes); booleans [H, W]: `edge` if `with_edges`, `inside` (not border) of windows, `hole`;
+        `augment`, the parameters, if that is on; `index`, `batch_index` and `weight` of the key. Raises DataError for
+        files that changed since they were scanned.
         """
         generator = self._generator(key)
         if self.windows is None:
@@ -187,14 +192,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
                 raise DataError.of(self.pairs[index].mask, found, "start again, and leave the files as they are")
         height, width = label.shape
         placement = self.transform.place((height, width), generator if self.transform.train else None, target)
-        inside = placement.inside() if self.transform.resize == "window" else None
-        pixels = placement.image(image).float()
-        if self.transform.brightness:
-            pixels = self.transform.brightened(pixels, generator)
-            if inside is not None:  # the border stays black
-                pixels *= inside
+        if self.augment:
+            placement = self._augmentation(key).applied(placement)
         example: dict[str, Any] = {
-            "image": pixels.div_(127.5).sub_(1),
+            "image": self._pixels(image, placement, generator).div_(127.5).sub_(1),
             "label": _compact(placement.label(label, self.encoding.num_classes)),
             "index": key.index,
             "batch_index": key.batch_index,
@@ -202,8 +203,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         }
         if instance is not None:
             example["edge"] = _edges(placement, instance, example["label"], self._has_instances(index))
-        if inside is not None:
-            example["inside"] = inside
+        if self.transform.resize == "window":
+            example["inside"] = placement.inside()
+        elif isinstance(placement, AugmentedPlacement):  # the border of "pad" counts where it is where it always is
+            seen = placement.inside()
+            example["inside"] = seen if placement.moved else torch.ones_like(seen)
+        if isinstance(placement, AugmentedPlacement):
+            example["augment"] = placement.parameters()
         if self.holes is not None:
             if not self.transform.train:  # the same hole every time
                 generator.manual_seed(derive_seed(Stream.HOLE, self.seed, key.index))
@@ -223,6 +229,20 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def _has_instances(self, index: int) -> bool:
         return index < len(self.pairs) and self.pairs[index].instance is not None
+
+    def _augmentation(self, key: ExampleKey) -> Augmentation:
+        # Of its own seed: what else is drawn stays the same.
+        generator = torch.Generator().manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index, 1))
+        height, width = self.transform.image_size
+        return Augmentation.draw(self.augment, generator, square=height == width)
+
+    def _pixels(self, image: Tensor, placement: Placement | AugmentedPlacement, generator: torch.Generator) -> Tensor:
+        """Return the gray levels of a placed picture, float, brightness changed; a border stays black."""
+        placed = placement.image(image).float()
+        pixels = self.transform.brightened(placed, generator)
+        if isinstance(placement, AugmentedPlacement):
+            pixels = placement.augmentation.brightened(pixels)
+        return placed if pixels is placed else torch.where(placement.inside(), pixels, placed)
 
     def _decoded(self, index: int) -> _Decoded:
         """Return image, label and, `with_edges`, instance map of a pair at full size."""
@@ -280,7 +300,9 @@ def _read_edge_source(entry: Pair | MaskEntry, label: Tensor) -> Tensor:
     return torch.from_numpy(instance.astype(np.int32))
 
 
-def _edges(placement: Placement, source: Tensor, label: Tensor, has_instances: bool) -> Tensor:
+def _edges(
+    placement: Placement | AugmentedPlacement, source: Tensor, label: Tensor, has_instances: bool
+) -> Tensor:
     """Return the edges of a placed map, booleans [H, W]: where `source`, ids [H, W] before placing, changes.
 
     Edges of labels placed by area are those of the placed `label`, as nearest pixels lose what the area rule keeps.

@@ -244,6 +244,7 @@ def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGrou
         good_images=report.good_images,
         windows=window_plan(config.source, config.geometry, config.windows, report),
         holes=hole_maker(config, report.encoding),
+        augment=config.model.augment,
     )
 
 

@@ -29,7 +29,7 @@ from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
-from guided_diffusion.models.state_dict import load_weights, with_hole_channels
+from guided_diffusion.models.state_dict import load_weights, with_new_inputs
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES, build_network, refuse_broken_weights
 from guided_diffusion.pipelines.changed_data import fingerprint_of, refuse_other_data
@@ -156,7 +156,7 @@ def build_trainer(
         trainer.resume(source)
         _refuse_different_positions(trainer)
     elif source is not None:
-        ema.load_state_dict({rate: with_hole_channels(average, model) for rate, average in source.ema.items()})
+        ema.load_state_dict({rate: with_new_inputs(average, model) for rate, average in source.ema.items()})
     aside = reconcile_best(start, folder, trainer.progress) if world.is_main else None
     if aside:
         log.info(aside)
@@ -178,9 +178,7 @@ def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device
         torch.manual_seed(derive_seed(Stream.WEIGHTS, config.run.seed))
         model = build_network(config)
     if start.checkpoint is not None:
-        # A plain network may become an inpainting one.
-        weights = with_hole_channels(start.checkpoint.model, model)
-        load_weights(model, weights, source=str(start.checkpoint.path))
+        load_weights(model, with_new_inputs(start.checkpoint.model, model), source=str(start.checkpoint.path))
         refuse_broken_weights(start.checkpoint, start.checkpoint.model)
     return model.to(device)
 
@@ -225,6 +223,7 @@ def build_previewer(
         folder=Path(config.run.output_dir) / PREVIEWS,
         seeds=[derive_seed(Stream.SAMPLE, config.run.seed, index) for index in range(len(chosen))],
         num_steps=num_steps,
+        known=known,
     )
 
 

@@ -1,45 +1,87 @@
-"""Weights of pixels: means over the hole, a little of what is known, nothing of the border."""
+"""The weights of pixels in a loss: means over the hole, the rest and nothing of the border."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from flat_options import noise_process
+from torch import Tensor
 
 from guided_diffusion.diffusion.pixel_weights import KNOWN_WEIGHT, pixel_weights
 
+N, SIZE = 3, (9, 7)
+DRAW = torch.Generator().manual_seed(0)
+HOLE = torch.rand(N, *SIZE, generator=DRAW) < 0.3
+INSIDE = torch.ones(N, *SIZE, dtype=torch.bool)
+INSIDE[0, 5:], INSIDE[2, :, :2] = False, False
+LOSSES = (
+    {"learn_sigma": False},
+    {"learn_sigma": True, "rescale_learned_sigmas": True},
+    {"learn_sigma": True, "use_kl": True},
+    {"learn_sigma": True, "min_snr_gamma": 5.0, "prediction": "eps"},
+)
 
-def random_pixels(seed: int, count: int = 3) -> torch.Tensor:
-    return torch.rand(count, 7, 5, generator=torch.Generator().manual_seed(seed)) < 0.5
+
+def weighted(values: Tensor, inside: Tensor | None, hole: Tensor | None) -> Tensor:
+    """Return the weighted means of [N, C, H, W], [N], as a loss takes them."""
+    weight = pixel_weights(inside, hole)
+    assert weight is not None
+    assert weight.dtype == torch.float32
+    return (values * weight).flatten(1).mean(1)
 
 
-def test_pixels_count_alike_without_border_and_hole():
+def mean(values: Tensor, pixels: Tensor) -> Tensor:
+    """Return the mean over channels and chosen pixels of each image, by the definition; 0 where there are none."""
+    means = [image[:, chosen].mean() for image, chosen in zip(values, pixels, strict=True)]
+    return torch.stack(means).nan_to_num(0)
+
+
+def test_without_holes_and_borders_nothing_is_weighted():
     assert pixel_weights(None, None) is None
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
-@pytest.mark.parametrize("with_hole", [False, True])
-def test_the_weighted_mean_is_the_mean_over_the_hole_and_a_little_of_the_rest(with_inside, with_hole):
-    if not (with_inside or with_hole):
-        return
-    loss = torch.rand(3, 2, 7, 5, dtype=torch.float64)
-    inside, hole = random_pixels(0) if with_inside else None, random_pixels(1) if with_hole else None
-    weights = pixel_weights(inside, hole)
-    assert weights.shape == (3, 1, 7, 5)
-    assert weights.dtype == torch.float32
-    for index in range(3):
-        seen = torch.ones(7, 5, dtype=torch.bool) if inside is None else inside[index]
-        expected = loss[index, :, seen].mean()
-        if hole is not None:
-            known = loss[index, :, seen & ~hole[index]].mean()
-            expected = loss[index, :, seen & hole[index]].mean() + KNOWN_WEIGHT * known
-        assert (loss[index] * weights[index]).mean().item() == pytest.approx(expected.item(), rel=1e-6)
+@pytest.mark.parametrize("with_border", [True, False])
+def test_the_hole_counts_fully_the_rest_little_and_a_border_not_at_all(with_border):
+    values = torch.randn(N, 2, *SIZE, generator=DRAW)
+    inside = INSIDE if with_border else torch.ones_like(INSIDE)
+    expected = mean(values, HOLE & inside) + KNOWN_WEIGHT * mean(values, ~HOLE & inside)
+    found = weighted(values, inside if with_border else None, HOLE)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weighted(values, INSIDE, None), mean(values, INSIDE), rtol=1e-4, atol=1e-5)
 
 
-def test_empty_parts_count_nothing():
-    inside, everything = torch.zeros(1, 4, 4, dtype=torch.bool), torch.ones(1, 4, 4, dtype=torch.bool)
-    assert (pixel_weights(inside, None) == 0).all()
-    assert (pixel_weights(inside, everything) == 0).all()
-    assert (pixel_weights(None, everything) == 1).all()
-    assert torch.allclose(pixel_weights(everything, ~everything), torch.tensor(KNOWN_WEIGHT))
-    for weights in (pixel_weights(inside, ~everything), pixel_weights(everything, everything)):
-        assert torch.isfinite(weights).all()
+@pytest.mark.parametrize("hole", [True, False])
+def test_holes_of_everything_or_nothing(hole):
+    values, everywhere = torch.randn(N, 2, *SIZE, generator=DRAW), torch.full((N, *SIZE), hole)
+    whole = values.flatten(1).mean(1) * (1 if hole else KNOWN_WEIGHT)
+    torch.testing.assert_close(weighted(values, None, everywhere), whole, rtol=1e-4, atol=1e-5)
+    nothing = torch.zeros(N, *SIZE, dtype=torch.bool)
+    for hole_or_none in (everywhere, None):
+        assert torch.equal(weighted(values, nothing, hole_or_none), torch.zeros(N))
+
+
+@pytest.mark.parametrize("options", LOSSES)
+def test_every_term_of_a_loss_is_weighted_alike(options):
+    """A loss of weighted pixels is the plain loss of a picture of these pixels alone; t = 0 has a term of its own."""
+    process = noise_process(diffusion_steps=30, **options)
+    columns = torch.zeros(N, *SIZE, dtype=torch.bool)
+    columns[:, :, 2:5] = True
+    x0 = (2 * torch.rand(N, 3, *SIZE, generator=DRAW) - 1).contiguous()
+    noise = torch.randn(x0.shape, generator=DRAW)
+    output = 0.3 * torch.randn(N, 6 if options["learn_sigma"] else 3, *SIZE, generator=DRAW)
+    t = torch.tensor([0, 7, 19])
+    images = (output, x0, process.q_sample(x0, t, noise), noise)
+
+    def losses(part: slice, weight: Tensor | None) -> dict[str, Tensor]:
+        out, clean, noisy, drawn = (image[..., part] for image in images)
+        return process.training_losses(out, clean, noisy, t, drawn, weight)
+
+    whole, rest = slice(None), (slice(0, 2), slice(5, 7))
+    hole = losses(slice(2, 5), None)
+    known = {key: sum(losses(part, None)[key] for part in rest) / 2 for key in hole}
+    found = losses(whole, pixel_weights(None, columns))
+    assert found.keys() == hole.keys()
+    for key, value in found.items():
+        torch.testing.assert_close(value, hole[key] + KNOWN_WEIGHT * known[key], rtol=1e-4, atol=1e-5)
+    for key, value in losses(whole, pixel_weights(columns, None)).items():
+        torch.testing.assert_close(value, hole[key], rtol=1e-4, atol=1e-5)
