@@ -300,9 +300,7 @@ def _read_edge_source(entry: Pair | MaskEntry, label: Tensor) -> Tensor:
     return torch.from_numpy(instance.astype(np.int32))
 
 
-def _edges(
-    placement: Placement | AugmentedPlacement, source: Tensor, label: Tensor, has_instances: bool
-) -> Tensor:
+def _edges(placement: Placement | AugmentedPlacement, source: Tensor, label: Tensor, has_instances: bool) -> Tensor:
     """Return the edges of a placed map, booleans [H, W]: where `source`, ids [H, W] before placing, changes.
 
     Edges of labels placed by area are those of the placed `label`, as nearest pixels lose what the area rule keeps.

@@ -181,8 +181,7 @@ def test_a_picture_smaller_than_the_window_stays_in_sight(build):
 
 
 def test_holes_and_edges_follow_the_augmented_mask(pairs):
-    labels = [torch.from_numpy(np.zeros((50, 70), np.uint8)) for _ in pairs]
-    plan = plan_windows(labels, (1, 2, 3), focus=0.0, good_images=0)
+    plan = plan_windows([[] for _ in pairs], focus=0.0, good_images=0)
     data = dataset(pairs, with_edges=True, holes=HoleMaker((1, 0, 0), (1, 2, 3)), windows=plan)
     for example in examples(data, 4):
         label, edge, hole = example["label"].int(), example["edge"], example["hole"]
