@@ -65,6 +65,11 @@ class Counts:
         return cls(**{name: np.array(pixels, dtype=np.int64) for name, pixels in content.items()})
 
 
+def joined(parts: Sequence[Counts]) -> Counts:
+    """Return the counts of all images of `parts`, at least one, in their order."""
+    return Counts(*(np.concatenate(pixels) for pixels in zip(*(part.columns for part in parts), strict=True)))
+
+
 def count(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Counts:
     """Return the counts of each image, labels [N, H, W] in `0..num_classes`, predictions in `0..num_classes - 1`.
 

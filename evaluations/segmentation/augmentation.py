@@ -40,15 +40,16 @@ def standard_augmentation(
     num_classes: int,
     vertical_flip: bool,
     relabel: Relabel | None = None,
+    translation: float = TRANSLATION,
 ) -> tuple[Tensor, Tensor]:
     """Return a randomly changed copy of an image and its label map.
 
-    Flips, rotation, scale, translation, color jitter, and sometimes a slight blur or noise. The label map is sampled by
-    nearest neighbors; pixels from outside are ignored, and have the image's mean color.
+    Flips, rotation, scale, translation (at most that share of the side), color jitter, and sometimes a slight blur or
+    noise. Labels are sampled by nearest neighbors; pixels from outside are ignored, and have the image's mean color.
     """
     _check_pair(image, label)
     draws = iter(torch.rand(14, generator=generator).tolist())
-    image, label = _moved(image, label, draws, num_classes, vertical_flip, relabel)
+    image, label = _moved(image, label, draws, num_classes, vertical_flip, relabel, translation)
     image = _recolored(image, draws)
     if next(draws) < BLUR_SHARE:
         image = transforms.gaussian_blur(image, [3, 3], [0.1 + next(draws) * (BLUR_SIGMA - 0.1)] * 2)
@@ -71,6 +72,7 @@ def _moved(
     num_classes: int,
     vertical_flip: bool,
     relabel: Relabel | None,
+    translation: float,
 ) -> tuple[Tensor, Tensor]:
     """Flip, turn, scale and shift image and label map alike."""
     label = label[None]
@@ -84,7 +86,7 @@ def _moved(
     height, width = label.shape[1:]
     motion = {
         "angle": _between(-ROTATION, ROTATION, next(draws)),
-        "translate": [_between(-TRANSLATION, TRANSLATION, next(draws)) * side for side in (width, height)],
+        "translate": [_between(-translation, translation, next(draws)) * side for side in (width, height)],
         "scale": SCALE[0] * (SCALE[1] / SCALE[0]) ** next(draws),
         "shear": [0.0, 0.0],
     }

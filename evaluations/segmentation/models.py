@@ -41,6 +41,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 InputForm = Literal["imagenet", "unit", "symmetric", "bytes"]
 
+_STATISTICS: dict[InputForm, tuple[float, ...]] = {
+    "imagenet": (*IMAGENET_MEAN, *IMAGENET_STD),
+    "unit": (0, 0, 0, 1, 1, 1),
+    "symmetric": (0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
+}
+_SYMMETRIC = ("inceptionresnetv2", "inceptionv4", "xception")  # of smp's own encoders, all others being "imagenet"
+
 FEATURE_BATCH = 32  # images whose features are computed at a time
 
 _SMALLEST = {"pan": 128}  # its pyramid halves the features, of stride 16, three times
@@ -155,6 +162,21 @@ def to_input(images: Tensor, form: InputForm = "imagenet") -> Tensor:
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
     return (levels / 255 - mean) / std
+
+
+def input_form(encoder: str) -> InputForm:
+    """Return the form of images that the published weights of an encoder were trained with, as `to_input` takes it.
+
+    That of timm's models ("tu-...", or "timm-..." of smp) is the one nearest to the mean and deviation that timm gives.
+    """
+    name = re.sub("^(tu|timm)-", "", encoder)
+    if name == encoder or not timm.is_model(name.split(".")[0]):
+        return "symmetric" if encoder in _SYMMETRIC else "imagenet"
+    published = timm.get_pretrained_cfg(name)
+    if published is None:
+        return "imagenet"
+    given = (*published.mean, *published.std)
+    return min(_STATISTICS, key=lambda form: math.dist(_STATISTICS[form], given))
 
 
 def resized(images: Tensor, height: int, width: int) -> Tensor:

@@ -66,7 +66,7 @@ def train_segmenter(
     """
     model.to(device=device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, plan.steps))
     loss_of = SegmentationLoss(training.num_classes)
     generator = torch.Generator().manual_seed(seed)
     due = {math.ceil((part + 1) * plan.steps / plan.validations) for part in range(plan.validations)}
@@ -76,15 +76,10 @@ def train_segmenter(
         torch.manual_seed(seed)  # of dropout
         for step, indices in batches:
             images, labels = _batch(training, indices, augment, generator)
-            loss = loss_of(model(_network_input(images, device)), labels.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            loss = optimization_step(model, optimizer, loss_of, images, labels)
             schedule.step()
             if step in due:
-                if not math.isfinite(loss.item()):
-                    raise FloatingPointError(f"the loss of the segmentation model is {loss.item()} after {step} steps")
+                check_finite(loss, step)
                 miou = scores(evaluate_segmenter(model, validation, plan.batch_size, device)).miou
                 miou = 0.0 if math.isnan(miou) else miou  # validation images without any labeled pixel
                 if miou >= best[0]:  # of equal ones the later, which has seen more
@@ -93,6 +88,33 @@ def train_segmenter(
             callback()
     model.load_state_dict(best[2])
     return TrainedModel(model.eval(), best[1], best[0])
+
+
+def optimization_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: SegmentationLoss,
+    images: Tensor,
+    labels: Tensor,
+    form: InputForm = "imagenet",
+) -> Tensor:
+    """Change the model by a batch, uint8 [N, H, W, 3] and int64 [N, H, W]; return the loss before that.
+
+    The norm of the gradients is limited to 1. `form` is that of `to_input`.
+    """
+    device = next(model.parameters()).device
+    loss = loss_of(model(network_input(images, device, form)), labels.to(device))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.detach()
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    """Raise FloatingPointError unless the loss after `step` steps is finite."""
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss of the segmentation model is {loss.item()} after {step} steps")
 
 
 class SegmentationLoss(nn.Module):
@@ -110,7 +132,7 @@ class SegmentationLoss(nn.Module):
         return summed / labeled.clamp(min=1) + self.dice(logits, labels)
 
 
-def _rate(step: int, steps: int) -> float:
+def rate_share(step: int, steps: int) -> float:
     """Return the share of the largest learning rate at `step`: a linear rise over a tenth, then a half cosine."""
     rise = max(1, steps // 10)
     if step < rise:
@@ -141,7 +163,8 @@ def _batch(
     return torch.stack([image.permute(1, 2, 0) for image, _ in changed]), torch.stack([label for _, label in changed])
 
 
-def _network_input(images: Tensor, device: torch.device, form: InputForm = "imagenet") -> Tensor:
+def network_input(images: Tensor, device: torch.device, form: InputForm = "imagenet") -> Tensor:
+    """Return images uint8 [N, H, W, 3] as models take them, on their device and in their memory format."""
     return to_input(images.to(device), form).contiguous(memory_format=torch.channels_last)
 
 
@@ -155,7 +178,7 @@ def predict(
     """
     model.to(device).eval()
     batches = (torch.from_numpy(images[start : start + batch_size]) for start in range(0, len(images), batch_size))
-    parts = [model(_network_input(batch, device, form)).argmax(1).short().cpu() for batch in batches]
+    parts = [model(network_input(batch, device, form)).argmax(1).short().cpu() for batch in batches]
     return torch.cat(parts).numpy()
 
 

@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "evaluations"
 FLOORS = (
-    ("metrics", "study"),
+    ("metrics", "study", "defect_copies"),
     ("segmentation", "report"),
-    ("origins", "symmetry", "published_weights"),
-    ("sets", "errors"),
+    ("origins", "symmetry", "published_weights", "blending", "seams"),
+    ("sets", "whole_images", "errors"),
 )
 FREE = ("evaluations.metrics.segmentation",)
 """Counts and scores, which import nothing: for all."""

@@ -39,7 +39,7 @@ def test_it_learns_what_is_to_be_seen():
 def test_the_best_state_is_kept(monkeypatch):
     # The learning rate of the last third ruins the model, so that the best state is an earlier one.
     plan = TrainingPlan(steps=45, batch_size=4, learning_rate=2e-3, validations=9)
-    monkeypatch.setattr("evaluations.segmentation.training._rate", lambda step, steps: 1.0 if step < 30 else 1e4)
+    monkeypatch.setattr("evaluations.segmentation.training.rate_share", lambda step, steps: 1.0 if step < 30 else 1e4)
     validation = shapes(6, seed=1)
     trained = train_segmenter(model(), shapes(12), validation, plan, seed=0, device=CPU)
     assert trained.best_step <= 30

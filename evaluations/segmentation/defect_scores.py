@@ -1,0 +1,127 @@
+"""How well defects are found: their mean IoU on images with defects, and false alarms on good images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from evaluations.metrics.segmentation import Counts, joined, plain, scores
+from evaluations.segmentation.sliding import whole_counts
+from evaluations.sets import Images, Labels
+from evaluations.whole_images import WholeImages
+
+Integers = NDArray[np.int64]
+
+LEAST_PIXELS = 8
+"""A smaller predicted component is not called a false alarm; its pixels are counted all the same."""
+
+_EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
+
+
+@dataclass(frozen=True, eq=False)
+class FalseAlarms:
+    """What is predicted in each of N good images, int64 [N, C] each; column 0 is of all defect classes as one.
+
+    pixels: of each class. largest: pixels of its largest 8-connected component. sizes: pixels of the images, [N].
+    """
+
+    pixels: Integers
+    largest: Integers
+    sizes: Integers
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def shares(self, least: int = LEAST_PIXELS) -> NDArray[np.float64]:
+        """Return the share of the images with a component of at least `least` pixels, [C]; NaN of no image."""
+        alarmed = self.largest >= least
+        return alarmed.mean(0) if len(self) else np.full(self.pixels.shape[1], np.nan)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, for a JSON file."""
+        return {name: values.tolist() for name, values in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> FalseAlarms:
+        """Return what `to_json` has written, of at least one image."""
+        return cls(**{name: np.array(values, dtype=np.int64) for name, values in content.items()})
+
+
+def false_alarms(predictions: Sequence[Labels], num_classes: int) -> FalseAlarms:
+    """Return what is predicted in good images, [H, W] in `0..num_classes - 1`; class 0 is the background."""
+    pixels = np.zeros((len(predictions), num_classes), np.int64)
+    largest = np.zeros_like(pixels)
+    for index, predicted in enumerate(predictions):
+        for class_id in [0, *np.unique(predicted[predicted > 0]).tolist()]:
+            found = predicted > 0 if class_id == 0 else predicted == class_id
+            numbered, _ = ndimage.label(found, _EIGHT_NEIGHBORS)
+            pixels[index, class_id] = found.sum()
+            largest[index, class_id] = np.bincount(numbered.ravel())[1:].max(initial=0)
+    return FalseAlarms(pixels, largest, np.array([predicted.size for predicted in predictions], np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class DefectTest:
+    """Pixel counts on images with defects, and on good images, if there are any, with the false alarms there."""
+
+    counts: Counts
+    good_counts: Counts | None = None
+    alarms: FalseAlarms | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, for a JSON file."""
+        return {name: None if part is None else part.to_json() for name, part in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> DefectTest:
+        """Return what `to_json` has written."""
+        good, alarms = content["good_counts"], content["alarms"]
+        return cls(
+            Counts.from_json(content["counts"]),
+            None if good is None else Counts.from_json(good),
+            None if alarms is None else FalseAlarms.from_json(alarms),
+        )
+
+    def summary(self, class_names: Sequence[str], *, least: int = LEAST_PIXELS) -> dict[str, Any]:
+        """Return all scores as plain values, null where undefined; IoUs and shares in 0..1.
+
+        miou: the mean over the defect classes in the labels. "..._with_good": on all images together, where defects
+        predicted in good ones are false positives. false_alarm_images: the share, see `FalseAlarms.shares`.
+        """
+        found = scores(self.counts)
+        summary: dict[str, Any] = {"miou": plain(found.foreground_miou)}
+        classes = {name: {"iou": plain(found.class_iou[index])} for index, name in enumerate(class_names) if index}
+        if self.good_counts is not None and self.alarms is not None:
+            whole, shares = scores(joined([self.counts, self.good_counts])), self.alarms.shares(least)
+            pixels = self.alarms.pixels.sum(0)
+            summary |= {
+                "miou_with_good": plain(whole.foreground_miou),
+                "good_images": len(self.alarms),
+                "false_alarm_images": plain(shares[0]),
+                "false_alarm_pixels": int(pixels[0]),
+                "false_alarm_pixel_share": plain(pixels[0] / self.alarms.sizes.sum()),
+            }
+            for index, name in enumerate(class_names):
+                if index:
+                    classes[name] |= {
+                        "iou_with_good": plain(whole.class_iou[index]),
+                        "false_alarm_images": plain(shares[index]),
+                        "false_alarm_pixels": int(pixels[index]),
+                    }
+        return {**summary, "classes": classes}
+
+
+def measure_defects(
+    predict: Callable[[Sequence[Images]], Sequence[Labels]], defects: WholeImages, good: WholeImages | None = None
+) -> DefectTest:
+    """Return the test of a model on images with defects and on good ones; `predict` as `predict_whole` does."""
+    counts = whole_counts(defects, predict(defects.images))
+    if good is None or len(good) == 0:
+        return DefectTest(counts)
+    predictions = predict(good.images)
+    return DefectTest(counts, whole_counts(good, predictions), false_alarms(predictions, good.num_classes))

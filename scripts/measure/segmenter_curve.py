@@ -1,0 +1,290 @@
+"""Find the length of a segmenter's training: the mean IoU of the defects over optimization steps.
+
+    python -m scripts.measure.segmenter_curve --data-dir data/magnetic_tile --good-dir data/magnetic_tile_good \
+        --encoder-weights weights/tf_efficientnet_lite0.safetensors --steps 1500 3000 --output curve
+
+Models are trained on real images alone, with and without the usual augmentation, once for each number of steps: the
+learning rate falls to 0 at the end of each, so that a point inside a longer training is lower than a training of that
+length would be. They are tested on whole images by overlapping windows: by default on a fifth of the training images
+that is held out, so that the test images do not choose the length; `--on test` takes those. Rerun, it goes on where it
+was stopped. Writes curve.json, curve.md and curve.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from evaluations.errors import EvaluationError
+from evaluations.segmentation.crop_training import Checkpoint, Checks, CropTrainingPlan, train_on_crops
+from evaluations.segmentation.crops import CropPlan
+from evaluations.segmentation.defect_scores import measure_defects
+from evaluations.segmentation.models import build_segmenter, input_form
+from evaluations.segmentation.sliding import predict_whole
+from evaluations.study.training_sets import split_validation
+from evaluations.whole_images import WholeImages
+from guided_diffusion.data.area import reduce_image, reduce_label
+from guided_diffusion.data.datasets import read_image, read_mask
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.options import GeometryOptions, SourceOptions
+from guided_diffusion.data.pairing import list_good_images
+from guided_diffusion.pipelines.dataset import scan_split
+from guided_diffusion.runtime.errors import UserError
+
+HELD_OUT = 0.2  # of the training images
+ARMS = {"plain": "no augmentation", "augmented": "usual augmentation"}
+TEST_BATCH = 16
+
+
+# ------------------------------------------------------------------------------------------------------- images
+
+
+def reduced_pair(image: Tensor, label: Tensor, scale: float, num_classes: int, background: int) -> tuple[Any, Any]:
+    """Return an image [H, W, 3] and its label map [H, W], averaged down and reduced by the area rule.
+
+    image: uint8 [1 or 3, H, W]. A gray one gets three equal channels.
+    """
+    size = tuple(max(1, round(side * scale)) for side in label.shape)
+    spans = ((0, size[0]), (0, size[1]))
+    pixels = reduce_image(image, size, *spans).expand(3, -1, -1).permute(1, 2, 0)
+    ids = reduce_label(label, size, *spans, background=background, null_id=num_classes)
+    return np.ascontiguousarray(pixels.numpy()), ids.numpy()
+
+
+def read_split(
+    source: SourceOptions, geometry: GeometryOptions, split: str, encoding: LabelEncoding | None = None
+) -> tuple[WholeImages, LabelEncoding]:
+    """Return the pairs of a split at `scale`; DataError for what is wrong with them."""
+    report = scan_split(source, geometry, split, encoding=encoding)
+    encoding = report.raise_if_fatal()
+    background = get_mode(source.dataset_mode).background
+    images = [
+        reduced_pair(
+            read_image(pair.image, geometry.image_channels, upright=pair.upright, image_range=geometry.image_range),
+            read_mask(pair.mask, encoding, upright=pair.upright),
+            geometry.scale,
+            encoding.num_classes,
+            background,
+        )
+        for pair in report.pairs
+    ]
+    names = tuple(pair.stem for pair in report.pairs)
+    return WholeImages(*zip(*images, strict=True), names, encoding.num_classes), encoding
+
+
+def read_good(folder: Path, geometry: GeometryOptions, num_classes: int) -> WholeImages:
+    """Return the good images below a folder at `scale`, background everywhere."""
+    images, names = [], []
+    for good in list_good_images(str(folder)):
+        image = read_image(good.image, geometry.image_channels, image_range=geometry.image_range)
+        background = torch.zeros(image.shape[1:], dtype=torch.uint8)
+        images.append(reduced_pair(image, background, geometry.scale, num_classes, 0))
+        names.append(Path(good.image).stem)
+    return WholeImages(*zip(*images, strict=True), tuple(names), num_classes)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of training, and those with and without defects on which models are measured."""
+
+    training: WholeImages
+    measured: WholeImages
+    good: WholeImages | None
+    class_names: tuple[str, ...]
+
+
+def read_data(arguments: argparse.Namespace) -> Data:
+    """Return the images that the arguments name; UserError for what is wrong with them."""
+    source = SourceOptions(data_dir=arguments.data_dir, dataset_mode=arguments.dataset_mode)
+    geometry = GeometryOptions(
+        image_size=arguments.crop, image_channels=arguments.channels, resize="window", scale=arguments.scale
+    )
+    training, encoding = read_split(source, geometry, "train")
+    count = encoding.num_classes
+    good, good_training = None, None
+    if arguments.good_dir:
+        good_training = read_good(arguments.good_dir / "train", geometry, count)
+    if arguments.on == "test":
+        measured, _ = read_split(source, geometry, "test", encoding)
+        if arguments.good_dir:
+            good = read_good(arguments.good_dir / "test", geometry, count)
+    else:
+        chosen, held = split_validation(training.labels, count, HELD_OUT, 0)
+        training, measured = training.subset(chosen), training.subset(held)
+        if good_training is not None:
+            order = np.random.default_rng(0).permutation(len(good_training))
+            cut = round(HELD_OUT * len(order))
+            good, good_training = good_training.subset(order[:cut]), good_training.subset(order[cut:])
+    if arguments.train_on_good and good_training is not None:
+        training = training.joined(good_training)
+    return Data(training, measured, good, tuple(encoding.names))
+
+
+# ------------------------------------------------------------------------------------------------------- curves
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training: its arm, its length, how long it took, and what `DefectTest.summary` said at its steps."""
+
+    arm: str
+    steps: int
+    seconds: float
+    records: tuple[tuple[int, dict[str, Any]], ...]
+
+
+def train_curves(data: Data, arguments: argparse.Namespace) -> Iterator[Curve]:
+    """Yield the curves of all lengths, the shortest first, and arms; those that are finished are read from disk."""
+    device = torch.device(arguments.device)
+    form = input_form(arguments.encoder)
+    predict = {"window": arguments.crop, "batch_size": TEST_BATCH, "device": device, "form": form}
+
+    def record(model: nn.Module) -> dict[str, Any]:
+        return measure_defects(partial(predict_whole, model, **predict), data.measured, data.good).summary(
+            data.class_names
+        )
+
+    for steps in sorted(set(arguments.steps)):
+        for arm in arguments.arms:
+            model = build_segmenter(
+                arguments.architecture,
+                arguments.encoder,
+                num_classes=data.training.num_classes,
+                encoder_weights=arguments.encoder_weights,
+                seed=arguments.seed,
+            )
+            plan = CropTrainingPlan(
+                steps,
+                batch_size=arguments.batch_size,
+                encoder_rate=arguments.encoder_rate,
+                decoder_rate=arguments.decoder_rate,
+                form=form,
+            )
+            with tqdm(total=steps, unit="step", desc=f"{arm}, {steps} steps") as bar:
+
+                def show(step: int, bar: Any = bar) -> None:
+                    bar.update(step - bar.n)
+
+                trained = train_on_crops(
+                    model,
+                    data.training,
+                    CropPlan(arguments.crop, augment=arm == "augmented"),
+                    plan,
+                    seed=arguments.seed,
+                    device=device,
+                    checks=Checks.evenly(arguments.checks, steps, record),
+                    checkpoint=Checkpoint(arguments.output / f"{arm}-{steps}.pt", every=25),
+                    workers=arguments.workers,
+                    callback=show,
+                )
+            yield Curve(arm, steps, trained.seconds, trained.records)
+
+
+def table(curves: Sequence[Curve], class_names: Sequence[str]) -> str:
+    """Return a Markdown table with a line for each point of the curves, in percent."""
+    names = class_names[1:]
+    head = ["training", "steps", "mIoU", "with good images", "good images with a false alarm", *names, "minutes"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for curve in curves:
+        for step, record in curve.records:
+            shares = [record["miou"], record.get("miou_with_good"), record.get("false_alarm_images")]
+            shares += [record["classes"][name]["iou"] for name in names]
+            minutes = f"{curve.seconds * step / curve.steps / 60:.1f}"
+            cells = [f"{ARMS[curve.arm]}, {curve.steps} steps", str(step), *map(_percent, shares), minutes]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def draw(curves: Sequence[Curve], path: Path) -> None:
+    """Write the picture: a line for each training, a dot at its end; dashed where good images are counted, too."""
+    figure = Figure(figsize=(7, 4.2), dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    colors = dict(zip(ARMS, ("#8a8f98", "#1f6feb"), strict=True))
+    for curve in curves:
+        steps = [step for step, _ in curve.records]
+        for key, style in (("miou", "-"), ("miou_with_good", "--")):
+            values = [record.get(key) for _, record in curve.records]
+            if any(value is not None for value in values):
+                percent = [np.nan if value is None else 100 * value for value in values]
+                axes.plot(steps, percent, style, color=colors[curve.arm], linewidth=1.2)
+                axes.plot(steps[-1:], percent[-1:], "o", color=colors[curve.arm], markersize=4)
+    for arm in dict.fromkeys(curve.arm for curve in curves):
+        axes.plot([], [], "-", color=colors[arm], label=ARMS[arm])
+    if any("miou_with_good" in record for curve in curves for _, record in curve.records):
+        axes.plot([], [], "--", color="black", label="good images counted")
+    axes.set_xlabel("optimization steps (a dot is the end of a training)")
+    axes.set_ylabel("mean IoU of the defects, %")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def write(curves: Sequence[Curve], class_names: Sequence[str], output: Path) -> None:
+    """Write the curves as JSON, table and picture into a folder."""
+    content = [asdict(curve) for curve in curves]
+    (output / "curve.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (output / "curve.md").write_text(table(curves, class_names) + "\n", encoding="utf-8")
+    draw(curves, output / "curve.png")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data-dir", required=True, help="the dataset, as data_dir of a configuration")
+    add("--dataset-mode", default="multi-class")
+    add("--good-dir", type=Path, help="a folder with good images in train and test; theirs count as false positives")
+    add("--train-on-good", action="store_true", help="train on good images, too")
+    add("--on", choices=("validation", "test"), default="validation", help="what models are measured on")
+    add("--output", type=Path, required=True, help="a folder for the results and the checkpoints")
+    add("--scale", type=float, default=0.5)
+    add("--channels", type=int, choices=(1, 3), default=1, help="of the images; gray ones are repeated")
+    add("--architecture", default="unet")
+    add("--encoder", default="tu-tf_efficientnet_lite0")
+    add("--encoder-weights", default="none", help="a local file, a name to download or none")
+    add("--steps", type=int, nargs="+", default=[1500], help="lengths of training")
+    add("--checks", type=int, default=6, help="points on each curve")
+    add("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
+    add("--crop", type=int, default=128, help="side in pixels, of crops and of the windows of testing")
+    add("--batch-size", type=int, default=8)
+    add("--encoder-rate", type=float, default=CropTrainingPlan.encoder_rate)
+    add("--decoder-rate", type=float, default=CropTrainingPlan.decoder_rate)
+    add("--seed", type=int, default=0)
+    add("--device", default="cpu")
+    add("--workers", type=int, default=0, help="processes that draw crops ahead")
+    arguments = parser.parse_args(argv)
+    try:
+        data = read_data(arguments)
+        print(f"{len(data.training)} images for training, {len(data.measured)} with defects to measure on")
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        curves: list[Curve] = []
+        for curve in train_curves(data, arguments):
+            curves.append(curve)
+            write(curves, data.class_names, arguments.output)
+    except (UserError, EvaluationError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(table(curves, data.class_names))
+
+
+if __name__ == "__main__":
+    main()

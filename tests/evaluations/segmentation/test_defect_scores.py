@@ -1,0 +1,85 @@
+"""Scores of found defects, and false alarms on good images, of predictions whose answer is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from whole import whole_shapes
+
+from evaluations.segmentation.defect_scores import DefectTest, FalseAlarms, false_alarms, measure_defects
+from evaluations.whole_images import WholeImages
+
+NAMES = ("background", "bright", "dark")
+
+
+def perfect(images: WholeImages):
+    """Return a prediction that knows the labels of `images`."""
+    known = {image.tobytes(): label for image, label in zip(images.images, images.labels, strict=True)}
+    return lambda asked: [known[image.tobytes()].astype(np.int16) for image in asked]
+
+
+def test_components_are_counted_by_class_and_as_one():
+    predicted = np.zeros((10, 12), np.int16)
+    predicted[0, 0:3] = 1
+    predicted[1, 3:7] = 2  # touches the first by a corner
+    predicted[8:, 8:10] = 2
+    alarms = false_alarms([predicted, np.zeros((4, 4), np.int16)], 3)
+    assert alarms.pixels.tolist() == [[11, 3, 8], [0, 0, 0]]
+    assert alarms.largest.tolist() == [[7, 3, 4], [0, 0, 0]]
+    assert alarms.sizes.tolist() == [120, 16]
+    assert alarms.shares(4).tolist() == [0.5, 0, 0.5]
+    assert alarms.shares(8).tolist() == [0, 0, 0]
+
+
+def test_a_perfect_model_has_no_false_alarm():
+    images, good = whole_shapes(4), whole_shapes(3, good=True)
+    summary = measure_defects(perfect(images.joined(good)), images, good).summary(NAMES)
+    assert summary["miou"] == summary["miou_with_good"] == 1
+    assert summary["false_alarm_images"] == summary["false_alarm_pixels"] == 0
+    assert summary["good_images"] == 3
+    assert list(summary["classes"]) == ["bright", "dark"]
+
+
+def test_defects_predicted_in_good_images_lower_the_score_with_good_images_only():
+    images, good = whole_shapes(2), whole_shapes(2, good=True)
+    wrong = [np.zeros(label.shape, np.int16) for label in good.labels]
+    wrong[1][:3, :4] = 1
+    known = perfect(images)
+
+    def predict(asked):
+        return wrong if asked is good.images else known(asked)
+
+    summary = measure_defects(predict, images, good).summary(NAMES)
+    bright = int((images.labels[0] == 1).sum())
+    assert summary["miou"] == 1
+    assert summary["classes"]["bright"]["iou_with_good"] == pytest.approx(bright / (bright + 12))
+    assert summary["miou_with_good"] == pytest.approx((1 + bright / (bright + 12)) / 2)
+    assert summary["false_alarm_images"] == 0.5
+    assert summary["classes"]["bright"]["false_alarm_images"] == 0.5
+    assert summary["classes"]["dark"]["false_alarm_images"] == 0
+    assert summary["false_alarm_pixels"] == 12
+    assert summary["false_alarm_pixel_share"] == pytest.approx(12 / sum(label.size for label in good.labels))
+    assert measure_defects(predict, images, good).summary(NAMES, least=13)["false_alarm_images"] == 0
+
+
+def test_an_absent_class_is_not_scored_and_good_images_may_be_missing():
+    images = whole_shapes(1)
+    found = measure_defects(perfect(images), images)
+    assert found.alarms is None
+    summary = found.summary(NAMES)
+    assert summary["miou"] == 1
+    assert summary["classes"] == {"bright": {"iou": 1}, "dark": {"iou": None}}
+    assert "miou_with_good" not in summary
+
+
+@pytest.mark.parametrize("with_good", [False, True])
+def test_a_test_comes_back_from_json(with_good: bool):
+    images, good = whole_shapes(2), whole_shapes(2, good=True)
+    found = measure_defects(perfect(images.joined(good)), images, good if with_good else None)
+    again = DefectTest.from_json(json.loads(json.dumps(found.to_json())))
+    assert again.summary(NAMES) == found.summary(NAMES)
+    if with_good:
+        assert isinstance(again.alarms, FalseAlarms)
+        assert again.alarms.pixels.dtype == np.int64
