@@ -69,7 +69,7 @@ def test_good_images_of_the_test_split_are_refused(place, evaluate, parts):
     folder, _ = place("placed", good_dir=parts / "test/images", num_samples=4)
     code, _, errors = evaluate(folder)
     assert code == 2
-    check_error(errors[0], folder, "3 of 4")
+    check_error(errors[0], folder, "4 of 4")
 
 
 def test_deep_images_are_read_in_the_range_of_the_model(place, tmp_path, parts):
