@@ -52,6 +52,7 @@ from scripts.measure.seam_picture import around
 FOUND = 0.25  # of the pixels of a defect
 STRIDE = 32  # the sides of what the segmenter sees are multiples of it
 WINDOWS, HELD_OUT = 512, 64  # of a segmenter's training, and to choose its best state by
+LEAST = 0.5  # of the original defects that a segmenter has to find for the measure to say anything
 FOCUS = 0.6  # of the windows lie on a defect
 KINDS = ("original", "healed", "good")
 SHOWN = 6
@@ -88,6 +89,12 @@ class Tallies:
     def add(self, class_name: str, kind: str, seen: NDArray[np.bool_]) -> None:
         for name in ("all", class_name):
             self.of[name][kind].add(seen)
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether enough of the original defects are found to learn anything from what is not found in healed ones."""
+        original = self.of["all"]["original"]
+        return original.found >= LEAST * original.defects
 
     def table(self) -> str:
         """Return a Markdown table: defects found, and the share of defect pixels, in each kind of image."""
@@ -263,6 +270,8 @@ def run(arguments: argparse.Namespace) -> None:
         seers |= {pair.stem: seer for pair in pairs[1 - half :: 2]}
     tallies, shown = compare(folder, seers, arguments.good_dir)
     out, table = arguments.out, tallies.table()
+    if not tallies.is_telling:
+        table += f"\n\nThe segmenter finds less than {100 * LEAST:.0f} % of the original defects: use more --steps."
     write_text(out / "healed.md", table + "\n")
     write_text(
         out / "healed.json", json.dumps({"steps": arguments.steps, "classes": tallies.to_json()}, indent=1) + "\n"
