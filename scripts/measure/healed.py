@@ -2,9 +2,9 @@
 
     python -m scripts.measure.healed RESULTS_OF_ERASING --out runs/healed [--good-dir FOLDER] [--steps 400]
 
-A segmenter (U-Net, ResNet-18 without published weights) is trained on windows of real pairs, twice as large as those of
-the network and of the same scale, and asked about whole images at that scale. There are two: each is trained on one
-half of the training pairs and asked about the other half, whose defects it has not seen.
+A segmenter (U-Net, ResNet-18 without published weights) is trained on windows of real pairs, half as large again as
+those of the network and of the same scale, and asked about whole images at that scale. There are two: each is trained
+on one half of the training pairs and asked about the other half, whose defects it has not seen.
 
 A defect is found if the segmenter sees a defect, of whichever class, in at least a quarter of its pixels. The same
 places are looked at in the original images, in the healed ones and, by way of comparison, in good images, where the
@@ -34,6 +34,7 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.area import reduce_image
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset, foreground_classes, read_mask
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, list_good_images
@@ -51,6 +52,7 @@ from scripts.measure.seam_picture import around
 FOUND = 0.25  # of the pixels of a defect
 STRIDE = 32  # the sides of what the segmenter sees are multiples of it
 WINDOWS, HELD_OUT = 512, 64  # of a segmenter's training, and to choose its best state by
+LEAST = 0.5  # of the original defects that a segmenter has to find for the measure to say anything
 FOCUS = 0.6  # of the windows lie on a defect
 KINDS = ("original", "healed", "good")
 SHOWN = 6
@@ -88,6 +90,12 @@ class Tallies:
         for name in ("all", class_name):
             self.of[name][kind].add(seen)
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether enough of the original defects are found to learn anything from what is not found in healed ones."""
+        original = self.of["all"]["original"]
+        return original.found >= LEAST * original.defects
+
     def table(self) -> str:
         """Return a Markdown table: defects found, and the share of defect pixels, in each kind of image."""
         lines = [f"| class | defects | {' | '.join(f'{kind}: found (pixels)' for kind in KINDS)} |"]
@@ -116,10 +124,11 @@ def windows_of(folder: PlacedFolder, pairs: Sequence[Pair], count: int, seed: in
     background = get_mode(trained.source.dataset_mode).background
     classes = foreground_classes(encoding.num_classes, background)
     labels = (read_mask(pair.mask, encoding, upright=folder.upright) for pair in pairs)
-    height, width = height_width(trained.geometry.image_size)
+    height, width = (-(-side * 3 // (2 * STRIDE)) * STRIDE for side in height_width(trained.geometry.image_size))
     transform = JointTransform(
-        (2 * height, 2 * width), resize="window", scale=trained.geometry.scale, background=background,
+        (height, width), resize="window", scale=trained.geometry.scale, background=background,
         mask_resize=trained.geometry.mask_resize, train=True, random_flip=True, vertical_flip=True,
+        flip_pairs=flip_pairs(encoding.names, trained.source.flip_pairs),
     )  # fmt: skip
     dataset = SegmentationDataset(
         pairs,
@@ -261,6 +270,8 @@ def run(arguments: argparse.Namespace) -> None:
         seers |= {pair.stem: seer for pair in pairs[1 - half :: 2]}
     tallies, shown = compare(folder, seers, arguments.good_dir)
     out, table = arguments.out, tallies.table()
+    if not tallies.is_telling:
+        table += f"\n\nThe segmenter finds less than {100 * LEAST:.0f} % of the original defects: use more --steps."
     write_text(out / "healed.md", table + "\n")
     write_text(
         out / "healed.json", json.dumps({"steps": arguments.steps, "classes": tallies.to_json()}, indent=1) + "\n"
