@@ -23,7 +23,7 @@ from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_chec
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 6
+EPOCHS = 4
 
 STAGES = ["check", "train", "finetune", "place", "sample", "sample_synthetic", "evaluate"]
 MADE = (
@@ -116,4 +116,4 @@ def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(is
             pasted.append((with_paste(good, defect, source, hole), good, hole))
         assert (result[~touched] == good[~touched]).all()
     assert len(ours) > 20
-    assert rim_jumps(ours).median < 0.6 * rim_jumps(pasted).median
+    assert rim_jumps(ours).median < 0.3 * rim_jumps(pasted).median
