@@ -1,4 +1,8 @@
-"""Seams: how much larger the steps across the rim of a painted or pasted hole are than in the untouched image."""
+"""Seams: how much larger the steps across the rim of a painted or pasted hole are than in the untouched image.
+
+Where the painting sets in gradually, over `width` pixels, the steps from each of these pixels' contours to the next one
+count, as the seam is spread over them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Image = NDArray[Any]
 """[H, W] or [H, W, C], integers or floats."""
@@ -33,15 +38,15 @@ class RimJumps:
         return RimJumps(len(values), len(answers) - len(values), *quartiles)
 
 
-def rim_jump(result: Image, good: Image, hole: Mask) -> float | None:
+def rim_jump(result: Image, good: Image, hole: Mask, width: int = 1) -> float | None:
     """Return the mean of |result[p] - result[q]| over that of |good[p] - good[q]|; 1 where nothing changed.
 
-    Both means are over the channels and all pairs of 4-neighbors p inside the hole [H, W] and q outside it.
-    None where all |good[p] - good[q]| are 0 or there is no pair: the hole is empty or the whole image.
+    Both means are over the channels and the pairs p, q of `rim_difference`, of a hole [H, W]. None where all
+    |good[p] - good[q]| are 0 or there is no pair: the hole is empty or the whole image.
     """
     assert result.shape == good.shape
-    usual = rim_difference(good, hole)
-    found = rim_difference(result, hole)
+    usual = rim_difference(good, hole, width)
+    found = rim_difference(result, hole, width)
     return found / usual if found is not None and usual else None
 
 
@@ -50,18 +55,22 @@ def rim_jumps(cases: Iterable[tuple[Image, Image, Mask]]) -> RimJumps:
     return RimJumps.of(rim_jump(*case) for case in cases)
 
 
-def rim_difference(image: Image, hole: Mask) -> float | None:
+def rim_difference(image: Image, hole: Mask, width: int = 1) -> float | None:
     """Return the mean absolute difference over the channels and all pairs of 4-neighbors, one of them in the hole.
 
-    In the units of the image; None where there is no pair. Reads the box of the hole only.
+    In the units of the image; None where there is no pair. Reads the box of the hole only. width: counts the pairs of
+    two different distances from the outside, rounded up, that are not both beyond the first `width` pixels.
     """
+    assert width >= 1
     assert hole.dtype == np.bool_
     assert image.shape[:2] == hole.shape
     box = tuple(_reach(hole.any(axis=axis)) for axis in (1, 0))
-    values, inside = image[box].astype(np.float64), hole[box]
+    values, depth = image[box].astype(np.float64), hole[box].astype(np.int64)
+    if width > 1 and not depth.all():
+        depth = np.minimum(np.ceil(ndimage.distance_transform_edt(depth)), width)
     steps = []
     for axis in (0, 1):
-        crossed = np.diff(inside, axis=axis)  # of booleans: where they differ
+        crossed = np.diff(depth, axis=axis) != 0
         steps.append(np.abs(np.diff(values, axis=axis))[crossed].ravel())
     joined = np.concatenate(steps)
     return float(joined.mean()) if joined.size else None

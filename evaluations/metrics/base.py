@@ -54,6 +54,7 @@ class EvaluationSets:
 
     origin, test_origin: [N] index of the training and of the test image whose mask a sample was made from, or -1.
     resampling: how images were resized, for the report. find_groups: reads which samples share a mask.
+    donors: [N, M] of the training images whose defects a sample has, filled up with -1; None: `origin` says it.
     """
 
     training: ImageSet | None
@@ -66,6 +67,7 @@ class EvaluationSets:
     resampling: str
     find_groups: Callable[[], MaskGroups]
     segmenter: AgreementSegmenter | None = None
+    donors: Indices | None = None
     _features: dict[tuple[str, Part, int], Features] = field(default_factory=dict, init=False, repr=False)
 
     @property

@@ -15,7 +15,8 @@ from evaluations.study.settings import Setting, StudyPlan
 class StudyData:
     """What the models of a study are trained and tested on.
 
-    origin: [len(samples)] index of the training image whose mask a sample was made from, -1 where unknown.
+    origin: [len(samples)] or [len(samples), M], indices of the training images whose masks a sample was made from, -1
+        where unknown.
     """
 
     training: ImageSet
@@ -24,7 +25,7 @@ class StudyData:
     origin: Indices
 
     def __post_init__(self) -> None:
-        assert self.origin.shape == (len(self.samples),)
+        assert len(self.origin) == len(self.samples)
         assert len(self.training) >= 2
         assert len(self.test) >= 1
 
@@ -67,7 +68,8 @@ def _division(data: StudyData, plan: StudyPlan, repeat: int) -> tuple[Indices, I
     """
     real = data.training
     train, validation = split_validation(real.labels, real.num_classes, plan.validation_share, plan.seed_of(repeat))
-    return train, validation, np.flatnonzero(~np.isin(data.origin, validation))
+    of_validation = np.isin(data.origin, validation).reshape(len(data.origin), -1).any(axis=1)
+    return train, validation, np.flatnonzero(~of_validation)
 
 
 def split_validation(labels: Labels, num_classes: int, share: float, seed: int) -> tuple[Indices, Indices]:

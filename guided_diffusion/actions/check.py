@@ -9,6 +9,7 @@ from PIL import Image
 
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.data import visualize
+from guided_diffusion.data.datasets import ExampleKey
 from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.mirror import flip_pairs
@@ -16,7 +17,18 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.histogram import save_histogram
 from guided_diffusion.data.scan.report import ScanReport
-from guided_diffusion.pipelines.dataset import scan_split, shared_with_training, shown_dataset, with_mode_defaults
+from guided_diffusion.data.scan.windows import window_lines
+from guided_diffusion.data.windows import WindowPlan
+from guided_diffusion.pipelines.dataset import (
+    plain_transform,
+    scan_split,
+    shared_with_training,
+    shown_dataset,
+    shown_windows,
+    window_plan,
+    with_good_images,
+    with_mode_defaults,
+)
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
 from guided_diffusion.pipelines.output import dataset_folders, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.errors import UserError
@@ -50,6 +62,10 @@ def run(config: CheckConfig) -> int:
             encoding=encoding,
             look_alikes=True,
         )
+        plan = None
+        if split == "train":
+            report = with_good_images(report, config)
+            plan = None if report.fatal else window_plan(source, config.geometry, config.windows, report)
         if training is None:
             training = report
         else:
@@ -61,6 +77,11 @@ def run(config: CheckConfig) -> int:
         wants_eta = config.shows_eta and split == "train" and not report.fatal
         eta = eta_of_data(config.eta, mode, report) if wants_eta else None
         texts.append(f"{split}: {images}\n{report.table(eta)}")
+        if plan is not None:
+            examples = len(report.pairs) + len(report.good_images)
+            transform = plain_transform(config.geometry, mode)
+            lines = window_lines(plan, report.image_sizes, transform, report.encoding.names, examples)
+            texts[-1] += "\n" + "\n".join(lines)
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         if report.brightness and config.preview_images:
@@ -69,7 +90,7 @@ def run(config: CheckConfig) -> int:
             print(f"  {path.absolute()}")
         if not report.fatal and config.preview_images:
             path = folder / f"{split}.png"
-            visualize.save(overlays(config, report), path)
+            visualize.save(overlays(config, report, plan), path)
             print(f"  {path.absolute()}")
     write_run_record(folder, "check", config.to_json())
     write_text(folder / "report.txt", "\n\n".join(texts) + "\n")
@@ -80,15 +101,21 @@ def run(config: CheckConfig) -> int:
     return 0
 
 
-def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
+def overlays(config: CheckConfig, report: ScanReport, plan: WindowPlan | None = None) -> Image.Image:
     """Return a picture of pairs spread over the split: the image as the model sees it, its mask, and an overlay.
 
-    Instance edges, if any, are drawn over the darkened image.
+    Instance edges, if any, are drawn over the darkened image. plan: the rows are the first windows of a training.
     """
-    chosen = visualize.evenly_spaced(report.pairs, config.preview_images)
-    mode = get_mode(config.source.dataset_mode)
-    shown = shown_dataset(chosen, report.encoding, config.geometry, mode)
-    images, condition = collate_examples(shown, range(len(chosen)))
+    mode, geometry = get_mode(config.source.dataset_mode), config.geometry
+    if plan is None:
+        chosen = visualize.evenly_spaced(report.pairs, config.preview_images)
+        shown = shown_dataset(chosen, report.encoding, geometry, mode)
+        stems = [pair.stem for pair in chosen]
+    else:
+        shown = shown_windows(config, report, plan)
+        keys = [ExampleKey(0, index, 0, 1.0) for index in range(config.preview_images)]
+        stems = [shown.picture(key).stem for key in keys]
+    images, condition = collate_examples(shown, range(len(stems)))
     palette = visualize.class_palette(report.encoding.num_classes)
     background = mode.background
     rows = [
@@ -100,10 +127,11 @@ def overlays(config: CheckConfig, report: ScanReport) -> Image.Image:
         titles.append("edges")
         for row, edge in zip(rows, condition.edge.numpy(), strict=True):
             row.append(visualize.draw_edges(row[0], edge))
+    scale = f", scale {geometry.scale:.4g}" if geometry.resize == "window" else ""
     return visualize.grid(
         rows,
         column_titles=titles,
-        row_titles=[pair.stem for pair in chosen],
+        row_titles=stems,
         legend=visualize.legend_of(report.encoding.names, condition.label),
-        title=f"as the model sees them: image_size {config.geometry.image_size}, resize {config.geometry.resize}",
+        title=f"as the model sees them: image_size {geometry.image_size}, resize {geometry.resize}{scale}",
     )

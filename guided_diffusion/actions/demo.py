@@ -15,14 +15,17 @@ from guided_diffusion.config.demo import DemoConfig
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data import visualize
-from guided_diffusion.data.lemons import write_demo_dataset
+from guided_diffusion.data.lemons import write_demo_dataset, write_good_lemons
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.pipelines.dataset import scan_split, shown_dataset
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.lock import folder_lock
+from guided_diffusion.samples.manifest import MANIFEST, read_manifest
+from guided_diffusion.samples.place_sheet import placed_rows
 
-SHOWN = 8
+SHOWN = 5  # rows of the picture
+SCALE = 2  # of its tiles
 
 
 def run(config: DemoConfig) -> int:
@@ -34,11 +37,12 @@ def run(config: DemoConfig) -> int:
 def _run(config: DemoConfig) -> int:
     started = time.monotonic()
     root = Path(config.output_dir)
-    data_dir = root / "dataset"
+    data_dir, good_dir = root / "dataset", root / "dataset_good"
     write_demo_dataset(
         data_dir, num_train=demo.TRAIN_PAIRS, num_test=demo.TEST_PAIRS, size=demo.FILE_SIZE, seed=config.seed
     )
-    stages = demo.demo_stages(config, data_dir)
+    write_good_lemons(good_dir, count=demo.GOOD_IMAGES, size=demo.FILE_SIZE, seed=config.seed)
+    stages = demo.demo_stages(config)
     for stage, values in stages.items():
         action = stage.partition("_")[0]
         path = root / "configs" / f"{stage}.json"
@@ -46,13 +50,17 @@ def _run(config: DemoConfig) -> int:
         print(f"\n--- {stage}: main.py {action} -c {path}", flush=True)
         import_module(f"guided_diffusion.actions.{action}").run(load_config(action, values))
     picture = root / "demo.png"
-    visualize.save(comparison(load_config("train", stages["train"]), root / "samples"), picture)
+    visualize.save(
+        comparison(load_config("train", stages["train"]), root / "samples", root / "placed" / "train"), picture
+    )
     print(f"\nfinished in {(time.monotonic() - started) / 60:.1f} minutes")
     for name, path in {
         "dataset": data_dir,
         "configs": root / "configs",
         "trained model": root / "train",
         "finetuned model": root / "finetune",
+        "good images": good_dir,
+        "placed defects": root / "placed",
         "synthetic pairs": root / "synthetic",
         "picture": picture,
         "report": root / "evaluate" / "report.html",
@@ -61,21 +69,31 @@ def _run(config: DemoConfig) -> int:
     return 0
 
 
-def comparison(config: TrainConfig, samples: Path) -> Image.Image:
-    """Return the picture real | mask | sample of the first test pairs, as the network of `config` sees them."""
+def comparison(config: TrainConfig, samples: Path, placed: Path) -> Image.Image:
+    """Return one sheet: real | mask | sample of the first test pairs, as the network of `config` sees them, beside
+    good | mask | result of the first placed pairs at their own size, which is a multiple of that of the network.
+    """
     report = scan_split(config.source, config.geometry, "test")
     encoding, pairs = report.encoding, report.pairs[:SHOWN]
     shown = shown_dataset(pairs, encoding, config.geometry, get_mode(config.source.dataset_mode))
-    images, condition = collate_examples(shown, range(SHOWN))
+    images, condition = collate_examples(shown, range(len(pairs)))
+    lines = read_manifest(placed / MANIFEST)[:SHOWN]
+    placed_pairs = list(placed_rows(placed, lines, encoding, config.geometry.image_channels, "auto"))
     palette = visualize.class_palette(encoding.num_classes)
+    enlarged = placed_pairs[0].label.shape[0] // condition.label.shape[1]
     rows = []
-    for pair, real, label in zip(pairs, visualize.to_pixels(images.numpy()), condition.label.numpy(), strict=True):
+    for pair, real, label, row in zip(
+        pairs, visualize.to_pixels(images.numpy()), condition.label.numpy(), placed_pairs, strict=False
+    ):
         with Image.open(samples / "images" / f"{pair.stem}.png") as sample:
-            rows.append((real, visualize.colorize(label, palette), visualize.to_rgb(np.asarray(sample))))
-    half = len(rows) // 2
+            left = real, visualize.colorize(label, palette), visualize.to_rgb(np.asarray(sample))
+        right = row.good, visualize.colorize(row.label, palette), row.result
+        rows.append([tile.repeat(enlarged, axis=0).repeat(enlarged, axis=1) for tile in left] + list(right))
+    labels = [condition.label.numpy(), *(row.label for row in placed_pairs)]
     return visualize.grid(
-        [left + right for left, right in zip(rows[:half], rows[half:], strict=True)],
-        column_titles=("real", "mask", "sample") * 2,
-        legend=visualize.legend_of(encoding.names, condition.label),
-        title="drawn from masks of the test split",
+        rows,
+        column_titles=("real", "mask", "sample", "good", "mask", "placed"),
+        legend=visualize.legend_of(encoding.names, labels),
+        title="drawn from masks of the test split | painted on good images",
+        scale=SCALE,
     )

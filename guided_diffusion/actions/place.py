@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,11 +13,10 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
 from guided_diffusion.pipelines.output import (
@@ -55,7 +55,7 @@ def run(config: PlaceConfig) -> int:
         folder = Path(config.results_path) / config.split
         refuse_written_sources(
             {"results_path": written_by_sample(config.results_path, config.split)},
-            [*dataset_folders(trained.source), *_good_folder(config.good_dir)],
+            [*dataset_folders(trained.source), *_read_folders(config)],
         )
         refuse_other_record("results_path", folder, "place")
         with output_of("place", [folder], world):
@@ -65,9 +65,11 @@ def run(config: PlaceConfig) -> int:
     return 0
 
 
-def _good_folder(good_dir: str) -> list[ReadFolder]:
-    path = Path(good_dir).absolute()
-    return [ReadFolder("good_dir", path, path)] if good_dir and "://" not in good_dir else []
+def _read_folders(config: PlaceConfig) -> list[ReadFolder]:
+    """Return the folders that are read beside the dataset; results may not lie around them either."""
+    named = {"good_dir": config.good_dir, "region": config.region, "placed_masks": config.placing.placed_masks}
+    paths = {key: Path(value).absolute() for key, value in named.items() if value and "://" not in value}
+    return [ReadFolder(key, path, Path(path.anchor)) for key, path in paths.items() if not path.is_file()]
 
 
 def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedConfig) -> None:
@@ -87,10 +89,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
     encoding = encoding_of_checkpoint(checkpoint)
     assert encoding is not None
     encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
-    # Every process makes the same plan: it has functions, which cannot be sent. Only one says what it reads.
-    plan = plan_placing(config, trained, encoding) if world.is_main else None
-    world.barrier()
-    plan = plan or plan_placing(config, trained, encoding)
+    plan = _plan(config, trained, encoding, world)
     pipeline = pipeline_of_checkpoint(
         checkpoint,
         trained.replaced(num_classes=encoding.num_classes),
@@ -140,6 +139,19 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
     world.barrier()
 
 
+def _plan(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding, world: ProcessGroup) -> PlacePlan:
+    """Return the plan, which every process makes: it has functions, which cannot be sent. One says what is wrong."""
+    make = partial(plan_erasing if config.erase else plan_placing, config, trained, encoding)
+    if not world.is_main:
+        world.run_on_main(lambda: None)  # waits, and ends where the main process found a mistake
+        return make()
+    plans: list[PlacePlan] = []
+    world.run_on_main(lambda: plans.append(make()))
+    for line in plans[0].notes:
+        print(line)
+    return plans[0]
+
+
 def _paint(
     config: PlaceConfig,
     trained: TrainedConfig,
@@ -151,15 +163,7 @@ def _paint(
 ) -> None:
     """Paint the images of `todo`, several at a time, and write each when it is done."""
     geometry = trained.geometry
-    settings = PaintSettings(
-        window=height_width(geometry.image_size),
-        scale=geometry.scale,
-        margin=config.hole_margin,
-        feather=config.feather,
-        num_classes=output.encoding.num_classes,
-        background=get_mode(trained.source.dataset_mode).background,
-        with_edges=not geometry.no_instance,
-    )
+    settings = PaintSettings.of(config, trained, output.encoding.num_classes)
 
     def paintings() -> Iterator[tuple[tuple[PlannedSample, NativeImage, Finished], Painting]]:
         for sample in todo:

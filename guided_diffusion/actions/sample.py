@@ -159,12 +159,13 @@ def _sample_batches(
         for start in range(0, len(todo), config.batch_size):
             bar.set_postfix_str(f"image {start}/{len(todo)}", refresh=False)
             batch = todo[start : start + config.batch_size]
-            condition = read_conditions(
+            condition, inside = read_conditions(
                 batch, output.encoding, transform, augment=config.augment_masks, with_edges=with_edges
             )
             images = sampling(
                 condition.without(nulled),
                 [sample.seed for sample in batch],
+                inside=inside,
                 progress=lambda done, _, start=start: bar.update(start * sampling.num_steps + done - bar.n),
             )
             for sample, image, label in zip(batch, images, condition.label, strict=True):

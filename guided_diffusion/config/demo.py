@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import DeviceOptions
 
-TRAIN_PAIRS, TEST_PAIRS, FILE_SIZE = 64, 24, 96
-TRAIN_EPOCHS, FINETUNE_EPOCHS, BATCH_SIZE = 66, 8, 8
-SAMPLES_AT_A_TIME = 32
-EVALUATE_STEPS = 150
+TRAIN_PAIRS, TEST_PAIRS, GOOD_IMAGES, FILE_SIZE = 64, 24, 24, 96
+TRAIN_EPOCHS, FINETUNE_EPOCHS, BATCH_SIZE = 40, 3, 8
+PLACED, SAMPLES_AT_A_TIME = 16, 32
+EVALUATE_STEPS = 80
 
 
 class DemoConfig(ActionConfig):
@@ -28,23 +29,34 @@ class DemoConfig(ActionConfig):
     )
 
 
-def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]:
+def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
     """Return stage -> its configuration: a small network and few steps, which take minutes on a CPU.
 
-    A stage's name is its action, or begins with its action and `_` where an action comes twice.
+    A stage's name is its action, or begins with its action and `_` where an action comes twice. The dataset is in
+    `dataset`, the good images in `dataset_good` of the output folder.
     """
     root = Path(config.output_dir)
-    data = {"data_dir": str(data_dir), "dataset_mode": "lemon-multi-class"}
-    geometry = {"image_size": 48, "image_channels": 3, "resize": "crop"}
+    data_dir, good_dir = str(root / "dataset"), str(root / "dataset_good")
+    data = {"data_dir": data_dir, "dataset_mode": "lemon-multi-class"}
+    # At this scale a window shows the whole image, so that one network fills holes and samples whole lemons.
+    geometry = {"image_size": 48, "image_channels": 3, "resize": "window", "scale": 48 / FILE_SIZE}
     compute = {"seed": config.seed, "device": config.compute.device}
     epochs = config.max_epochs or TRAIN_EPOCHS
     finetune_epochs = max(1, round(epochs * FINETUNE_EPOCHS / TRAIN_EPOCHS))
-    steps_an_epoch = TRAIN_PAIRS // BATCH_SIZE
-    training = {**data, **compute, "batch_size": BATCH_SIZE, "ema_rate": [0.99]}
+    steps_an_epoch = math.ceil((TRAIN_PAIRS + GOOD_IMAGES) / BATCH_SIZE)
+    training = {
+        **data,
+        **compute,
+        "good_dir": good_dir,
+        "hole_shares": [0.5, 0.1, 0.4],
+        "batch_size": BATCH_SIZE,
+        "ema_rate": [0.99],
+    }
     train = {
         **training,
         **geometry,
         "output_dir": str(root / "train"),
+        "inpaint": True,
         "num_channels": 32,
         "channel_mult": [1, 2, 2],
         "num_res_blocks": 1,
@@ -68,9 +80,24 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "max_epochs": finetune_epochs,
         "preview_interval": 0,
     }
+    place = {
+        "model_path": str(root / "finetune"),
+        "data_dir": data_dir,
+        "good_dir": good_dir,
+        "results_path": str(root / "placed"),
+        "split": "train",
+        "num_samples": PLACED,
+        "classes": ["blemish", "mould"],
+        "hole_margin": 3,
+        "feather": 2,
+        "steps": 10,
+        "s": 1.5,
+        "batch_size": PLACED,
+        **compute,
+    }
     sample = {
         "model_path": str(root / "finetune"),
-        "data_dir": str(data_dir),
+        "data_dir": data_dir,
         "results_path": str(root / "samples"),
         "s": 1.5,
         "batch_size": TEST_PAIRS,
@@ -87,14 +114,15 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
     # One seed and few steps tell little, which the report says, too. Nothing is downloaded.
     evaluate = {
         **compute,
-        "data_dir": str(data_dir),
+        "data_dir": data_dir,
         "synthetic_dir": str(root / "synthetic"),
         "output_dir": str(root / "evaluate"),
         "image_size": 64,
+        "resize": "squash",
         "architectures": ["fpn"],
         "encoder": "resnet18",
         "encoder_weights": "none",
-        "ratios": [0.5, 1],
+        "ratios": [1],
         "seeds": 1,
         "train_steps": max(1, round(epochs * EVALUATE_STEPS / TRAIN_EPOCHS)),
         "batch_size": BATCH_SIZE,
@@ -103,9 +131,16 @@ def demo_stages(config: DemoConfig, data_dir: Path) -> dict[str, dict[str, Any]]
         "lpips_weights": "none",
     }
     return {
-        "check": {**data, **geometry, "batch_size": BATCH_SIZE, "output_dir": str(root / "check")},
+        "check": {
+            **data,
+            **geometry,
+            "good_dir": good_dir,
+            "batch_size": BATCH_SIZE,
+            "output_dir": str(root / "check"),
+        },
         "train": train,
         "finetune": finetune,
+        "place": place,
         "sample": sample,
         "sample_synthetic": synthetic,
         "evaluate": evaluate,

@@ -39,7 +39,7 @@ class ViewOptions(OptionGroup):
     image_size: ImageSize | None = option(
         None,
         "side, or [height, width], of the images compared and segmented; multiples of 32 where models are trained; "
-        + _AS_SAMPLES,
+        + f"{_AS_SAMPLES}, needed for those of place",
     )
     image_channels: Channels | None = option(None, f"1 for gray images, 3 for RGB; {_AS_SAMPLES}")
     image_range: ImageRangeOption | None = option(None, f"{_RANGE}; {_AS_SAMPLES}")

@@ -48,6 +48,12 @@ class PlaceConfig(LoadConfig, SamplingConfig, ActionConfig):
             yield ("good_dir", "good_dir is missing: give the folder of good images, or set erase to true")
         if self.erase and self.region:
             yield ("region", "region is given, but erase paints where the defects are: leave it out")
+        if self.region and not self.erase and self.placing.mask_source != "bank":
+            line = f"region is given, but mask_source is {self.placing.mask_source}, which says where defects go"
+            yield ("region", f"{line}: leave it out")
+        if self.erase and self.placing.mask_source != "bank":
+            line = f"mask_source is {self.placing.mask_source}, but erase paints where the defects are: leave it out"
+            yield ("mask_source", line)
         if not self.source.data_dir and (self.erase or self.placing.mask_source != "dir"):
             yield ("data_dir", "data_dir is missing: give the dataset whose training masks have the defects")
         if self.feather > self.hole_margin:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from guided_diffusion.conditions.base import Size
@@ -88,15 +89,58 @@ def _reduce_label(
     present = torch.unique(part).tolist()
     if len(present) == 1:
         return part.new_full((rows[1] - rows[0], columns[1] - columns[0]), present[0])
-    if len(present) > 2:  # the rarest first: the first of equal covers is chosen
+    # The rarest first: the first of equal covers is chosen. A class and the background are never compared.
+    if len(present) > 2 or len(set(present).intersection(ordinary)) != 1:
         present.sort(key=lambda class_id: (int((whole == class_id).sum()), class_id))
     box = covered(size, reduced, rows, columns)
     cover = np.stack([_cover_sums(part == class_id, box, size, reduced, rows, columns).numpy() for class_id in present])
-    ids = np.array(present)
-    most = np.where(np.isin(ids, ordinary)[:, None, None], -1, cover)
+    return torch.from_numpy(_decide(cover, np.array(present), size, ordinary)).to(part.dtype)
+
+
+def reduce_label_at(
+    label: NDArray[np.integer],
+    counts: NDArray[np.integer],
+    reduced: Size,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    *,
+    background: int,
+    null_id: int,
+) -> NDArray[np.int64]:
+    """Return the classes that `reduce_label` gives to pixels (rows[i], columns[i]) of the reduced map, int64 [N].
+
+    counts: the pixels of each class in `label`, int [K].
+    """
+    size = (label.shape[0], label.shape[1])
+    (down, of_rows), (across, of_columns) = (
+        _shares(pixels, old, new) for pixels, old, new in zip((rows, columns), size, reduced, strict=True)
+    )
+    blocks = label[down[:, :, None], across[:, None, :]]
+    weights = of_rows[:, :, None] * of_columns[:, None, :]
+    present = np.unique(blocks[weights > 0])
+    present = present[np.argsort(counts[present], kind="stable")]
+    cover = np.stack([np.where(blocks == class_id, weights, 0).sum(axis=(1, 2)) for class_id in present])
+    return _decide(cover, present.astype(np.int64), size, (background, null_id))
+
+
+def _shares(pixels: NDArray[np.int64], old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, [N, L], the original rows (columns) that each reduced one covers and how much of these, in 1/new."""
+    first = pixels * old // new
+    originals = first[:, None] + np.arange(-(-old // new) + 1)
+    low = np.maximum(originals * new, pixels[:, None] * old)
+    high = np.minimum((originals + 1) * new, (pixels[:, None] + 1) * old)
+    return np.minimum(originals, old - 1), np.maximum(high - low, 0)
+
+
+def _decide(
+    cover: NDArray[np.integer], ids: NDArray[np.integer], size: Size, ordinary: tuple[int, int]
+) -> NDArray[np.integer]:
+    """Return the class that each pixel takes; `cover` [K, ...] is that of `ids`, the rarest of equal ones first."""
+    foreground = ~np.isin(ids, ordinary)
+    most = np.where(foreground.reshape(-1, *(1,) * (cover.ndim - 1)), cover, -1)
     numerator, denominator = LEAST_COVER
     enough = denominator * most.max(axis=0) >= numerator * size[0] * size[1]
-    return torch.from_numpy(ids[np.where(enough, most.argmax(axis=0), cover.argmax(axis=0))]).to(part.dtype)
+    return ids[np.where(enough, most.argmax(axis=0), cover.argmax(axis=0))]
 
 
 def _sums(values: Tensor, span: Span, old: int, new: int, first: int) -> Tensor:

@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from guided_diffusion.data.augmentation import Augmentation, AugmentedPlacement
 from guided_diffusion.data.files import open_image, open_mask
 from guided_diffusion.data.holes import HoleMaker
 from guided_diffusion.data.intensity import ImageRange, eight_bits
 from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances, raw_mask
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
-from guided_diffusion.data.transforms import JointTransform, Target
+from guided_diffusion.data.transforms import JointTransform, Placement, Target
 from guided_diffusion.data.windows import WindowPlan, numbers, point_of, target_in
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.memory import available_memory
@@ -72,6 +73,14 @@ def read_mask(path: str | Path, encoding: LabelEncoding, *, upright: bool = True
     return torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
 
 
+class PlacedCondition(NamedTuple):
+    """The condition of one mask for sampling."""
+
+    label: Tensor  # [H, W] class ids
+    edge: Tensor | None  # [H, W] booleans
+    inside: Tensor | None  # [H, W] booleans: not the border that a small picture gets; None: all is inside
+
+
 def read_condition(
     entry: Pair | MaskEntry,
     encoding: LabelEncoding,
@@ -79,8 +88,8 @@ def read_condition(
     *,
     with_edges: bool = False,
     window: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the condition of one mask for sampling: label [H, W] and, `with_edges`, its edges [H, W] (booleans).
+) -> PlacedCondition:
+    """Return the condition of one mask for sampling, with `edge` if `with_edges` and `inside` for windows.
 
     transform: without augmentation (`train=False`). window: draws which component a window shows, None: the largest.
     """
@@ -89,8 +98,10 @@ def read_condition(
     instance = _read_edge_source(entry, label) if with_edges else None
     height, width = label.shape
     placement = transform.place((height, width), target=_shown(label, encoding, transform, window))
-    edge = None if instance is None else edges_from_instances(placement.mask(instance, -1))
-    return _compact(placement.label(label, encoding.num_classes)), edge
+    placed = _compact(placement.label(label, encoding.num_classes))
+    edge = None if instance is None else _edges(placement, instance, placed, entry.instance is not None)
+    inside = placement.inside() if transform.resize == "window" else None
+    return PlacedCondition(placed, edge, None if inside is None or inside.all() else inside)
 
 
 def foreground_classes(num_classes: int, background: int) -> tuple[int, ...]:
@@ -113,6 +124,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     good_images: without a mask, their label is the background everywhere. windows: where windows lie; then an index
         does not choose the picture, it is a number in the epoch. holes: examples have a hole to fill.
+    augment: probability of each `Augmentation` beside those of `transform`.
     cache_images: keep decoded pictures in memory; "auto": if they fit in a quarter of the available memory, once for
         each of `num_workers` processes.
     """
@@ -132,11 +144,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         good_images: Sequence[GoodImage] = (),
         windows: WindowPlan | None = None,
         holes: HoleMaker | None = None,
+        augment: float = 0.0,
     ):
         self.pairs = tuple(pairs)
         self.good_images = tuple(good_images)
         self.windows = windows
         self.holes = holes
+        self.augment = augment
         self.encoding = encoding
         self.transform = transform
         self.image_channels: Literal[1, 3] = image_channels
@@ -159,41 +173,76 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: ExampleKey) -> dict[str, Any]:
         """Return `image`, float32 [image_channels, H, W] in [-1, 1]; `label`, [H, W] in `0..num_classes`, uint8 (int16
-        above 255 classes); booleans [H, W]: `edge` if `with_edges`, `inside` (not border) of windows, `hole`; `index`,
-        `batch_index` and `weight` of the key. Raises DataError for files that changed since they were scanned.
+        above 255 classes); booleans [H, W]: `edge` if `with_edges`, `inside` (not border) of windows, `hole`;
+        `augment`, the parameters, if that is on; `index`, `batch_index` and `weight` of the key. Raises DataError for
+        files that changed since they were scanned.
         """
-        index, generator, target = key.index, torch.Generator(), None
-        if self.transform.train:
-            generator.manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index))
+        generator = self._generator(key)
         if self.windows is None:
-            image, label, instance = self._decoded(index)
-            target = _shown(label, self.encoding, self.transform)
+            index, class_id, box = key.index, None, None
         else:
             index, class_id, box = self.windows.draw(generator)
-            image, label, instance = self._decoded(index)
-            if class_id is not None and box is not None:
-                target = point_of(label, class_id, box, next(numbers(generator)))
+        image, label, instance = self._decoded(index)
+        if class_id is None or box is None:
+            target = None if self.windows else _shown(label, self.encoding, self.transform)
+        else:
+            target = point_of(label, class_id, box, next(numbers(generator)))
+            if target is None:
+                found = f"has no {self.encoding.names[class_id]!r} where it had some when training began"
+                raise DataError.of(self.pairs[index].mask, found, "start again, and leave the files as they are")
         height, width = label.shape
         placement = self.transform.place((height, width), generator if self.transform.train else None, target)
-        pixels = placement.image(image).float()
-        if self.transform.brightness:
-            pixels = self.transform.brightened(pixels, generator)
+        if self.augment:
+            placement = self._augmentation(key).applied(placement)
         example: dict[str, Any] = {
-            "image": pixels.div_(127.5).sub_(1),
+            "image": self._pixels(image, placement, generator).div_(127.5).sub_(1),
             "label": _compact(placement.label(label, self.encoding.num_classes)),
             "index": key.index,
             "batch_index": key.batch_index,
             "weight": key.weight,
         }
         if instance is not None:
-            example["edge"] = edges_from_instances(placement.mask(instance, -1))
+            example["edge"] = _edges(placement, instance, example["label"], self._has_instances(index))
         if self.transform.resize == "window":
             example["inside"] = placement.inside()
+        elif isinstance(placement, AugmentedPlacement):  # the border of "pad" counts where it is where it always is
+            seen = placement.inside()
+            example["inside"] = seen if placement.moved else torch.ones_like(seen)
+        if isinstance(placement, AugmentedPlacement):
+            example["augment"] = placement.parameters()
         if self.holes is not None:
             if not self.transform.train:  # the same hole every time
                 generator.manual_seed(derive_seed(Stream.HOLE, self.seed, key.index))
             example["hole"] = self.holes(example["label"], numbers(generator))
         return example
+
+    def picture(self, key: ExampleKey) -> Pair | GoodImage:
+        """Return what an example shows."""
+        index = key.index if self.windows is None else self.windows.draw(self._generator(key))[0]
+        return self.pairs[index] if index < len(self.pairs) else self.good_images[index - len(self.pairs)]
+
+    def _generator(self, key: ExampleKey) -> torch.Generator:
+        generator = torch.Generator()
+        if self.transform.train:
+            generator.manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index))
+        return generator
+
+    def _has_instances(self, index: int) -> bool:
+        return index < len(self.pairs) and self.pairs[index].instance is not None
+
+    def _augmentation(self, key: ExampleKey) -> Augmentation:
+        # Of its own seed: what else is drawn stays the same.
+        generator = torch.Generator().manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index, 1))
+        height, width = self.transform.image_size
+        return Augmentation.draw(self.augment, generator, square=height == width)
+
+    def _pixels(self, image: Tensor, placement: Placement | AugmentedPlacement, generator: torch.Generator) -> Tensor:
+        """Return the gray levels of a placed picture, float, brightness changed; a border stays black."""
+        placed = placement.image(image).float()
+        pixels = self.transform.brightened(placed, generator)
+        if isinstance(placement, AugmentedPlacement):
+            pixels = placement.augmentation.brightened(pixels)
+        return placed if pixels is placed else torch.where(placement.inside(), pixels, placed)
 
     def _decoded(self, index: int) -> _Decoded:
         """Return image, label and, `with_edges`, instance map of a pair at full size."""
@@ -249,6 +298,16 @@ def _read_edge_source(entry: Pair | MaskEntry, label: Tensor) -> Tensor:
     instance = raw_mask(open_mask(entry.instance, upright=entry.upright), entry.instance).values
     check_sizes(entry.mask, label.shape, entry.instance, instance.shape)
     return torch.from_numpy(instance.astype(np.int32))
+
+
+def _edges(placement: Placement | AugmentedPlacement, source: Tensor, label: Tensor, has_instances: bool) -> Tensor:
+    """Return the edges of a placed map, booleans [H, W]: where `source`, ids [H, W] before placing, changes.
+
+    Edges of labels placed by area are those of the placed `label`, as nearest pixels lose what the area rule keeps.
+    """
+    if placement.label_by_area and not has_instances:
+        return edges_from_instances(label.int())
+    return edges_from_instances(placement.mask(source, -1))
 
 
 def _compact(label: Tensor) -> Tensor:

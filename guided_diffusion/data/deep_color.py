@@ -63,6 +63,11 @@ def stored_mode(image: Image.Image) -> str:
     return image.mode if samples is None else {2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[samples.shape[2]]
 
 
+def is_gray(mode: str) -> bool:
+    """Return whether pictures of a `stored_mode` have no colors."""
+    return mode in ("1", "L", "LA", "LA;16") or mode.startswith("I")
+
+
 def _decode(image: Image.Image, content: bytes, raw_mode: str) -> Samples:
     """Return the samples of a PNG, whose high bytes are in `image`."""
     second = Image.open(io.BytesIO(content))

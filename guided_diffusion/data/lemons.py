@@ -11,8 +11,8 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ MIN_SIZE = 16
 _COMBINATIONS = tuple(
     tuple(kind for bit, kind in enumerate((BLEMISH, MOULD, GANGRENE)) if number >> bit & 1) for number in range(8)
 )
+_KINDS = ("images", "masks")
+_GOOD = 2  # stream of the good lemons; those of the splits are 0 and 1
 _VERSION = 1  # of the drawing; raised when the same parameters give other pictures
 
 # [S, S] unless said otherwise, S = size * SUPERSAMPLING. Lengths are in units of the picture's side, colors in 0..1.
@@ -48,31 +50,33 @@ def write_demo_dataset(
     The same parameters give the same bytes. The folder appears once it is complete. Raises DataError for counts below
     1, a size below 16, and a folder with other content.
     """
-    target = Path(folder).resolve()
-    if num_train < 1 or num_test < 1 or size < MIN_SIZE or seed < 0:
-        found = f"num_train={num_train}, num_test={num_test}, size={size}, seed={seed} found"
-        remedy = f"use counts of at least 1, a size of at least {MIN_SIZE} and a seed of at least 0"
-        raise DataError.of("demo dataset", found, remedy)
+    _refuse_impossible("demo dataset", num_train=num_train, num_test=num_test, size=size, seed=seed)
     counts = {"train": num_train, "test": num_test}
     record = {"version": _VERSION, "num_train": num_train, "num_test": num_test, "size": size, "seed": seed}
-    if _already_written(target, record, counts):
-        return
+    names = [f"{split}/{kind}/{_name(index)}" for split in counts for kind in _KINDS for index in range(counts[split])]
 
-    for path in leftovers(target.parent):
-        if path.name.startswith(f".{target.name}."):
-            shutil.rmtree(path, ignore_errors=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    def write(partial: Path) -> None:
         for number, (split, count) in enumerate(counts.items()):
-            _write_split(partial / split, number, count, size, seed)
+            _write_pairs(partial / split, number, count, size, seed)
         _write_json(partial / "classes.json", {str(index): name for index, name in enumerate(CLASSES)})
-        _write_json(partial / MARKER, record)
-        if target.exists():  # an empty folder, which Windows does not let a rename replace
-            target.rmdir()
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+    _write_once(Path(folder).resolve(), record, ["classes.json", *names], write)
+
+
+def write_good_lemons(folder: str | Path, *, count: int = 24, size: int = 96, seed: int = 0) -> None:
+    """Write images of lemons without defects, which no dataset of the same seed has, and masks of their outlines.
+
+    Files, repetition and errors as `write_demo_dataset`, without classes.json.
+    """
+    _refuse_impossible("good lemons", count=count, size=size, seed=seed)
+    record = {"version": _VERSION, "count": count, "size": size, "seed": seed}
+    names = [f"{kind}/{_name(index)}" for kind in _KINDS for index in range(count)]
+    _write_once(
+        Path(folder).resolve(),
+        record,
+        names,
+        lambda partial: _write_pairs(partial, _GOOD, count, size, seed, good=True),
+    )
 
 
 def draw_lemon(
@@ -115,8 +119,35 @@ def draw_lemon(
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def _already_written(target: Path, record: dict[str, int], counts: dict[str, int]) -> bool:
-    """Return whether `target` holds the dataset of `record`; DataError if it holds anything else."""
+def _refuse_impossible(what: str, **parameters: int) -> None:
+    least = {"size": MIN_SIZE, "seed": 0}
+    if any(value < least.get(key, 1) for key, value in parameters.items()):
+        found = f"{', '.join(f'{key}={value}' for key, value in parameters.items())} found"
+        remedy = f"use counts of at least 1, a size of at least {MIN_SIZE} and a seed of at least 0"
+        raise DataError.of(what, found, remedy)
+
+
+def _write_once(target: Path, record: dict[str, int], names: Sequence[str], write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder with the files `names` under another name, and rename it once it is complete."""
+    if _already_written(target, record, names):
+        return
+    for path in leftovers(target.parent):
+        if path.name.startswith(f".{target.name}."):
+            shutil.rmtree(path, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        write(partial)
+        _write_json(partial / MARKER, record)
+        if target.exists():  # an empty folder, which Windows does not let a rename replace
+            target.rmdir()
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _already_written(target: Path, record: dict[str, int], names: Sequence[str]) -> bool:
+    """Return whether `target` holds the files of `record`; DataError if it holds anything else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
@@ -126,9 +157,7 @@ def _already_written(target: Path, record: dict[str, int], counts: dict[str, int
     if existing != record:
         found = f"holds a demo dataset made with {existing}, but {record} is asked for"
         raise DataError.of(target, found, "delete the folder or choose another one")
-    pictures = product(counts, ("images", "masks"), range(max(counts.values())))
-    names = [target / split / kind / _name(index) for split, kind, index in pictures if index < counts[split]]
-    missing = [path for path in (target / "classes.json", *names) if not path.is_file()]
+    missing = [target / name for name in names if not (target / name).is_file()]
     if missing:
         found = f"demo dataset lacks {len(missing)} of its files (first: {missing[0]})"
         raise DataError.of(target, found, "delete the folder to have it written again")
@@ -143,15 +172,15 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
-def _write_split(folder: Path, split: int, count: int, size: int, seed: int) -> None:
-    """Write `count` pairs; a picture is a function of (seed, split, index, size)."""
-    for kind in ("images", "masks"):
+def _write_pairs(folder: Path, stream: int, count: int, size: int, seed: int, *, good: bool = False) -> None:
+    """Write `count` pairs; a picture is a function of (seed, stream, index, size). good: without defects."""
+    for kind in _KINDS:
         (folder / kind).mkdir(parents=True)
     for index in range(count):
         block, position = divmod(index, len(_COMBINATIONS))
-        order = np.random.default_rng(derive_seed(Stream.DEMO, seed, split, 0, block)).permutation(len(_COMBINATIONS))
-        rng = np.random.default_rng(derive_seed(Stream.DEMO, seed, split, 1, index))
-        image, mask = draw_lemon(size, _COMBINATIONS[order[position]], rng)
+        order = np.random.default_rng(derive_seed(Stream.DEMO, seed, stream, 0, block)).permutation(len(_COMBINATIONS))
+        rng = np.random.default_rng(derive_seed(Stream.DEMO, seed, stream, 1, index))
+        image, mask = draw_lemon(size, () if good else _COMBINATIONS[order[position]], rng)
         Image.fromarray(image).save(folder / "images" / _name(index))
         Image.fromarray(mask).save(folder / "masks" / _name(index))
 

@@ -65,7 +65,7 @@ class DistributedBatchPlan:
         return batches
 
 
-_EXTRA = ("inside", "hole")  # of an example, where it has them
+_EXTRA = ("inside", "hole", "augment")  # of an example, where it has them
 
 Prepare = Callable[[SemanticMap], Prepared | None]
 """What a network precomputes from the label maps of a batch."""
@@ -91,6 +91,8 @@ class TrainBatch:
     """[n, H, W] booleans: the pixels that show the image, not a border; None: all of them."""
     hole: Tensor | None = None
     """[n, H, W] booleans: the pixels to be filled; None unless holes are trained."""
+    augment: Tensor | None = None
+    """[n, P] float32: the `AUGMENT_PARAMETERS` of each image; None without such augmentation."""
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -165,6 +167,12 @@ def collate_holes(dataset: SegmentationDataset, indices: Iterable[int]) -> Known
         return None
     examples = _collated(dataset, indices)
     return KnownRegion(examples["image"], examples["hole"])
+
+
+def collate_inside(dataset: SegmentationDataset, indices: Iterable[int]) -> Tensor | None:
+    """Return which pixels of chosen examples [N, H, W] show the image and not a border, None if all do."""
+    inside = _collated(dataset, indices).get("inside")
+    return None if inside is None or inside.all() else inside
 
 
 def _collated(dataset: SegmentationDataset, indices: Iterable[int]) -> dict[str, Any]:

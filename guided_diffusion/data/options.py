@@ -137,7 +137,7 @@ class GeometryOptions(OptionGroup):
 
 
 class AugmentOptions(OptionGroup):
-    """Random joint transforms of image and mask in training."""
+    """Random joint transforms of image and mask in training, which samples may show, unlike those of `augment`."""
 
     title: ClassVar = "augmentation"
     random_flip: bool = option(True, "flip image and mask left-right at random")

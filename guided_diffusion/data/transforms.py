@@ -42,20 +42,20 @@ class Placement:
     def image(self, image: Tensor) -> Tensor:
         """Place uint8 [C, H, W]: [C, *size], border black."""
         if tuple(image.shape[-2:]) == self.scaled:
-            return self._finish(image[(..., *(slice(*span) for span in self._seen))], 0)
+            return self._finish(image[(..., *(slice(*span) for span in self.seen))], 0)
         if self.image_by_area:
-            return self._finish(reduce_image(image, self.scaled, *self._seen), 0)
+            return self._finish(reduce_image(image, self.scaled, *self.seen), 0)
         image = resize(image, list(self.scaled), InterpolationMode.BICUBIC, antialias=True)
-        return self._finish(image[(..., *(slice(*span) for span in self._seen))], 0)
+        return self._finish(image[(..., *(slice(*span) for span in self.seen))], 0)
 
     def mask(self, mask: Tensor, border: int) -> Tensor:
         """Place integers [H, W]: every pixel takes the value at its center, the border takes `border`."""
-        rows, columns = (index[slice(*span)] for index, span in zip(self.sampled(mask.shape), self._seen, strict=True))
+        rows, columns = (index[slice(*span)] for index, span in zip(self.sampled(mask.shape), self.seen, strict=True))
         return self._finish(mask[rows[:, None], columns], border)
 
     def inside(self) -> Tensor:
         """Return which pixels of the window show the picture, not its border: booleans [*size]."""
-        (top, bottom), (left, right) = self._seen
+        (top, bottom), (left, right) = self.seen
         return self._finish(torch.ones(bottom - top, right - left, dtype=torch.bool), 0)
 
     def sampled(self, size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -74,13 +74,13 @@ class Placement:
         """
         if self.label_by_area and tuple(label.shape) != self.scaled:
             ids = {"background": self.background, "null_id": null_id}
-            placed = self._finish(reduce_label(label, self.scaled, *self._seen, **ids), null_id)
+            placed = self._finish(reduce_label(label, self.scaled, *self.seen, **ids), null_id)
         else:
             placed = self.mask(label, null_id)
         return exchanged(placed, self.flip_pairs if self.hflip != self.vflip else ())
 
     @property
-    def _seen(self) -> tuple[Span, Span]:
+    def seen(self) -> tuple[Span, Span]:
         """The rows and the columns of the scaled picture that are in the window."""
         rows, columns = (
             (min(max(0, start), old), max(0, min(start + new, old)))
@@ -90,7 +90,7 @@ class Placement:
 
     def _finish(self, seen: Tensor, border: int) -> Tensor:
         """Add the border around what is seen of the picture, flip and turn it."""
-        (top, bottom), (left, right) = self._seen
+        (top, bottom), (left, right) = self.seen
         before = (max(0, -self.offset[0]), max(0, -self.offset[1]))
         after = (self.size[0] - before[0] - (bottom - top), self.size[1] - before[1] - (right - left))
         window = pad(seen, (before[1], after[1], before[0], after[0]), value=border)
@@ -131,14 +131,22 @@ class JointTransform:
         assert self.resize in ("crop", "squash", "pad", "window")
         check_turns(self.image_size, self.rotate90)
 
+    @property
+    def masks_by_area(self) -> bool:
+        """Whether masks shrink by the area rule."""
+        return self.resize == "window" if self.mask_resize is None else self.mask_resize == "area"
+
     def place(self, size: Size, generator: torch.Generator | None = None, target: Target | None = None) -> Placement:
         """Draw where a picture of `size` (height, width) goes; training needs a CPU generator.
 
         target: what a window should show. The number of random values drawn is always the same, so one option does not
         change the others' draws.
         """
-        by_area = self.resize == "window" if self.mask_resize is None else self.mask_resize == "area"
-        rules = {"image_by_area": self.resize == "window", "label_by_area": by_area, "background": self.background}
+        rules = {
+            "image_by_area": self.resize == "window",
+            "label_by_area": self.masks_by_area,
+            "background": self.background,
+        }
         if not self.train:
             return replace(self._fit(size, None, target), **rules)
         assert generator is not None, "training needs a generator"

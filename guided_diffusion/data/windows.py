@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,20 +46,31 @@ class WindowPlan:
         }
 
 
-def plan_windows(labels: Iterable[Tensor], classes: Sequence[int], *, focus: float, good_images: int) -> WindowPlan:
-    """Return the plan of windows over the label maps [H, W] of a training set and `good_images` pictures beside it."""
-    components: dict[int, list[tuple[int, Box]]] = {class_id: [] for class_id in classes}
-    count = 0
-    for index, label in enumerate(labels):
-        for component in find_components(label.numpy(), classes):
-            components[component.class_id].append((index, component.box))
-        count += 1
-    return WindowPlan(focus, components, count + good_images)
+def boxes_of(label: Tensor, classes: Sequence[int]) -> list[tuple[int, Box]]:
+    """Return class and box of each component of `classes` in a label map [H, W]."""
+    return [(component.class_id, component.box) for component in find_components(label.numpy(), classes)]
 
 
-def point_of(label: Tensor, class_id: int, box: Box, draw: float) -> Target:
-    """Return the target of a window on a component: one of its pixels, chosen by `draw` in [0, 1)."""
+def plan_windows(found: Sequence[Sequence[tuple[int, Box]]], *, focus: float, good_images: int) -> WindowPlan:
+    """Return the plan of windows over a training set and `good_images` pictures beside it.
+
+    found: what `boxes_of` says of each mask.
+    """
+    components: dict[int, list[tuple[int, Box]]] = {}
+    for index, boxes in enumerate(found):
+        for class_id, box in boxes:
+            components.setdefault(class_id, []).append((index, box))
+    return WindowPlan(focus, components, len(found) + good_images)
+
+
+def point_of(label: Tensor, class_id: int, box: Box, draw: float) -> Target | None:
+    """Return the target of a window on a component: a pixel of the class in its box, chosen by `draw` in [0, 1).
+
+    None if the label map [H, W] has no such pixel there.
+    """
     rows, columns = torch.nonzero(label[box.slices] == class_id, as_tuple=True)
+    if not len(rows):
+        return None
     chosen = int(draw * len(rows))
     return Target(box, (box.top + int(rows[chosen]), box.left + int(columns[chosen])))
 

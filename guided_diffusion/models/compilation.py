@@ -44,9 +44,9 @@ def compile_network(model: UNetModel, *, backend: str = "inductor") -> None:
     """
     encode, decode = (torch.compile(part, backend=backend) for part in (model.encode, model.decode))
 
-    def encode_any(x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]:
-        _may_vary((x, t))
-        return encode(x, t)
+    def encode_any(x: Tensor, t: Tensor, augment: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        _may_vary((x, t) if augment is None else (x, t, augment))
+        return encode(x, t, augment)
 
     def decode_any(skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
         _may_vary((*skips, emb))

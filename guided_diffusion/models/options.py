@@ -23,6 +23,14 @@ class ModelOptions(OptionGroup):
         "everything",
         sampling="free",
     )
+    augment: float = option(
+        0.0,
+        "probability of each augmentation that does not leak: flips, turns, scale, shift, brightness are told to the "
+        "network",
+        sampling="free",
+        ge=0,
+        le=1,
+    )
     num_channels: int = option(128, "channels of the first level, a multiple of 32", ge=32, le=4096, multiple_of=32)
     num_res_blocks: int = option(2, "residual blocks a level", ge=1, le=64)
     channel_mult: FloatTuple = option(

@@ -15,6 +15,8 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.runtime.errors import CheckpointError
 
+AUGMENT_EMBED = "augment_embed.weight"
+
 
 @dataclass(frozen=True)
 class InferredArchitecture:
@@ -76,7 +78,7 @@ def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weig
     first_width, in_channels = shapes["input_blocks.0.0.weight"][:2]
     # The output has the channels of an image, or twice as many; an inpainting network sees 2 C + 1 channels.
     out_channels = shapes["out.2.weight"][0]
-    inpaint = out_channels not in (in_channels, 2 * in_channels)
+    inpaint = _fills_holes(in_channels, out_channels)
     image_channels = in_channels // 2 if inpaint else in_channels
     condition_channels = 0 if plain else shapes["middle_block.0.in_norm.mlp_shared.0.weight"][1]
     # Every level of the decoder has num_res_blocks + 1 blocks; the last one upsamples, but not at the finest level.
@@ -107,28 +109,38 @@ def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str
     """Copy `state_dict`, with or without a leading `module.`, into `model`; all names and shapes have to agree.
 
     source: the name of the weights in errors, usually the file. Raises CheckpointError naming the options in which the
-    architectures differ, or else the first weight that does.
+    architectures differ, or else the first weight that does. What augmentations add is left out where `model` lacks it.
     """
+    if model.augment_embed is None:  # without it the network does the same on images that are not augmented
+        state_dict = {name: value for name, value in state_dict.items() if not str(name).endswith(AUGMENT_EMBED)}
     found, expected = _Shapes(state_dict, source), _Shapes(model.state_dict(), "the model")
     if found.shapes != expected.shapes:
         raise CheckpointError(f"{source}: {_difference(found, expected, model.image_size)}")
     model.load_state_dict(found.tensors)
 
 
-def with_hole_channels(state_dict: Mapping[str, Any], model: UNetModel) -> dict[str, Any]:
-    """Return the weights of a plain network for the inpainting network `model`: what its input has more is zero.
+def with_new_inputs(state_dict: Mapping[str, Any], model: UNetModel) -> dict[str, Any]:
+    """Return the weights of a network for one that is told more, the hole or augmentations: zeros for what is new.
 
-    Weights that see as many channels as `model` stay as they are.
+    Weights of any other difference stay as they are, for `load_weights` to refuse.
     """
-    return {name: _widened(name, value, model) for name, value in state_dict.items()}
+    weights = {str(name).removeprefix("module."): value for name, value in state_dict.items()}
+    first, last = (weights.get(name) for name in ("input_blocks.0.0.weight", "out.2.weight"))
+    if all(isinstance(value, Tensor) and value.ndim == 4 for value in (first, last)):
+        seen, more = first.shape[1], model.input_blocks[0][0].in_channels - first.shape[1]
+        if more == seen + 1 and not _fills_holes(seen, len(last)):
+            weights["input_blocks.0.0.weight"] = torch.cat(
+                [first, first.new_zeros(len(first), more, *first.shape[2:])], dim=1
+            )
+    if model.augment_embed is not None and AUGMENT_EMBED not in weights:
+        weights[AUGMENT_EMBED] = torch.zeros(model.augment_embed.weight.shape)
+    return weights
 
 
-def _widened(name: str, value: Any, model: UNetModel) -> Any:
-    if name.removeprefix("module.") != "input_blocks.0.0.weight" or not isinstance(value, Tensor) or value.ndim != 4:
-        return value
-    more = model.input_blocks[0][0].in_channels - value.shape[1]
-    plain = more == value.shape[1] + 1  # C channels of 2 C + 1
-    return torch.cat([value, value.new_zeros(len(value), more, *value.shape[2:])], dim=1) if plain else value
+def _fills_holes(in_channels: int, out_channels: int) -> bool:
+    """Return whether a network that sees and predicts so many channels is an inpainting one, of 2 C + 1 channels."""
+    channels = in_channels // 2
+    return in_channels % 2 == 1 and out_channels in (channels, 2 * channels)
 
 
 class _Shapes:
@@ -189,6 +201,8 @@ def _difference(found: _Shapes, expected: _Shapes, image_size: tuple[int, int]) 
             edges = f" (num_classes={theirs['num_classes'] - 1} with no_instance=false)"
         return f"{'; '.join(facts)}: set {settings}{edges} or leave {'it' if len(differing) == 1 else 'them'} out"
     missing = sorted(expected.shapes.keys() - found.shapes.keys())
+    if missing == [AUGMENT_EMBED]:
+        return "augment is above 0 in the config, but the network was trained without: set augment=0 or leave it out"
     if missing:
         return f"{len(missing)} weights are missing (the first is {missing[0]}): the file is incomplete, use another"
     unknown = sorted(found.shapes.keys() - expected.shapes.keys())

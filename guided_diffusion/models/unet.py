@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from guided_diffusion.conditions.augmentation import AUGMENT_PARAMETERS
 from guided_diffusion.conditions.base import Condition, Prepared, Size
 from guided_diffusion.models.architecture import (
     architecture_problems,
@@ -93,6 +94,11 @@ class UNetModel(nn.Module):
         self.output_blocks = _decoder(skip_widths, *shape, decoder_block, partial(attend, heads=heads_upsample))
         last = zero_initialized(nn.Conv2d(widths[0], out_channels, 3, padding=1))
         self.out = nn.Sequential(GroupNorm32(widths[0]), nn.SiLU(), last)
+        # Karras et al. 2022, appendix F.2. Made last, so that the other weights are drawn as without it.
+        self.augment_embed = None
+        if options.augment:
+            self.augment_embed = nn.Linear(len(AUGMENT_PARAMETERS), num_channels, bias=False)
+            nn.init.zeros_(self.augment_embed.weight)
         self.to(memory_format=torch.channels_last)
 
     def level_sizes(self, size: Size) -> list[Size]:
@@ -108,19 +114,31 @@ class UNetModel(nn.Module):
             return None
         return partial(self.conditioner.prepare, sizes=self.level_sizes(size))
 
-    def forward(self, x: Tensor, t: Tensor, condition: Condition, prepared: Prepared | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Condition,
+        prepared: Prepared | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
         """Map x [N, in_channels, H, W], t [N] and N conditions of size H x W to [N, out_channels, H, W]."""
-        return self.decode(*self.encode(x, t), self.modulate(condition, prepared))
+        return self.decode(*self.encode(x, t, augment), self.modulate(condition, prepared))
 
-    def encode(self, x: Tensor, t: Tensor) -> tuple[list[Tensor], Tensor]:
+    def encode(self, x: Tensor, t: Tensor, augment: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Return the skip features, from fine to coarse, and the embedded timestep [N, 4 * num_channels].
 
-        x: [N, in_channels, H, W], sides divisible by 2**(levels - 1). t: [N], any real numbers.
+        x: [N, in_channels, H, W], sides divisible by 2**(levels - 1). t: [N], any real numbers. augment: [N, P], the
+        `AUGMENT_PARAMETERS` of the images; None: they are not augmented.
         """
         step = 2 ** (self.num_levels - 1)
         assert not any(side % step for side in x.shape[2:]), f"{tuple(x.shape)}: sides must be divisible by {step}"
         dtype = self.time_embed[0].weight.dtype
-        emb = self.time_embed(timestep_embedding(t, self.time_embed[0].in_features).to(dtype))
+        emb = timestep_embedding(t, self.time_embed[0].in_features).to(dtype)
+        if augment is not None:
+            assert self.augment_embed is not None, "a network without augmentation is told nothing of it"
+            emb = emb + self.augment_embed(augment.to(dtype))
+        emb = self.time_embed(emb)
         skips, h = [], x.contiguous(memory_format=torch.channels_last)
         for layers in self.input_blocks:
             h = self._apply_layers(layers, h, emb)

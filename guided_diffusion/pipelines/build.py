@@ -71,6 +71,8 @@ def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig) -> Trai
     keys = [key for group in TrainedConfig.groups().values() for key in group.keys()]  # noqa: SIM118 - not a mapping
     given = [key for key in keys if key in config.fields() and config.get(key) not in (None, "")]
     fixed = [key for key in given if TrainedConfig.facts(key).sampling == "as trained"]
+    if trained.model.inpaint and "inpaint" in given:  # it can be learned, but not taken back
+        fixed.append("inpaint")
     problems = differences(config, trained, fixed, source=checkpoint.path, remedy="leave it out")
     if problems:
         raise ConfigError.of_keys(*problems)
@@ -125,6 +127,8 @@ def _trained_with_bare_weights(checkpoint: Checkpoint, config: FromCheckpointCon
     )
     shown = [key for key in (*ModelOptions.keys(), "image_channels", "num_classes", "learn_sigma") if key in seen.given]
     given = [key for key in shown if config.get(key) not in (None, "")]
+    if config.model.inpaint and not architecture.inpaint:  # finetuning may begin to fill holes
+        seen, given = seen.replaced(inpaint=True), [key for key in given if key != "inpaint"]
     problems = differences(config, seen, given, source=f"the shapes in {source}", remedy="leave it out")
     if problems:
         raise CheckpointError([line for _, line in problems])

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import SegmentationDataset, foreground_classes, read_mask
 from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.holes import HoleMaker
@@ -21,11 +20,13 @@ from guided_diffusion.data.options import GeometryOptions, LoaderOptions, Source
 from guided_diffusion.data.pairing import MaskEntry, Pair, index_pairs
 from guided_diffusion.data.scan.duplicates import Twin, find_shared, find_shared_files, shared_problems
 from guided_diffusion.data.scan.good_images import good_images_with_masks, scan_good_images
-from guided_diffusion.data.scan.problems import Problem, problem_lines
+from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
+from guided_diffusion.data.scan.threads import in_threads
+from guided_diffusion.data.scan.windows import window_problems
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.data.windows import WindowPlan, plan_windows
+from guided_diffusion.data.windows import WindowPlan, boxes_of, plan_windows
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.distributed import ProcessGroup
 
@@ -118,17 +119,28 @@ def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> S
     if not folder:
         beside = own_good_folder(config.source)
         folder = beside if beside and is_folder(beside) else ""
-    if not folder:
-        return report
-    upright, geometry = config.source.exif != "ignore", config.geometry
-    images, prints, problems = scan_good_images(folder, geometry.image_channels, geometry.image_range, upright=upright)
-    problems += good_images_with_masks(images, prints, report.pairs, report.prints)
-    return replace(
-        report,
-        problems=(*report.problems, *problems),
-        good_images=tuple(images),
-        good_prints=tuple(prints),
-    )
+    geometry = config.geometry
+    if folder:
+        images, prints, problems = scan_good_images(
+            folder,
+            geometry.image_channels,
+            geometry.image_range,
+            encoding=report.encoding,
+            pair_modes=report.image_modes,
+            upright=config.source.exif != "ignore",
+        )
+        problems += good_images_with_masks(images, prints, report.pairs, report.prints)
+        report = replace(
+            report,
+            problems=(*report.problems, *problems),
+            good_images=tuple(images),
+            good_prints=tuple(prints),
+        )
+    if report.good_images:  # they count in a batch, too
+        problems = [problem for problem in report.problems if problem.kind is not ProblemKind.SHORT_BATCH]
+        report = replace(report, problems=tuple(problems))
+    too_large = window_problems(report.image_sizes, plain_transform(geometry, get_mode(config.source.dataset_mode)))
+    return replace(report, problems=(*report.problems, *too_large))
 
 
 def own_good_folder(source: SourceOptions) -> str:
@@ -172,6 +184,22 @@ def shown_dataset(
     )
 
 
+def shown_windows(config: CheckConfig, report: ScanReport, plan: WindowPlan) -> SegmentationDataset:
+    """Return the windows of a training on a scanned split, neither flipped nor turned."""
+    transform = plain_transform(config.geometry, get_mode(config.source.dataset_mode))
+    return SegmentationDataset(
+        report.pairs,
+        report.encoding,
+        replace(transform, train=True, random_flip=False),
+        image_channels=config.geometry.image_channels,
+        image_range=config.geometry.image_range,
+        cache_images=False,
+        with_edges=not config.geometry.no_instance,
+        good_images=report.good_images,
+        windows=plan,
+    )
+
+
 def hole_maker(config: TrainConfig, encoding: LabelEncoding) -> HoleMaker | None:
     """Return what draws the holes of an inpainting network, None for others."""
     if not config.model.inpaint:
@@ -187,11 +215,12 @@ def window_plan(
     if geometry.resize != "window":
         return None
     classes = foreground_classes(report.encoding.num_classes, get_mode(source.dataset_mode).background)
-    labels = (
-        read_mask(pair.mask, report.encoding, upright=pair.upright)
-        for pair in tqdm(report.pairs, desc="finding defects", unit="mask")
-    )
-    return plan_windows(labels, classes, focus=options.window_focus, good_images=len(report.good_images))
+
+    def boxes(pair: Pair) -> list[tuple[int, Box]]:
+        return boxes_of(read_mask(pair.mask, report.encoding, upright=pair.upright), classes)
+
+    found = in_threads(boxes, report.pairs, "finding defects", progress=True)
+    return plan_windows(found, focus=options.window_focus, good_images=len(report.good_images))
 
 
 def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGroup) -> SegmentationDataset:
@@ -215,6 +244,7 @@ def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGrou
         good_images=report.good_images,
         windows=window_plan(config.source, config.geometry, config.windows, report),
         holes=hole_maker(config, report.encoding),
+        augment=config.model.augment,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +20,15 @@ from torch import Tensor
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data.area import covered, reduce_label_part, reduce_part
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.masks.encoding import edges_from_instances
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.holes import GrownHole, Hole, grow_holes, part_of
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
@@ -41,14 +46,33 @@ class PaintSettings:
     num_classes: int
     background: int
     with_edges: bool
+    label_by_area: bool = True  # masks are reduced by the area rule, not by nearest neighbor
+    keep_grain: bool = True  # below full scale: what the reduced image does not show stays; false to paint over defects
 
+    @classmethod
+    def of(cls, config: PlaceConfig, trained: TrainedConfig, num_classes: int) -> Self:
+        geometry = trained.geometry
+        return cls(
+            window=height_width(geometry.image_size),
+            scale=geometry.scale,
+            margin=config.hole_margin,
+            feather=config.feather,
+            num_classes=num_classes,
+            background=get_mode(trained.source.dataset_mode).background,
+            with_edges=not geometry.no_instance,
+            label_by_area=geometry.mask_resize != "nearest",
+            keep_grain=not config.erase,
+        )
 
-@dataclass(frozen=True)
-class Hole:
-    """What is to be painted anew: the pixels of `mask`, [h, w] of the box, and the margin around them."""
+    @property
+    def native_margin(self) -> int:
+        """Pixels of the images by which a hole is larger than its mask."""
+        return max(1, round(self.margin / self.scale))
 
-    box: Box
-    mask: NDArray[np.bool_]
+    @property
+    def native_feather(self) -> float:
+        """Pixels of the images over which the painting sets in."""
+        return self.feather / self.scale
 
 
 @dataclass(frozen=True)
@@ -69,147 +93,147 @@ _Item = TypeVar("_Item")
 def paint_image(
     image: NativeImage, label: NDArray[np.integer], holes: Sequence[Hole], settings: PaintSettings, seed: int
 ) -> Painting:
-    """Paint `holes`, which do not overlap, into `image` one after the other.
+    """Paint `holes` into `image` one after the other; those that meet when they have grown are one.
 
     label: class ids [H, W] of the finished image. Pixels outside the grown holes keep their samples.
     """
-    for number, hole in enumerate(holes):
-        yield from _Patch(image, label, hole, settings).paint(derive_seed(Stream.PAINT, seed, number))
+    grown = grow_holes(holes, settings.native_margin, image.size)
+    for number, hole in enumerate(grown):
+        patch = Patch(image, label, hole, grown[number + 1 :], settings)
+        yield from patch.paint(derive_seed(Stream.PAINT, seed, number))
 
 
-class _Patch:
+def feathered(own: GrownHole, width: float) -> NDArray[np.float64]:
+    """Return how much of the painting each pixel of a hole gets, [h, w]: all on the mask, less towards the rim.
+
+    width: px over which it sets in. What it has outside the hole is of no use.
+    """
+    if not width or own.hole.all():  # the rim of the image is no rim of the hole
+        return np.ones(own.hole.shape)
+    return np.where(own.mask, 1.0, np.minimum(ndimage.distance_transform_edt(own.hole) / (width + 1), 1.0))
+
+
+class Patch:
     """The surroundings of one hole, reduced to the scale of the network."""
 
-    def __init__(self, image: NativeImage, label: NDArray[np.integer], hole: Hole, settings: PaintSettings):
+    def __init__(
+        self,
+        image: NativeImage,
+        label: NDArray[np.integer],
+        own: GrownHole,
+        others: Sequence[GrownHole],
+        settings: PaintSettings,
+    ):
+        """others: holes that are painted later; what they have in a window is not known yet."""
         self.image, self.label, self.settings = image, label, settings
-        size = image.size
-        self.reduced = tuple(max(1, round(side * settings.scale)) for side in size)
-        self.native_margin = max(1, round(settings.margin / settings.scale))
-        self.native = _grown_box(hole.box, self.native_margin + 1, size)
-        inside = np.zeros(self.native.size, dtype=bool)
-        top, left = hole.box.top - self.native.top, hole.box.left - self.native.left
-        inside[top : top + hole.mask.shape[0], left : left + hole.mask.shape[1]] = hole.mask
-        self.mask = inside
-        self.hole = ndimage.distance_transform_edt(~inside) <= self.native_margin
+        self.own, self.others = own, tuple(others)
+        size, box = image.size, own.box
+        self.reduced = reduced_size(size, settings.scale)
         # Where the hole lies in the reduced image: a pixel that it covers in part is painted, too.
         rows, columns = (
             (first * new // old, -(-last * new // old))
             for first, last, new, old in (
-                (self.native.top, self.native.bottom, self.reduced[0], size[0]),
-                (self.native.left, self.native.right, self.reduced[1], size[1]),
+                (box.top, box.bottom, self.reduced[0], size[0]),
+                (box.left, box.right, self.reduced[1], size[1]),
             )
         )
         self.frame = _framed(Box(rows[0], columns[0], rows[1], columns[1]), settings.window, self.reduced)
         self.shown = _inside(self.frame, self.reduced)
 
     def paint(self, seed: int) -> Painting:
-        known = self._reduced(self._stored)
-        unpainted = self._reduced(self._hole_in) > 0
+        """Fill the hole, window by window."""
+        known, hole, unpainted = self.surroundings()
         canvas = known.clone()
-        window = self.settings.window
-        for number, (core, box) in enumerate(_cores(unpainted[0].numpy(), window)):
-            part = (slice(box.top, box.bottom), slice(box.left, box.right))
-            label, hole = self._label(box), unpainted[0][part]
-            filled = yield WindowJob(label, canvas[:, *part].float(), hole, derive_seed(Stream.PAINT, seed, number))
-            inner = torch.zeros_like(hole)
+        for number, (core, box) in enumerate(cores(hole.numpy(), self.settings.window)):
+            part, seen = box.slices, unpainted[box.slices].clone()
+            window_seed = derive_seed(Stream.PAINT, seed, number)
+            filled = yield WindowJob(self.label_of(box), canvas[:, *part].float(), seen, window_seed)
+            inner = torch.zeros_like(seen)
             inner[core.top - box.top : core.bottom - box.top, core.left - box.left : core.right - box.left] = True
-            inner &= hole
+            inner &= hole[part]
             canvas[:, *part][:, inner] = filled.double()[:, inner]
-            unpainted[0][part] &= ~inner
-        self._put(canvas - known, canvas)
+            unpainted[part] &= ~inner
+        self.put(known, canvas)
 
-    def _put(self, change: Tensor, painted: Tensor) -> None:
-        """Put the painting into the image: at full scale as it is, below as a change, so that the grain stays."""
-        box, (top, left) = self.native, (self.shown.top, self.shown.left)
+    def surroundings(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the image has in the frame, [C, h, w] float64, where the hole is, and this with later holes."""
+        known = self._reduced(self.image.region, border=-1.0)
+        hole = self._reduced(lambda box: part_of([self.own], box), border=0.0)[0] > 0
+        unpainted = self._reduced(lambda box: part_of([self.own, *self.others], box), border=0.0)[0] > 0
+        return known, hole, unpainted
+
+    def put(self, known: Tensor, painted: Tensor) -> None:
+        """Put the painting into the image: at full scale as it is, below it enlarged, by default as a change."""
+        box = self.own.box
         before = self.image.region(box).double()
-        offset = (self.shown.top - self.frame.top, self.shown.left - self.frame.left)
         if self.reduced == self.image.size:
-            rows, columns = (box.top - top + offset[0], box.left - left + offset[1])
+            rows, columns = box.top - self.frame.top, box.left - self.frame.left
             after = painted[:, rows : rows + box.size[0], columns : columns + box.size[1]]
+        elif self.settings.keep_grain:
+            after = before + self._enlarged(painted - known)
         else:
-            after = before + self._enlarged(change)
-        alpha = torch.from_numpy(self._feathered())
-        self.image.put(box, before + alpha * (after - before), self.hole)
+            after = self._enlarged(painted)
+        alpha = torch.from_numpy(feathered(self.own, self.settings.native_feather))
+        self.image.put(box, before + alpha * (after - before), self.own.hole)
 
-    def _enlarged(self, change: Tensor) -> Tensor:
-        """Return a change [C, h, w] in the reduced frame, at the pixels of `native`, bilinear."""
-        where = []
-        for axis, (first, length) in enumerate(
-            ((self.native.top, self.native.size[0]), (self.native.left, self.native.size[1]))
-        ):
+    def _enlarged(self, values: Tensor) -> Tensor:
+        """Return values [C, h, w] of the reduced frame at the pixels of the hole's box, bilinear."""
+        box, where = self.own.box, []
+        # Of the border around small images nothing is mixed in.
+        part = self.shown.top - self.frame.top, self.shown.left - self.frame.left
+        shown = values[:, part[0] : part[0] + self.shown.size[0], part[1] : part[1] + self.shown.size[1]]
+        for axis, (first, length) in enumerate(zip((box.top, box.left), box.size, strict=True)):
             ratio = self.reduced[axis] / self.image.size[axis]
-            start = (self.frame.top, self.frame.left)[axis]
+            start = (self.shown.top, self.shown.left)[axis]
             where.append((np.arange(first, first + length) + 0.5) * ratio - 0.5 - start)
         grid = np.meshgrid(*where, indexing="ij")
-        planes = [ndimage.map_coordinates(plane, grid, order=1, mode="nearest") for plane in change.numpy()]
+        planes = [ndimage.map_coordinates(plane, grid, order=1, mode="nearest") for plane in shown.numpy()]
         return torch.from_numpy(np.stack(planes))
 
-    def _feathered(self) -> NDArray[np.float64]:
-        """Return how much of the painting each pixel of `native` gets: all on the mask, less towards the hole's rim."""
-        width = self.settings.feather / self.settings.scale
-        if not width:
-            return np.ones(self.native.size)
-        # The rim of the image is no rim of the hole.
-        distance = (
-            ndimage.distance_transform_edt(self.hole) if not self.hole.all() else np.full(self.hole.shape, np.inf)
-        )
-        return np.where(self.mask, 1.0, np.minimum(distance / (width + 1), 1.0))
-
-    def _reduced(self, read: Callable[[Box], Tensor]) -> Tensor:
-        """Return what `read` gives of the image, [C, *] float64 of the frame; black where that is outside the image."""
+    def _reduced(self, read: Callable[[Box], Tensor], *, border: float) -> Tensor:
+        """Return what `read` gives of the image, [C, *] float64 of the frame; `border` outside the image."""
         spans = (self.shown.top, self.shown.bottom), (self.shown.left, self.shown.right)
-        box = covered(self.image.size, self.reduced, *spans)
-        part = read(box)
+        part = read(covered(self.image.size, self.reduced, *spans))
         if self.reduced != self.image.size:
             part = reduce_part(part, self.image.size, self.reduced, *spans)
-        return _padded(part.double(), self.shown, self.frame, -1.0 if read == self._stored else 0.0)
+        return _padded(part.double(), self.shown, self.frame, border)
 
-    def _stored(self, box: Box) -> Tensor:
-        return self.image.region(box)
-
-    def _hole_in(self, box: Box) -> Tensor:
-        """Return the hole in a box of the image, [1, h, w] of 0 and 1."""
-        hole = torch.zeros(1, *box.size, dtype=torch.float64)
-        rows, columns = (
-            (max(a, c), min(b, d))
-            for a, b, c, d in (
-                (box.top, box.bottom, self.native.top, self.native.bottom),
-                (box.left, box.right, self.native.left, self.native.right),
-            )
-        )
-        own = self.hole[
-            rows[0] - self.native.top : rows[1] - self.native.top,
-            columns[0] - self.native.left : columns[1] - self.native.left,
-        ]
-        hole[0, rows[0] - box.top : rows[1] - box.top, columns[0] - box.left : columns[1] - box.left] = (
-            torch.from_numpy(own.astype(np.float64))
-        )
-        return hole
-
-    def _label(self, window: Box) -> Tensor:
+    def label_of(self, window: Box) -> Tensor:
         """Return the class ids of a window of the frame, null outside the image."""
-        box = Box(
-            window.top + self.frame.top,
-            window.left + self.frame.left,
-            window.bottom + self.frame.top,
-            window.right + self.frame.left,
-        )
+        top, left = self.frame.top, self.frame.left
+        box = Box(window.top + top, window.left + left, window.bottom + top, window.right + left)
         shown = _inside(box, self.reduced)
-        spans = (shown.top, shown.bottom), (shown.left, shown.right)
-        part = torch.from_numpy(self.label[covered(self.image.size, self.reduced, *spans).slices].astype(np.int64))
-        ids = {"background": self.settings.background, "null_id": self.settings.num_classes}
-        if self.reduced != self.image.size:
-            part = reduce_label_part(part, self.image.size, self.reduced, *spans, **ids)
+        part = reduced_label(
+            self.label,
+            self.reduced,
+            shown,
+            background=self.settings.background,
+            null_id=self.settings.num_classes,
+            by_area=self.settings.label_by_area,
+        )
         return _padded(part[None], shown, box, self.settings.num_classes)[0]
 
 
-def _grown_box(box: Box, pixels: int, size: Size) -> Box:
-    return Box(
-        max(0, box.top - pixels),
-        max(0, box.left - pixels),
-        min(size[0], box.bottom + pixels),
-        min(size[1], box.right + pixels),
+def reduced_size(size: Size, scale: float) -> Size:
+    """Return the size of an image of (height, width) as the network sees it."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def reduced_label(
+    label: NDArray[np.integer], reduced: Size, box: Box, *, background: int, null_id: int, by_area: bool
+) -> Tensor:
+    """Return a box of class ids [H, W] reduced to the size `reduced`, int64; only what the box shows is read."""
+    size = (label.shape[0], label.shape[1])
+    spans = (box.top, box.bottom), (box.left, box.right)
+    if size == reduced:
+        return torch.from_numpy(label[box.slices].astype(np.int64))
+    if by_area:
+        part = torch.from_numpy(label[covered(size, reduced, *spans).slices].astype(np.int64))
+        return reduce_label_part(part, size, reduced, *spans, background=background, null_id=null_id)
+    rows, columns = (
+        (2 * np.arange(*span) + 1) * old // (2 * new) for span, old, new in zip(spans, size, reduced, strict=True)
     )
+    return torch.from_numpy(label[rows[:, None], columns].astype(np.int64))
 
 
 def _framed(box: Box, window: Size, size: Size) -> Box:
@@ -238,7 +262,7 @@ def _padded(values: Tensor, shown: Box, frame: Box, border: float) -> Tensor:
     return torch.nn.functional.pad(values, padding, value=border)
 
 
-def _cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
+def cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
     """Yield (core, window) in a frame whose `hole` [h, w] is to be filled: one window where it fits, else a raster."""
     rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
@@ -257,7 +281,8 @@ def _cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
 def _steps(first: int, last: int, length: int, full: int) -> Iterator[tuple[Size, int]]:
     """Yield ((start, end) of a core, start of its window) along one axis, so that the cores cover first..last."""
     context = length // _CONTEXT
-    count = 1 if last - first <= length - context else -(-(last - first) // (length - 2 * context))
+    fits = full == length or last - first <= length - context
+    count = 1 if fits else -(-(last - first) // (length - 2 * context))
     for number in range(count):
         start, end = (first + (last - first) * step // count for step in (number, number + 1))
         yield (start, end), min(max(0, (start + end - length) // 2), full - length)

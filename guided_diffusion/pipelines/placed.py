@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.network import TrainedConfig
@@ -26,6 +24,8 @@ from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, index_pairs
 from guided_diffusion.data.placing.scene import PlacedDefect
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.erasing import plan_erasing
+from guided_diffusion.pipelines.inpainting import PaintSettings
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
@@ -43,7 +43,7 @@ class PlacedScene:
 
     line: ManifestLine
     good: NativeImage
-    result: NDArray[Any]
+    result: NDArray[np.integer]
     finished: Finished
 
     @property
@@ -78,32 +78,36 @@ class PlacedFolder:
         trained, encoding = trained_config(checkpoint, config), encoding_of_checkpoint(checkpoint)
         assert encoding is not None
         encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
-        plan = plan_placing(config, trained, encoding)
+        plan = (plan_erasing if config.erase else plan_placing)(config, trained, encoding)
         if any(line.inputs != plan.inputs for line in samples.lines.values()):
             raise DataError.of(samples.folder, "the masks that its defects come from have changed", _CHANGED)
         return cls(samples, config, checkpoint, trained, encoding, plan)
 
     @property
-    def lines(self) -> list[ManifestLine]:
-        """The lines of the pairs in their order."""
-        return sorted(self.samples.lines.values(), key=lambda line: line.index)
+    def settings(self) -> PaintSettings:
+        return PaintSettings.of(self.config, self.trained, self.encoding.num_classes)
 
     @property
     def upright(self) -> bool:
         """Whether EXIF orientations are applied."""
         return self.trained.source.exif != "ignore"
 
+    @property
+    def lines(self) -> list[ManifestLine]:
+        """The lines of the pairs in their order."""
+        return sorted(self.samples.lines.values(), key=lambda line: line.index)
+
     def scenes(self) -> Iterator[PlacedScene]:
         """Yield the pairs in their order; DataError where one is not what the plan says."""
-        planned = plan_samples(self.plan.images, self.config.num_samples, self.config.seed)
-        return (self._scene(line, planned) for line in self.lines)
+        return map(self.scene, self.lines)
+
+    @cached_property
+    def _planned(self) -> list[PlannedSample]:
+        return plan_samples(self.plan.images, self.config.num_samples, self.config.seed)
 
     def scene(self, line: ManifestLine) -> PlacedScene:
         """Return one pair; DataError where it is not what the plan says."""
-        return self._scene(line, plan_samples(self.plan.images, self.config.num_samples, self.config.seed))
-
-    def _scene(self, line: ManifestLine, planned: list[PlannedSample]) -> PlacedScene:
-        source, mask = planned[line.index].source, self.samples.folder / line.mask
+        source, mask = self._planned[line.index].source, self.samples.folder / line.mask
         good = self._native(source.image)
         if file_digest(source.image) != line.good_digest:
             raise DataError.of(source.image, "is not the image that was painted into", _CHANGED)
@@ -128,11 +132,13 @@ class PlacedFolder:
 
     def read_pair(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         """Return image [H, W, C] and class ids [H, W] of a pair of the real dataset."""
-        return _last(self._image(pair.image)), read_mask(pair.mask, self.encoding, upright=self.upright).numpy()
+        return self.read_image(pair.image), read_mask(pair.mask, self.encoding, upright=self.upright).numpy()
 
-    def _image(self, path: str | Path) -> Tensor:
+    def read_image(self, path: str | Path) -> NDArray[np.uint8]:
+        """Return an image as training reads it, [H, W, C]."""
         geometry = self.trained.geometry
-        return read_image(path, geometry.image_channels, upright=self.upright, image_range=geometry.image_range)
+        image = read_image(path, geometry.image_channels, upright=self.upright, image_range=geometry.image_range)
+        return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
 
     def patches(self) -> Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]:
         """Return what gives the pixels of the training image that come to lie in a box of a good image.
@@ -144,7 +150,7 @@ class PlacedFolder:
 
         @lru_cache(maxsize=8)
         def training_image(stem: str) -> NDArray[np.uint8]:
-            return _last(self._image(pairs[stem].image))
+            return self.read_image(pairs[stem].image)
 
         def patch(defect: PlacedDefect, box: Box, good: NativeImage) -> NDArray[np.float32]:
             assert defect.edited is not None
@@ -156,7 +162,3 @@ class PlacedFolder:
             return good.low + warped / np.float32(255) * max(good.high - good.low, 1)
 
         return patch
-
-
-def _last(image: Tensor) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))

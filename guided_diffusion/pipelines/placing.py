@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from scipy import ndimage
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
@@ -22,18 +20,18 @@ from guided_diffusion.data.datasets import check_sizes, read_mask
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.pairing import GoodImage, list_good_images
-from guided_diffusion.data.placing.bank import DefectBank
+from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
+from guided_diffusion.data.placing.bank import RING, DefectBank, class_ids, grown
+from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.data.placing.scene import PlacedDefect, Scene, Skipped, plan_scene
 from guided_diffusion.data.placing.sources import LabelMaps, PlacementsFile
-from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.pipelines.dataset import scan_split
-from guided_diffusion.pipelines.inpainting import Hole
-from guided_diffusion.runtime.errors import ConfigError, DataError
-from guided_diffusion.runtime.files import digest
+from guided_diffusion.pipelines.good_images import check_good_images, header_size
+from guided_diffusion.pipelines.holes import Hole
+from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
+from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-
-_RING = 2  # px around a defect of which it takes the class when it is painted over
+from guided_diffusion.samples.manifest import file_digest
 
 
 class Finished(NamedTuple):
@@ -47,12 +45,15 @@ class Finished(NamedTuple):
 
 @dataclass(frozen=True)
 class PlacePlan:
-    """The good images of a run and what is done to them; `inputs` is a digest of everything that decides about it."""
+    """The good images of a run and what is done to them."""
 
     images: tuple[GoodImage, ...]
     inputs: str
+    """A digest of everything but the images and the options that decides about it."""
     finished: Callable[[GoodImage, Size, int], Finished]
     """(good image, its height and width, number of the sample) -> how it is to look."""
+    notes: tuple[str, ...] = ()
+    """Lines to be printed once."""
 
 
 def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> PlacePlan:
@@ -60,73 +61,153 @@ def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
 
     Raises UserError for what is missing or contradicts the images.
     """
-    bank, digests = (None, []) if not config.source.data_dir else _read_bank(config, trained, encoding)
-    if config.erase:
-        assert bank is not None
-        return _erasing(trained, encoding, bank, digests)
+    training = read_training(config, trained, encoding) if config.source.data_dir else None
+    bank, inputs = (None, []) if training is None else (training.bank, training.digests)
     images = list_good_images(config.good_dir, upright=trained.source.exif != "ignore")
-    _refuse_small_images(images, trained)
-    options, margin = config.placing, round(config.hole_margin / trained.geometry.scale)
-    base, region = _OrdinaryClasses(trained, encoding), _Region(config.region)
-    if options.mask_source == "dir":
-        classes = bank.classes if bank else _without_background(trained, encoding)
-        maps = LabelMaps(options.placed_masks, encoding, classes)
-        chosen = tuple(image for image in images if image.stem in maps.paths)
-        if not chosen:
-            found = f"has no label map named as one of the {len(images)} images of good_dir"
-            raise DataError.of(options.placed_masks, found, f"name them as these, such as {images[0].stem}.png")
-        _say_left_out(images, chosen, "have no label map")
-
-        def scene(good: GoodImage, size: Size, number: int) -> Scene:
-            return maps.scene(good.stem, size, upright=good.upright)
-
-        digests += [digest(Path(maps.paths[image.stem])) for image in chosen]
-    elif options.mask_source == "file":
-        assert bank is not None
-        file = PlacementsFile(options.placements, bank, {image.stem for image in images})
-        chosen = tuple(image for image in images if file.placements.get(image.stem))
-        _say_left_out(images, chosen, "are not named in placements")
-
-        def scene(good: GoodImage, size: Size, number: int) -> Scene:
-            return file.scene(good.stem, size, _generator(config.seed, number), edit=options.edit)
-
-        digests.append(digest(Path(options.placements)))
-    else:
-        assert bank is not None
-        chosen = tuple(images)
-
-        def scene(good: GoodImage, size: Size, number: int) -> Scene:
-            return plan_scene(
-                bank,
-                size,
-                _generator(config.seed, number),
-                options,
-                gap=margin,
-                host_map=None if good.mask is None else base.of(good, size),
-                region=region.of(good, size),
-            )
+    source = _sources(config, trained, encoding, bank, images)
+    base, view = OrdinaryClasses(trained, encoding), _View(trained, encoding)
+    check_good_images(source.images, trained, source.files)
+    inputs += [file_digest(image.mask) for image in source.images if image.mask and "://" not in image.mask]
 
     def finished(good: GoodImage, size: Size, number: int) -> Finished:
-        planned = scene(good, size, number)
         label = base.of(good, size)
-        planned.paint_label(label)
-        holes = [Hole(defect.box, defect.mask) for defect in planned.placements]
-        return Finished(label, holes, planned.placements, planned.skipped)
+        planned = source.scene(good, label, _generator(config.seed, number))
+        placements, skipped = [], list(planned.skipped)
+        for defect in planned.placements:
+            before = label[defect.box.slices].copy()
+            label[defect.box.slices][defect.mask] = defect.class_id
+            if view.shows(label, defect):
+                placements.append(defect)
+            else:
+                label[defect.box.slices] = before
+                skipped.append(Skipped(defect.class_id, "too thin for the scale of the model"))
+        return Finished(label, [Hole(defect.box, defect.mask) for defect in placements], placements, skipped)
 
-    return PlacePlan(chosen, _joined(digests + region.digests(chosen)), finished)
+    return PlacePlan(source.images, joined(config, inputs + source.digests), finished, source.notes)
+
+
+class _Source(NamedTuple):
+    """Where the defects of good images come from."""
+
+    images: tuple[GoodImage, ...]
+    """Those that get some."""
+    scene: Callable[[GoodImage, NDArray[np.integer], np.random.Generator], Scene]
+    """(good image, its label map [H, W], which may be changed, random numbers) -> its defects."""
+    files: Callable[[GoodImage], Iterable[str | Path | None]]
+    """Masks that have to have the size of the good image."""
+    digests: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def _sources(
+    config: PlaceConfig,
+    trained: TrainedConfig,
+    encoding: LabelEncoding,
+    bank: DefectBank | None,
+    images: Sequence[GoodImage],
+) -> _Source:
+    options = config.placing
+    if options.mask_source == "dir":
+        return _from_maps(options, trained, encoding, bank, images)
+    assert bank is not None
+    if options.mask_source == "file":
+        return _from_list(options, bank, images)
+    region, margin = _Region(config.region), round(config.hole_margin / trained.geometry.scale)
+
+    def scene(good: GoodImage, label: NDArray[np.integer], rng: np.random.Generator) -> Scene:
+        size = label.shape[0], label.shape[1]
+        hosts = None if good.mask is None else label
+        return plan_scene(bank, size, rng, options, gap=margin, host_map=hosts, region=region.of(good, size))
+
+    return _Source(tuple(images), scene, lambda good: [region.file(good)], region.digests(images))
+
+
+def _from_maps(
+    options: PlacingOptions,
+    trained: TrainedConfig,
+    encoding: LabelEncoding,
+    bank: DefectBank | None,
+    images: Sequence[GoodImage],
+) -> _Source:
+    """Return label maps as the source. Where a good image has no mask, their other classes are its ordinary ones."""
+    background = get_mode(trained.source.dataset_mode).background
+    defects = class_ids("defect_classes", options.defect_classes, encoding.names)
+    defects = defects or (bank.defects if bank else tuple(_without_background(trained, encoding)))
+    classes = class_ids("classes", options.classes, encoding.names) or defects
+    maps = LabelMaps(options.placed_masks, encoding, classes)
+    chosen = tuple(image for image in images if image.stem in maps.paths)
+    if not chosen:
+        found = f"has no label map named as one of the {len(images)} images of good_dir"
+        raise DataError.of(options.placed_masks, found, f"name them as these, such as {images[0].stem}.png")
+
+    def scene(good: GoodImage, label: NDArray[np.integer], rng: np.random.Generator) -> Scene:
+        drawn = maps.read(good.stem, (label.shape[0], label.shape[1]), upright=good.upright)
+        if good.mask is None:
+            label[:] = healed(drawn, find_components(drawn, {*defects, *classes}), encoding.num_classes, background)
+        return maps.scene_of(good.stem, drawn)
+
+    digests = [file_digest(maps.paths[image.stem]) for image in chosen]
+    notes = _left_out(images, chosen, "have no label map")
+    return _Source(chosen, scene, lambda good: [maps.paths[good.stem]], digests, notes)
+
+
+def _from_list(options: PlacingOptions, bank: DefectBank, images: Sequence[GoodImage]) -> _Source:
+    file = PlacementsFile(options.placements, bank, {image.stem for image in images})
+    chosen = tuple(image for image in images if file.placements.get(image.stem))
+    if not chosen:
+        raise DataError.of(options.placements, "places no defect", "name good images and their defects")
+    for image in chosen:
+        if (size := header_size(image.image, upright=image.upright)) is not None:
+            file.check_centers(image.stem, size)
+
+    def scene(good: GoodImage, label: NDArray[np.integer], rng: np.random.Generator) -> Scene:
+        return file.scene(good.stem, (label.shape[0], label.shape[1]), rng, edit=options.edit)
+
+    notes = _left_out(images, chosen, "are not named in placements")
+    return _Source(chosen, scene, lambda good: [], [file_digest(options.placements)], notes)
+
+
+class _View:
+    """What the model sees of label maps."""
+
+    def __init__(self, trained: TrainedConfig, encoding: LabelEncoding):
+        geometry = trained.geometry
+        self._scale, self._by_area = geometry.scale, geometry.mask_resize != "nearest"
+        self._ids = {
+            "background": get_mode(trained.source.dataset_mode).background,
+            "null_id": encoding.num_classes,
+        }
+
+    def shows(self, label: NDArray[np.integer], defect: PlacedDefect) -> bool:
+        """Return whether a defect of a label map [H, W] is seen at the scale of the model."""
+        size, box = (label.shape[0], label.shape[1]), defect.box
+        reduced = reduced_size(size, self._scale)
+        if reduced == size:
+            return True
+        (top, bottom), (left, right) = (
+            (first * new // old, -(-last * new // old))
+            for first, last, new, old in (
+                (box.top, box.bottom, reduced[0], size[0]),
+                (box.left, box.right, reduced[1], size[1]),
+            )
+        )
+        seen = reduced_label(label, reduced, Box(top, left, bottom, right), **self._ids, by_area=self._by_area)
+        return bool((seen == defect.class_id).any())
 
 
 def _generator(seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(Stream.SCENE, seed, number))
 
 
-def _joined(digests: Sequence[str]) -> str:
-    return sha256(json.dumps(sorted(digests)).encode()).hexdigest()[:16]
+def joined(config: PlaceConfig, digests: Sequence[str]) -> str:
+    """Return a digest of files' digests and of the options that no line of a manifest has."""
+    options = [config.placing.defect_classes, config.source.ignore_label, config.source.exif]
+    return sha256(json.dumps([options, sorted(digests)]).encode()).hexdigest()[:16]
 
 
-def _say_left_out(images: Sequence[GoodImage], chosen: Sequence[GoodImage], why: str) -> None:
-    if len(chosen) < len(images):
-        print(f"{len(images) - len(chosen)} of {len(images)} good images {why} and are left out")
+def _left_out(images: Sequence[GoodImage], chosen: Sequence[GoodImage], why: str) -> tuple[str, ...]:
+    count = len(images) - len(chosen)
+    return (f"{count} of {len(images)} good images {why} and are left out",) if count else ()
 
 
 def _without_background(trained: TrainedConfig, encoding: LabelEncoding) -> list[int]:
@@ -135,45 +216,26 @@ def _without_background(trained: TrainedConfig, encoding: LabelEncoding) -> list
     return [class_id for class_id in range(encoding.num_classes) if class_id not in ground]
 
 
-def _read_bank(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> tuple[DefectBank, list[str]]:
-    """Return the bank of the training masks, and digests of these."""
+class TrainingDefects(NamedTuple):
+    """The training split, its defects, and digests of its masks."""
+
+    pairs: tuple[Pair, ...]
+    bank: DefectBank
+    digests: list[str]
+
+
+def read_training(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> TrainingDefects:
+    """Read the masks of the training split; UserError for what cannot be used, or has no defects."""
     mode = get_mode(trained.source.dataset_mode)
     report = scan_split(trained.source, trained.geometry, "train", encoding=encoding)
     report.raise_if_fatal()
     masks = ((pair.stem, read_mask(pair.mask, encoding, upright=pair.upright).numpy()) for pair in report.pairs)
     unlabeled = mode.unlabeled_classes(encoding.names)
     bank = DefectBank.build(masks, encoding.names, config.placing, background=mode.background, unlabeled=unlabeled)
-    return bank, [each.mask.hex() for each in report.prints if each is not None]
+    return TrainingDefects(report.pairs, bank, [each.mask.hex() for each in report.prints if each is not None])
 
 
-def _refuse_small_images(images: Sequence[GoodImage], trained: TrainedConfig) -> None:
-    """Raise ConfigError where every good image, as the model sees it, is smaller than a window."""
-    transform = JointTransform(image_size=_window(trained), resize="window", scale=trained.geometry.scale)
-    sizes = []
-    for image in images[:1000]:
-        try:
-            with Image.open(image.image) as picture:
-                sizes.append(transform.reduced(picture.size[::-1]))
-        except OSError:
-            return  # in the cloud, or damaged: reading it says so
-    window = _window(trained)
-    if all(size[0] < window[0] and size[1] < window[1] for size in sizes):
-        largest = max(sizes)
-        found = (
-            f"at scale {trained.geometry.scale:g} its images have at most {largest[1]}x{largest[0]} pixels, less than"
-        )
-        line = (
-            f"good_dir: {found} a window of {window[1]}x{window[0]}: use larger images, or a model of smaller windows"
-        )
-        raise ConfigError.of_keys(("good_dir", line))
-
-
-def _window(trained: TrainedConfig) -> Size:
-    size = trained.geometry.image_size
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-class _OrdinaryClasses:
+class OrdinaryClasses:
     """The label maps of good images before anything is painted."""
 
     def __init__(self, trained: TrainedConfig, encoding: LabelEncoding):
@@ -194,6 +256,7 @@ class _Region:
 
     def __init__(self, path: str):
         self._path = Path(path) if path else None
+        self._whole: NDArray[np.bool_] | None = None  # the one mask
         if self._path is not None and not self._path.exists():
             raise DataError.of(path, "does not exist", "check region")
 
@@ -210,50 +273,37 @@ class _Region:
         file = self.file(good)
         if file is None:
             return None
-        allowed = np.asarray(open_mask(file).convert("L")) > 0
+        allowed = self._whole
+        if allowed is None:
+            allowed = np.asarray(open_mask(file, upright=good.upright).convert("L")) > 0
+            self._whole = allowed if file == self._path else None
         check_sizes(str(file), allowed.shape, good.image, size)
         return allowed
 
     def digests(self, images: Sequence[GoodImage]) -> list[str]:
         files = {file for image in images if (file := self.file(image)) is not None}
-        return [digest(file) for file in files]
+        return [file_digest(file) for file in files]
 
 
-def _erasing(trained: TrainedConfig, encoding: LabelEncoding, bank: DefectBank, digests: Sequence[str]) -> PlacePlan:
-    """Return the plan that paints over the defects of the dataset's own images."""
-    report = scan_split(trained.source, trained.geometry, "train", encoding=encoding)
-    base, having = _OrdinaryClasses(trained, encoding), {part.name for part in bank.parts}
-    pairs = [pair for pair in report.pairs if pair.stem in having]
-    images = tuple(GoodImage(pair.stem, pair.image, pair.mask, pair.upright) for pair in pairs)
-    background = get_mode(trained.source.dataset_mode).background
+def healed(
+    label: NDArray[np.integer], defects: Sequence[Component], null_id: int, background: int
+) -> NDArray[np.integer]:
+    """Return a label map [H, W] in which each of `defects` has the commonest class around it.
 
-    def finished(good: GoodImage, size: Size, number: int) -> Finished:
-        label = base.of(good, size)
-        defects = find_components(label, bank.classes)
-        healed = label.copy()
-        for defect in defects:
-            healed[defect.box.slices][defect.mask] = _surrounding(label, defect, bank.classes, background)
-        placed = [
-            PlacedDefect(part.class_id, part.mask, part.box.top, part.box.left, f"{good.stem}#{index}")
-            for index, part in enumerate(defects)
-        ]
-        return Finished(healed, [Hole(defect.box, defect.mask) for defect in defects], placed, ())
-
-    return PlacePlan(images, _joined(list(digests)), finished)
-
-
-def _surrounding(label: NDArray[np.integer], defect: Component, classes: Sequence[int], background: int) -> int:
-    """Return the commonest class around a defect, other than defects and ignored pixels; the background without any."""
-    box = Box(
-        max(0, defect.box.top - _RING),
-        max(0, defect.box.left - _RING),
-        min(label.shape[0], defect.box.bottom + _RING),
-        min(label.shape[1], defect.box.right + _RING),
-    )
-    own = np.zeros(box.size, bool)
-    own[defect.box.top - box.top :, defect.box.left - box.left :][: defect.mask.shape[0], : defect.mask.shape[1]] = (
-        defect.mask
-    )
-    around = label[box.slices][ndimage.binary_dilation(own, iterations=_RING) & ~own]
-    around = around[~np.isin(around, classes)]
-    return int(np.bincount(around).argmax()) if around.size else background
+    Their own classes and ignored pixels do not count; without any other the background is taken.
+    """
+    result, not_taken = label.copy(), {null_id, *(defect.class_id for defect in defects)}
+    for defect in defects:
+        box = defect.box
+        around = Box(
+            max(0, box.top - RING),
+            max(0, box.left - RING),
+            min(label.shape[0], box.bottom + RING),
+            min(label.shape[1], box.right + RING),
+        )
+        own = np.zeros(around.size, bool)
+        own[box.top - around.top :, box.left - around.left :][: box.size[0], : box.size[1]] = defect.mask
+        ring = label[around.slices][grown(own, RING) & ~own]
+        ring = ring[~np.isin(ring, list(not_taken))]
+        result[box.slices][defect.mask] = np.bincount(ring).argmax() if ring.size else background
+    return result

@@ -77,17 +77,19 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
         return ResumePlan(source)
     fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), "image_channels", "no_instance"]
     before = options_of_checkpoint(source, TrainConfig)
-    becomes_inpainting = config.model.inpaint and not before.model.inpaint
-    if becomes_inpainting:  # the weights of a plain network start it, but not the moments of its optimizer
-        fixed.remove("inpaint")
+    # The weights of a network start one that is told more or less, but not the moments of its optimizer.
+    changed = [key for key in ("inpaint", "augment") if config.get(key) != before.get(key)]
+    if before.model.inpaint and not config.model.inpaint:
+        changed.remove("inpaint")
+    fixed = [key for key in fixed if key not in changed]
     if "image_range" not in config.given:  # other data may have another range, but not by oversight
         fixed.append("image_range")
-    if source.resumable and not becomes_inpainting:
+    if source.resumable and not changed:
         fixed += ["batch_size", "schedule_sampler", "seed", *LabelDiffusionOptions.keys(), *EtaOptions.keys()]
     problems = differences(config, before, fixed, source=source.path, remedy="set it back")
     if problems:
         raise ConfigError.of_keys(*problems)
-    start = ResumePlan(source, continues=source.resumable and not becomes_inpainting)
+    start = ResumePlan(source, continues=source.resumable and not changed)
     if start.is_over(config.optimizer):
         line = f"resume_checkpoint is {source.path}, which is trained to the end ({source.progress['epoch']} epochs)"
         raise ConfigError.of_keys(("resume_checkpoint", f"{line}: raise max_epochs to train on"))

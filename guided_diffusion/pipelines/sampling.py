@@ -141,6 +141,7 @@ class SamplingPipeline:
         sampler: str | None = None,
         batch_size: int = 8,
         extrapolation: float | None = None,
+        known: KnownRegion | tuple[ArrayLike, ArrayLike] | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
         **options: Any,
@@ -148,7 +149,8 @@ class SamplingPipeline:
         """Return an image for each condition and seed, [N, C, H, W] float32 in [-1, 1] on the CPU.
 
         conditions: integers [N, H, W], a class or `num_classes` (none) a pixel; or a SemanticMap or NoCondition.
-        options: as in `SamplerOptions`, with its defaults. Raises UserError for misfits, Cancelled on request.
+        known: images [N, C, H, W] in [-1, 1] and their holes [N, H, W], which an inpainting network fills. options: as
+        in `SamplerOptions`. Raises UserError for misfits, Cancelled on request.
         """
         condition, seeds = self.condition_of(conditions), [int(seed) for seed in seeds]
         wrong = next((seed for seed in seeds if not 0 <= seed < 2**63), None)
@@ -159,6 +161,7 @@ class SamplingPipeline:
             raise ConfigError.of_keys(("seeds", line))
         if batch_size < 1:
             raise ConfigError.of_keys(("batch_size", f"batch_size is {batch_size}: use at least 1"))
+        region = None if known is None else self.known_region_of(known, len(seeds))
         given = {"s": s, "steps": steps, "extrapolation": extrapolation, **options}
         # A sampler of None is left out, as a published spelling may stand for it.
         setting = read_config(SamplingConfig, given if sampler is None else {**given, "sampler": sampler})
@@ -172,8 +175,33 @@ class SamplingPipeline:
                 if progress is not None:
                     progress(before + done, total)
 
-            images[part] = run(condition[part], seeds[part], progress=report, cancelled=cancelled)
+            given_part = None if region is None else region[part]
+            images[part] = run(condition[part], seeds[part], known=given_part, progress=report, cancelled=cancelled)
         return images
+
+    def known_region_of(self, known: KnownRegion | tuple[ArrayLike, ArrayLike], count: int) -> KnownRegion:
+        """Return the checked images and holes of `count` samples.
+
+        Raises DataError for a network that fills no holes, and for arrays of another shape, type or range.
+        """
+        if not self.options.model.inpaint:
+            raise DataError.of("known", "the network fills no holes", "leave it out, or train one with inpaint true")
+        pair = (known.image, known.hole) if isinstance(known, KnownRegion) else known
+        try:
+            image, hole = (torch.as_tensor(part).cpu() for part in pair)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError.of("known", f"no two arrays ({error})", "give (images, holes)") from None
+        for name, array, shape in (("images", image, self.image_shape), ("holes", hole, self.image_shape[1:])):
+            if array.shape != (count, *shape):
+                found = f"{name} of shape {list(array.shape)}"
+                raise DataError.of("known", found, f"give {name} of shape {[count, *shape]}")
+        if not image.is_floating_point() or not (image.abs() <= 1).all():
+            found = f"images of type {str(image.dtype).removeprefix('torch.')}, or with values beyond -1 and 1"
+            raise DataError.of("known", found, "give floating point images in [-1, 1]")
+        if hole.dtype != torch.bool:
+            found = f"holes of type {str(hole.dtype).removeprefix('torch.')}"
+            raise DataError.of("known", found, "give booleans, true where the image is to be filled")
+        return KnownRegion(image.float(), hole)
 
     def condition_of(self, conditions: SemanticMap | NoCondition | ArrayLike) -> Condition:
         """Return the network's condition: checked label maps [N, H, W], with edges where it was trained with them.
@@ -247,13 +275,15 @@ class SamplingRun:
         seeds: Sequence[int],
         *,
         known: KnownRegion | None = None,
+        inside: Tensor | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Tensor:
         """Return the images of one batch, [N, C, H, W] float32 on the CPU, in [-1, 1] where they are clipped.
 
         Image i depends on condition i, seed i and what is known of it alone. known: an inpainting network fills its
-        holes; None: it makes whole images. Raises Cancelled after the step in which `cancelled()` is true.
+        holes; None: it makes whole images. inside: [N, H, W], the others are the black border of a small picture.
+        Raises Cancelled after the step in which `cancelled()` is true.
         """
         assert len(condition) == len(seeds), "one seed an image"
         pipeline, options = self.pipeline, self.sampler
@@ -261,6 +291,12 @@ class SamplingRun:
             known = KnownRegion.nothing(len(seeds), pipeline.image_shape) if known is None else known
             known = known.to(pipeline.device)
         assert known is None or pipeline.options.model.inpaint, "a plain network fills no holes"
+        hooks = self._hooks() + ([] if known is None else [known.keep])
+        if inside is not None:
+            # Black at every step, as in training, which has no loss there.
+            hooks.append(
+                KnownRegion(torch.full((len(seeds), *pipeline.image_shape), -1.0), inside).to(pipeline.device).keep
+            )
 
         def after_step(done: int, total: int, x: Tensor) -> None:
             if progress is not None:
@@ -275,7 +311,7 @@ class SamplingRun:
         with torch.inference_mode():
             network = self._network(condition.to(pipeline.device), seeds, known)
             images = SAMPLERS[options.sampler](
-                Denoiser(network, self.process, self._hooks() + ([] if known is None else [known.keep])),
+                Denoiser(network, self.process, hooks),
                 self.process,
                 draw_noise(generators, pipeline.image_shape, pipeline.device),
                 generators=generators,

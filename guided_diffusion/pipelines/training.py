@@ -14,7 +14,13 @@ from torch import Tensor
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.class_statistics import save_eta
-from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples, collate_holes
+from guided_diffusion.data.loader import (
+    DistributedBatchPlan,
+    TrainLoader,
+    collate_examples,
+    collate_holes,
+    collate_inside,
+)
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
@@ -23,7 +29,7 @@ from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
-from guided_diffusion.models.state_dict import load_weights, with_hole_channels
+from guided_diffusion.models.state_dict import load_weights, with_new_inputs
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES, build_network, refuse_broken_weights
 from guided_diffusion.pipelines.changed_data import fingerprint_of, refuse_other_data
@@ -150,7 +156,7 @@ def build_trainer(
         trainer.resume(source)
         _refuse_different_positions(trainer)
     elif source is not None:
-        ema.load_state_dict({rate: with_hole_channels(average, model) for rate, average in source.ema.items()})
+        ema.load_state_dict({rate: with_new_inputs(average, model) for rate, average in source.ema.items()})
     aside = reconcile_best(start, folder, trainer.progress) if world.is_main else None
     if aside:
         log.info(aside)
@@ -172,9 +178,7 @@ def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device
         torch.manual_seed(derive_seed(Stream.WEIGHTS, config.run.seed))
         model = build_network(config)
     if start.checkpoint is not None:
-        # A plain network may become an inpainting one.
-        weights = with_hole_channels(start.checkpoint.model, model)
-        load_weights(model, weights, source=str(start.checkpoint.path))
+        load_weights(model, with_new_inputs(start.checkpoint.model, model), source=str(start.checkpoint.path))
         refuse_broken_weights(start.checkpoint, start.checkpoint.model)
     return model.to(device)
 
@@ -200,7 +204,7 @@ def build_previewer(
     mode = get_mode(config.source.dataset_mode)
     shown = shown_dataset(chosen, report.encoding, config.geometry, mode, holes=hole_maker(config, report.encoding))
     image, condition = collate_examples(shown, range(len(chosen)))
-    known = collate_holes(shown, range(len(chosen)))
+    known, inside = (collate(shown, range(len(chosen))) for collate in (collate_holes, collate_inside))
     num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
     setting = SamplerOptions(steps=num_steps, time_grid="logsnr")
     dtype = AMP_DTYPES[config.precision.precision]
@@ -208,7 +212,7 @@ def build_previewer(
 
     def draw(condition: SemanticMap, seeds: Sequence[int]) -> Tensor:
         # A new run each time, as the weights have changed; noise from the CPU is the same on every device.
-        return pipeline.begin(setting, noise_device="cpu")(condition, seeds, known=known)
+        return pipeline.begin(setting, noise_device="cpu")(condition, seeds, known=known, inside=inside)
 
     return Previewer(
         draw,
@@ -219,6 +223,7 @@ def build_previewer(
         folder=Path(config.run.output_dir) / PREVIEWS,
         seeds=[derive_seed(Stream.SAMPLE, config.run.seed, index) for index in range(len(chosen))],
         num_steps=num_steps,
+        known=known,
     )
 
 

@@ -56,6 +56,12 @@ class SampleFolder:
         """
         return any(line.good_image is not None for line in self.lines.values())
 
+    @property
+    def holds_windows(self) -> bool:
+        """Whether the images are windows at the scale of the model, as `sample` writes; `place` has whole images."""
+        config = self.config
+        return config.get("resize") == "window" and "image_size" in config and not self.has_native_depth
+
     def line_of(self, pair: Pair) -> ManifestLine | None:
         """Return the manifest's line of a pair, None if there is none."""
         return self.lines.get(Path(pair.image).relative_to(self.folder).as_posix())

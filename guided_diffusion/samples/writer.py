@@ -120,18 +120,27 @@ def read_conditions(
     *,
     augment: bool,
     with_edges: bool,
-) -> SemanticMap:
-    """Return the N maps of `samples` for the network; `augment`: all but the first use of a mask are augmented."""
-    labels, edges = [], []
+) -> tuple[SemanticMap, Tensor | None]:
+    """Return the N maps of `samples` for the network, and which pixels [N, H, W] are no border (None: all).
+
+    augment: all but the first use of a mask are augmented.
+    """
+    labels, edges, insides = [], [], []
     for sample in samples:
         window = torch.Generator().manual_seed(derive_seed(Stream.WINDOW, sample.seed))
-        label, edge = read_condition(sample.source, encoding, transform, with_edges=with_edges, window=window)
+        label, edge, inside = read_condition(sample.source, encoding, transform, with_edges=with_edges, window=window)
+        if inside is None:
+            inside = torch.ones(label.shape, dtype=torch.bool)
         if augment and sample.repeat:
-            generator = torch.Generator().manual_seed(derive_seed(Stream.MASK, sample.seed))
-            label, edge = augment_mask(label, edge, generator, transform.flip_pairs)
+            seed = derive_seed(Stream.MASK, sample.seed)
+            _, inside = augment_mask(label, inside, torch.Generator().manual_seed(seed))
+            label, edge = augment_mask(label, edge, torch.Generator().manual_seed(seed), transform.flip_pairs)
         labels.append(label)
         edges.append(edge)
-    return SemanticMap(torch.stack(labels), encoding.num_classes, torch.stack(edges) if with_edges else None)
+        insides.append(inside)
+    condition = SemanticMap(torch.stack(labels), encoding.num_classes, torch.stack(edges) if with_edges else None)
+    inside = torch.stack(insides)
+    return condition, None if inside.all() else inside
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -194,6 +203,8 @@ class SyntheticFolder:
                 if getattr(line, key) != value:
                     before, now = json.dumps(getattr(line, key)), json.dumps(value)
                     found = f"holds samples with {key} {before}, these would have {now}"
+                    if key == "inputs":  # a digest, which tells nobody anything
+                        found = "holds pairs of other inputs (training masks, classes, label maps, placements, regions)"
                     raise DataError.of(self.manifest, found, "choose another results_path")
 
     def _refuse_other_sources(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:

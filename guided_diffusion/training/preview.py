@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data import visualize
 from guided_diffusion.training.ema import EMA
@@ -32,6 +33,8 @@ class Previewer:
     folder: Path
     seeds: Sequence[int]
     num_steps: int
+    known: KnownRegion | None = None
+    """What an inpainting network is given of the images; the picture shows it, too."""
 
     def __call__(self, epoch: int) -> Path:
         """Draw the picture of `epoch` and return its path; the model's weights stay the same."""
@@ -41,6 +44,8 @@ class Previewer:
                 columns[f"EMA {rate}"] = self.draw(self.condition, self.seeds)
         palette = visualize.class_palette(self.condition.num_classes)
         masks = [visualize.colorize(label.numpy(), palette) for label in self.condition.label]
+        if self.known is not None:
+            columns = {"given": self.known.image.masked_fill(self.known.hole[:, None], 0), **columns}
         real, *samples = (visualize.to_pixels(images.numpy()) for images in (self.image, *columns.values()))
         picture = visualize.grid(
             list(zip(real, masks, *samples, strict=True)),

@@ -279,12 +279,14 @@ class Trainer:
         prepared = None if prepared is None else prepared.drop(dropped)
         noise = draw_noise(step_generators(Stream.NOISE, key, batch_indices, device), x0.shape[1:], device)
         x_t = self.diffusion.q_sample(x0, t, noise)
-        inside, hole = (None if pixels is None else pixels[part] for pixels in (batch.inside, batch.hole))
+        inside, hole, augment = (
+            None if values is None else values[part] for values in (batch.inside, batch.hole, batch.augment)
+        )
         seen = x_t if hole is None else torch.cat([x_t, KnownRegion(x0, hole).channels()], dim=1)
         # Dropout is the only draw from PyTorch's global generator.
         torch.manual_seed(derive_seed(Stream.DROPOUT, *key, batch_indices[0]))
         with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            output = self._network(seen, self.diffusion.model_t(t), condition, prepared)
+            output = self._network(seen, self.diffusion.model_t(t), condition, prepared, augment)
         weight = pixel_weights(inside, hole)
         return self.diffusion.training_losses(output.float(), x0, x_t, t, noise, weight)["loss"]
 

@@ -186,7 +186,7 @@ def train_curves(data: Data, arguments: argparse.Namespace) -> Iterator[Curve]:
                     seed=arguments.seed,
                     device=device,
                     checks=Checks.evenly(arguments.checks, steps, record),
-                    checkpoint=Checkpoint(arguments.output / f"{arm}-{steps}.pt", every=50),
+                    checkpoint=Checkpoint(arguments.output / f"{arm}-{steps}.pt", every=25),
                     workers=arguments.workers,
                     callback=show,
                 )

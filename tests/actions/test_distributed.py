@@ -94,6 +94,12 @@ def test_timesteps_by_the_losses_of_all_processes(pair, lemons, tmp_path, isdm):
 
 
 @slow
+def test_holes_and_told_augmentation(pair, lemons, tmp_path, isdm):
+    values = {"resize": "window", "inpaint": True, "augment": 0.4, "condition": "mask", "learn_sigma": True}
+    check_training(pair, values, lemons, tmp_path, isdm)
+
+
+@slow
 def test_an_epoch_with_fewer_images_than_processes_does_not_hang(pair, lemons, tmp_path):
     values = {**TINY, "data_dir": str(lemons), "max_epochs": 1, "output_dir": str(tmp_path / "run"), "batch_size": 7}
     for kind in ("images", "masks"):

@@ -322,6 +322,17 @@ def test_shipped_configs_load_and_name_their_schema(path):
     load_config(schema.stem, values)
 
 
+def test_shipped_configs_of_place_go_with_a_training_of_windows():
+    folders = {path.parent for path in SHIPPED if path.name.endswith("place.json")}
+    assert len(folders) == 2
+    for folder in folders:
+        shipped = {path: json.loads(path.read_text(encoding="utf-8")) for path in SHIPPED if path.parent == folder}
+        (place,) = (values for path, values in shipped.items() if path.name.endswith("place.json"))
+        (train,) = (values for values in shipped.values() if values.get("output_dir") == place["model_path"])
+        assert (train["resize"], train["inpaint"]) == ("window", True)
+        assert [train[key] for key in ("data_dir", "good_dir")] == [place[key] for key in ("data_dir", "good_dir")]
+
+
 def test_every_action_has_a_shipped_config():
     used = {Path(json.loads(path.read_text(encoding="utf-8"))["$schema"]).stem for path in SHIPPED}
     assert used == set(ACTIONS)

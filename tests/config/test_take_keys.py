@@ -11,7 +11,7 @@ from guided_diffusion.config.load import ACTIONS, load_config, read_config_file,
 from guided_diffusion.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-TRAIN_CONFIGS = sorted(ROOT.glob("configs/**/*train.json"))
+TRAIN_CONFIGS = sorted(ROOT.glob("configs/**/*train*.json"))
 TRAIN = {"data_dir": "d", "dataset_mode": "binary", "output_dir": "runs/a", "lr": 1e-3, "image_size": 32}
 
 

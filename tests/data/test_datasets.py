@@ -111,7 +111,7 @@ def test_examples_have_the_documented_form(pairs):
 
 def test_many_classes_are_int16(tmp_path):
     mask = saved(tmp_path, Image.fromarray(np.array([[0, 299]], np.uint16)), "m.png")
-    label, _ = read_condition(
+    label, *_ = read_condition(
         MaskEntry("m", str(mask)), LabelEncoding.identity(300), JointTransform((1, 2), train=False)
     )
     assert label.dtype == torch.int16
@@ -160,7 +160,7 @@ def test_edges_come_from_the_instance_map_after_scaling(tmp_path):
     ids = np.repeat(np.array([[24001, 24002]], np.uint16), 8, 0).repeat(4, 1)
     instance = saved(tmp_path, Image.fromarray(ids), "i.png")
     entry = MaskEntry("m", str(label), str(instance))
-    _, edge = read_condition(entry, ENCODING, JointTransform((4, 4), train=False), with_edges=True)
+    _, edge, _ = read_condition(entry, ENCODING, JointTransform((4, 4), train=False), with_edges=True)
     assert edge.tolist() == [[False, True, True, False]] * 4
 
 

@@ -14,7 +14,16 @@ import pytest
 from PIL import Image
 
 from guided_diffusion.data import lemons
-from guided_diffusion.data.lemons import BACKGROUND, BLEMISH, CLASSES, GANGRENE, LEMON, MOULD, write_demo_dataset
+from guided_diffusion.data.lemons import (
+    BACKGROUND,
+    BLEMISH,
+    CLASSES,
+    GANGRENE,
+    LEMON,
+    MOULD,
+    write_demo_dataset,
+    write_good_lemons,
+)
 from guided_diffusion.runtime.errors import UserError
 
 SMALL = {"num_train": 5, "num_test": 2, "size": 32, "seed": 3}
@@ -78,6 +87,32 @@ class TestFiles:
         write_demo_dataset(tmp_path / "b", **{**SMALL, "num_train": 9})
         larger = contents(tmp_path / "b")
         assert all(larger[name] == data for name, data in contents(tmp_path / "a").items() if name != lemons.MARKER)
+
+
+class TestGoodLemons:
+    def test_they_have_no_defects_and_are_none_of_the_dataset(self, dataset: Path, tmp_path: Path) -> None:
+        write_good_lemons(tmp_path / "good", count=9)
+        assert sorted(p.name for p in (tmp_path / "good").iterdir()) == ["demo.json", "images", "masks"]
+        images = sorted((tmp_path / "good" / "images").iterdir())
+        assert len({p.read_bytes() for p in [*images, *dataset.glob("*/images/*")]}) == 9 + 64 + 24
+        for image in images:
+            mask = np.asarray(Image.open(tmp_path / "good" / "masks" / image.name))
+            assert set(np.unique(mask)) == {BACKGROUND, LEMON}
+            assert Image.open(image).size == mask.shape[::-1] == (96, 96)
+
+    def test_they_are_kept_and_other_ones_are_refused(self, tmp_path: Path) -> None:
+        folder = tmp_path / "good"
+        write_good_lemons(folder, count=2, size=32)
+        before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+        write_good_lemons(folder, count=2, size=32)
+        assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+        with pytest.raises(UserError) as error:
+            write_demo_dataset(folder, **SMALL)
+        assert error.value.path == str(folder)
+        (folder / "images" / "lemon_0001.png").unlink()
+        with pytest.raises(UserError) as error:
+            write_good_lemons(folder, count=2, size=32)
+        assert str(folder / "images" / "lemon_0001.png") in error.value.found
 
 
 class TestWholeOrAbsent:

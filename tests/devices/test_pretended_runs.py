@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 TRAININGS = {
     "fp32": {"preview_interval": 1, "preview_steps": 2, "preview_images": 2},
     "bf16": {"precision": "bf16", "schedule_sampler": "loss-second-moment", "microbatch": 2},
+    "holes": {"resize": "window", "inpaint": True, "augment": 0.4, "preview_interval": 1, "preview_steps": 2},
     "label diffusion": {"cond_diffuse": True, "cond_opt": "discrete_zero_classwise", "drop_rate": 0.0},
 }
 SAMPLINGS = {

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "evaluations"
 FLOORS = (
-    ("metrics", "study"),
+    ("metrics", "study", "defect_copies"),
     ("segmentation", "report"),
-    ("origins", "symmetry", "published_weights"),
+    ("origins", "symmetry", "published_weights", "blending", "seams"),
     ("sets", "whole_images", "errors"),
 )
 FREE = ("evaluations.metrics.segmentation",)

@@ -110,3 +110,36 @@ def test_many_holes_are_summarized() -> None:
     found = rim_jumps([*((good * factor, good, hole) for factor in (5, 1, 2, 4, 3)), (good, good * 0, hole)])
     assert found == RimJumps(count=5, left_out=1, lower=2, median=3, upper=4)
     assert RimJumps.of([None]) == RimJumps(0, 1, None, None, None)
+
+
+def test_a_ramp_is_spread_over_the_width() -> None:
+    good = np.tile(np.arange(20.0), (12, 1))  # steps of 1 across, 0 down
+    hole = np.zeros((12, 20), bool)
+    hole[:, 6:14] = True
+    raised = good.copy()
+    raised[:, 6:14] += 8
+    assert rim_jump(raised, good, hole) == pytest.approx((9 + 7) / 2)
+    ramp = good + np.interp(np.arange(20), [5, 9, 10, 14], [0, 8, 8, 0])  # over 4 pixels from each side
+    assert rim_jump(ramp, good, hole) == pytest.approx((3 + 1) / 2)
+    assert rim_jump(ramp, good, hole, 4) == pytest.approx((3 + 1) / 2)
+    assert rim_jump(raised, good, hole, 4) == pytest.approx((4 * 1 + 4 * 1 - 2 + 9 + 7) / 8)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 100])
+def test_an_untouched_image_has_no_jump_at_any_width(width: int) -> None:
+    hole = np.zeros((20, 30), bool)
+    hole[4:13, 5:22] = True
+    hole[0:5, 0:6] = True
+    assert rim_jump(noise(20, 30), noise(20, 30), hole, width) == 1
+    assert rim_jump(noise(20, 30), noise(20, 30), ~hole, width) == 1
+    for value in (False, True):
+        assert rim_difference(noise(5, 6), np.full((5, 6), value), width) is None
+
+
+def test_what_lies_deeper_than_the_width_does_not_count() -> None:
+    hole = np.zeros((30, 30), bool)
+    hole[5:25, 5:25] = True
+    changed = noise(30, 30).astype(float)
+    changed[9:21, 9:21] += 500  # from the fifth pixel on: the step is between the fourth and the fifth
+    assert rim_jump(changed, noise(30, 30), hole, 4) == 1
+    assert rim_jump(changed, noise(30, 30), hole, 5) > 1.05

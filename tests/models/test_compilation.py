@@ -73,6 +73,25 @@ def test_guided_sampling_compiles_once_too(tiny):
                 torch.testing.assert_close(branches(compiled, n, seed), branches(plain, n, seed), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"inpaint": True}, {"augment": 0.1}])
+def test_what_a_network_is_told_more_is_compiled_too(tiny, options):
+    plain, compiled = (tiny(**SMALLEST, **options) for _ in range(2))
+    compile_network(compiled, backend="aot_eager")
+
+    def inputs(n: int, seed: int) -> tuple:
+        x, t, condition = batch(n, seed)
+        if "inpaint" in options:
+            return torch.cat([x, x, x[:, :1]], dim=1), t, condition
+        return x, t, condition, None, torch.linspace(-1, 1, 8 * n).view(n, 8)
+
+    gradients(compiled, *inputs(4, 0))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for n, seed in ((4, 1), (3, 2)):
+            (out, gradient), (expected, wanted) = (gradients(model, *inputs(n, seed)) for model in (compiled, plain))
+            torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+            assert (gradient - wanted).norm() <= 1e-5 * wanted.norm()
+
+
 def test_auto_compiles_on_cuda_only(monkeypatch):
     assert not wants_compiling("auto", torch.device("cpu"))
     assert not wants_compiling(False, torch.device("cuda"))

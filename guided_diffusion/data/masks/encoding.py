@@ -220,8 +220,8 @@ class LabelEncoding:
         if not ignore and (label == self.num_classes).any():
             remedy = "set it, or add 'ignore' to classes.json, before training"
             raise DataError.of("ignore_label", "not set, but a mask to be written has ignored pixels", remedy)
-        table = np.array([group[0] for group in groups] + [ignore[0] if ignore else groups[0][0]])
-        image = Image.fromarray(table[label].astype(np.uint16 if self.kind == "grey16" else np.uint8))
+        codes = [group[0] for group in groups] + [ignore[0] if ignore else groups[0][0]]
+        image = Image.fromarray(np.array(codes, np.uint16 if self.kind == "grey16" else np.uint8)[label])
         if self.kind == "palette":
             # A full palette: PIL packs fewer entries into fewer bits, which would cut off larger indices.
             image.putpalette((self.palette or b"").ljust(768, b"\0"))

@@ -87,6 +87,10 @@ class DefectBank:
     """The parts of each mask that has any."""
     specks: int
     """Number of tiny components that were left out as slips of the annotator."""
+    defects: tuple[int, ...] = ()
+    """Ids of all defect classes."""
+    numbered: tuple[int, ...] = ()
+    """Ids of the classes whose components are numbered in `source`."""
 
     @classmethod
     def build(
@@ -126,7 +130,7 @@ class DefectBank:
         hosts = _class_hosts(contacts, {*defects, len(names)}, background)
         parts = tuple(component.finished({*defects, len(names)}, hosts) for component in real)
         by_mask = tuple(_grouped(parts, lambda part: part.name).values())
-        bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real))
+        bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real), defects, tuple(candidates))
         bank._check(options)
         return bank
 

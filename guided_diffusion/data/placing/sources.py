@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from guided_diffusion.data.components import find_components
@@ -46,8 +47,8 @@ class LabelMaps:
         self.paths = {entry.stem: entry.mask for entry in entries}
         """Name without the extension -> path."""
 
-    def scene(self, name: str, size: tuple[int, int], *, upright: bool = True) -> Scene:
-        """Return the defects of the label map of a good image of (height, width); those that touch stay as they are.
+    def read(self, name: str, size: tuple[int, int], *, upright: bool = True) -> NDArray[np.integer]:
+        """Return the label map [H, W] of a good image of (height, width).
 
         upright: turn the map as its EXIF orientation says. DataError for another size and values of unknown meaning.
         """
@@ -56,10 +57,19 @@ class LabelMaps:
         if label.shape != size:
             found = f"is {label.shape[1]} x {label.shape[0]} px, but the good image is {size[1]} x {size[0]} px"
             raise DataError.of(path, found, "make the label map of the size of the good image")
+        return label
+
+    def scene_of(self, name: str, label: NDArray[np.integer]) -> Scene:
+        """Return the defects of the label map of a good image; those that touch stay as they are."""
         parts = find_components(label, self.classes)
+        path, size = self.paths[name], (label.shape[0], label.shape[1])
         return Scene(
             size, tuple(PlacedDefect(part.class_id, part.mask, part.box.top, part.box.left, path) for part in parts)
         )
+
+    def scene(self, name: str, size: tuple[int, int], *, upright: bool = True) -> Scene:
+        """Return the defects of the label map of a good image of (height, width), as `read` and `scene_of` do."""
+        return self.scene_of(name, self.read(name, size, upright=upright))
 
 
 _Pixels = Annotated[float, Field(ge=0)]
@@ -118,12 +128,8 @@ class PlacementsFile:
                         found = f"{placement.component!r} is no component of class {placement.class_name!r}"
                         yield f"{_key(name, index, 'component')}: {found}; {_hint(placement.component, sources)}"
 
-    def scene(self, name: str, size: tuple[int, int], rng: np.random.Generator, *, edit: bool = True) -> Scene:
-        """Return the defects of a good image of (height, width); DataError for a center outside it.
-
-        What reaches beyond the image is cut off; what would overlap an earlier one is skipped. edit: bend the parts.
-        """
-        ground, placements, skipped = Ground(size), [], []
+    def check_centers(self, name: str, size: tuple[int, int]) -> None:
+        """Raise DataError for a center outside a good image of (height, width)."""
         for index, request in enumerate(self.placements.get(name, ())):
             x, y = request.center
             if x >= size[1] or y >= size[0]:
@@ -131,6 +137,16 @@ class PlacementsFile:
                     f"{_key(name, index, 'center')} is [{x:g}, {y:g}], outside the image of {size[1]} x {size[0]} px"
                 )
                 raise DataError.of(self.path, found, "give [x, y] in px from the upper left corner")
+
+    def scene(self, name: str, size: tuple[int, int], rng: np.random.Generator, *, edit: bool = True) -> Scene:
+        """Return the defects of a good image of (height, width); DataError for a center outside it.
+
+        What reaches beyond the image is cut off; what would overlap an earlier one is skipped. edit: bend the parts.
+        """
+        self.check_centers(name, size)
+        ground, placements, skipped = Ground(size), [], []
+        for request in self.placements.get(name, ()):
+            x, y = request.center
             part = self._part(request, rng)
             amounts = {"scale": request.scale, "angle": request.angle, "loose": True}
             edited = edit_part(part, size, **amounts, bend=rng if edit else None) or edit_part(part, size, **amounts)

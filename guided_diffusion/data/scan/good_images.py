@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from guided_diffusion.data.datasets import read_image
-from guided_diffusion.data.files import read_bytes
+from guided_diffusion.data.datasets import check_sizes, image_tensor, read_mask
+from guided_diffusion.data.deep_color import is_gray, stored_mode
+from guided_diffusion.data.files import open_image, read_bytes
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.threads import in_threads
@@ -20,28 +22,57 @@ def scan_good_images(
     image_channels: Literal[1, 3],
     image_range: ImageRange,
     *,
+    encoding: LabelEncoding | None = None,
+    pair_modes: Sequence[str] = (),
     upright: bool = True,
     progress: bool = True,
 ) -> tuple[list[GoodImage], list[PairPrint], list[Problem]]:
     """Open every image below `folder`; return those that can be read, their prints and what is wrong.
 
-    upright: turn them as their EXIF orientations say. Raises DataError where there are none.
+    encoding: of their masks, None if it is not known. pair_modes: PIL modes of the images with masks. upright: turn
+    them as their EXIF orientations say. Raises DataError where there are none.
     """
     images = list_good_images(folder, upright=upright)
 
-    def scan(good: GoodImage) -> PairPrint | Problem:
+    def scan(good: GoodImage) -> tuple[PairPrint, str] | Problem:
         try:
             content = read_bytes(good.image)
-            pixels = read_image(good.image, image_channels, upright=upright, image_range=image_range).numpy()
+            image = open_image(good.image, content, upright=upright)
+            pixels = image_tensor(image, image_channels, good.image, image_range).numpy()
+            of_mask = b"" if good.mask is None else content_digest(read_bytes(good.mask))
+            if good.mask is not None and encoding is not None:
+                size = read_mask(good.mask, encoding, upright=upright).shape
+                check_sizes(good.image, pixels.shape[1:], good.mask, size)
         except DataError as error:
             return Problem.of(error, ProblemKind.UNREADABLE)
-        of_mask = b"" if good.mask is None else content_digest(read_bytes(good.mask))
-        return PairPrint(content_digest(content), of_mask, b"", pixel_digest(pixels), len(content), pixels.shape[1:])
+        digests = content_digest(content), of_mask, b"", pixel_digest(pixels)
+        colors = "gray" if is_gray(stored_mode(image)) else "none" if (pixels == pixels[0]).all() else "color"
+        return PairPrint(*digests, len(content), pixels.shape[1:]), colors
 
     found = in_threads(scan, images, "scanning good images", progress)
     problems = [each for each in found if isinstance(each, Problem)]
-    sound = [(good, each) for good, each in zip(images, found, strict=True) if isinstance(each, PairPrint)]
-    return [good for good, _ in sound], [each for _, each in sound], problems
+    sound = [(good, *each) for good, each in zip(images, found, strict=True) if not isinstance(each, Problem)]
+    problems += _color_problems(folder, image_channels, pair_modes, [colors for *_, colors in sound])
+    return [good for good, *_ in sound], [each for _, each, _ in sound], problems
+
+
+def _color_problems(
+    folder: str, image_channels: Literal[1, 3], pair_modes: Sequence[str], colors: Sequence[str]
+) -> list[Problem]:
+    """Return a warning where good images are in colors and the others gray, or the other way round."""
+    if image_channels == 1 or not pair_modes or not colors:
+        return []
+    gray_pairs = sum(is_gray(mode) for mode in pair_modes)
+    if gray_pairs == len(pair_modes) and "color" in colors:
+        found = (
+            f"{colors.count('color')} of {len(colors)} good images are in colors, but the images with masks are gray"
+        )
+    elif gray_pairs == 0 and colors.count("gray") == len(colors):
+        found = "the good images are gray files, but the images with masks are stored in colors"
+    else:
+        return []
+    remedy = "the model would tell good images by that: set image_channels to 1, or give good images of the same camera"
+    return [Problem(folder, found, remedy, ProblemKind.IMAGE_COLORS, fatal=False)]
 
 
 def good_images_with_masks(

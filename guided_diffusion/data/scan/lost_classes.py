@@ -1,4 +1,7 @@
-"""Classes that masks have and the model does not see: too small for `image_size`, or outside the window of `crop`."""
+"""Classes that masks have and the model does not see: too small at its scale, or outside what `crop` leaves.
+
+This is the rule of nearest pixels; `lost_by_area` has the area rule. Windows lie anywhere, so they cut nothing off.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ class CodesLeft:
     """What resizing leaves of the K distinct codes of a mask that loses some."""
 
     scaled: Codes  # after scaling the whole picture
-    placed: Codes  # and after cutting out the window
-    factor: NDArray[np.int64]  # [K]: from so many times image_size on the code is left; 0: at no size up to 4096
+    placed: Codes  # and after cropping
+    factor: NDArray[np.int64]  # [K]: from so many times image_size or scale on the code is left; 0: at none tried
     elsewhere: tuple[tuple[str, Codes], ...]  # what other values of `resize` leave
 
 
@@ -56,18 +59,33 @@ class ClassLoss:
 def codes_left(values: NDArray[np.integer], codes: NDArray[np.integer], transform: JointTransform) -> CodesLeft | None:
     """Return what `transform` leaves of the distinct `codes` of `values` [H, W], None if all of them."""
     assert not transform.train
-    placement = transform.place(values.shape)
-    placed = _present(values, codes, placement, window=True)
+    placement, crops = transform.place(values.shape), transform.resize != "window"
+    if placement.scaled == values.shape and not crops:
+        return None
+    placed = _present(values, codes, placement, window=crops)
     if placed.all():
         return None
     scaled = _present(values, codes, placement)
-    others = {"pad", "squash"} - {transform.resize} if not np.array_equal(placed, scaled) else ()
+    others = other_resizes(transform) if not np.array_equal(placed, scaled) else ()
     elsewhere = tuple(
         (resize, _present(values, codes, replace(transform, resize=resize).place(values.shape), window=True))
-        for resize in sorted(others)
+        for resize in others
     )
     factor = np.ones(len(codes), np.int64) if scaled.all() else _factors(values, codes, scaled, transform)
     return CodesLeft(scaled, placed, factor, elsewhere)
+
+
+def other_resizes(transform: JointTransform) -> tuple[str, ...]:
+    """Return the values of `resize` that cut nothing off."""
+    return tuple(sorted({"pad", "squash"} - {transform.resize}))
+
+
+def larger(transform: JointTransform, factor: int) -> JointTransform | None:
+    """Return the transform with `factor` times its image_size, or scale for windows; None above 4096 px."""
+    if transform.resize == "window":
+        return replace(transform, scale=min(1.0, transform.scale * factor))
+    size = (transform.image_size[0] * factor, transform.image_size[1] * factor)
+    return None if max(size) > _LARGEST else replace(transform, image_size=size)
 
 
 def _present(values: NDArray, codes: NDArray, placement: Placement, *, window: bool = False) -> Codes:
@@ -84,14 +102,14 @@ def _present(values: NDArray, codes: NDArray, placement: Placement, *, window: b
 
 
 def _factors(values: NDArray, codes: NDArray, scaled: Codes, transform: JointTransform) -> NDArray[np.int64]:
-    """Return the least factor of image_size from which on each code is left by scaling, 0 if none is."""
+    """Return the least factor (see `larger`) from which on each code is left by scaling, 0 if none is."""
     least = scaled.astype(np.int64)
     pixels = {int(lost): np.nonzero(values == codes[lost]) for lost in np.flatnonzero(~scaled)}
     for factor in _FACTORS:
-        size = (transform.image_size[0] * factor, transform.image_size[1] * factor)
-        if max(size) > _LARGEST:
+        changed = larger(transform, factor)
+        if changed is None:
             break
-        placement = replace(transform, image_size=size).place(values.shape)
+        placement = changed.place(values.shape)
         sampled = [np.zeros(length, np.bool_) for length in values.shape]
         for flags, index in zip(sampled, placement.sampled(values.shape), strict=True):
             flags[index.numpy()] = True
@@ -149,7 +167,7 @@ def loss_problems(
             continue
         where = f"class {index}"
         if loss.scaling:
-            found = f"{names[index]!r} is lost by scaling to image_size {_size(transform, 1)} in {loss.scaling} of the "
+            found = f"{names[index]!r} is lost by scaling to {_setting(transform, 1)} in {loss.scaling} of the "
             found += f"{loss.masks} masks that have it: not a pixel of it is left"
             remedy = _larger_size(loss.factors, transform)
             problems.append((where, found, remedy, ProblemKind.LOST_BY_SCALING))
@@ -165,24 +183,32 @@ def loss_problems(
     return [Problem(*problem, fatal=False) for problem in problems]
 
 
-def _size(transform: JointTransform, factor: int) -> str:
+def _setting(transform: JointTransform, factor: int) -> str:
+    """Return the key and value that decide about the scale, `factor` times as large."""
+    if transform.resize == "window":
+        return f"scale {min(1.0, transform.scale * factor):.4g}"
     height, width = (side * factor for side in transform.image_size)
-    return str(height) if height == width else f"[{height}, {width}]"
+    return f"image_size {height}" if height == width else f"image_size [{height}, {width}]"
 
 
 def _larger_size(factors: Sequence[int], transform: JointTransform) -> str:
-    """Return the remedy of scaling: the sizes that keep a class in most and in all of the masks that lose it."""
-    cut = "or cut the pictures into smaller ones around it"
+    """Return the remedy of scaling: what keeps a class in most and in all of the masks that lose it."""
+    windows = transform.resize == "window"
+    other = "" if windows else ", or cut the pictures into smaller ones around it"
+    if not transform.masks_by_area:
+        other = f", or set mask_resize to area, which keeps thin parts{other}"
     reached = sorted(factor for factor in factors if factor)
     if not reached:
+        if windows:
+            return f"use scale 1, which keeps everything{other}"
         return f"cut the pictures into smaller ones around it: no image_size up to {_LARGEST} keeps it"
     share = f"all {len(factors)}" if len(reached) == len(factors) else f"{len(reached)} of {len(factors)}"
-    text = f"use image_size {_size(transform, reached[-1])}, which keeps it in {share} of these"
+    text = f"use {_setting(transform, reached[-1])}, which keeps it in {share} of these"
     most = reached[max(0, int(np.ceil(_MOST * len(reached))) - 1)]
     if most < reached[-1]:
         count = sum(factor <= most for factor in reached)
-        text += f" ({_size(transform, most)} in {count})"
-    return f"{text}, {cut}"
+        text += f" ({_setting(transform, most)} in {count})"
+    return text + other
 
 
 def _other_resize(loss: ClassLoss) -> str:

@@ -46,6 +46,11 @@ class ScanReport:
     good_prints: tuple[PairPrint, ...] = ()
 
     @property
+    def image_sizes(self) -> tuple[Size, ...]:
+        """Height and width of the images, good ones included."""
+        return (*self.sizes, *(each.shape for each in self.good_prints))
+
+    @property
     def fatal(self) -> tuple[Problem, ...]:
         """The problems that have to be corrected before training or sampling."""
         return tuple(problem for problem in self.problems if problem.fatal)
@@ -102,6 +107,9 @@ class ScanReport:
                 f"{len(self.pairs)} {noun}, width {_span(widths)}, height {_span(heights)} pixels; "
                 f"commonest {width}x{height} ({count})"
             )
+        if self.good_images:
+            heights, widths = zip(*(each.shape for each in self.good_prints), strict=True)
+            lines.append(f"{len(self.good_images)} good images, width {_span(widths)}, height {_span(heights)} pixels")
         if self.image_modes:
             modes = ", ".join(f"{mode} ({count})" for mode, count in Counter(self.image_modes).most_common())
             lines.append(f"image formats: {modes}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.datasets import check_sizes, image_tensor
-from guided_diffusion.data.deep_color import stored_mode
+from guided_diffusion.data.deep_color import is_gray, stored_mode
 from guided_diffusion.data.files import open_image, open_mask, orientation, read_bytes, turn_upright
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
@@ -32,6 +32,7 @@ from guided_diffusion.data.scan.duplicates import (
     twin_problems,
     uncompared_problem,
 )
+from guided_diffusion.data.scan.lost_by_area import left_by_area, may_lose
 from guided_diffusion.data.scan.lost_classes import CodesLeft, MaskLoss, codes_left, count_losses, loss_problems
 from guided_diffusion.data.scan.orientation import (
     Exif,
@@ -69,6 +70,7 @@ class _Facts:
     prints: PairPrint | None = None
     brightness: Brightness | None = None  # of the image
     left: CodesLeft | None = None  # what resizing leaves of the mask; None: everything
+    undecided: bool = False  # what the area rule leaves depends on what the codes mean
 
 
 def scan_dataset(
@@ -133,7 +135,7 @@ def scan_dataset(
         problems.append(Problem(str(data_dir), found, advice, ProblemKind.SHORT_BATCH, fatal=False))
     prints = tuple(fact.prints for fact in facts)
     problems += twin_problems(find_twins(pairs, prints, encoding), len(pairs))
-    report = _report(pairs, facts, encoding, problems, remedy, transform, mode.background)
+    report = _report(pairs, facts, encoding, problems, remedy, transform, mode.background, progress=progress)
     return replace(report, prints=prints)
 
 
@@ -159,7 +161,7 @@ def scan_masks(
     if exif is None:
         problems += tagged_masks([entry.mask for entry, fact in zip(entries, facts, strict=True) if fact.turned])
     background = 0 if mode is None else mode.background
-    return _report(entries, facts, encoding, problems, _AS_IN_TRAINING, transform, background)
+    return _report(entries, facts, encoding, problems, _AS_IN_TRAINING, transform, background, progress=progress)
 
 
 @contextmanager
@@ -237,8 +239,11 @@ def _mask_facts(
         height, width = raw.values.shape
         digests = content_digest(content), b""
         counted = _count_codes(entry.mask, raw)
-        left = None if transform is None else codes_left(raw.values, counted.raw.values, transform)
-        facts = _Facts(problems, counted, (height, width), left=left, digests=digests)
+        facts = _Facts(problems, counted, (height, width), digests=digests)
+        if transform is not None and transform.masks_by_area:
+            facts = replace(facts, undecided=may_lose(raw.values, counted.raw.values, transform))
+        elif transform is not None:
+            facts = replace(facts, left=codes_left(raw.values, counted.raw.values, transform))
         if entry.instance is not None:
             content = read_bytes(entry.instance)
             facts = replace(facts, digests=(digests[0], content_digest(content)))
@@ -272,7 +277,7 @@ def _count_codes(path: str, raw: RawMask) -> MaskFacts:
 def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
     """Return warnings about colors of the images."""
     modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
-    gray = sum(count for mode, count in modes.items() if mode in ("1", "L", "LA", "LA;16") or mode.startswith("I"))
+    gray = sum(count for mode, count in modes.items() if is_gray(mode))
     problems = []
     if channels == 3 and modes and gray == modes.total():
         remedy = "set image_channels to 1 to train a smaller, faster model"
@@ -292,6 +297,8 @@ def _report(
     remedy: str | None,
     transform: JointTransform | None,
     background: int,
+    *,
+    progress: bool,
 ) -> ScanReport:
     """Check the masks against the encoding, count classes, those that `transform` loses, and sizes.
 
@@ -305,7 +312,8 @@ def _report(
         problems += _unexpected_codes(masks, encoding, remedy)
         pixels, images, all_background = _count_classes(masks, encoding)
         *shares, ignored_share = (pixels / max(1, pixels.sum())).tolist()
-        pairs_of_codes = [(fact.mask, fact.left) for fact in facts if fact.mask is not None]
+        decided = facts if transform is None else _decided(entries, facts, encoding, transform, progress)
+        pairs_of_codes = [(fact.mask, fact.left) for fact in decided if fact.mask is not None]
         by_class, losses = count_losses(pairs_of_codes, encoding, background)
         counts = zip(encoding.names, shares, images[:-1].tolist(), by_class, strict=True)
         classes = [ClassStats(name, share, having, loss.scaling, loss.cropping) for name, share, having, loss in counts]
@@ -324,6 +332,25 @@ def _report(
         tuple(fact.brightness for fact in facts if fact.brightness is not None),
         tuple(losses),
     )
+
+
+def _decided(
+    entries: Sequence[Pair] | Sequence[MaskEntry],
+    facts: Sequence[_Facts],
+    encoding: LabelEncoding,
+    transform: JointTransform,
+    progress: bool,
+) -> list[_Facts]:
+    """Return the facts with what the area rule leaves of the masks whose codes alone do not tell; reads them again."""
+
+    undecided = [(entry, fact) for entry, fact in zip(entries, facts, strict=True) if fact.undecided]
+
+    def decide(known: tuple[Pair | MaskEntry, _Facts]) -> _Facts:
+        entry, fact = known
+        return replace(fact, left=left_by_area(entry.mask, entry.upright, fact.mask, encoding, transform))
+
+    decided = iter(in_threads(decide, undecided, "reducing masks", progress) if undecided else ())
+    return [next(decided) if fact.undecided else fact for fact in facts]
 
 
 def _palette_problems(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> list[Problem]:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets, MaskGroups
 from evaluations.metrics.lpips_diversity import groups_of_one_mask
-from evaluations.origins import MaskClue, RealMasks, origin_warnings, trace_origins
-from evaluations.sets import Images, ImageSet
+from evaluations.origins import UNKNOWN, MaskClue, RealMasks, origin_warnings, trace_origins
+from evaluations.sets import Images, ImageSet, Indices
 from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
 from guided_diffusion.data.arrays import load_arrays
 from guided_diffusion.data.files import open_mask
@@ -24,11 +27,13 @@ from guided_diffusion.data.scan.problems import UNSEEN, ProblemKind, problem_lin
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.data.visualize import Pixels
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import shared_with_training
-from guided_diffusion.pipelines.evaluation.options import needs_training
+from guided_diffusion.pipelines.evaluation.options import needs_training, size_of_samples
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.samples.manifest import file_digest
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
 
 _REPORTED = UNSEEN | {ProblemKind.EMPTY_CLASS, *DUPLICATES}
@@ -52,30 +57,56 @@ class View:
     encoding: LabelEncoding
     options: ViewOptions
     background: int
-    samples_are_windows: bool  # of the scale and size that are compared, so they are not cut again
+    folder: SampleFolder
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the windows that are cut out: those of the samples, if they are windows themselves."""
+        return size_of_samples(self.folder.config["image_size"]) if self.folder.holds_windows else self.size
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width at which everything is compared."""
         return height_width(self.options.image_size)
 
-    def read(self, pairs: Sequence[Pair], name: str = "", *, sampled: bool = False) -> ImageSet:
+    def read(self, pairs: Sequence[Pair], name: str = "", *, samples: SampleFolder | None = None) -> ImageSet:
         """Return scanned pairs as arrays; a progress bar shows their `name`. DataError for files that changed.
 
-        sampled: samples, which have 8 bits and are in the range of the model already.
+        samples: the folder that they are of. Those of `sample` are in the range of the model, and windows already.
         """
-        transform = _transform(self.options, self.background)
-        if sampled and self.samples_are_windows:
+        transform, image_range = _transform(self.options, self.background), self.options.image_range
+        if samples is not None and samples.holds_windows:
             transform = replace(transform, resize="squash")
+        elif transform.resize == "window":
+            transform = replace(transform, image_size=self.window)
+        if samples is not None and not samples.has_native_depth:
+            image_range = "full"
         images, labels = load_arrays(
             pairs,
             self.encoding,
             transform,
             self.options.image_channels,
-            image_range="full" if sampled else self.options.image_range,
+            image_range=image_range,
             progress=name and f"reading {name}",
         )
+        if images.shape[1:3] != self.size:
+            images, labels = _squashed(images, labels, self.size)
         return ImageSet(images, labels, tuple(pair.stem for pair in pairs), self.encoding.num_classes)
+
+
+def _squashed(images: Pixels, labels: np.ndarray, size: tuple[int, int]) -> tuple[Pixels, np.ndarray]:
+    """Return images [N, H, W, 3] and label maps [N, H, W] at another size, as samples of other sizes are read."""
+    placement = JointTransform(size, "squash", train=False).place((labels.shape[1], labels.shape[2]))
+    scaled = [placement.image(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy() for image in images]
+    maps = [placement.mask(torch.from_numpy(label.astype(np.int32)), 0).numpy() for label in labels]
+    return np.stack(scaled), np.stack(maps).astype(labels.dtype)
+
+
+def _how_resized(options: ViewOptions) -> str:
+    if options.resize == "window":
+        scale = 1.0 if options.scale is None else options.scale
+        return f"windows of the real images at scale {scale:.4g}, each on the largest defect, and samples of that size"
+    return f"images resized to that size ({options.resize}, bicubic, antialiased)"
 
 
 @dataclass(frozen=True)
@@ -93,7 +124,7 @@ class ScannedData:
     test: tuple[Pair, ...]
     samples: tuple[Pair, ...]
     several: tuple[Pair, ...]
-    several_folder: str
+    several_folder: SampleFolder
     folder: SampleFolder
     shared: tuple[Twin, ...]
     warnings: tuple[str, ...]
@@ -132,11 +163,12 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     ):
         if split is not None and len(split) < least:
             raise DataError(f"{where}: has {len(split)} pair(s), and a comparison needs at least {least}: add some")
-    several, diversity_dir = pairs, config.quality.diversity_dir
-    if diversity_dir:
-        several = open_samples(find_samples(diversity_dir), encoding, view.image_channels)
+    several, several_folder = pairs, folder
+    if config.quality.diversity_dir:
+        several_folder = find_samples(config.quality.diversity_dir)
+        several = open_samples(several_folder, encoding, view.image_channels)
     background = get_mode(config.source.dataset_mode).background
-    seen = View(encoding, view, background, samples_are_windows=folder.config.get("resize") == "window")
+    seen = View(encoding, view, background, folder)
     return ScannedData(
         seen,
         background,
@@ -144,7 +176,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         test,
         pairs,
         several,
-        diversity_dir or str(folder.folder),
+        several_folder,
         folder,
         tuple(shared),
         (*warnings, *_size_warning(folder, pairs, seen.size)),
@@ -205,17 +237,22 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
     view = scanned.view
     training = None if scanned.training is None else view.read(scanned.training, "training")
     test = view.read(scanned.test, "test")
-    samples = view.read(scanned.samples, "samples", sampled=True)
-    splits = (_masks_of(scanned, scanned.training, training), _masks_of(scanned, scanned.test, test))
-    clues = [_clue(scanned.folder, pair) for pair in scanned.samples]
-    origin, test_origin = trace_origins(samples.labels, clues, splits)
-    lines = origin_warnings(
-        scanned.folder.folder,
-        samples.labels,
-        None if training is None else origin,
-        test_origin,
-        compared_with_test=compared_with_test,
-    )
+    samples = view.read(scanned.samples, "samples", samples=scanned.folder)
+    origins = _placed_origins(scanned) if scanned.folder.has_native_depth else None
+    lines: list[str] = []
+    if origins is None:
+        splits = (_masks_of(scanned, scanned.training, training), _masks_of(scanned, scanned.test, test))
+        clues = [_clue(scanned.folder, pair) for pair in scanned.samples]
+        origin, test_origin = trace_origins(samples.labels, clues, splits)
+        lines = origin_warnings(
+            scanned.folder.folder,
+            samples.labels,
+            None if training is None else origin,
+            test_origin,
+            compared_with_test=compared_with_test,
+        )
+    else:
+        origin, test_origin = origins.donors[:, 0], origins.test
     sets = EvaluationSets(
         training,
         test,
@@ -224,8 +261,9 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         scanned.background,
         origin,
         test_origin,
-        f"images resized to that size ({view.options.resize}, bicubic, antialiased)",
+        _how_resized(view.options),
         partial(_find_groups, scanned),
+        donors=None if origins is None else origins.donors,
     )
     return EvaluationData(scanned, sets, (*lines, *scanned.warnings))
 
@@ -243,6 +281,36 @@ def _clue(folder: SampleFolder, pair: Pair) -> MaskClue:
     return MaskClue(digest, PurePath(source.replace("\\", "/")).name)
 
 
+class _PlacedOrigins(NamedTuple):
+    """What placed samples were made from; -1: nothing of the split."""
+
+    donors: Indices
+    """[N, at least 1] of the training images whose defects they have, or which they were painted into."""
+    test: Indices
+    """[N] of the test image that each was painted into."""
+
+
+def _placed_origins(scanned: ScannedData) -> _PlacedOrigins:
+    """Trace the samples of `place` by the manifest: by the names of masks and the bytes of good images."""
+    training = scanned.training or ()
+    by_stem = {pair.stem: index for index, pair in enumerate(training)}
+    by_image, test_by_image = (
+        {file_digest(pair.image): index for index, pair in enumerate(pairs)} for pairs in (training, scanned.test)
+    )
+    found, test = [], []
+    for pair in scanned.samples:
+        line = scanned.folder.line_of(pair)
+        digest = "" if line is None else line.good_digest or ""
+        defects = () if line is None else line.defects or ()
+        donors = {by_stem.get(defect.source.rpartition("#")[0], UNKNOWN) for defect in defects}
+        found.append(sorted({*donors, by_image.get(digest, UNKNOWN)} - {UNKNOWN}))
+        test.append(test_by_image.get(digest, UNKNOWN))
+    donors = np.full((len(found), max(1, *map(len, found))), UNKNOWN, np.int64)
+    for row, indices in zip(donors, found, strict=True):
+        row[: len(indices)] = indices
+    return _PlacedOrigins(donors, np.array(test, np.int64))
+
+
 def _find_groups(scanned: ScannedData) -> MaskGroups:
     """Read the masks of the samples whose diversity is measured, and group equal ones."""
     view, pairs = scanned.view, scanned.several
@@ -252,6 +320,6 @@ def _find_groups(scanned: ScannedData) -> MaskGroups:
     )
 
     def load(number: int) -> Images:
-        return view.read([pairs[index] for index in groups[number]], sampled=True).images
+        return view.read([pairs[index] for index in groups[number]], samples=scanned.several_folder).images
 
-    return MaskGroups(tuple(map(len, groups)), load, scanned.several_folder)
+    return MaskGroups(tuple(map(len, groups)), load, str(scanned.several_folder.folder))

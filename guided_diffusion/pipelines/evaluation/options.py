@@ -19,6 +19,8 @@ from guided_diffusion.samples.reader import SampleFolder
 
 FROM_SAMPLES = (*ViewOptions.model_fields, *(key for key in SourceOptions.model_fields if key != "data_dir"))
 """Keys that, left empty, take the value that the samples were made with."""
+OF_WHOLE_IMAGES = ("image_size", "resize", "scale", "mask_resize")
+"""Keys that tell nothing of the samples of `place`: it works in windows, and leaves whole images of any size."""
 SIDE = 32  # image sides of the segmentation models are multiples of it
 
 
@@ -35,10 +37,15 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     """
     values = config.to_json()
     for key in FROM_SAMPLES:
-        if values[key] in (None, ""):
+        if values[key] in (None, "") and not (samples.has_native_depth and key in OF_WHOLE_IMAGES):
             values[key] = samples.config.get(key)
+    if samples.has_native_depth:
+        _complete_for_whole_images(values, samples)
     if config.view.image_size is None and values["image_size"] is not None:
-        values["image_size"] = _size_of_samples(values["image_size"], multiples=config.trains_models)
+        size = size_of_samples(values["image_size"])
+        if config.trains_models:
+            size = tuple(SIDE * ceil(side / SIDE) for side in size)
+        values["image_size"] = size[0] if size[0] == size[1] else list(size)
     missing = [key for key in ("dataset_mode", "image_size") if values[key] in (None, "")]
     if missing:
         raise ConfigError(
@@ -53,19 +60,32 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     resolved: EvaluateConfig = load_config("evaluate", values)
     if resolved.view.resize is None:
         resolved = resolved.replaced(resize=get_mode(resolved.source.dataset_mode).resize)
+    made_at, scale = samples.config.get("scale"), resolved.view.scale
+    if resolved.view.resize == "window" and samples.holds_windows and made_at != scale:
+        found = f"{scale} given, but the windows of {samples.folder} are at scale {made_at}"
+        raise ConfigError.of("scale", found, "leave it out")
     return resolved
 
 
-def _size_of_samples(size: Any, *, multiples: bool) -> int | list[int]:
-    """Return the image size in a record of sampling, its sides rounded up to multiples of 32 if `multiples`."""
+def _complete_for_whole_images(values: dict[str, Any], samples: SampleFolder) -> None:
+    """Fill in how the samples of `place` are compared; ConfigError without an image_size, which nothing tells."""
+    if values["image_size"] is None:
+        line = (
+            f"image_size is missing: {samples.folder} has samples of place, which have the sizes of their good images; "
+            "set the size to compare at, such as 256"
+        )
+        raise ConfigError.of_keys(("image_size", line))
+    # Nothing is cut off or stretched, and thin defects stay.
+    for key, value in (("resize", "pad"), ("mask_resize", "area")):
+        values[key] = value if values[key] is None else values[key]
+
+
+def size_of_samples(size: Any) -> tuple[int, int]:
+    """Return height and width in a record of sampling; ConfigError where somebody put something else there."""
     try:
-        height, width = height_width(TypeAdapter(ImageSize).validate_python(size, strict=True))
+        return height_width(TypeAdapter(ImageSize).validate_python(size, strict=True))
     except ValidationError:
         field = GeometryOptions.model_fields["image_size"]
         raise ConfigError(
             f"image_size is {json.dumps(size)}: expected {expected(field)}, such as {field.default}"
         ) from None
-    if not multiples:
-        return size
-    height, width = (SIDE * ceil(side / SIDE) for side in (height, width))
-    return height if height == width else [height, width]

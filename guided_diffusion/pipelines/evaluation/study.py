@@ -21,6 +21,7 @@ from evaluations.segmentation.models import architecture_name, build_segmenter, 
 from evaluations.segmentation.segmenter import AgreementSegmenter, trained_segmenter
 from evaluations.segmentation.training import TrainingPlan
 from evaluations.segmentation.weights import weights_digest
+from evaluations.sets import Indices
 from evaluations.study.run import Study, run_study
 from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, settings_of
 from evaluations.study.summary import summarize
@@ -118,7 +119,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
     )
     results = StudyResults(folder / FOLDER, _settings(config, sets), _digests(sets))
     study = Study(
-        StudyData(sets.training, sets.test, sets.samples, sets.origin),
+        StudyData(sets.training, sets.test, sets.samples, _made_from(sets)),
         replace(make_plan(options, len(sets.class_names), device), relabel=_relabel(config, sets.class_names)),
         architectures,
         tuple(settings),
@@ -169,12 +170,18 @@ def _settings(config: EvaluateConfig, sets: EvaluationSets) -> dict[str, Any]:
         **({"flip_pairs": [list(pair) for pair in pairs]} if pairs else {}),
         "image_channels": view.image_channels,
         "resize": view.resize,
+        **({"scale": view.scale} if view.resize == "window" else {}),
+        **({"mask_resize": view.mask_resize} if view.mask_resize else {}),
         **{key: getattr(options, key) for key in _SETTINGS},
         # A file is identified by its contents, wherever it is.
         "encoder_weights": weights_digest(options.encoder_weights) or options.encoder_weights,
         "image_size": list(sets.size),
         "classes": list(sets.class_names),
     }
+
+
+def _made_from(sets: EvaluationSets) -> Indices:
+    return sets.origin if sets.donors is None else sets.donors
 
 
 def _digests(sets: EvaluationSets) -> Mapping[str, str]:
@@ -184,12 +191,17 @@ def _digests(sets: EvaluationSets) -> Mapping[str, str]:
         "training images": sets.training.digest,
         "test images": sets.test.digest,
         "samples": sets.samples.digest,
-        "origin of the samples": sha256(sets.origin.astype("<i8").tobytes()).hexdigest()[:16],
+        "origin of the samples": sha256(_made_from(sets).astype("<i8").tobytes()).hexdigest()[:16],
     }
 
 
 def _refuse_unfit_samples(options: StudyOptions, data: EvaluationData, study: Study) -> None:
     folder, count = data.scanned.folder.folder, len(data.sets.samples)
+    if (of_test := int((data.sets.test_origin >= 0).sum())) and data.sets.donors is not None:
+        raise DataError(
+            f"{folder}: {of_test} of {count} samples were painted into images of the test split, so a model trained on "
+            "them has seen the test: give place other good images, or set study to false"
+        )
     of_test = leaked(data.sets.origin, data.sets.test_origin)
     if of_test:
         raise DataError(

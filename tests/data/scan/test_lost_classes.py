@@ -51,7 +51,7 @@ def test_what_is_left_is_what_sampling_reads(tmp_path, resize, size, shape):
     mask = np.where(rng.random(shape) < 0.02, rng.integers(1, 200, shape), 0).astype(np.uint8)
     Image.fromarray(mask).save(tmp_path / "m.png")
     transform = JointTransform(size, resize=resize, train=False)
-    label, _ = read_condition(MaskEntry("m", str(tmp_path / "m.png")), LabelEncoding.identity(200), transform)
+    label, *_ = read_condition(MaskEntry("m", str(tmp_path / "m.png")), LabelEncoding.identity(200), transform)
     codes = np.unique(mask)
     left = codes_left(mask, codes, transform)
     expected = np.isin(codes, label.numpy())

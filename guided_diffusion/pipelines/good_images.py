@@ -1,0 +1,78 @@
+"""Checks of good images before anything is painted into them, by their headers: their sizes, channels and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.data.datasets import check_sizes
+from guided_diffusion.data.files import orientation
+from guided_diffusion.data.native_image import NativeImage
+from guided_diffusion.data.pairing import GoodImage
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.inpainting import reduced_size
+from guided_diffusion.runtime.errors import ConfigError
+
+_GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def header_size(path: str | Path, *, upright: bool = True) -> Size | None:
+    """Return height and width of a local picture by its header; None for what has to be read to know it.
+
+    upright: turned as its EXIF orientation says.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            return (width, height) if upright and orientation(picture) > 4 else (height, width)
+    except _UNREADABLE:
+        return None  # in the cloud, or damaged: reading it says so
+
+
+def check_good_images(
+    images: Sequence[GoodImage], trained: TrainedConfig, files: Callable[[GoodImage], Iterable[str | Path | None]]
+) -> None:
+    """Raise UserError for other channels than the model's, masks of other sizes, and images that are all too small.
+
+    files: masks that belong to a good image, beside its own. The first image is read, of the others the header.
+    """
+    geometry = trained.geometry
+    NativeImage.read(images[0].image, geometry.image_channels, geometry.image_range, upright=images[0].upright)
+    sizes = []
+    for good in images:
+        if geometry.image_channels == 3 and _is_gray(good.image):
+            NativeImage.read(good.image, 3, geometry.image_range, upright=good.upright)  # says what is wrong with it
+        size = header_size(good.image, upright=good.upright)
+        sizes.append(size)
+        for file in (good.mask, *files(good)):
+            of_mask = None if file is None or size is None else header_size(file, upright=good.upright)
+            if of_mask is not None:
+                check_sizes(str(file), of_mask, good.image, size)
+    _refuse_small(sizes, geometry.scale, height_width(geometry.image_size))
+
+
+def _is_gray(path: str) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return picture.mode in _GRAY_MODES
+    except _UNREADABLE:
+        return False
+
+
+def _refuse_small(sizes: Sequence[Size | None], scale: float, window: Size) -> None:
+    """Raise ConfigError where every image, as the model sees it, is smaller than a window."""
+    if None in sizes:
+        return
+    seen = [reduced_size(size, scale) for size in sizes if size is not None]
+    if all(size[0] < window[0] and size[1] < window[1] for size in seen):
+        largest = max(seen)
+        line = (
+            f"good_dir: at scale {scale:g} its images have at most {largest[1]}x{largest[0]} pixels, less than a "
+            f"window of {window[1]}x{window[0]}: use larger images, or a model of smaller windows"
+        )
+        raise ConfigError.of_keys(("good_dir", line))

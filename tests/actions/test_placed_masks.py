@@ -1,0 +1,182 @@
+"""Where the defects of `place` come from and go to, and painting over those of a dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from odd_images import write_png
+from parts import (
+    BACKGROUND,
+    CRACK,
+    PLATE,
+    SIZES,
+    SPOT,
+    check_pairs,
+    defects,
+    lines_of,
+    pairs_of,
+    pixels_of,
+    train,
+    write_good,
+)
+from scipy import ndimage
+
+from guided_diffusion.data.components import find_components
+
+
+class TestMaskSources:
+    def test_the_results_are_a_dataset(self, place, isdm, tmp_path):
+        folder, _ = place("dataset", split="train", num_samples=6)
+        values = {"dataset_mode": "multi-class", "image_size": 16, "image_channels": 1, "resize": "window"}
+        code, shown, errors = isdm("check", data_dir=folder, output_dir=tmp_path / "check", **values)
+        assert code == 0, errors
+        assert "6 pairs" in shown
+
+    def test_number_and_classes(self, place):
+        folder, _ = place("cracks", classes=["crack"], defects_per_image=3, num_samples=4)
+        check_pairs(folder, margin=3)
+        for line in lines_of(folder):
+            assert {defect["class"] for defect in line["defects"] + line["skipped"]} == {"crack"}
+            assert len(line["defects"]) + len(line["skipped"]) == 3
+            assert all(defect["source"].startswith("part_") for defect in line["defects"])
+
+    def test_what_finds_no_place_is_counted(self, place, tmp_path):
+        good = write_good(tmp_path / "small", {"a": (20, 20)})
+        folder, shown = place("crowded", good_dir=good, defects_per_image=12)
+        (line,) = lines_of(folder)
+        assert len(line["defects"]) + len(line["skipped"]) == 12
+        assert line["skipped"]
+        assert all(skipped["reason"] for skipped in line["skipped"])
+        assert "not placed" in shown
+        check_pairs(folder, margin=3)
+
+    def test_label_maps_become_the_masks(self, place, good, tmp_path):
+        label = np.zeros((40, 56), np.uint8)
+        label[3:9, 50:56] = SPOT  # at the border, and touching the crack
+        label[9:20, 52:54] = CRACK
+        write_png(tmp_path / "maps/a.png", label)
+        folder, shown = place("maps_results", mask_source="dir", placed_masks=tmp_path / "maps")
+        assert "3 of 4 good images" in shown
+        assert np.array_equal(pixels_of(folder / "masks/a.png"), label)
+        check_pairs(folder, margin=3)
+        # Without the dataset, all classes but the background are defects.
+        alone, _ = place("maps_alone", mask_source="dir", placed_masks=tmp_path / "maps", data_dir="")
+        assert pairs_of(alone)["images/a.png"] == pairs_of(folder)["images/a.png"]
+
+    def test_other_classes_of_label_maps_are_kept_and_unasked_defects_left_out(self, place, plate_painter, tmp_path):
+        label = defects(1, host=PLATE)
+        write_png(tmp_path / "maps/a.png", label)
+        values = {"model_path": plate_painter, "mask_source": "dir", "placed_masks": tmp_path / "maps", "data_dir": ""}
+        folder, _ = place("kept", **values, defect_classes=["spot", "crack"], classes=["crack"])
+        expected = np.where(label == SPOT, PLATE, label)
+        assert np.array_equal(pixels_of(folder / "masks/a.png"), expected)
+        check_pairs(folder, margin=3, ordinary=(BACKGROUND, PLATE))
+
+    def test_a_list_of_placements(self, place, tmp_path):
+        wanted = {"a": [{"class": "spot", "center": [28, 20]}], "d": [{"class": "crack", "center": [10, 60]}] * 2}
+        (tmp_path / "list.json").write_text(json.dumps(wanted))
+        folder, _ = place("listed", mask_source="file", placements=tmp_path / "list.json", edit=False)
+        check_pairs(folder, margin=3)
+        first, second = lines_of(folder)
+        ((left, top, right, bottom),) = (defect["box"] for defect in first["defects"])
+        assert abs((left + right) / 2 - 28) <= 1
+        assert abs((top + bottom) / 2 - 20) <= 1
+        assert len(second["defects"]) == len(second["skipped"]) == 1
+
+    def test_a_region(self, place, good, tmp_path):
+        left = np.zeros((40, 56), np.uint8)
+        left[:, :28] = 255
+        write_png(tmp_path / "left.png", left)
+        only = write_good(tmp_path / "only", {"a": (40, 56)})
+        folder, _ = place("left_results", good_dir=only, region=tmp_path / "left.png", num_samples=4, place="anywhere")
+        assert any(line["defects"] for line in lines_of(folder))
+        for line in lines_of(folder):
+            assert not pixels_of(folder / line["mask"])[:, 28:].any()
+
+    def test_a_folder_of_regions(self, place, good, tmp_path):
+        for name, size in SIZES.items():
+            region = np.zeros(size, np.uint8)
+            region[: size[0] // 2] = 255
+            write_png(tmp_path / f"regions/{name}.png", region)
+        folder, _ = place("regions_results", region=tmp_path / "regions", place="anywhere")
+        for line in lines_of(folder):
+            label = pixels_of(folder / line["mask"])
+            assert not label[label.shape[0] // 2 :].any()
+
+    def test_hosts(self, place, plates, plate_painter, tmp_path):
+        good = write_good(tmp_path / "plates", {"a": (40, 56), "b": (60, 70)}, masks=True)
+        folder, _ = place("hosts", model_path=plate_painter, data_dir=plates, good_dir=good, num_samples=6)
+        check_pairs(folder, margin=3, ordinary=(BACKGROUND, PLATE))
+        assert sum(len(line["defects"]) for line in lines_of(folder)) > 3
+        for line in lines_of(folder):
+            label = pixels_of(folder / line["mask"])
+            name = Path(line["good_image"]).name
+            before = pixels_of(good / "masks" / name)
+            defect = np.isin(label, (SPOT, CRACK))
+            assert (before[defect] == PLATE).all()
+            assert np.array_equal(label[~defect], before[~defect])
+
+    def test_what_the_model_cannot_see_is_not_placed(self, place, halving, tmp_path):
+        label = np.zeros((40, 56), np.uint8)
+        label[11, 11] = CRACK  # a quarter of a pixel at half size
+        label[20:26, 30:36] = SPOT
+        write_png(tmp_path / "maps/a.png", label)
+        folder, shown = place("thin", model_path=halving, mask_source="dir", placed_masks=tmp_path / "maps")
+        (line,) = lines_of(folder)
+        assert [defect["class"] for defect in line["defects"]] == ["spot"]
+        assert [defect["class"] for defect in line["skipped"]] == ["crack"]
+        assert np.array_equal(pixels_of(folder / "masks/a.png"), np.where(label == CRACK, 0, label))
+        assert "1 crack" in shown
+
+    def test_ignored_pixels_stay_ignored(self, place, good, tmp_path):
+        label = np.zeros((40, 56), np.uint8)
+        label[20:26, 30:36] = SPOT
+        label[0:4] = 200
+        write_png(tmp_path / "maps/a.png", label)
+        values = {"mask_source": "dir", "placed_masks": tmp_path / "maps", "data_dir": "", "ignore_label": 200}
+        folder, _ = place("ignored", **values)
+        written = pixels_of(folder / "masks/a.png")
+        ignored = json.loads((folder / "classes.json").read_text())["ignore"]["values"]
+        assert np.isin(written[:4], ignored).all()
+        assert np.array_equal(written[4:], label[4:])
+
+    def test_with_edges(self, place, parts, tmp_path):
+        model = train(parts, tmp_path / "edges", no_instance=False)
+        folder, _ = place("edges_results", model_path=model, num_samples=2)
+        check_pairs(folder, margin=3)
+
+
+class TestErase:
+    def test_defects_are_painted_over(self, place, parts):
+        folder, shown = place("healed", erase=True, good_dir="")
+        lines = lines_of(folder)
+        assert len(lines) == 6
+        for line in lines:
+            original = pixels_of(Path(line["good_image"]))
+            label = pixels_of(parts / "train/masks" / Path(line["good_image"]).name)
+            result = pixels_of(folder / line["image"])
+            hole = ndimage.distance_transform_edt(label == 0) <= 3
+            assert np.array_equal(result[~hole], original[~hole])
+            assert not np.array_equal(result[label > 0], original[label > 0])
+            assert not pixels_of(folder / line["mask"]).any()
+            assert len(line["defects"]) == len(find_components(label, (SPOT, CRACK)))
+        assert "painted over" in shown
+
+    def test_healed_images_are_good_images(self, place, plates, plate_painter):
+        values = {"model_path": plate_painter, "data_dir": plates}
+        healed, _ = place("healed", erase=True, good_dir="", split="train", **values)
+        for path in (healed / "train/masks").iterdir():
+            before = pixels_of(plates / "train/masks" / path.name)
+            assert np.array_equal(pixels_of(path), np.where(before >= SPOT, PLATE, before))
+        folder, _ = place("again", good_dir=healed / "train", **values)
+        check_pairs(folder, margin=3, ordinary=(BACKGROUND, PLATE))
+
+    def test_of_one_class(self, place, parts):
+        folder, _ = place("cracks", erase=True, good_dir="", classes=["crack"])
+        lines = lines_of(folder)
+        assert [Path(line["good_image"]).stem for line in lines] == ["part_1", "part_3", "part_5"]
+        for line in lines:
+            before = pixels_of(parts / "train/masks" / Path(line["good_image"]).name)
+            assert np.array_equal(pixels_of(folder / line["mask"]), np.where(before == CRACK, 0, before))
