@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -246,7 +247,7 @@ def measure(hole: LargeHole, run: SamplingRun, settings: PaintSettings, seed: in
 
 def table(found: Sequence[dict[str, dict[str, Any]]]) -> str:
     """Return a Markdown table of what `measure` found in at least one hole."""
-    keys = [key for key in found[0]["raster"] if key != "pixels"]
+    keys = list(found[0]["raster"])
     lines = [f"| way | {' | '.join(keys)} |", "|---" * (1 + len(keys)) + "|"]
     for way in WAYS:
         cells = [_cell(RimJumps.of(each[way][key] for each in found)) for key in keys]
@@ -295,19 +296,22 @@ def run(arguments: argparse.Namespace) -> None:
         rows.append(PictureRow(f"{hole.scene.name}#{hole.number}", names[defect.class_id], images, mask))
         seconds = ", ".join(f"{way} {each['seconds']:.0f} s" for way, each in ways.items())
         print(f"{rows[-1].name} ({rows[-1].class_name}): {seconds}", flush=True)
+        write(arguments.out, found, rows, sampling.num_steps)
     if not found:
         raise DataError.of(folder.samples.folder, "has no defect that is larger than a window", "use another folder")
-    text = f"{len(found)} defects larger than a window, {sampling.num_steps} steps\n\n{table(found)}"
-    out = arguments.out
-    write_text(out / "large.md", text + "\n")
+    print(table(found))
+    for name in ("large.md", "large.json", "large.png"):
+        print(f"  {(arguments.out / name).absolute()}")
+
+
+def write(out: Path, found: Sequence[dict[str, dict[str, Any]]], rows: Sequence[PictureRow], steps: int) -> None:
+    """Write what is found so far: it takes long, and may be stopped."""
+    write_text(out / "large.md", f"{len(found)} defects larger than a window, {steps} steps\n\n{table(found)}\n")
     summary = {
         way: {key: asdict(RimJumps.of(each[way][key] for each in found)) for key in found[0][way]} for way in WAYS
     }
-    write_text(out / "large.json", json.dumps({"steps": sampling.num_steps, **summary}, indent=1) + "\n")
+    write_text(out / "large.json", json.dumps({"steps": steps, **summary}, indent=1) + "\n")
     visualize.save(seam_picture(rows), out / "large.png")
-    print(text)
-    for name in ("large.md", "large.json", "large.png"):
-        print(f"  {(out / name).absolute()}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
