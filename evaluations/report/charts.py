@@ -234,7 +234,7 @@ def amount_curves(axes: Axes, series: Mapping[str, Sequence[AmountPoint]], ylabe
     amounts = sorted({p.images for points in series.values() for p in points})
     axes.set_xticks(amounts, [str(amount) for amount in amounts])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel="annotated images", ylabel=ylabel)
+    axes.set(xlabel="annotated images", ylabel=wrapped(ylabel, 48, 2))
 
 
 @chart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections import Counter
@@ -12,9 +13,12 @@ import matplotlib
 import numpy as np
 import pytest
 from markupsafe import Markup
+from PIL import Image
 
 from evaluations.report.charts import (
+    AmountPoint,
     SettingBar,
+    amount_curves,
     class_bars,
     distance_histogram,
     iou_bars,
@@ -23,6 +27,7 @@ from evaluations.report.charts import (
     score_histogram,
     spectrum_curves,
 )
+from evaluations.report.drawing import LIGHT, chart_png
 from evaluations.report.page import Verdict, printable, render_report
 
 NAN = float("nan")
@@ -57,6 +62,15 @@ CHARTS: dict[str, Callable[[], Markup]] = {
     "pairs: all zero": lambda: paired_bars(["a"], [0.0], [0.0], "share"),
     "pairs: none": lambda: paired_bars([], [], [], ""),
     "loss": lambda: loss_history({"run": [{"epoch": 0, "loss": 0.5}, {"epoch": 1, "loss": 0.004}, {"epoch": 2}]}),
+    "amounts": lambda: amount_curves(
+        {
+            "real": [AmountPoint(20, 0.2, 0.05), AmountPoint(312, 0.5)],
+            NASTY: [AmountPoint(20, NAN), AmountPoint(312, None)],
+        },
+        "mIoU",
+    ),
+    "amounts: one": lambda: amount_curves({"real": [AmountPoint(1, 0.2)]}, "mIoU"),
+    "amounts: none": lambda: amount_curves({}, NASTY),
     "loss: one epoch": lambda: loss_history({"run": [{"epoch": 0, "loss": 0.5}]}),
     "loss: runs": lambda: loss_history({NASTY: [{"epoch": 0, "loss": NAN}], "second": []}),
     "loss: none": lambda: loss_history({}),
@@ -222,3 +236,17 @@ def test_every_run_is_named_and_has_its_color() -> None:
     chart = loss_history({"first": epochs, "second": epochs})
     assert {"first", "second"} <= set(texts(chart))
     assert {"series-1", "series-2"} == set(marks(chart))
+
+
+def test_a_chart_as_a_file_has_the_colors_of_a_light_page_and_leaves_no_trace() -> None:
+    series = {name: [AmountPoint(20, 0.2 + k / 10, 0.01), AmountPoint(60, 0.4)] for k, name in enumerate("abc")}
+    names = dict(matplotlib.colors.get_named_colors_mapping())
+    before = amount_curves(series, "mIoU")
+    first, second = (chart_png(amount_curves, series, "mIoU") for _ in range(2))
+    assert first == second
+    assert dict(matplotlib.colors.get_named_colors_mapping()) == names
+    assert amount_curves(series, "mIoU") == before
+    pixels = np.asarray(Image.open(io.BytesIO(first)).convert("RGB")).reshape(-1, 3)
+    found = {"#%02x%02x%02x" % tuple(color) for color in np.unique(pixels, axis=0).tolist()}
+    assert set(LIGHT[3:6]) <= found
+    assert not any(color.startswith("#c0de0") for color in found)
