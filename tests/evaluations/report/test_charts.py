@@ -247,6 +247,6 @@ def test_a_chart_as_a_file_has_the_colors_of_a_light_page_and_leaves_no_trace() 
     assert dict(matplotlib.colors.get_named_colors_mapping()) == names
     assert amount_curves(series, "mIoU") == before
     pixels = np.asarray(Image.open(io.BytesIO(first)).convert("RGB")).reshape(-1, 3)
-    found = {"#%02x%02x%02x" % tuple(color) for color in np.unique(pixels, axis=0).tolist()}
+    found = {matplotlib.colors.to_hex(np.array(color) / 255) for color in np.unique(pixels, axis=0).tolist()}
     assert set(LIGHT[3:6]) <= found
     assert not any(color.startswith("#c0de0") for color in found)
