@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from evaluations.report import charts
 from evaluations.report.defect_sections import (
@@ -23,7 +24,7 @@ from evaluations.report.defect_sections import (
     study_facts,
 )
 from evaluations.report.drawing import chart_png
-from evaluations.report.page import Section, Sheet, render_report
+from evaluations.report.page import Section, Sheet, Tile, render_report
 from evaluations.report.sections import settings_section
 from evaluations.study.defects import ArmTests, arm_record, difference, judge_defects
 from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, amount_name
@@ -40,7 +41,8 @@ from guided_diffusion.runtime.logs import library_versions
 
 CURVE_FILE, PICTURE_FILE = "curve.png", "examples.png"
 PICTURE_TITLES = ("good", "copy-paste", "placed", "mask")
-_LEAST_SIDE = 64  # px of a tile of the picture
+_LEAST_SIDE = 64  # px of the image in a tile of the picture
+_SIDE = 192  # px of a tile
 
 
 def study_record(
@@ -161,11 +163,20 @@ def picture_of(images: StudyImages) -> Sheet | None:
             window = _window(line.defects[number].where, scene.good.size)
             pixels = (scene.good.pixels, filled(scene, patch_of, COPY_PASTE), scene.result)
             tiles = [visualize.to_rgb(seen(scene.good, each))[window.slices] for each in pixels]
-            groups.append((*map(np.ascontiguousarray, tiles), scene.finished.label[window.slices]))
+            groups.append(tuple(map(_tile, [*tiles, scene.finished.label[window.slices]])))
     if not groups:
         return None
-    caption = "At the images' own resolution: the good image, the training defect pasted, the painted one, the mask."
+    caption = "The good image, the training defect pasted, the painted one, and the mask; large parts are reduced."
     return Sheet("Defects of each class", groups, PICTURE_TITLES, caption)
+
+
+def _tile(part: Tile) -> Tile:
+    """Return a part of an image or label map whose longer side is _SIDE px: all in one size."""
+    factor = _SIDE / max(part.shape[:2])
+    size = tuple(max(1, round(side * factor)) for side in part.shape[1::-1])
+    if part.ndim == 2:
+        return np.asarray(Image.fromarray(part.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize(size, Image.Resampling.LANCZOS))
 
 
 def _window(box: Box, size: tuple[int, int]) -> Box:
