@@ -39,7 +39,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, list_good_images
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.data.windows import plan_windows
+from guided_diffusion.data.windows import boxes_of, plan_windows
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.inpainting import reduced_size
 from guided_diffusion.runtime.distributed import choose_device
@@ -137,7 +137,7 @@ def windows_of(folder: PlacedFolder, pairs: Sequence[Pair], count: int, seed: in
         image_channels=trained.geometry.image_channels,
         image_range=trained.geometry.image_range,
         seed=seed,
-        windows=plan_windows(labels, classes, focus=FOCUS, good_images=0),
+        windows=plan_windows([boxes_of(label, classes) for label in labels], focus=FOCUS, good_images=0),
     )
     examples = [dataset[ExampleKey(0, index, 0, 1.0)] for index in tqdm(range(count), desc="windows", unit="window")]
     images = visualize.quantize(np.stack([example["image"].numpy() for example in examples]))
