@@ -1,8 +1,7 @@
 """Painting into holes of whole images, at their own size: windows around each hole are filled and put back.
 
 A window has the size and scale that the network was trained with, so the work depends on the holes, not on the image.
-A hole that does not fit into one window is filled core by core, from the upper left; each core sees what is painted
-already beside it.
+A hole that does not fit into one window is filled in many at once (`averaging.py`).
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from guided_diffusion.data.masks.encoding import edges_from_instances
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.averaging import fill_frame
 from guided_diffusion.pipelines.holes import GrownHole, Hole, grow_holes, part_of
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
-_CONTEXT = 4  # a core leaves this part of the window on each side to what is known
+_CONTEXT = 4  # this part of the window, on each side of a hole, is left to what is known
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class PaintSettings:
 
 
 @dataclass(frozen=True)
-class WindowJob:
-    """One window to be filled."""
+class FillJob:
+    """A window to be filled, or a frame of several windows around a larger hole."""
 
     label: Tensor  # [H, W] class ids
     image: Tensor  # [C, H, W] in [-1, 1]
@@ -85,8 +85,8 @@ class WindowJob:
     seed: int
 
 
-Painting = Generator[WindowJob, Tensor, None]
-"""Yields the windows of an image one after the other and is sent each one filled, [C, H, W]."""
+Painting = Generator[FillJob, Tensor, None]
+"""Yields what is to be filled in an image, one after the other, and is sent each filled, [C, H, W]."""
 _Item = TypeVar("_Item")
 
 
@@ -141,19 +141,15 @@ class Patch:
         self.shown = _inside(self.frame, self.reduced)
 
     def paint(self, seed: int) -> Painting:
-        """Fill the hole, window by window."""
+        """Fill the hole, in one window if it fits."""
         known, hole, unpainted = self.surroundings()
-        canvas = known.clone()
-        for number, (core, box) in enumerate(cores(hole.numpy(), self.settings.window)):
-            part, seen = box.slices, unpainted[box.slices].clone()
-            window_seed = derive_seed(Stream.PAINT, seed, number)
-            filled = yield WindowJob(self.label_of(box), canvas[:, *part].float(), seen, window_seed)
-            inner = torch.zeros_like(seen)
-            inner[core.top - box.top : core.bottom - box.top, core.left - box.left : core.right - box.left] = True
-            inner &= hole[part]
-            canvas[:, *part][:, inner] = filled.double()[:, inner]
-            unpainted[part] &= ~inner
-        self.put(known, canvas)
+        if not hole.any():
+            return
+        box = _one_window(hole.numpy(), self.settings.window) or Box(0, 0, *hole.shape)
+        filled = yield FillJob(self.label_of(box), known[:, *box.slices].float(), unpainted[box.slices], seed)
+        painted = known.clone()
+        painted[:, *box.slices] = torch.where(hole[box.slices], filled.double(), known[:, *box.slices])
+        self.put(known, painted)
 
     def surroundings(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the image has in the frame, [C, h, w] float64, where the hole is, and this with later holes."""
@@ -262,30 +258,16 @@ def _padded(values: Tensor, shown: Box, frame: Box, border: float) -> Tensor:
     return torch.nn.functional.pad(values, padding, value=border)
 
 
-def cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
-    """Yield (core, window) in a frame whose `hole` [h, w] is to be filled: one window where it fits, else a raster."""
-    rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return
-    spans = [
-        list(_steps(int(index[0]), int(index[-1]) + 1, length, full))
-        for index, length, full in zip((rows, columns), window, hole.shape, strict=True)
-    ]
-    for (core_top, core_bottom), top in spans[0]:
-        for (core_left, core_right), left in spans[1]:
-            core = Box(core_top, core_left, core_bottom, core_right)
-            if hole[core.slices].any():
-                yield core, Box(top, left, top + window[0], left + window[1])
-
-
-def _steps(first: int, last: int, length: int, full: int) -> Iterator[tuple[Size, int]]:
-    """Yield ((start, end) of a core, start of its window) along one axis, so that the cores cover first..last."""
-    context = length // _CONTEXT
-    fits = full == length or last - first <= length - context
-    count = 1 if fits else -(-(last - first) // (length - 2 * context))
-    for number in range(count):
-        start, end = (first + (last - first) * step // count for step in (number, number + 1))
-        yield (start, end), min(max(0, (start + end - length) // 2), full - length)
+def _one_window(hole: NDArray[np.bool_], window: Size) -> Box | None:
+    """Return the window in a frame that shows the whole `hole` [h, w], with some of what is known; None: none does."""
+    corner = []
+    for axis, length, full in zip((1, 0), window, hole.shape, strict=True):
+        index = np.flatnonzero(hole.any(axis=axis))
+        first, last = int(index[0]), int(index[-1]) + 1
+        if full > length and last - first > length - length // _CONTEXT:
+            return None
+        corner.append(min(max(0, (first + last - length) // 2), full - length))
+    return Box(corner[0], corner[1], corner[0] + window[0], corner[1] + window[1])
 
 
 def fill_windows(
@@ -297,12 +279,12 @@ def fill_windows(
 ) -> Iterator[_Item]:
     """Fill the windows of many paintings, `batch_size` at a time, and yield the item of each one that is finished.
 
-    A window is the same whatever other windows are filled with it. progress: called after each batch.
+    A window is the same whatever other windows are filled with it. progress: called after each batch, and each frame.
     """
     rest, active = iter(paintings), []
     while True:
         while len(active) < batch_size and (entry := next(rest, None)) is not None:
-            job = next(entry[1], None)
+            job = _next_window(entry[1], None, run, settings, batch_size, progress)
             if job is None:
                 yield entry[0]
             else:
@@ -318,8 +300,37 @@ def fill_windows(
         progress()
         waiting = []
         for (item, painting, _), window in zip(active, filled, strict=True):
-            try:
-                waiting.append((item, painting, painting.send(window)))
-            except StopIteration:
+            job = _next_window(painting, window, run, settings, batch_size, progress)
+            if job is None:
                 yield item
+            else:
+                waiting.append((item, painting, job))
         active = waiting
+
+
+def _next_window(
+    painting: Painting,
+    filled: Tensor | None,
+    run: SamplingRun,
+    settings: PaintSettings,
+    batch_size: int,
+    progress: Callable[[], None],
+) -> FillJob | None:
+    """Send a painting what is filled, and fill its frames; return its next window, None if it is finished."""
+    try:
+        job = next(painting) if filled is None else painting.send(filled)
+        while tuple(job.hole.shape) != settings.window:
+            frame = fill_frame(
+                run,
+                job.label,
+                KnownRegion(job.image[None], job.hole[None]),
+                seed=job.seed,
+                num_classes=settings.num_classes,
+                with_edges=settings.with_edges,
+                batch_size=batch_size,
+            )
+            progress()
+            job = painting.send(frame)
+    except StopIteration:
+        return None
+    return job

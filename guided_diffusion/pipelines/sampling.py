@@ -27,7 +27,7 @@ from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusi
 from guided_diffusion.diffusion.guidance import ConditionedModel, ConditionFn, GuidedNetwork, guided_steps
 from guided_diffusion.diffusion.label_diffusion import label_generators
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, DiffusionOptions, SamplerOptions
-from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
+from guided_diffusion.diffusion.samplers import SAMPLERS, Callback, draw_noise
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.label_diffusion import label_process
@@ -286,7 +286,7 @@ class SamplingRun:
         Raises Cancelled after the step in which `cancelled()` is true.
         """
         assert len(condition) == len(seeds), "one seed an image"
-        pipeline, options = self.pipeline, self.sampler
+        pipeline = self.pipeline
         if pipeline.options.model.inpaint:
             known = KnownRegion.nothing(len(seeds), pipeline.image_shape) if known is None else known
             known = known.to(pipeline.device)
@@ -306,23 +306,28 @@ class SamplingRun:
 
         if cancelled is not None and cancelled():
             raise Cancelled("cancelled before the first step")
-        generators = [torch.Generator(self.noise_device).manual_seed(seed) for seed in seeds]
-        keywords = {"eta": options.eta} if options.sampler == "ddim" else {}
         with torch.inference_mode():
             network = self._network(condition.to(pipeline.device), seeds, known)
-            images = SAMPLERS[options.sampler](
-                Denoiser(network, self.process, hooks),
-                self.process,
-                draw_noise(generators, pipeline.image_shape, pipeline.device),
-                generators=generators,
-                callback=after_step,
-                **keywords,
-            )
-        images = images.cpu()
+            denoise = Denoiser(network, self.process, hooks)
+            images = self.sample(denoise, pipeline.image_shape, seeds, callback=after_step).cpu()
         if not torch.isfinite(images).all():
             remedy = "lower s or extrapolation, or set precision to fp32 or bf16"
             raise UserError(f"sampling: the images have values that are not finite; {remedy}")
         return images
+
+    def sample(
+        self, denoise: Denoiser, shape: Sequence[int], seeds: Sequence[int], *, callback: Callback | None = None
+    ) -> Tensor:
+        """Return the images [N, *shape] that the sampler makes by `denoise`, of noise drawn for each seed."""
+        generators = [torch.Generator(self.noise_device).manual_seed(seed) for seed in seeds]
+        keywords = {"eta": self.sampler.eta} if self.sampler.sampler == "ddim" else {}
+        noise = draw_noise(generators, shape, self.pipeline.device)
+        sampler = SAMPLERS[self.sampler.sampler]
+        return sampler(denoise, self.process, noise, generators=generators, callback=callback, **keywords)
+
+    def denoiser(self, condition: Condition, seeds: Sequence[int], known: KnownRegion) -> Denoiser:
+        """Return the denoiser of a batch of windows, with the hooks of the run; all arguments on its device."""
+        return Denoiser(self._network(condition, seeds, known), self.process, self._hooks())
 
     def _network(self, condition: Condition, seeds: Sequence[int], known: KnownRegion | None) -> NetworkFunction:
         """Return the network function of a batch; the null modulations are computed once, in the first batch."""

@@ -39,6 +39,7 @@ from guided_diffusion.config.pipeline import SamplingConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.diffusion.denoiser import NetworkFunction
 from guided_diffusion.diffusion.guidance import ConditionFn
 from guided_diffusion.diffusion.options import SamplerOptions
@@ -88,7 +89,7 @@ class Setup:
         pairs = visualize.evenly_spaced(sources, len(sources) if images is None else images)
         if len(pairs) < 2:
             raise UserError(f"--images: statistics need at least 2 images, found {len(pairs)}: use more")
-        dataset = shown_dataset(pairs, encoding, trained.geometry)
+        dataset = shown_dataset(pairs, encoding, trained.geometry, get_mode(trained.source.dataset_mode))
         image, condition = collate_examples(dataset, range(len(pairs)))
         device = choose_device(arguments.device)
         pipeline = pipeline_of_checkpoint(checkpoint, trained, encoding.names, weights=arguments.weights, device=device)

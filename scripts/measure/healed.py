@@ -124,7 +124,7 @@ def windows_of(folder: PlacedFolder, pairs: Sequence[Pair], count: int, seed: in
     trained, encoding = folder.trained, folder.encoding
     background = get_mode(trained.source.dataset_mode).background
     classes = foreground_classes(encoding.num_classes, background)
-    found = [boxes_of(read_mask(pair.mask, encoding, upright=folder.upright), classes) for pair in pairs]
+    labels = (read_mask(pair.mask, encoding, upright=folder.upright) for pair in pairs)
     height, width = (-(-side * 3 // (2 * STRIDE)) * STRIDE for side in height_width(trained.geometry.image_size))
     transform = JointTransform(
         (height, width), resize="window", scale=trained.geometry.scale, background=background,
@@ -138,7 +138,7 @@ def windows_of(folder: PlacedFolder, pairs: Sequence[Pair], count: int, seed: in
         image_channels=trained.geometry.image_channels,
         image_range=trained.geometry.image_range,
         seed=seed,
-        windows=plan_windows(found, focus=FOCUS, good_images=0),
+        windows=plan_windows([boxes_of(label, classes) for label in labels], focus=FOCUS, good_images=0),
     )
     examples = [dataset[ExampleKey(0, index, 0, 1.0)] for index in tqdm(range(count), desc="windows", unit="window")]
     images = visualize.quantize(np.stack([example["image"].numpy() for example in examples]))

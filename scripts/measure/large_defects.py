@@ -4,10 +4,10 @@
 
 The holes are those of a folder of `place` that do not fit into one window; each is filled in every way with the same
 network and number of steps:
-- `raster`: as `place` does (`pipelines/inpainting.py`). Windows are painted one after the other, each sees what is
-  painted already beside it, and only its core is kept.
-- `averaged`: all windows at once, overlapping by half; at every sampling step their predictions are averaged where
-  they overlap (MultiDiffusion, Bar-Tal et al. 2023).
+- `raster`: windows are painted one after the other, from the upper left; each sees what is painted already beside it,
+  and only its core, half of its sides, is kept.
+- `averaged`: as `place` does (`pipelines/averaging.py`). All windows at once, overlapping by half; at every sampling
+  step their predictions are averaged where they overlap (MultiDiffusion, Bar-Tal et al. 2023).
 - `whole`: the hole and its surroundings as one window, larger than those of the training.
 
 The table has medians and quartiles. Border jump: the steps across the lines where cores (of `averaged`: windows) meet,
@@ -22,7 +22,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from evaluations.seams import RimJumps, rim_jump
 from guided_diffusion.conditions.base import Size
@@ -39,18 +39,16 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.masks.encoding import edges_from_instances
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.diffusion.denoiser import Denoiser
-from guided_diffusion.diffusion.guidance import GuidedNetwork
-from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise
-from guided_diffusion.diffusion.x0_hooks import clip
+from guided_diffusion.pipelines.averaging import fill_frame, windows_of
 from guided_diffusion.pipelines.holes import grow_hole
-from guided_diffusion.pipelines.inpainting import PaintSettings, Patch, cores, fill_windows
+from guided_diffusion.pipelines.inpainting import PaintSettings, Patch
 from guided_diffusion.pipelines.load import pipeline_of_checkpoint
 from guided_diffusion.pipelines.placed import PlacedFolder, PlacedScene
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 from scripts.benchmark.run import positive
 from scripts.measure.placed import folder_arguments, open_folder, run_script
 from scripts.measure.seam_picture import PictureRow, seam_picture
@@ -82,52 +80,82 @@ Way = Callable[[SamplingRun, Patch, int], tuple[Tensor, int, Lines]]
 
 
 def raster(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines]:
-    """Paint core by core, as `place` does."""
-    painted: list[Tensor] = []
-    painting = _Kept(patch, painted)
-    list(fill_windows(run, patch.settings, [(None, painting.paint(seed))], 1, lambda: None))
-    _, hole, _ = patch.surroundings()
-    boxes = [core for core, _ in cores(hole.numpy(), patch.settings.window)]
-    return painted[0], len(boxes), _lines(boxes)
+    """Paint core by core."""
+    known, hole, _ = patch.surroundings()
+    canvas, unpainted, boxes = known.clone(), hole.clone(), []
+    for number, (core, box) in enumerate(cores(hole.numpy(), patch.settings.window)):
+        part = box.slices
+        job = KnownRegion(canvas[:, *part].float()[None], unpainted[part].clone()[None])
+        filled = run(_condition(patch, [box]), [derive_seed(Stream.PAINT, seed, number)], known=job)[0]
+        inner = torch.zeros_like(hole)
+        inner[core.slices] = True
+        inner &= hole
+        canvas[:, inner] = filled.double()[:, inner[part]]
+        unpainted &= ~inner
+        boxes.append(core)
+    return canvas, len(boxes), _lines(boxes)
 
 
-class _Kept(Patch):
-    """A patch whose painting is kept, and not put into the image."""
+def cores(hole: NDArray[np.bool_], window: Size) -> Iterator[tuple[Box, Box]]:
+    """Yield (core, window) in a frame whose `hole` [h, w] is to be filled: one window where it fits, else a raster."""
+    spans = []
+    for axis, length, full in zip((1, 0), window, hole.shape, strict=True):
+        index = np.flatnonzero(hole.any(axis=axis))
+        spans.append(list(_steps(int(index[0]), int(index[-1]) + 1, length, full)))
+    for (core_top, core_bottom), top in spans[0]:
+        for (core_left, core_right), left in spans[1]:
+            core = Box(core_top, core_left, core_bottom, core_right)
+            if hole[core.slices].any():
+                yield core, Box(top, left, top + window[0], left + window[1])
 
-    def __init__(self, patch: Patch, painted: list[Tensor]):
-        super().__init__(patch.image, patch.label, patch.own, patch.others, patch.settings)
-        self._painted = painted
 
-    def put(self, known: Tensor, painted: Tensor) -> None:
-        self._painted.append(painted)
+def _steps(first: int, last: int, length: int, full: int) -> Iterator[tuple[Size, int]]:
+    """Yield ((start, end) of a core, start of its window) along one axis, so that the cores cover first..last."""
+    fits = full == length or last - first <= length - length // 4
+    count = 1 if fits else -(-(last - first) // (length // 2))
+    for number in range(count):
+        start, end = (first + (last - first) * step // count for step in (number, number + 1))
+        yield (start, end), min(max(0, (start + end - length) // 2), full - length)
 
 
 def averaged(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines]:
     """Paint all windows at once, averaged where they overlap."""
-    window, (_, hole, _) = patch.settings.window, patch.surroundings()
-    height, width = hole.shape
-    boxes = [
-        Box(top, left, top + window[0], left + window[1])
-        for top, left in product(_starts(height, window[0]), _starts(width, window[1]))
-    ]
-    boxes = [box for box in boxes if hole[box.slices].any()]
-    return _sampled(run, patch, boxes, seed), len(boxes), _lines(boxes)
+    known, hole, _ = patch.surroundings()
+    filled = fill_frame(
+        run,
+        patch.label_of(Box(0, 0, *hole.shape)),
+        KnownRegion(known[None].float(), hole[None]),
+        seed=seed,
+        num_classes=patch.settings.num_classes,
+        with_edges=patch.settings.with_edges,
+        batch_size=BATCH,
+    )
+    boxes = windows_of(hole, patch.settings.window)
+    return torch.where(hole, filled.double(), known), len(boxes), _lines(boxes)
 
 
 def whole(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines]:
     """Paint the frame as one window; what it lacks to a multiple of FACTOR is shown as outside the image."""
-    _, hole, _ = patch.surroundings()
-    height, width = (-(-side // FACTOR) * FACTOR for side in hole.shape)
-    return _sampled(run, patch, [Box(0, 0, height, width)], seed), 1, (set(), set())
+    known, hole, _ = patch.surroundings()
+    more = [-side % FACTOR for side in hole.shape]
+    padding = (0, more[1], 0, more[0])
+    region = KnownRegion(pad(known[None].float(), padding, value=-1.0), pad(hole[None], padding, value=False))
+    condition = _condition(patch, [Box(0, 0, *hole.shape)], padding)
+    with torch.inference_mode():
+        denoise = run.denoiser(condition.to(run.pipeline.device), [seed], region.to(run.pipeline.device))
+        filled = run.sample(denoise, region.image.shape[1:], [seed])[0].cpu()
+    filled = filled[:, : hole.shape[0], : hole.shape[1]].double()
+    return torch.where(hole, filled, known), 1, (set(), set())
+
+
+def _condition(patch: Patch, boxes: Sequence[Box], padding: Sequence[int] = (0, 0, 0, 0)) -> SemanticMap:
+    settings = patch.settings
+    label = torch.stack([pad(patch.label_of(box), padding, value=settings.num_classes) for box in boxes])
+    edge = torch.stack([edges_from_instances(each.int()) for each in label]) if settings.with_edges else None
+    return SemanticMap(label.to(torch.uint8 if settings.num_classes < 256 else torch.int16), settings.num_classes, edge)
 
 
 WAYS: dict[str, Way] = {"raster": raster, "averaged": averaged, "whole": whole}
-
-
-def _starts(full: int, length: int) -> list[int]:
-    """Return where windows begin that cover an axis and overlap by half."""
-    count = -(-(full - length) // (length // 2)) + 1
-    return [round(number * (full - length) / max(1, count - 1)) for number in range(count)]
 
 
 def _lines(boxes: Sequence[Box]) -> Lines:
@@ -137,71 +165,6 @@ def _lines(boxes: Sequence[Box]) -> Lines:
         places = {place for pair in ends for place in pair}
         found.append(places - {min(places), max(places)})
     return found[0], found[1]
-
-
-class AveragedDenoiser:
-    """The x0 of a large image: the mean of what the network predicts in windows."""
-
-    def __init__(self, run: SamplingRun, patch: Patch, boxes: Sequence[Box]):
-        self._boxes = [boxes[start : start + BATCH] for start in range(0, len(boxes), BATCH)]
-        self._frame: Size = (max(box.bottom for box in boxes), max(box.right for box in boxes))
-        known, hole, _ = patch.surroundings()
-        self._shown: Size = (hole.shape[0], hole.shape[1])
-        extended = _extended(known, self._frame, -1.0).float()
-        self.known = KnownRegion(extended[None], _extended(hole[None], self._frame, False))
-        self._denoisers = [self._of_windows(run, patch, part) for part in self._boxes]
-
-    def _of_windows(self, run: SamplingRun, patch: Patch, boxes: Sequence[Box]) -> Denoiser:
-        settings = patch.settings
-        frame = patch.label_of(Box(0, 0, *self._shown))[None]
-        label = torch.stack([_extended(frame, self._frame, settings.num_classes)[0][box.slices] for box in boxes])
-        edge = torch.stack([edges_from_instances(each.int()) for each in label]) if settings.with_edges else None
-        kind = torch.uint8 if settings.num_classes < 256 else torch.int16
-        parts = [(..., *box.slices) for box in boxes]
-        known = KnownRegion(
-            torch.stack([self.known.image[0][part] for part in parts]),
-            torch.stack([self.known.hole[0][part] for part in parts]),
-        ).to(run.pipeline.device)
-        network = GuidedNetwork(
-            run.pipeline.model,
-            run.process,
-            SemanticMap(label.to(kind), settings.num_classes, edge).to(run.pipeline.device),
-            scale=run.sampler.s,
-            interval=run.sampler.guidance_interval,
-            amp_dtype=run.pipeline.amp_dtype,
-            known=known,
-        )
-        return Denoiser(network, run.process, [clip])
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the predicted x0 [1, C, H, W] of `x` at `t` [1], with the known pixels in place."""
-        total, count = torch.zeros_like(x), torch.zeros_like(x[:, :1])
-        for boxes, denoise in zip(self._boxes, self._denoisers, strict=True):
-            parts = [(0, slice(None), *box.slices) for box in boxes]
-            found = denoise(torch.stack([x[part] for part in parts]), t.expand(len(boxes)))
-            for part, window in zip(parts, found, strict=True):
-                total[part] += window
-                count[part] += 1
-        return self.known.to(x.device).keep(total / count.clamp(min=1), x, t)
-
-
-def _sampled(run: SamplingRun, patch: Patch, boxes: Sequence[Box], seed: int) -> Tensor:
-    """Return the painting [C, *] of the frame, by averaging what the network predicts in `boxes`."""
-    device, generator = run.pipeline.device, torch.Generator().manual_seed(seed)
-    with torch.inference_mode():
-        denoise = AveragedDenoiser(run, patch, boxes)
-        shape = denoise.known.image.shape[1:]
-        noise = draw_noise([generator], shape, device)
-        image = SAMPLERS[run.sampler.sampler](denoise, run.process, noise, generators=[generator])[0].cpu().double()
-    known, hole, _ = patch.surroundings()
-    return torch.where(hole, image[:, : hole.shape[0], : hole.shape[1]], known)
-
-
-def _extended(values: Tensor, size: Size, border: Any) -> Tensor:
-    """Return values [C, h, w] of the upper left part of an image of `size`."""
-    extended = values.new_full((len(values), *size), border)
-    extended[:, : values.shape[1], : values.shape[2]] = values[:, : size[0], : size[1]]
-    return extended
 
 
 # ------------------------------------------------------------------------------------------------------ figures

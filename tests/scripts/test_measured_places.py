@@ -23,6 +23,7 @@ from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.diffusion.options import SamplerOptions
+from guided_diffusion.pipelines.averaging import windows_of
 from guided_diffusion.pipelines.holes import Hole, grow_hole
 from guided_diffusion.pipelines.inpainting import Patch
 from guided_diffusion.pipelines.placed import PlacedFolder
@@ -260,11 +261,13 @@ def test_steps_at_lines_by_hand():
     assert border_jump(values, inside, (set(), {3}), 2) == pytest.approx((7.5 - 1.5) / (4.5 - 0.5))
 
 
-@pytest.mark.parametrize(("full", "length"), [(16, 16), (17, 16), (24, 16), (40, 16), (41, 16)])
-def test_windows_cover_the_frame_and_overlap_by_half(full: int, length: int):
-    starts = large_defects._starts(full, length)
-    assert (starts[0], starts[-1]) == (0, full - length)
-    assert all(0 < after - before <= length // 2 for before, after in pairwise(starts))
+@pytest.mark.parametrize("full", [16, 17, 24, 40, 41])
+def test_windows_cover_the_frame_and_overlap_by_half(full: int):
+    windows = windows_of(torch.ones(full, 16, dtype=torch.bool), (16, 16))
+    starts = [window.top for window in windows]
+    assert (starts[0], starts[-1]) == (0, full - 16)
+    assert all(0 < after - before <= 8 for before, after in pairwise(starts))
+    assert {window.size for window in windows} == {(16, 16)}
 
 
 def patch_of(size: tuple[int, int], hole: Box, settings) -> Patch:
@@ -281,9 +284,9 @@ def test_one_window_is_painted_as_a_run_paints_it(painter, results):
     patch = patch_of((30, 30), Box(12, 13, 15, 16), settings)
     known, hole, _ = patch.surroundings()
     assert hole.shape == (16, 16)
-    found = large_defects._sampled(run, patch, [Box(0, 0, 16, 16)], 7)
     condition = SemanticMap(patch.label_of(Box(0, 0, 16, 16))[None].to(torch.uint8), settings.num_classes, None)
     expected = run(condition, [7], known=KnownRegion(known[None].float(), hole[None]))[0]
+    found, _, _ = large_defects.averaged(run, patch, 7)
     torch.testing.assert_close(found.float(), expected)
     for way in large_defects.WAYS.values():
         painted, windows, _ = way(run, patch, 7)
