@@ -12,7 +12,7 @@ from guided_diffusion.training.options import DeviceOptions
 TRAIN_PAIRS, TEST_PAIRS, GOOD_IMAGES, FILE_SIZE = 64, 24, 24, 96
 TRAIN_EPOCHS, FINETUNE_EPOCHS, BATCH_SIZE = 45, 3, 8
 PLACED, SAMPLES_AT_A_TIME = 16, 32
-EVALUATE_STEPS = 80
+EVALUATE_STEPS = 64
 
 
 class DemoConfig(ActionConfig):
