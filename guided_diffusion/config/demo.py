@@ -11,7 +11,7 @@ from guided_diffusion.training.options import DeviceOptions
 
 TRAIN_PAIRS, TEST_PAIRS, GOOD_IMAGES, FILE_SIZE = 64, 24, 24, 96
 TRAIN_EPOCHS, FINETUNE_EPOCHS, BATCH_SIZE = 45, 3, 8
-PLACED, SAMPLES_AT_A_TIME = 16, 32
+PLACED, SAMPLES_AT_A_TIME = 16, 40
 EVALUATE_STEPS = 64
 
 
@@ -108,7 +108,7 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
     synthetic = {
         **sample,
         "data_split": "train",
-        "num_samples": TRAIN_PAIRS // 2,
+        "num_samples": TRAIN_PAIRS * 5 // 8,  # half of them, whatever validation leaves out
         "results_path": str(root / "synthetic"),
         "batch_size": SAMPLES_AT_A_TIME,
     }
