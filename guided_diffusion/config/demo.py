@@ -123,7 +123,7 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
         "architectures": ["fpn"],
         "encoder": "resnet18",
         "encoder_weights": "none",
-        "ratios": [0.5],
+        "ratios": [0.25],  # of these, samples of validation masks do not count
         "seeds": 1,
         "train_steps": max(1, round(epochs * EVALUATE_STEPS / TRAIN_EPOCHS)),
         "batch_size": BATCH_SIZE,
