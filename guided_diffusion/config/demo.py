@@ -11,8 +11,8 @@ from guided_diffusion.training.options import DeviceOptions
 
 TRAIN_PAIRS, TEST_PAIRS, GOOD_IMAGES, FILE_SIZE = 64, 24, 24, 96
 TRAIN_EPOCHS, FINETUNE_EPOCHS, BATCH_SIZE = 45, 3, 8
-PLACED, SAMPLES_AT_A_TIME = 16, 32
-EVALUATE_STEPS = 80
+PLACED, SAMPLES_AT_A_TIME = 16, 40
+EVALUATE_STEPS = 64
 
 
 class DemoConfig(ActionConfig):
@@ -108,7 +108,7 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
     synthetic = {
         **sample,
         "data_split": "train",
-        "num_samples": TRAIN_PAIRS // 2,
+        "num_samples": TRAIN_PAIRS * 5 // 8,  # more than the study takes, whatever validation leaves out
         "results_path": str(root / "synthetic"),
         "batch_size": SAMPLES_AT_A_TIME,
     }
@@ -123,7 +123,7 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
         "architectures": ["fpn"],
         "encoder": "resnet18",
         "encoder_weights": "none",
-        "ratios": [0.5],
+        "ratios": [0.25],
         "seeds": 1,
         "train_steps": max(1, round(epochs * EVALUATE_STEPS / TRAIN_EPOCHS)),
         "batch_size": BATCH_SIZE,

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.known_region import KnownRegion
-from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.components import Box
-from guided_diffusion.data.masks.encoding import edges_from_instances
 from guided_diffusion.diffusion.denoiser import Denoiser
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.runtime.errors import UserError
@@ -39,42 +37,28 @@ def _starts(full: int, length: int) -> list[int]:
 class AveragedDenoiser:
     """The x0 of a frame: the mean of what the network predicts in the windows of its hole."""
 
-    def __init__(
-        self,
-        run: SamplingRun,
-        label: Tensor,
-        known: KnownRegion,
-        *,
-        seed: int,
-        num_classes: int,
-        with_edges: bool,
-        batch_size: int,
-    ):
+    def __init__(self, run: SamplingRun, label: Tensor, known: KnownRegion, *, seed: int, batch_size: int):
         """Take a frame of at least one window: its label [h, w], and what is known of it (a batch of one).
 
         batch_size: windows that the network sees at a time.
         """
         self.windows = windows_of(known.hole[0], run.pipeline.image_shape[1:])
         self._run, self._label, self._known, self._seed = run, label, known, seed
-        self._num_classes, self._with_edges = num_classes, with_edges
         parts = range(0, len(self.windows), batch_size)
         self._batches = [self.windows[start : start + batch_size] for start in parts]
         keep = len(self._batches) <= _KEPT
         self._denoisers = [self._of(batch) for batch in self._batches] if keep else None
 
     def _of(self, boxes: Sequence[Box]) -> Denoiser:
-        device = self._run.pipeline.device
-        label = torch.stack([self._label[box.slices] for box in boxes])
-        edge = torch.stack([edges_from_instances(each.int()) for each in label]) if self._with_edges else None
-        kind = torch.uint8 if self._num_classes < 256 else torch.int16
+        pipeline = self._run.pipeline
+        condition = pipeline.condition_of(torch.stack([self._label[box.slices] for box in boxes]))
         parts = [(0, ..., *box.slices) for box in boxes]
         known = KnownRegion(
             torch.stack([self._known.image[part] for part in parts]),
             torch.stack([self._known.hole[part] for part in parts]),
         )
-        condition = SemanticMap(label.to(kind), self._num_classes, edge)
         # Windows share their seed, by which label diffusion, if any, draws.
-        return self._run.denoiser(condition.to(device), [self._seed] * len(boxes), known.to(device))
+        return self._run.denoiser(condition.to(pipeline.device), [self._seed] * len(boxes), known.to(pipeline.device))
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the predicted x0 [1, C, h, w] of `x` at `t` [1], with the known pixels in place."""
@@ -96,21 +80,10 @@ class AveragedDenoiser:
         return self._known.to(x.device).keep(x0 / count, x, t), variance / count
 
 
-def fill_frame(
-    run: SamplingRun,
-    label: Tensor,
-    known: KnownRegion,
-    *,
-    seed: int,
-    num_classes: int,
-    with_edges: bool,
-    batch_size: int,
-) -> Tensor:
+def fill_frame(run: SamplingRun, label: Tensor, known: KnownRegion, *, seed: int, batch_size: int) -> Tensor:
     """Return a frame with its hole filled, [C, h, w] float32 on the CPU; arguments as `AveragedDenoiser` takes them."""
     with torch.inference_mode():
-        denoise = AveragedDenoiser(
-            run, label, known, seed=seed, num_classes=num_classes, with_edges=with_edges, batch_size=batch_size
-        )
+        denoise = AveragedDenoiser(run, label, known, seed=seed, batch_size=batch_size)
         image = run.sample(denoise, known.image.shape[1:], [seed])[0].cpu()
     if not torch.isfinite(image).all():
         raise UserError("sampling: the images have values that are not finite; lower s, or set precision to fp32")

@@ -18,12 +18,10 @@ from torch import Tensor
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.known_region import KnownRegion
-from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data.area import covered, reduce_label_part, reduce_part
 from guided_diffusion.data.components import Box
-from guided_diffusion.data.masks.encoding import edges_from_instances
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.models.architecture import height_width
@@ -45,7 +43,6 @@ class PaintSettings:
     feather: int  # px of the window over which the painting sets in, outside the mask
     num_classes: int
     background: int
-    with_edges: bool
     label_by_area: bool = True  # masks are reduced by the area rule, not by nearest neighbor
     keep_grain: bool = True  # below full scale: what the reduced image does not show stays; false to paint over defects
 
@@ -59,7 +56,6 @@ class PaintSettings:
             feather=config.feather,
             num_classes=num_classes,
             background=get_mode(trained.source.dataset_mode).background,
-            with_edges=not geometry.no_instance,
             label_by_area=geometry.mask_resize != "nearest",
             keep_grain=not config.erase,
         )
@@ -292,11 +288,9 @@ def fill_windows(
         if not active:
             return
         jobs = [job for _, _, job in active]
-        label = torch.stack([job.label for job in jobs])
-        edge = torch.stack([edges_from_instances(job.label.int()) for job in jobs]) if settings.with_edges else None
-        kind = torch.uint8 if settings.num_classes < 256 else torch.int16
+        condition = run.pipeline.condition_of(torch.stack([job.label for job in jobs]))
         known = KnownRegion(torch.stack([job.image for job in jobs]), torch.stack([job.hole for job in jobs]))
-        filled = run(SemanticMap(label.to(kind), settings.num_classes, edge), [job.seed for job in jobs], known=known)
+        filled = run(condition, [job.seed for job in jobs], known=known)
         progress()
         waiting = []
         for (item, painting, _), window in zip(active, filled, strict=True):
@@ -325,8 +319,6 @@ def _next_window(
                 job.label,
                 KnownRegion(job.image[None], job.hole[None]),
                 seed=job.seed,
-                num_classes=settings.num_classes,
-                with_edges=settings.with_edges,
                 batch_size=batch_size,
             )
             progress()

@@ -122,9 +122,11 @@ class Start:
 
     @property
     def errors(self) -> list[str]:
-        """The lines of standard error that are no progress bar."""
+        """The lines of standard error that are no progress bar; a traceback counts as one, with its end."""
         text = self.shown.read_text(errors="replace").replace("\r", "\n") if self.shown.exists() else ""
-        return [line for line in text.splitlines() if line.startswith(("error", "interrupted", "Traceback"))]
+        lines = [line for line in text.splitlines() if line.startswith(("error", "interrupted"))]
+        start = text.find("Traceback")
+        return lines if start < 0 else [*lines, text[start:][-2000:]]
 
 
 @dataclass

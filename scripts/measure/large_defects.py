@@ -86,7 +86,7 @@ def raster(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Line
     for number, (core, box) in enumerate(cores(hole.numpy(), patch.settings.window)):
         part = box.slices
         job = KnownRegion(canvas[:, *part].float()[None], unpainted[part].clone()[None])
-        filled = run(_condition(patch, [box]), [derive_seed(Stream.PAINT, seed, number)], known=job)[0]
+        filled = run(_condition(run, patch, [box]), [derive_seed(Stream.PAINT, seed, number)], known=job)[0]
         inner = torch.zeros_like(hole)
         inner[core.slices] = True
         inner &= hole
@@ -126,8 +126,6 @@ def averaged(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Li
         patch.label_of(Box(0, 0, *hole.shape)),
         KnownRegion(known[None].float(), hole[None]),
         seed=seed,
-        num_classes=patch.settings.num_classes,
-        with_edges=patch.settings.with_edges,
         batch_size=BATCH,
     )
     boxes = windows_of(hole, patch.settings.window)
@@ -140,7 +138,7 @@ def whole(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines
     more = [-side % FACTOR for side in hole.shape]
     padding = (0, more[1], 0, more[0])
     region = KnownRegion(pad(known[None].float(), padding, value=-1.0), pad(hole[None], padding, value=False))
-    condition = _condition(patch, [Box(0, 0, *hole.shape)], padding)
+    condition = _condition(run, patch, [Box(0, 0, *hole.shape)], padding)
     with torch.inference_mode():
         denoise = run.denoiser(condition.to(run.pipeline.device), [seed], region.to(run.pipeline.device))
         filled = run.sample(denoise, region.image.shape[1:], [seed])[0].cpu()
@@ -148,10 +146,12 @@ def whole(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines
     return torch.where(hole, filled, known), 1, (set(), set())
 
 
-def _condition(patch: Patch, boxes: Sequence[Box], padding: Sequence[int] = (0, 0, 0, 0)) -> SemanticMap:
+def _condition(
+    run: SamplingRun, patch: Patch, boxes: Sequence[Box], padding: Sequence[int] = (0, 0, 0, 0)
+) -> SemanticMap:
     settings = patch.settings
     label = torch.stack([pad(patch.label_of(box), padding, value=settings.num_classes) for box in boxes])
-    edge = torch.stack([edges_from_instances(each.int()) for each in label]) if settings.with_edges else None
+    edge = torch.stack([edges_from_instances(each.int()) for each in label]) if run.pipeline.with_edges else None
     return SemanticMap(label.to(torch.uint8 if settings.num_classes < 256 else torch.int16), settings.num_classes, edge)
 
 

@@ -130,7 +130,6 @@ def settings_at(scale: float) -> PaintSettings:
         feather=3,
         num_classes=len(NAMES),
         background=0,
-        with_edges=False,
     )
 
 

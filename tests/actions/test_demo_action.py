@@ -46,7 +46,7 @@ def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path, monkeypatch):
     assert [line.split()[1].rstrip(":") for line in shown.splitlines() if line.startswith("--- ")] == STAGES
     assert len((folder / "placed" / "train" / "manifest.jsonl").read_text().splitlines()) == 4
     assert len((folder / "samples" / "manifest.jsonl").read_text().splitlines()) == 4
-    assert len((folder / "synthetic" / "manifest.jsonl").read_text().splitlines()) == 4
+    assert len((folder / "synthetic" / "manifest.jsonl").read_text().splitlines()) == 5
     assert json.loads((folder / "evaluate" / "report.json").read_text())["study"]["seeds"] == 1
     assert (folder / "evaluate" / "report.html").is_file()
     with Image.open(folder / "demo.png") as picture:

@@ -83,6 +83,6 @@ def test_deep_images_are_read_in_the_range_of_the_model(place, tmp_path, parts):
     folder = find_samples(place("deep_results", good_dir=good)[0])
     encoding = LabelEncoding.identity(4, NAMES).with_ignore()
     options = ViewOptions(image_size=(40, 56), image_channels=1, image_range=(1000, 60000), resize="squash")
-    read = View(encoding, options, 0).read(open_samples(folder, encoding, 1), samples=folder)
+    read = View(encoding, options, 0, folder).read(open_samples(folder, encoding, 1), samples=folder)
     stored = pixels_of(folder.folder / "images/a.png").astype(float)
     assert np.abs(read.images[0, ..., 0] - ((stored - 1000).clip(0) * 255 / 59000)).max() <= 1

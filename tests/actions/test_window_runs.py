@@ -255,7 +255,8 @@ def test_real_windows_have_the_size_of_the_samples_before_both_are_enlarged(larg
     assert doubled.images.shape == (3, 48, 48, 3)
     assert np.array_equal(doubled.labels, plain.labels.repeat(2, 1).repeat(2, 2))
     # Whole images, as `place` writes them, are cut as the real ones are.
-    whole = View(encoding, options, 0, Folder(24, windows=False)).read(pairs, sampled=True)
+    folder = Folder(24, windows=False)
+    whole = View(encoding, options, 0, folder).read(pairs, samples=folder)
     assert whole.images.shape == (3, 48, 48, 3)
     assert np.array_equal(whole.labels, View(encoding, options, 0, Folder(48)).read(pairs).labels)
 

@@ -169,12 +169,14 @@ RAISING = {
     "the network called with timesteps of the CPU": Mistake(
         sample, guidance.GuidedNetwork, "__call__", ".to(x_t.device, non_blocking=x_t.is_cuda)", ""
     ),
-    "samples made an array on the GPU": Mistake(sample, SamplingRun, "__call__", "images.cpu()", "images"),
+    "samples made an array on the GPU": Mistake(
+        sample, SamplingRun, "__call__", "callback=after_step).cpu()", "callback=after_step)"
+    ),
     "the mean of ImageNet on the CPU": Mistake(
         evaluate, models, "to_input", "IMAGENET_MEAN, device=images.device", "IMAGENET_MEAN"
     ),
     "label maps of segmentation not moved": Mistake(
-        evaluate, training, "train_segmenter", "labels.to(device)", "labels"
+        evaluate, training, "optimization_step", "labels.to(device)", "labels"
     ),
     "predictions made an array on the GPU": Mistake(evaluate, training, "predict", ".short().cpu()", ".short()"),
     "distances made an array on the GPU": Mistake(evaluate, nearest, "_search", "field.cpu().numpy()", "field.numpy()"),

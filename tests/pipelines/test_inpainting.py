@@ -18,7 +18,7 @@ from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.holes import Hole, grow_holes
 from guided_diffusion.pipelines.inpainting import FillJob, PaintSettings, paint_image
 
-SETTINGS = PaintSettings(window=(16, 16), scale=1.0, margin=3, feather=0, num_classes=3, background=0, with_edges=False)
+SETTINGS = PaintSettings(window=(16, 16), scale=1.0, margin=3, feather=0, num_classes=3, background=0)
 SCALES = (1.0, 0.5, 0.37)
 Fill = Callable[[FillJob], Tensor]
 
