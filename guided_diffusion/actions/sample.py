@@ -22,7 +22,7 @@ from guided_diffusion.models.compilation import COMPILING, compile_network, want
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
-from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.output import (
     dataset_folders,
@@ -86,11 +86,8 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         )
     )
     trained = trained.replaced(num_classes=encoding.num_classes)
-    if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
-        print(
-            f"warning: s is {config.sampler.s:g}, but {path} never saw a dropped mask in training, so its branch "
-            "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
-        )
+    if world.is_main:
+        warn_of_untrained_guidance(checkpoint, config.sampler.s)
     # Built before anything is written, so that a mistake in the options leaves no files.
     mode = get_mode(trained.source.dataset_mode)
     exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
