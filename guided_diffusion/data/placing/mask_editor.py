@@ -21,9 +21,12 @@ from guided_diffusion.data.placing.options import MaskOptions
 from guided_diffusion.data.placing.scene import Ground, PlacedDefect, place_part, put_at
 from guided_diffusion.data.placing.shapes import Label, Shape, ShapeBank, SourceMask, kind_of
 from guided_diffusion.data.placing.warp import bend_map
+from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 DRAWS = 10  # of a mask, until one is new enough
+_DRAWS_OF_ONE = 6  # with the same shapes
 _EDITS_IN_PLACE = 4
+_AT_BORDERS = 2.0  # times the bending inside: shapes that span the image change by nothing else
 _APART = 1  # px between two shapes, so that they stay two
 _SMALL = 16  # px: masks whose shapes are all smaller need not be new, as two such shapes are alike anyway
 
@@ -61,13 +64,18 @@ class MaskEditor:
             self._exchanged[[first, second]] = second, first
         self._sided = frozenset(class_id for pair in flip_pairs for class_id in pair)
 
-    def edit(self, rng: np.random.Generator) -> EditedMask:
-        """Return a new mask, a function of the random numbers alone."""
-        base = self.bank.masks[rng.choice(len(self.bank.masks), p=self._weights)]
+    def edit(self, seed: int, number: int) -> EditedMask:
+        """Return the mask of a number, a function of the seed and this number."""
+        base, rng = self._base(seed, number), np.random.default_rng(derive_seed(Stream.EDITED_MASK, seed, number))
         exempt = all(shape.area < _SMALL for shapes in base.shapes.values() for shape in shapes) and base.is_plain
         best: EditedMask | None = None
+        shapes = self._donated(base, rng)
         for draw in range(1, DRAWS + 1):
-            composed = self._composed(base, rng)
+            # The same shapes at first: taking others at once would favor kinds of shapes that are new by themselves,
+            # and large ones seldom are.
+            if draw > _DRAWS_OF_ONE:
+                shapes = self._donated(base, rng)
+            composed = self._composed(base, shapes, rng)
             if composed is None and draw == DRAWS and best is None:
                 composed = self._edited_in_place(base, rng)
             if composed is None:
@@ -81,24 +89,38 @@ class MaskEditor:
         assert best is not None
         return replace(best, label=self._flipped(best.label, rng), draws=draw)
 
+    def _base(self, seed: int, number: int) -> SourceMask:
+        """Return the base of a mask: in a round of as many masks as the split has, each is so as often as its weight."""
+        count = len(self.bank.masks)
+        rng = np.random.default_rng(derive_seed(Stream.EDITED_MASK, seed, number // count, 0))
+        order, offset = rng.permutation(count), rng.random()
+        chosen = np.searchsorted(self._cumulated, (order[number % count] + offset) / count)
+        return self.bank.masks[min(int(chosen), count - 1)]
+
     @cached_property
-    def _weights(self) -> NDArray[np.float64]:
-        """The probability of each mask to be a base: of its rarest class to the power of -class_balance."""
+    def _cumulated(self) -> NDArray[np.float64]:
+        """The summed weights of the masks: of the rarest class of each, its share to the power of -class_balance."""
         masks = self.bank.masks
         share = {c: sum(c in mask.classes for mask in masks) / len(masks) for mask in masks for c in mask.classes}
         weight = [max((share[c] ** -self.options.class_balance for c in mask.classes), default=1.0) for mask in masks]
-        return np.array(weight) / sum(weight)
+        return np.cumsum(weight) / sum(weight)
 
     # ---------------------------------------------------------------------------------------------- one draw
 
-    def _composed(self, base: SourceMask, rng: np.random.Generator) -> tuple[Label, tuple[str, ...]] | None:
-        """Return a label map and the names of its donors, None where a shape found no place."""
-        label = self._ground(base, rng)
-        ground = self._free(base, label)
+    def _donated(self, base: SourceMask, rng: np.random.Generator) -> list[Shape]:
+        """Return as many shapes of each kind as the base has, those of a kind from one mask."""
         shapes: list[Shape] = []
         for kind, own in sorted(base.shapes.items()):
             donors = self.bank.like(kind, len(own))
             shapes += donors[rng.integers(len(donors))]
+        return shapes
+
+    def _composed(
+        self, base: SourceMask, shapes: Sequence[Shape], rng: np.random.Generator
+    ) -> tuple[Label, tuple[str, ...]] | None:
+        """Return a label map and the names of its donors, None where a shape found no place."""
+        label = self._ground(base, rng)
+        ground = self._free(base, label)
         shapes = [self._turned(shape, rng) for shape in shapes]
         placed = []
         for shape in sorted(shapes, key=lambda shape: -shape.area):
@@ -166,7 +188,10 @@ class MaskEditor:
         scale = 1.0
         if self.options.donor_scale == "relative":
             scale = float(np.sqrt(np.prod(size) / np.prod(part.image_size)))
-        edited = draw_edit(part, size, rng, self._limits, scale=scale)
+        limits = self._limits
+        if any(part.borders):
+            limits = limits._replace(bending=_AT_BORDERS * limits.bending)
+        edited = draw_edit(part, size, rng, limits, scale=scale)
         if edited is None or part.inner is None or kind_of(_classes(edited), edited.mask) == part.kind:
             return edited
         edited = edit_part(part, size)
