@@ -112,8 +112,8 @@ class MaskStatistics:
         out, far = sum(line.is_out for line in self.lines), len(self.far_out)
         return (
             f"{len(self.judged) - out} of {len(self.judged)} statistics are within the 95 % of random parts of the "
-            f"training masks, {far} more than {MARGIN:g} times outside; novelty {np.median(self.novelty):.2f} (median), "
-            f"that of a training mask among the others {np.median(self.training_novelty):.2f}"
+            f"training masks, {far} are more than {MARGIN:g} times outside; novelty {np.median(self.novelty):.2f} "
+            f"(median), that of a training mask among the others {np.median(self.training_novelty):.2f}"
         )
 
     def table(self, most: int = 20) -> list[str]:
@@ -292,9 +292,7 @@ def mask_statistics(
     tested = reference.test_novelty
     among = None if tested is None else float((tested < NEAR).mean())
     judged = len(reference.facts) > 1
-    lines.append(
-        Line("", "near copies", near, *((usual, max(usual, smallest)) if judged else (None, None)), among)
-    )
+    lines.append(Line("", "near copies", near, *((usual, max(usual, smallest)) if judged else (None, None)), among))
     return MaskStatistics(tuple(lines), novelty, reference.novelty, tested)
 
 

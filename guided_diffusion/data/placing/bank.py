@@ -38,6 +38,13 @@ class Borders(NamedTuple):
         """Return the borders that a box touches in an image of (height, width)."""
         return cls(box.top == 0, box.left == 0, box.bottom == size[0], box.right == size[1])
 
+    def mirrored(self, down: bool, across: bool) -> Borders:
+        """Return the borders after a turn upside down and left to right."""
+        top, left, bottom, right = self
+        if down:
+            top, bottom = bottom, top
+        return Borders(top, right, bottom, left) if across else Borders(top, left, bottom, right)
+
     def along(self, axis: int) -> tuple[bool, bool]:
         """Return whether the part touches the first and the last border along an axis, 0: vertical."""
         return self[axis], self[axis + 2]
@@ -275,7 +282,9 @@ def class_contacts(label: NDArray[np.integer], count: int) -> NDArray[np.int64]:
     return total + total.T
 
 
-def ordinary_classes(contacts: NDArray[np.int64], presence: NDArray[np.int64], masks: int, ground: set[int]) -> set[int]:
+def ordinary_classes(
+    contacts: NDArray[np.int64], presence: NDArray[np.int64], masks: int, ground: set[int]
+) -> set[int]:
     """Return the objects that defects lie on, such as the lemon on a table.
 
     Such a class is in half of the masks or more, most of the outline of another class lies in it, and most of its own

@@ -90,7 +90,7 @@ class MaskEditor:
         return replace(best, label=self._flipped(best.label, rng), draws=draw)
 
     def _base(self, seed: int, number: int) -> SourceMask:
-        """Return the base of a mask: in a round of as many masks as the split has, each is so as often as its weight."""
+        """Return the base of a mask; each is one as often as its weight says in a round of as many as there are."""
         count = len(self.bank.masks)
         rng = np.random.default_rng(derive_seed(Stream.EDITED_MASK, seed, number // count, 0))
         order, offset = rng.permutation(count), rng.random()

@@ -41,18 +41,16 @@ class Shape(BankPart):
 
     def flipped(self, down: bool, across: bool) -> Shape:
         """Return the shape in its image, turned upside down and left to right."""
-        (height, width), box, borders = self.image_size, self.box, self.borders
+        (height, width), box = self.image_size, self.box
         turn = (slice(None, None, -1 if down else 1), slice(None, None, -1 if across else 1))
         if down:
             box = replace(box, top=height - box.bottom, bottom=height - box.top)
-            borders = borders._replace(top=borders.bottom, bottom=borders.top)
         if across:
             box = replace(box, left=width - box.right, right=width - box.left)
-            borders = borders._replace(left=borders.right, right=borders.left)
         return replace(
             self,
             box=box,
-            borders=borders,
+            borders=self.borders.mirrored(down, across),
             bits=np.packbits(self.mask[turn]),
             inner=None if self.inner is None else self.inner[turn],
             mirrored=(self.mirrored[0] != down, self.mirrored[1] != across),
@@ -136,8 +134,7 @@ class ShapeBank:
         """Return the centers of the shapes of the same kind at the same borders, mirrored alike."""
         assert isinstance(part, Shape)
         down, across = part.mirrored
-        top, left, bottom, right = part.borders
-        at = Borders(bottom if down else top, right if across else left, top if down else bottom, left if across else right)
+        at = part.borders.mirrored(down, across)
         centers = self._places[part.kind, at]
         if not (down or across):
             return centers
@@ -190,7 +187,7 @@ def _movable(read: Callable[[int], Label], numbers: Sequence[int], num_classes: 
 
 def _shapes_of(name: str, label: Label, movable: Sequence[int], background: int, null_id: int) -> list[Shape]:
     """Return the shapes of a label map, from top to bottom."""
-    numbered, count = ndimage.label(np.isin(label, movable), np.ones((3, 3)))
+    numbered, _ = ndimage.label(np.isin(label, movable), np.ones((3, 3)))
     shapes = []
     for number, (down, across) in enumerate(ndimage.find_objects(numbered), start=1):
         box = Box(down.start, across.start, down.stop, across.stop)

@@ -11,7 +11,10 @@ from scipy import ndimage
 from guided_diffusion.data.placing.edit import Bending
 
 _SPACING = 1 / 2  # of the splines, in longer sides of the map
-_SHARE = 1 / 6  # standard deviation of the bending, in spacings
+_SHARE = 1 / 2  # standard deviation of the bending, in spacings
+_LEAST = 0.25  # factor of area: at 0 the map folds
+_STEPS = 64  # along the longer side, at which it is measured
+_WEAKER = 0.85  # times the bending that folds the map
 _HALVINGS = 5  # of the bending where it loses a class
 
 
@@ -38,6 +41,8 @@ def bend_map(
     bending = Bending(coefficients, spacing, (start[0], start[1]), ((0.0, float(height)), (0.0, float(width))))
     rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
     shift = bending.shift(rows, columns)
+    while _squeezed(shift) < _LEAST:
+        shift *= _WEAKER
     present = set(np.unique(label).tolist())
     for halving in range(_HALVINGS):
         part = shift / 2**halving
@@ -48,3 +53,13 @@ def bend_map(
         if set(np.unique(bent).tolist()) == present:
             return bent
     return label.copy()
+
+
+def _squeezed(shift: NDArray) -> float:
+    """Return the least factor of area, the smallest determinant, of a map whose pixels are read [2, H, W] px away."""
+    step = max(1, max(shift.shape[1:]) // _STEPS)
+    sparse = shift[:, ::step, ::step] / step
+    if min(sparse.shape[1:]) < 2:
+        return 1.0
+    by_row, by_column = np.gradient(sparse, axis=(1, 2))
+    return float(((1 + by_row[0]) * (1 + by_column[1]) - by_row[1] * by_column[0]).min())
