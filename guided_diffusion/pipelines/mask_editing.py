@@ -78,7 +78,7 @@ def open_masks(config: MasksConfig, *, progress: bool) -> MaskSource:
         for line in problem_lines(problem for problem in report.warnings if problem.kind in _ABOUT_MASKS):
             print(f"warning: {line}")
     pairs, names = report.pairs, encoding.names
-    movable = class_ids("movable", config.masks.movable, names) or (() if mode.scenes else None)
+    movable = class_ids("movable", config.masks.movable, names) or None
     if movable and mode.background in movable:
         line = f"movable names {names[mode.background]!r}, which is the background: leave it out"
         raise ConfigError.of_keys(("movable", line))
@@ -95,6 +95,7 @@ def open_masks(config: MasksConfig, *, progress: bool) -> MaskSource:
         background=mode.background,
         unlabeled=mode.unlabeled_classes(names),
         movable=movable,
+        is_scene=mode.scenes,
         progress=shown,
     )
     labels = [read(number) for number in shown(range(len(pairs)), "reading masks")]

@@ -119,12 +119,19 @@ class MaskOrigin(BaseModel):
 
 
 class MaskLineage(BaseModel):
-    """What a new mask was made of: masks of a split of the dataset."""
+    """What a new mask was made of: masks of a split of the dataset, which may have been turned."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     split: str
+    upside_down: bool
+    left_to_right: bool
     masks: list[MaskOrigin]
+
+    @property
+    def flips(self) -> tuple[bool, bool]:
+        """Whether it may be turned upside down, and left to right."""
+        return self.upside_down, self.left_to_right
 
 
 class ManifestLine(PlaceSettings):

@@ -50,7 +50,8 @@ class MaskLine(BaseModel):
     @property
     def lineage(self) -> MaskLineage:
         """What a sample made from the mask has to tell of it."""
-        return MaskLineage(split=self.split, masks=self.donors or [self.base])
+        down, across = (bool(self.settings.get(key)) for key in ("vertical_flip", "random_flip"))
+        return MaskLineage(split=self.split, upside_down=down, left_to_right=across, masks=self.donors or [self.base])
 
     @classmethod
     def read(cls, path: Path) -> dict[int, Self]:

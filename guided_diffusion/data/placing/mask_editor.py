@@ -27,7 +27,8 @@ DRAWS = 10  # of a mask, until one is new enough
 _DRAWS_OF_ONE = 6  # with the same shapes
 _EDITS_IN_PLACE = 4
 _AT_BORDERS = 2.0  # times the bending inside: shapes that span the image change by nothing else
-_APART = 1  # px between two shapes, so that they stay two
+_OF_OBJECTS = 1 / 4  # of the bending of a scene: objects have shapes of their own
+_APART = 1  # px between two shapes, so that they stay two, and from the rim of what they lie on
 _SMALL = 16  # px: masks whose shapes are all smaller need not be new, as two such shapes are alike anyway
 
 
@@ -38,7 +39,7 @@ class EditedMask:
     label: Label
     base: SourceMask
     donors: tuple[str, ...]
-    """Names of the masks whose shapes it has, in order, without repetition."""
+    """Names of the masks whose pixels it has, in order, without repetition."""
     novelty: float
     """1 - IoU to the nearest mask of the split."""
     draws: int
@@ -81,6 +82,8 @@ class MaskEditor:
             if composed is None:
                 continue
             label, donors = composed
+            if not base.is_plain:  # its other classes, or ignored pixels
+                donors = tuple(dict.fromkeys((base.name, *donors)))
             novelty = self.novelty(label)
             if best is None or novelty > best.novelty:
                 best = EditedMask(label, base, donors, novelty, draw)
@@ -168,13 +171,14 @@ class MaskEditor:
         several = len({*np.unique(label).tolist()} - {bank.null_id}) > 1
         if rng is None or not several or not self.options.bending:
             return label
-        return bend_map(label, rng, bank.null_id, self.options.bending)
+        return bend_map(label, rng, bank.null_id, self.options.bending * (1 if bank.is_scene else _OF_OBJECTS))
 
     def _free(self, base: SourceMask, label: Label) -> Ground:
         """Return where shapes may lie: on the classes that they are seen on, off ignored pixels."""
         if base.is_plain:
             return Ground(base.size, apart=_APART)
-        return Ground(base.size, host_map=label, region=label != self.bank.null_id, apart=_APART)
+        region = label != self.bank.null_id
+        return Ground(base.size, host_map=label, region=region, apart=_APART, margin=_APART)
 
     def _turned(self, shape: Shape, rng: np.random.Generator) -> Shape:
         """Return a shape mirrored at random; not if its class is one of a left and a right one."""

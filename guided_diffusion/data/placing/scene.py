@@ -120,11 +120,15 @@ class Ground:
         region: NDArray[np.bool_] | None = None,
         *,
         apart: int = 0,
+        margin: int = 0,
     ):
-        """Take what `plan_scene` says; apart: px between two masks, in place of 2 `gap`."""
+        """Take what `plan_scene` says; apart: px between two masks, in place of 2 `gap`.
+
+        margin: px around a mask that have to be on its hosts, too.
+        """
         assert host_map is None or host_map.shape == size
         assert region is None or region.shape == size
-        self.size, self.host_map, self.region = size, host_map, region
+        self.size, self.host_map, self.region, self._margin = size, host_map, region, margin
         self._reach = apart or 2 * gap  # both masks grow by the gap; growing one of them by twice as much is the same
         self._occupied: list[tuple[Box, NDArray[np.bool_]]] = []
 
@@ -154,14 +158,16 @@ class Ground:
         assert self.host_map is not None
         if not np.isin(self.host_map[box.slices][mask], hosts).all():
             return False
-        if len(hosts) < 2:
+        if len(hosts) < 2 and not self._margin:
             return True
-        # What lay where two classes meet, such as a broken edge, does so again.
         rows, columns = (slice(max(0, line.start - RING), line.stop + RING) for line in box.slices)
         before, around = (box.top - rows.start, box.left - columns.start), self.host_map[rows, columns]
         near = np.zeros(around.shape, bool)
         near[before[0] :, before[1] :][: mask.shape[0], : mask.shape[1]] = mask
-        return bool(np.isin(hosts, around[grown(near, RING)]).all())
+        if self._margin and not np.isin(around[grown(near, self._margin)], hosts).all():
+            return False
+        # What lay where two classes meet, such as a broken edge, does so again.
+        return len(hosts) < 2 or bool(np.isin(hosts, around[grown(near, RING)]).all())
 
     def allowed_near(
         self, center: tuple[float, float], part: EditedPart, rng: np.random.Generator, points: int

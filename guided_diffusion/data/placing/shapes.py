@@ -78,6 +78,8 @@ class ShapeBank:
     masks: tuple[SourceMask, ...]
     movable: tuple[int, ...]
     """Classes whose shapes are moved; the others stay, or bend with the whole map."""
+    is_scene: bool
+    """Whether hardly anything is background, so that classes have their places by each other."""
     background: int
     null_id: int
     read: Callable[[int], Label] = field(repr=False)
@@ -93,15 +95,18 @@ class ShapeBank:
         background: int = 0,
         unlabeled: Sequence[int] = (),
         movable: Sequence[int] | None = None,
+        is_scene: bool = False,
         progress: Callable[[range], Sequence[int]] = lambda numbers: numbers,
     ) -> ShapeBank:
         """Take apart the masks `read(number)`, [H, W] in `0..num_classes`; `names` has one for each.
 
-        movable: None: all but the background, unlabeled pixels and the objects that others lie on; nothing where these
-        cover hardly any pixel. progress: wraps the numbers of the masks, which are read twice.
+        movable: None: all but the background, unlabeled pixels and the objects that others lie on; nothing in a scene,
+        which masks also are where these cover hardly any pixel. progress: wraps the numbers of the masks.
         """
-        if movable is None:
-            movable = _movable(read, progress(range(len(names))), num_classes, {background, *unlabeled})
+        if not is_scene:
+            found = _movable(read, progress(range(len(names))), num_classes, {background, *unlabeled})
+            movable, is_scene = found if movable is None else movable, not found
+        movable = movable or ()
         masks = []
         for number in progress(range(len(names))):
             label = read(number)
@@ -117,7 +122,7 @@ class ShapeBank:
                     {*present} <= {background, *movable},
                 )
             )
-        return cls(tuple(masks), tuple(movable), background, num_classes, read)
+        return cls(tuple(masks), tuple(movable), is_scene, background, num_classes, read)
 
     def like(self, kind: Kind, count: int) -> tuple[tuple[Shape, ...], ...]:
         """Return for each mask with `count` shapes of a kind these shapes."""
