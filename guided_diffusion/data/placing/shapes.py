@@ -26,7 +26,8 @@ Kind = tuple[tuple[int, int], ...]
 """The classes of a shape, in order, each with the number of its components."""
 Label = NDArray[np.integer]
 
-LITTLE_GROUND = 0.1  # share of all pixels that are background or unlabeled, below which masks are scenes
+# Masks are scenes if fewer of all pixels are background or unlabeled, and more of them of classes that would be moved.
+_LITTLE_GROUND, _MUCH_ELSE = 0.1, 0.25
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,7 +102,7 @@ class ShapeBank:
         """Take apart the masks `read(number)`, [H, W] in `0..num_classes`; `names` has one for each.
 
         movable: None: all but the background, unlabeled pixels and the objects that others lie on; nothing in a scene,
-        which masks also are where these cover hardly any pixel. progress: wraps the numbers of the masks.
+        which masks without background also are if classes to move cover much of them. progress: wraps the numbers of the masks.
         """
         if not is_scene:
             found = _movable(read, progress(range(len(names))), num_classes, {background, *unlabeled})
@@ -184,10 +185,10 @@ def _movable(read: Callable[[int], Label], numbers: Sequence[int], num_classes: 
         pixels += found
         count += 1
     ordinary = ordinary_classes(contacts, presence, count, ground)
+    movable = [class_id for class_id in range(num_classes) if class_id not in ground | ordinary]
     known = pixels[:num_classes]
-    if known[[*ground, *ordinary]].sum() < LITTLE_GROUND * known.sum():
-        return []
-    return [class_id for class_id in range(num_classes) if class_id not in ground | ordinary]
+    little_ground = known[[*ground]].sum() < _LITTLE_GROUND * known.sum()
+    return [] if little_ground and known[movable].sum() > _MUCH_ELSE * known.sum() else movable
 
 
 def _shapes_of(name: str, label: Label, movable: Sequence[int], background: int, null_id: int) -> list[Shape]:
