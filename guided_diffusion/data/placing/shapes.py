@@ -102,7 +102,7 @@ class ShapeBank:
         """Take apart the masks `read(number)`, [H, W] in `0..num_classes`; `names` has one for each.
 
         movable: None: all but the background, unlabeled pixels and the objects that others lie on; nothing in a scene,
-        which masks without background also are if classes to move cover much of them. progress: wraps the numbers of the masks.
+        which masks without background are, too, if such classes cover much of them. progress: wraps the numbers.
         """
         if not is_scene:
             found = _movable(read, progress(range(len(names))), num_classes, {background, *unlabeled})
