@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ class NoveltyIndex:
 
     def __init__(
         self,
-        training: Sequence[Labels],
+        training: Iterable[Labels],
         num_classes: int,
         *,
         background: int = 0,
@@ -38,17 +38,19 @@ class NoveltyIndex:
         self._mirrored = np.arange(num_classes + 1)
         for first, second in flip_pairs:
             self._mirrored[[first, second]] = second, first
-        self._turns = all(label.shape[0] == label.shape[1] for label in training)
-        classes = [self._classes_of(label) for label in training]
-        self._side = GRID if sum(map(len, classes)) <= _MANY else _COARSE
-        self._count = np.array([len(each) for each in classes])
-        cells: dict[int, list[NDArray[np.float32]]] = {}
+        cells: dict[int, list[NDArray[np.bool_]]] = {}
         rows: dict[int, list[int]] = {}
-        for number, (label, present) in enumerate(zip(training, classes, strict=True)):
+        counts, square = [], True
+        for number, label in enumerate(training):
+            present = self._classes_of(label)
             for class_id in present:
-                cells.setdefault(class_id, []).append(occupied(label == class_id, self._side).ravel())
+                cells.setdefault(class_id, []).append(occupied(label == class_id, GRID))
                 rows.setdefault(class_id, []).append(number)
-        self._cells = {class_id: np.stack(each).astype(np.float32) for class_id, each in cells.items()}
+            counts.append(len(present))
+            square = square and label.shape[0] == label.shape[1]
+        self._turns, self._count = square, np.array(counts)
+        self._side = GRID if sum(counts) <= _MANY else _COARSE
+        self._cells = {class_id: self._flat(each) for class_id, each in cells.items()}
         self._area = {class_id: each.sum(axis=1) for class_id, each in self._cells.items()}
         self._rows = {class_id: np.array(each) for class_id, each in rows.items()}
 
@@ -81,6 +83,12 @@ class NoveltyIndex:
             likeness[without] = -1
         nearest = int(likeness.argmax())
         return float(np.clip(1 - likeness[nearest], 0, 1)), nearest
+
+    def _flat(self, cells: Sequence[NDArray[np.bool_]]) -> NDArray[np.float32]:
+        """Return masks in GRID x GRID cells as rows of the cells that are compared."""
+        side, step = self._side, GRID // self._side
+        pooled = np.stack(cells).reshape(len(cells), side, step, side, step).any(axis=(2, 4))
+        return pooled.reshape(len(cells), -1).astype(np.float32)
 
     def _classes_of(self, label: Labels) -> list[int]:
         counts = np.bincount(label.ravel(), minlength=self.num_classes + 1)

@@ -109,6 +109,8 @@ class MaskStatistics:
 
     def summary(self) -> str:
         """Return one line on how many lines are out, and the novelty."""
+        if not self.judged:
+            return f"too few training masks to judge; novelty {np.median(self.novelty):.2f} (median)"
         out, far = sum(line.is_out for line in self.lines), len(self.far_out)
         return (
             f"{len(self.judged) - out} of {len(self.judged)} statistics are within the 95 % of random parts of the "

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.pipelines.mask_editing import MOST_COMPARED, MaskSource, compare_masks, open_masks
+from guided_diffusion.pipelines.mask_editing import MaskSource, compare_masks, open_masks
 from guided_diffusion.pipelines.output import dataset_folders, output_of, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.files import write_text
@@ -97,7 +97,7 @@ def _moved(source: MaskSource) -> str:
 
 def _finish(config: MasksConfig, source: MaskSource, output: MaskFolder, planned: int) -> None:
     lines = output.finish()
-    compared = visualize.evenly_spaced(lines, MOST_COMPARED)
+    compared = visualize.evenly_spaced(lines, source.most_compared)
     statistics = compare_masks(config, source, output.labels(compared), [line.novelty for line in compared])
     write_text(output.folder / STATISTICS, json.dumps(statistics.to_json(), indent=2) + "\n")
     visualize.save(_sheet(source, output, lines), output.folder / SHEET)

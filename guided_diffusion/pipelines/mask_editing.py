@@ -32,8 +32,7 @@ from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.memory import available_memory
 from guided_diffusion.samples.manifest import MaskOrigin, file_digest
 
-MOST_COMPARED = 1000
-"""Masks of each kind that the statistics take, evenly spread: describing one takes some 10 ms."""
+_MOST_COMPARED = 20, 1000, 3e8  # masks of each kind that the statistics take, and pixels of all of them
 _CACHE_SHARE = 1 / 8  # of the memory that is available
 _ABOUT_MASKS = (
     ProblemKind.PALETTES,
@@ -61,6 +60,13 @@ class MaskSource:
         """The masks by their names, for a manifest."""
         masks = zip(self.pairs, self.digests, strict=True)
         return {pair.stem: MaskOrigin(mask=pair.mask, digest=digest) for pair, digest in masks}
+
+    @property
+    def most_compared(self) -> int:
+        """How many masks the statistics take of each kind: describing one takes about 10 ms for 0.1 megapixels."""
+        least, most, pixels = _MOST_COMPARED
+        mean = np.mean([np.prod(mask.size) for mask in self.editor.bank.masks])
+        return int(np.clip(pixels / mean, least, most))
 
     @property
     def inputs(self) -> str:
@@ -98,7 +104,7 @@ def open_masks(config: MasksConfig, *, progress: bool) -> MaskSource:
         is_scene=mode.scenes,
         progress=shown,
     )
-    labels = [read(number) for number in shown(range(len(pairs)), "reading masks")]
+    labels = (read(number) for number in shown(range(len(pairs)), "indexing masks"))
     index = NoveltyIndex(labels, encoding.num_classes, background=mode.background, flip_pairs=exchanged)
     editor = MaskEditor(bank, config.masks, lambda label: index.nearest(label)[0], exchanged)
     digests = tuple(file_digest(pair.mask) for pair in pairs)
@@ -141,9 +147,12 @@ def _reader(pairs: Sequence[Pair], encoding: LabelEncoding, report: ScanReport) 
 def compare_masks(
     config: MasksConfig, source: MaskSource, masks: Sequence[NDArray[np.integer]], novelty: Sequence[float]
 ) -> MaskStatistics:
-    """Return the statistics of new masks against the split that they were made from, beside the test masks."""
+    """Return the statistics of new masks against the split that they were made from, beside the test masks.
+
+    Of more than `most_compared` masks of a split these many are taken, evenly spread.
+    """
     mode, names = get_mode(config.source.dataset_mode), source.encoding.names
-    numbers = evenly_spaced(range(len(source.pairs)), MOST_COMPARED)
+    numbers = evenly_spaced(range(len(source.pairs)), source.most_compared)
     training = [source.read(number) for number in numbers]
     options = config.masks
     # An index of all masks: a copy of any of them is a copy.
@@ -152,7 +161,7 @@ def compare_masks(
         training,
         names,
         background=mode.background,
-        test=_test_masks(config, source.encoding),
+        test=_test_masks(config, source),
         flips=(options.vertical_flip, options.random_flip),
         flip_pairs=flip_pairs(names, config.source.flip_pairs),
         index=index,
@@ -162,8 +171,9 @@ def compare_masks(
     return mask_statistics(masks, reference, novelty=np.array(novelty))
 
 
-def _test_masks(config: MasksConfig, encoding: LabelEncoding) -> list[Label]:
+def _test_masks(config: MasksConfig, source: MaskSource) -> list[Label]:
     """Return masks of the test split, none if it has none or cannot be read: they are a yardstick, no more."""
+    encoding = source.encoding
     mode, data_dir = get_mode(config.source.dataset_mode), config.source.data_dir
     if config.data_split == "test" or not is_folder(mode.folder(mode.masks, data_dir, "test")):
         return []
@@ -171,5 +181,5 @@ def _test_masks(config: MasksConfig, encoding: LabelEncoding) -> list[Label]:
     if report.fatal:
         print(f"note: the test masks are not compared: {problem_lines(report.fatal)[0]}")
         return []
-    pairs = evenly_spaced(report.pairs, MOST_COMPARED)
+    pairs = evenly_spaced(report.pairs, source.most_compared)
     return [read_mask(pair.mask, encoding, upright=pair.upright).numpy() for pair in pairs]
