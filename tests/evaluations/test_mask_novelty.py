@@ -90,3 +90,10 @@ def test_a_pixel_is_never_lost(shape):
     mask[shape[0] // 2, shape[1] // 2] = True
     assert occupied(mask, 64).any()
     assert occupied(np.ones(shape, bool), 64).all()
+
+
+def test_many_masks_are_compared_in_coarser_cells(monkeypatch):
+    monkeypatch.setattr("evaluations.mask_novelty._MANY", 0)
+    index = NoveltyIndex([box(0, 0, 16, 16)], NULL)
+    assert index.nearest(box(48, 48, 64, 64))[0] == pytest.approx(0)
+    assert index.nearest(box(0, 8, 16, 24))[0] == pytest.approx(2 / 3)
