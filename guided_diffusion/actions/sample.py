@@ -75,7 +75,7 @@ def run(config: SampleConfig) -> int:
 
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     path = checkpoint.path
-    sources, encoding, losses = world.run_on_main(
+    sources, encoding, losses, lineages = world.run_on_main(
         lambda: find_masks(
             trained.source,
             trained.geometry,
@@ -111,7 +111,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         unlabeled_to_zero=config.unlabeled_to_zero or None,
         augment_masks=config.augment_masks,
     )
-    output = SyntheticFolder(config.results_path, config.split, encoding, settings)
+    output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages)
     done = world.run_on_main(lambda: output.begin(plan))
     if world.is_main:
         write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
