@@ -75,10 +75,9 @@ class NetworkConfig(FlatConfig):
         """Yield what does not go with a model that makes its own masks."""
         if not self.generation.makes_masks:
             return
-        makes = f"generates is {self.generation.generates}"
         misfits = {
-            "prediction": (self.diffusion.prediction == "eps", "noise predicted as eps leaves specks in masks", "v or x0"),
-            "learn_sigma": (self.diffusion.learn_sigma, "variances are learned for 8-bit images, not for masks", "false"),
+            "prediction": (self.diffusion.prediction == "eps", "eps leaves specks in masks", "v or x0"),
+            "learn_sigma": (self.diffusion.learn_sigma, "variances are learned for 8-bit images, not masks", "false"),
             "use_kl": (self.diffusion.use_kl, "the bound is one of 8-bit images, not of masks", "false"),
             "condition": (self.model.condition == "none", "the class that a mask has is the condition", "mask"),
             "inpaint": (self.model.inpaint, "holes are filled by models of images", "false"),
@@ -87,6 +86,7 @@ class NetworkConfig(FlatConfig):
             "no_instance": (self.geometry.no_instance is False, "there are no edges before there is a mask", "true"),
             "resize": (self.geometry.resize == "window", "windows show parts of masks", "crop, squash or pad"),
         }
+        makes = f"generates is {self.generation.generates}"
         for key, (wrong, reason, remedy) in misfits.items():
             if wrong:
                 found = json.dumps(self.get(key)).strip('"')

@@ -11,7 +11,6 @@ from guided_diffusion.models.architecture import attention_factors, default_chan
 from guided_diffusion.runtime.options import ActionConfig, Problem, option
 from guided_diffusion.training.options import GeneratedMaskOptions, OptimizerOptions, PrecisionOptions, RunOptions
 
-
 GENERATING_DEFAULTS = {
     "learn_sigma": False,
     "min_snr_gamma": 5.0,

@@ -169,9 +169,7 @@ def count_masks(labels: Iterable[Label], num_classes: int, background: int) -> M
                 areas[class_id].append(int(mask.sum()))
                 if class_id == background and not at_border:
                     holes.append(int(mask.sum()))
-    return MaskCounts(
-        background, np.stack(present), touching + touching.T, tuple(map(tuple, areas)), tuple(holes)
-    )
+    return MaskCounts(background, np.stack(present), touching + touching.T, tuple(map(tuple, areas)), tuple(holes))
 
 
 def stated_classes(

@@ -65,7 +65,9 @@ class GenerationOptions(OptionGroup):
         0.5, "values of the mask channels are + and - this; smaller: the image is decided before its mask", gt=0, le=1
     )
     space_to_depth: int | None = option(
-        None, "squares of 1, 2 or 4 pixels a side become channels, without loss; null: 1 up to 128 px, 2 up to 256, 4", ge=1
+        None,
+        "squares of 1, 2 or 4 pixels a side become channels, without loss; null: 1 up to 128 px, 2 up to 256, 4",
+        ge=1,
     )
 
     def check(self) -> Iterator[Problem]:

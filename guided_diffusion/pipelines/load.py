@@ -68,8 +68,10 @@ def pipeline_of_checkpoint(
 ) -> SamplingPipeline:
     """Return the pipeline of the weights called `weights`, not compiled; only bare weights need `eta_path`."""
     eta = eta_of_sampling(trained, eta_path, class_names)
-    model = network_from_checkpoint(checkpoint, trained, weights).to(device).eval()
-    return SamplingPipeline(model, trained, tuple(class_names), device, AMP_DTYPES[precision], eta)
+    generation = generation_of_checkpoint(checkpoint)
+    code = None if generation is None else generation.code
+    model = network_from_checkpoint(checkpoint, trained, weights, code).to(device).eval()
+    return SamplingPipeline(model, trained, tuple(class_names), device, AMP_DTYPES[precision], eta, code)
 
 
 def encoding_of_checkpoint(checkpoint: Checkpoint) -> LabelEncoding | None:

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     WINDOW = 13
     SCENE = 14
     PAINT = 15
+    CLASS = 17
 
 
 def derive_seed(stream: Stream, *key: int) -> int:
