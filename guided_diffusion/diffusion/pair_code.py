@@ -16,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_LEAST_BORDER = 0.01
+"""Share of the border of a class below which another class does not count as its neighbor."""
+
 
 class Decoded(NamedTuple):
     """What was decoded of N samples."""
@@ -150,13 +153,14 @@ def adjacency_codes(touching: Tensor, background: int) -> Tensor:
 
     touching: [K, K], how many pixels of a class touch those of another, counted symmetrically. A pixel that is half
     decided between two codes that differ in one bit reads as one of the two, and never as a third class. M is the
-    least number of bits, or one more where more classes touch the background than there are bits.
+    least number of bits, or one more where a class touches more classes than there are bits.
     """
     count = len(touching)
     assert count > 1, "one class alone has nothing to decide"
     touching = touching.double().clone().fill_diagonal_(0)
     bits = max(1, math.ceil(math.log2(count)))
-    if int((touching[background] > 0).sum()) > bits:
+    borders = touching > _LEAST_BORDER * touching.sum(1, keepdim=True)
+    if int(borders.sum(1).max()) > bits:
         bits += 1
     numbers = {background: 0}
     while len(numbers) < count:

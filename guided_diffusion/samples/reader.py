@@ -57,6 +57,11 @@ class SampleFolder:
         return any(line.good_image is not None for line in self.lines.values())
 
     @property
+    def is_generated(self) -> bool:
+        """Whether a model made the masks, too, so that no mask of the dataset is behind a sample."""
+        return any(line.generates for line in self.lines.values())
+
+    @property
     def holds_windows(self) -> bool:
         """Whether the images are windows at the scale of the model, as `sample` writes; `place` has whole images."""
         config = self.config

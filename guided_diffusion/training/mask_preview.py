@@ -78,8 +78,8 @@ class MaskPreviewer:
         own = novelty(self.training, self.training, self.rules.background, flips=self.flips, leave_one_out=True)
         images = f", {measured['image_copies']:.0%} of the images too like one" if "image_copies" in measured else ""
         return (
-            f"epoch {epoch}, {len(self.measured.classes)} masks: class as asked {measured['obeyed']:.0%}, set of classes "
-            f"never seen {measured['unseen']:.0%}, specks {measured['specks']:.1f} a mask; novelty median "
+            f"epoch {epoch}, {len(self.measured.classes)} masks: class as asked {measured['obeyed']:.0%}, set of "
+            f"classes never seen {measured['unseen']:.0%}, specks {measured['specks']:.1f} a mask; novelty median "
             f"{measured['novelty']:.2f} ({float(own.median()):.2f} between training masks), below {NEAR} "
             f"{measured['near_copies']:.0%} ({float((own < NEAR).float().mean()):.0%}){images}"
         )

@@ -244,13 +244,14 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         splits = (_masks_of(scanned, scanned.training, training), _masks_of(scanned, scanned.test, test))
         clues = [_clue(scanned.folder, pair) for pair in scanned.samples]
         origin, test_origin = trace_origins(samples.labels, clues, splits)
-        lines = origin_warnings(
-            scanned.folder.folder,
-            samples.labels,
-            None if training is None else origin,
-            test_origin,
-            compared_with_test=compared_with_test,
-        )
+        if not scanned.folder.is_generated:  # then masks are of no split, which is no mistake
+            lines = origin_warnings(
+                scanned.folder.folder,
+                samples.labels,
+                None if training is None else origin,
+                test_origin,
+                compared_with_test=compared_with_test,
+            )
     else:
         origin, test_origin = origins.donors[:, 0], origins.test
     sets = EvaluationSets(
