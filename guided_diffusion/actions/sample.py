@@ -23,6 +23,7 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.mask_generation import generate, refuse_misfits
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.output import (
     dataset_folders,
@@ -60,6 +61,7 @@ def run(config: SampleConfig) -> int:
                 "condition mask, or the Python pipeline for images alone"
             )
             raise ConfigError.of_keys(("model_path", line))
+        refuse_misfits(config, trained, path)
         folder = Path(config.results_path) / config.split
         refuse_written_sources(
             {"results_path": written_by_sample(config.results_path, config.split)},
@@ -67,7 +69,10 @@ def run(config: SampleConfig) -> int:
         )
         refuse_other_record("results_path", folder, "sample")
         with output_of("sample", [folder], world):
-            _sample(config, checkpoint, trained, world)
+            if world.is_main:
+                _warn_of_guidance(config, checkpoint)
+            work = generate if trained.generation.makes_masks else _sample
+            work(config, checkpoint, trained, world)
     finally:
         world.close()
     return 0
@@ -86,11 +91,6 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         )
     )
     trained = trained.replaced(num_classes=encoding.num_classes)
-    if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False and world.is_main:
-        print(
-            f"warning: s is {config.sampler.s:g}, but {path} never saw a dropped mask in training, so its branch "
-            "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
-        )
     # Built before anything is written, so that a mistake in the options leaves no files.
     mode = get_mode(trained.source.dataset_mode)
     exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
@@ -136,6 +136,14 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
             print(f"warning: {output.folder}: {lost}")
     world.barrier()
+
+
+def _warn_of_guidance(config: SampleConfig, checkpoint: Checkpoint) -> None:
+    if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False:
+        print(
+            f"warning: s is {config.sampler.s:g}, but {checkpoint.path} never saw a dropped mask in training, so its "
+            "branch without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
+        )
 
 
 def _sample_batches(
