@@ -150,13 +150,13 @@ class ManifestLine(PlaceSettings):
         line._record = dict(record)
         if not any(all(key in record for key in keys) for keys in (MASK_KEYS, GOOD_KEYS)):
             raise ValueError("the file that the pair was made from is missing")
-        if not line.image and line.generates != "mask":
+        if "image" not in record and line.generates != "mask":
             raise ValueError("the image is missing")
         return line
 
     @property
     def files(self) -> tuple[str, ...]:
-        return (self.image, self.mask) if self.image else (self.mask,)
+        return (self.mask,) if self.generates == "mask" else (self.image, self.mask)
 
     @property
     def source(self) -> tuple[str, str]:
