@@ -40,6 +40,7 @@ from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
+from guided_diffusion.samples.reader import find_generated_masks
 from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples, read_conditions
 
 SHEET = "contact_sheet.png"
@@ -80,12 +81,13 @@ def run(config: SampleConfig) -> int:
 
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     path = checkpoint.path
+    made = world.run_on_main(lambda: find_generated_masks(config.mask_dir))
     sources, encoding, losses = world.run_on_main(
         lambda: find_masks(
             trained.source,
             trained.geometry,
             split=config.data_split,
-            mask_dir=config.mask_dir,
+            mask_dir=config.mask_dir if made is None else str(made.folder),
             encoding=encoding_of_checkpoint(checkpoint),
             also_ignored=config.source.ignore_label,
         )
@@ -113,6 +115,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         **recorded_settings(config, trained, path, sampling.num_steps),
         unlabeled_to_zero=config.unlabeled_to_zero or None,
         augment_masks=config.augment_masks,
+        mask_checkpoint=None if made is None else made.checkpoint,
     )
     output = SyntheticFolder(config.results_path, config.split, encoding, settings)
     done = world.run_on_main(lambda: output.begin(plan))

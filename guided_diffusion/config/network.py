@@ -86,11 +86,11 @@ class NetworkConfig(FlatConfig):
             "no_instance": (self.geometry.no_instance is False, "there are no edges before there is a mask", "true"),
             "resize": (self.geometry.resize == "window", "windows show parts of masks", "crop, squash or pad"),
         }
-        makes = f"generates is {self.generation.generates}"
         for key, (wrong, reason, remedy) in misfits.items():
             if wrong:
                 found = json.dumps(self.get(key)).strip('"')
-                yield (key, f"{makes}, but {key} is {found}: {reason}; set {key} to {remedy}")
+                makes = f"generates is {self.generation.generates}"
+                yield (key, f"{key} is {found}, but {makes}: {reason}; set {key} to {remedy}")
 
     def _eta_problems(self) -> Iterator[Problem]:
         given = {"eta_path": self._value("eta_path"), "eta_scale": self._value("eta_scale")}

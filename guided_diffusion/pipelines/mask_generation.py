@@ -49,6 +49,7 @@ def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterat
             line = f"class_names is given, but {path} makes images of given masks, whose classes they have: "
             yield ("class_names", f"{line}leave it out")
         return
+    yield from trained.generation_problems()
     makes = f"{path} was trained with generates {trained.generation.generates} and makes its own masks"
     given = {"data_dir": config.source.data_dir, "mask_dir": config.mask_dir}
     given |= {"augment_masks": config.augment_masks, "unlabeled_to_zero": config.unlabeled_to_zero}

@@ -63,6 +63,7 @@ class SampleSettings(BaseModel):
     checkpoint: str | None = None  # see `files.digest`
     generates: str | None = None  # "mask" or "pair", of models that make their own masks
     class_names: list[str] | None = None  # asked of these in turn; None: the mix of the training masks
+    mask_checkpoint: str | None = None  # of the model that made the masks of mask_dir; see `files.digest`
 
 
 class PlaceSettings(SampleSettings):

@@ -17,6 +17,7 @@ from guided_diffusion import load_pipeline
 from guided_diffusion.data.lemons import BLEMISH, CLASSES, GANGRENE, MOULD, write_demo_dataset
 from guided_diffusion.pipelines.generation import LEAST_PAIRS
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
+from guided_diffusion.runtime.files import digest
 
 PAIRS, SAMPLES = 56, 6
 TINY_PAIRS = {**TINY, "batch_size": 14, "max_epochs": 2}
@@ -180,10 +181,12 @@ def test_masks_alone_are_read_by_sample(mask_run, trained, lemons, tmp_path, isd
     assert not (folder / "images").exists()
     lines = lines_of(folder)
     assert all("image" not in line and line["generates"] == "mask" for line in lines)
-    values = {"model_path": trained, "mask_dir": folder / "masks", "results_path": target, "steps": 2}
-    code, _, errors = isdm("sample", **values)
-    assert code == 0, errors
+    for mask_dir in (folder / "masks", folder):  # the second time, all samples are there already
+        values = {"model_path": trained, "mask_dir": mask_dir, "results_path": target, "steps": 2}
+        code, _, errors = isdm("sample", **values)
+        assert code == 0, errors
     made = lines_of(target)
+    assert {line["mask_checkpoint"] for line in made} == {digest(mask_run / BEST)}
     assert [Path(line["source_mask"]).name for line in made] == [Path(line["mask"]).name for line in lines]
     for line, source in zip(made, lines, strict=True):
         assert np.array_equal(
@@ -203,7 +206,7 @@ def test_pairs_are_evaluated_filtered_and_checked(sample, many_lemons, tmp_path,
     code, _, errors = isdm("evaluate", **values)
     assert code == 0, errors
     record = json.loads((tmp_path / "evaluate" / "report.json").read_text())
-    assert not any("masks that" in line or "not made from masks" in line for line in record["warnings"])
+    assert not any("masks that" in line or "not made from masks" in line for line in record["data"]["warnings"])
     for root in (folder, tmp_path / "filtered"):
         values = {"data_dir": root, "dataset_mode": "multi-class", "output_dir": tmp_path / f"check_{root.name}"}
         code, _, errors = isdm("check", **values, image_size=16)
@@ -307,7 +310,7 @@ def test_few_pairs_and_many_passes_are_warned_of(many_lemons, tmp_path, isdm):
 
 def test_a_mask_code_that_needs_more_channels_than_the_network_has(many_lemons, tmp_path, isdm):
     values = {**TINY_PAIRS, "data_dir": many_lemons, "output_dir": tmp_path / "run", "generates": "pair"}
-    code, _, errors = isdm("train", **values, space_to_depth=4)
+    code, _, errors = isdm("train", **{**values, "space_to_depth": 4, "attention_resolutions": None})
     assert code == 2
     (line,) = errors
     check_error(line, "num_channels", "32", 16 * 7)

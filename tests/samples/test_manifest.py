@@ -45,6 +45,7 @@ LINE = {
     "checkpoint": "a26d8fd60c5d5767",
     "generates": None,
     "class_names": None,
+    "mask_checkpoint": None,
 }
 OWN = ("index", "image", "mask", "source_mask", "source_digest", "seed")
 
