@@ -62,13 +62,13 @@ def build_mask_previewer(
         measured=AskedSamples(measured, seeds[: len(measured)]),
         training=torch.from_numpy(masks.labels[chosen]),
         flips=[1] * config.augment.vertical_flip + [2] * config.augment.random_flip,
-        copies=_share_of_copies(config, report) if generation.code.image_channels else None,
+        copies=share_of_copies(config, report) if generation.code.image_channels else None,
         say=say,
         num_steps=num_steps,
     )
 
 
-def _share_of_copies(config: TrainConfig, report: ScanReport) -> Callable[[Tensor], float]:
+def share_of_copies(config: TrainConfig, report: ScanReport) -> Callable[[Tensor], float]:
     """Return what counts near-duplicates of training images by the rule of `evaluate`, with distances of pixels."""
     pairs = evenly_spaced(report.pairs, MOST_IMAGES)
 
