@@ -75,7 +75,7 @@ class GenerationOptions(OptionGroup):
             yield ("space_to_depth", f"space_to_depth is {self.space_to_depth}: use 1, 2 or 4, or null")
         if self.generates == "image":
             for key in ("mask_code", "mask_scale", "space_to_depth"):
-                if getattr(self, key) not in (None, type(self).model_fields[key].default):
+                if getattr(self, key) not in (None, GenerationOptions.model_fields[key].default):
                     line = f'{key} is {getattr(self, key)}, but generates is "image", which makes no masks: '
                     yield (key, f"{line}leave it out, or set generates to mask or pair")
 
