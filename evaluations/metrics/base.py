@@ -54,7 +54,9 @@ class EvaluationSets:
 
     origin, test_origin: [N] index of the training and of the test image whose mask a sample was made from, or -1.
     resampling: how images were resized, for the report. find_groups: reads which samples share a mask.
-    donors: [N, M] of the training images whose defects a sample has, filled up with -1; None: `origin` says it.
+    donors: [N, M] of the training images whose defects or shapes a sample has, filled up with -1; None: `origin`
+        says it. new_masks: [N] whether no real image has the mask of a sample. mask_flips: whether masks were turned
+        upside down, and left to right.
     """
 
     training: ImageSet | None
@@ -68,6 +70,8 @@ class EvaluationSets:
     find_groups: Callable[[], MaskGroups]
     segmenter: AgreementSegmenter | None = None
     donors: Indices | None = None
+    new_masks: NDArray[np.bool_] | None = None
+    mask_flips: tuple[bool, bool] = (False, False)
     _features: dict[tuple[str, Part, int], Features] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -103,6 +107,8 @@ class EvaluationSets:
     def _real_of(self, index: int) -> Images:
         """Return the real image [H, W, 3] of a sample's mask, turned as the mask was; gray if it is unknown."""
         label = self.samples.labels[index]
+        if self.new_masks is not None and self.new_masks[index]:
+            return np.full_like(self.samples.images[index], 128)
         for real, origin in ((self.training, int(self.origin[index])), (self.test, int(self.test_origin[index]))):
             if real is None or origin < 0:
                 continue

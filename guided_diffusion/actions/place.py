@@ -18,7 +18,7 @@ from guided_diffusion.models.compilation import COMPILING, compile_network, want
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
-from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     dataset_folders,
@@ -93,6 +93,8 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
     assert encoding is not None
     encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
     plan = _plan(config, trained, encoding, world)
+    if world.is_main:
+        warn_of_untrained_guidance(checkpoint, config.sampler.s)
     pipeline = pipeline_of_checkpoint(
         checkpoint,
         trained.replaced(num_classes=encoding.num_classes),

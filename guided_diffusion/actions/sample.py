@@ -22,7 +22,7 @@ from guided_diffusion.models.compilation import COMPILING, compile_network, want
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
-from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
 from guided_diffusion.pipelines.mask_generation import generate, refuse_misfits
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.output import (
@@ -71,7 +71,7 @@ def run(config: SampleConfig) -> int:
         refuse_other_record("results_path", folder, "sample")
         with output_of("sample", [folder], world):
             if world.is_main:
-                _warn_of_guidance(config, checkpoint)
+                warn_of_untrained_guidance(checkpoint, config.sampler.s)
             work = generate if trained.generation.makes_masks else _sample
             work(config, checkpoint, trained, world)
     finally:
@@ -82,7 +82,7 @@ def run(config: SampleConfig) -> int:
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     path = checkpoint.path
     made = world.run_on_main(lambda: find_generated_masks(config.mask_dir))
-    sources, encoding, losses = world.run_on_main(
+    sources, encoding, losses, lineages = world.run_on_main(
         lambda: find_masks(
             trained.source,
             trained.geometry,
@@ -117,7 +117,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         augment_masks=config.augment_masks,
         mask_checkpoint=None if made is None else made.checkpoint,
     )
-    output = SyntheticFolder(config.results_path, config.split, encoding, settings)
+    output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages)
     done = world.run_on_main(lambda: output.begin(plan))
     if world.is_main:
         write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
@@ -139,14 +139,6 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
             print(f"warning: {output.folder}: {lost}")
     world.barrier()
-
-
-def _warn_of_guidance(config: SampleConfig, checkpoint: Checkpoint) -> None:
-    if config.sampler.s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False:
-        print(
-            f"warning: s is {config.sampler.s:g}, but {checkpoint.path} never saw a dropped mask in training, so its "
-            "branch without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
-        )
 
 
 def _sample_batches(

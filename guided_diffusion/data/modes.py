@@ -60,6 +60,7 @@ class DatasetMode:
     names: tuple[str, ...] = ()  # of each class; empty: given by classes.json, if any
     resize: Literal["crop", "squash", "pad"] = "crop"  # default of the option
     unlabeled: tuple[int, ...] = ()  # classes that stand for "not labeled"
+    scenes: bool = False  # classes have their places by each other, so that none can be moved alone
     background: int = 0  # class that pictures leave uncolored and mask agreement does not count
     published: PublishedNetwork | None = None  # defaults for bare weights
 
@@ -110,6 +111,7 @@ _PUBLISHED_MODES = (
         num_classes=34,
         names=_CITYSCAPES_NAMES,
         unlabeled=(0,),
+        scenes=True,
         # Never cropped: image_size [256, 512] has the aspect of the images, so padding adds no border.
         resize="pad",
         published=PublishedNetwork(image_size=(256, 512), num_head_channels=64),
@@ -124,6 +126,7 @@ _PUBLISHED_MODES = (
         values=(*((index + 1,) for index in range(150)), (0,)),
         names=(*(f"class {index}" for index in range(150)), "unlabelled"),
         unlabeled=(150,),
+        scenes=True,
         background=150,
         published=_SDM_256,
     ),
@@ -134,6 +137,7 @@ _PUBLISHED_MODES = (
         FileRule("{split}/labels", _PNG),
         num_classes=19,
         names=_CELEBA_NAMES,
+        scenes=True,
         published=_SDM_256,
     ),
     # Files hold 0..181, and 255 for unlabeled pixels, which becomes the last class.
@@ -147,6 +151,7 @@ _PUBLISHED_MODES = (
         values=(*((index,) for index in range(182)), (255,)),
         names=(*(f"class {index}" for index in range(182)), "unlabelled"),
         unlabeled=(182,),
+        scenes=True,
         background=182,
         published=_SDM_256,
     ),

@@ -10,9 +10,10 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage
+from guided_diffusion.data.placing.bank import healed
 from guided_diffusion.data.placing.scene import PlacedDefect
 from guided_diffusion.pipelines.holes import Hole
-from guided_diffusion.pipelines.placing import Finished, OrdinaryClasses, PlacePlan, healed, joined, read_training
+from guided_diffusion.pipelines.placing import Finished, OrdinaryClasses, PlacePlan, joined, read_training
 
 
 def plan_erasing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> PlacePlan:

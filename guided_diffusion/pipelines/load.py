@@ -86,3 +86,12 @@ def encoding_of_checkpoint(checkpoint: Checkpoint) -> LabelEncoding | None:
     except (AssertionError, AttributeError, TypeError, ValueError):
         found = "its classes are not those of a training"
         raise CheckpointError.of(checkpoint.path, found, "it was tampered with: copy it again") from None
+
+
+def warn_of_untrained_guidance(checkpoint: Checkpoint, s: float) -> None:
+    """Print a warning where the guidance scale `s` needs a branch without a mask that was never trained."""
+    if s != 1 and checkpoint.lineage.get("saw_dropped_masks") is False:
+        print(
+            f"warning: s is {s:g}, but {checkpoint.path} never saw a dropped mask in training, so its branch "
+            "without a mask, which guidance needs, is untrained; finetune it first, or set s to 1"
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -15,6 +16,8 @@ from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.scan import scan_masks
 from guided_diffusion.pipelines.dataset import plain_transform, scan_split
 from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.samples.manifest import MaskLineage
+from guided_diffusion.samples.mask_folder import edited_masks
 
 
 class FoundMasks(NamedTuple):
@@ -23,6 +26,8 @@ class FoundMasks(NamedTuple):
     entries: Sequence[Pair | MaskEntry]
     encoding: LabelEncoding
     losses: tuple[MaskLoss, ...]
+    lineages: Mapping[str, MaskLineage]
+    """Of masks that were made from others, by their paths."""
 
 
 def find_masks(
@@ -47,6 +52,9 @@ def find_masks(
     if encoding is not None and also_ignored is not None:
         encoding = encoding.ignoring(also_ignored)
     mode, with_edges = get_mode(source.dataset_mode), not geometry.no_instance
+    lineages: dict[str, MaskLineage] = {}
+    if mask_dir and (made := edited_masks(mask_dir)) is not None:
+        mask_dir, lineages = str(made[0]), made[1]
     if mask_dir:
         transform = plain_transform(geometry, mode)
         report = scan_masks(
@@ -64,8 +72,13 @@ def find_masks(
     encoding = report.raise_if_fatal()
     for line in problem_lines(problem for problem in report.warnings if problem.kind is not ProblemKind.EMPTY_CLASS):
         print(f"warning: {line}")
+    encoding = encoding.with_ignore() if geometry.resize in ("pad", "window") else encoding
+    known = {entry.mask: lineages.get(str(Path(entry.mask).absolute())) for entry in report.pairs} if lineages else {}
     return FoundMasks(
-        report.pairs, encoding.with_ignore() if geometry.resize in ("pad", "window") else encoding, report.losses
+        report.pairs,
+        encoding,
+        report.losses,
+        {mask: lineage for mask, lineage in known.items() if lineage is not None},
     )
 
 

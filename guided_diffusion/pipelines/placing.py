@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.data.components import Box, Component, find_components
+from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.datasets import check_sizes, read_mask
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
-from guided_diffusion.data.placing.bank import RING, DefectBank, class_ids, grown
+from guided_diffusion.data.placing.bank import DefectBank, class_ids, healed
 from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.data.placing.scene import PlacedDefect, Scene, Skipped, plan_scene
 from guided_diffusion.data.placing.sources import LabelMaps, PlacementsFile
@@ -283,27 +283,3 @@ class _Region:
     def digests(self, images: Sequence[GoodImage]) -> list[str]:
         files = {file for image in images if (file := self.file(image)) is not None}
         return [file_digest(file) for file in files]
-
-
-def healed(
-    label: NDArray[np.integer], defects: Sequence[Component], null_id: int, background: int
-) -> NDArray[np.integer]:
-    """Return a label map [H, W] in which each of `defects` has the commonest class around it.
-
-    Their own classes and ignored pixels do not count; without any other the background is taken.
-    """
-    result, not_taken = label.copy(), {null_id, *(defect.class_id for defect in defects)}
-    for defect in defects:
-        box = defect.box
-        around = Box(
-            max(0, box.top - RING),
-            max(0, box.left - RING),
-            min(label.shape[0], box.bottom + RING),
-            min(label.shape[1], box.right + RING),
-        )
-        own = np.zeros(around.size, bool)
-        own[box.top - around.top :, box.left - around.left :][: box.size[0], : box.size[1]] = defect.mask
-        ring = label[around.slices][grown(own, RING) & ~own]
-        ring = ring[~np.isin(ring, list(not_taken))]
-        result[box.slices][defect.mask] = np.bincount(ring).argmax() if ring.size else background
-    return result

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     WINDOW = 13
     SCENE = 14
     PAINT = 15
+    EDITED_MASK = 16
     CLASS = 17
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
@@ -27,6 +28,7 @@ from guided_diffusion.runtime.files import is_endless, write_text
 MANIFEST = "manifest.jsonl"
 PART = ".manifest-{}.jsonl"  # pairs that the process of a rank has finished since the run started
 UNFINISHED = ".synthetic"  # exists while samples are being made
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 FOLDERS = ("images", "masks")  # beside the manifest
 _RESTORE = "restore it, or use another folder"
 MASK_KEYS, GOOD_KEYS = ("source_mask", "source_digest"), ("good_image", "good_digest")
@@ -122,6 +124,31 @@ class GeneratedMask(BaseModel):
     faults: list[str]  # for which it would have been rejected, had a better one been found
 
 
+class MaskOrigin(BaseModel):
+    """A mask of a dataset, by its path and `file_digest`."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    mask: str
+    digest: str
+
+
+class MaskLineage(BaseModel):
+    """What a new mask was made of: masks of a split of the dataset, which may have been turned."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    split: str
+    upside_down: bool
+    left_to_right: bool
+    masks: list[MaskOrigin]
+
+    @property
+    def flips(self) -> tuple[bool, bool]:
+        """Whether it may be turned upside down, and left to right."""
+        return self.upside_down, self.left_to_right
+
+
 class ManifestLine(PlaceSettings):
     """One finished pair, made from a mask by `sample`, from a good image by `place`, or from nothing by a model that
     makes masks; files are relative to the manifest.
@@ -143,6 +170,7 @@ class ManifestLine(PlaceSettings):
     defects: list[PlacedDefect] | None = None
     skipped: list[SkippedDefect] | None = None
     generated: GeneratedMask | None = None
+    lineage: MaskLineage | None = None  # of a source_mask that was itself made from masks
 
     @model_validator(mode="wrap")
     @classmethod
@@ -213,6 +241,17 @@ def stays_inside(path: str) -> bool:
     """Return whether a relative path with forward slashes leads to a file below its folder, also on Windows."""
     parts = PureWindowsPath(path)
     return bool(parts.parts) and not parts.anchor and ".." not in parts.parts and "\\" not in path
+
+
+def is_whole_png(path: Path) -> bool:
+    """Return whether a PNG file has its first and last bytes, which a full disk or a power cut may take away."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(PNG_START))
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return start == PNG_START and file.read() == PNG_END
+    except OSError:
+        return False
 
 
 def file_digest(path: str | Path) -> str:

@@ -9,7 +9,6 @@ when a run starts and ends.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,16 +47,16 @@ from guided_diffusion.samples.manifest import (
     UNFINISHED,
     GeneratedMask,
     ManifestLine,
+    MaskLineage,
     PlacedDefect,
     SampleSettings,
     SkippedDefect,
     file_digest,
+    is_whole_png,
     read_manifest,
     stays_inside,
     write_manifest,
 )
-
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -169,21 +168,19 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
-def _is_whole_png(path: Path) -> bool:
-    """Return whether a PNG file has its first and last bytes, which a full disk or a power cut may take away."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(PNG_START))
-            file.seek(-len(PNG_END), os.SEEK_END)
-            return start == PNG_START and file.read() == PNG_END
-    except OSError:
-        return False
-
-
 class SyntheticFolder:
     """`<root>/<split>/{images,masks}` with their manifest; `<root>/classes.json` serves all splits."""
 
-    def __init__(self, root: str | Path, split: str, encoding: LabelEncoding, settings: SampleSettings):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        encoding: LabelEncoding,
+        settings: SampleSettings,
+        lineages: Mapping[str, MaskLineage] | None = None,
+    ):
+        """Take the `results_path` and what is written; lineages: of masks made from others, by their paths."""
+        self.lineages = dict(lineages or {})
         self.root = Path(root)
         self.folder = self.root / split if split else self.root
         self.encoding = encoding
@@ -296,7 +293,7 @@ class SyntheticFolder:
         """Merge the processes' parts into the manifest; return the lines whose files are whole, and keep only these."""
 
         def complete(line: ManifestLine) -> bool:
-            return all(_is_whole_png(self.folder / file) for file in line.files)
+            return all(is_whole_png(self.folder / file) for file in line.files)
 
         lines = {index: line for index, line in self._lines().items() if complete(line)}
         if lines:
@@ -313,7 +310,9 @@ class SyntheticFolder:
 
     def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
         """Write one pair, [C, H, W] in [-1, 1] and [H, W] class ids, then its line of the manifest."""
-        self._write_pair(sample, partial(to_picture(image).save, format="PNG"), label.cpu().numpy(), {})
+        lineage = self.lineages.get(sample.source_file)
+        notes = {} if lineage is None else {"lineage": lineage.model_dump()}
+        self._write_pair(sample, partial(to_picture(image).save, format="PNG"), label.cpu().numpy(), notes)
 
     def write_generated(
         self, sample: PlannedSample, image: Tensor | None, label: np.ndarray, generated: GeneratedMask

@@ -83,7 +83,7 @@ class Setup:
                 f"{checkpoint.path}: bare weights do not say what they were trained with: give a run folder"
             )
         trained = options_of_checkpoint(checkpoint).replaced(data_dir=arguments.data_dir)
-        sources, encoding, _ = find_masks(
+        sources, encoding, *_ = find_masks(
             trained.source, trained.geometry, split=arguments.split, encoding=encoding_of_checkpoint(checkpoint)
         )
         pairs = visualize.evenly_spaced(sources, len(sources) if images is None else images)

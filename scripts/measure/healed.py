@@ -1,10 +1,12 @@
 """Measure how many defects a segmenter still finds in images that `place` has healed (`erase`).
 
-    python -m scripts.measure.healed RESULTS_OF_ERASING --out runs/healed [--good-dir FOLDER] [--steps 400]
+    python -m scripts.measure.healed RESULTS_OF_ERASING --out runs/healed [--good-dir FOLDER] \
+        [--encoder tu-tf_efficientnet_lite0 --encoder-weights weights/tf_efficientnet_lite0.safetensors]
 
-A segmenter (U-Net, ResNet-18 without published weights) is trained on windows of real pairs, half as large again as
-those of the network and of the same scale, and asked about whole images at that scale. There are two: each is trained
-on one half of the training pairs and asked about the other half, whose defects it has not seen.
+A segmenter (U-Net) is trained on crops of real images at the scale of the network, as those of `study` are, and asked
+about whole images at that scale. There are two: each is trained on one half of the training pairs and asked about the
+other half, whose defects it has not seen. With few steps or without pretrained weights (`--encoder-weights`) it finds
+nothing anywhere; the original images say whether it is good enough.
 
 A defect is found if the segmenter sees a defect, of whichever class, in at least a quarter of its pixels. The same
 places are looked at in the original images, in the healed ones and, by way of comparison, in good images, where the
@@ -19,30 +21,26 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from evaluations.segmentation.models import build_segmenter
-from evaluations.segmentation.training import TrainingPlan, predict, train_segmenter
-from evaluations.sets import ImageSet
+from evaluations.segmentation.crop_training import CropTrainingPlan, train_on_crops
+from evaluations.segmentation.crops import CropPlan
+from evaluations.segmentation.models import InputForm, build_segmenter, input_form
+from evaluations.segmentation.sliding import predict_whole
 from guided_diffusion.data import visualize
-from guided_diffusion.data.area import reduce_image
 from guided_diffusion.data.components import Box
-from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset, foreground_classes, read_mask
-from guided_diffusion.data.mirror import flip_pairs
+from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, list_good_images
-from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.data.windows import boxes_of, plan_windows
-from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.inpainting import reduced_size
 from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
@@ -51,10 +49,8 @@ from scripts.measure.placed import folder_arguments, run_script
 from scripts.measure.seam_picture import around
 
 FOUND = 0.25  # of the pixels of a defect
-STRIDE = 32  # the sides of what the segmenter sees are multiples of it
-WINDOWS, HELD_OUT = 512, 64  # of a segmenter's training, and to choose its best state by
+BATCH = 8  # crops a step takes
 LEAST = 0.5  # of the original defects that a segmenter has to find for the measure to say anything
-FOCUS = 0.6  # of the windows lie on a defect
 KINDS = ("original", "healed", "good")
 SHOWN = 6
 SIDE = 200  # px of a picture
@@ -119,68 +115,60 @@ def _cell(tally: Tally) -> str:
 # ---------------------------------------------------------------------------------------------------- segmenter
 
 
-def windows_of(folder: PlacedFolder, pairs: Sequence[Pair], count: int, seed: int) -> ImageSet:
-    """Return random windows of real pairs, with flips, as the segmenter is trained on them."""
-    trained, encoding = folder.trained, folder.encoding
-    background = get_mode(trained.source.dataset_mode).background
-    classes = foreground_classes(encoding.num_classes, background)
-    labels = (read_mask(pair.mask, encoding, upright=folder.upright) for pair in pairs)
-    height, width = (-(-side * 3 // (2 * STRIDE)) * STRIDE for side in height_width(trained.geometry.image_size))
-    transform = JointTransform(
-        (height, width), resize="window", scale=trained.geometry.scale, background=background,
-        mask_resize=trained.geometry.mask_resize, train=True, random_flip=True, vertical_flip=True,
-        flip_pairs=flip_pairs(encoding.names, trained.source.flip_pairs),
-    )  # fmt: skip
-    dataset = SegmentationDataset(
-        pairs,
-        encoding,
-        transform,
-        image_channels=trained.geometry.image_channels,
-        image_range=trained.geometry.image_range,
-        seed=seed,
-        windows=plan_windows([boxes_of(label, classes) for label in labels], focus=FOCUS, good_images=0),
-    )
-    examples = [dataset[ExampleKey(0, index, 0, 1.0)] for index in tqdm(range(count), desc="windows", unit="window")]
-    images = visualize.quantize(np.stack([example["image"].numpy() for example in examples]))
-    labels = np.stack([example["label"].numpy() for example in examples])
-    names = tuple(map(str, range(count)))
-    return ImageSet(np.repeat(images, 3 // images.shape[-1], axis=-1), labels, names, encoding.num_classes)
+def view_of(folder: PlacedFolder) -> StudyView:
+    """Return how images are seen at the scale of the network."""
+    geometry = folder.trained.geometry
+    background = get_mode(folder.trained.source.dataset_mode).background
+    channels, image_range = geometry.image_channels, geometry.image_range
+    return StudyView(folder.encoding, channels, geometry.scale, image_range, background)
 
 
-def trained_segmenter(folder: PlacedFolder, pairs: Sequence[Pair], steps: int, seed: int) -> nn.Module:
-    """Return a segmenter trained on windows of real pairs."""
-    windows = windows_of(folder, pairs, WINDOWS + HELD_OUT, seed)
-    model = build_segmenter("unet", "resnet18", num_classes=folder.encoding.num_classes, seed=seed)
-    with tqdm(total=steps, desc="segmenter", unit="step") as bar:
-        found = train_segmenter(
-            model,
-            windows.subset(range(WINDOWS)),
-            windows.subset(range(WINDOWS, WINDOWS + HELD_OUT)),
-            TrainingPlan(steps, 8, 1e-3, validations=4),
-            seed=seed,
-            device=choose_device("auto"),
-            callback=bar.update,
-        )
-    return found.model
-
-
+@dataclass(frozen=True)
 class Seer:
-    """What a segmenter sees of `classes` in whole images."""
+    """What a segmenter sees of `classes` in whole images, by windows of the size of its crops."""
 
-    def __init__(self, model: nn.Module, scale: float, classes: Sequence[int]):
-        self._model, self._scale, self._classes = model, scale, tuple(classes)
+    model: nn.Module
+    view: StudyView
+    classes: tuple[int, ...]
+    crop: int
+    form: InputForm = "imagenet"
 
     def defects(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which pixels of an image [H, W, C] it takes for a defect, [H, W]."""
         size = image.shape[0], image.shape[1]
-        height, width = reduced_size(size, self._scale)
-        planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        reduced = reduce_image(planes, (height, width), (0, height), (0, width)).numpy().transpose(1, 2, 0)
-        padding = [(0, -side % STRIDE) for side in (height, width)]
-        padded = np.pad(np.repeat(reduced, 3 // reduced.shape[2], axis=2), [*padding, (0, 0)])
-        label = predict(self._model, padded[None], 1, choose_device("auto"))[0, :height, :width]
-        rows, columns = (np.arange(old) * new // old for old, new in zip(size, (height, width), strict=True))
-        return np.isin(label, self._classes)[rows[:, None], columns]
+        reduced, _ = self.view.reduced(image, np.zeros(size, np.uint8))
+        settings = {"window": self.crop, "batch_size": BATCH, "device": choose_device("auto"), "form": self.form}
+        (label,) = predict_whole(self.model, [reduced], **settings)
+        rows, columns = (np.arange(old) * new // old for old, new in zip(size, label.shape, strict=True))
+        return np.isin(label, self.classes)[rows[:, None], columns]
+
+
+def train_seer(
+    folder: PlacedFolder, pairs: Sequence[Pair], classes: Sequence[int], arguments: argparse.Namespace, seed: int
+) -> Seer:
+    """Return a segmenter trained on crops of real pairs."""
+    view = view_of(folder)
+    exchanges = flip_pairs(folder.encoding.names, folder.trained.source.flip_pairs)
+    relabel = partial(exchanged, pairs=exchanges) if exchanges else None
+    form = input_form(arguments.encoder)
+    model = build_segmenter(
+        "unet",
+        arguments.encoder,
+        num_classes=folder.encoding.num_classes,
+        encoder_weights=arguments.encoder_weights,
+        seed=seed,
+    )
+    with tqdm(total=arguments.steps, desc="segmenter", unit="step") as bar:
+        trained = train_on_crops(
+            model,
+            view.read_pairs(pairs, "training"),
+            CropPlan(arguments.crop, relabel=relabel),
+            CropTrainingPlan(arguments.steps, BATCH, form=form),
+            seed=seed,
+            device=choose_device("auto"),
+            callback=lambda step: bar.update(step - bar.n),
+        )
+    return Seer(trained.model, view, tuple(classes), arguments.crop, form)
 
 
 # ------------------------------------------------------------------------------------------------------ command
@@ -261,22 +249,22 @@ def run(arguments: argparse.Namespace) -> None:
     if not folder.config.erase:
         found = "was not made with erase"
         raise DataError.of(folder.samples.folder, found, "give the results_path of place with erase true")
-    names, scale = folder.encoding.names, folder.trained.geometry.scale
+    names = folder.encoding.names
     lines = folder.samples.lines.values()
     classes = sorted({names.index(defect.name) for line in lines for defect in line.defects or ()})
     pairs = list(folder.pairs("train").values())
     seers = {}
     for half in (0, 1):
-        seer = Seer(trained_segmenter(folder, pairs[half::2], arguments.steps, half), scale, classes)
+        seer = train_seer(folder, pairs[half::2], classes, arguments, half)
         seers |= {pair.stem: seer for pair in pairs[1 - half :: 2]}
     tallies, shown = compare(folder, seers, arguments.good_dir)
     out, table = arguments.out, tallies.table()
     if not tallies.is_telling:
-        table += f"\n\nThe segmenter finds less than {100 * LEAST:.0f} % of the original defects: use more --steps."
+        found = f"The segmenter finds less than {100 * LEAST:.0f} % of the original defects"
+        table += f"\n\n{found}: use pretrained weights or more --steps."
     write_text(out / "healed.md", table + "\n")
-    write_text(
-        out / "healed.json", json.dumps({"steps": arguments.steps, "classes": tallies.to_json()}, indent=1) + "\n"
-    )
+    settings = {name: getattr(arguments, name) for name in ("encoder", "encoder_weights", "crop", "steps")}
+    write_text(out / "healed.json", json.dumps({**settings, "classes": tallies.to_json()}, indent=1) + "\n")
     sheet = visualize.grid(
         [each.tiles for each in shown],
         column_titles=("original", "healed"),
@@ -293,7 +281,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     folder_arguments(parser)
-    parser.add_argument("--steps", type=positive, default=400, help="of the training of each segmenter")
+    parser.add_argument("--steps", type=positive, default=800, help="of the training of each segmenter")
+    parser.add_argument("--crop", type=positive, default=128, help="side of its crops at the scale of the network")
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--encoder-weights", default="none", help="a local file, a name to download, or none")
     run_script(run, parser.parse_args(argv))
 
 

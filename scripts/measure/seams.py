@@ -7,11 +7,13 @@ For each hole, the rim jump is how much larger the steps across the rim of the h
 image that its mask came from, warped as the mask was: copied; copied with the brightness matched at the rim; the same
 setting in over as many pixels as the painting does (`feather`); and Poisson-blended (`evaluations/blending.py`).
 
-Three tables:
+Four tables:
 - `rim`: across the rim of the hole, away from the edges of the defect.
 - `zone`: across all pixels over which the painting sets in, where feathering spreads a seam.
 - `mask`: across the rim of the mask, where the defect's own edge is. The pastes replace the mask alone, as copy-paste
   usually does; "real" are the steps that the training image has there.
+- `seen`: the same after all of these were reduced to the scale of the network (not at scale 1), where what is painted
+  has its own pixels and is not enlarged.
 
 Writes `seams.md`, `seams.json` and the picture `seams.png`, in which the mask alone is pasted: a defect of each class,
 drawn by `--seed`, or those that `--rows` names by the pair's name and the number of the defect in it.
@@ -27,12 +29,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluations.blending import paste, poisson_blend
 from evaluations.seams import RimJumps, rim_jump
 from guided_diffusion.data import visualize
+from guided_diffusion.data.area import reduce_image, reduce_label
 from guided_diffusion.pipelines.holes import grow_hole
 from guided_diffusion.pipelines.inpainting import feathered
 from guided_diffusion.pipelines.placed import PlacedFolder
@@ -44,7 +48,7 @@ from scripts.measure.seam_picture import PictureRow, seam_picture
 Image = NDArray[Any]  # uint8 or uint16, [H, W] or [H, W, C]
 Mask = NDArray[np.bool_]
 Under = Literal["hole", "mask"]
-View = Literal["rim", "zone", "mask"]
+View = Literal["rim", "zone", "mask", "seen"]
 
 FEATHERED = "feathered"
 METHODS = ("ours", "pasted", "matched", FEATHERED, "Poisson-blended")
@@ -55,7 +59,9 @@ HEADINGS: dict[View, str] = {
     "rim": "Steps across the rim of the hole:",
     "zone": "Steps across the pixels over which the painting sets in:",
     "mask": "Steps across the rim of the mask; the pastes replace the mask alone:",
+    "seen": "The same at the scale of the network:",
 }
+OF_MASK = ("mask", "seen")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +94,13 @@ class Placement:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A good image, what became of it (of the same shape and type), and the defects that were painted."""
+    """A good image, what became of it (of the same shape and type), and the defects that were painted at `scale`."""
 
     name: str
     good: Image
     result: Image
     placements: tuple[Placement, ...]
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         assert self.good.shape == self.result.shape
@@ -111,6 +118,19 @@ class Filled:
     def jumps(self, width: int = 1) -> dict[str, float | None]:
         """Return the rim jump of each method, over `width` px."""
         return {name: rim_jump(image, self.good, self.rim, width) for name, image in self.images.items()}
+
+    def reduced(self, scale: float) -> Filled:
+        """Return the same averaged down to `scale`, in floating point; the rim by the area rule."""
+        size = (max(1, round(self.rim.shape[0] * scale)), max(1, round(self.rim.shape[1] * scale)))
+        spans = (0, size[0]), (0, size[1])
+
+        def smaller(image: Image) -> Image:
+            planes = torch.from_numpy(np.atleast_3d(image).astype(np.float64).transpose(2, 0, 1))
+            return reduce_image(planes, size, *spans).numpy().transpose(1, 2, 0)
+
+        rim = reduce_label(torch.from_numpy(self.rim.astype(np.uint8)), size, *spans, background=0, null_id=2)
+        images = {name: smaller(image) for name, image in self.images.items()}
+        return Filled(self.class_name, smaller(self.good), images, rim.numpy().astype(np.bool_))
 
 
 def fill(case: Case, placement: Placement, *, under: Under = "hole", margin: int = 1) -> Filled:
@@ -169,15 +189,19 @@ def records_of(case: Case) -> dict[View, list[Record]]:
     found: dict[View, list[Record]] = {view: [] for view in HEADINGS}
     for each in case.placements:
         filled, of_mask = fill(case, each), fill(case, each, under="mask")
-        for view, jumps in (("rim", filled.jumps()), ("zone", filled.jumps(each.zone)), ("mask", of_mask.jumps())):
-            found[view].append((each.class_name, jumps))
+        jumps = {"rim": filled.jumps(), "zone": filled.jumps(each.zone), "mask": of_mask.jumps()}
+        if case.scale < 1:
+            around = fill(case, each, under="mask", margin=math.ceil(2 / case.scale))
+            jumps["seen"] = around.reduced(case.scale).jumps()
+        for view, jump in jumps.items():
+            found[view].append((each.class_name, jump))
     return found
 
 
 def rows_of(records: Sequence[Record], view: View = "rim") -> list[Row]:
     """Return the rows of all classes together, then class by class by name."""
     rows = []
-    methods = (*(name for name in METHODS if name != FEATHERED), REAL) if view == "mask" else METHODS
+    methods = (*(name for name in METHODS if name != FEATHERED), REAL) if view in OF_MASK else METHODS
     for name in (ALL_CLASSES, *sorted({class_name for class_name, _ in records})):
         chosen = [jumps for class_name, jumps in records if name in (ALL_CLASSES, class_name)]
         rows += [Row(name, method, RimJumps.of(jumps[method] for jumps in chosen)) for method in methods]
@@ -190,7 +214,7 @@ def measure(cases: Iterable[Case]) -> dict[View, list[Row]]:
     for case in cases:
         for view, found in records_of(case).items():
             records[view] += found
-    return {view: rows_of(found, view) for view, found in records.items()}
+    return {view: rows_of(found, view) for view, found in records.items() if found or view != "seen"}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -237,7 +261,7 @@ def cases_of(folder: PlacedFolder) -> Iterator[Case]:
             weights = feathered(grown, settings.native_feather) * grown.hole
             name = folder.encoding.names[defect.class_id]
             placements.append(Placement(name, box.top, box.left, grown.hole, grown.mask, patch, weights, zone))
-        yield Case(scene.name, scene.good.pixels, scene.result, tuple(placements))
+        yield Case(scene.name, scene.good.pixels, scene.result, tuple(placements), settings.scale)
 
 
 # ------------------------------------------------------------------------------------------------------ picture
@@ -302,7 +326,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     rows = measure(cases())
     record = figures(rows)
-    text = [part for view, heading in HEADINGS.items() for part in (heading, table(rows[view]))]
+    text = [part for view, heading in HEADINGS.items() if view in rows for part in (heading, table(rows[view]))]
     text.append(
         f"Ours within {MOST_JUMP:g} across the rim of the hole (median): {'yes' if record['accepted'] else 'NO'}"
     )

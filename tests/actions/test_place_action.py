@@ -177,3 +177,12 @@ class TestGoingOn:
 def test_the_sheet_shows_the_pairs(place):
     folder, _ = place("sheet", num_samples=2)
     assert min(pixels_of(folder / "contact_sheet.png").shape[:2]) > 100
+
+
+def test_guidance_that_was_never_trained_is_told(place, painter):
+    """The painter saw no dropped masks, so its branch without a mask is noise."""
+    _, shown = place("guided", s=2.0, num_samples=1)
+    assert "warning" in shown
+    assert "s is 2" in shown
+    _, shown = place("unguided", num_samples=1)
+    assert "warning" not in shown

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "evaluations"
 FLOORS = (
-    ("metrics", "study", "defect_copies"),
+    ("metrics", "study", "defect_copies", "mask_statistics"),
     ("segmentation", "report"),
-    ("origins", "symmetry", "published_weights", "blending", "seams"),
+    ("origins", "symmetry", "published_weights", "blending", "seams", "mask_novelty", "mask_features"),
     ("sets", "whole_images", "errors"),
 )
 FREE = ("evaluations.metrics.segmentation",)

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import astuple, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import command_line
 import numpy as np
@@ -21,12 +22,14 @@ from guided_diffusion import load_pipeline
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.components import Box
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.pipelines.averaging import windows_of
 from guided_diffusion.pipelines.holes import Hole, grow_hole
 from guided_diffusion.pipelines.inpainting import Patch
 from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.errors import DataError
 from scripts.measure import healed, large_defects, placed_copies, seams
 from scripts.measure.large_defects import border_jump
@@ -348,21 +351,22 @@ def test_a_segmenter_sees_whole_images():
     class Bright(torch.nn.Module):
         """Sees the second class where it is bright."""
 
+        encoder = SimpleNamespace(output_stride=1)
+
         def forward(self, x):
             return torch.stack([-x[:, 0], x[:, 0]], dim=1)
 
     image = np.zeros((50, 34, 1), np.uint8)
     image[10:20, 4:12] = 255
     for scale in (1.0, 0.5):
-        seen = healed.Seer(Bright(), scale, [1]).defects(image)
+        view = StudyView(LabelEncoding.identity(2), 1, scale)
+        seen = healed.Seer(Bright(), view, (1,), 32).defects(image)
         np.testing.assert_array_equal(seen, image[..., 0] > 0)
 
 
-def test_healed_images_are_looked_at(erased, good, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(healed, "WINDOWS", 8)
-    monkeypatch.setattr(healed, "HELD_OUT", 4)
-    monkeypatch.setattr(healed, "build_segmenter", lambda *_, num_classes, seed: torch.nn.Conv2d(3, num_classes, 1))
-    healed.main([str(erased), "--out", str(tmp_path), "--good-dir", str(good), "--steps", "2"])
+def test_healed_images_are_looked_at(erased, good, tmp_path):
+    options = ["--good-dir", str(good), "--steps", "2", "--crop", "32"]
+    healed.main([str(erased), "--out", str(tmp_path), *options])
     found = json.loads((tmp_path / "healed.json").read_text())["classes"]
     assert {kind: tally["defects"] for kind, tally in found["all"].items()} == {
         kind: found["spot"][kind]["defects"] + found["crack"][kind]["defects"] for kind in healed.KINDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,7 +150,27 @@ def test_a_feathered_seam_is_seen_in_the_zone_alone() -> None:
 
 
 def test_headings_are_views() -> None:
-    assert set(measure([])) == set(HEADINGS)
+    assert set(measure([case_of(0)])) == set(HEADINGS) - {"seen"}
+    assert set(measure([replace(case_of(0), scale=0.5)])) == set(HEADINGS)
+
+
+def test_at_the_scale_of_the_network_an_enlarged_edge_is_a_step_again() -> None:
+    """A defect of pixels twice as large whose outline was smoothed in enlarging it, as `place` does below scale 1."""
+    cases = []
+    for seed in range(6):
+        case = case_of(seed, top=12, left=10)
+        (each,) = case.placements
+        inside = np.zeros(case.good.shape, float)
+        inside[each.top : each.top + each.hole.shape[0], each.left : each.left + each.hole.shape[1]] = each.mask
+        soft = case.good - np.round(50 * ndimage.uniform_filter(inside, 4))
+        cases.append(replace(case, result=soft.astype(np.uint8), scale=0.5))
+    rows = measure(cases)
+    share = {}
+    for view in ("mask", "seen"):
+        median = {row.method: row.jumps.median for row in rows[view] if row.class_name == ALL_CLASSES}
+        share[view] = (median[OURS] - 1) / (median[REAL] - 1)
+    assert share["mask"] < 0.35
+    assert share["seen"] > 1.5 * share["mask"]
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -33,6 +33,18 @@ class Borders(NamedTuple):
     bottom: bool = False
     right: bool = False
 
+    @classmethod
+    def of(cls, box: Box, size: tuple[int, int]) -> Borders:
+        """Return the borders that a box touches in an image of (height, width)."""
+        return cls(box.top == 0, box.left == 0, box.bottom == size[0], box.right == size[1])
+
+    def mirrored(self, down: bool, across: bool) -> Borders:
+        """Return the borders after a turn upside down and left to right."""
+        top, left, bottom, right = self
+        if down:
+            top, bottom = bottom, top
+        return Borders(top, right, bottom, left) if across else Borders(top, left, bottom, right)
+
     def along(self, axis: int) -> tuple[bool, bool]:
         """Return whether the part touches the first and the last border along an axis, 0: vertical."""
         return self[axis], self[axis + 2]
@@ -114,12 +126,12 @@ class DefectBank:
         contacts, presence = np.zeros((len(names) + 1,) * 2, np.int64), np.zeros(len(names) + 1, np.int64)
         count = 0
         for name, label in masks:
-            contacts += _contacts(label, len(names) + 1)
+            contacts += class_contacts(label, len(names) + 1)
             presence[np.unique(label)] += 1
             components = find_components(label, candidates)
             found += [_Found.of(name, index, component, label) for index, component in enumerate(components)]
             count += 1
-        ordinary = _ordinary(contacts, presence, count, ground)
+        ordinary = ordinary_classes(contacts, presence, count, ground)
         defects = asked or tuple(class_id for class_id in candidates if class_id not in ordinary)
         placed = class_ids("classes", options.classes, names) or defects
         for class_id in set(placed) - set(defects):
@@ -129,7 +141,7 @@ class DefectBank:
         real = _without_specks(found)
         hosts = _class_hosts(contacts, {*defects, len(names)}, background)
         parts = tuple(component.finished({*defects, len(names)}, hosts) for component in real)
-        by_mask = tuple(_grouped(parts, lambda part: part.name).values())
+        by_mask = tuple(grouped(parts, lambda part: part.name).values())
         bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real), defects, tuple(candidates))
         bank._check(options)
         return bank
@@ -152,6 +164,15 @@ class DefectBank:
         """Return the parts of the same class that touch the same borders, itself among them."""
         return self._peers[part.class_id, part.borders]
 
+    def alternative(self, part: BankPart, rng: np.random.Generator) -> BankPart:
+        """Return a random part of the same class."""
+        alike = self.of_class(part.class_id)
+        return alike[rng.integers(len(alike))]
+
+    def places(self, part: BankPart) -> tuple[tuple[float, float], ...]:
+        """Return the centers of its peers."""
+        return self._places[part.class_id, part.borders]
+
     def like(self, class_id: int, count: int) -> tuple[tuple[BankPart, ...], ...]:
         """Return for each mask with `count` parts of a class these parts."""
         return self._like[class_id, count]
@@ -162,16 +183,20 @@ class DefectBank:
 
     @cached_property
     def _of_class(self) -> dict[int, tuple[BankPart, ...]]:
-        return _grouped(self.parts, lambda part: part.class_id)
+        return grouped(self.parts, lambda part: part.class_id)
 
     @cached_property
     def _peers(self) -> dict[tuple[int, Borders], tuple[BankPart, ...]]:
-        return _grouped(self.parts, lambda part: (part.class_id, part.borders))
+        return grouped(self.parts, lambda part: (part.class_id, part.borders))
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, Borders], tuple[tuple[float, float], ...]]:
+        return {key: tuple(part.center for part in peers) for key, peers in self._peers.items()}
 
     @cached_property
     def _like(self) -> dict[tuple[int, int], tuple[tuple[BankPart, ...], ...]]:
-        by_class = [group for parts in self.masks for group in _grouped(parts, lambda part: part.class_id).values()]
-        return _grouped(by_class, lambda group: (group[0].class_id, len(group)))
+        by_class = [group for parts in self.masks for group in grouped(parts, lambda part: part.class_id).values()]
+        return grouped(by_class, lambda group: (group[0].class_id, len(group)))
 
     @cached_property
     def _by_source(self) -> dict[str, BankPart]:
@@ -197,24 +222,49 @@ class _Found:
 
     @classmethod
     def of(cls, name: str, index: int, component: Component, label: NDArray[np.integer]) -> _Found:
-        box, (height, width) = component.box, label.shape
-        around = Box(
-            max(0, box.top - RING),
-            max(0, box.left - RING),
-            min(height, box.bottom + RING),
-            min(width, box.right + RING),
-        )
-        own = np.zeros(around.size, bool)
-        own[box.top - around.top :, box.left - around.left :][: box.size[0], : box.size[1]] = component.mask
-        ring = grown(own, RING) & ~own
-        borders = Borders(box.top == 0, box.left == 0, box.bottom == height, box.right == width)
+        box, size = component.box, (label.shape[0], label.shape[1])
         bits = np.packbits(component.mask)
-        part = BankPart(component.class_id, name, index, (height, width), box, component.area, bits, borders, ())
-        return cls(part, np.bincount(label[around.slices][ring].astype(np.int64)))
+        borders = Borders.of(box, size)
+        part = BankPart(component.class_id, name, index, size, box, component.area, bits, borders, ())
+        return cls(part, np.bincount(labels_around(label, box, component.mask).astype(np.int64)))
 
     def finished(self, not_hosts: set[int], class_hosts: dict[int, tuple[int, ...]]) -> BankPart:
         """Return the part with its hosts, which are not of `not_hosts`."""
-        return replace(self.part, hosts=_hosts(self.ring, not_hosts) or class_hosts[self.part.class_id])
+        return replace(self.part, hosts=hosts_of(self.ring, not_hosts) or class_hosts[self.part.class_id])
+
+
+def labels_around(label: NDArray[np.integer], box: Box, mask: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """Return the class ids [N] of the pixels of a label map that are within RING px of a mask in a box, outside it."""
+    around = Box(
+        max(0, box.top - RING),
+        max(0, box.left - RING),
+        min(label.shape[0], box.bottom + RING),
+        min(label.shape[1], box.right + RING),
+    )
+    own = np.zeros(around.size, bool)
+    own[box.top - around.top :, box.left - around.left :][: box.size[0], : box.size[1]] = mask
+    return label[around.slices][grown(own, RING) & ~own]
+
+
+def healed(
+    label: NDArray[np.integer],
+    defects: Sequence[Component],
+    null_id: int,
+    background: int,
+    *,
+    not_taken: Sequence[int] = (),
+) -> NDArray[np.integer]:
+    """Return a label map [H, W] in which each of `defects` has the commonest class around it.
+
+    Their own classes, ignored pixels and `not_taken` do not count; without any other the background is taken.
+    """
+    result = label.copy()
+    not_taken = [null_id, *not_taken, *{defect.class_id for defect in defects}]
+    for defect in defects:
+        ring = labels_around(label, defect.box, defect.mask)
+        ring = ring[~np.isin(ring, not_taken)]
+        result[defect.box.slices][defect.mask] = np.bincount(ring).argmax() if ring.size else background
+    return result
 
 
 def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
@@ -222,7 +272,7 @@ def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     return ndimage.maximum_filter(mask, 2 * pixels + 1, mode="constant") if pixels else mask
 
 
-def _contacts(label: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+def class_contacts(label: NDArray[np.integer], count: int) -> NDArray[np.int64]:
     """Return [count, count]: the number of pairs of 4-neighbors of two different classes, counted both ways."""
     total = np.zeros((count, count), np.int64)
     for first, second in ((label[1:], label[:-1]), (label[:, 1:], label[:, :-1])):
@@ -232,7 +282,9 @@ def _contacts(label: NDArray[np.integer], count: int) -> NDArray[np.int64]:
     return total + total.T
 
 
-def _ordinary(contacts: NDArray[np.int64], presence: NDArray[np.int64], masks: int, ground: set[int]) -> set[int]:
+def ordinary_classes(
+    contacts: NDArray[np.int64], presence: NDArray[np.int64], masks: int, ground: set[int]
+) -> set[int]:
     """Return the objects that defects lie on, such as the lemon on a table.
 
     Such a class is in half of the masks or more, most of the outline of another class lies in it, and most of its own
@@ -251,7 +303,7 @@ def _ordinary(contacts: NDArray[np.int64], presence: NDArray[np.int64], masks: i
     return ordinary
 
 
-def _hosts(around: NDArray[np.int64], not_hosts: set[int]) -> tuple[int, ...]:
+def hosts_of(around: NDArray[np.int64], not_hosts: set[int]) -> tuple[int, ...]:
     """Return the classes with a fair share of the pixels counted around a part."""
     counts = np.array([0 if class_id in not_hosts else count for class_id, count in enumerate(around)])
     return tuple(np.flatnonzero((counts > 0) & (counts >= _HOST_SHARE * counts.sum())).tolist())
@@ -259,7 +311,7 @@ def _hosts(around: NDArray[np.int64], not_hosts: set[int]) -> tuple[int, ...]:
 
 def _class_hosts(contacts: NDArray[np.int64], not_hosts: set[int], background: int) -> dict[int, tuple[int, ...]]:
     """Return the hosts of each class; of one that lies in other defects only, the hosts of these."""
-    own = {class_id: _hosts(row, not_hosts) for class_id, row in enumerate(contacts)}
+    own = {class_id: hosts_of(row, not_hosts) for class_id, row in enumerate(contacts)}
     through = {
         class_id: tuple(sorted({host for other in np.flatnonzero(row) for host in own[int(other)]}))
         for class_id, row in enumerate(contacts)
@@ -270,14 +322,14 @@ def _class_hosts(contacts: NDArray[np.int64], not_hosts: set[int], background: i
 def _without_specks(found: Sequence[_Found]) -> list[_Found]:
     """Return the components that are no slips of the annotator."""
     largest, times = _SPECK
-    by_class = _grouped(found, lambda component: component.part.class_id)
+    by_class = grouped(found, lambda component: component.part.class_id)
     median = {class_id: np.median([component.part.area for component in group]) for class_id, group in by_class.items()}
     return [
         component for component in found if component.part.area >= min(largest, median[component.part.class_id] / times)
     ]
 
 
-def _grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, tuple[_Item, ...]]:
+def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, tuple[_Item, ...]]:
     groups = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,6 @@ from scipy import ndimage
 
 from guided_diffusion.data.placing.bank import BankPart, Borders
 
-SCALE = math.log(0.8), math.log(1.25)  # limits of the logarithm
-ANGLE = 15.0  # degrees, to either side
 _BEND = 1 / 12  # standard deviation of the bending, in its own wavelength: far from where it would fold
 _SPACINGS = 4  # of the bending along the longer side of a part
 _THIN = 2.5  # px from the outline to the middle of a line: the interpolation costs it much of its area
@@ -21,6 +20,20 @@ _SHALLOW = 0.4  # px by which the outline of a line may be moved to keep the are
 _KEPT = 0.7  # of the area that the largest piece must have, or the edit has torn the part
 _STRIP = 1 << 20  # pixels that are warped at a time
 _PAD, _EDGE_PAD = 2, 8  # px
+
+
+class EditLimits(NamedTuple):
+    """How far parts are edited at random."""
+
+    scale: float = 1.25
+    """Largest factor of the size, 1 / scale being the smallest."""
+    angle: float = 15.0
+    """Degrees, to either side."""
+    bending: float = 1.0
+    """Strength of the bending; above 3 it may fold."""
+
+
+USUAL_LIMITS = EditLimits()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +138,22 @@ class EditedPart:
             yield strip, self.source_of(rows[strip], columns)
 
 
-def draw_edit(part: BankPart, size: tuple[int, int], rng: np.random.Generator) -> EditedPart | None:
-    """Return a random edit of a part for a good image of (height, width); unedited where the edit tears it.
+def draw_edit(
+    part: BankPart,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    limits: EditLimits = USUAL_LIMITS,
+    *,
+    scale: float = 1.0,
+) -> EditedPart | None:
+    """Return a random edit of a part for an image of (height, width); unedited where the edit tears it.
 
-    None if it does not fit in there.
+    scale: a factor of its size beside the random one. None if it does not fit in there.
     """
-    scale, angle = math.exp(rng.uniform(*SCALE)), rng.uniform(-ANGLE, ANGLE)
-    return edit_part(part, size, scale=scale, angle=angle, bend=rng) or edit_part(part, size)
+    most = math.log(limits.scale)
+    factor, angle = scale * math.exp(rng.uniform(-most, most)), rng.uniform(-limits.angle, limits.angle)
+    edited = edit_part(part, size, scale=factor, angle=angle, bend=rng, strength=limits.bending)
+    return edited or edit_part(part, size, scale=scale)
 
 
 def edit_part(
@@ -141,9 +163,10 @@ def edit_part(
     scale: float = 1.0,
     angle: float = 0.0,
     bend: np.random.Generator | None = None,
+    strength: float = 1.0,
     loose: bool = False,
 ) -> EditedPart | None:
-    """Return a part scaled, turned by `angle` degrees (only if it touches no border) and bent at random.
+    """Return a part scaled, turned by `angle` degrees (only if it touches no border) and bent at random by `strength`.
 
     It is made to span an image of (height, width) where it spanned its own, and smaller where it does not fit.
     loose: it need not touch the borders that it did. None where the edit tears it, or it does not fit.
@@ -160,7 +183,7 @@ def edit_part(
         return edited if loose or edited.fits(size) else None
     down, across = part.box.size[0] * factors[0], part.box.size[1] * factors[1]
     lengths = abs(cosine) * down + abs(sine) * across, abs(sine) * down + abs(cosine) * across
-    bending = None if bend is None else _draw_bending(lengths, borders, size, bend)
+    bending = None if bend is None else _draw_bending(lengths, borders, size, bend, strength)
     slack = _PAD + (0 if bending is None else bending.spacing / 2)
     canvas = [_canvas(length + slack, borders.along(axis), size[axis]) for axis, length in enumerate(lengths)]
     blank = np.zeros([len(line) for line in canvas], bool)
@@ -201,12 +224,16 @@ def _canvas(length: float, touched: tuple[bool, bool], size: int) -> range:
 
 
 def _draw_bending(
-    lengths: tuple[float, float], borders: Borders, size: tuple[int, int], rng: np.random.Generator
+    lengths: tuple[float, float],
+    borders: Borders,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    strength: float = 1.0,
 ) -> Bending:
     """Draw the bending of a part whose box has `lengths`; borders that it touches stay where they are."""
     spacing, count = max(4.0, max(lengths) / _SPACINGS), _SPACINGS + 4
     # The weights of cubic B-splines halve the standard deviation.
-    coefficients = rng.normal(0, 2 * _BEND * spacing, (2, count, count)).astype(np.float32)
+    coefficients = rng.normal(0, 2 * strength * _BEND * spacing, (2, count, count)).astype(np.float32)
     start, fixed = [], []
     for axis in (0, 1):
         first, last = borders.along(axis)

@@ -72,3 +72,33 @@ class PlacingOptions(OptionGroup):
     @property
     def _said_by(self) -> str:
         return "placed_masks" if self.mask_source == "dir" else "placements"
+
+
+class MaskOptions(OptionGroup):
+    """How new masks are made from those of a dataset."""
+
+    title: ClassVar = "new masks"
+    place: Literal["prior", "keep", "anywhere"] = option(
+        "prior",
+        "where shapes go; prior: near a place where their class was seen; keep: where they were; anywhere: anywhere. "
+        "Shapes at a border stay at it",
+    )
+    movable: ClassNames = option(
+        None,
+        "names of the classes whose shapes are moved, others bend with the whole map; null: all but the background and "
+        "the objects that they lie on, none in cityscapes, ade20k, celeba and coco",
+    )
+    scaling: float = option(1.25, "largest factor of a shape's size; the smallest is 1 / scaling", ge=1, le=4)
+    rotation: float = option(15.0, "degrees by which shapes are turned at most, to either side", ge=0, le=180)
+    bending: float = option(1.0, "how much shapes, and whole maps without background, are bent; 0: not", ge=0, le=2)
+    donor_scale: Literal["pixels", "relative"] = option(
+        "pixels", "size of a shape in a mask of another size; pixels: its own; relative: its share of the image"
+    )
+    random_flip: bool = option(True, "flip shapes and masks left-right at random")
+    vertical_flip: bool = option(False, "flip shapes and masks upside down at random")
+    class_balance: float = option(
+        0.0, "0: classes as often as in the dataset; towards 1: masks of rare classes are taken more often", ge=0, le=1
+    )
+    min_novelty: float = option(
+        0.1, "a mask with less of 1 - IoU to the nearest mask of the dataset is drawn again, up to 10 times", ge=0, lt=1
+    )

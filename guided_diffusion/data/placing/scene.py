@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,20 @@ _TRIES_OF_ONE = 10  # with one part and edit; then others of the class are tried
 _JITTER = 1 / 16  # standard deviation around a place where a class was seen, in sides of the image
 _REDRAWS = 5
 _POINTS = 256  # drawn to find allowed ground near a place
+
+Place = Literal["prior", "keep", "anywhere"]
+
+
+class PartSource(Protocol):
+    """A bank that parts are drawn from."""
+
+    def alternative(self, part: BankPart, rng: np.random.Generator) -> BankPart:
+        """Return what may be placed instead of a part, drawn at random; it may be the same."""
+        ...
+
+    def places(self, part: BankPart) -> Sequence[tuple[float, float]]:
+        """Return centers, (down, across) in 0..1, at which such parts were seen; at least one."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +95,12 @@ def plan_scene(
     """
     ground = Ground(size, gap, host_map, region)
     placements, skipped = [], []
+
+    def edited(part: BankPart) -> EditedPart | None:
+        return draw_edit(part, size, rng) if options.edit else edit_part(part, size)
+
     for part in sorted(_draw_parts(bank, rng, options), key=lambda part: -part.area):
-        outcome = _place(bank, part, ground, rng, options)
+        outcome = place_part(bank, part, ground, rng, edited, options.place)
         if isinstance(outcome, str):
             skipped.append(Skipped(part.class_id, outcome))
         else:
@@ -99,16 +118,23 @@ class Ground:
         gap: int = 0,
         host_map: NDArray[np.integer] | None = None,
         region: NDArray[np.bool_] | None = None,
+        *,
+        apart: int = 0,
+        margin: int = 0,
     ):
+        """Take what `plan_scene` says; apart: px between two masks, in place of 2 `gap`.
+
+        margin: px around a mask that have to be on its hosts, too.
+        """
         assert host_map is None or host_map.shape == size
         assert region is None or region.shape == size
-        self.size, self.gap, self.host_map, self.region = size, gap, host_map, region
+        self.size, self.host_map, self.region, self._margin = size, host_map, region, margin
+        self._reach = apart or 2 * gap  # both masks grow by the gap; growing one of them by twice as much is the same
         self._occupied: list[tuple[Box, NDArray[np.bool_]]] = []
 
     def occupy(self, defect: PlacedDefect) -> None:
         """Keep others off a defect."""
-        reach = 2 * self.gap  # both masks grow by the gap; growing one of them by twice as much is the same
-        box = defect.box
+        reach, box = self._reach, defect.box
         around = Box(box.top - reach, box.left - reach, box.bottom + reach, box.right + reach)
         self._occupied.append((around, grown(np.pad(defect.mask, reach), reach)))
 
@@ -132,14 +158,16 @@ class Ground:
         assert self.host_map is not None
         if not np.isin(self.host_map[box.slices][mask], hosts).all():
             return False
-        if len(hosts) < 2:
+        if len(hosts) < 2 and not self._margin:
             return True
-        # What lay where two classes meet, such as a broken edge, does so again.
         rows, columns = (slice(max(0, line.start - RING), line.stop + RING) for line in box.slices)
         before, around = (box.top - rows.start, box.left - columns.start), self.host_map[rows, columns]
         near = np.zeros(around.shape, bool)
         near[before[0] :, before[1] :][: mask.shape[0], : mask.shape[1]] = mask
-        return bool(np.isin(hosts, around[grown(near, RING)]).all())
+        if self._margin and not np.isin(around[grown(near, self._margin)], hosts).all():
+            return False
+        # What lay where two classes meet, such as a broken edge, does so again.
+        return len(hosts) < 2 or bool(np.isin(hosts, around[grown(near, RING)]).all())
 
     def allowed_near(
         self, center: tuple[float, float], part: EditedPart, rng: np.random.Generator, points: int
@@ -179,54 +207,61 @@ def _draw_parts(bank: DefectBank, rng: np.random.Generator, options: PlacingOpti
     return parts
 
 
-def _place(
-    bank: DefectBank, part: BankPart, ground: Ground, rng: np.random.Generator, options: PlacingOptions
+def place_part(
+    bank: PartSource,
+    part: BankPart,
+    ground: Ground,
+    rng: np.random.Generator,
+    draw: Callable[[BankPart], EditedPart | None],
+    place: Place,
 ) -> PlacedDefect | str:
-    """Return a place for a part, or for another of its class; in the end its own one; else why there is none."""
+    """Return a place for a part, or for an alternative; in the end its own one; else why there is none.
+
+    draw: a random edit of a part, None if it does not fit.
+    """
     edited, reason = None, "larger than the image"
     for attempt in range(TRIES):
         if attempt % _TRIES_OF_ONE == 0:
-            of_class = bank.of_class(part.class_id)
-            donor = of_class[rng.integers(len(of_class))] if attempt else part
-            edited = draw_edit(donor, ground.size, rng) if options.edit else edit_part(donor, ground.size)
+            edited = draw(bank.alternative(part, rng) if attempt else part)
         if edited is not None:
-            center = _draw_center(bank, edited, ground, rng, options, _POINTS // (1 + attempt % _TRIES_OF_ONE))
-            defect = _at(edited, center, ground)
+            center = _draw_center(bank, edited, ground, rng, place, _POINTS // (1 + attempt % _TRIES_OF_ONE))
+            defect = put_at(edited, center, ground)
             if not isinstance(defect, str):
                 return defect
             reason = defect
     edited = edit_part(part, ground.size)
     if edited is None:
         return reason
-    defect = _at(edited, (part.center[0] * ground.size[0], part.center[1] * ground.size[1]), ground)
+    defect = put_at(edited, (part.center[0] * ground.size[0], part.center[1] * ground.size[1]), ground)
     return reason if isinstance(defect, str) else defect
 
 
-def _at(edited: EditedPart, center: tuple[float, float], ground: Ground) -> PlacedDefect | str:
+def put_at(edited: EditedPart, center: tuple[float, float], ground: Ground) -> PlacedDefect | str:
+    """Return a part with its center as near to (y, x) in px as possible, or why it cannot be there."""
     corner = edited.position(center, ground.size)
     reason = ground.refusal(edited.mask, *corner, edited.part.hosts)
     return reason or PlacedDefect(edited.part.class_id, edited.mask, *corner, edited.part.source, edited)
 
 
 def _draw_center(
-    bank: DefectBank,
+    bank: PartSource,
     edited: EditedPart,
     ground: Ground,
     rng: np.random.Generator,
-    options: PlacingOptions,
+    place: Place,
     points: int,
 ) -> tuple[float, float]:
     """Return a center (y, x) in px, as the option `place` says; `points` are drawn to find allowed ground near it."""
     size, part = ground.size, edited.part
-    peers = bank.peers(part)
+    places = bank.places(part)
     center = (0.0, 0.0)
     for _ in range(_REDRAWS):
-        if options.place == "keep":
+        if place == "keep":
             down, across = part.center
-        elif options.place == "anywhere":
+        elif place == "anywhere":
             down, across = rng.uniform(0, 1, 2)
         else:
-            down, across = peers[rng.integers(len(peers))].center + rng.normal(0, _JITTER, 2)
+            down, across = places[rng.integers(len(places))] + rng.normal(0, _JITTER, 2)
         wanted = down * size[0], across * size[1]
         corner = edited.position(wanted, size)
         center = corner[0] + edited.mask.shape[0] / 2, corner[1] + edited.mask.shape[1] / 2

@@ -33,7 +33,7 @@ from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import shared_with_training
 from guided_diffusion.pipelines.evaluation.options import needs_training, size_of_samples
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.samples.manifest import file_digest
+from guided_diffusion.samples.manifest import MaskLineage, file_digest
 from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
 
 _REPORTED = UNSEEN | {ProblemKind.EMPTY_CLASS, *DUPLICATES}
@@ -244,6 +244,7 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         splits = (_masks_of(scanned, scanned.training, training), _masks_of(scanned, scanned.test, test))
         clues = [_clue(scanned.folder, pair) for pair in scanned.samples]
         origin, test_origin = trace_origins(samples.labels, clues, splits)
+        donors = _mask_donors(scanned, splits, origin, test_origin)
         if not scanned.folder.is_generated:  # then masks are of no split, which is no mistake
             lines = origin_warnings(
                 scanned.folder.folder,
@@ -253,7 +254,8 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
                 compared_with_test=compared_with_test,
             )
     else:
-        origin, test_origin = origins.donors[:, 0], origins.test
+        donors, test_origin = origins.donors, origins.test
+        origin = donors[:, 0]
     sets = EvaluationSets(
         training,
         test,
@@ -264,7 +266,9 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         test_origin,
         _how_resized(view.options),
         partial(_find_groups, scanned),
-        donors=None if origins is None else origins.donors,
+        donors=donors,
+        new_masks=np.array([scanned.folder.is_generated or made is not None for made in _lineages(scanned)]),
+        mask_flips=_mask_flips(scanned),
     )
     return EvaluationData(scanned, sets, (*lines, *scanned.warnings))
 
@@ -280,6 +284,56 @@ def _clue(folder: SampleFolder, pair: Pair) -> MaskClue:
     line = folder.line_of(pair)
     digest, source = (line.source_digest, line.source_mask) if line else ("", "")
     return MaskClue(digest, PurePath(source.replace("\\", "/")).name)
+
+
+def _mask_donors(
+    scanned: ScannedData, splits: tuple[RealMasks | None, RealMasks | None], origin: Indices, test_origin: Indices
+) -> Indices | None:
+    """Return [N, M] of the training images whose masks samples were made from, where some masks are new; else None.
+
+    Fills in, by the lineage of new masks, `origin` and `test_origin` [N]. A sample that has anything of a test mask has
+    no training image as its origin: it is a leak.
+    """
+    lineages = _lineages(scanned)
+    if not any(lineages):
+        return None
+    training, test = (
+        {} if split is None else {digest: index for index, digest in enumerate(split.digests)} for split in splits
+    )
+    found: list[list[int]] = []
+    for number, lineage in enumerate(lineages):
+        if lineage is None:
+            found.append([index] if (index := int(origin[number])) >= 0 else [])
+            continue
+        digests = [mask.digest for mask in lineage.masks]
+        found.append(list(dict.fromkeys(training[digest] for digest in digests if digest in training)))
+        leaks = [test[digest] for digest in digests if digest in test and digest not in training]
+        known = not leaks and all(digest in training for digest in digests) and bool(found[-1])
+        origin[number] = found[-1][0] if known else UNKNOWN
+        test_origin[number] = leaks[0] if leaks else UNKNOWN
+    return _filled_up(found)
+
+
+def _lineages(scanned: ScannedData) -> list[MaskLineage | None]:
+    """Return for each sample what its mask was made of, None for a mask of the dataset."""
+    lines = [scanned.folder.line_of(pair) for pair in scanned.samples]
+    return [None if line is None else line.lineage for line in lines]
+
+
+def _mask_flips(scanned: ScannedData) -> tuple[bool, bool]:
+    """Return whether the masks of samples were turned upside down, and left to right."""
+    if any(line.augment_masks for line in scanned.folder.lines.values()):
+        return True, True
+    flips = {lineage.flips for lineage in _lineages(scanned) if lineage is not None}
+    return any(down for down, _ in flips), any(across for _, across in flips)
+
+
+def _filled_up(rows: Sequence[Sequence[int]]) -> Indices:
+    """Return rows of indices as [N, at least 1], filled up with UNKNOWN."""
+    result = np.full((len(rows), max(1, *map(len, rows))), UNKNOWN, np.int64)
+    for row, indices in zip(result, rows, strict=True):
+        row[: len(indices)] = indices
+    return result
 
 
 class _PlacedOrigins(NamedTuple):
@@ -306,10 +360,7 @@ def _placed_origins(scanned: ScannedData) -> _PlacedOrigins:
         donors = {by_stem.get(defect.source.rpartition("#")[0], UNKNOWN) for defect in defects}
         found.append(sorted({*donors, by_image.get(digest, UNKNOWN)} - {UNKNOWN}))
         test.append(test_by_image.get(digest, UNKNOWN))
-    donors = np.full((len(found), max(1, *map(len, found))), UNKNOWN, np.int64)
-    for row, indices in zip(donors, found, strict=True):
-        row[: len(indices)] = indices
-    return _PlacedOrigins(donors, np.array(test, np.int64))
+    return _PlacedOrigins(_filled_up(found), np.array(test, np.int64))
 
 
 def _find_groups(scanned: ScannedData) -> MaskGroups:

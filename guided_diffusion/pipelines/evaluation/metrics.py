@@ -14,6 +14,7 @@ from evaluations.metrics.drift import DriftMetric
 from evaluations.metrics.fidelity import FidelityMetric
 from evaluations.metrics.inception import load_inception
 from evaluations.metrics.lpips_diversity import DiversityMetric, PerceptualDistance, load_lpips
+from evaluations.metrics.masks import MasksMetric
 from evaluations.metrics.near_duplicates import NearDuplicatesMetric
 from guided_diffusion.config.evaluate import QualityOptions
 
@@ -66,6 +67,7 @@ METRICS: list[Callable[[MetricContext], Metric | None]] = [
     lambda context: DiversityMetric(context.lpips),
     _near_duplicates,
     lambda context: DriftMetric(),
+    lambda context: MasksMetric(context.seed),
 ]
 """What makes each metric, or None if it is not asked for; report.json and report.html have them in this order."""
 

@@ -197,7 +197,7 @@ def _digests(sets: EvaluationSets) -> Mapping[str, str]:
 
 def _refuse_unfit_samples(options: StudyOptions, data: EvaluationData, study: Study) -> None:
     folder, count = data.scanned.folder.folder, len(data.sets.samples)
-    if (of_test := int((data.sets.test_origin >= 0).sum())) and data.sets.donors is not None:
+    if (of_test := int((data.sets.test_origin >= 0).sum())) and data.scanned.folder.has_native_depth:
         raise DataError(
             f"{folder}: {of_test} of {count} samples were painted into images of the test split, so a model trained on "
             "them has seen the test: give place other good images, or set study to false"

@@ -1,0 +1,208 @@
+"""A folder of edited masks: its manifest, its writer, and the lineage that samples of its masks take from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.placing.mask_editor import EditedMask
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.files import (
+    atomic_write,
+    is_temporary,
+    make_folder,
+    remove_leftovers,
+    reporting_os_errors,
+    write_text,
+)
+from guided_diffusion.runtime.logs import read_json_lines, read_run_record
+from guided_diffusion.samples.manifest import MANIFEST, PART, UNFINISHED, MaskLineage, MaskOrigin, is_whole_png
+
+MASKS = "masks"
+ACTION = "masks"
+
+
+class MaskLine(BaseModel):
+    """One finished mask; its file is relative to the manifest. `settings` are those of all masks of the folder."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    index: int
+    mask: str
+    split: str
+    base: MaskOrigin
+    """The mask whose classes and counts it has."""
+    donors: list[MaskOrigin]
+    """The masks whose pixels it has."""
+    novelty: float
+    draws: int
+    settings: dict[str, JsonValue]
+
+    @property
+    def lineage(self) -> MaskLineage:
+        """What a sample made from the mask has to tell of it."""
+        down, across = (bool(self.settings.get(key)) for key in ("vertical_flip", "random_flip"))
+        return MaskLineage(split=self.split, upside_down=down, left_to_right=across, masks=self.donors or [self.base])
+
+    @classmethod
+    def read(cls, path: Path) -> dict[int, Self]:
+        """Return the lines of a manifest by index, without what cannot be read."""
+        lines = {}
+        for record in read_json_lines(path) if path.is_file() else ():
+            try:
+                line = cls.model_validate(record)
+            except ValidationError:
+                continue
+            lines[line.index] = line
+        return lines
+
+
+def file_of(index: int) -> str:
+    """Return the path of a mask by its number, relative to the manifest."""
+    return f"{MASKS}/edited_{index:06d}.png"
+
+
+class MaskFolder:
+    """`results_path` of `masks`."""
+
+    def __init__(self, folder: str | Path, encoding: LabelEncoding, split: str, settings: Mapping[str, Any]):
+        self.folder, self.encoding, self.split, self.settings = Path(folder), encoding, split, dict(settings)
+        self._part: TextIO | None = None
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / MANIFEST
+
+    def begin(self, count: int) -> set[int]:
+        """Prepare the folder for masks 0..count - 1; return the numbers of those that it has, to be kept.
+
+        To be called in one process before any process writes. Raises DataError where the folder has masks of other
+        settings, or files that are not masks of its own.
+        """
+        lines = self._lines()
+        for line in lines.values():
+            for key, value in self.settings.items():
+                before = line.settings.get(key)
+                if before != value:
+                    found = f"holds masks with {key} {json.dumps(before)}, these would have {json.dumps(value)}"
+                    if key == "inputs":  # a digest, which tells nobody anything
+                        found = "holds masks made of another dataset, or its masks have changed"
+                    raise DataError.of(self.manifest, found, "choose another results_path")
+        ours = (self.folder / UNFINISHED).exists() or self._is_ours
+        named = {file_of(index) for index in range(count)} | {line.mask for line in lines.values()}
+        for path in sorted((self.folder / MASKS).rglob("*")):
+            foreign = path.is_file() and not is_temporary(path)
+            if foreign and not (ours and path.relative_to(self.folder).as_posix() in named):
+                raise DataError.of(path, "was not made by masks here", "choose an empty results_path")
+        self._write_classes()
+        make_folder(self.folder / MASKS)
+        for folder in (self.folder, self.folder / MASKS):
+            remove_leftovers(folder)
+        with reporting_os_errors(self.folder / UNFINISHED):
+            (self.folder / UNFINISHED).touch()
+        return set(self._merge())
+
+    @property
+    def _is_ours(self) -> bool:
+        return read_run_record(self.folder, "environment.json").get("action") == ACTION
+
+    def _write_classes(self) -> None:
+        path, text = self.folder / FILE_NAME, classes_text(self.encoding)
+        if not path.exists():
+            write_text(path, text)
+        elif path.read_bytes() != text.encode():
+            raise DataError.of(path, "belongs to another dataset", "choose an empty results_path")
+
+    def _lines(self) -> dict[int, MaskLine]:
+        lines: dict[int, MaskLine] = {}
+        for path in [self.manifest, *self._parts]:
+            lines |= MaskLine.read(path)
+        return dict(sorted(lines.items()))
+
+    @property
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob(PART.format("*")))
+
+    def _merge(self) -> dict[int, MaskLine]:
+        """Merge the parts of the processes into the manifest; keep the lines whose files are whole."""
+        lines = {
+            index: line
+            for index, line in self._lines().items()
+            if line.mask == file_of(index) and is_whole_png(self.folder / line.mask)
+        }
+        if lines:
+            write_text(self.manifest, "".join(line.model_dump_json() + "\n" for line in lines.values()))
+        for path in self._parts:
+            path.unlink()
+        return lines
+
+    def open_part(self, rank: int) -> None:
+        """Open this process's part of the manifest."""
+        path = self.folder / PART.format(rank)
+        with reporting_os_errors(path):
+            self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, index: int, mask: EditedMask, origins: Mapping[str, MaskOrigin]) -> None:
+        """Write one mask, then its line; origins: by the names of masks of the dataset."""
+        assert self._part is not None
+        with atomic_write(self.folder / file_of(index)) as temporary:
+            partial(self.encoding.encode(mask.label).save, format="PNG")(temporary)
+        line = MaskLine(
+            index=index,
+            mask=file_of(index),
+            split=self.split,
+            base=origins[mask.base.name],
+            donors=[origins[name] for name in mask.donors],
+            novelty=round(mask.novelty, 4),
+            draws=mask.draws,
+            settings=self.settings,
+        )
+        # The line comes last: a mask without a line is made again.
+        with reporting_os_errors(self.manifest):
+            self._part.write(line.model_dump_json() + "\n")
+            self._part.flush()
+
+    def close_part(self) -> None:
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+
+    def finish(self) -> list[MaskLine]:
+        """Merge all parts, in one process after all have closed theirs; return the lines by index."""
+        lines = self._merge()
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        return list(lines.values())
+
+    def labels(self, lines: Sequence[MaskLine]) -> list[np.ndarray]:
+        """Return the label maps [H, W] of masks that were written."""
+        result = []
+        for line in lines:
+            with Image.open(self.folder / line.mask) as image:
+                result.append(self.encoding.decode(image, line.mask))
+        return result
+
+
+def edited_masks(mask_dir: str | Path) -> tuple[Path, dict[str, MaskLineage]] | None:
+    """Return the folder of PNG files of a results_path of `masks`, and the lineage of each by its absolute path.
+
+    mask_dir: that folder, or masks/ in it. None for any other folder. DataError where its masks are not finished.
+    """
+    if "://" in str(mask_dir):
+        return None
+    given = Path(mask_dir)
+    root = given if (given / MASKS).is_dir() else given.parent
+    if given not in (root, root / MASKS) or read_run_record(root, "environment.json").get("action") != ACTION:
+        return None
+    if (root / UNFINISHED).exists():
+        raise DataError.of(root, "its masks are not finished", "run the same command again first")
+    lines = MaskLine.read(root / MANIFEST)
+    return root / MASKS, {str((root / line.mask).absolute()): line.lineage for line in lines.values()}
