@@ -76,6 +76,9 @@ def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedC
     """Raise ConfigError for a network that fills no holes, or that saw whole images instead of windows."""
     if checkpoint.is_bare:
         found = "bare weights, which do not say what mask values mean: use a run folder or a checkpoint"
+    elif trained.generation.makes_masks:
+        makes = trained.generation.generates
+        found = f"trained with generates {makes}, so it fills no holes: train one of images, with inpaint true"
     elif not trained.model.inpaint:
         found = "a network that fills no holes: train or finetune one with inpaint true and resize window"
     elif trained.geometry.resize != "window":

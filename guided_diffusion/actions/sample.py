@@ -23,6 +23,7 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
+from guided_diffusion.pipelines.mask_generation import generate, refuse_misfits
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.output import (
     dataset_folders,
@@ -39,6 +40,7 @@ from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
+from guided_diffusion.samples.reader import find_generated_masks
 from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples, read_conditions
 
 SHEET = "contact_sheet.png"
@@ -60,6 +62,7 @@ def run(config: SampleConfig) -> int:
                 "condition mask, or the Python pipeline for images alone"
             )
             raise ConfigError.of_keys(("model_path", line))
+        refuse_misfits(config, trained, path)
         folder = Path(config.results_path) / config.split
         refuse_written_sources(
             {"results_path": written_by_sample(config.results_path, config.split)},
@@ -67,7 +70,10 @@ def run(config: SampleConfig) -> int:
         )
         refuse_other_record("results_path", folder, "sample")
         with output_of("sample", [folder], world):
-            _sample(config, checkpoint, trained, world)
+            if world.is_main:
+                warn_of_untrained_guidance(checkpoint, config.sampler.s)
+            work = generate if trained.generation.makes_masks else _sample
+            work(config, checkpoint, trained, world)
     finally:
         world.close()
     return 0
@@ -75,19 +81,18 @@ def run(config: SampleConfig) -> int:
 
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     path = checkpoint.path
+    made = world.run_on_main(lambda: find_generated_masks(config.mask_dir))
     sources, encoding, losses, lineages = world.run_on_main(
         lambda: find_masks(
             trained.source,
             trained.geometry,
             split=config.data_split,
-            mask_dir=config.mask_dir,
+            mask_dir=config.mask_dir if made is None else str(made.folder),
             encoding=encoding_of_checkpoint(checkpoint),
             also_ignored=config.source.ignore_label,
         )
     )
     trained = trained.replaced(num_classes=encoding.num_classes)
-    if world.is_main:
-        warn_of_untrained_guidance(checkpoint, config.sampler.s)
     # Built before anything is written, so that a mistake in the options leaves no files.
     mode = get_mode(trained.source.dataset_mode)
     exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
@@ -110,6 +115,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         **recorded_settings(config, trained, path, sampling.num_steps),
         unlabeled_to_zero=config.unlabeled_to_zero or None,
         augment_masks=config.augment_masks,
+        mask_checkpoint=None if made is None else made.checkpoint,
     )
     output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages)
     done = world.run_on_main(lambda: output.begin(plan))

@@ -9,7 +9,7 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.options import AugmentOptions, GoodImageOptions, LoaderOptions, WindowOptions
 from guided_diffusion.runtime.options import ActionConfig, option
-from guided_diffusion.training.options import OptimizerOptions, PrecisionOptions, RunOptions
+from guided_diffusion.training.options import GeneratedMaskOptions, OptimizerOptions, PrecisionOptions, RunOptions
 
 _OPTIMIZER = OptimizerOptions.model_fields
 
@@ -38,6 +38,7 @@ class FinetuneConfig(FromCheckpointConfig, ActionConfig):
     windows: WindowOptions
     loader: LoaderOptions
     optimizer: FinetuneOptimizerOptions
+    masks: GeneratedMaskOptions
     precision: PrecisionOptions
     run: RunOptions
     resume_checkpoint: str = option("", "checkpoint file or run folder of the trained model", path=True)

@@ -9,7 +9,7 @@ from pydantic import create_model
 
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.data.options import EtaOptions, GeometryOptions, SourceOptions
-from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
+from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.runtime.options import OptionGroup, facts_of, option
 
@@ -29,6 +29,7 @@ def _left_to_checkpoint(group: type[OptionGroup]) -> type[OptionGroup]:
 GeometryFromCheckpoint = _left_to_checkpoint(GeometryOptions)
 ModelFromCheckpoint = _left_to_checkpoint(ModelOptions)
 DiffusionFromCheckpoint = _left_to_checkpoint(DiffusionOptions)
+GenerationFromCheckpoint = _left_to_checkpoint(GenerationOptions)
 LabelDiffusionFromCheckpoint = _left_to_checkpoint(LabelDiffusionOptions)
 EtaFromCheckpoint = _left_to_checkpoint(EtaOptions)
 
@@ -48,6 +49,7 @@ class FromCheckpointConfig(NetworkConfig):
     geometry: GeometryFromCheckpoint
     model: ModelFromCheckpoint
     diffusion: DiffusionFromCheckpoint
+    generation: GenerationFromCheckpoint
     label_diffusion: LabelDiffusionFromCheckpoint
 
     def fill_from_checkpoint(self, trained: TrainedConfig) -> Self:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Self
 
 from guided_diffusion.data.options import DEFAULT_ETA_SCALE, EtaOptions, GeometryOptions, SourceOptions
-from guided_diffusion.diffusion.options import CLASSWISE, UNIFORM, DiffusionOptions, LabelDiffusionOptions
-from guided_diffusion.models.architecture import architecture_problems
+from guided_diffusion.diffusion.options import (
+    CLASSWISE,
+    UNIFORM,
+    DiffusionOptions,
+    GenerationOptions,
+    LabelDiffusionOptions,
+)
+from guided_diffusion.models.architecture import architecture_problems, height_width
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.runtime.options import FlatConfig, FloatTuple, Problem, option
 
@@ -19,7 +26,15 @@ class NetworkConfig(FlatConfig):
     geometry: GeometryOptions
     model: ModelOptions
     diffusion: DiffusionOptions
+    generation: GenerationOptions
     label_diffusion: LabelDiffusionOptions
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """Height and width that the network sees: those of the image, or less where squares of it become channels."""
+        height, width = height_width(self.geometry.image_size)
+        folding = self.generation.folding(min(height, width))
+        return height // folding, width // folding
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
@@ -32,7 +47,8 @@ class NetworkConfig(FlatConfig):
             model.num_head_channels,
         )
         if None not in (size, *sizes):  # None: left to the checkpoint
-            yield from architecture_problems(model, size)
+            yield from self._size_problems()
+        yield from self.generation_problems()
         if self._value("rotate90") and isinstance(size, tuple) and size[0] != size[1]:
             yield ("rotate90", f"rotate90 needs a square image_size, found {list(size)}: set rotate90 to false")
         if self.label_diffusion.cond_diffuse and (model.condition == "none" or model.class_cond is False):
@@ -42,6 +58,39 @@ class NetworkConfig(FlatConfig):
                 "false",
             )
         yield from self._eta_problems()
+
+    def _size_problems(self) -> Iterator[Problem]:
+        size = height_width(self.geometry.image_size)
+        folding = self.generation.folding(min(size))
+        if any(side % folding for side in size):
+            line = f"image_size is {self.geometry.image_size}, which space_to_depth {folding} does not divide: use a "
+            yield ("image_size", f"{line}multiple of {folding}, or another space_to_depth")
+            return
+        for key, line in architecture_problems(self.model, self.network_size):
+            if key == "image_size" and folding > 1:
+                line = f"with space_to_depth {folding} the network sees {list(self.network_size)}: {line}"
+            yield (key, line)
+
+    def generation_problems(self) -> Iterator[Problem]:
+        """Yield what does not go with a model that makes its own masks."""
+        if not self.generation.makes_masks:
+            return
+        misfits = {
+            "prediction": (self.diffusion.prediction == "eps", "eps leaves specks in masks", "v or x0"),
+            "learn_sigma": (self.diffusion.learn_sigma, "variances are learned for 8-bit images, not masks", "false"),
+            "use_kl": (self.diffusion.use_kl, "the bound is one of 8-bit images, not of masks", "false"),
+            "condition": (self.model.condition == "none", "the class that a mask has is the condition", "mask"),
+            "inpaint": (self.model.inpaint, "holes are filled by models of images", "false"),
+            "augment": (self.model.augment, "its shifts and scales would cut generated masks off", "0"),
+            "cond_diffuse": (self.label_diffusion.cond_diffuse, "there is no given mask to diffuse", "false"),
+            "no_instance": (self.geometry.no_instance is False, "there are no edges before there is a mask", "true"),
+            "resize": (self.geometry.resize == "window", "windows show parts of masks", "crop, squash or pad"),
+        }
+        for key, (wrong, reason, remedy) in misfits.items():
+            if wrong:
+                found = json.dumps(self.get(key)).strip('"')
+                makes = f"generates is {self.generation.generates}"
+                yield (key, f"{key} is {found}, but {makes}: {reason}; set {key} to {remedy}")
 
     def _eta_problems(self) -> Iterator[Problem]:
         given = {"eta_path": self._value("eta_path"), "eta_scale": self._value("eta_scale")}

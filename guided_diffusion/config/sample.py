@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from guided_diffusion.config.evaluate import NameList
 from guided_diffusion.config.pipeline import LoadConfig, SamplingConfig
 from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 
@@ -25,7 +26,10 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
     num_samples: int | None = option(
-        None, "pairs to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000
+        None, "pairs (or masks) to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000
+    )
+    class_names: NameList | None = option(
+        None, "classes that masks should have, in turn, for models that make masks; null: as often as in training"
     )
     augment_masks: bool = option(False, "flip and turn the masks at random from their second use on")
     batch_size: int = option(8, "images made at a time", ge=1, le=65536)
@@ -33,7 +37,12 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
-        if bool(self.source.data_dir) == bool(self.mask_dir):
-            found = "both are given" if self.mask_dir else "neither is given"
-            yield ("data_dir", f"data_dir and mask_dir say where the masks come from, and {found}: give one of them")
+        both = "data_dir and mask_dir say where the masks come from, and"
+        if self.source.data_dir and self.mask_dir:
+            yield ("data_dir", f"{both} both are given: give one of them")
+        if not self.source.data_dir and not self.mask_dir and self.num_samples is None:
+            line = f"{both} neither is given: give one of them, or num_samples for a model that makes its own masks"
+            yield ("data_dir", line)
+        if self.class_names == ():
+            yield ("class_names", "class_names is empty: name some classes, or leave it out")
         yield from split_problem(self.split)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Self
 
 from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.data.options import AugmentOptions, EtaOptions, GoodImageOptions, LoaderOptions, WindowOptions
-from guided_diffusion.models.architecture import attention_factors, default_channel_mult, height_width
-from guided_diffusion.runtime.options import ActionConfig, option
-from guided_diffusion.training.options import OptimizerOptions, PrecisionOptions, RunOptions
+from guided_diffusion.models.architecture import attention_factors, default_channel_mult
+from guided_diffusion.runtime.options import ActionConfig, Problem, option
+from guided_diffusion.training.options import GeneratedMaskOptions, OptimizerOptions, PrecisionOptions, RunOptions
+
+GENERATING_DEFAULTS = {
+    "learn_sigma": False,
+    "min_snr_gamma": 5.0,
+    "drop_rate": 0.1,
+    "ema_rate": (0.999,),
+    "max_epochs": 2000,  # as many times each image is seen; beyond, models of few images copy them
+}
+"""Defaults of a training with `generates` mask or pair, where they differ from those of images."""
+MOST_PASSES = GENERATING_DEFAULTS["max_epochs"]
 
 
 class TrainConfig(NetworkConfig, ActionConfig):
@@ -27,6 +38,7 @@ class TrainConfig(NetworkConfig, ActionConfig):
     windows: WindowOptions
     loader: LoaderOptions
     optimizer: OptimizerOptions
+    masks: GeneratedMaskOptions
     precision: PrecisionOptions
     run: RunOptions
     resume_checkpoint: str = option(
@@ -36,10 +48,24 @@ class TrainConfig(NetworkConfig, ActionConfig):
         resume="may change",
     )
 
+    def check(self) -> Iterator[Problem]:
+        config = self._with_generating_defaults()
+        yield from super(TrainConfig, config).check()
+        if not config.generation.makes_masks:
+            for key, field in GeneratedMaskOptions.model_fields.items():
+                if config.get(key) != field.default:
+                    line = f'{key} is {config.get(key)}, but generates is "image", which makes no masks: '
+                    yield (key, f"{line}leave it out, or set generates to mask or pair")
+
+    def _with_generating_defaults(self) -> Self:
+        if not self.generation.makes_masks:
+            return self
+        return self.replaced(**{key: value for key, value in GENERATING_DEFAULTS.items() if key not in self.given})
+
     def resolve(self) -> Self:
         """Return the configuration as its base does, the defaults that depend on the image size filled in."""
-        config = super().resolve()
-        short = min(height_width(config.geometry.image_size))
+        config = super(TrainConfig, self._with_generating_defaults()).resolve()
+        short = min(config.network_size)
         mult = tuple(config.model.channel_mult or default_channel_mult(short))
         attention = config.model.attention_resolutions
         if attention is None:

@@ -32,9 +32,11 @@ class DistributedBatchPlan:
     world_size: int = 1
     rank: int = 0
     seed: int = 0
+    weights: tuple[float, ...] | None = None  # how often each item is drawn in an epoch, on average; None: once
 
     def __post_init__(self) -> None:
         assert min(self.num_items, self.batch_size) > 0
+        assert self.weights is None or len(self.weights) == self.num_items
         assert 0 <= self.rank < self.world_size
 
     @property
@@ -55,7 +57,10 @@ class DistributedBatchPlan:
     def batches(self, epoch: int, start_item: int = 0) -> list[list[ExampleKey]]:
         """Return this process's keys, batch by batch, without the first `start_item` items of the epoch."""
         generator = torch.Generator().manual_seed(derive_seed(Stream.SHUFFLE, self.seed, epoch))
-        order = torch.randperm(self.num_items, generator=generator).tolist()
+        order = torch.randperm(self.num_items, generator=generator)
+        if self.weights is not None:
+            order = _drawn(order, torch.tensor(self.weights, dtype=torch.float64), generator)
+        order = order.tolist()
         batches = []
         for start in range(start_item, self.num_items, self.global_batch):
             items = order[start : start + self.global_batch]
@@ -63,6 +68,17 @@ class DistributedBatchPlan:
             keys = [ExampleKey(epoch, items[batch_index], batch_index, 1.0) for batch_index in range(first, last)]
             batches.append(keys or [ExampleKey(epoch, items[0], 0, 0.0)])
         return batches
+
+
+def _drawn(order: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Return as many items as `order` has, each about as often as its weight says, in random order.
+
+    By systematic sampling: an item of weight w comes floor(w) or ceil(w) times, with w scaled to a mean of 1.
+    """
+    ends = weights[order].cumsum(0)
+    points = torch.arange(len(order)) + torch.rand((), generator=generator, dtype=torch.float64)
+    drawn = order[torch.searchsorted(ends, points * (ends[-1] / len(order)), right=True).clamp(max=len(order) - 1)]
+    return drawn[torch.randperm(len(order), generator=generator)]
 
 
 _EXTRA = ("inside", "hole", "augment")  # of an example, where it has them

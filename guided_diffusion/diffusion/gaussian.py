@@ -157,7 +157,8 @@ class GaussianDiffusion:
         """Return the losses of each image, [N] float32, means over channels and pixels; all arguments on one device.
 
         "loss" is minimized; "mse" is the squared error of the mean channels; "vb", if used, is the term of the
-        variational bound in bits. x_t must be q_sample(x0, t, noise). pixel_weight: [N, 1, H, W], see `pixel_weights`.
+        variational bound in bits. x_t must be q_sample(x0, t, noise). pixel_weight: [N, 1, H, W], see `pixel_weights`,
+        or [1, C, 1, 1], see `PairCode.loss_weight`.
         """
         mean, variance = self.split(model_output)
         losses = {"mse": _per_image((self.target(x0, noise, t) - mean) ** 2, pixel_weight)}

@@ -47,6 +47,50 @@ class DiffusionOptions(OptionGroup):
         return self.model_copy(update={"prediction": "x0"}) if self.predict_xstart else self
 
 
+FOLDINGS = (1, 2, 4)
+_SHORT_SIDES = (128, 256)  # up to which 1 and 2 are enough: the network then sees at most 128 pixels a side
+
+
+class GenerationOptions(OptionGroup):
+    """What the model makes: images of given masks, or masks of its own, with or without their images."""
+
+    title: ClassVar = "what is generated"
+    generates: Literal["image", "mask", "pair"] = option(
+        "image", "image: images of given masks; mask: new masks; pair: new masks with their images, by one model"
+    )
+    mask_code: Literal["bits", "onehot"] = option(
+        "bits", "channels of a generated mask; bits: few, classes that touch differ in one bit; onehot: one a class"
+    )
+    mask_scale: float = option(
+        0.5, "values of the mask channels are + and - this; smaller: the image is decided before its mask", gt=0, le=1
+    )
+    space_to_depth: int | None = option(
+        None,
+        "squares of 1, 2 or 4 pixels a side become channels, without loss; null: 1 up to 128 px, 2 up to 256, 4",
+        ge=1,
+    )
+
+    def check(self) -> Iterator[Problem]:
+        if self.space_to_depth not in (None, *FOLDINGS):
+            yield ("space_to_depth", f"space_to_depth is {self.space_to_depth}: use 1, 2 or 4, or null")
+        if self.generates == "image":
+            for key in ("mask_code", "mask_scale", "space_to_depth"):
+                if getattr(self, key) not in (None, GenerationOptions.model_fields[key].default):
+                    line = f'{key} is {getattr(self, key)}, but generates is "image", which makes no masks: '
+                    yield (key, f"{line}leave it out, or set generates to mask or pair")
+
+    @property
+    def makes_masks(self) -> bool:
+        """Whether the model makes masks of its own; False where that is left to a checkpoint."""
+        return self.generates in ("mask", "pair")
+
+    def folding(self, short_side: int) -> int:
+        """Return the side of the squares of pixels that become channels, for images of that shorter side."""
+        if not self.makes_masks:
+            return 1
+        return self.space_to_depth or FOLDINGS[sum(short_side > side for side in _SHORT_SIDES)]
+
+
 class LabelDiffusionOptions(OptionGroup):
     """Pixels of the mask become null the noisier the image is, so that wrong masks do less harm (SCDM)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -11,6 +12,8 @@ from pydantic import ValidationError
 from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.data.modes import DatasetMode, get_mode
+from guided_diffusion.diffusion.pair_code import PairCode
+from guided_diffusion.models.architecture import GROUPS, default_channel_mult, level_channels
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.models.state_dict import infer_architecture, load_weights
 from guided_diffusion.models.unet import UNetModel, build_unet
@@ -26,24 +29,46 @@ AMP_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """precision -> the type that the network runs in, None for full precision."""
 
 
-def build_network(config: NetworkConfig) -> UNetModel:
-    """Return the untrained network of resolved options, weights drawn from torch's global generator."""
+def build_network(config: NetworkConfig, code: PairCode | None = None) -> UNetModel:
+    """Return the untrained network of resolved options, weights drawn from torch's global generator.
+
+    code: that of a model that makes masks. Raises ConfigError where it needs more channels than the network has.
+    """
+    if code is not None:
+        refuse_narrow_network(config, code)
     return build_unet(
         config.model,
-        image_size=config.geometry.image_size,
-        image_channels=config.geometry.image_channels,
+        image_size=config.network_size,
+        image_channels=config.geometry.image_channels if code is None else code.channels,
         no_instance=config.geometry.no_instance,
         num_classes=config.source.num_classes,
         learn_sigma=config.diffusion.learn_sigma,
     )
 
 
-def network_from_checkpoint(checkpoint: Checkpoint, trained: NetworkConfig, weights: str) -> UNetModel:
+def refuse_narrow_network(config: NetworkConfig, code: PairCode) -> None:
+    """Raise ConfigError where the first level of the network has fewer channels than the code of masks and images."""
+    mult = config.model.channel_mult or default_channel_mult(min(config.network_size))
+    width = level_channels(config.model.num_channels, mult)[0]
+    if width >= code.channels:
+        return
+    needed = math.ceil(code.channels / mult[0] / GROUPS) * GROUPS
+    line = (
+        f"num_channels is {config.model.num_channels}, which makes a first level of {width}, but the mask code needs "
+        f"{code.channels} ({code.image_channels} of the image and {code.label_channels} of the mask, times "
+        f"{code.folding**2}): use at least {needed}, or a smaller space_to_depth"
+    )
+    raise ConfigError.of_keys(("num_channels", line))
+
+
+def network_from_checkpoint(
+    checkpoint: Checkpoint, trained: NetworkConfig, weights: str, code: PairCode | None = None
+) -> UNetModel:
     """Return the network of `trained` with the weights called `weights` of `checkpoint`.
 
     Raises CheckpointError where they do not fit, naming the option that differs, or are not finite.
     """
-    model = build_network(trained)
+    model = build_network(trained, code)
     chosen = checkpoint.weights(weights)
     load_weights(model, chosen, source=str(checkpoint.path))
     refuse_broken_weights(checkpoint, chosen)

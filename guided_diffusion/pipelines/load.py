@@ -14,6 +14,7 @@ from guided_diffusion.config.pipeline import LoadConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.models.compilation import compile_network, wants_compiling
 from guided_diffusion.pipelines.build import AMP_DTYPES, network_from_checkpoint, trained_config
+from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
 from guided_diffusion.pipelines.label_diffusion import eta_of_sampling
 from guided_diffusion.pipelines.masks import encoding_of_mode
 from guided_diffusion.pipelines.sampling import SamplingPipeline
@@ -30,9 +31,10 @@ def load_pipeline(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     compile: Literal["auto"] | bool = "auto",
     **trained: Any,
-) -> SamplingPipeline:
+) -> SamplingPipeline | GenerationPipeline:
     """Return the pipeline of a run folder, a checkpoint file or bare weights (.pt, .safetensors).
 
+    That of a model trained with `generates` mask or pair is a GenerationPipeline, which takes classes for maps.
     weights: "ema", "raw" or an EMA rate. trained: keys of `sample` that bare weights need (dataset_mode, image_size,
     ...). Raises UserError naming what is missing or does not fit.
     """
@@ -53,7 +55,8 @@ def load_pipeline(
     label_diffusion = options.label_diffusion.cond_diffuse
     if wants_compiling(config.precision.compile, pipeline.device, label_diffusion=label_diffusion):
         compile_network(pipeline.model)
-    return pipeline
+    generation = generation_of_checkpoint(checkpoint)
+    return pipeline if generation is None else GenerationPipeline(pipeline, generation.rules)
 
 
 def pipeline_of_checkpoint(
@@ -68,8 +71,10 @@ def pipeline_of_checkpoint(
 ) -> SamplingPipeline:
     """Return the pipeline of the weights called `weights`, not compiled; only bare weights need `eta_path`."""
     eta = eta_of_sampling(trained, eta_path, class_names)
-    model = network_from_checkpoint(checkpoint, trained, weights).to(device).eval()
-    return SamplingPipeline(model, trained, tuple(class_names), device, AMP_DTYPES[precision], eta)
+    generation = generation_of_checkpoint(checkpoint)
+    code = None if generation is None else generation.code
+    model = network_from_checkpoint(checkpoint, trained, weights, code).to(device).eval()
+    return SamplingPipeline(model, trained, tuple(class_names), device, AMP_DTYPES[precision], eta, code)
 
 
 def encoding_of_checkpoint(checkpoint: Checkpoint) -> LabelEncoding | None:

@@ -15,7 +15,7 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.fingerprint import Fingerprint
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.options import EtaOptions
-from guided_diffusion.diffusion.options import DiffusionOptions, LabelDiffusionOptions
+from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import ModelOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.comparison import differences
@@ -75,7 +75,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
             line = f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training"
             raise ConfigError.of_keys(("prediction", f'{line} (the published models predict "eps")'))
         return ResumePlan(source)
-    fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), "image_channels", "no_instance"]
+    fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), *GenerationOptions.keys(), "image_channels", "no_instance"]
     before = options_of_checkpoint(source, TrainConfig)
     # The weights of a network start one that is told more or less, but not the moments of its optimizer.
     changed = [key for key in ("inpaint", "augment") if config.get(key) != before.get(key)]
@@ -86,6 +86,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
         fixed.append("image_range")
     if source.resumable and not changed:
         fixed += ["batch_size", "schedule_sampler", "seed", *LabelDiffusionOptions.keys(), *EtaOptions.keys()]
+        fixed += ["mask_weight", "class_balance"]
     problems = differences(config, before, fixed, source=source.path, remedy="set it back")
     if problems:
         raise ConfigError.of_keys(*problems)

@@ -27,6 +27,7 @@ from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusi
 from guided_diffusion.diffusion.guidance import ConditionedModel, ConditionFn, GuidedNetwork, guided_steps
 from guided_diffusion.diffusion.label_diffusion import label_generators
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, DiffusionOptions, SamplerOptions
+from guided_diffusion.diffusion.pair_code import PairCode
 from guided_diffusion.diffusion.samplers import SAMPLERS, Callback, draw_noise
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
 from guided_diffusion.models.architecture import height_width
@@ -99,7 +100,8 @@ class SamplingPipeline:
     """A trained network and all that sampling from it needs; called many times, with different settings.
 
     model: on `device`, in evaluation mode whenever it is sampled from. options: those it was trained with.
-    amp_dtype: the type the network runs in. eta: [K] of class-wise label diffusion, None for others.
+    amp_dtype: the type the network runs in. eta: [K] of class-wise label diffusion, None for others. code: of a network
+    that makes masks, whose samples are coded (`GenerationPipeline` decodes them); None for images.
     """
 
     model: ConditionedModel
@@ -108,11 +110,13 @@ class SamplingPipeline:
     device: torch.device
     amp_dtype: torch.dtype | None
     eta: ArrayLike | None
+    code: PairCode | None = None
 
     def __post_init__(self) -> None:
         geometry = self.options.geometry
         self.num_classes = len(self.class_names)
-        self.image_shape = (geometry.image_channels, *height_width(geometry.image_size))
+        size = height_width(geometry.image_size)
+        self.image_shape = (geometry.image_channels, *size) if self.code is None else self.code.shape(size)
         self.conditional = self.options.model.condition != "none"
         self.with_edges = not geometry.no_instance
 
@@ -262,6 +266,9 @@ class SamplingRun:
         guided_steps(self.process, self.sampler.guidance_interval)
         self._guided: GuidedNetwork | None = None
         self._label_diffusion = label_process(options, self.process, self.pipeline.num_classes, self.pipeline.eta)
+        if self.pipeline.code is not None and self.sampler.dynamic_threshold is not None:
+            line = "dynamic_threshold scales images by their values, but the model makes masks, too: leave it out"
+            raise ConfigError.of_keys(("dynamic_threshold", line))
         self._hooks()  # a mistake in their options is raised here
 
     @property
@@ -359,5 +366,5 @@ class SamplingRun:
         if self.sampler.dynamic_threshold is not None:
             hooks.append(dynamic_threshold(self.sampler.dynamic_threshold))
         if self.sampler.clip_denoised:
-            hooks.append(clip)
+            hooks.append(clip if self.pipeline.code is None else self.pipeline.code.clip)
         return hooks

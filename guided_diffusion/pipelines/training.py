@@ -26,8 +26,8 @@ from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.options import SamplerOptions
+from guided_diffusion.diffusion.pair_code import PairCode
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
-from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import load_weights, with_new_inputs
 from guided_diffusion.models.unet import UNetModel
@@ -40,7 +40,14 @@ from guided_diffusion.pipelines.dataset import (
     shown_dataset,
     training_dataset,
 )
+from guided_diffusion.pipelines.generation import (
+    announced_code,
+    generation_of_training,
+    read_training_masks,
+    refuse_few_pairs,
+)
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
+from guided_diffusion.pipelines.mask_preview import build_mask_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.runtime.checkpoint import BEST, LAST
@@ -54,6 +61,7 @@ from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.loss_curve import loss_curve
 from guided_diffusion.training.preview import Previewer
 from guided_diffusion.training.progress import Progress
+from guided_diffusion.training.target import ImageTarget
 from guided_diffusion.training.trainer import Trainer
 
 LOSS_CURVE = "loss_curve.png"
@@ -75,6 +83,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     world.run_on_main(lambda: make_folder(folder))
     report = world.run_on_main(lambda: open_training_data(config, world.size))
     refuse_other_classes(report.encoding, start)
+    world.run_on_main(lambda: refuse_few_pairs(config, report))
     world.run_on_main(lambda: refuse_other_data(config, report, start))
     config = config.replaced(num_classes=report.encoding.num_classes)
     if world.is_main:
@@ -107,7 +116,11 @@ def build_trainer(
     """Return the trainer of a run, with its network, data and noise process, in the state of `start`."""
     folder, source = Path(config.run.output_dir), start.checkpoint
     eta = eta_of_training(config, report, source)
-    model = initial_network(config, start, world.device)
+    masks = generation = None
+    if config.generation.makes_masks:
+        masks = read_training_masks(config, report)
+        generation = generation_of_training(config, report, masks, source)
+    model = initial_network(config, start, world.device, None if generation is None else generation.code)
     if wants_compiling(config.precision.compile, world.device, label_diffusion=config.label_diffusion.cond_diffuse):
         log.info(COMPILING)
         compile_network(model)
@@ -116,14 +129,36 @@ def build_trainer(
     process = build_diffusion(config.diffusion)
     labels = label_process(config, process, config.source.num_classes, eta)
     dataset = training_dataset(config, report, world)
+    weights = None if masks is None else masks.weights(config.masks.class_balance)
     loader = TrainLoader(
         dataset,
-        DistributedBatchPlan(len(dataset), config.optimizer.batch_size, world.size, world.rank, config.run.seed),
+        DistributedBatchPlan(
+            len(dataset), config.optimizer.batch_size, world.size, world.rank, config.run.seed, weights
+        ),
         num_workers=default_workers(config.loader, world),
         device=world.device,
-        # Label diffusion changes the maps after they were loaded.
-        prepare=model.preparation(height_width(config.geometry.image_size)) if labels is None else None,
+        # Label diffusion changes the maps after they were loaded; generated masks are no condition.
+        prepare=model.preparation(config.network_size) if labels is None and generation is None else None,
     )
+    target = ImageTarget(labels)
+    describe = {
+        "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
+        "encoding": report.encoding.to_dict(),
+        "lineage": origin,
+        "fingerprint": fingerprint_of(report).to_state(),
+    }
+    if generation is not None:
+        target = masks.target(config, generation.code, model, world.device)
+        describe["generation"] = generation.to_state()
+        for line in announced_code(config, generation, report.encoding.names):
+            log.info(line)
+    preview = None
+    if config.run.preview_interval and generation is not None:
+        preview = build_mask_previewer(
+            config, report, masks, generation, model, ema, world, folder / PREVIEWS, log.info
+        )
+    elif config.run.preview_interval:
+        preview = build_previewer(config, report, model, ema, world, eta)
     trainer = Trainer(
         model=model,
         diffusion=process,
@@ -140,15 +175,10 @@ def build_trainer(
         run=config.run,
         world=world,
         log=log,
-        describe={
-            "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
-            "encoding": report.encoding.to_dict(),
-            "lineage": origin,
-            "fingerprint": fingerprint_of(report).to_state(),
-        },
+        describe=describe,
         amp_dtype=AMP_DTYPES[config.precision.precision],
-        label_diffusion=labels,
-        preview=build_previewer(config, report, model, ema, world, eta) if config.run.preview_interval else None,
+        target=target,
+        preview=preview,
     )
     if eta is not None and world.is_main:
         save_eta(folder / ETA, eta)
@@ -172,11 +202,13 @@ def lasting_config(config: TrainConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_json().items() if key not in places}
 
 
-def initial_network(config: TrainConfig, start: ResumePlan, device: torch.device) -> UNetModel:
+def initial_network(
+    config: TrainConfig, start: ResumePlan, device: torch.device, code: PairCode | None = None
+) -> UNetModel:
     """Return the network on `device` with its first weights: drawn from the run's seed, or those of `start`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(Stream.WEIGHTS, config.run.seed))
-        model = build_network(config)
+        model = build_network(config, code)
     if start.checkpoint is not None:
         load_weights(model, with_new_inputs(start.checkpoint.model, model), source=str(start.checkpoint.path))
         refuse_broken_weights(start.checkpoint, start.checkpoint.model)

@@ -7,6 +7,7 @@ A checkpoint is one dictionary of plain values and tensors:
     config              the resolved training options, architecture and preprocessing included
     encoding            the LabelEncoding
     lineage             the checkpoint that training started from, and whether masks were ever dropped
+    generation          of a model that makes masks: their code, and the rules of the training masks
     fingerprint         names and digests of the training pairs
     progress            epoch, position in the epoch, step, best loss, history, counters of the random streams
     model               raw weights, by the published names
@@ -36,8 +37,8 @@ FORMAT = "isdm"
 VERSION = 1
 LAST = "last.pt"
 BEST = "best.pt"
-DESCRIBED = ("config", "encoding", "lineage")
-"""The fields that a `.safetensors` file keeps, as JSON."""
+DESCRIBED = ("config", "encoding", "lineage", "generation")
+"""The fields that a `.safetensors` file keeps, as JSON, where they are not empty."""
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Checkpoint:
     config: dict[str, Any] = field(default_factory=dict)
     encoding: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -224,7 +226,8 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Ch
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import save
 
-            described = {key: json.dumps(getattr(checkpoint, key)) for key in DESCRIBED}
+            described = {key: getattr(checkpoint, key) for key in DESCRIBED}
+            described = {key: json.dumps(value) for key, value in described.items() if value or key != "generation"}
             # As bytes: the library's own writer hides why it failed.
             temporary.write_bytes(save(weights, described))
         else:

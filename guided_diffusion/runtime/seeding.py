@@ -33,6 +33,7 @@ class Stream(IntEnum):
     SCENE = 14
     PAINT = 15
     EDITED_MASK = 16
+    CLASS = 17
 
 
 def derive_seed(stream: Stream, *key: int) -> int:

@@ -63,6 +63,9 @@ class SampleSettings(BaseModel):
     augment_masks: bool | None = None
     precision: str | None = None
     checkpoint: str | None = None  # see `files.digest`
+    generates: str | None = None  # "mask" or "pair", of models that make their own masks
+    class_names: list[str] | None = None  # asked of these in turn; None: the mix of the training masks
+    mask_checkpoint: str | None = None  # of the model that made the masks of mask_dir; see `files.digest`
 
 
 class PlaceSettings(SampleSettings):
@@ -109,6 +112,18 @@ class SkippedDefect(BaseModel):
     reason: str
 
 
+class GeneratedMask(BaseModel):
+    """How the mask of a model that makes masks came out."""
+
+    model_config = ConfigDict(strict=True, frozen=True, populate_by_name=True)
+
+    name: str = Field(alias="class")  # that it was asked to have
+    cleaned: float  # share of its pixels that cleaning changed
+    margin: float  # mean over the pixels, 1: each has the code of its class, 0: another class is as near
+    attempts: int  # of which this is the best
+    faults: list[str]  # for which it would have been rejected, had a better one been found
+
+
 class MaskOrigin(BaseModel):
     """A mask of a dataset, by its path and `file_digest`."""
 
@@ -135,8 +150,8 @@ class MaskLineage(BaseModel):
 
 
 class ManifestLine(PlaceSettings):
-    """One finished pair, made from a mask by `sample` or from a good image by `place`; files are relative to the
-    manifest.
+    """One finished pair, made from a mask by `sample`, from a good image by `place`, or from nothing by a model that
+    makes masks; files are relative to the manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -145,15 +160,16 @@ class ManifestLine(PlaceSettings):
     _record: dict[str, Any] = PrivateAttr()
 
     index: int
-    image: str
+    image: str = ""  # "" for masks alone
     mask: str
-    source_mask: str = ""  # "" in lines of `place`
+    source_mask: str = ""  # "" in lines of `place`, and of masks that the model made
     source_digest: str = ""
     good_image: str | None = None  # None in lines of `sample`
     good_digest: str | None = None
     seed: int | None = None
     defects: list[PlacedDefect] | None = None
     skipped: list[SkippedDefect] | None = None
+    generated: GeneratedMask | None = None
     lineage: MaskLineage | None = None  # of a source_mask that was itself made from masks
 
     @model_validator(mode="wrap")
@@ -163,11 +179,13 @@ class ManifestLine(PlaceSettings):
         line._record = dict(record)
         if not any(all(key in record for key in keys) for keys in (MASK_KEYS, GOOD_KEYS)):
             raise ValueError("the file that the pair was made from is missing")
+        if "image" not in record and line.generates != "mask":
+            raise ValueError("the image is missing")
         return line
 
     @property
-    def files(self) -> tuple[str, str]:
-        return self.image, self.mask
+    def files(self) -> tuple[str, ...]:
+        return (self.mask,) if self.generates == "mask" else (self.image, self.mask)
 
     @property
     def source(self) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile, classes_text, read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -57,6 +57,11 @@ class SampleFolder:
         return any(line.good_image is not None for line in self.lines.values())
 
     @property
+    def is_generated(self) -> bool:
+        """Whether a model made the masks, too, so that no mask of the dataset is behind a sample."""
+        return any(line.generates or line.mask_checkpoint for line in self.lines.values())
+
+    @property
     def holds_windows(self) -> bool:
         """Whether the images are windows at the scale of the model, as `sample` writes; `place` has whole images."""
         config = self.config
@@ -88,6 +93,35 @@ def find_samples(directory: str | Path) -> SampleFolder:
     manifest = folder / MANIFEST
     lines = {line.image: line for line in read_manifest(manifest)} if manifest.exists() else {}
     return SampleFolder(folder, "" if folder == root else folder.name, read_run_record(folder), lines)
+
+
+class GeneratedMasks(NamedTuple):
+    """A folder of masks that a model made."""
+
+    folder: Path
+    checkpoint: str
+    """Digest of the checkpoint of the model, which was trained on the training split."""
+
+
+def find_generated_masks(mask_dir: str) -> GeneratedMasks | None:
+    """Return the masks that a model made at `mask_dir`, the results_path of `sample` or masks/ in it; else None.
+
+    Raises DataError where they are not finished.
+    """
+    if not mask_dir or "://" in mask_dir:
+        return None
+    given = Path(os.path.abspath(mask_dir))
+    for root in (given, given.parent):
+        folder, manifest = root / FOLDERS[1], root / MANIFEST
+        if given not in (root, folder) or not manifest.is_file() or not folder.is_dir():
+            continue
+        lines = read_manifest(manifest, sound_only=True)
+        if not any(line.generates == "mask" for line in lines):
+            continue
+        if (root / UNFINISHED).exists():
+            raise DataError.of(mask_dir, "its masks are not finished", "run the same command again first")
+        return GeneratedMasks(folder, lines[0].checkpoint or "")
+    return None
 
 
 def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels: int) -> tuple[Pair, ...]:

@@ -45,6 +45,7 @@ from guided_diffusion.samples.manifest import (
     MASK_KEYS,
     PART,
     UNFINISHED,
+    GeneratedMask,
     ManifestLine,
     MaskLineage,
     PlacedDefect,
@@ -59,31 +60,50 @@ from guided_diffusion.samples.manifest import (
 
 
 @dataclass(frozen=True)
+class AskedClass:
+    """What the mask of a model that makes masks should have; no file."""
+
+    class_id: int
+    name: str
+
+
+@dataclass(frozen=True)
 class PlannedSample:
     """One pair to be made; its files are relative to the manifest."""
 
     index: int
     name: str  # without extension, with sub-folders
-    source: Pair | MaskEntry | GoodImage
+    source: Pair | MaskEntry | GoodImage | AskedClass
     repeat: int  # uses of the source before this one
     seed: int
+    with_image: bool = True
 
     @property
     def source_file(self) -> str:
-        """The good image or mask that the pair is made from."""
+        """The good image or mask that the pair is made from, "" where it is made from nothing."""
+        if isinstance(self.source, AskedClass):
+            return ""
         return self.source.image if isinstance(self.source, GoodImage) else self.source.mask
 
     @property
     def image(self) -> str:
-        return f"images/{self.name}.png"
+        return f"images/{self.name}.png" if self.with_image else ""
 
     @property
     def mask(self) -> str:
         return f"masks/{self.name}.png"
 
     @property
-    def files(self) -> tuple[str, str]:
-        return self.image, self.mask
+    def files(self) -> tuple[str, ...]:
+        return (self.image, self.mask) if self.with_image else (self.mask,)
+
+
+def plan_generated(classes: Sequence[AskedClass], seed: int, *, with_images: bool) -> list[PlannedSample]:
+    """Return a sample of each of `classes`, made from nothing; with_images: pairs, not masks alone."""
+    return [
+        PlannedSample(index, f"sample_{index:06d}", asked, 0, derive_seed(Stream.SAMPLE, seed, index), with_images)
+        for index, asked in enumerate(classes)
+    ]
 
 
 def plan_samples(
@@ -186,7 +206,7 @@ class SyntheticFolder:
             # In a folder that the same action made, a file with the name of a sample is one, even without a line.
             self._refuse_foreign_files(lines, plan if lines or self._is_ours else ())
         self._write_classes()
-        for kind in FOLDERS:
+        for kind in ("masks",) if self.settings.generates == "mask" else FOLDERS:
             make_folder(self.folder / kind)
         for folder in {self.folder, *((self.folder / file).parent for sample in plan for file in sample.files)}:
             remove_leftovers(folder)
@@ -237,6 +257,8 @@ class SyntheticFolder:
 
     def _source_digest(self, sample: PlannedSample) -> str:
         path = sample.source_file
+        if not path:
+            return ""
         if path not in self._digests:
             self._digests[path] = file_digest(path)
         return self._digests[path]
@@ -292,6 +314,13 @@ class SyntheticFolder:
         notes = {} if lineage is None else {"lineage": lineage.model_dump()}
         self._write_pair(sample, partial(to_picture(image).save, format="PNG"), label.cpu().numpy(), notes)
 
+    def write_generated(
+        self, sample: PlannedSample, image: Tensor | None, label: np.ndarray, generated: GeneratedMask
+    ) -> None:
+        """Write the mask [H, W] of class ids that a model made, its image if it made one, and their line."""
+        save_image = None if image is None else partial(to_picture(image).save, format="PNG")
+        self._write_pair(sample, save_image, label, {"generated": generated.model_dump(by_alias=True)})
+
     def write_placed(
         self,
         sample: PlannedSample,
@@ -311,16 +340,21 @@ class SyntheticFolder:
         self._write_pair(sample, save_image, label, notes)
 
     def _write_pair(
-        self, sample: PlannedSample, save_image: Callable[[Path], None], label: np.ndarray, notes: Mapping[str, Any]
+        self,
+        sample: PlannedSample,
+        save_image: Callable[[Path], None] | None,
+        label: np.ndarray,
+        notes: Mapping[str, Any],
     ) -> None:
+        assert (save_image is not None) == sample.with_image
         save_mask = partial(self.encoding.encode(label).save, format="PNG")
-        for file, save in ((sample.image, save_image), (sample.mask, save_mask)):
+        for file, save in zip(sample.files, (save_image, save_mask) if save_image else (save_mask,), strict=True):
             with atomic_write(self.folder / file) as temporary:
                 save(temporary)
         keys = GOOD_KEYS if isinstance(sample.source, GoodImage) else MASK_KEYS
         line = ManifestLine(
             index=sample.index,
-            image=sample.image,
+            **({"image": sample.image} if sample.with_image else {}),
             mask=sample.mask,
             **dict(zip(keys, (sample.source_file, self._source_digest(sample)), strict=True)),
             seed=sample.seed,
@@ -343,8 +377,12 @@ class SyntheticFolder:
         self._unfinished.unlink(missing_ok=True)
         return list(lines.values())
 
-    def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples."""
+    def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
+        """Yield (image uint8 [H, W] or [H, W, 3], None for masks alone; label [H, W]) of written samples."""
         for line in lines:
+            if not line.image:
+                with Image.open(self.folder / line.mask) as mask:
+                    yield None, self.encoding.decode(mask, line.mask)
+                continue
             with Image.open(self.folder / line.image) as image, Image.open(self.folder / line.mask) as mask:
                 yield np.asarray(image), self.encoding.decode(mask, line.mask)

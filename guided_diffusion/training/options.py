@@ -55,6 +55,19 @@ class OptimizerOptions(BatchOptions):
             yield ("microbatch", "microbatch is 0: use -1 for the whole batch, or a positive number")
 
 
+class GeneratedMaskOptions(OptionGroup):
+    """How a model of masks or pairs is trained."""
+
+    title: ClassVar = "training of masks and pairs"
+    mask_weight: float = option(1.0, "weight of the mask channels' mean loss beside that of the image", gt=0)
+    class_balance: float = option(
+        0.5, "masks are drawn by the rarity of a class to this power; sampling undoes it; 0: all alike", ge=0, le=2
+    )
+    preview_samples: int = option(
+        64, "masks made at each preview to measure novelty and copies; 0: none", resume="may change", ge=0, le=4096
+    )
+
+
 class DeviceOptions(OptionGroup):
     """The device."""
 

@@ -36,8 +36,8 @@ class Previewer:
     known: KnownRegion | None = None
     """What an inpainting network is given of the images; the picture shows it, too."""
 
-    def __call__(self, epoch: int) -> Path:
-        """Draw the picture of `epoch` and return its path; the model's weights stay the same."""
+    def __call__(self, epoch: int) -> dict[str, float]:
+        """Draw the picture of `epoch` and return what was measured, nothing; the model's weights stay the same."""
         columns = {"raw": self.draw(self.condition, self.seeds)}
         for rate in self.ema.averages:
             with self.ema.applied(rate):
@@ -53,6 +53,5 @@ class Previewer:
             legend=visualize.legend_of(self.class_names, self.condition.label),
             title=f"epoch {epoch}, {self.num_steps} steps",
         )
-        path = self.folder / f"epoch_{epoch:04d}.png"
-        visualize.save(picture, path)
-        return path
+        visualize.save(picture, self.folder / f"epoch_{epoch:04d}.png")
+        return {}

@@ -15,11 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.data.loader import TrainBatch, TrainLoader
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion
-from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, draw_uniform
-from guided_diffusion.diffusion.pixel_weights import pixel_weights
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import TimestepSampler
 from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
@@ -32,6 +29,7 @@ from guided_diffusion.runtime.signals import STOP_SIGNALS, GracefulExit
 from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.options import OptimizerOptions, RunOptions
 from guided_diffusion.training.progress import EpochSums, Progress
+from guided_diffusion.training.target import Target
 
 SAVING_SHARE = 0.05
 """Largest share of the time that is spent on writing `last.pt`."""
@@ -41,10 +39,11 @@ MID_EPOCH_SECONDS = 300.0
 
 @dataclass(eq=False, kw_only=True)
 class Trainer:
-    """Trains a conditioned network on (image, condition) batches.
+    """Trains a conditioned network on batches of images and their maps.
 
     describe: entries of every checkpoint beside its state (config, encoding, lineage). amp_dtype: the type the network
-    runs in, None for that of its weights. preview: called with the epoch in the main process.
+    runs in, None for that of its weights. target: what is learned of a batch. preview: called with the epoch in the
+    main process; returns what it measured, for the log.
     """
 
     model: nn.Module
@@ -59,8 +58,8 @@ class Trainer:
     log: RunLog
     describe: Mapping[str, Any]
     amp_dtype: torch.dtype | None
-    label_diffusion: LabelDiffusion | None
-    preview: Callable[[int], None] | None
+    target: Target
+    preview: Callable[[int], Mapping[str, float]] | None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.run.output_dir)
@@ -145,8 +144,10 @@ class Trainer:
         if self.preview and interval and (progress.epoch % interval == 0 or self.finished):
             if self.world.is_main:
                 self.model.eval()
-                self.preview(progress.epoch)
+                measured = self.preview(progress.epoch)
                 self.model.train()
+                if measured:
+                    self.log.log_metrics(progress.step, {"epoch": progress.epoch, **measured})
             self.world.barrier()
 
     def _report(self, means: Mapping[str, float]) -> None:
@@ -267,28 +268,18 @@ class Trainer:
         """Return the unweighted loss of each image of `part`, [n]."""
         device = self.world.device
         batch_indices = batch.batch_index[part].tolist()
-        x0 = batch.image[part]
-        condition, prepared = batch.condition[part], None
-        if self.label_diffusion is not None:  # it changes the maps, so nothing was prepared of them
-            uniform = draw_uniform(step_generators(Stream.LABEL, key, batch_indices, device), condition.size, device)
-            condition = self.label_diffusion.diffuse(condition, t, uniform)
-        elif batch.prepared is not None:
-            prepared = batch.prepared[part]
+        goal = self.target(batch, part, t, key)
         dropped = self._dropped(batch_indices, key).to(device)
-        condition = condition.drop(dropped)
-        prepared = None if prepared is None else prepared.drop(dropped)
-        noise = draw_noise(step_generators(Stream.NOISE, key, batch_indices, device), x0.shape[1:], device)
-        x_t = self.diffusion.q_sample(x0, t, noise)
-        inside, hole, augment = (
-            None if values is None else values[part] for values in (batch.inside, batch.hole, batch.augment)
-        )
-        seen = x_t if hole is None else torch.cat([x_t, KnownRegion(x0, hole).channels()], dim=1)
+        condition = goal.condition.drop(dropped)
+        prepared = None if goal.prepared is None else goal.prepared.drop(dropped)
+        noise = draw_noise(step_generators(Stream.NOISE, key, batch_indices, device), goal.x0.shape[1:], device)
+        x_t = self.diffusion.q_sample(goal.x0, t, noise)
+        seen = x_t if goal.known is None else torch.cat([x_t, goal.known.channels()], dim=1)
         # Dropout is the only draw from PyTorch's global generator.
         torch.manual_seed(derive_seed(Stream.DROPOUT, *key, batch_indices[0]))
         with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            output = self._network(seen, self.diffusion.model_t(t), condition, prepared, augment)
-        weight = pixel_weights(inside, hole)
-        return self.diffusion.training_losses(output.float(), x0, x_t, t, noise, weight)["loss"]
+            output = self._network(seen, self.diffusion.model_t(t), condition, prepared, goal.augment)
+        return self.diffusion.training_losses(output.float(), goal.x0, x_t, t, noise, goal.weight)["loss"]
 
     def _dropped(self, batch_indices: list[int], key: tuple[int, int, int]) -> Tensor:
         """Return [n] booleans: which images lose their condition in this step."""

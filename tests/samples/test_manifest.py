@@ -43,6 +43,9 @@ LINE = {
     "augment_masks": False,
     "precision": "fp32",
     "checkpoint": "a26d8fd60c5d5767",
+    "generates": None,
+    "class_names": None,
+    "mask_checkpoint": None,
 }
 OWN = ("index", "image", "mask", "source_mask", "source_digest", "seed")
 
@@ -147,6 +150,15 @@ OUTSIDE = [
     "//server/share/secret.png",
     "\\\\server\\share\\secret.png",
 ]
+
+
+def test_a_mask_alone_has_no_image(tmp_path):
+    alone = {key: value for key, value in LINE.items() if key != "image"}
+    (line,) = read_manifest(written(tmp_path, {**alone, "generates": "mask"}))
+    assert line.files == (LINE["mask"],)
+    for pair in ({**alone, "generates": "pair"}, alone):
+        with pytest.raises(DataError):
+            read_manifest(written(tmp_path, pair, LINE))
 
 
 @pytest.mark.parametrize("path", OUTSIDE)

@@ -245,13 +245,14 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         clues = [_clue(scanned.folder, pair) for pair in scanned.samples]
         origin, test_origin = trace_origins(samples.labels, clues, splits)
         donors = _mask_donors(scanned, splits, origin, test_origin)
-        lines = origin_warnings(
-            scanned.folder.folder,
-            samples.labels,
-            None if training is None else origin,
-            test_origin,
-            compared_with_test=compared_with_test,
-        )
+        if not scanned.folder.is_generated:  # then masks are of no split, which is no mistake
+            lines = origin_warnings(
+                scanned.folder.folder,
+                samples.labels,
+                None if training is None else origin,
+                test_origin,
+                compared_with_test=compared_with_test,
+            )
     else:
         donors, test_origin = origins.donors, origins.test
         origin = donors[:, 0]
@@ -266,7 +267,7 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         _how_resized(view.options),
         partial(_find_groups, scanned),
         donors=donors,
-        new_masks=np.array([lineage is not None for lineage in _lineages(scanned)]),
+        new_masks=np.array([scanned.folder.is_generated or made is not None for made in _lineages(scanned)]),
         mask_flips=_mask_flips(scanned),
     )
     return EvaluationData(scanned, sets, (*lines, *scanned.warnings))

@@ -1,0 +1,255 @@
+"""Compare settings of models that make pairs (or masks) at equal training time: prediction, mask_code, mask_scale.
+
+    python -m scripts.measure.pair_ablation RESULTS -c configs/config_pairs_lemons.json [--lemons 512] [--minutes 60]
+
+Trains the network of a config of `train` once with each setting, in turns of `--every` epochs, until `--minutes` are
+over (processor time on a CPU, which other work does not change; else time by the clock), then makes `--samples` masks
+with the averaged weights and measures them twice: as they are decoded, and as `sample` writes them, cleaned and drawn
+anew where they have faults. Settings: one choice at a time changed from the first of `--settings`, or those given.
+
+--lemons: write so many pairs of the demo's lemons of the config's image_size into RESULTS/dataset and train on these.
+It goes on where it was stopped: trainings are resumed, and what is measured is not measured again. The table is written
+to RESULTS/table.md, a picture of each setting to RESULTS/<setting>.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import wasserstein_distance
+
+from guided_diffusion.actions import train
+from guided_diffusion.config.load import load_config, read_config_file
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data import visualize
+from guided_diffusion.data.lemons import write_demo_dataset
+from guided_diffusion.data.mask_rules import MaskRules
+from guided_diffusion.data.novelty import novelty
+from guided_diffusion.diffusion.options import SamplerOptions
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.dataset import open_training_data
+from guided_diffusion.pipelines.generation import GenerationPipeline, preview_draw, read_training_masks
+from guided_diffusion.pipelines.load import load_pipeline
+from guided_diffusion.pipelines.mask_generation import MadeMask, accepted_masks
+from guided_diffusion.pipelines.mask_preview import share_of_copies
+from guided_diffusion.runtime.checkpoint import LAST
+from guided_diffusion.runtime.logs import read_json_lines
+from guided_diffusion.samples.writer import AskedClass, plan_generated
+from guided_diffusion.training.mask_preview import measure_masks, spread_classes
+
+SETTINGS = ("v:bits:0.5", "x0:bits:0.5", "v:onehot:0.5", "v:bits:1", "v:bits:0.25")
+RESULTS, TURNS = "results.jsonl", "turns.jsonl"
+SHOWN, STEPS, BATCH = 16, 20, 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training, written as prediction:mask_code:mask_scale."""
+
+    prediction: str
+    mask_code: str
+    mask_scale: float
+
+    @classmethod
+    def of(cls, text: str) -> Setting:
+        prediction, mask_code, mask_scale = text.split(":")
+        return cls(prediction, mask_code, float(mask_scale))
+
+    @property
+    def name(self) -> str:
+        return f"{self.prediction}_{self.mask_code}_{self.mask_scale:g}"
+
+
+def config_of(arguments: argparse.Namespace, setting: Setting, epochs: int) -> TrainConfig:
+    values = {key: value for key, value in read_config_file(arguments.config).items() if key != "$schema"}
+    values |= {"generates": "pair", **vars(setting), "max_epochs": epochs, "preview_interval": 0, "tensorboard": False}
+    values |= {"output_dir": str(Path(arguments.results) / setting.name), "seed": arguments.seed}
+    if arguments.generates:
+        values["generates"] = arguments.generates
+    if arguments.lemons:
+        values |= {"data_dir": str(Path(arguments.results) / "dataset"), "dataset_mode": "multi-class"}
+    return load_config("train", values)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def train_for(arguments: argparse.Namespace, setting: Setting) -> tuple[int, float]:
+    """Train until the time is over; return the epochs and the seconds that they took."""
+    path = Path(arguments.results) / setting.name / TURNS
+    turns = read_json_lines(path) if path.exists() else []
+    while sum(turn["seconds"] for turn in turns) < 60 * arguments.minutes:
+        epochs = (turns[-1]["epochs"] if turns else 0) + arguments.every
+        config = config_of(arguments, setting, epochs)
+        clock = time.monotonic if torch.cuda.is_available() else time.process_time
+        started = clock()
+        train.run(config)
+        turns.append({"epochs": epochs, "seconds": clock() - started})
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(turns[-1]) + "\n")
+        spent = sum(turn["seconds"] for turn in turns) / 60
+        print(f"{setting.name}: {epochs} epochs, {spent:.1f} of {arguments.minutes:g} minutes", flush=True)
+    return turns[-1]["epochs"], sum(turn["seconds"] for turn in turns)
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+def statistics_of(
+    labels: np.ndarray, asked: Sequence[int], rules: MaskRules, training: np.ndarray, flips: Sequence[int]
+) -> dict[str, Any]:
+    """Return what is measured of masks [N, H, W] against training masks [M, H, W], as plain values.
+
+    Those of previews, and "area": for each class the Wasserstein distance of the log2 areas, in octaves; None for a
+    class that too few masks have. The statistics of `evaluations` take the same arguments and can stand here.
+    """
+    values = measure_masks(torch.from_numpy(labels), asked, rules, torch.from_numpy(training), flips)
+    kinds = [index for index, share in enumerate(rules.class_mix) if share > 0]
+    areas: dict[int, float | None] = {}
+    for kind in kinds:
+        made, real = ((part == kind).sum((1, 2)) for part in (labels, training))
+        made, real = made[made > 0], real[real > 0]
+        areas[kind] = float(wasserstein_distance(np.log2(made), np.log2(real))) if len(made) > 2 < len(real) else None
+    shares = {kind: float((labels == kind).any((1, 2)).mean()) for kind in kinds}
+    return {**values, "area": areas, "share": shares}
+
+
+def measured(arguments: argparse.Namespace, setting: Setting, epochs: int, seconds: float) -> dict[str, Any]:
+    """Return the record of one trained setting and write its picture."""
+    config = config_of(arguments, setting, epochs)
+    report = open_training_data(config)
+    config = config.replaced(num_classes=report.encoding.num_classes)
+    training = read_training_masks(config, report).labels
+    flips = [1] * config.augment.vertical_flip + [2] * config.augment.random_flip
+    pipeline = load_pipeline(Path(config.run.output_dir) / LAST)
+    assert isinstance(pipeline, GenerationPipeline)
+    names, rules = report.encoding.names, pipeline.rules
+    asked = spread_classes(rules.class_mix, arguments.samples, 0.5)
+    plan = plan_generated(
+        [AskedClass(index, names[index]) for index in asked],
+        arguments.seed,
+        with_images=config.generation.generates == "pair",
+    )
+    started = time.monotonic()
+    raw = preview_draw(pipeline, STEPS, BATCH)(asked, [sample.seed for sample in plan])
+    sampling_seconds = time.monotonic() - started
+    run = pipeline.sampling.begin(SamplerOptions(steps=STEPS, time_grid="logsnr"), noise_device="cpu")
+    made = {sample.index: mask for sample, mask in accepted_masks(pipeline, run, plan, BATCH)}
+    kept = [made[index] for index in range(len(plan))]
+    record = {
+        "setting": setting.name,
+        "epochs": epochs,
+        "seconds": seconds,
+        "classes": list(names),
+        "seconds_a_sample": sampling_seconds / len(plan),
+        "decoded": statistics_of(raw.label.numpy(), asked, rules, training, flips),
+        "written": statistics_of(np.stack([mask.label for mask in kept]), asked, rules, training, flips),
+        "attempts": float(np.mean([mask.attempts for mask in kept])),
+        "with_faults": float(np.mean([bool(mask.faults) for mask in kept])),
+        "margin": float(np.mean([mask.margin for mask in kept])),
+        "training": real_numbers(training, rules, flips),
+    }
+    if kept[0].image is not None:
+        record["image_copies"] = share_of_copies(config, report)(torch.stack([mask.image for mask in kept]))
+    save_picture(Path(arguments.results) / f"{setting.name}.png", kept[:SHOWN], asked, names)
+    return record
+
+
+def real_numbers(training: np.ndarray, rules: MaskRules, flips: Sequence[int]) -> dict[str, float]:
+    """Return the numbers of the training masks themselves, each against the others."""
+    masks = torch.from_numpy(training)
+    own = novelty(masks, masks, rules.background, flips=flips, leave_one_out=True)
+    return {
+        "novelty": float(own.median()),
+        "near_copies": float((own < 0.1).float().mean()),
+        "specks": float(np.mean([rules.count_specks(label) for label in training])),
+    }
+
+
+def save_picture(path: Path, kept: Sequence[MadeMask], asked: Sequence[int], names: Sequence[str]) -> None:
+    """Write mask and image of some samples, as they are written."""
+    palette = visualize.class_palette(len(names))
+    cells = []
+    for mask in kept:
+        cells.append(visualize.colorize(mask.label, palette))
+        if mask.image is not None:
+            cells += visualize.to_pixels(mask.image.numpy()[None])
+    rows = [cells[start : start + 8] for start in range(0, len(cells), 8)]
+    legend = visualize.legend_of(names, [mask.label for mask in kept])
+    visualize.save(visualize.grid(rows, legend=legend, title=path.stem), path)
+
+
+def table_of(records: Sequence[dict[str, Any]]) -> str:
+    """Return the records as a table in Markdown; before and after the arrow: as decoded, as written."""
+    head = ["setting", "epochs", "class obeyed", "unseen sets", "specks", "novelty (< 0.1)", "area W1, octaves"]
+    head += ["attempts", "with faults", "image copies"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for record in records:
+        both = [record["decoded"], record["written"]]
+        areas = [
+            f"{record['classes'][int(kind)]} {'-' if value is None else f'{value:.2f}'}"
+            for kind, value in record["written"]["area"].items()
+        ]
+        cells = [
+            record["setting"],
+            str(record["epochs"]),
+            " → ".join(f"{each['obeyed']:.0%}" for each in both),
+            " → ".join(f"{each['unseen']:.0%}" for each in both),
+            " → ".join(f"{each['specks']:.1f}" for each in both),
+            f"{both[1]['novelty']:.2f} ({both[1]['near_copies']:.0%})",
+            ", ".join(areas),
+            f"{record['attempts']:.2f}",
+            f"{record['with_faults']:.0%}",
+            f"{record['image_copies']:.0%}" if "image_copies" in record else "-",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    if records:
+        own = records[-1]["training"]
+        lines.append(
+            f"\nTraining masks among themselves: novelty {own['novelty']:.2f} ({own['near_copies']:.0%} below 0.1), "
+            f"{own['specks']:.1f} specks a mask."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results")
+    parser.add_argument("-c", "--config", default="configs/config_pairs_lemons.json")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="prediction:mask_code:mask_scale, several")
+    parser.add_argument("--generates", choices=("mask", "pair"), help="in place of what the config has")
+    parser.add_argument("--lemons", type=int, default=0, help="pairs of the demo's lemons; 0: the config's data_dir")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training, for each setting")
+    parser.add_argument("--every", type=int, default=10, help="epochs in a turn, after which the time is looked at")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    results = Path(arguments.results)
+    results.mkdir(parents=True, exist_ok=True)
+    if arguments.lemons:
+        (side,) = set(height_width(read_config_file(arguments.config)["image_size"]))
+        write_demo_dataset(results / "dataset", num_train=arguments.lemons, num_test=64, size=side, seed=arguments.seed)
+    path = results / RESULTS
+    for setting in map(Setting.of, arguments.settings):
+        epochs, seconds = train_for(arguments, setting)
+        records = read_json_lines(path) if path.exists() else []
+        if any(record["setting"] == setting.name and record["epochs"] == epochs for record in records):
+            continue
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(measured(arguments, setting, epochs, seconds)) + "\n")
+        (results / "table.md").write_text(table_of(read_json_lines(path)), encoding="utf-8")
+    print((results / "table.md").read_text(encoding="utf-8"))
+    for written in (path, results / "table.md"):
+        print(f"  {written.absolute()}")
+
+
+if __name__ == "__main__":
+    main()
