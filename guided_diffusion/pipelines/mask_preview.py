@@ -7,13 +7,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluations.mask_novelty import NoveltyIndex, leave_one_out, nearest_novelty
 from evaluations.metrics.near_duplicates import flag_near_duplicates
 from evaluations.metrics.nearest import nearest
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.loader import collate_examples
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced, to_pixels
@@ -51,7 +53,17 @@ def build_mask_previewer(
     measured = spread_classes(rules.class_mix, config.masks.preview_samples, 0.5)
     count = max(len(shown), len(measured))
     seeds = [derive_seed(Stream.SAMPLE, config.run.seed, index) for index in range(count)]
-    chosen = evenly_spaced(range(len(masks.labels)), MOST_MASKS)
+    labels = masks.labels[evenly_spaced(range(len(masks.labels)), MOST_MASKS)]
+    pairs = flip_pairs(names, config.source.flip_pairs)
+
+    @cache
+    def index() -> NoveltyIndex:
+        return NoveltyIndex(labels, len(names), background=rules.background, flip_pairs=pairs)
+
+    @cache
+    def own_novelty() -> NDArray[np.floating]:
+        return leave_one_out(labels, index())
+
     return MaskPreviewer(
         draw=preview_draw(GenerationPipeline(sampling, rules), num_steps, max(config.optimizer.batch_size, 8)),
         ema=ema,
@@ -60,8 +72,8 @@ def build_mask_previewer(
         folder=folder,
         shown=AskedSamples(shown, seeds[: len(shown)]),
         measured=AskedSamples(measured, seeds[: len(measured)]),
-        training=torch.from_numpy(masks.labels[chosen]),
-        flips=[1] * config.augment.vertical_flip + [2] * config.augment.random_flip,
+        novelty=lambda made: nearest_novelty(made, index()),
+        own_novelty=own_novelty,
         copies=share_of_copies(config, report) if generation.code.image_channels else None,
         say=say,
         num_steps=num_steps,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from guided_diffusion.data import visualize
 from guided_diffusion.data.mask_rules import MaskRules
-from guided_diffusion.data.novelty import novelty
 from guided_diffusion.diffusion.pair_code import Decoded
 from guided_diffusion.training.ema import EMA
 
@@ -20,6 +20,8 @@ NEAR = 0.1
 
 DrawMasks = Callable[[Sequence[int], Sequence[int]], Decoded]
 """(N classes, N seeds) -> what the model makes of them, on the CPU, with the weights as they are."""
+Novelty = Callable[[Sequence[NDArray[np.integer]]], NDArray[np.floating]]
+"""Label maps [H, W] -> the novelty of each, in 0..1: 1 - IoU to the nearest training mask."""
 ShareOfCopies = Callable[[Tensor], float]
 """Images [N, C, H, W] in [-1, 1] -> the share that are near-duplicates of training images."""
 
@@ -37,8 +39,8 @@ class MaskPreviewer:
     """Writes `<folder>/epoch_NNNN.png`, a row for each of `shown` with mask and image by raw and averaged weights, and
     measures masks of the slowest average: see `measure_masks`.
 
-    measured: N may be 0. training: their label maps [M, H, W], along whose dimensions `flips` masks may be flipped.
-    copies: None for masks alone. say: writes a line into the log.
+    measured: N may be 0. own_novelty: that of the training masks, each among the others. copies: None for masks alone.
+    say: writes a line into the log.
     """
 
     draw: DrawMasks
@@ -48,8 +50,8 @@ class MaskPreviewer:
     folder: Path
     shown: AskedSamples
     measured: AskedSamples
-    training: Tensor
-    flips: Sequence[int]
+    novelty: Novelty
+    own_novelty: Callable[[], NDArray[np.floating]]
     copies: ShareOfCopies | None
     say: Callable[[str], None]
     num_steps: int
@@ -69,19 +71,19 @@ class MaskPreviewer:
         return {f"preview_{name}": value for name, value in measured.items()}
 
     def _measure(self, made: Decoded) -> dict[str, float]:
-        values = measure_masks(made.label, self.measured.classes, self.rules, self.training, self.flips)
+        values = measure_masks(made.label, self.measured.classes, self.rules, self.novelty)
         if self.copies is not None and made.image is not None:
             values["image_copies"] = self.copies(made.image)
         return values
 
     def _line(self, epoch: int, measured: dict[str, float]) -> str:
-        own = novelty(self.training, self.training, self.rules.background, flips=self.flips, leave_one_out=True)
+        own = self.own_novelty()
         images = f", {measured['image_copies']:.0%} of the images too like one" if "image_copies" in measured else ""
         return (
             f"epoch {epoch}, {len(self.measured.classes)} masks: class as asked {measured['obeyed']:.0%}, set of "
             f"classes never seen {measured['unseen']:.0%}, specks {measured['specks']:.1f} a mask; novelty median "
-            f"{measured['novelty']:.2f} ({float(own.median()):.2f} between training masks), below {NEAR} "
-            f"{measured['near_copies']:.0%} ({float((own < NEAR).float().mean()):.0%}){images}"
+            f"{measured['novelty']:.2f} ({np.median(own):.2f} between training masks), below {NEAR} "
+            f"{measured['near_copies']:.0%} ({(own < NEAR).mean():.0%}){images}"
         )
 
     def _save(self, epoch: int, columns: dict[str, Decoded]) -> None:
@@ -103,22 +105,20 @@ class MaskPreviewer:
         visualize.save(picture, self.folder / f"epoch_{epoch:04d}.png")
 
 
-def measure_masks(
-    labels: Tensor, asked: Sequence[int], rules: MaskRules, training: Tensor, flips: Sequence[int]
-) -> dict[str, float]:
+def measure_masks(labels: Tensor, asked: Sequence[int], rules: MaskRules, novelty: Novelty) -> dict[str, float]:
     """Return what is measured of N label maps [N, H, W] as they were decoded, without cleaning.
 
     Shares: "obeyed" (the class asked for), "unseen" (set of classes in no training mask), "near_copies" (novelty below
-    `NEAR`); "specks" a mask; median "novelty", 1 - IoU to the nearest of the `training` masks.
+    `NEAR`); "specks" a mask; median "novelty".
     """
     maps = [label.numpy() for label in labels]
-    far = novelty(labels, training, rules.background, flips=flips)
+    far = novelty(maps)
     return {
         "obeyed": float(np.mean([rules.obeys(label, want) for label, want in zip(maps, asked, strict=True)])),
         "unseen": float(np.mean([rules.is_unseen(label) for label in maps])),
         "specks": float(np.mean([rules.count_specks(label) for label in maps])),
-        "novelty": float(far.median()),
-        "near_copies": float((far < NEAR).float().mean()),
+        "novelty": float(np.median(far)),
+        "near_copies": float((far < NEAR).mean()),
     }
 
 

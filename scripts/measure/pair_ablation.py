@@ -24,15 +24,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import wasserstein_distance
 
+from evaluations.mask_novelty import NEAR, nearest_novelty
+from evaluations.mask_statistics import MaskReference, mask_statistics
 from guided_diffusion.actions import train
 from guided_diffusion.config.load import load_config, read_config_file
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.lemons import write_demo_dataset
 from guided_diffusion.data.mask_rules import MaskRules
-from guided_diffusion.data.novelty import novelty
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.dataset import open_training_data
@@ -103,23 +104,26 @@ def train_for(arguments: argparse.Namespace, setting: Setting) -> tuple[int, flo
 # --- measuring ---------------------------------------------------------------------------------------------------
 
 
-def statistics_of(
-    labels: np.ndarray, asked: Sequence[int], rules: MaskRules, training: np.ndarray, flips: Sequence[int]
-) -> dict[str, Any]:
-    """Return what is measured of masks [N, H, W] against training masks [M, H, W], as plain values.
+def reference_of(config: TrainConfig, training: np.ndarray, names: Sequence[str], background: int) -> MaskReference:
+    """Return the training masks [M, H, W] that others are held against."""
+    return MaskReference.of(
+        list(training),
+        names,
+        background=background,
+        flips=(config.augment.vertical_flip, config.augment.random_flip),
+        flip_pairs=flip_pairs(names, config.source.flip_pairs),
+    )
 
-    Those of previews, and "area": for each class the Wasserstein distance of the log2 areas, in octaves; None for a
-    class that too few masks have. The statistics of `evaluations` take the same arguments and can stand here.
-    """
-    values = measure_masks(torch.from_numpy(labels), asked, rules, torch.from_numpy(training), flips)
-    kinds = [index for index, share in enumerate(rules.class_mix) if share > 0]
-    areas: dict[int, float | None] = {}
-    for kind in kinds:
-        made, real = ((part == kind).sum((1, 2)) for part in (labels, training))
-        made, real = made[made > 0], real[real > 0]
-        areas[kind] = float(wasserstein_distance(np.log2(made), np.log2(real))) if len(made) > 2 < len(real) else None
-    shares = {kind: float((labels == kind).any((1, 2)).mean()) for kind in kinds}
-    return {**values, "area": areas, "share": shares}
+
+def statistics_of(
+    labels: np.ndarray, asked: Sequence[int], rules: MaskRules, reference: MaskReference
+) -> dict[str, Any]:
+    """Return what is measured of masks [N, H, W]: that of previews, and the statistics of masks with their verdicts."""
+    novelty = nearest_novelty(labels, reference.index)
+    values = measure_masks(torch.from_numpy(labels), asked, rules, lambda _: novelty)
+    found = mask_statistics(list(labels), reference, novelty=novelty)
+    counts = {"judged": len(found.judged), "out": int(sum(line.is_out for line in found.judged))}
+    return {**values, **counts, "far_out": len(found.far_out), "statistics": found.to_json()}
 
 
 def measured(arguments: argparse.Namespace, setting: Setting, epochs: int, seconds: float) -> dict[str, Any]:
@@ -128,10 +132,10 @@ def measured(arguments: argparse.Namespace, setting: Setting, epochs: int, secon
     report = open_training_data(config)
     config = config.replaced(num_classes=report.encoding.num_classes)
     training = read_training_masks(config, report).labels
-    flips = [1] * config.augment.vertical_flip + [2] * config.augment.random_flip
     pipeline = load_pipeline(Path(config.run.output_dir) / LAST)
     assert isinstance(pipeline, GenerationPipeline)
     names, rules = report.encoding.names, pipeline.rules
+    reference = reference_of(config, training, names, rules.background)
     asked = spread_classes(rules.class_mix, arguments.samples, 0.5)
     plan = plan_generated(
         [AskedClass(index, names[index]) for index in asked],
@@ -150,12 +154,12 @@ def measured(arguments: argparse.Namespace, setting: Setting, epochs: int, secon
         "seconds": seconds,
         "classes": list(names),
         "seconds_a_sample": sampling_seconds / len(plan),
-        "decoded": statistics_of(raw.label.numpy(), asked, rules, training, flips),
-        "written": statistics_of(np.stack([mask.label for mask in kept]), asked, rules, training, flips),
+        "decoded": statistics_of(raw.label.numpy(), asked, rules, reference),
+        "written": statistics_of(np.stack([mask.label for mask in kept]), asked, rules, reference),
         "attempts": float(np.mean([mask.attempts for mask in kept])),
         "with_faults": float(np.mean([bool(mask.faults) for mask in kept])),
         "margin": float(np.mean([mask.margin for mask in kept])),
-        "training": real_numbers(training, rules, flips),
+        "training": real_numbers(training, rules, reference),
     }
     if kept[0].image is not None:
         record["image_copies"] = share_of_copies(config, report)(torch.stack([mask.image for mask in kept]))
@@ -163,13 +167,11 @@ def measured(arguments: argparse.Namespace, setting: Setting, epochs: int, secon
     return record
 
 
-def real_numbers(training: np.ndarray, rules: MaskRules, flips: Sequence[int]) -> dict[str, float]:
+def real_numbers(training: np.ndarray, rules: MaskRules, reference: MaskReference) -> dict[str, float]:
     """Return the numbers of the training masks themselves, each against the others."""
-    masks = torch.from_numpy(training)
-    own = novelty(masks, masks, rules.background, flips=flips, leave_one_out=True)
     return {
-        "novelty": float(own.median()),
-        "near_copies": float((own < 0.1).float().mean()),
+        "novelty": float(np.median(reference.novelty)),
+        "near_copies": float((reference.novelty < NEAR).mean()),
         "specks": float(np.mean([rules.count_specks(label) for label in training])),
     }
 
@@ -189,15 +191,20 @@ def save_picture(path: Path, kept: Sequence[MadeMask], asked: Sequence[int], nam
 
 def table_of(records: Sequence[dict[str, Any]]) -> str:
     """Return the records as a table in Markdown; before and after the arrow: as decoded, as written."""
-    head = ["setting", "epochs", "class obeyed", "unseen sets", "specks", "novelty (< 0.1)", "area W1, octaves"]
+    head = [
+        "setting",
+        "epochs",
+        "class obeyed",
+        "unseen sets",
+        "specks",
+        "novelty (< 0.1)",
+        "statistics within",
+        "within 1.5 times",
+    ]
     head += ["attempts", "with faults", "image copies"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for record in records:
         both = [record["decoded"], record["written"]]
-        areas = [
-            f"{record['classes'][int(kind)]} {'-' if value is None else f'{value:.2f}'}"
-            for kind, value in record["written"]["area"].items()
-        ]
         cells = [
             record["setting"],
             str(record["epochs"]),
@@ -205,7 +212,8 @@ def table_of(records: Sequence[dict[str, Any]]) -> str:
             " → ".join(f"{each['unseen']:.0%}" for each in both),
             " → ".join(f"{each['specks']:.1f}" for each in both),
             f"{both[1]['novelty']:.2f} ({both[1]['near_copies']:.0%})",
-            ", ".join(areas),
+            " → ".join(f"{each['judged'] - each['out']} of {each['judged']}" for each in both),
+            " → ".join(f"{each['judged'] - each['far_out']}" for each in both),
             f"{record['attempts']:.2f}",
             f"{record['with_faults']:.0%}",
             f"{record['image_copies']:.0%}" if "image_copies" in record else "-",
