@@ -23,7 +23,7 @@ from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_chec
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 4
+EPOCHS = 2
 
 STAGES = ["check", "train", "finetune", "place", "sample", "sample_synthetic", "evaluate"]
 MADE = (

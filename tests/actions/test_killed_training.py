@@ -19,7 +19,7 @@ from tiny import TINY
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("ISDM_KILLS", "4"))
+KILLS = int(os.environ.get("ISDM_KILLS", "3"))
 """More than the suite has time for: ISDM_KILLS=20 python -m pytest tests/actions/test_killed_training.py"""
 
 pytestmark = [

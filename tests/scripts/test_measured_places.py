@@ -167,7 +167,7 @@ def test_seams_of_a_folder(edited, tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "seams.json").read_text())
     lines = [json.loads(line) for line in (edited / "manifest.jsonl").read_text().splitlines()]
     count = sum(len(line["defects"]) for line in lines)
-    for view in seams.HEADINGS:
+    for view in seams.HEADINGS.keys() - {"seen"}:  # at scale 1 that is the mask again
         (ours,) = (row for row in found[view] if (row["class"], row["method"]) == (seams.ALL_CLASSES, "ours"))
         assert ours["count"] + ours["left_out"] == count
     assert {row["method"] for row in found["mask"]} - {row["method"] for row in found["rim"]} == {seams.REAL}
