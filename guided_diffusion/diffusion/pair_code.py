@@ -162,31 +162,32 @@ def adjacency_codes(touching: Tensor, background: int) -> Tensor:
     borders = touching > _LEAST_BORDER * touching.sum(1, keepdim=True)
     if int(borders.sum(1).max()) > bits:
         bits += 1
-    numbers = {background: 0}
-    while len(numbers) < count:
-        taken = sorted(numbers)
+    distance = _distances(2**bits)
+    # How many codes that are taken lie between two codes, the second of these included where it is taken.
+    between = torch.zeros_like(distance)
+    set_bits, numbers = distance[0], {background: 0}
+    while True:
+        taken, newest = sorted(numbers), next(reversed(numbers.values()))
+        between += distance[:, newest, None] + distance[newest] == distance
+        if len(numbers) == count:
+            break
         # The class with the longest common border goes next, while there is a choice.
         border = touching[:, taken].sum(1)
         border[taken] = -1
         chosen = int(border.argmax())
-        free = [number for number in range(2**bits) if number not in numbers.values()]
-        numbers[chosen] = min(free, key=lambda number: _cost(number, numbers, touching[chosen]))
+        codes = [numbers[index] for index in taken]
+        # At its borders: the bits beyond one, and the codes of other classes between, the neighbor's not counted.
+        misread = (distance[:, codes] - 1 + between[:, codes] - 1).double()
+        cost = misread @ touching[chosen, taken]
+        cost[list(numbers.values())] = math.inf
+        best = (cost == cost.min()).nonzero().flatten().tolist()
+        numbers[chosen] = min(best, key=lambda number: (int(set_bits[number]), number))
     codes = torch.tensor([[numbers[index] >> bit & 1 for bit in range(bits)] for index in range(count)])
     return 2.0 * codes - 1
 
 
-def _cost(number: int, numbers: Mapping[int, int], border: Tensor) -> tuple[float, int, int]:
-    """Return what makes `number` a bad code for a class: the bits beyond one, and the codes of other classes between,
-    at its borders; then its bits that are set, then the number itself.
-    """
-
-    def misread(other: int) -> float:
-        between = [n for n in numbers.values() if _bits(number, n) + _bits(n, other) == _bits(number, other)]
-        return _bits(number, other) - 1 + len(between) - 1  # the other code is between, too
-
-    total = sum(float(border[index]) * misread(other) for index, other in numbers.items() if border[index])
-    return total, number.bit_count(), number
-
-
-def _bits(first: int, second: int) -> int:
-    return (first ^ second).bit_count()
+def _distances(count: int) -> Tensor:
+    """Return in how many bits each of the first `count` numbers differs from each other, int64 [count, count]."""
+    numbers = torch.arange(count)
+    differing = numbers[:, None] ^ numbers
+    return sum(differing >> bit & 1 for bit in range(count.bit_length()))
