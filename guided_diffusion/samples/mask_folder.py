@@ -6,26 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.placing.mask_editor import EditedMask
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import (
-    atomic_write,
-    is_temporary,
-    make_folder,
-    remove_leftovers,
-    reporting_os_errors,
-    write_text,
-)
+from guided_diffusion.runtime.files import atomic_write, is_temporary, make_folder, remove_leftovers
 from guided_diffusion.runtime.logs import read_json_lines, read_run_record
-from guided_diffusion.samples.manifest import MANIFEST, PART, UNFINISHED, MaskLineage, MaskOrigin, is_whole_png
+from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, MaskLineage, MaskOrigin, is_whole_png
+from guided_diffusion.samples.written_folder import WrittenFolder, keep_classes
 
 MASKS = "masks"
 ACTION = "masks"
@@ -71,16 +64,12 @@ def file_of(index: int) -> str:
     return f"{MASKS}/edited_{index:06d}.png"
 
 
-class MaskFolder:
+class MaskFolder(WrittenFolder):
     """`results_path` of `masks`."""
 
     def __init__(self, folder: str | Path, encoding: LabelEncoding, split: str, settings: Mapping[str, Any]):
-        self.folder, self.encoding, self.split, self.settings = Path(folder), encoding, split, dict(settings)
-        self._part: TextIO | None = None
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / MANIFEST
+        super().__init__(Path(folder))
+        self.encoding, self.split, self.settings = encoding, split, dict(settings)
 
     def begin(self, count: int) -> set[int]:
         """Prepare the folder for masks 0..count - 1; return the numbers of those that it has, to be kept.
@@ -97,40 +86,28 @@ class MaskFolder:
                     if key == "inputs":  # a digest, which tells nobody anything
                         found = "holds masks made of another dataset, or its masks have changed"
                     raise DataError.of(self.manifest, found, "choose another results_path")
-        ours = (self.folder / UNFINISHED).exists() or self._is_ours
+        ours = self._unfinished.exists() or self._is_ours
         named = {file_of(index) for index in range(count)} | {line.mask for line in lines.values()}
         for path in sorted((self.folder / MASKS).rglob("*")):
             foreign = path.is_file() and not is_temporary(path)
             if foreign and not (ours and path.relative_to(self.folder).as_posix() in named):
                 raise DataError.of(path, "was not made by masks here", "choose an empty results_path")
-        self._write_classes()
+        keep_classes(self.folder, self.encoding)
         make_folder(self.folder / MASKS)
         for folder in (self.folder, self.folder / MASKS):
             remove_leftovers(folder)
-        with reporting_os_errors(self.folder / UNFINISHED):
-            (self.folder / UNFINISHED).touch()
+        self._mark_unfinished()
         return set(self._merge())
 
     @property
     def _is_ours(self) -> bool:
         return read_run_record(self.folder, "environment.json").get("action") == ACTION
 
-    def _write_classes(self) -> None:
-        path, text = self.folder / FILE_NAME, classes_text(self.encoding)
-        if not path.exists():
-            write_text(path, text)
-        elif path.read_bytes() != text.encode():
-            raise DataError.of(path, "belongs to another dataset", "choose an empty results_path")
-
     def _lines(self) -> dict[int, MaskLine]:
         lines: dict[int, MaskLine] = {}
         for path in [self.manifest, *self._parts]:
             lines |= MaskLine.read(path)
         return dict(sorted(lines.items()))
-
-    @property
-    def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob(PART.format("*")))
 
     def _merge(self) -> dict[int, MaskLine]:
         """Merge the parts of the processes into the manifest; keep the lines whose files are whole."""
@@ -139,21 +116,11 @@ class MaskFolder:
             for index, line in self._lines().items()
             if line.mask == file_of(index) and is_whole_png(self.folder / line.mask)
         }
-        if lines:
-            write_text(self.manifest, "".join(line.model_dump_json() + "\n" for line in lines.values()))
-        for path in self._parts:
-            path.unlink()
+        self._replace_manifest("".join(line.model_dump_json() + "\n" for line in lines.values()))
         return lines
-
-    def open_part(self, rank: int) -> None:
-        """Open this process's part of the manifest."""
-        path = self.folder / PART.format(rank)
-        with reporting_os_errors(path):
-            self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, index: int, mask: EditedMask, origins: Mapping[str, MaskOrigin]) -> None:
         """Write one mask, then its line; origins: by the names of masks of the dataset."""
-        assert self._part is not None
         with atomic_write(self.folder / file_of(index)) as temporary:
             partial(self.encoding.encode(mask.label).save, format="PNG")(temporary)
         line = MaskLine(
@@ -167,19 +134,12 @@ class MaskFolder:
             settings=self.settings,
         )
         # The line comes last: a mask without a line is made again.
-        with reporting_os_errors(self.manifest):
-            self._part.write(line.model_dump_json() + "\n")
-            self._part.flush()
-
-    def close_part(self) -> None:
-        if self._part is not None:
-            self._part.close()
-            self._part = None
+        self._add_line(line.model_dump_json() + "\n")
 
     def finish(self) -> list[MaskLine]:
         """Merge all parts, in one process after all have closed theirs; return the lines by index."""
         lines = self._merge()
-        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        self._unfinished.unlink(missing_ok=True)
         return list(lines.values())
 
     def labels(self, lines: Sequence[MaskLine]) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.datasets import read_condition
-from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, augment_mask
@@ -33,18 +32,13 @@ from guided_diffusion.runtime.files import (
     is_temporary,
     make_folder,
     remove_leftovers,
-    reporting_os_errors,
-    write_text,
 )
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.manifest import (
     FOLDERS,
     GOOD_KEYS,
-    MANIFEST,
     MASK_KEYS,
-    PART,
-    UNFINISHED,
     GeneratedMask,
     ManifestLine,
     MaskLineage,
@@ -55,8 +49,8 @@ from guided_diffusion.samples.manifest import (
     is_whole_png,
     read_manifest,
     stays_inside,
-    write_manifest,
 )
+from guided_diffusion.samples.written_folder import WrittenFolder, keep_classes
 
 
 @dataclass(frozen=True)
@@ -168,7 +162,7 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
-class SyntheticFolder:
+class SyntheticFolder(WrittenFolder):
     """`<root>/<split>/{images,masks}` with their manifest; `<root>/classes.json` serves all splits."""
 
     def __init__(
@@ -182,15 +176,10 @@ class SyntheticFolder:
         """Take the `results_path` and what is written; lineages: of masks made from others, by their paths."""
         self.lineages = dict(lineages or {})
         self.root = Path(root)
-        self.folder = self.root / split if split else self.root
+        super().__init__(self.root / split if split else self.root)
         self.encoding = encoding
         self.settings = settings
-        self._part: TextIO | None = None
         self._digests: dict[str, str] = {}
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / MANIFEST
 
     def begin(self, plan: Sequence[PlannedSample]) -> dict[int, ManifestLine]:
         """Prepare the folder and return the manifest lines of the samples that it has already, by index.
@@ -205,13 +194,12 @@ class SyntheticFolder:
         if not self._unfinished.exists():
             # In a folder that the same action made, a file with the name of a sample is one, even without a line.
             self._refuse_foreign_files(lines, plan if lines or self._is_ours else ())
-        self._write_classes()
+        keep_classes(self.root, self.encoding)
         for kind in ("masks",) if self.settings.generates == "mask" else FOLDERS:
             make_folder(self.folder / kind)
         for folder in {self.folder, *((self.folder / file).parent for sample in plan for file in sample.files)}:
             remove_leftovers(folder)
-        with reporting_os_errors(self._unfinished):
-            self._unfinished.touch()
+        self._mark_unfinished()
         return self._merge()
 
     def _refuse_other_settings(self, lines: Mapping[int, ManifestLine]) -> None:
@@ -247,14 +235,6 @@ class SyntheticFolder:
                     found = "is in no manifest, so it was not sampled"
                     raise DataError.of(path, found, "choose an empty results_path")
 
-    def _write_classes(self) -> None:
-        path = self.root / FILE_NAME
-        text = classes_text(self.encoding)
-        if not path.exists():
-            write_text(path, text)
-        elif path.read_bytes() != text.encode():
-            raise DataError.of(path, "belongs to another dataset", "choose an empty results_path")
-
     def _source_digest(self, sample: PlannedSample) -> str:
         path = sample.source_file
         if not path:
@@ -264,19 +244,10 @@ class SyntheticFolder:
         return self._digests[path]
 
     @property
-    def _unfinished(self) -> Path:
-        """Marks the folder while a run goes on or after it was killed: it may have files that no manifest has."""
-        return self.folder / UNFINISHED
-
-    @property
     def _is_ours(self) -> bool:
         """True if `sample` (`place` for its own settings) made the folder."""
         action = read_run_record(self.folder, "environment.json").get("action")
         return self._unfinished.exists() or action == self.settings.action
-
-    @property
-    def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob(PART.format("*")))
 
     def _lines(self) -> dict[int, ManifestLine]:
         """Return the lines of the manifest and of the processes' parts, sorted by index."""
@@ -296,17 +267,8 @@ class SyntheticFolder:
             return all(is_whole_png(self.folder / file) for file in line.files)
 
         lines = {index: line for index, line in self._lines().items() if complete(line)}
-        if lines:
-            write_manifest(self.manifest, lines.values())
-        for path in self._parts:
-            path.unlink()
+        self._replace_manifest("".join(line.text() for line in lines.values()))
         return lines
-
-    def open_part(self, rank: int) -> None:
-        """Open this process's part of the manifest."""
-        path = self.folder / PART.format(rank)
-        with reporting_os_errors(path):
-            self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
         """Write one pair, [C, H, W] in [-1, 1] and [H, W] class ids, then its line of the manifest."""
@@ -362,14 +324,7 @@ class SyntheticFolder:
             **self.settings.model_dump(),
         )
         # The line comes last: a pair without a line is made again, a line without its pair would be wrong.
-        with reporting_os_errors(self.manifest):
-            self._part.write(line.text())
-            self._part.flush()
-
-    def close_part(self) -> None:
-        if self._part is not None:
-            self._part.close()
-            self._part = None
+        self._add_line(line.text())
 
     def finish(self) -> list[ManifestLine]:
         """Merge all parts, in one process after all have closed theirs; return the manifest's lines by index."""

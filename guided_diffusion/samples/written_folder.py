@@ -1,0 +1,74 @@
+"""A folder that several processes write into, whether samples or edited masks: its manifest and its classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TextIO
+
+from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.files import reporting_os_errors, write_text
+from guided_diffusion.samples.manifest import MANIFEST, PART, UNFINISHED
+
+
+class WrittenFolder:
+    """A folder whose manifest each process writes a part of, `.manifest-<rank>.jsonl`, until the parts are merged.
+
+    The base of what writes such folders; `folder` is where the manifest lies.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._part: TextIO | None = None
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / MANIFEST
+
+    @property
+    def _unfinished(self) -> Path:
+        """Marks the folder while a run goes on or after it was killed: it may have files that no manifest has."""
+        return self.folder / UNFINISHED
+
+    @property
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob(PART.format("*")))
+
+    def _mark_unfinished(self) -> None:
+        with reporting_os_errors(self._unfinished):
+            self._unfinished.touch()
+
+    def _replace_manifest(self, lines: str) -> None:
+        """Write the manifest anew, unless there are no lines, and remove the parts."""
+        if lines:
+            write_text(self.manifest, lines)
+        for path in self._parts:
+            path.unlink()
+
+    def open_part(self, rank: int) -> None:
+        """Open this process's part of the manifest."""
+        path = self.folder / PART.format(rank)
+        with reporting_os_errors(path):
+            self._part = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def _add_line(self, line: str) -> None:
+        """Add a line to this process's part; it comes after its files, which without a line are made again."""
+        assert self._part is not None
+        with reporting_os_errors(self.manifest):
+            self._part.write(line)
+            self._part.flush()
+
+    def close_part(self) -> None:
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+
+
+def keep_classes(folder: Path, encoding: LabelEncoding) -> None:
+    """Write the folder's classes.json; DataError where another one is there."""
+    path, text = folder / FILE_NAME, classes_text(encoding)
+    if not path.exists():
+        write_text(path, text)
+    elif path.read_bytes() != text.encode():
+        raise DataError.of(path, "belongs to another dataset", "choose an empty results_path")
