@@ -14,7 +14,6 @@ from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
@@ -29,10 +28,10 @@ from guided_diffusion.pipelines.output import (
 )
 from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
 from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
+from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
 from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
@@ -123,20 +122,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
             inputs=plan.inputs,
         ),
     )
-    done = world.run_on_main(lambda: output.begin(samples))
-    if wants_compiling(config.precision.compile, world.device):
-        if world.is_main:
-            print(COMPILING)
-        compile_network(pipeline.model)
-    if world.is_main:
-        write_run_record(output.folder, "place", config.fill_from_checkpoint(trained).to_json())
-        there = sum(sample.index in done for sample in samples)
-        print(
-            f"{len(samples)} images{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
-            f"{sampling.num_steps} steps, s {config.sampler.s:g}, {config.weights.weights} weights of "
-            f"{checkpoint.path.absolute()}"
-        )
-    todo = [sample for sample in samples if sample.index not in done][world.rank :: world.size]
+    todo = begin_output(config, trained, checkpoint, sampling, output, samples, world, "images")
     _paint(config, trained, sampling, plan, todo, output, world)
     world.barrier()
     if world.is_main:

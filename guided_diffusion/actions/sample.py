@@ -18,7 +18,6 @@ from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.lost_classes import written_losses
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
@@ -33,11 +32,11 @@ from guided_diffusion.pipelines.output import (
     refuse_written_sources,
     written_by_sample,
 )
-from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings, spacing
+from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
+from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
 from guided_diffusion.samples.reader import find_generated_masks
@@ -108,8 +107,6 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         eta_path=config.eta_path,
     )
     sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
-    label_diffusion = trained.label_diffusion.cond_diffuse
-    compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
     plan = plan_samples(sources, config.num_samples, config.seed)
     settings = SampleSettings(
         **recorded_settings(config, trained, path, sampling.num_steps),
@@ -118,20 +115,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         mask_checkpoint=None if made is None else made.checkpoint,
     )
     output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages)
-    done = world.run_on_main(lambda: output.begin(plan))
-    if world.is_main:
-        write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
-        there = sum(sample.index in done for sample in plan)
-        print(
-            f"{len(plan)} samples{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
-            f"{sampling.num_steps} steps ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
-            f"{config.weights.weights} weights of {path.absolute()}"
-        )
-        if compiling:
-            print(COMPILING)
-    if compiling:
-        compile_network(pipeline.model)
-    todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
+    todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "samples")
     _sample_batches(config, trained, transform, sampling, todo, output, nulled, world)
     world.barrier()
     if world.is_main:

@@ -14,14 +14,13 @@ from tqdm import tqdm
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.data import visualize
-from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
-from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings, spacing
+from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
+from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.options import Problem
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.manifest import GeneratedMask, ManifestLine, SampleSettings
@@ -82,21 +81,7 @@ def generate(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfi
         class_names=None if config.class_names is None else list(config.class_names),
     )
     output = SyntheticFolder(config.results_path, config.split, encoding, settings)
-    done = world.run_on_main(lambda: output.begin(plan))
-    compiling = wants_compiling(config.precision.compile, world.device)
-    if world.is_main:
-        write_run_record(output.folder, "sample", config.fill_from_checkpoint(trained).to_json())
-        there = sum(sample.index in done for sample in plan)
-        print(
-            f"{len(plan)} {makes}s{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
-            f"{run.num_steps} steps ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
-            f"{config.weights.weights} weights of {checkpoint.path.absolute()}"
-        )
-        if compiling:
-            print(COMPILING)
-    if compiling:
-        compile_network(sampling.model)
-    todo = [sample for sample in plan if sample.index not in done][world.rank :: world.size]
+    todo = begin_output(config, trained, checkpoint, run, output, plan, world, f"{makes}s")
     output.open_part(world.rank)
     bar = tqdm(total=len(todo), unit=makes, disable=not world.is_main, desc="sampling")
     try:

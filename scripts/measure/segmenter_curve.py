@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from evaluations.errors import EvaluationError
@@ -35,13 +35,11 @@ from evaluations.segmentation.models import build_segmenter, input_form
 from evaluations.segmentation.sliding import predict_whole
 from evaluations.study.training_sets import split_validation
 from evaluations.whole_images import WholeImages
-from guided_diffusion.data.area import reduce_image, reduce_label
-from guided_diffusion.data.datasets import read_image, read_mask
-from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import list_good_images
 from guided_diffusion.pipelines.dataset import scan_split
+from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.errors import UserError
 
 HELD_OUT = 0.2  # of the training images
@@ -50,50 +48,6 @@ TEST_BATCH = 16
 
 
 # ------------------------------------------------------------------------------------------------------- images
-
-
-def reduced_pair(image: Tensor, label: Tensor, scale: float, num_classes: int, background: int) -> tuple[Any, Any]:
-    """Return an image [H, W, 3] and its label map [H, W], averaged down and reduced by the area rule.
-
-    image: uint8 [1 or 3, H, W]. A gray one gets three equal channels.
-    """
-    size = tuple(max(1, round(side * scale)) for side in label.shape)
-    spans = ((0, size[0]), (0, size[1]))
-    pixels = reduce_image(image, size, *spans).expand(3, -1, -1).permute(1, 2, 0)
-    ids = reduce_label(label, size, *spans, background=background, null_id=num_classes)
-    return np.ascontiguousarray(pixels.numpy()), ids.numpy()
-
-
-def read_split(
-    source: SourceOptions, geometry: GeometryOptions, split: str, encoding: LabelEncoding | None = None
-) -> tuple[WholeImages, LabelEncoding]:
-    """Return the pairs of a split at `scale`; DataError for what is wrong with them."""
-    report = scan_split(source, geometry, split, encoding=encoding)
-    encoding = report.raise_if_fatal()
-    background = get_mode(source.dataset_mode).background
-    images = [
-        reduced_pair(
-            read_image(pair.image, geometry.image_channels, upright=pair.upright, image_range=geometry.image_range),
-            read_mask(pair.mask, encoding, upright=pair.upright),
-            geometry.scale,
-            encoding.num_classes,
-            background,
-        )
-        for pair in report.pairs
-    ]
-    names = tuple(pair.stem for pair in report.pairs)
-    return WholeImages(*zip(*images, strict=True), names, encoding.num_classes), encoding
-
-
-def read_good(folder: Path, geometry: GeometryOptions, num_classes: int) -> WholeImages:
-    """Return the good images below a folder at `scale`, background everywhere."""
-    images, names = [], []
-    for good in list_good_images(str(folder)):
-        image = read_image(good.image, geometry.image_channels, image_range=geometry.image_range)
-        background = torch.zeros(image.shape[1:], dtype=torch.uint8)
-        images.append(reduced_pair(image, background, geometry.scale, num_classes, 0))
-        names.append(Path(good.image).stem)
-    return WholeImages(*zip(*images, strict=True), tuple(names), num_classes)
 
 
 @dataclass(frozen=True)
@@ -112,17 +66,22 @@ def read_data(arguments: argparse.Namespace) -> Data:
     geometry = GeometryOptions(
         image_size=arguments.crop, image_channels=arguments.channels, resize="window", scale=arguments.scale
     )
-    training, encoding = read_split(source, geometry, "train")
-    count = encoding.num_classes
+    report = scan_split(source, geometry, "train")
+    encoding = report.raise_if_fatal()
+    background = get_mode(source.dataset_mode).background
+    view = StudyView(encoding, geometry.image_channels, geometry.scale, geometry.image_range, background)
+    training = view.read_pairs(report.pairs, "training")
     good, good_training = None, None
     if arguments.good_dir:
-        good_training = read_good(arguments.good_dir / "train", geometry, count)
+        good_training = view.read_good(list_good_images(str(arguments.good_dir / "train")), "good images")
     if arguments.on == "test":
-        measured, _ = read_split(source, geometry, "test", encoding)
+        test = scan_split(source, geometry, "test", encoding=encoding)
+        test.raise_if_fatal()
+        measured = view.read_pairs(test.pairs, "test")
         if arguments.good_dir:
-            good = read_good(arguments.good_dir / "test", geometry, count)
+            good = view.read_good(list_good_images(str(arguments.good_dir / "test")), "good test images")
     else:
-        chosen, held = split_validation(training.labels, count, HELD_OUT, 0)
+        chosen, held = split_validation(training.labels, encoding.num_classes, HELD_OUT, 0)
         training, measured = training.subset(chosen), training.subset(held)
         if good_training is not None:
             order = np.random.default_rng(0).permutation(len(good_training))

@@ -12,8 +12,10 @@ from PIL import Image
 from whole import whole_shapes
 
 from evaluations.whole_images import WholeImages
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.pipelines.study.images import StudyView
 from scripts.measure import segmenter_curve
-from scripts.measure.segmenter_curve import Curve, reduced_pair, table
+from scripts.measure.segmenter_curve import Curve, table
 
 RECORD = {"miou": 0.5, "classes": {"bright": {"iou": 0.75}, "dark": {"iou": None}}}
 
@@ -76,7 +78,8 @@ def test_images_are_averaged_and_thin_defects_stay():
     image[:, :, 4] = 0
     label = torch.zeros(8, 8, dtype=torch.uint8)
     label[:, 4] = 1
-    pixels, ids = reduced_pair(image, label, 0.5, 2, 0)
+    view = StudyView(LabelEncoding.identity(2), 1, 0.5)
+    pixels, ids = view.reduced(image.permute(1, 2, 0).numpy(), label.numpy())
     assert pixels.shape == (4, 4, 3)
     assert pixels[0, :, 1].tolist() == [100, 100, 50, 100]
     assert np.array_equal(ids, np.tile([0, 0, 1, 0], (4, 1)))
