@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -122,7 +121,7 @@ class MaskFolder(WrittenFolder):
     def write(self, index: int, mask: EditedMask, origins: Mapping[str, MaskOrigin]) -> None:
         """Write one mask, then its line; origins: by the names of masks of the dataset."""
         with atomic_write(self.folder / file_of(index)) as temporary:
-            partial(self.encoding.encode(mask.label).save, format="PNG")(temporary)
+            self.encoding.encode(mask.label).save(temporary, format="PNG")
         line = MaskLine(
             index=index,
             mask=file_of(index),

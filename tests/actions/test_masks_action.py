@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ from error_lines import check_error
 from odd_images import write_png
 from parts import NAMES, bytes_of, lines_of, pixels_of, write_parts
 from PIL import Image
-from processes import finish, start, start_pair
+from processes import finish, kill_at_files, start, start_pair
 
 from guided_diffusion.data.components import find_components
 
@@ -146,11 +143,7 @@ class TestSameBytes:
     def test_after_kill_9(self, masks, parts, tmp_path):
         values = {"data_dir": parts, "dataset_mode": "multi-class", "results_path": tmp_path / "killed"}
         process, made = start("masks", {**values, "num_masks": 400}), tmp_path / "killed" / "masks"
-        deadline = time.monotonic() + 120
-        while process.is_alive() and time.monotonic() < deadline and len(list(made.glob("*.png"))) < 20:
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        kill_at_files(process, made, 20)
         assert 20 <= len(list(made.glob("*.png"))) < 400
         folder, shown = masks("killed", num_masks=400)
         assert "are there already" in shown

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ from parts import (
     write_good,
     write_parts,
 )
-from processes import finish, start, start_pair
+from processes import finish, kill_at_files, start, start_pair
 from scipy import ndimage
 
 
@@ -101,11 +98,7 @@ class TestSameBytes:
         values = {"model_path": painter, "data_dir": parts, "good_dir": good, "results_path": tmp_path / "killed"}
         many = {"num_samples": 12, "batch_size": 1, "steps": 8, "hole_margin": 3, "feather": 2}
         process, images = start("place", {**values, **many}), tmp_path / "killed" / "images"
-        deadline = time.monotonic() + 120
-        while process.is_alive() and time.monotonic() < deadline and len(list(images.rglob("*.png"))) < 3:
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        kill_at_files(process, images, 3)
         assert 3 <= len(list(images.rglob("*.png"))) < 12
         folder, shown = place("killed", **many)
         assert "are there already" in shown

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -55,6 +56,15 @@ def finish(process: BaseProcess, seconds: float = 120) -> int:
         process.join()
         pytest.fail(f"a process did not end within {seconds:g} seconds")
     return process.exitcode
+
+
+def kill_at_files(process: BaseProcess, folder: Path, count: int, seconds: float = 120) -> None:
+    """Kill a process with SIGKILL as soon as there are `count` PNG files below `folder`."""
+    deadline = time.monotonic() + seconds
+    while process.is_alive() and time.monotonic() < deadline and len(list(folder.rglob("*.png"))) < count:
+        time.sleep(0.005)
+    process.kill()
+    process.join()
 
 
 def start_pair(action: str, values: Mapping[str, Any], shown: Path) -> list[BaseProcess]:
