@@ -55,7 +55,8 @@ class Progress:
     def begin(self, run: SegmenterRun) -> None:
         """Note that a training begins, or goes on."""
         self._started[run.key] = time.monotonic()
-        self._bar.set_postfix_str(", ".join(self._started), refresh=False)
+        running = len(self._started)
+        self._bar.set_postfix_str(run.key if running == 1 else f"{running} models", refresh=False)
 
     def show(self, run: SegmenterRun, step: int) -> None:
         """Move the bar to a step of a training."""
