@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -71,10 +72,10 @@ def test_warping_is_that_of_torchvision(angle, shift, scale) -> None:
     ids = transforms.affine(label[None], **motion, interpolation=InterpolationMode.NEAREST, fill=[5.0])[0]
     found = warped(image, label, angle, shift, scale, 5)
     assert (found[1] == ids).float().mean() > 0.999
-    # But for pixels on the border, which it blends with the mean twice.
-    near = ((found[0].int() - expected.int()).abs() <= 1).float()
-    assert near.mean() > 0.97
-    assert near[:, ids != 5].mean() > 0.98
+    # Its pixels on the border are blended with the mean twice.
+    inside = ndimage.binary_erosion(np.asarray(ids != 5), iterations=2)
+    assert (found[0].int() - expected.int()).abs()[:, torch.from_numpy(inside)].max() <= 1
+    assert inside.mean() > 0.4
     inner = warped(image, label, angle, shift, scale, 5, margin=8)
     assert all(torch.equal(part, whole[..., 8:-8, 8:-8]) for part, whole in zip(inner, found, strict=True))
 
