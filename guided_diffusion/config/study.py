@@ -165,7 +165,7 @@ class StudyConfig(ActionConfig):
     )
     at_once: int = option(
         1,
-        "generators and models that are trained at the same time, each by its own process: more fill a GPU better",
+        "generators and models that are trained at the same time, each by its own process",
         ge=1,
         le=64,
     )

@@ -1,7 +1,8 @@
 """The work of a study by several processes: generators and segmentation models, each as soon as it can begin.
 
-Training small networks leaves most of a GPU idle. Every process reads the data for itself and is a new one (CUDA does
-not survive a fork); what it prints goes into a file. Results are those of one process: nothing depends on the order.
+One process that trains a small network keeps one core busy, and neither the others nor a GPU. Every process reads the
+data for itself and is a new one (CUDA does not survive a fork); what it prints goes into a file. Results are those of
+one process: nothing depends on the order.
 """
 
 from __future__ import annotations
