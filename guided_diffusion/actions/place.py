@@ -13,6 +13,7 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
@@ -76,6 +77,8 @@ def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedC
     """Raise ConfigError for a network that fills no holes, or that saw whole images instead of windows."""
     if checkpoint.is_bare:
         found = "bare weights, which do not say what mask values mean: use a run folder or a checkpoint"
+    elif get_mode(trained.source.dataset_mode).masks is None:
+        found = "trained on images alone, which do not say what defects are: use one trained on pairs"
     elif not trained.model.inpaint:
         found = "a network that fills no holes: train or finetune one with inpaint true and resize window"
     elif trained.geometry.resize != "window":

@@ -21,6 +21,7 @@ from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
+from guided_diffusion.pipelines.image_sampling import refuse_masks, sample_images
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
 from guided_diffusion.pipelines.masks import find_masks
@@ -54,12 +55,12 @@ def run(config: SampleConfig) -> int:
     try:
         checkpoint = load_checkpoint(path)
         trained = trained_config(checkpoint, config)
-        if trained.model.condition == "none":
-            line = (
-                f"model_path is {path}, which has no condition, so its images follow no mask: use a model trained with "
-                "condition mask, or the Python pipeline for images alone"
-            )
-            raise ConfigError.of_keys(("model_path", line))
+        conditional = trained.model.condition != "none"
+        if not conditional:
+            refuse_masks(config, path)
+        elif not config.source.data_dir and not config.mask_dir:
+            line = f"data_dir and mask_dir say where the masks come from, and neither is given, but {path} makes none: "
+            raise ConfigError.of_keys(("data_dir", f"{line}give one of them"))
         folder = Path(config.results_path) / config.split
         refuse_written_sources(
             {"results_path": written_by_sample(config.results_path, config.split)},
@@ -67,7 +68,8 @@ def run(config: SampleConfig) -> int:
         )
         refuse_other_record("results_path", folder, "sample")
         with output_of("sample", [folder], world):
-            _sample(config, checkpoint, trained, world)
+            work = _sample if conditional else sample_images
+            work(config, checkpoint, trained, world)
     finally:
         world.close()
     return 0

@@ -25,7 +25,7 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
     num_samples: int | None = option(
-        None, "pairs to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000
+        None, "pairs (or images) to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000
     )
     augment_masks: bool = option(False, "flip and turn the masks at random from their second use on")
     batch_size: int = option(8, "images made at a time", ge=1, le=65536)
@@ -33,7 +33,10 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
-        if bool(self.source.data_dir) == bool(self.mask_dir):
-            found = "both are given" if self.mask_dir else "neither is given"
-            yield ("data_dir", f"data_dir and mask_dir say where the masks come from, and {found}: give one of them")
+        both = "data_dir and mask_dir say where the masks come from, and"
+        if self.source.data_dir and self.mask_dir:
+            yield ("data_dir", f"{both} both are given: give one of them")
+        if not self.source.data_dir and not self.mask_dir and self.num_samples is None:
+            line = f"{both} neither is given: give one of them, or num_samples for a model without a condition"
+            yield ("data_dir", line)
         yield from split_problem(self.split)

@@ -28,6 +28,8 @@ MANIFEST = "manifest.jsonl"
 PART = ".manifest-{}.jsonl"  # pairs that the process of a rank has finished since the run started
 UNFINISHED = ".synthetic"  # exists while samples are being made
 FOLDERS = ("images", "masks")  # beside the manifest
+IMAGES_ALONE = "image"
+"""Value of `generates` for images without masks, of a network without a condition."""
 _RESTORE = "restore it, or use another folder"
 MASK_KEYS, GOOD_KEYS = ("source_mask", "source_digest"), ("good_image", "good_digest")
 """Keys of path and digest of what a pair was made from, by `sample` and by `place`."""
@@ -61,6 +63,7 @@ class SampleSettings(BaseModel):
     augment_masks: bool | None = None
     precision: str | None = None
     checkpoint: str | None = None  # see `files.digest`
+    generates: str | None = None  # IMAGES_ALONE; None: pairs of given masks or good images
 
 
 class PlaceSettings(SampleSettings):
@@ -108,8 +111,8 @@ class SkippedDefect(BaseModel):
 
 
 class ManifestLine(PlaceSettings):
-    """One finished pair, made from a mask by `sample` or from a good image by `place`; files are relative to the
-    manifest.
+    """One finished pair, made from a mask by `sample` or from a good image by `place`, or one image without a mask;
+    files are relative to the manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -119,7 +122,7 @@ class ManifestLine(PlaceSettings):
 
     index: int
     image: str
-    mask: str
+    mask: str = ""  # "" of an image without a mask
     source_mask: str = ""  # "" in lines of `place`
     source_digest: str = ""
     good_image: str | None = None  # None in lines of `sample`
@@ -133,13 +136,17 @@ class ManifestLine(PlaceSettings):
     def _keep_record(cls, record: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         line = handler(record)
         line._record = dict(record)
+        if line.generates == IMAGES_ALONE:
+            return line
+        if not line.mask:
+            raise ValueError("the mask is missing")
         if not any(all(key in record for key in keys) for keys in (MASK_KEYS, GOOD_KEYS)):
             raise ValueError("the file that the pair was made from is missing")
         return line
 
     @property
-    def files(self) -> tuple[str, str]:
-        return self.image, self.mask
+    def files(self) -> tuple[str, ...]:
+        return (self.image, self.mask) if self.mask else (self.image,)
 
     @property
     def source(self) -> tuple[str, str]:

@@ -65,13 +65,15 @@ class PlannedSample:
 
     index: int
     name: str  # without extension, with sub-folders
-    source: Pair | MaskEntry | GoodImage
+    source: Pair | MaskEntry | GoodImage | None  # None: an image without a mask, made from nothing
     repeat: int  # uses of the source before this one
     seed: int
 
     @property
     def source_file(self) -> str:
-        """The good image or mask that the pair is made from."""
+        """The good image or mask that the pair is made from, "" where there is none."""
+        if self.source is None:
+            return ""
         return self.source.image if isinstance(self.source, GoodImage) else self.source.mask
 
     @property
@@ -83,8 +85,16 @@ class PlannedSample:
         return f"masks/{self.name}.png"
 
     @property
-    def files(self) -> tuple[str, str]:
-        return self.image, self.mask
+    def files(self) -> tuple[str, ...]:
+        return (self.image,) if self.source is None else (self.image, self.mask)
+
+
+def plan_images(num_samples: int, seed: int) -> list[PlannedSample]:
+    """Return `num_samples` images without masks."""
+    return [
+        PlannedSample(index, f"sample_{index:06d}", None, 0, derive_seed(Stream.SAMPLE, seed, index))
+        for index in range(num_samples)
+    ]
 
 
 def plan_samples(
@@ -161,9 +171,12 @@ def _is_whole_png(path: Path) -> bool:
 
 
 class SyntheticFolder:
-    """`<root>/<split>/{images,masks}` with their manifest; `<root>/classes.json` serves all splits."""
+    """`<root>/<split>/{images,masks}` with their manifest; `<root>/classes.json` serves all splits.
 
-    def __init__(self, root: str | Path, split: str, encoding: LabelEncoding, settings: SampleSettings):
+    encoding: None for images alone, without masks and classes.
+    """
+
+    def __init__(self, root: str | Path, split: str, encoding: LabelEncoding | None, settings: SampleSettings):
         self.root = Path(root)
         self.folder = self.root / split if split else self.root
         self.encoding = encoding
@@ -188,8 +201,9 @@ class SyntheticFolder:
         if not self._unfinished.exists():
             # In a folder that the same action made, a file with the name of a sample is one, even without a line.
             self._refuse_foreign_files(lines, plan if lines or self._is_ours else ())
-        self._write_classes()
-        for kind in FOLDERS:
+        if self.encoding is not None:
+            self._write_classes()
+        for kind in FOLDERS if self.encoding is not None else ("images",):
             make_folder(self.folder / kind)
         for folder in {self.folder, *((self.folder / file).parent for sample in plan for file in sample.files)}:
             remove_leftovers(folder)
@@ -240,6 +254,8 @@ class SyntheticFolder:
 
     def _source_digest(self, sample: PlannedSample) -> str:
         path = sample.source_file
+        if not path:
+            return ""
         if path not in self._digests:
             self._digests[path] = file_digest(path)
         return self._digests[path]
@@ -293,6 +309,14 @@ class SyntheticFolder:
         """Write one pair, [C, H, W] in [-1, 1] and [H, W] class ids, then its line of the manifest."""
         self._write_pair(sample, partial(to_picture(image).save, format="PNG"), label.cpu().numpy(), {})
 
+    def write_image(self, sample: PlannedSample, image: Tensor) -> None:
+        """Write an image without a mask, [C, H, W] in [-1, 1], then its line of the manifest."""
+        with atomic_write(self.folder / sample.image) as temporary:
+            to_picture(image).save(temporary, format="PNG")
+        self._write_line(
+            ManifestLine(index=sample.index, image=sample.image, seed=sample.seed, **self.settings.model_dump())
+        )
+
     def write_placed(
         self,
         sample: PlannedSample,
@@ -328,6 +352,9 @@ class SyntheticFolder:
             **notes,
             **self.settings.model_dump(),
         )
+        self._write_line(line)
+
+    def _write_line(self, line: ManifestLine) -> None:
         # The line comes last: a pair without a line is made again, a line without its pair would be wrong.
         with reporting_os_errors(self.manifest):
             self._part.write(line.text())
@@ -343,6 +370,12 @@ class SyntheticFolder:
         lines = self._merge()
         self._unfinished.unlink(missing_ok=True)
         return list(lines.values())
+
+    def images(self, lines: Iterable[ManifestLine]) -> Iterator[np.ndarray]:
+        """Yield the images, uint8 [H, W] or [H, W, 3], of written samples."""
+        for line in lines:
+            with Image.open(self.folder / line.image) as image:
+                yield np.asarray(image)
 
     def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples."""

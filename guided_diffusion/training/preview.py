@@ -22,7 +22,8 @@ class Previewer:
     """Writes `<folder>/epoch_NNNN.png`: real image, mask, sample of the raw weights, sample of each average.
 
     draw: samples from the model whose weights `ema` averages, in `num_steps` steps.
-    image: real images [N, C, H, W] in [-1, 1], and `condition` their N maps, both on the CPU.
+    image: real images [N, C, H, W] in [-1, 1], and `condition` their N maps, both on the CPU. class_names: () shows
+    no masks.
     """
 
     draw: DrawImages
@@ -42,17 +43,20 @@ class Previewer:
         for rate in self.ema.averages:
             with self.ema.applied(rate):
                 columns[f"EMA {rate}"] = self.draw(self.condition, self.seeds)
-        palette = visualize.class_palette(self.condition.num_classes)
-        masks = [visualize.colorize(label.numpy(), palette) for label in self.condition.label]
+        masks = {"mask": self._masks()} if self.class_names else {}
         if self.known is not None:
             columns = {"given": self.known.image.masked_fill(self.known.hole[:, None], 0), **columns}
         real, *samples = (visualize.to_pixels(images.numpy()) for images in (self.image, *columns.values()))
         picture = visualize.grid(
-            list(zip(real, masks, *samples, strict=True)),
-            column_titles=("real", "mask", *columns),
-            legend=visualize.legend_of(self.class_names, self.condition.label),
+            list(zip(real, *masks.values(), *samples, strict=True)),
+            column_titles=("real", *masks, *columns),
+            legend=visualize.legend_of(self.class_names, self.condition.label) if masks else (),
             title=f"epoch {epoch}, {self.num_steps} steps",
         )
         path = self.folder / f"epoch_{epoch:04d}.png"
         visualize.save(picture, path)
         return path
+
+    def _masks(self) -> list[visualize.Pixels]:
+        palette = visualize.class_palette(self.condition.num_classes)
+        return [visualize.colorize(label.numpy(), palette) for label in self.condition.label]

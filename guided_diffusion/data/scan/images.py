@@ -104,9 +104,7 @@ def _scan(entry: Pair, channels: Literal[1, 3], image_range: ImageRange, *, with
         return _Facts([Problem.of(error, ProblemKind.UNREADABLE)])
     pixels = seen.numpy()
     small = thumbnail(pixels) if with_thumbnail else None
-    prints = PairPrint(
-        content_digest(content), b"", b"", pixel_digest(pixels), len(content), pixels.shape[1:], small
-    )
+    prints = PairPrint(content_digest(content), b"", b"", pixel_digest(pixels), len(content), pixels.shape[1:], small)
     return _Facts([], prints, brightness, stored_mode(image), tagged)
 
 

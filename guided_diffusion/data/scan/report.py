@@ -44,6 +44,7 @@ class ScanReport:
     prints: tuple[PairPrint | None, ...] = ()  # of each pair, None where a file cannot be read; () for masks alone
     good_images: tuple[GoodImage, ...] = ()  # beside the pairs
     good_prints: tuple[PairPrint, ...] = ()
+    beside: int = 0  # images in `image_dir`
 
     @property
     def noun(self) -> str:
@@ -116,6 +117,8 @@ class ScanReport:
         if self.good_images:
             heights, widths = zip(*(each.shape for each in self.good_prints), strict=True)
             lines.append(f"{len(self.good_images)} good images, width {_span(widths)}, height {_span(heights)} pixels")
+        if self.beside:
+            lines.append(f"{self.beside} images without masks in image_dir")
         if self.image_modes:
             modes = ", ".join(f"{mode} ({count})" for mode, count in Counter(self.image_modes).most_common())
             lines.append(f"image formats: {modes}")
