@@ -163,6 +163,7 @@ def _trained_with_bare_weights(
             no_instance=_without_edges(architecture.condition_channels, mode, options),
         )
     )
+    seen = seen.replaced(class_cond=architecture.condition != "none")
     shown = [key for key in (*ModelOptions.keys(), "image_channels", "num_classes", "learn_sigma") if key in seen.given]
     given = [key for key in shown if config.get(key) not in (None, "")]
     if config.model.inpaint and not architecture.inpaint:  # finetuning may begin to fill holes

@@ -84,7 +84,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     if before.model.condition != "none":
         changed = [key for key in changed if key != "condition"]
     elif "condition" in changed:  # masks are learned, of any classes
-        changed += ["class_cond", "no_instance", "spade"]
+        changed += ["no_instance", "spade"]
     if before.model.inpaint and not config.model.inpaint:
         changed.remove("inpaint")
     fixed = [key for key in fixed if key not in changed]
