@@ -138,7 +138,7 @@ class ManifestLine(PlaceSettings):
         line._record = dict(record)
         if line.generates == IMAGES_ALONE:
             return line
-        if not line.mask:
+        if "mask" not in record:
             raise ValueError("the mask is missing")
         if not any(all(key in record for key in keys) for keys in (MASK_KEYS, GOOD_KEYS)):
             raise ValueError("the file that the pair was made from is missing")
@@ -146,7 +146,7 @@ class ManifestLine(PlaceSettings):
 
     @property
     def files(self) -> tuple[str, ...]:
-        return (self.image, self.mask) if self.mask else (self.image,)
+        return (self.image,) if self.generates == IMAGES_ALONE else (self.image, self.mask)
 
     @property
     def source(self) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import (
+    IMAGES_ALONE,
     MANIFEST,
     ManifestLine,
     SampleSettings,
@@ -43,6 +44,7 @@ LINE = {
     "augment_masks": False,
     "precision": "fp32",
     "checkpoint": "a26d8fd60c5d5767",
+    "generates": None,
 }
 OWN = ("index", "image", "mask", "source_mask", "source_digest", "seed")
 
@@ -147,6 +149,14 @@ OUTSIDE = [
     "//server/share/secret.png",
     "\\\\server\\share\\secret.png",
 ]
+
+
+def test_an_image_alone_has_no_mask(tmp_path):
+    alone = {key: LINE[key] for key in LINE if "mask" not in key and key != "source_digest"}
+    (line,) = read_manifest(written(tmp_path, {**alone, "generates": IMAGES_ALONE}))
+    assert line.files == (LINE["image"],)
+    with pytest.raises(DataError):
+        read_manifest(written(tmp_path, alone, LINE))
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
