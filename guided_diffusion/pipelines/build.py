@@ -80,10 +80,10 @@ def refuse_broken_weights(checkpoint: Checkpoint, weights: Mapping[str, torch.Te
 
 
 def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig, *, takes_masks: bool = False) -> TrainedConfig:
-    """Return the options that `checkpoint` was trained with; those of bare weights come from their shapes and `config`.
+    """Return the options that `checkpoint` was trained with; those of bare weights come from shapes and `config`.
 
-    Keys that may differ from training (`sampling="free"`) are taken from `config` where it sets them. takes_masks: with
-    condition mask, a network without a condition begins to learn masks, so that all about them is as in `config`.
+    Keys that may differ from training (`sampling="free"`) are as in `config` where it sets them; with takes_masks and
+    condition mask, those about masks are, too, of a network without a condition, which begins to learn masks.
     Raises ConfigError naming each key that contradicts the checkpoint, or that bare weights leave open.
     """
     asked = takes_masks and config.model.condition == "mask"

@@ -22,15 +22,14 @@ class Previewer:
     """Writes `<folder>/epoch_NNNN.png`: real image, mask, sample of the raw weights, sample of each average.
 
     draw: samples from the model whose weights `ema` averages, in `num_steps` steps.
-    image: real images [N, C, H, W] in [-1, 1], and `condition` their N maps, both on the CPU. class_names: () shows
-    no masks.
+    image: real images [N, C, H, W] in [-1, 1], and `condition` their N maps, both on the CPU.
     """
 
     draw: DrawImages
     ema: EMA
     image: Tensor
     condition: SemanticMap
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # () shows no masks
     folder: Path
     seeds: Sequence[int]
     num_steps: int
