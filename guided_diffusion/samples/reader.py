@@ -21,7 +21,9 @@ from guided_diffusion.runtime.files import make_folder, reporting_os_errors, wri
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import (
     FOLDERS,
+    IMAGES_ALONE,
     MANIFEST,
+    MASKS_ALONE,
     UNFINISHED,
     ManifestLine,
     file_digest,
@@ -92,6 +94,9 @@ def find_samples(directory: str | Path) -> SampleFolder:
         raise DataError.of(folder, "its samples are not finished", "run the same command again first")
     manifest = folder / MANIFEST
     lines = {line.image: line for line in read_manifest(manifest)} if manifest.exists() else {}
+    if any(line.generates == IMAGES_ALONE for line in lines.values()):
+        remedy = "give a folder of pairs, from a model trained with condition mask"
+        raise DataError.of(folder, "holds images without masks, of a model without a condition", remedy)
     return SampleFolder(folder, "" if folder == root else folder.name, read_run_record(folder), lines)
 
 
@@ -116,7 +121,7 @@ def find_generated_masks(mask_dir: str) -> GeneratedMasks | None:
         if given not in (root, folder) or not manifest.is_file() or not folder.is_dir():
             continue
         lines = read_manifest(manifest, sound_only=True)
-        if not any(line.generates == "mask" for line in lines):
+        if not any(line.generates == MASKS_ALONE for line in lines):
             continue
         if (root / UNFINISHED).exists():
             raise DataError.of(mask_dir, "its masks are not finished", "run the same command again first")
