@@ -75,10 +75,12 @@ def index_pairs(
 ) -> tuple[list[Pair], list[Problem]]:
     """Return the pairs of a split, sorted by stem, and every file that has no partner.
 
-    Fatal problems: missing or empty folders, images, masks or instance maps without partner, two files of one stem.
-    with_instances: False ignores the mode's instance maps.
+    Fatal problems: a mode without masks, missing or empty folders, images, masks or instance maps without partner, two
+    files of one stem. with_instances: False ignores the mode's instance maps.
     """
-    assert mode.masks is not None, "images alone are no pairs"
+    if mode.masks is None:
+        remedy = "set it to the layout of a dataset with masks"
+        return [], [Problem("dataset_mode", f"{mode.name}, which has no masks", remedy, ProblemKind.FOLDER)]
     rules = {"image": mode.images, "mask": mode.masks}
     if mode.instances is not None and with_instances:
         rules[_INSTANCE_MAP] = mode.instances

@@ -123,9 +123,20 @@ def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig, *, take
     if trained.model.inpaint and "inpaint" in given:  # it can be learned, but not taken back
         fixed.append("inpaint")
     problems = differences(config, trained, fixed, source=checkpoint.path, remedy="leave it out")
+    if takes_masks and config.model.condition is None and trained.model.condition == "none":
+        hint = ", or set condition to mask to have it learn masks"
+        problems = [(key, f"{line}{hint if key in ABOUT_MASKS else ''}") for key, line in problems]
     if problems:
         raise ConfigError.of_keys(*problems)
     return trained.replaced(**{key: config.get(key) for key in given if key not in fixed})
+
+
+def refuse_lost_code(config: NetworkConfig, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError where bare weights are to make masks, whose code they do not keep."""
+    if checkpoint.is_bare and config.generation.makes_masks:
+        makes = config.generation.generates
+        line = f"generates is {makes}, but the bare weights of {checkpoint.path} keep no mask code: "
+        raise ConfigError.of_keys(("generates", f"{line}use a run folder or a checkpoint, or leave generates out"))
 
 
 def options_of_checkpoint(checkpoint: Checkpoint, kind: type[Config] = TrainedConfig) -> Config:
@@ -158,6 +169,7 @@ def _trained_with_bare_weights(
 
     Raises ConfigError for keys that are still missing, CheckpointError where the shapes contradict `config`.
     """
+    refuse_lost_code(config, checkpoint)
     source = str(checkpoint.path)
     architecture = infer_architecture(checkpoint.model, source=source)
     takes_masks = takes_masks and architecture.condition == "none"

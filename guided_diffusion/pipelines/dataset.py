@@ -46,7 +46,8 @@ Config = TypeVar("Config", TrainConfig, CheckConfig)
 def with_mode_defaults(config: Config) -> Config:
     """Return `config` with `resize` and `condition` as its dataset_mode has them, where they were not given.
 
-    `image_dir` alone means the mode of images alone. Raises ConfigError for masks asked of images alone.
+    `image_dir` alone means the mode of images alone. Raises ConfigError for masks asked of images alone, and for a
+    dataset_mode and a data_dir of which only one is given.
     """
     source = config.source
     if not source.dataset_mode:
@@ -55,28 +56,36 @@ def with_mode_defaults(config: Config) -> Config:
             raise ConfigError.of_keys(("dataset_mode", line))
         config = config.replaced(dataset_mode=IMAGES)
     mode = get_mode(config.source.dataset_mode)
+    if mode.masks is not None and not source.data_dir:
+        line = f"dataset_mode is {source.dataset_mode}, the layout of a data_dir, which is not given: give it, or "
+        raise ConfigError.of_keys(("dataset_mode", f"{line}leave dataset_mode out, as image_dir alone needs none"))
     if "resize" not in config.geometry.model_fields_set:
         config = config.replaced(resize=mode.resize)
     if isinstance(config, TrainConfig):
-        if mode.masks is None and not {"condition", "class_cond"} & config.given:
+        open_condition = not {"condition", "class_cond"} & config.given and not config.generation.makes_masks
+        if mode.masks is None and open_condition:
             config = config.replaced(condition="none", class_cond=False)
         refuse_missing_masks(config)
     return config
 
 
 def refuse_missing_masks(config: TrainConfig) -> None:
-    """Raise ConfigError where a network is to learn masks from images alone."""
-    if config.model.condition == "none":
+    """Raise ConfigError where masks are to be learned, or holes and windows to lie on defects, of images alone."""
+    source, condition = config.source, config.model.condition
+    if condition == "none":
+        if not source.data_dir and not leaves_masks_aside(config):
+            line = f"data_dir is missing: windows and holes lie on the defects in the masks of {source.dataset_mode}"
+            raise ConfigError.of_keys(("data_dir", f"{line}, which the network was trained with; give it"))
         return
-    mode = config.source.dataset_mode
-    if get_mode(mode).masks is None:
-        line = f'condition is "{config.model.condition}", but dataset_mode {mode} has no masks: set condition to none, '
-        raise ConfigError.of_keys(("condition", f"{line}or dataset_mode to one with masks"))
+    key, value, without = "condition", condition, "set condition to none"
+    if config.generation.makes_masks:
+        key, value, without = "generates", config.generation.generates, "set generates to image and condition to none"
+    if get_mode(source.dataset_mode).masks is None:
+        line = f'{key} is "{value}", but dataset_mode {source.dataset_mode} has no masks: {without}, or dataset_mode '
+        raise ConfigError.of_keys((key, f"{line}to one with masks"))
     if config.good.image_dir:
-        line = f'image_dir has images without masks, but condition is "{config.model.condition}": set condition to '
-        raise ConfigError.of_keys(
-            ("image_dir", f"{line}none, which leaves the masks of data_dir aside, or leave it out")
-        )
+        line = f'image_dir has images without masks, but {key} is "{value}": {without}, which leaves the masks of '
+        raise ConfigError.of_keys(("image_dir", f"{line}data_dir aside, or leave image_dir out"))
 
 
 def leaves_masks_aside(config: TrainConfig) -> bool:

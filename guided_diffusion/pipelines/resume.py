@@ -17,7 +17,7 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import ModelOptions
-from guided_diffusion.pipelines.build import options_of_checkpoint
+from guided_diffusion.pipelines.build import options_of_checkpoint, refuse_lost_code
 from guided_diffusion.pipelines.comparison import differences
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.runtime.checkpoint import (
@@ -73,6 +73,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
         return ResumePlan()
     source = load_checkpoint(find_checkpoint(config.resume_checkpoint, prefer=LAST))
     if source.is_bare:
+        refuse_lost_code(config, source)
         if not {"prediction", "predict_xstart"} & config.given:
             line = f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training"
             raise ConfigError.of_keys(("prediction", f'{line} (the published models predict "eps")'))

@@ -283,7 +283,8 @@ class ActionConfig(FlatConfig):
             other = self.instead.get(key)
             if self.get(key) in ("", None) and not (other and self.get(other)):
                 meaning = self.fields()[key].description
-                yield (key, f"{key} is missing ({meaning}): add it to the config or give --set {key}=...")
+                line = f"{key} is missing ({meaning}): add it to the config or give --set {key}=..."
+                yield (key, f"{line}, or {other} in its place" if other else line)
 
     @classmethod
     def action(cls) -> str:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +12,15 @@ import pytest
 import torch
 from error_lines import check_error, check_errors
 from PIL import Image
+from processes import kill_at_files, start
 from tiny import TINY
 
 from guided_diffusion import load_pipeline
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 
-ROOT = Path(__file__).parents[2]
 ALONE = {key: value for key, value in TINY.items() if key != "dataset_mode"}
+DATA = {"data_dir": "data", "dataset_mode": "multi-class"}
 SAMPLES = 5
 
 
@@ -190,7 +187,16 @@ def test_images_that_cannot_be_used_are_named(pictures, isdm, tmp_path):
         ({"data_dir": "data", "image_dir": "data/test/images"}, "dataset_mode"),
         ({"data_dir": "data", "dataset_mode": "images", "condition": "mask"}, "condition"),
         ({"data_dir": "data", "dataset_mode": "images", "class_cond": True}, "condition"),
-        ({"data_dir": "data", "dataset_mode": "multi-class", "image_dir": "data/test/images"}, "image_dir"),
+        ({**DATA, "image_dir": "data/test/images"}, "image_dir"),
+        (
+            {"data_dir": "data", "dataset_mode": "multi-class", "image_dir": "data/test/images", "generates": "pair"},
+            "image_dir",
+        ),
+        ({"data_dir": "data", "dataset_mode": "images", "generates": "pair"}, "generates"),
+        ({"image_dir": "data/train/images", "generates": "mask"}, "generates"),
+        ({"image_dir": "data/train/images", "generates": "mask", "condition": "none"}, "condition"),
+        ({"image_dir": "data/train/images", "dataset_mode": "multi-class", "condition": "none"}, "dataset_mode"),
+        ({"image_dir": "data/train/images", "mask_dir": "data/train/masks"}, "mask_dir"),
         ({"image_dir": "data/train/images", "cond_diffuse": True, "condition": "none"}, "cond_diffuse"),
         ({"image_dir": "data/train/images", "output_dir": "data/train/images/run"}, "output_dir"),
     ],
@@ -255,20 +261,56 @@ def test_samples_of_other_settings_and_pairs_are_not_mixed(draw, trained, painte
                            output_dir=folder.with_name("evaluate"))  # fmt: skip
     assert code == 2
     check_error(errors[0], folder, "without masks")
+    for masks in (folder, folder / "images"):
+        code, _, errors = isdm("sample", model_path=trained, mask_dir=masks, results_path=folder.with_name("of_images"))
+        assert (code, len(errors)) == (2, 1)
+        check_error(errors[0], masks, "without masks")
+
+
+@pytest.mark.parametrize(
+    ("values", "subject"),
+    [
+        ({"num_samples": None}, "data_dir"),
+        ({"data_dir": "masks"}, "data_dir"),
+        ({"mask_dir": "masks"}, "mask_dir"),
+        ({"class_names": "spot"}, "class_names"),
+        ({"augment_masks": True}, "augment_masks"),
+        ({"unlabeled_to_zero": True}, "unlabeled_to_zero"),
+        ({"s": 1.5}, "s"),
+        ({"generates": "pair"}, "generates"),
+        ({"condition": "mask"}, "condition"),
+        ({"dataset_mode": "multi-class"}, "dataset_mode"),
+    ],
+)
+def test_keys_about_masks_are_refused(painter_of_all, isdm, tmp_path, values, subject):
+    base = {"model_path": painter_of_all, "num_samples": 1, "results_path": tmp_path / "out"}
+    code, _, errors = isdm("sample", **{**base, **values})
+    assert code == 2
+    check_errors(errors, subject)
+    assert not (tmp_path / "out").exists()
+
+
+def test_actions_with_masks_refuse_such_networks_and_data(painter_of_all, pictures, lemons, isdm, tmp_path):
+    out = {"results_path": tmp_path / "out"}
+    code, _, errors = isdm("place", model_path=painter_of_all, data_dir=lemons, good_dir=pictures, **out)
+    assert code == 2
+    check_errors(errors, "model_path")
+    assert "images alone" in errors[0]
+    code, _, errors = isdm("masks", data_dir=lemons, dataset_mode="images", **out)
+    assert code == 2
+    check_errors(errors, "dataset_mode")
+    code, _, errors = isdm("evaluate", data_dir=lemons, dataset_mode="images", synthetic_dir=lemons / "test",
+                           output_dir=tmp_path / "out", image_size=32)  # fmt: skip
+    assert code == 2
+    check_errors(errors, "dataset_mode")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_killed_sampling_goes_on_where_it_stopped(draw, painter_of_all, tmp_path):
     values = {"model_path": painter_of_all, "results_path": tmp_path / "killed", "steps": 3, "num_samples": 40}
-    arguments = [sys.executable, str(ROOT / "main.py"), "sample", "--set=batch_size=1"]
-    arguments += [f"--set={key}={value}" for key, value in values.items()]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    images, deadline = tmp_path / "killed" / "images", time.monotonic() + 60
-    while len(list(images.glob("*.png")) if images.exists() else []) < 3 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    images = tmp_path / "killed" / "images"
+    kill_at_files(start("sample", {**values, "batch_size": 1}), images, 3)
     assert 3 <= len(list(images.glob("*.png"))) < 40
     folder, _ = draw("killed", batch_size=1, num_samples=40)
     assert bytes_of(folder) == bytes_of(draw("whole", batch_size=1, num_samples=40)[0])
@@ -298,4 +340,8 @@ def test_bare_weights_say_what_they_do_not_tell(painter_of_all, isdm, tmp_path):
     code, _, errors = isdm("sample", **base, **known, condition="mask", image_channels=1, dataset_mode="multi-class")
     assert code == 2
     check_errors(errors, "condition", "image_channels")
+    makes_masks = {"generates": "pair", "prediction": "v", "condition": "mask", "dataset_mode": "multi-class"}
+    code, _, errors = isdm("sample", **base, **known, **makes_masks)
+    assert code == 2
+    check_errors(errors, "generates")
     assert not (tmp_path / "out").exists()

@@ -131,6 +131,21 @@ def test_masks_have_to_be_asked_for(pretrained, lemons, isdm, tmp_path):
     code, _, errors = isdm("finetune", **values, dataset_mode="multi-class", output_dir=tmp_path / "other")
     assert code == 2
     check_errors(errors, "dataset_mode")
+    assert "set condition to mask" in errors[0]
+
+
+@pytest.mark.parametrize("action", ["train", "finetune"])
+def test_a_start_without_masks_makes_none(pretrained, lemons, isdm, tmp_path, action):
+    values = {"data_dir": lemons, "resume_checkpoint": pretrained, "output_dir": tmp_path / "run", "generates": "pair"}
+    base = {**TINY, "learn_sigma": False} if action == "train" else {**FINETUNE, "learn_sigma": None}
+    code, _, errors = isdm(action, **{**base, **values})
+    assert code == 2
+    assert any(line.startswith("error: generates") for line in errors)
+    torch.save(load_checkpoint(pretrained / BEST).model, tmp_path / "bare.pt")
+    known = {"prediction": "v", "image_size": 16, "num_heads": 4}
+    code, _, errors = isdm(action, **{**base, **values, **known, "resume_checkpoint": tmp_path / "bare.pt"})
+    assert code == 2
+    check_errors(errors, "generates")
 
 
 def test_a_network_with_masks_does_not_forget_them(trained, lemons, isdm, tmp_path):
