@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from evaluations.metrics.agreement import agreement
@@ -40,7 +39,6 @@ from guided_diffusion.actions import train
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.load import load_config, parse_overrides, read_config_file
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.data import visualize
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -51,7 +49,7 @@ from guided_diffusion.pipelines.load import load_pipeline
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.runtime.checkpoint import LAST, load_checkpoint
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-from scripts.measure.augment import TIMESTEPS, losses
+from scripts.measure.augment import TIMESTEPS, losses, pixels_of
 
 RESULTS, TABLE = "results.jsonl", "results.md"
 ARMS = ("scratch", "pretrained")
@@ -134,12 +132,8 @@ def read_real(config: TrainConfig) -> Real:
         shown = shown_dataset(report.pairs, encoding, config.geometry, mode)
         images, condition = collate_examples(shown, range(len(report.pairs)))
         names = tuple(pair.stem for pair in report.pairs)
-        sets.append(ImageSet(_pixels(images), condition.label.numpy(), names, encoding.num_classes))
+        sets.append(ImageSet(pixels_of(images), condition.label.numpy(), names, encoding.num_classes))
     return Real(encoding, *sets, shown)
-
-
-def _pixels(images: torch.Tensor) -> np.ndarray:
-    return np.stack([visualize.to_rgb(image) for image in visualize.quantize(images.numpy())])
 
 
 def real_segmenter(arguments: argparse.Namespace, real: Real) -> torch.nn.Module:
@@ -171,7 +165,7 @@ def sampled(pipeline: SamplingPipeline, real: Real, scale: float, seed: int) -> 
     condition = SemanticMap(torch.from_numpy(real.test.labels), real.encoding.num_classes)
     seeds = [derive_seed(Stream.SAMPLE, seed, index) for index in range(len(condition))]
     images = pipeline(condition, seeds, s=scale, steps=20, batch_size=16)
-    return ImageSet(_pixels(images), real.test.labels, real.test.names, real.test.num_classes)
+    return ImageSet(pixels_of(images), real.test.labels, real.test.names, real.test.num_classes)
 
 
 def measure(arguments: argparse.Namespace, real: Real, arm: str, seed: int, stage: Stage, steps: int) -> dict[str, Any]:
