@@ -190,6 +190,7 @@ def test_mistakes_are_one_line_before_anything_is_written(keys, tmp_path, isdm, 
     [
         ({"resize": "crop", "inpaint": False}, {}, "train_config"),
         ({"inpaint": False}, {}, "train_config"),
+        ({"condition": "none"}, {}, "train_config"),
         ({"num_chanels": 3}, {}, "train_config"),
         ({"dataset_mode": "binary"}, {}, "dataset_mode"),
         ({}, {"erase": True}, "place_config"),
