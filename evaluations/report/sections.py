@@ -82,6 +82,8 @@ def study_section(study: Record) -> Section:
             )
         )
         tables.append(_study_table(name, arms))
+        if any("to_judged" in arm for arm in arms):
+            tables.append(_others_table(name, arms))
         if len(class_names) > 1:
             shown = {arm["label"]: list(arm["classes"]["iou"].values()) for arm in arms if arm["name"] != "copy_paste"}
             figures.append(Figure(f"{name}: classes", charts.class_bars(class_names, shown)))
@@ -133,6 +135,18 @@ def _study_table(name: str, arms: Sequence[Record]) -> Table:
         rows.append([arm["label"], arm["real"], arm["synthetic"], miou, *compared, *scores])
     header = ["setting", "real", "synthetic", "mIoU %", "difference", "95 % interval", "mIoU without class 0"]
     return Table([*header, "micro IoU", "Dice", "precision", "recall"], rows, f"{name}, means over seeds, in percent")
+
+
+def _others_table(name: str, arms: Sequence[Record]) -> Table:
+    rows = []
+    for arm in arms:
+        if "to_judged" in arm:
+            mean, low, high = (points(arm["to_judged"][key]) for key in ("mean", "low", "high"))
+            rows.append(
+                [arm["label"], arm["synthetic"], percent(arm["scores"]["miou"]["mean"]), mean, f"{low} to {high}"]
+            )
+    header = ["setting", "synthetic", "mIoU %", "difference", "95 % interval"]
+    return Table(header, rows, f"{name}, other samples against as many of those that are judged")
 
 
 # -------------------------------------------------------------------------------- samples, generator, settings

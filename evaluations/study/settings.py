@@ -18,7 +18,8 @@ from evaluations.segmentation.training import TrainingPlan
 class Setting:
     """One way to make a training set: `name` is for results and file names, `label` for the report.
 
-    ratio: synthetic images for each real one; None takes all of them.
+    ratio: synthetic images for each real one; None takes all of them. source: whose samples, by the name of their
+    folder; "": those that are judged.
     """
 
     name: str
@@ -26,11 +27,12 @@ class Setting:
     real: bool = True
     ratio: float | None = 0.0
     augmentation: Literal["none", "standard", "copy-paste"] = "none"
+    source: str = ""
 
     @property
     def is_mix(self) -> bool:
-        """Whether real and synthetic images are mixed, which the verdict judges."""
-        return self.real and self.ratio != 0
+        """Whether real images are mixed with the samples that the verdict judges."""
+        return self.real and self.ratio != 0 and not self.source
 
 
 REAL_ONLY = Setting("real", "real only")
@@ -40,16 +42,24 @@ SYNTHETIC_ONLY = Setting("synthetic", "synthetic only", real=False, ratio=None)
 
 
 def settings_of(
-    ratios: Sequence[float], *, baselines: bool = True, synthetic_only: bool = True, augment_all: bool = False
+    ratios: Sequence[float],
+    *,
+    baselines: bool = True,
+    synthetic_only: bool = True,
+    augment_all: bool = False,
+    others: Sequence[str] = (),
 ) -> list[Setting]:
     """Return the settings of a study: real only, a mix for each ratio, synthetic only, and the cheap baselines.
 
-    augment_all: every setting has the standard augmentation, so it is not a baseline.
+    augment_all: every setting has the standard augmentation, so it is not a baseline. others: names of other samples;
+    each has a mix of the largest ratio.
     """
     mixes = [Setting(f"mix_{ratio:g}", f"real + {ratio:g} synthetic", ratio=ratio) for ratio in ratios]
     alone = [SYNTHETIC_ONLY] if synthetic_only else []
     cheap = [COPY_PASTE] if augment_all else [STANDARD_AUGMENTATION, COPY_PASTE]
-    return [REAL_ONLY, *mixes, *alone, *(cheap if baselines else [])]
+    largest = max(ratios, default=0.0)
+    rest = [Setting(f"other_{name}", f"real + {largest:g} of {name}", ratio=largest, source=name) for name in others]
+    return [REAL_ONLY, *mixes, *rest, *alone, *(cheap if baselines else [])]
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,10 @@ def _setting_entry(
     if setting != REAL_ONLY:
         pair = counts[REAL_ONLY.name], counts[setting.name]
         entry["difference"] = bootstrap_difference(*pair, seed=study.plan.seed).to_json()
+    if setting.source:
+        (judged,) = (each for each in study.settings if each.is_mix and each.ratio == setting.ratio)
+        pair = counts[judged.name], counts[setting.name]
+        entry["to_judged"] = bootstrap_difference(*pair, seed=study.plan.seed).to_json()
     return entry
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,16 +16,22 @@ class StudyData:
     """What the models of a study are trained and tested on.
 
     origin: [len(samples)] or [len(samples), M], indices of the training images whose masks a sample was made from, -1
-        where unknown.
+        where unknown. others: other samples and their origins, by name.
     """
 
     training: ImageSet
     test: ImageSet
     samples: ImageSet
     origin: Indices
+    others: Mapping[str, tuple[ImageSet, Indices]] = field(default_factory=dict)
+
+    def of(self, setting: Setting) -> tuple[ImageSet, Indices]:
+        """Return the samples of a setting and their origins."""
+        return self.others[setting.source] if setting.source else (self.samples, self.origin)
 
     def __post_init__(self) -> None:
-        assert len(self.origin) == len(self.samples)
+        for samples, origin in ((self.samples, self.origin), *self.others.values()):
+            assert len(origin) == len(samples)
         assert len(self.training) >= 2
         assert len(self.test) >= 1
 
@@ -42,33 +48,35 @@ class TrainingSets:
 
 def training_sets(data: StudyData, setting: Setting, plan: StudyPlan, repeat: int) -> TrainingSets:
     """Return what a setting is trained on and chosen by in one repeat."""
-    train, validation, usable = _division(data, plan, repeat)
+    images, origin = data.of(setting)
+    train, validation, usable = _division(data.training, origin, plan, repeat)
     wanted = len(usable) if setting.ratio is None else min(len(usable), round(setting.ratio * len(train)))
     # A permutation of all, so that a larger ratio contains the samples of a smaller one.
     chosen = np.random.default_rng([plan.seed, repeat, 1]).permutation(usable)[:wanted]
-    samples, real = data.samples.subset(np.sort(chosen)), data.training.subset(train)
+    samples, real = images.subset(np.sort(chosen)), data.training.subset(train)
     training = real.joined(samples) if setting.real else samples
     return TrainingSets(training, data.training.subset(validation), len(real) if setting.real else 0, len(samples))
 
 
-def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPlan, seeds: int) -> int:
-    """Return how many more samples the largest ratio needs in some repeat; 0 if there are enough."""
-    lacking = 0
+def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPlan, seeds: int) -> dict[str, int]:
+    """Return how many more samples a source needs in some repeat, for the sources that have too few."""
+    lacking: dict[str, int] = {}
     for repeat in range(seeds):
-        train, _, usable = _division(data, plan, repeat)
-        wanted = [1 if setting.ratio is None else round(setting.ratio * len(train)) for setting in settings]
-        lacking = max(lacking, max(wanted) - len(usable))
+        for setting in settings:
+            train, _, usable = _division(data.training, data.of(setting)[1], plan, repeat)
+            wanted = 1 if setting.ratio is None else round(setting.ratio * len(train))
+            if wanted > len(usable):
+                lacking[setting.source] = max(lacking.get(setting.source, 0), wanted - len(usable))
     return lacking
 
 
-def _division(data: StudyData, plan: StudyPlan, repeat: int) -> tuple[Indices, Indices, Indices]:
+def _division(real: ImageSet, origin: Indices, plan: StudyPlan, repeat: int) -> tuple[Indices, Indices, Indices]:
     """Return the real images that train, those that validate, and the samples that may train.
 
     Samples made from the mask of a validation image may not: a model would be chosen by masks that it has seen.
     """
-    real = data.training
     train, validation = split_validation(real.labels, real.num_classes, plan.validation_share, plan.seed_of(repeat))
-    of_validation = np.isin(data.origin, validation).reshape(len(data.origin), -1).any(axis=1)
+    of_validation = np.isin(origin, validation).reshape(len(origin), -1).any(axis=1)
     return train, validation, np.flatnonzero(~of_validation)
 
 

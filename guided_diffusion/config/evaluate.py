@@ -63,6 +63,9 @@ class StudyOptions(OptionGroup):
         path=True,
     )
     ratios: FloatTuple = option((0.5, 1.0, 2.0), "synthetic images for each real one; each ratio is a setting")
+    other_dirs: NameList = option(
+        (), "folders of other samples, such as those of other masks: each is a setting, at the largest ratio"
+    )
     synthetic_only: bool = option(True, "a setting with synthetic images alone")
     baselines: bool = option(
         True, "settings without samples: standard augmentation, copy-paste of defects", former="rivals"
@@ -90,6 +93,9 @@ class StudyOptions(OptionGroup):
                 yield ("ratios", f"ratios has {ratio:g}: every ratio must be above 0, such as 0.5")
         if len(set(self.ratios or ())) < len(self.ratios or ()):
             yield ("ratios", f"ratios is {list(self.ratios)}, with one ratio twice: keep one")
+        if self.other_dirs and not (self.study and self.ratios):
+            missing = "ratios is empty" if self.study else "study is false"
+            yield ("other_dirs", f"other_dirs is given, but {missing}, and nothing would be compared: leave one out")
 
 
 class QualityOptions(OptionGroup):

@@ -314,3 +314,39 @@ def test_a_new_metric_is_a_file_and_a_line(samples, lemons, isdm, tmp_path, monk
     for part in (f"By {found:+.2f} gray levels.", f"not equal: {found:.1f}", "<dt>Brightness</dt>", "A label map"):
         assert part in page
     assert "Brightness: " in page[page.index("Spread over all samples") :]
+
+
+@pytest.mark.slow
+def test_other_samples_are_compared_at_equal_counts(isdm, samples, few_samples, lemons, tmp_path):
+    values = {**TINY_STUDY, "ratios": [0.5, 1], "seeds": 1, "baselines": False, "synthetic_only": False}
+    values |= {"data_dir": lemons, "synthetic_dir": samples, "agreement": False, "near_duplicates": False}
+    code, _, errors = isdm("evaluate", **values, other_dirs=[str(few_samples)], output_dir=tmp_path / "out")
+    assert code == 0, errors
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    arms = {arm["name"]: arm for arm in record["study"]["architectures"]["fpn"]["arms"]}
+    assert list(arms) == ["real", "mix_0.5", "mix_1", "other_few"]
+    assert arms["other_few"]["synthetic"] == arms["mix_1"]["synthetic"] == arms["real"]["real"]
+    assert list(record["study"]["architectures"]["fpn"]["verdict"]["differences"]) == ["0.5", "1"]
+    assert arms["other_few"]["to_judged"].keys() == arms["other_few"]["difference"].keys()
+    assert "other samples" in (tmp_path / "out" / "report.html").read_text()
+    values |= {"ratios": [3], "output_dir": tmp_path / "out2", "other_dirs": [str(few_samples)]}
+    code, _, errors = isdm("evaluate", **values)
+    assert code == 2
+    check_error(errors[-1], "ratios", few_samples)
+
+
+@pytest.mark.parametrize(
+    ("others", "more", "subject"),
+    [
+        (["samples"], {}, "other_dirs"),
+        (["few", "few"], {}, "other_dirs"),
+        (["nowhere"], {}, "nowhere"),
+        (["few"], {"ratios": []}, "other_dirs"),
+    ],
+)
+def test_other_samples_that_cannot_be_compared(isdm, samples, few_samples, lemons, tmp_path, others, more, subject):
+    folders = {"samples": samples, "few": few_samples, "nowhere": tmp_path / "nowhere"}
+    values = {**TINY_STUDY, **more, "data_dir": lemons, "synthetic_dir": samples, "output_dir": tmp_path / "out"}
+    code, _, errors = isdm("evaluate", **values, other_dirs=[str(folders[name]) for name in others])
+    assert code == 2
+    check_error(errors[0], folders.get(subject, subject))

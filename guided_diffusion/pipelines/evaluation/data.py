@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePath
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,8 +13,7 @@ from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets, MaskGroups
 from evaluations.metrics.lpips_diversity import groups_of_one_mask
-from evaluations.origins import UNKNOWN, MaskClue, RealMasks, origin_warnings, trace_origins
-from evaluations.sets import Images, ImageSet, Indices
+from evaluations.sets import Images, ImageSet
 from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
 from guided_diffusion.data.arrays import load_arrays
 from guided_diffusion.data.files import open_mask
@@ -31,10 +29,10 @@ from guided_diffusion.data.visualize import Pixels
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import shared_with_training
-from guided_diffusion.pipelines.evaluation.options import needs_training, size_of_samples
+from guided_diffusion.pipelines.evaluation.options import find_others, needs_training, size_of_samples
+from guided_diffusion.pipelines.evaluation.sample_origins import ReadSamples, Split, origin_lines, traced
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.samples.manifest import MaskLineage, file_digest
-from guided_diffusion.samples.reader import SampleFolder, find_samples, mask_digests, open_samples
+from guided_diffusion.samples.reader import SampleFolder, find_samples, open_samples
 
 _REPORTED = UNSEEN | {ProblemKind.EMPTY_CLASS, *DUPLICATES}
 
@@ -115,7 +113,8 @@ class ScannedData:
 
     training: None if no measurement needs it, as published datasets have gigabytes of it.
     shared: the test pairs whose image is in train, too.
-    several: the samples whose diversity is measured, of the folder `several_folder`.
+    several: the samples whose diversity is measured, of the folder `several_folder`. others: further samples for the
+    study, by name.
     """
 
     view: View
@@ -126,6 +125,7 @@ class ScannedData:
     several: tuple[Pair, ...]
     several_folder: SampleFolder
     folder: SampleFolder
+    others: Mapping[str, tuple[SampleFolder, tuple[Pair, ...]]]
     shared: tuple[Twin, ...]
     warnings: tuple[str, ...]
 
@@ -178,6 +178,10 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         several,
         several_folder,
         folder,
+        {
+            name: (other, open_samples(other, encoding, view.image_channels))
+            for name, other in find_others(config, folder).items()
+        },
         tuple(shared),
         (*warnings, *_size_warning(folder, pairs, seen.size)),
     )
@@ -225,10 +229,12 @@ def _size_warning(folder: SampleFolder, pairs: Sequence[Pair], wanted: tuple[int
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Everything that is compared, in memory; warnings are lines for the report."""
+    """Everything that is compared, in memory; others: by name. warnings are lines for the report."""
 
     scanned: ScannedData
     sets: EvaluationSets
+    samples: ReadSamples
+    others: Mapping[str, ReadSamples]
     warnings: tuple[str, ...]
 
 
@@ -237,130 +243,35 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
     view = scanned.view
     training = None if scanned.training is None else view.read(scanned.training, "training")
     test = view.read(scanned.test, "test")
-    samples = view.read(scanned.samples, "samples", samples=scanned.folder)
-    origins = _placed_origins(scanned) if scanned.folder.has_native_depth else None
-    lines: list[str] = []
-    if origins is None:
-        splits = (_masks_of(scanned, scanned.training, training), _masks_of(scanned, scanned.test, test))
-        clues = [_clue(scanned.folder, pair) for pair in scanned.samples]
-        origin, test_origin = trace_origins(samples.labels, clues, splits)
-        donors = _mask_donors(scanned, splits, origin, test_origin)
-        if not scanned.folder.is_generated:  # then masks are of no split, which is no mistake
-            lines = origin_warnings(
-                scanned.folder.folder,
-                samples.labels,
-                None if training is None else origin,
-                test_origin,
-                compared_with_test=compared_with_test,
-            )
-    else:
-        donors, test_origin = origins.donors, origins.test
-        origin = donors[:, 0]
+    splits = (Split(scanned.training, training), Split(scanned.test, test))
+    samples = read_samples(view, scanned.folder, scanned.samples, splits, "samples")
+    lines = origin_lines(samples, splits[0], compared_with_test=compared_with_test)
+    others = {
+        name: read_samples(view, folder, pairs, splits, f"samples of {name}")
+        for name, (folder, pairs) in scanned.others.items()
+    }
     sets = EvaluationSets(
         training,
         test,
-        samples,
+        samples.images,
         tuple(view.encoding.names),
         scanned.background,
-        origin,
-        test_origin,
+        samples.origin,
+        samples.test_origin,
         _how_resized(view.options),
         partial(_find_groups, scanned),
-        donors=donors,
-        new_masks=np.array([scanned.folder.is_generated or made is not None for made in _lineages(scanned)]),
-        mask_flips=_mask_flips(scanned),
+        donors=samples.donors,
+        new_masks=samples.new_masks,
+        mask_flips=samples.mask_flips,
     )
-    return EvaluationData(scanned, sets, (*lines, *scanned.warnings))
+    return EvaluationData(scanned, sets, samples, others, (*lines, *scanned.warnings))
 
 
-def _masks_of(scanned: ScannedData, pairs: Sequence[Pair] | None, images: ImageSet | None) -> RealMasks | None:
-    if pairs is None or images is None:
-        return None
-    digests = mask_digests(pairs) if scanned.folder.lines else ()
-    return RealMasks(images.labels, [PurePath(pair.mask).name for pair in pairs], digests)
-
-
-def _clue(folder: SampleFolder, pair: Pair) -> MaskClue:
-    line = folder.line_of(pair)
-    digest, source = (line.source_digest, line.source_mask) if line else ("", "")
-    return MaskClue(digest, PurePath(source.replace("\\", "/")).name)
-
-
-def _mask_donors(
-    scanned: ScannedData, splits: tuple[RealMasks | None, RealMasks | None], origin: Indices, test_origin: Indices
-) -> Indices | None:
-    """Return [N, M] of the training images whose masks samples were made from, where some masks are new; else None.
-
-    Fills in, by the lineage of new masks, `origin` and `test_origin` [N]. A sample that has anything of a test mask has
-    no training image as its origin: it is a leak.
-    """
-    lineages = _lineages(scanned)
-    if not any(lineages):
-        return None
-    training, test = (
-        {} if split is None else {digest: index for index, digest in enumerate(split.digests)} for split in splits
-    )
-    found: list[list[int]] = []
-    for number, lineage in enumerate(lineages):
-        if lineage is None:
-            found.append([index] if (index := int(origin[number])) >= 0 else [])
-            continue
-        digests = [mask.digest for mask in lineage.masks]
-        found.append(list(dict.fromkeys(training[digest] for digest in digests if digest in training)))
-        leaks = [test[digest] for digest in digests if digest in test and digest not in training]
-        known = not leaks and all(digest in training for digest in digests) and bool(found[-1])
-        origin[number] = found[-1][0] if known else UNKNOWN
-        test_origin[number] = leaks[0] if leaks else UNKNOWN
-    return _filled_up(found)
-
-
-def _lineages(scanned: ScannedData) -> list[MaskLineage | None]:
-    """Return for each sample what its mask was made of, None for a mask of the dataset."""
-    lines = [scanned.folder.line_of(pair) for pair in scanned.samples]
-    return [None if line is None else line.lineage for line in lines]
-
-
-def _mask_flips(scanned: ScannedData) -> tuple[bool, bool]:
-    """Return whether the masks of samples were turned upside down, and left to right."""
-    if any(line.augment_masks for line in scanned.folder.lines.values()):
-        return True, True
-    flips = {lineage.flips for lineage in _lineages(scanned) if lineage is not None}
-    return any(down for down, _ in flips), any(across for _, across in flips)
-
-
-def _filled_up(rows: Sequence[Sequence[int]]) -> Indices:
-    """Return rows of indices as [N, at least 1], filled up with UNKNOWN."""
-    result = np.full((len(rows), max(1, *map(len, rows))), UNKNOWN, np.int64)
-    for row, indices in zip(result, rows, strict=True):
-        row[: len(indices)] = indices
-    return result
-
-
-class _PlacedOrigins(NamedTuple):
-    """What placed samples were made from; -1: nothing of the split."""
-
-    donors: Indices
-    """[N, at least 1] of the training images whose defects they have, or which they were painted into."""
-    test: Indices
-    """[N] of the test image that each was painted into."""
-
-
-def _placed_origins(scanned: ScannedData) -> _PlacedOrigins:
-    """Trace the samples of `place` by the manifest: by the names of masks and the bytes of good images."""
-    training = scanned.training or ()
-    by_stem = {pair.stem: index for index, pair in enumerate(training)}
-    by_image, test_by_image = (
-        {file_digest(pair.image): index for index, pair in enumerate(pairs)} for pairs in (training, scanned.test)
-    )
-    found, test = [], []
-    for pair in scanned.samples:
-        line = scanned.folder.line_of(pair)
-        digest = "" if line is None else line.good_digest or ""
-        defects = () if line is None else line.defects or ()
-        donors = {by_stem.get(defect.source.rpartition("#")[0], UNKNOWN) for defect in defects}
-        found.append(sorted({*donors, by_image.get(digest, UNKNOWN)} - {UNKNOWN}))
-        test.append(test_by_image.get(digest, UNKNOWN))
-    return _PlacedOrigins(_filled_up(found), np.array(test, np.int64))
+def read_samples(
+    view: View, folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[Split, Split], name: str
+) -> ReadSamples:
+    """Return samples in memory with their origins in the training and test splits."""
+    return traced(folder, pairs, view.read(pairs, name, samples=folder), splits)
 
 
 def _find_groups(scanned: ScannedData) -> MaskGroups:

@@ -65,6 +65,8 @@ def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
 
 def _folders_of_samples(config: EvaluateConfig, samples: SampleFolder) -> list[ReadFolder]:
     folders = sample_folders("synthetic_dir", config.synthetic_dir, samples.folder)
+    for given in config.study.other_dirs:
+        folders += sample_folders("other_dirs", given, find_samples(given).folder)
     diversity = config.quality.diversity_dir
     return folders + (sample_folders("diversity_dir", diversity, find_samples(diversity).folder) if diversity else [])
 

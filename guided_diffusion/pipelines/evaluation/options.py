@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,7 +17,7 @@ from guided_diffusion.data.options import GeometryOptions, ImageSize, SourceOpti
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.option_help import expected
-from guided_diffusion.samples.reader import SampleFolder
+from guided_diffusion.samples.reader import SampleFolder, find_samples
 
 FROM_SAMPLES = (*ViewOptions.model_fields, *(key for key in SourceOptions.model_fields if key != "data_dir"))
 """Keys that, left empty, take the value that the samples were made with."""
@@ -65,6 +67,36 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
         found = f"{scale} given, but the windows of {samples.folder} are at scale {made_at}"
         raise ConfigError.of("scale", found, "leave it out")
     return resolved
+
+
+def find_others(config: EvaluateConfig, samples: SampleFolder) -> dict[str, SampleFolder]:
+    """Return the folders of `other_dirs` by the name of each; ConfigError where one cannot stand beside `samples`.
+
+    All are compared at one size: windows with windows of the same size and scale, whole images with whole images.
+    """
+    found: dict[str, SampleFolder] = {}
+    for given in config.study.other_dirs:
+        folder = find_samples(given)
+        name = re.sub(r"[^\w.-]+", "_", Path(given).resolve().name)
+        if name in found:
+            line = f"other_dirs has two folders called {name}, by which results are known: rename one"
+            raise ConfigError.of_keys(("other_dirs", line))
+        if folder.folder == samples.folder:
+            line = f"other_dirs has {given}, which is synthetic_dir: leave it out"
+            raise ConfigError.of_keys(("other_dirs", line))
+        forms = [_form(each) for each in (samples, folder)]
+        if forms[0] != forms[1]:
+            found_both = f"other_dirs has {given}, which holds {forms[1]}, but synthetic_dir holds {forms[0]}"
+            line = f"{found_both}: give samples alike"
+            raise ConfigError.of_keys(("other_dirs", line))
+        found[name] = folder
+    return found
+
+
+def _form(samples: SampleFolder) -> str:
+    if not samples.holds_windows:
+        return "whole images"
+    return f"windows of image_size {samples.config.get('image_size')} at scale {samples.config.get('scale')}"
 
 
 def _complete_for_whole_images(values: dict[str, Any], samples: SampleFolder) -> None:

@@ -37,6 +37,7 @@ def describe_data(source: SourceOptions, data: EvaluationData) -> dict[str, Any]
     return {
         "data_dir": str(Path(source.data_dir).absolute()),
         "synthetic_dir": str(folder.folder),
+        "other_dirs": {name: str(other.folder.folder) for name, other in data.others.items()},
         "classes": list(sets.class_names),
         "images": {name: len(split) for name, split in splits.items() if split is not None},
         "digests": {name: split.digest for name, split in splits.items() if split is not None},

@@ -21,7 +21,6 @@ from evaluations.segmentation.models import architecture_name, build_segmenter, 
 from evaluations.segmentation.segmenter import AgreementSegmenter, trained_segmenter
 from evaluations.segmentation.training import TrainingPlan
 from evaluations.segmentation.weights import weights_digest
-from evaluations.sets import Indices
 from evaluations.study.run import Study, run_study
 from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, settings_of
 from evaluations.study.summary import summarize
@@ -30,6 +29,7 @@ from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions
 from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
 from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.evaluation.sample_origins import ReadSamples
 from guided_diffusion.runtime.checkpoint import save_checkpoint
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
 
@@ -116,10 +116,17 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
         baselines=options.baselines,
         synthetic_only=options.synthetic_only,
         augment_all=options.augment_all,
+        others=tuple(data.others),
     )
-    results = StudyResults(folder / FOLDER, _settings(config, sets), _digests(sets))
+    results = StudyResults(folder / FOLDER, _settings(config, sets), _digests(data))
     study = Study(
-        StudyData(sets.training, sets.test, sets.samples, _made_from(sets)),
+        StudyData(
+            sets.training,
+            sets.test,
+            sets.samples,
+            data.samples.made_from,
+            {name: (other.images, other.made_from) for name, other in data.others.items()},
+        ),
         replace(make_plan(options, len(sets.class_names), device), relabel=_relabel(config, sets.class_names)),
         architectures,
         tuple(settings),
@@ -180,36 +187,22 @@ def _settings(config: EvaluateConfig, sets: EvaluationSets) -> dict[str, Any]:
     }
 
 
-def _made_from(sets: EvaluationSets) -> Indices:
-    return sets.origin if sets.donors is None else sets.donors
-
-
-def _digests(sets: EvaluationSets) -> Mapping[str, str]:
+def _digests(data: EvaluationData) -> Mapping[str, str]:
     """Return digests by which results are recognized as those of the same data."""
+    sets = data.sets
     assert sets.training is not None
-    return {
-        "training images": sets.training.digest,
-        "test images": sets.test.digest,
-        "samples": sets.samples.digest,
-        "origin of the samples": sha256(_made_from(sets).astype("<i8").tobytes()).hexdigest()[:16],
-    }
+    digests = {"training images": sets.training.digest, "test images": sets.test.digest}
+    for samples, of in ((data.samples, ""), *((other, f" of {name}") for name, other in data.others.items())):
+        digests[f"samples{of}"] = samples.images.digest
+        digests[f"origin of the samples{of}"] = sha256(samples.made_from.astype("<i8").tobytes()).hexdigest()[:16]
+    return digests
 
 
 def _refuse_unfit_samples(options: StudyOptions, data: EvaluationData, study: Study) -> None:
-    folder, count = data.scanned.folder.folder, len(data.sets.samples)
-    if (of_test := int((data.sets.test_origin >= 0).sum())) and data.scanned.folder.has_native_depth:
-        raise DataError(
-            f"{folder}: {of_test} of {count} samples were painted into images of the test split, so a model trained on "
-            "them has seen the test: give place other good images, or set study to false"
-        )
-    of_test = leaked(data.sets.origin, data.sets.test_origin)
-    if of_test:
-        raise DataError(
-            f"{folder}: {of_test} of {count} samples were made from masks of the test split, so a model trained on "
-            "them has seen the test: sample from data_split train, or set study to false"
-        )
-    lacking = lacking_samples(study.data, study.settings, study.plan, study.seeds)
-    if lacking:
+    for samples in (data.samples, *data.others.values()):
+        _refuse_leaks(samples)
+    for source, lacking in lacking_samples(study.data, study.settings, study.plan, study.seeds).items():
+        folder = (data.others[source] if source else data.samples).folder.folder
         raise ConfigError(
             f"ratios is {list(options.ratios or ())}, but {folder} has {lacking} samples too few for the largest "
             "(those of validation masks do not count): sample more, or lower ratios"
@@ -217,3 +210,18 @@ def _refuse_unfit_samples(options: StudyOptions, data: EvaluationData, study: St
     for setting in study.settings:
         if setting.is_mix and not training_sets(study.data, setting, study.plan, 0).synthetic:
             raise ConfigError(f"ratios has {setting.ratio:g}, which is less than one sample here: leave it out")
+
+
+def _refuse_leaks(samples: ReadSamples) -> None:
+    """Raise DataError for samples that have something of the test images."""
+    folder, count = samples.folder.folder, len(samples.images)
+    if (of_test := int((samples.test_origin >= 0).sum())) and samples.folder.has_native_depth:
+        raise DataError(
+            f"{folder}: {of_test} of {count} samples were painted into images of the test split, so a model trained on "
+            "them has seen the test: give place other good images, or set study to false"
+        )
+    if of_test := leaked(samples.origin, samples.test_origin):
+        raise DataError(
+            f"{folder}: {of_test} of {count} samples were made from masks of the test split, so a model trained on "
+            "them has seen the test: sample from data_split train, or set study to false"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -89,10 +90,23 @@ def test_a_larger_ratio_has_the_samples_of_a_smaller_one(data):
 
 
 def test_too_few_samples_are_counted(data):
-    assert lacking_samples(data, list(SETTINGS.values()), plan_of(), 3) == 0
-    assert lacking_samples(data, settings_of((4,)), plan_of(), 3) == 4 * 16 - 48
+    assert lacking_samples(data, list(SETTINGS.values()), plan_of(), 3) == {}
+    assert lacking_samples(data, settings_of((4,)), plan_of(), 3) == {"": 4 * 16 - 48}
     unknown = StudyData(data.training, data.test, data.samples, np.full(60, -1))
-    assert lacking_samples(unknown, settings_of((4,)), plan_of(), 3) == 4 * 16 - 60
+    assert lacking_samples(unknown, settings_of((4,)), plan_of(), 3) == {"": 4 * 16 - 60}
+
+
+def test_other_samples_keep_their_own_origins(data):
+    """All but the first 20 of the other samples are of unknown origin, so none of these is left out."""
+    origin = np.where(np.arange(60) < 20, data.origin, -1)
+    other = replace(data.samples, images=data.samples.images[::-1].copy())
+    both = replace(data, others={"edited": (other, origin)})
+    (setting,) = (each for each in settings_of((1, 2), others=("edited",)) if each.source)
+    assert not setting.is_mix
+    sets = training_sets(both, setting, plan_of(), 0)
+    assert sets.synthetic == training_sets(both, SETTINGS["mix_2"], plan_of(), 0).synthetic == 2 * sets.real
+    assert lacking_samples(both, settings_of((4,), others=("edited",)), plan_of(), 1)["edited"] < 4 * 16 - 48
+    assert all((other.images == image).all(axis=(1, 2, 3)).any() for image in sets.training.images[sets.real :])
 
 
 def test_validation_has_a_share_of_every_class():

@@ -1,0 +1,165 @@
+"""Where the samples of `evaluate` come from: the training or test images whose masks, or pixels, they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluations.origins import UNKNOWN, MaskClue, RealMasks, origin_warnings, trace_origins
+from evaluations.sets import ImageSet, Indices
+from guided_diffusion.data.pairing import Pair
+from guided_diffusion.samples.manifest import MaskLineage, file_digest
+from guided_diffusion.samples.reader import SampleFolder, mask_digests
+
+
+class Split(NamedTuple):
+    """A split of the real dataset, and its images in memory; both None where it is not read."""
+
+    pairs: Sequence[Pair] | None
+    images: ImageSet | None
+
+
+@dataclass(frozen=True)
+class ReadSamples:
+    """Samples of a folder, and what they were made from.
+
+    origin, test_origin: [N], the image of the training or test split whose mask each has; -1: none. donors: [N, M], all
+    training images that a sample has something of, None where each has one mask of the dataset. new_masks: [N], whether
+    its mask is in no split. mask_flips: whether masks were turned upside down, and left to right.
+    """
+
+    folder: SampleFolder
+    images: ImageSet
+    origin: Indices
+    test_origin: Indices
+    donors: Indices | None
+    new_masks: np.ndarray
+    mask_flips: tuple[bool, bool]
+
+    @property
+    def made_from(self) -> Indices:
+        """[N] or [N, M]: the training images that must not validate a model trained on a sample."""
+        return self.origin if self.donors is None else self.donors
+
+
+def traced(folder: SampleFolder, pairs: Sequence[Pair], images: ImageSet, splits: tuple[Split, Split]) -> ReadSamples:
+    """Find the origins of samples in the training and the test split: by digests, names, and the masks themselves."""
+    lineages = _lineages(folder, pairs)
+    if folder.has_native_depth:
+        placed = _placed_origins(folder, pairs, splits)
+        origin, test_origin, donors = placed.donors[:, 0], placed.test, placed.donors
+    else:
+        masks = (_masks_of(folder, splits[0]), _masks_of(folder, splits[1]))
+        origin, test_origin = trace_origins(images.labels, [_clue(folder, pair) for pair in pairs], masks)
+        donors = _mask_donors(lineages, masks, origin, test_origin)
+    new_masks = np.array([folder.is_generated or made is not None for made in lineages])
+    return ReadSamples(folder, images, origin, test_origin, donors, new_masks, _mask_flips(folder, lineages))
+
+
+def origin_lines(samples: ReadSamples, training: Split, *, compared_with_test: bool) -> list[str]:
+    """Return warnings on origins; none of generated masks, which are of no split, nor of `place`."""
+    if samples.folder.has_native_depth or samples.folder.is_generated:
+        return []
+    return origin_warnings(
+        samples.folder.folder,
+        samples.images.labels,
+        None if training.images is None else samples.origin,
+        samples.test_origin,
+        compared_with_test=compared_with_test,
+    )
+
+
+def _masks_of(folder: SampleFolder, split: Split) -> RealMasks | None:
+    if split.pairs is None or split.images is None:
+        return None
+    digests = mask_digests(split.pairs) if folder.lines else ()
+    return RealMasks(split.images.labels, [PurePath(pair.mask).name for pair in split.pairs], digests)
+
+
+def _clue(folder: SampleFolder, pair: Pair) -> MaskClue:
+    line = folder.line_of(pair)
+    digest, source = (line.source_digest, line.source_mask) if line else ("", "")
+    return MaskClue(digest, PurePath(source.replace("\\", "/")).name)
+
+
+def _mask_donors(
+    lineages: Sequence[MaskLineage | None],
+    splits: tuple[RealMasks | None, RealMasks | None],
+    origin: Indices,
+    test_origin: Indices,
+) -> Indices | None:
+    """Return [N, M] of the training images whose masks samples were made from, where some masks are new; else None.
+
+    Fills in, by the lineage of new masks, `origin` and `test_origin` [N]. A sample that has anything of a test mask has
+    no training image as its origin: it is a leak.
+    """
+    if not any(lineages):
+        return None
+    training, test = (
+        {} if split is None else {digest: index for index, digest in enumerate(split.digests)} for split in splits
+    )
+    found: list[list[int]] = []
+    for number, lineage in enumerate(lineages):
+        if lineage is None:
+            found.append([index] if (index := int(origin[number])) >= 0 else [])
+            continue
+        digests = [mask.digest for mask in lineage.masks]
+        found.append(list(dict.fromkeys(training[digest] for digest in digests if digest in training)))
+        leaks = [test[digest] for digest in digests if digest in test and digest not in training]
+        known = not leaks and all(digest in training for digest in digests) and bool(found[-1])
+        origin[number] = found[-1][0] if known else UNKNOWN
+        test_origin[number] = leaks[0] if leaks else UNKNOWN
+    return _filled_up(found)
+
+
+def _lineages(folder: SampleFolder, pairs: Sequence[Pair]) -> list[MaskLineage | None]:
+    """Return for each sample what its mask was made of, None for a mask of the dataset."""
+    lines = [folder.line_of(pair) for pair in pairs]
+    return [None if line is None else line.lineage for line in lines]
+
+
+def _mask_flips(folder: SampleFolder, lineages: Sequence[MaskLineage | None]) -> tuple[bool, bool]:
+    """Return whether the masks of samples were turned upside down, and left to right."""
+    if any(line.augment_masks for line in folder.lines.values()):
+        return True, True
+    flips = {lineage.flips for lineage in lineages if lineage is not None}
+    return any(down for down, _ in flips), any(across for _, across in flips)
+
+
+def _filled_up(rows: Sequence[Sequence[int]]) -> Indices:
+    """Return rows of indices as [N, at least 1], filled up with UNKNOWN."""
+    result = np.full((len(rows), max(1, *map(len, rows))), UNKNOWN, np.int64)
+    for row, indices in zip(result, rows, strict=True):
+        row[: len(indices)] = indices
+    return result
+
+
+class _PlacedOrigins(NamedTuple):
+    """What placed samples were made from; -1: nothing of the split."""
+
+    donors: Indices
+    """[N, at least 1] of the training images whose defects they have, or which they were painted into."""
+    test: Indices
+    """[N] of the test image that each was painted into."""
+
+
+def _placed_origins(folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[Split, Split]) -> _PlacedOrigins:
+    """Trace the samples of `place` by the manifest: by the names of masks and the bytes of good images."""
+    training, test_pairs = (split.pairs or () for split in splits)
+    by_stem = {pair.stem: index for index, pair in enumerate(training)}
+    by_image, test_by_image = (
+        {file_digest(pair.image): index for index, pair in enumerate(each)} for each in (training, test_pairs)
+    )
+    found, test = [], []
+    for pair in pairs:
+        line = folder.line_of(pair)
+        digest = "" if line is None else line.good_digest or ""
+        defects = () if line is None else line.defects or ()
+        donors = {by_stem.get(defect.source.rpartition("#")[0], UNKNOWN) for defect in defects}
+        found.append(sorted({*donors, by_image.get(digest, UNKNOWN)} - {UNKNOWN}))
+        test.append(test_by_image.get(digest, UNKNOWN))
+    return _PlacedOrigins(_filled_up(found), np.array(test, np.int64))
