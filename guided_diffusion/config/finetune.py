@@ -50,6 +50,9 @@ class FinetuneConfig(FromCheckpointConfig, ActionConfig):
     resume_checkpoint: str = option("", "checkpoint file or run folder of the trained model", path=True)
 
     def as_training(self, trained: TrainedConfig) -> TrainConfig:
-        """Return the configuration of the training: this one, with its open keys as in `trained`, whose autoencoder stays."""
+        """Return the configuration of the training: this one, with its open keys as in `trained`.
+
+        Where that is a model of latents, its autoencoder stays as it is.
+        """
         filled = dict(self.fill_from_checkpoint(trained))
         return TrainConfig.model_construct(**filled, first_stage=FirstStageOptions())

@@ -66,7 +66,7 @@ class LatentCode:
         return self.channels, size[0] // self.stage.factor, size[1] // self.stage.factor
 
     def encode(self, image: Tensor | None, label: Tensor | None) -> Tensor:
-        """Return x0 [N, Z, H / f, W / f] of images [N, C, H, W] in [-1, 1] and, where it has masks, labels [N, H, W]."""
+        """Return x0 [N, Z, H / f, W / f] of images [N, C, H, W] in [-1, 1] and, with masks, labels [N, H, W]."""
         return self.stage.encode(image if self.pixels is None else self.pixels.encode(image, label))
 
     def decode(self, x: Tensor) -> Decoded:

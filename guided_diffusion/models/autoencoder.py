@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -99,11 +100,11 @@ class Autoencoder(nn.Module):
         widths = shape.widths
         inputs = (shape.image_channels + shape.label_channels) * _FOLDING**2
         self.encoder = nn.Sequential(nn.Conv2d(inputs, widths[0], 3, padding=1), *_blocks(widths[0]))
-        for width, wider in zip(widths[:-1], widths[1:], strict=True):
+        for width, wider in pairwise(widths):
             self.encoder.extend([nn.Conv2d(width, wider, 4, stride=2, padding=1), *_blocks(wider)])
         self.encoder.extend([*_blocks(widths[-1]), _normed(widths[-1], 2 * shape.latent_channels)])
         self.decoder = nn.Sequential(nn.Conv2d(shape.latent_channels, widths[-1], 3, padding=1), *_blocks(widths[-1]))
-        for width, narrower in zip(widths[:0:-1], widths[-2::-1], strict=True):
+        for width, narrower in pairwise(reversed(widths)):
             up = [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, narrower, 3, padding=1)]
             self.decoder.extend([*_blocks(width), *up])
         self.decoder.extend(_blocks(widths[0]))

@@ -56,6 +56,10 @@ class FirstPhase:
     describe: Mapping[str, Any]
 
     @property
+    def _path(self) -> Path:
+        return Path(self.config.run.output_dir) / LAST
+
+    @property
     def pixels(self) -> PairCode | None:
         """The code of the masks that the autoencoder sees, None for images alone."""
         return None if self.generation is None else self.generation.code
@@ -134,6 +138,7 @@ class FirstPhase:
             world=world,
             log=self.log,
             amp_dtype=dtype,
+            path=self._path,
             save=self._save,
         )
         if state:
@@ -172,7 +177,7 @@ class FirstPhase:
         """Write the state of the first phase as the run's checkpoint; nothing of the second has begun."""
         progress = Progress().state_dict()
         content = {"model": {}, "ema": {}, "progress": progress, "optimizer": {}, "first_stage": dict(state)}
-        save_checkpoint(Path(self.config.run.output_dir) / LAST, {**self.describe, **content})
+        save_checkpoint(self._path, {**self.describe, **content})
 
     # --- measured ------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.config.train import MOST_PASSES, TrainConfig
 from guided_diffusion.data.datasets import read_condition
@@ -90,8 +91,8 @@ def generation_of_checkpoint(checkpoint: Checkpoint) -> Generation | None:
         raise CheckpointError.of(checkpoint.path, found, "it was tampered with: copy it again") from None
 
 
-def read_training_masks(config: TrainConfig, report: ScanReport) -> TrainedMasks:
-    """Read every mask of a training as the model sees it, without augmentation."""
+def read_training_labels(config: TrainConfig | CheckConfig, report: ScanReport) -> NDArray[np.integer]:
+    """Read every mask of a training as the model sees it, without augmentation: [N, H, W], pairs before good images."""
     transform = plain_transform(config.geometry, get_mode(config.source.dataset_mode))
 
     def read(entry: Any) -> NDArray[np.integer]:
@@ -103,8 +104,14 @@ def read_training_masks(config: TrainConfig, report: ScanReport) -> TrainedMasks
         return read_condition(entry, report.encoding, transform).label.numpy()
 
     labels = in_threads(read, [*report.pairs, *report.good_images], "reading masks", progress=len(report.pairs) > 500)
-    stacked = np.stack(labels)
-    return TrainedMasks(stacked, count_masks(stacked, report.encoding.num_classes, transform.background))
+    return np.stack(labels)
+
+
+def read_training_masks(config: TrainConfig, report: ScanReport) -> TrainedMasks:
+    """Read every mask of a training as the model sees it, and count what is in them."""
+    labels = read_training_labels(config, report)
+    background = get_mode(config.source.dataset_mode).background
+    return TrainedMasks(labels, count_masks(labels, report.encoding.num_classes, background))
 
 
 def generation_of_training(
@@ -183,7 +190,7 @@ def announced_code(config: NetworkConfig, generation: Generation, names: Sequenc
     lines[0] += f"{code.folding**2})"
     if latent is not None:
         lines = [
-            f"generates {config.generation.generates}: latents of {size}, of {code.channels} channels ({channels})"
+            f"generates {config.generation.generates}: latents of {size}, made of {code.channels} channels ({channels})"
         ]
     if config.generation.mask_code == "bits":
         shown = [*names, "no class"][: len(code.codes)]

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ DECODER_NOISE = 0.05
 EMA_RATE = 0.999
 FOCUSED = 0.5
 """Share of the crops that show a pixel of a class other than the background, each class that is there alike."""
-SAVE_SECONDS = 300.0
+SAVE_SECONDS = 60.0
 MOST_BAD = 20
 _LINES = 20  # of the log
 
@@ -43,7 +44,8 @@ Save = Callable[[Mapping[str, Any]], None]
 class FirstStageTrainer:
     """Trains an autoencoder on random crops of a loader's images and masks.
 
-    class_weight: [classes] of the cross entropy. crop: side of the crops. folder: of the run, for messages.
+    class_weight: [classes] of the cross entropy. crop: side of the crops. path: of the checkpoint that
+    `save` writes.
     """
 
     autoencoder: Autoencoder
@@ -57,6 +59,7 @@ class FirstStageTrainer:
     world: ProcessGroup
     log: RunLog
     amp_dtype: torch.dtype | None
+    path: Path
     save: Save
 
     def __post_init__(self) -> None:
@@ -108,9 +111,8 @@ class FirstStageTrainer:
                         self._save()
                         saved = time.monotonic()
                     if stopped_by:
-                        line = (
-                            f"interrupted in step {self.step} of the autoencoder; the same command goes on from there"
-                        )
+                        where = f"in step {self.step} of the autoencoder"
+                        line = f"interrupted {where}; the same command goes on from {self.path.absolute()}"
                         raise Interrupted(stopped_by, line)
                     if self.step >= steps:
                         break
@@ -179,7 +181,7 @@ class FirstStageTrainer:
     def _skip(self, loss: float) -> None:
         self._bad += 1
         if self._bad >= MOST_BAD:
-            line = f"autoencoder_lr: {self._bad} steps in a row had a loss that is not finite (the last {loss:g}): lower it"
+            line = f"autoencoder_lr: {self._bad} steps in a row had a loss that is not finite ({loss:g}): lower it"
             raise UserError(line, collective=True, already_printed=not self.world.is_main)
 
     def _tell(self, loss: float) -> None:

@@ -39,7 +39,8 @@ class Gate:
         """Return the classes, worst first, because of which `least` (0 to 1) is missed; [] where it is reached."""
         lost = {name for name, share in self.kept.items() if share < least}
         if self.mean_iou < least:
-            lost |= {name for name, value in self.iou.items() if value < least}
+            low = {name for name, value in self.iou.items() if value < least}
+            lost |= low & self.kept.keys() or low  # the background is named where nothing else is wrong
         return sorted(lost, key=lambda name: (min(self.iou.get(name, 1.0), self.kept.get(name, 1.0)), name))
 
     def of_class(self, name: str) -> str:
