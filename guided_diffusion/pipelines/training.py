@@ -42,6 +42,7 @@ from guided_diffusion.pipelines.dataset import (
 )
 from guided_diffusion.pipelines.first_stage import latent_code
 from guided_diffusion.pipelines.generation import (
+    Generation,
     announced_code,
     generation_of_training,
     read_training_masks,
@@ -124,14 +125,7 @@ def build_trainer(
         masks = read_training_masks(config, report)
         generation = generation_of_training(config, report, masks, source)
     origin = lineage(config.optimizer, start, folder)
-    describe = {
-        "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
-        "encoding": report.encoding.to_dict(),
-        "lineage": origin,
-        "fingerprint": fingerprint_of(report).to_state(),
-    }
-    if generation is not None:
-        describe["generation"] = generation.to_state()
+    describe = describe_run(config, report, origin, eta, generation)
     code = None if generation is None else generation.code
     if config.latents.latent is not None:
         code, describe["latent"] = latent_code(config, start, report, masks, generation, world, log, describe)
@@ -201,6 +195,23 @@ def build_trainer(
     if aside:
         log.info(aside)
     return trainer
+
+
+def describe_run(
+    config: TrainConfig,
+    report: ScanReport,
+    origin: dict[str, Any],
+    eta: ArrayLike | None,
+    generation: Generation | None,
+) -> dict[str, Any]:
+    """Return the entries that every checkpoint of a run has beside its state."""
+    described = {
+        "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
+        "encoding": report.encoding.to_dict(),
+        "lineage": origin,
+        "fingerprint": fingerprint_of(report).to_state(),
+    }
+    return described if generation is None else {**described, "generation": generation.to_state()}
 
 
 def lasting_config(config: TrainConfig) -> dict[str, Any]:

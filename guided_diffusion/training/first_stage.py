@@ -26,7 +26,7 @@ from guided_diffusion.training.options import FirstStageOptions
 
 KL_WEIGHT = 1e-6
 DECODER_NOISE = 0.05
-"""Noise on the latents in the second half, in their standard deviations: samples are never quite what was encoded."""
+"""Noise on latents in the second half, in standard deviations of each: samples are never quite what was encoded."""
 EMA_RATE = 0.999
 FOCUSED = 0.5
 """Share of the crops that show a pixel of a class other than the background, each class that is there alike."""
@@ -144,7 +144,7 @@ class FirstStageTrainer:
             )
             z = posterior.mean + posterior.log_std.exp() * drawn
             if 2 * self.step >= steps:
-                z = z + DECODER_NOISE * z.detach().std((0, 2, 3), keepdim=True) * noise
+                z = z + DECODER_NOISE * z.detach().std((2, 3), keepdim=True) * noise
             made = self.autoencoder.decode(z)
         losses = first_stage_losses(image, label, made, posterior, self._class_weight)
         (losses * batch.weight.to(device)).sum().div(batch.global_size).backward()

@@ -74,7 +74,7 @@ class GateCounts:
         """Count label maps [N, H, W], the masks they were decoded to (None for images alone), and images likewise."""
         self._images += len(label)
         if image is not None and made is not None:
-            self._error += float((image - made.clamp(-1, 1)).square().double().sum())
+            self._error += float((image - made.clamp(-1, 1)).square().cpu().double().sum())
             self._values += image.numel()
         for index in range(len(self._names)):
             true = label == index

@@ -199,6 +199,18 @@ def test_the_network_sees_maps_reduced_by_area(image_run):
     assert torch.equal(condition.label, AreaReduction(4, 0)(pipeline.condition_of(label)).label)
 
 
+def test_label_diffusion_and_edges_work_on_reduced_maps(many_lemons, tmp_path, isdm):
+    folder = train(many_lemons, tmp_path / "run", cond_diffuse=True, no_instance=False, max_epochs=1)
+    pipeline = load_pipeline(folder, device="cpu")
+    label = np.zeros((1, 32, 32), np.int64)
+    label[0, 10:20, 10:20] = 1
+    condition = pipeline.condition_of_network(pipeline.condition_of(label))
+    assert condition.edge.shape == (1, 8, 8)
+    assert condition.edge[0, 2, 2]
+    assert not condition.edge[0, 3, 3]  # inside of the square
+    assert pipeline(label, [1], steps=2, s=1.0).shape == (1, 3, 32, 32)
+
+
 def test_pairs_come_from_latents(pair_run, tmp_path, isdm):
     folder = tmp_path / "pairs"
     code, _, errors = isdm("sample", model_path=pair_run, results_path=folder, **SAMPLED)
