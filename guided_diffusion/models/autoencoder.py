@@ -123,6 +123,14 @@ class Autoencoder(nn.Module):
         heads = (self.image_head, self.label_head)
         return Reconstruction(*(None if head is None else F.pixel_shuffle(head(h), _FOLDING).float() for head in heads))
 
+    @torch.no_grad()
+    def undo_class_weights(self, class_weight: Tensor) -> None:
+        """Subtract log w of each class from its score: after training with a cross entropy weighted by w [classes], the
+        scores are then those of the classes' own probabilities (Menon et al. 2021, logit adjustment).
+        """
+        if self.label_head is not None:
+            self.label_head[-1].bias -= class_weight.log().repeat_interleave(_FOLDING**2)
+
     def to_state(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
         return asdict(self.shape)

@@ -92,7 +92,7 @@ class FirstStageTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def fit(self) -> None:
-        """Train until `autoencoder_steps`, then give the autoencoder its averaged weights.
+        """Train until `autoencoder_steps`, then give the autoencoder its averaged weights, and scores without weights.
 
         Raises Interrupted after a stop signal, when the state is saved, and UserError where the loss stays not finite.
         """
@@ -123,6 +123,8 @@ class FirstStageTrainer:
         with torch.no_grad():
             for parameter, average in zip(self._parameters, next(iter(self.ema.averages.values())), strict=True):
                 parameter.copy_(average)
+        # The weights keep rare classes alive in training; in decoded masks they would make every rim of theirs wider.
+        self.autoencoder.undo_class_weights(self._class_weight)
         self.autoencoder.eval()
 
     def _save(self) -> None:

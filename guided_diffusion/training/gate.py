@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+KEPT = 0.5
+"""Least IoU of a class in an image, and least share of its contrast, with which the image keeps it."""
 RING = 3
 """Pixels around a part of a class that its contrast is measured against."""
 _LEAST_CONTRAST = 0.05  # of images in [-1, 1]: what differs less from its surroundings has nothing to lose
-_CONTRAST_KEPT = 0.5
 
 
 @dataclass(frozen=True)
 class Gate:
     """What was measured of an autoencoder, by class name; classes that the measured images lack are left out.
 
-    iou: of decoded masks, {} for images alone. kept: share of the images of a class that keep it: where the decoded
-    mask meets it or, for images alone, at least half of its contrast is left. psnr: dB, None for masks alone.
+    iou: of decoded masks, {} for images alone. kept: share of the images of a class that keep it: with an IoU
+    of at least half in the image or, for images alone, at least half of its contrast. psnr: dB, None for masks alone.
     """
 
     iou: dict[str, float]
@@ -82,7 +83,8 @@ class GateCounts:
                 found = (decoded == index) & (label < len(self._names))
                 both = true & found
                 self._confusion[:, index] += torch.stack([each.sum() for each in (both, true, found)]).cpu()
-                kept, has = both.flatten(1).any(1), true.flatten(1).any(1)
+                kept = both.flatten(1).sum(1) >= KEPT * (true | found).flatten(1).sum(1)
+                has = true.flatten(1).any(1)
             elif index == self._background:
                 continue
             else:
@@ -112,7 +114,7 @@ def contrast_kept(image: Tensor, made: Tensor, mask: Tensor) -> tuple[Tensor, Te
     there = mask.flatten(1).any(1) & ring.flatten(1).any(1)
     true, found = (_contrast(each, mask, ring) for each in (image, made))
     length = true.square().sum(1)
-    kept = (true * found).sum(1) >= _CONTRAST_KEPT * length
+    kept = (true * found).sum(1) >= KEPT * length
     return kept, there & (length >= _LEAST_CONTRAST**2)
 
 

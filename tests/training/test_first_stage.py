@@ -131,6 +131,18 @@ def test_class_weights_have_mean_one_over_the_pixels():
     assert float(weights[2] / weights[0]) == pytest.approx(90**0.5)
 
 
+def test_scores_without_class_weights_are_the_classes_own_probabilities(tmp_path):
+    torch.manual_seed(0)
+    weights = torch.tensor([0.5, 4.0, 2.0])
+    model = Autoencoder(AutoencoderShape(0, 2, 3, 4, 4, 8))
+    z = torch.randn(2, 4, 3, 3)
+    before = model.decode(z).scores
+    model.undo_class_weights(weights)
+    after = model.decode(z).scores
+    weighted = after.softmax(1) * weights.view(1, -1, 1, 1)
+    assert torch.allclose(weighted / weighted.sum(1, keepdim=True), before.softmax(1), atol=1e-5)
+
+
 # --- the gate ----------------------------------------------------------------------------------------------------
 
 
