@@ -6,14 +6,15 @@ pixels, and class 0 is the background. All random numbers come from the CPU gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Generator, Tensor
-from torchvision.transforms import InterpolationMode
+from torch import Generator, Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 ROTATION = 15.0  # degrees, either way
@@ -41,15 +42,16 @@ def standard_augmentation(
     vertical_flip: bool,
     relabel: Relabel | None = None,
     translation: float = TRANSLATION,
+    margin: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Return a randomly changed copy of an image and its label map.
+    """Return a randomly changed copy of an image and its label map, less `margin` pixels at each border.
 
     Flips, rotation, scale, translation (at most that share of the side), color jitter, and sometimes a slight blur or
     noise. Labels are sampled by nearest neighbors; pixels from outside are ignored, and have the image's mean color.
     """
     _check_pair(image, label)
     draws = iter(torch.rand(14, generator=generator).tolist())
-    image, label = _moved(image, label, draws, num_classes, vertical_flip, relabel, translation)
+    image, label = _moved(image, label, draws, num_classes, vertical_flip, relabel, translation, margin)
     image = _recolored(image, draws)
     if next(draws) < BLUR_SHARE:
         image = transforms.gaussian_blur(image, [3, 3], [0.1 + next(draws) * (BLUR_SIGMA - 0.1)] * 2)
@@ -73,9 +75,9 @@ def _moved(
     vertical_flip: bool,
     relabel: Relabel | None,
     translation: float,
+    margin: int,
 ) -> tuple[Tensor, Tensor]:
     """Flip, turn, scale and shift image and label map alike."""
-    label = label[None]
     left_right, upside_down = next(draws) < 0.5, next(draws) < 0.5 and vertical_flip
     if left_right:
         image, label = transforms.horizontal_flip(image), transforms.horizontal_flip(label)
@@ -83,17 +85,36 @@ def _moved(
         image, label = transforms.vertical_flip(image), transforms.vertical_flip(label)
     if left_right != upside_down and relabel is not None:
         label = relabel(label)
-    height, width = label.shape[1:]
-    motion = {
-        "angle": _between(-ROTATION, ROTATION, next(draws)),
-        "translate": [_between(-translation, translation, next(draws)) * side for side in (width, height)],
-        "scale": SCALE[0] * (SCALE[1] / SCALE[0]) ** next(draws),
-        "shear": [0.0, 0.0],
-    }
-    mean = image.float().mean(dim=(1, 2)).tolist()
-    image = transforms.affine(image, **motion, interpolation=InterpolationMode.BILINEAR, fill=mean)
-    label = transforms.affine(label, **motion, interpolation=InterpolationMode.NEAREST, fill=[float(num_classes)])
-    return image, label[0]
+    height, width = label.shape
+    angle = _between(-ROTATION, ROTATION, next(draws))
+    shift = [_between(-translation, translation, next(draws)) * side for side in (width, height)]
+    scale = SCALE[0] * (SCALE[1] / SCALE[0]) ** next(draws)
+    return warped(image, label, angle, shift, scale, num_classes, margin)
+
+
+def warped(
+    image: Tensor, label: Tensor, angle: float, shift: Sequence[float], scale: float, ignored: int, margin: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Turn by `angle` degrees, scale, then shift by (right, down) pixels, around the center; cut `margin` pixels off.
+
+    What comes from outside has the image's mean color and the label `ignored`. As torchvision's `affine` does it, in a
+    third of the time: one grid for both, and no pixel that is cut off.
+    """
+    height, width = label.shape
+    down = torch.arange(margin, height - margin) - (height - 1) / 2 - shift[1]
+    across = torch.arange(margin, width - margin) - (width - 1) / 2 - shift[0]
+    cos, sin = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
+    # Where in the source each pixel lies, -1..1 from border to border.
+    x = (cos * across[None, :] + sin * down[:, None]) * (2 / width)
+    y = (cos * down[:, None] - sin * across[None, :]) * (2 / height)
+    grid = torch.stack([x, y], dim=-1)[None].to(image.device)
+    sample = partial(nn.functional.grid_sample, grid=grid, align_corners=False)
+    levels = image.float()
+    mean = levels.mean(dim=(1, 2), keepdim=True)
+    # Less the mean, so that the zeros outside become the mean.
+    image = (sample((levels - mean)[None])[0] + mean).round().clamp(0, 255).to(torch.uint8)
+    label = sample((label - ignored)[None, None].float(), mode="nearest")[0, 0].long() + ignored
+    return image, label
 
 
 def _recolored(image: Tensor, draws: Iterator[float]) -> Tensor:

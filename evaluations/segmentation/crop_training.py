@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from evaluations.errors import EvaluationError
 from evaluations.segmentation.crops import CropPlan, Crops
+from evaluations.segmentation.graphed_step import GraphedStep
 from evaluations.segmentation.models import MIN_BATCH, InputForm, check_size
 from evaluations.segmentation.training import SegmentationLoss, check_finite, optimization_step, rate_share
 from evaluations.whole_images import WholeImages
@@ -107,14 +108,14 @@ def train_on_crops(
     loss_of = SegmentationLoss(images.num_classes)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         run.resume()
+        step = _step_of(model, run.optimizer, loss_of, plan)
         ahead = DataLoader(batches, batch_size=None, sampler=range(run.step, plan.steps), num_workers=workers)
         started = time.perf_counter()
         for pixels, labels in ahead:
-            share = rate_share(run.step, plan.steps)
-            for group in run.optimizer.param_groups:
-                group["lr"] = share * group["largest"]
+            step.set_rates(rate_share(run.step, plan.steps))
             torch.manual_seed(_seed(seed, run.step))  # of dropout
-            loss = optimization_step(model.train(), run.optimizer, loss_of, pixels, labels, plan.form)
+            model.train()
+            loss = step(pixels, labels)
             run.step += 1
             due, kept = checks is not None and run.step in checks.steps, run.is_due(plan.steps)
             if due or kept or run.step == plan.steps:
@@ -195,6 +196,33 @@ def _optimizer(model: nn.Module, plan: CropTrainingPlan) -> torch.optim.AdamW:
         for encoder, rate in ((True, plan.encoder_rate), (False, plan.decoder_rate))
     ]
     return torch.optim.AdamW(groups, lr=plan.decoder_rate, weight_decay=plan.weight_decay)
+
+
+@dataclass(frozen=True)
+class _PlainStep:
+    """`GraphedStep` without a graph."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss_of: SegmentationLoss
+    form: InputForm
+
+    def set_rates(self, share: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * group["largest"]
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        return optimization_step(self.model, self.optimizer, self.loss_of, images, labels, self.form)
+
+
+def _step_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: SegmentationLoss, plan: CropTrainingPlan
+) -> GraphedStep | _PlainStep:
+    """Return what takes the optimization steps. The optimizer may have been resumed from another kind of device."""
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    for group in optimizer.param_groups:
+        group["capturable"] = on_gpu
+    return (GraphedStep if on_gpu else _PlainStep)(model, optimizer, loss_of, plan.form)
 
 
 def _identity(model: nn.Module, batches: Crops, plan: CropTrainingPlan) -> str:

@@ -103,7 +103,14 @@ def optimization_step(
     The norm of the gradients is limited to 1. `form` is that of `to_input`.
     """
     device = next(model.parameters()).device
-    loss = loss_of(model(network_input(images, device, form)), labels.to(device))
+    return update(model, optimizer, loss_of, network_input(images, device, form), labels.to(device))
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: SegmentationLoss, pixels: Tensor, labels: Tensor
+) -> Tensor:
+    """Do as `optimization_step` does with images as the model takes them; nothing waits for the device."""
+    loss = loss_of(model(pixels), labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)

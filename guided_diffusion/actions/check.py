@@ -12,6 +12,7 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.datasets import ExampleKey
 from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.loader import collate_examples
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.duplicates import shared_problems
@@ -22,6 +23,7 @@ from guided_diffusion.data.windows import WindowPlan
 from guided_diffusion.pipelines.dataset import (
     plain_transform,
     scan_split,
+    scan_unlabeled,
     shared_with_training,
     shown_dataset,
     shown_windows,
@@ -32,7 +34,7 @@ from guided_diffusion.pipelines.dataset import (
 from guided_diffusion.pipelines.generation import read_training_labels
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
 from guided_diffusion.pipelines.latent import thickness_lines
-from guided_diffusion.pipelines.output import dataset_folders, refuse_other_record, refuse_written_sources
+from guided_diffusion.pipelines.output import dataset_folders, image_folder, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import write_run_record
@@ -44,30 +46,21 @@ def run(config: CheckConfig) -> int:
     """Scan both splits, print a table for each and write a picture of overlays; fail where training would."""
     config = with_mode_defaults(config)
     source, mode, folder = config.source, get_mode(config.source.dataset_mode), Path(config.output_dir)
-    refuse_written_sources({"output_dir": folder}, dataset_folders(source))
+    refuse_written_sources({"output_dir": folder}, [*dataset_folders(source), *image_folder(config.good.image_dir)])
     refuse_other_record("output_dir", folder, "check")
     fatal: list[str] = []
     texts = []
     encoding = training = None
     for split in SPLITS:
-        images = mode.folder(mode.images, source.data_dir, split)
-        if split != "train" and not is_folder(images):
+        images = mode.folder(mode.images, source.data_dir, split) if source.data_dir else config.good.image_dir
+        if split != "train" and not (source.data_dir and is_folder(images)):
             texts.append(f"{split}: no such split, nothing to check")
             print(texts[-1])
             continue
-        # The values of all masks have to mean what they mean in the training masks.
-        report = scan_split(
-            source,
-            config.geometry,
-            split,
-            batch_size=config.batch.batch_size,
-            encoding=encoding,
-            look_alikes=True,
-        )
+        report = _scan(config, split, encoding)
         plan = None
-        if split == "train":
-            report = with_good_images(report, config)
-            plan = None if report.fatal else window_plan(source, config.geometry, config.windows, report)
+        if split == "train" and not report.fatal:
+            plan = window_plan(source, config.geometry, config.windows, report)
         if training is None:
             training = report
         else:
@@ -76,7 +69,7 @@ def run(config: CheckConfig) -> int:
         encoding = encoding or (None if report.fatal else report.encoding)
         if encoding is not None:
             flip_pairs(encoding.names, source.flip_pairs)  # names that training would refuse
-        wants_eta = config.shows_eta and split == "train" and not report.fatal
+        wants_eta = config.shows_eta and split == "train" and report.classes and not report.fatal
         eta = eta_of_data(config.eta, mode, report) if wants_eta else None
         texts.append(f"{split}: {images}\n{report.table(eta)}")
         if plan is not None:
@@ -104,8 +97,29 @@ def run(config: CheckConfig) -> int:
     print(f"  {(folder / 'report.txt').absolute()}")
     if fatal:
         count = f"{len(fatal)} problem{'s' if len(fatal) > 1 else ''}"
-        raise UserError(f"{source.data_dir}: {count} to fix before training, each listed above as 'error:'")
+        raise UserError(
+            f"{source.data_dir or config.good.image_dir}: {count} to fix before training, each listed above as 'error:'"
+        )
     return 0
+
+
+def _scan(config: CheckConfig, split: str, encoding: LabelEncoding | None) -> ScanReport:
+    """Return the scan of a split, with all that training has beside its own.
+
+    encoding: of the training masks; the values of all masks have to mean what they mean there.
+    """
+    source, batch_size = config.source, config.batch.batch_size
+    if get_mode(source.dataset_mode).masks is None:
+        return scan_unlabeled(config, split, batch_size=batch_size, look_alikes=True)
+    report = scan_split(source, config.geometry, split, batch_size=batch_size, encoding=encoding, look_alikes=True)
+    if split != "train":
+        return report
+    report = with_good_images(report, config)
+    if not config.good.image_dir:
+        return report
+    # Trained on by a network without a condition, which leaves the masks aside.
+    beside = scan_unlabeled(config.replaced(data_dir="", good_dir=""))
+    return replace(report, problems=(*report.problems, *beside.problems), beside=len(beside.pairs))
 
 
 def overlays(config: CheckConfig, report: ScanReport, plan: WindowPlan | None = None) -> Image.Image:
@@ -123,6 +137,9 @@ def overlays(config: CheckConfig, report: ScanReport, plan: WindowPlan | None = 
         keys = [ExampleKey(0, index, 0, 1.0) for index in range(config.preview_images)]
         stems = [shown.picture(key).stem for key in keys]
     images, condition = collate_examples(shown, range(len(stems)))
+    title = _title(config)
+    if report.noun == "images":
+        return visualize.grid(visualize.in_square(visualize.to_pixels(images.numpy())), title=title)
     palette = visualize.class_palette(report.encoding.num_classes)
     background = mode.background
     rows = [
@@ -134,11 +151,16 @@ def overlays(config: CheckConfig, report: ScanReport, plan: WindowPlan | None = 
         titles.append("edges")
         for row, edge in zip(rows, condition.edge.numpy(), strict=True):
             row.append(visualize.draw_edges(row[0], edge))
-    scale = f", scale {geometry.scale:.4g}" if geometry.resize == "window" else ""
     return visualize.grid(
         rows,
         column_titles=titles,
         row_titles=stems,
         legend=visualize.legend_of(report.encoding.names, condition.label),
-        title=f"as the model sees them: image_size {geometry.image_size}, resize {geometry.resize}{scale}",
+        title=title,
     )
+
+
+def _title(config: CheckConfig) -> str:
+    geometry = config.geometry
+    scale = f", scale {geometry.scale:.4g}" if geometry.resize == "window" else ""
+    return f"as the model sees them: image_size {geometry.image_size}, resize {geometry.resize}{scale}"

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.dataset import refuse_missing_masks
 from guided_diffusion.pipelines.output import (
     dataset_folders,
+    image_folder,
     output_of,
     refuse_other_record,
     refuse_written_sources,
@@ -32,8 +34,12 @@ def run(config: FinetuneConfig) -> int:
             own = find_resume_state(output_dir)
             # An interrupted finetuning needs its source no more.
             source = own or load_checkpoint(find_checkpoint(path, prefer=BEST))
-            options = config.as_training(trained_config(source, config))
-            refuse_written_sources({"output_dir": Path(output_dir)}, dataset_folders(options.source))
+            options = config.as_training(trained_config(source, config, takes_masks=True))
+            refuse_missing_masks(options)
+            refuse_written_sources(
+                {"output_dir": Path(output_dir)},
+                [*dataset_folders(options.source), *image_folder(options.good.image_dir)],
+            )
             if own is not None:
                 check_same_run(options, own)
             train(options, ResumePlan(source, continues=own is not None, own=own is not None), world, action="finetune")

@@ -13,6 +13,7 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.erasing import plan_erasing
@@ -33,11 +34,11 @@ from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoin
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
 from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
 from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples
 
-SHEET = "contact_sheet.png"
 SHEET_ROWS = 12
 
 
@@ -75,6 +76,8 @@ def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedC
     """Raise ConfigError for a network that fills no holes, or that saw whole images instead of windows."""
     if checkpoint.is_bare:
         found = "bare weights, which do not say what mask values mean: use a run folder or a checkpoint"
+    elif get_mode(trained.source.dataset_mode).masks is None:
+        found = "trained on images alone, which do not say what defects are: use one trained on pairs"
     elif trained.generation.makes_masks:
         makes = trained.generation.generates
         found = f"trained with generates {makes}, so it fills no holes: train one of images, with inpaint true"
@@ -211,5 +214,5 @@ def _finish(
     print(f"{len(lines)} images ({planned} asked for); {'painted over' if config.erase else 'painted'}: {counts}")
     for (name, reason), count in sorted(skipped.items()):
         print(f"  not placed: {count} {name}, {reason}")
-    for path in (output.folder / "images", output.folder / "masks", output.manifest, output.folder / SHEET):
+    for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")

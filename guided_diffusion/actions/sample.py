@@ -1,28 +1,22 @@
-"""`sample`: synthetic image/mask pairs from a trained network and masks."""
+"""`sample`: synthetic image/mask pairs from a trained network and masks, or what the network makes without them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
-from guided_diffusion.data import visualize
-from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.lost_classes import written_losses
-from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
+from guided_diffusion.pipelines.image_sampling import sample_images
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
-from guided_diffusion.pipelines.mask_generation import generate, refuse_misfits
+from guided_diffusion.pipelines.mask_generation import generate
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.output import (
     dataset_folders,
@@ -32,18 +26,15 @@ from guided_diffusion.pipelines.output import (
     refuse_written_sources,
     written_by_sample,
 )
-from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
-from guided_diffusion.pipelines.work_left import begin_output
+from guided_diffusion.pipelines.sample_misfits import refuse_misfits
+from guided_diffusion.pipelines.sampling import Progress, recorded_settings
+from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
-from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
 from guided_diffusion.samples.reader import find_generated_masks
 from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples, read_conditions
-
-SHEET = "contact_sheet.png"
-SHEET_SAMPLES = 32
 
 
 def run(config: SampleConfig) -> int:
@@ -55,12 +46,6 @@ def run(config: SampleConfig) -> int:
     try:
         checkpoint = load_checkpoint(path)
         trained = trained_config(checkpoint, config)
-        if trained.model.condition == "none":
-            line = (
-                f"model_path is {path}, which has no condition, so its images follow no mask: use a model trained with "
-                "condition mask, or the Python pipeline for images alone"
-            )
-            raise ConfigError.of_keys(("model_path", line))
         refuse_misfits(config, trained, path)
         folder = Path(config.results_path) / config.split
         refuse_written_sources(
@@ -71,11 +56,18 @@ def run(config: SampleConfig) -> int:
         with output_of("sample", [folder], world):
             if world.is_main:
                 warn_of_untrained_guidance(checkpoint, config.sampler.s)
-            work = generate if trained.generation.makes_masks else _sample
+            work = _work_of(trained)
             work(config, checkpoint, trained, world)
     finally:
         world.close()
     return 0
+
+
+def _work_of(trained: TrainedConfig) -> Callable[[SampleConfig, Checkpoint, TrainedConfig, ProcessGroup], None]:
+    """Return what samples from such a network."""
+    if trained.model.condition == "none":
+        return sample_images
+    return generate if trained.generation.makes_masks else _sample
 
 
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
@@ -116,65 +108,21 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     )
     output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages)
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "samples")
-    _sample_batches(config, trained, transform, sampling, todo, output, nulled, world)
+    with_edges = not trained.geometry.no_instance
+
+    def make(batch: Sequence[PlannedSample], progress: Progress) -> None:
+        condition, inside = read_conditions(
+            batch, encoding, transform, augment=config.augment_masks, with_edges=with_edges
+        )
+        seeds = [sample.seed for sample in batch]
+        images = sampling(condition.without(nulled), seeds, inside=inside, progress=progress)
+        for sample, image, label in zip(batch, images, condition.label, strict=True):
+            output.write(sample, image, label)
+
+    make_batches(make, todo, config.batch_size, sampling.num_steps, output, world)
     world.barrier()
     if world.is_main:
-        _finish(output, len(plan), encoding)
+        finish_output(output, len(plan), "pairs", encoding.names)
         if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
             print(f"warning: {output.folder}: {lost}")
     world.barrier()
-
-
-def _sample_batches(
-    config: SampleConfig,
-    trained: TrainedConfig,
-    transform: JointTransform,
-    sampling: SamplingRun,
-    todo: Sequence[PlannedSample],
-    output: SyntheticFolder,
-    nulled: Sequence[int],
-    world: ProcessGroup,
-) -> None:
-    """Make the samples of `todo` batch by batch and write each batch when it is done.
-
-    nulled: classes that are null in the condition.
-    """
-    with_edges = not trained.geometry.no_instance
-    output.open_part(world.rank)
-    bar = tqdm(total=len(todo) * sampling.num_steps, unit="step", disable=not world.is_main, desc="sampling")
-    try:
-        for start in range(0, len(todo), config.batch_size):
-            bar.set_postfix_str(f"image {start}/{len(todo)}", refresh=False)
-            batch = todo[start : start + config.batch_size]
-            condition, inside = read_conditions(
-                batch, output.encoding, transform, augment=config.augment_masks, with_edges=with_edges
-            )
-            images = sampling(
-                condition.without(nulled),
-                [sample.seed for sample in batch],
-                inside=inside,
-                progress=lambda done, _, start=start: bar.update(start * sampling.num_steps + done - bar.n),
-            )
-            for sample, image, label in zip(batch, images, condition.label, strict=True):
-                output.write(sample, image, label)
-    finally:
-        bar.close()
-        output.close_part()
-
-
-def _finish(output: SyntheticFolder, planned: int, encoding: LabelEncoding) -> None:
-    lines = output.finish()
-    if lines:
-        palette = visualize.class_palette(encoding.num_classes)
-        tiles: list[np.ndarray] = []
-        labels: list[np.ndarray] = []
-        for image, label in output.tiles(visualize.evenly_spaced(lines, SHEET_SAMPLES)):
-            labels.append(label)
-            tiles += [visualize.colorize(label, palette), visualize.to_rgb(image)]
-        columns = 2 * max(1, math.ceil(math.sqrt(len(tiles) / 4)))
-        rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-        sheet = visualize.grid(rows, legend=visualize.legend_of(encoding.names, labels), title="mask | sample")
-        visualize.save(sheet, output.folder / SHEET)
-    print(f"{len(lines)} pairs ({planned} asked for)")
-    for path in (output.folder / "images", output.folder / "masks", output.manifest, output.folder / SHEET):
-        print(f"  {path.absolute()}")

@@ -8,6 +8,7 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.pipelines.dataset import with_mode_defaults
 from guided_diffusion.pipelines.output import (
     dataset_folders,
+    image_folder,
     output_of,
     refuse_other_record,
     refuse_written_sources,
@@ -23,7 +24,9 @@ def run(config: TrainConfig) -> int:
     world = init_distributed(config.precision.device)
     try:
         folder = config.run.output_dir
-        refuse_written_sources({"output_dir": Path(folder)}, dataset_folders(config.source))
+        refuse_written_sources(
+            {"output_dir": Path(folder)}, [*dataset_folders(config.source), *image_folder(config.good.image_dir)]
+        )
         refuse_other_record("output_dir", folder, "train")
         with output_of("train", [folder], world):
             train(config, find_resume_plan(config), world, action="train")

@@ -15,6 +15,7 @@ class CheckConfig(ActionConfig):
     """Keys of `check`."""
 
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
+    instead: ClassVar = {"data_dir": "image_dir", "dataset_mode": "image_dir"}
     summary: ClassVar = "scan a dataset: every pair, class shares, problems, a preview picture"
     common: ClassVar = (
         "data_dir", "dataset_mode", "num_classes", "ignore_label", "exif", "image_size", "image_channels",

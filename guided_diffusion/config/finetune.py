@@ -32,6 +32,7 @@ class FinetuneConfig(FromCheckpointConfig, ActionConfig):
     """Keys of `finetune`."""
 
     required: ClassVar = ("data_dir", "resume_checkpoint", "output_dir")
+    instead: ClassVar = {"data_dir": "image_dir"}
     summary: ClassVar = "train on with dropped masks, so that sampling can be guided (s above 1)"
     common: ClassVar = (
         "data_dir", "resume_checkpoint", "output_dir", "drop_rate", "batch_size",

@@ -26,7 +26,7 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
     num_samples: int | None = option(
-        None, "pairs (or masks) to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000
+        None, "samples to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000
     )
     class_names: NameList | None = option(
         None, "classes that masks should have, in turn, for models that make masks; null: as often as in training"
@@ -41,7 +41,7 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
         if self.source.data_dir and self.mask_dir:
             yield ("data_dir", f"{both} both are given: give one of them")
         if not self.source.data_dir and not self.mask_dir and self.num_samples is None:
-            line = f"{both} neither is given: give one of them, or num_samples for a model that makes its own masks"
+            line = f"{both} neither is given: give one of them, or num_samples for a model that takes no masks"
             yield ("data_dir", line)
         if self.class_names == ():
             yield ("class_names", "class_names is empty: name some classes, or leave it out")

@@ -138,7 +138,7 @@ class StudyConfig(ActionConfig):
     summary: ClassVar = "do defects placed into good images make a segmentation model better? trains, compares, reports"
     common: ClassVar = (
         "data_dir", "dataset_mode", "good_dir", "output_dir", "train_config", "place_config",
-        "arms", "amounts", "seeds", "pairs", "architectures", "encoder", "encoder_weights", "estimate_only",
+        "arms", "amounts", "seeds", "pairs", "architectures", "encoder", "encoder_weights", "at_once", "estimate_only",
     )  # fmt: skip
 
     source: SourceOptions
@@ -162,6 +162,12 @@ class StudyConfig(ActionConfig):
     scale: float | None = option(None, "size of the images that are segmented; null: as in train_config", gt=0, le=1)
     inception_weights: str = option(
         "none", 'for KID, precision and recall: "auto" (download), a local file, or "none": the encoder', path=True
+    )
+    at_once: int = option(
+        1,
+        "generators and models that are trained at the same time, each by its own process",
+        ge=1,
+        le=64,
     )
     estimate_only: bool = option(False, "say how long the study will take, and stop")
     report_images: int = option(2, "defects of each class in the report's picture", ge=1, le=20)

@@ -34,6 +34,7 @@ class TrainConfig(NetworkConfig, ActionConfig):
     """Keys of `train`."""
 
     required: ClassVar = ("data_dir", "dataset_mode", "output_dir")
+    instead: ClassVar = {"data_dir": "image_dir", "dataset_mode": "image_dir"}
     summary: ClassVar = "train a semantic diffusion model on a folder of images and masks"
     common: ClassVar = (
         "data_dir", "dataset_mode", "output_dir", "image_size", "image_channels",

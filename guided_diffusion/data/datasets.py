@@ -251,12 +251,14 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if index >= len(self.pairs):
             return self._keep(index, self._decoded_good(self.good_images[index - len(self.pairs)]))
         pair = self.pairs[index]
+        if pair.mask is None:
+            return self._keep(index, self._decoded_good(pair))
         image = read_image(pair.image, self.image_channels, upright=pair.upright, image_range=self.image_range)
         label = read_mask(pair.mask, self.encoding, upright=pair.upright)
         check_sizes(pair.image, image.shape[-2:], pair.mask, label.shape)
         return self._keep(index, (image, label, _read_edge_source(pair, label) if self.with_edges else None))
 
-    def _decoded_good(self, good: GoodImage) -> _Decoded:
+    def _decoded_good(self, good: GoodImage | Pair) -> _Decoded:
         image = read_image(good.image, self.image_channels, upright=good.upright, image_range=self.image_range)
         if good.mask is None:
             kind = torch.uint8 if self.encoding.num_classes < 256 else torch.int32
@@ -286,7 +288,8 @@ def decoded_bytes(pairs: Sequence[Pair], channels: int, *, with_edges: bool = Fa
     if not pairs:
         return 0
     step = max(1, len(pairs) // _MEASURED_IMAGES)
-    measured = [open_mask(pair.mask).size for pair in pairs[::step][:_MEASURED_IMAGES]]
+    chosen = pairs[::step][:_MEASURED_IMAGES]
+    measured = [(open_image(pair.image) if pair.mask is None else open_mask(pair.mask)).size for pair in chosen]
     pixels = sum(width * height for width, height in measured) / len(measured)
     return round(pixels * len(pairs) * (channels + 1 + 4 * with_edges))
 

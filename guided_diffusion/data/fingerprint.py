@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.pairing import GoodImage, Pair
+from guided_diffusion.data.pairing import GOOD_STEM, GoodImage, Pair
 
 VERSION = 1
 SHOWN = 3  # stems that a message names of each kind of difference
 _BYTES = 8  # of a digest: 64 bits, so that two of 30,000 files agree by chance in 1 of 40 billion data sets
 _NONE = bytes(_BYTES)  # where there is no instance map, or no mask
-_GOOD = "good image: "  # before the stem of an image without a mask; no file name has it on Windows
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,11 @@ class Fingerprint:
             each.image + (each.mask or _NONE) + (each.instance or _NONE) for each in (*prints, *good_prints)
         )
         digests = torch.frombuffer(bytearray(joined), dtype=torch.uint8).reshape(-1, 3, _BYTES)
-        return cls((*(pair.stem for pair in pairs), *(_GOOD + good.stem for good in good_images)), digests)
+        return cls((*(pair.stem for pair in pairs), *(GOOD_STEM + good.stem for good in good_images)), digests)
 
     def of_pairs(self) -> Fingerprint:
         """Return the fingerprint of the pairs alone."""
-        chosen = [index for index, stem in enumerate(self.stems) if not stem.startswith(_GOOD)]
+        chosen = [index for index, stem in enumerate(self.stems) if not stem.startswith(GOOD_STEM)]
         return Fingerprint(tuple(self.stems[index] for index in chosen), self.digests[chosen])
 
     def to_state(self) -> dict[str, Any]:

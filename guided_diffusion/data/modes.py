@@ -17,6 +17,8 @@ from guided_diffusion.runtime.errors import ConfigError
 
 UNLABELED = ("unlabelled", "unlabeled")
 """Names by which a class of a classes.json stands for "not labeled"."""
+IMAGES = "images"
+"""The mode of images alone."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class DatasetMode:
 
     name: str
     images: FileRule
-    masks: FileRule
+    masks: FileRule | None  # None: images alone
     instances: FileRule | None = None  # instance-id maps
     aliases: tuple[str, ...] = ()
     splits: tuple[tuple[str, str], ...] = ()  # (split, folder name) where the two differ
@@ -81,6 +83,7 @@ _LEMON_IMAGES = FileRule("{split}/images", (".jpg", ".jpeg", ".png"))
 _LEMON_MASKS = FileRule("{split}/masks", (".png",))
 
 _PNG = (".png",)
+PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 _PHOTOGRAPHS = (".png", ".jpeg", ".jpg")
 _SDM_256 = PublishedNetwork(image_size=256, num_head_channels=64)
 
@@ -168,6 +171,8 @@ MODES: tuple[DatasetMode, ...] = (
         names=("background", "foreground"),
     ),
     DatasetMode("lemon-multi-class", _LEMON_IMAGES, _LEMON_MASKS, aliases=("multi-class",)),
+    # Every pixel is of one class, which is no condition.
+    DatasetMode(IMAGES, FileRule("{split}/images", PICTURES), None, num_classes=1, names=("image",)),
     *_PUBLISHED_MODES,
 )
 

@@ -81,7 +81,7 @@ class SourceOptions(OptionGroup):
         sampling="free",
     )
     dataset_mode: str = option(
-        "", "layout and label rule of the dataset: binary, multi-class, cityscapes, ade20k, celeba or coco"
+        "", "layout and label rule: binary, multi-class, cityscapes, ade20k, celeba, coco; images: images alone"
     )
     num_classes: int | None = option(
         None, "number of classes, background included; null: by dataset_mode, else classes.json", ge=1, le=65535
@@ -149,13 +149,19 @@ class AugmentOptions(OptionGroup):
 
 
 class GoodImageOptions(OptionGroup):
-    """Images without defects, beside the dataset."""
+    """Images beside the dataset, without masks."""
 
-    title: ClassVar = "good images"
+    title: ClassVar = "images without masks"
     good_dir: str = option(
         "",
         "folder of images without defects and masks, trained on as background; empty: train/good/images of data_dir, "
         "if there is one",
+        cloud=True,
+        resume="may change",
+    )
+    image_dir: str = option(
+        "",
+        "folder of any images without masks, for a network without a condition; beside data_dir or in its place",
         cloud=True,
         resume="may change",
     )

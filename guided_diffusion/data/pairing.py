@@ -10,7 +10,7 @@ from pathlib import Path
 import blobfile as bf
 
 from guided_diffusion.data.files import exists, is_folder, list_files
-from guided_diffusion.data.modes import DatasetMode, FileRule
+from guided_diffusion.data.modes import PICTURES, DatasetMode, FileRule
 from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
 from guided_diffusion.runtime.errors import DataError
 
@@ -27,8 +27,10 @@ _FOLDER_SYNONYMS = {
     "labels": ("label", "masks", "annotations"),
 }
 _ANY_PNG = FileRule("", (".png",))
-_GOOD_IMAGES = FileRule("", (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"))
+_ANY_IMAGE = FileRule("", PICTURES)
 _INSTANCE_MAP = "instance map"
+GOOD_STEM, IMAGE_DIR_STEM = "good image: ", "image_dir: "
+"""Before the stems of images beside a dataset, which may have names of its own; no file name has it on Windows."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,14 @@ class MaskEntry:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image with its mask and instance map, by paths; `stem` is what their paths in their folders share."""
+    """An image with its mask and instance map, by paths; `stem` is what their paths in their folders share.
+
+    mask: None for an image that is trained on without one, by a network without a condition.
+    """
 
     stem: str
     image: str
-    mask: str
+    mask: str | None
     instance: str | None = None
     upright: bool = True  # read with EXIF orientations applied
 
@@ -70,9 +75,12 @@ def index_pairs(
 ) -> tuple[list[Pair], list[Problem]]:
     """Return the pairs of a split, sorted by stem, and every file that has no partner.
 
-    Fatal problems: missing or empty folders, images, masks or instance maps without partner, two files of one stem.
-    with_instances: False ignores the mode's instance maps.
+    Fatal problems: a mode without masks, missing or empty folders, images, masks or instance maps without partner, two
+    files of one stem. with_instances: False ignores the mode's instance maps.
     """
+    if mode.masks is None:
+        remedy = "set it to the layout of a dataset with masks"
+        return [], [Problem("dataset_mode", f"{mode.name}, which has no masks", remedy, ProblemKind.FOLDER)]
     rules = {"image": mode.images, "mask": mode.masks}
     if mode.instances is not None and with_instances:
         rules[_INSTANCE_MAP] = mode.instances
@@ -103,6 +111,35 @@ def index_pairs(
     return pairs, problems
 
 
+def index_images(
+    data_dir: str | Path, mode: DatasetMode, split: str, image_dir: str | Path = ""
+) -> tuple[list[Pair], list[Problem]]:
+    """Return the images of a split and then those below the folder `image_dir`, their masks left aside; "" is none.
+
+    Fatal problems: missing or empty folders, two files of one stem, masks below `image_dir`.
+    """
+    files: dict[str, str] = {}
+    problems: list[Problem] = []
+    if data_dir:
+        files, problems = _index_folder(mode.folder(mode.images, data_dir, split), "image", mode.images)
+        files = dict(sorted(files.items()))
+    if image_dir:
+        folder = str(image_dir)
+        if is_folder(folder):
+            beside, new = _index_folder(folder, "image", _ANY_IMAGE)
+        else:
+            found = "is a file, not a folder" if exists(folder) else "the folder does not exist"
+            beside, new = {}, [Problem(folder, found, "check image_dir", ProblemKind.FOLDER)]
+        problems += new
+        nested = [path for stem, path in beside.items() if {"masks", "labels"} & set(stem.lower().split("/")[:-1])]
+        if nested:
+            found = "is a mask, as its folder says, and would be trained on as an image"
+            remedy = f"give the folder of the images, not {folder}"
+            problems.append(Problem(nested[0], found, remedy, ProblemKind.FOLDER))
+        files = files | {IMAGE_DIR_STEM + stem: path for stem, path in sorted(beside.items())}
+    return [Pair(stem, path, None) for stem, path in files.items()], problems
+
+
 def index_masks(
     folder: str | Path, mode: DatasetMode | None = None, *, with_instances: bool = False
 ) -> tuple[list[MaskEntry], list[Problem]]:
@@ -111,12 +148,13 @@ def index_masks(
     mode: if any file has its name for masks, only such files are masks; otherwise every PNG is one.
     with_instances: add the instance maps found beside the masks, if the mode keeps them there.
     """
-    masks, problems = _index_folder(str(folder), "mask", mode.masks) if mode is not None else ({}, [])
-    if mode is None or not masks:
+    rule = None if mode is None else mode.masks
+    masks, problems = ({}, []) if rule is None else _index_folder(str(folder), "mask", rule)
+    if rule is None or not masks:
         masks, problems = _index_folder(str(folder), "mask", _ANY_PNG)
         return [MaskEntry(stem, masks[stem]) for stem in sorted(masks)], problems
     instances: dict[str, str] = {}
-    if with_instances and mode.instances is not None and mode.instances.folder == mode.masks.folder:
+    if with_instances and mode.instances is not None and mode.instances.folder == rule.folder:
         instances, _ = _index_folder(str(folder), _INSTANCE_MAP, mode.instances)
     return [MaskEntry(stem, masks[stem], instances.get(stem)) for stem in sorted(masks)], problems
 
@@ -132,7 +170,7 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
         raise DataError.of(root, found, "check good_dir")
     inside, of_masks = bf.join(root, "images"), bf.join(root, "masks")
     has_images = is_folder(inside)
-    images, problems = _index_folder(inside if has_images else root, "good image", _GOOD_IMAGES)
+    images, problems = _index_folder(inside if has_images else root, "good image", _ANY_IMAGE)
     masks: dict[str, str] = {}
     if has_images and is_folder(of_masks):
         masks, new = _index_folder(of_masks, "mask", _ANY_PNG)

@@ -156,6 +156,12 @@ def grid(
     return _table([*heading, [body], *footer])
 
 
+def in_square(tiles: Sequence[Pixels], each: int = 1) -> list[Sequence[Pixels]]:
+    """Return rows of at least one tile for a `grid` about as wide as high; groups of `each` tiles stay in a row."""
+    columns = each * math.ceil(math.sqrt(len(tiles)) / each)
+    return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+
+
 def _blank(width: int, height: int, color: Color = _PAPER) -> Image.Image:
     return Image.new("RGB", (width, height), tuple(color))
 

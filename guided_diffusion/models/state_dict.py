@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.models.conversion import ignoring_masks, is_unconditional
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.runtime.errors import CheckpointError
 
@@ -72,7 +73,7 @@ def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weig
     """
     shapes = _Shapes(state_dict, source)
     # In a plain block the normalizations are in these lists, too, before the convolutions.
-    plain = "middle_block.0.in_layers.2.weight" in shapes
+    plain = is_unconditional(shapes.shapes)
     conv_in, conv_out = ("in_layers.2", "out_layers.3") if plain else ("in_layers.1", "out_layers.2")
     num_channels = shapes["time_embed.0.weight"][1]
     first_width, in_channels = shapes["input_blocks.0.0.weight"][:2]
@@ -120,21 +121,30 @@ def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str
 
 
 def with_new_inputs(state_dict: Mapping[str, Any], model: UNetModel) -> dict[str, Any]:
-    """Return the weights of a network for one that is told more, the hole or augmentations: zeros for what is new.
+    """Return the weights of a network for one that is told more: the mask (`ignoring_masks`), the hole, augmentations.
 
-    Weights of any other difference stay as they are, for `load_weights` to refuse.
+    What is new has no effect yet. Weights of any other difference stay as they are, for `load_weights` to refuse.
     """
     weights = {str(name).removeprefix("module."): value for name, value in state_dict.items()}
+    if converts(weights, model):
+        weights = ignoring_masks(weights, model)
     first, last = (weights.get(name) for name in ("input_blocks.0.0.weight", "out.2.weight"))
     if all(isinstance(value, Tensor) and value.ndim == 4 for value in (first, last)):
-        seen, more = first.shape[1], model.input_blocks[0][0].in_channels - first.shape[1]
-        if more == seen + 1 and not _fills_holes(seen, len(last)):
+        seen, takes = first.shape[1], model.input_blocks[0][0].in_channels
+        more = takes - seen
+        fills_now = _fills_holes(takes, model.out[-1].out_channels)  # not so a colored image in place of a gray one
+        if more == seen + 1 and fills_now and not _fills_holes(seen, len(last)):
             weights["input_blocks.0.0.weight"] = torch.cat(
                 [first, first.new_zeros(len(first), more, *first.shape[2:])], dim=1
             )
     if model.augment_embed is not None and AUGMENT_EMBED not in weights:
         weights[AUGMENT_EMBED] = torch.zeros(model.augment_embed.weight.shape)
     return weights
+
+
+def converts(state_dict: Mapping[str, Any], model: UNetModel) -> bool:
+    """Return whether `model` takes masks and the weights are those of an unconditional network."""
+    return model.conditioner is not None and is_unconditional(state_dict)
 
 
 def _fills_holes(in_channels: int, out_channels: int) -> bool:

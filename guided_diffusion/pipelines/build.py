@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
-from guided_diffusion.data.modes import DatasetMode, get_mode
+from guided_diffusion.data.modes import IMAGES, DatasetMode, PublishedNetwork, get_mode
 from guided_diffusion.diffusion.latent import Code, LatentCode
 from guided_diffusion.diffusion.pair_code import PairCode
 from guided_diffusion.models.architecture import GROUPS, default_channel_mult, level_channels
 from guided_diffusion.models.options import ModelOptions
-from guided_diffusion.models.state_dict import infer_architecture, load_weights
+from guided_diffusion.models.state_dict import InferredArchitecture, infer_architecture, load_weights
 from guided_diffusion.models.unet import UNetModel, build_unet
 from guided_diffusion.pipelines.comparison import differences
 from guided_diffusion.runtime.checkpoint import Checkpoint
@@ -28,6 +28,26 @@ Config = TypeVar("Config", bound=FlatConfig)
 
 AMP_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """precision -> the type that the network runs in, None for full precision."""
+
+
+PUBLISHED_UNCONDITIONAL = {
+    InferredArchitecture(
+        inpaint=False,
+        num_channels=256,
+        channel_mult=(1, 1, 2, 2, 4, 4),
+        num_res_blocks=2,
+        image_channels=3,
+        condition_channels=0,
+        attention=(8, 16, 32),
+        learn_sigma=True,
+        use_scale_shift_norm=True,
+        resblock_updown=True,
+    ): PublishedNetwork(image_size=256, num_head_channels=64)
+}
+"""What the shapes of published networks without a condition do not tell: 256x256_diffusion_uncond.pt of
+guided-diffusion, and lsun_bedroom, lsun_cat, lsun_horse and ffhq of ddpm-segmentation."""
+ABOUT_MASKS = ("condition", "class_cond", "dataset_mode", "num_classes", "no_instance")
+"""Keys that a network without a condition gets where it begins to learn masks."""
 
 
 def build_network(config: NetworkConfig, code: Code | None = None) -> UNetModel:
@@ -89,24 +109,39 @@ def refuse_broken_weights(checkpoint: Checkpoint, weights: Mapping[str, torch.Te
         )
 
 
-def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig) -> TrainedConfig:
-    """Return the options that `checkpoint` was trained with; those of bare weights come from their shapes and `config`.
+def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig, *, takes_masks: bool = False) -> TrainedConfig:
+    """Return the options that `checkpoint` was trained with; those of bare weights come from shapes and `config`.
 
-    Keys that may differ from training (`sampling="free"`) are taken from `config` where it sets them.
+    Keys that may differ from training (`sampling="free"`) are as in `config` where it sets them; with takes_masks and
+    condition mask, those about masks are, too, of a network without a condition, which begins to learn masks.
     Raises ConfigError naming each key that contradicts the checkpoint, or that bare weights leave open.
     """
+    asked = takes_masks and config.model.condition == "mask"
     if checkpoint.is_bare:
-        return _trained_with_bare_weights(checkpoint, config)
+        return _trained_with_bare_weights(checkpoint, config, takes_masks=asked)
     trained = options_of_checkpoint(checkpoint)
+    if asked and trained.model.condition == "none":
+        trained = with_masks(trained, config)
     keys = [key for group in TrainedConfig.groups().values() for key in group.keys()]  # noqa: SIM118 - not a mapping
     given = [key for key in keys if key in config.fields() and config.get(key) not in (None, "")]
     fixed = [key for key in given if TrainedConfig.facts(key).sampling == "as trained"]
     if trained.model.inpaint and "inpaint" in given:  # it can be learned, but not taken back
         fixed.append("inpaint")
     problems = differences(config, trained, fixed, source=checkpoint.path, remedy="leave it out")
+    if takes_masks and config.model.condition is None and trained.model.condition == "none":
+        hint = ", or set condition to mask to have it learn masks"
+        problems = [(key, f"{line}{hint if key in ABOUT_MASKS else ''}") for key, line in problems]
     if problems:
         raise ConfigError.of_keys(*problems)
     return trained.replaced(**{key: config.get(key) for key in given if key not in fixed})
+
+
+def refuse_lost_code(config: NetworkConfig, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError where bare weights are to make masks, whose code they do not keep."""
+    if checkpoint.is_bare and config.generation.makes_masks:
+        makes = config.generation.generates
+        line = f"generates is {makes}, but the bare weights of {checkpoint.path} keep no mask code: "
+        raise ConfigError.of_keys(("generates", f"{line}use a run folder or a checkpoint, or leave generates out"))
 
 
 def options_of_checkpoint(checkpoint: Checkpoint, kind: type[Config] = TrainedConfig) -> Config:
@@ -124,20 +159,35 @@ def options_of_checkpoint(checkpoint: Checkpoint, kind: type[Config] = TrainedCo
         ) from None
 
 
-def _trained_with_bare_weights(checkpoint: Checkpoint, config: FromCheckpointConfig) -> TrainedConfig:
+def with_masks(trained: TrainedConfig, config: FromCheckpointConfig) -> TrainedConfig:
+    """Return the options of a network without a condition with what `config` says of masks, else the defaults."""
+    given = {key: config.get(key) for key in ABOUT_MASKS if config.get(key) not in (None, "")}
+    return trained.replaced(
+        **{"num_classes": None, "no_instance": True, **given, "condition": "mask", "class_cond": True}
+    )
+
+
+def _trained_with_bare_weights(
+    checkpoint: Checkpoint, config: FromCheckpointConfig, *, takes_masks: bool = False
+) -> TrainedConfig:
     """Return what the shapes of bare weights tell, `config` says, and the published training of its mode had.
 
     Raises ConfigError for keys that are still missing, CheckpointError where the shapes contradict `config`.
     """
+    refuse_lost_code(config, checkpoint)
     source = str(checkpoint.path)
     architecture = infer_architecture(checkpoint.model, source=source)
+    takes_masks = takes_masks and architecture.condition == "none"
+    if architecture.condition == "none" and not takes_masks and not config.source.dataset_mode:
+        config = config.replaced(dataset_mode=IMAGES)
     mode = get_mode(config.source.dataset_mode) if config.source.dataset_mode else None
     # Published networks predict the noise, whatever is the default of a training here.
     published = {"prediction": "eps", "ignore_label": None}
-    if mode is not None and mode.published is not None:
-        published["image_size"] = mode.published.image_size
+    known = PUBLISHED_UNCONDITIONAL.get(architecture) or (mode.published if mode is not None else None)
+    if known is not None:
+        published["image_size"] = known.image_size
         if config.model.num_heads is None:
-            published["num_head_channels"] = mode.published.num_head_channels
+            published["num_head_channels"] = known.num_head_channels
     options = TrainedConfig.from_flat(published).updated(config)
     required = {"image_size": "", "dataset_mode": ""}
     if "num_heads" not in options.given:  # the middle block always has attention, so the heads matter
@@ -155,10 +205,13 @@ def _trained_with_bare_weights(checkpoint: Checkpoint, config: FromCheckpointCon
             no_instance=_without_edges(architecture.condition_channels, mode, options),
         )
     )
+    seen = seen.replaced(class_cond=architecture.condition != "none")
     shown = [key for key in (*ModelOptions.keys(), "image_channels", "num_classes", "learn_sigma") if key in seen.given]
     given = [key for key in shown if config.get(key) not in (None, "")]
     if config.model.inpaint and not architecture.inpaint:  # finetuning may begin to fill holes
         seen, given = seen.replaced(inpaint=True), [key for key in given if key != "inpaint"]
+    if takes_masks:
+        seen, given = with_masks(seen, config), [key for key in given if key not in ABOUT_MASKS]
     problems = differences(config, seen, given, source=f"the shapes in {source}", remedy="leave it out")
     if problems:
         raise CheckpointError([line for _, line in problems])
@@ -169,6 +222,8 @@ def _trained_with_bare_weights(checkpoint: Checkpoint, config: FromCheckpointCon
             "no_instance as they were in its training"
         )
     trained = options.updated(TrainedConfig.from_flat({"resize": mode.resize}), config, seen)
+    if takes_masks:  # a null number of classes, found in the data, is no change to `updated`
+        trained = with_masks(trained, config)
     problems = list(trained.check())
     if problems:
         raise ConfigError.of_keys(*problems)

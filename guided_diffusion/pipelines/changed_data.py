@@ -8,6 +8,7 @@ from pathlib import Path
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.fingerprint import DataChanges, Fingerprint, encoding_differs
 from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.pipelines.dataset import leaves_masks_aside
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
@@ -38,15 +39,19 @@ def refuse_other_data(config: TrainConfig, report: ScanReport, start: ResumePlan
         return
     changes = changes_since(start.checkpoint, report)
     encoding = encoding_of_checkpoint(start.checkpoint)
-    changes = replace(changes, encoding=encoding_differs(encoding, report.encoding))
+    if leaves_masks_aside(config):
+        changes = replace(changes, masks=(), instances=())
+    else:
+        changes = replace(changes, encoding=encoding_differs(encoding, report.encoding))
     if not changes:
         return
     found = f"other training data than {start.checkpoint.path} was trained on ({changes})"
+    folder = config.source.data_dir or config.good.image_dir
     if config.run.allow_changed_data:
-        print(f"warning: {config.source.data_dir}: {found}; going on, as allow_changed_data is true")
+        print(f"warning: {folder}: {found}; going on, as allow_changed_data is true")
         return
     remedy = "put the files back, choose another output_dir, or set allow_changed_data to true to go on with these"
-    raise DataError.of(config.source.data_dir, found, remedy)
+    raise DataError.of(folder, found, remedy)
 
 
 def changes_since_sampling(folder: SampleFolder, report: ScanReport) -> tuple[Path, DataChanges] | None:

@@ -15,11 +15,20 @@ from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.holes import HoleMaker
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs, without_partner
-from guided_diffusion.data.modes import DatasetMode, get_mode
+from guided_diffusion.data.modes import IMAGES, DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions, LoaderOptions, SourceOptions, WindowOptions
-from guided_diffusion.data.pairing import MaskEntry, Pair, index_pairs
+from guided_diffusion.data.pairing import (
+    GOOD_STEM,
+    GoodImage,
+    MaskEntry,
+    Pair,
+    index_images,
+    index_pairs,
+    list_good_images,
+)
 from guided_diffusion.data.scan.duplicates import Twin, find_shared, find_shared_files, shared_problems
 from guided_diffusion.data.scan.good_images import good_images_with_masks, scan_good_images
+from guided_diffusion.data.scan.images import scan_images
 from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
@@ -29,15 +38,87 @@ from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.windows import WindowPlan, boxes_of, plan_windows
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.errors import ConfigError
 
 Config = TypeVar("Config", TrainConfig, CheckConfig)
 
 
 def with_mode_defaults(config: Config) -> Config:
-    """Return `config` with `resize` as its dataset_mode has it, where it was not given."""
-    if "resize" in config.geometry.model_fields_set:
-        return config
-    return config.replaced(resize=get_mode(config.source.dataset_mode).resize)
+    """Return `config` with `resize` and `condition` as its dataset_mode has them, where they were not given.
+
+    `image_dir` alone means the mode of images alone. Raises ConfigError for masks asked of images alone, and for a
+    dataset_mode and a data_dir of which only one is given.
+    """
+    source = config.source
+    if not source.dataset_mode:
+        if source.data_dir:
+            line = "dataset_mode is missing: data_dir needs it, as image_dir alone does not; add it to the config"
+            raise ConfigError.of_keys(("dataset_mode", line))
+        config = config.replaced(dataset_mode=IMAGES)
+    mode = get_mode(config.source.dataset_mode)
+    if mode.masks is not None and not source.data_dir:
+        line = f"dataset_mode is {source.dataset_mode}, the layout of a data_dir, which is not given: give it, or "
+        raise ConfigError.of_keys(("dataset_mode", f"{line}leave dataset_mode out, as image_dir alone needs none"))
+    if "resize" not in config.geometry.model_fields_set:
+        config = config.replaced(resize=mode.resize)
+    if isinstance(config, TrainConfig):
+        open_condition = not {"condition", "class_cond"} & config.given and not config.generation.makes_masks
+        if mode.masks is None and open_condition:
+            config = config.replaced(condition="none", class_cond=False)
+        refuse_missing_masks(config)
+    return config
+
+
+def refuse_missing_masks(config: TrainConfig) -> None:
+    """Raise ConfigError where masks are to be learned, or holes and windows to lie on defects, of images alone."""
+    source, condition = config.source, config.model.condition
+    if condition == "none":
+        if not source.data_dir and not leaves_masks_aside(config):
+            line = f"data_dir is missing: windows and holes lie on the defects in the masks of {source.dataset_mode}"
+            raise ConfigError.of_keys(("data_dir", f"{line}, which the network was trained with; give it"))
+        return
+    key, value, without = "condition", condition, "set condition to none"
+    if config.generation.makes_masks:
+        key, value, without = "generates", config.generation.generates, "set generates to image and condition to none"
+    if get_mode(source.dataset_mode).masks is None:
+        line = f'{key} is "{value}", but dataset_mode {source.dataset_mode} has no masks: {without}, or dataset_mode '
+        raise ConfigError.of_keys((key, f"{line}to one with masks"))
+    if config.good.image_dir:
+        line = f'image_dir has images without masks, but {key} is "{value}": {without}, which leaves the masks of '
+        raise ConfigError.of_keys(("image_dir", f"{line}data_dir aside, or leave image_dir out"))
+
+
+def leaves_masks_aside(config: TrainConfig) -> bool:
+    """Return whether a training reads no masks: it has no condition, and neither windows nor holes lie on defects."""
+    if get_mode(config.source.dataset_mode).masks is None:
+        return True
+    return config.model.condition == "none" and not config.model.inpaint and config.geometry.resize != "window"
+
+
+def scan_unlabeled(
+    config: TrainConfig | CheckConfig, split: str = "train", *, batch_size: int | None = None, look_alikes: bool = False
+) -> ScanReport:
+    """Return the scan of the images of a split without their masks; of the training split with those beside it.
+
+    batch_size: over all processes; a smaller dataset gets a warning.
+    """
+    source, geometry = config.source, config.geometry
+    mode, beside = get_mode(source.dataset_mode), config.good.image_dir if split == "train" else ""
+    images, problems = index_images(source.data_dir, mode, split, beside)
+    if split == "train" and (folder := good_folder(config)):
+        images += [Pair(GOOD_STEM + good.stem, good.image, None) for good in list_good_images(folder)]
+    report = scan_images(
+        images,
+        problems,
+        where=source.data_dir or beside,
+        image_channels=geometry.image_channels,
+        image_range=geometry.image_range,
+        exif=source.exif,
+        batch_size=batch_size,
+        look_alikes=look_alikes,
+    )
+    too_large = window_problems(report.image_sizes, plain_transform(geometry, mode))
+    return replace(report, problems=(*report.problems, *too_large))
 
 
 def scan_split(
@@ -79,18 +160,29 @@ def shared_with_training(test: ScanReport, training: ScanReport) -> list[Twin]:
 
 def shared_files(source: SourceOptions, training: ScanReport) -> list[Problem]:
     """Return a warning for each test image whose file is in the training split; cheap, and of bytes only."""
-    test, _ = index_pairs(source.data_dir, get_mode(source.dataset_mode), "test", with_instances=False)
+    mode = get_mode(source.dataset_mode)
+    if not source.data_dir:
+        return []
+    if training.noun == "images":
+        test, _ = index_images(source.data_dir, mode, "test")
+    else:
+        test, _ = index_pairs(source.data_dir, mode, "test", with_instances=False)
     return shared_problems(find_shared_files(test, training.pairs, training.prints), len(test))
 
 
 def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
     """Scan the training split, print its warnings and return it; DataError with a line for every fatal problem."""
-    report = scan_split(config.source, config.geometry, "train", batch_size=config.optimizer.batch_size * processes)
-    report = with_good_images(report, config)
+    batch_size = config.optimizer.batch_size * processes
+    if leaves_masks_aside(config):
+        report = scan_unlabeled(config, batch_size=batch_size)
+    else:
+        report = scan_split(config.source, config.geometry, "train", batch_size=batch_size)
+        report = _with_image_dir(with_good_images(report, config), config)
     encoding = report.raise_if_fatal()
     for line in problem_lines([*report.warnings, *shared_files(config.source, report)]):
         print(f"warning: {line}")
-    _say_what_is_exchanged(config, encoding.names)
+    if not leaves_masks_aside(config):
+        _say_what_is_exchanged(config, encoding.names)
     if config.geometry.resize in ("pad", "window"):
         # The borders are ignored pixels, and samples are written with them, so they need a value.
         report = replace(report, encoding=encoding.with_ignore())
@@ -115,11 +207,7 @@ def _say_what_is_exchanged(config: TrainConfig, names: Sequence[str]) -> None:
 
 def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> ScanReport:
     """Return the scan of a training split with the good images that `config` has beside it, and their problems."""
-    folder = config.good.good_dir
-    if not folder:
-        beside = own_good_folder(config.source)
-        folder = beside if beside and is_folder(beside) else ""
-    geometry = config.geometry
+    folder, geometry = good_folder(config), config.geometry
     if folder:
         images, prints, problems = scan_good_images(
             folder,
@@ -143,9 +231,39 @@ def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> S
     return replace(report, problems=(*report.problems, *too_large))
 
 
+def _with_image_dir(report: ScanReport, config: TrainConfig) -> ScanReport:
+    """Return the scan of pairs with the images of `image_dir` after the good ones: they have no defects to lie on."""
+    if not config.good.image_dir:
+        return report
+    geometry = config.geometry
+    beside = scan_images(
+        *index_images("", get_mode(config.source.dataset_mode), "train", config.good.image_dir),
+        where=config.good.image_dir,
+        image_channels=geometry.image_channels,
+        image_range=geometry.image_range,
+        exif=config.source.exif,
+    )
+    images = [GoodImage(entry.stem, entry.image, upright=entry.upright) for entry in beside.pairs]
+    return replace(
+        report,
+        problems=(*report.problems, *beside.problems),
+        good_images=(*report.good_images, *images),
+        good_prints=(*report.good_prints, *(each for each in beside.prints if each is not None)),
+    )
+
+
+def good_folder(config: TrainConfig | CheckConfig) -> str:
+    """Return the folder of good images: `good_dir`, else the dataset's own if there is one, else ""."""
+    if config.good.good_dir:
+        return config.good.good_dir
+    beside = own_good_folder(config.source)
+    return beside if beside and is_folder(beside) else ""
+
+
 def own_good_folder(source: SourceOptions) -> str:
     """Return where a dataset may have good images of its own, `train/good`; "" in the cloud, which is not asked."""
-    return "" if "://" in source.data_dir else os.path.join(source.data_dir, "train", "good")
+    has_none = not source.data_dir or "://" in source.data_dir
+    return "" if has_none else os.path.join(source.data_dir, "train", "good")
 
 
 def plain_transform(geometry: GeometryOptions, mode: DatasetMode) -> JointTransform:
@@ -217,6 +335,8 @@ def window_plan(
     classes = foreground_classes(report.encoding.num_classes, get_mode(source.dataset_mode).background)
 
     def boxes(pair: Pair) -> list[tuple[int, Box]]:
+        if pair.mask is None:
+            return []
         return boxes_of(read_mask(pair.mask, report.encoding, upright=pair.upright), classes)
 
     found = in_threads(boxes, report.pairs, "finding defects", progress=True)
@@ -228,7 +348,7 @@ def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGrou
     transform = JointTransform(
         **_geometry(config.geometry, get_mode(config.source.dataset_mode)),
         train=True,
-        flip_pairs=flip_pairs(report.encoding.names, config.source.flip_pairs),
+        flip_pairs=flip_pairs(report.encoding.names, None if leaves_masks_aside(config) else config.source.flip_pairs),
         **config.augment.model_dump(),
     )
     return SegmentationDataset(

@@ -96,10 +96,10 @@ def read_training_labels(config: TrainConfig | CheckConfig, report: ScanReport) 
     transform = plain_transform(config.geometry, get_mode(config.source.dataset_mode))
 
     def read(entry: Any) -> NDArray[np.integer]:
+        if entry.mask is None:  # a good image, or an image alone
+            kind = np.uint8 if report.encoding.num_classes < 256 else np.int16
+            return np.full(transform.image_size, transform.background, kind)
         if isinstance(entry, GoodImage):
-            if entry.mask is None:
-                kind = np.uint8 if report.encoding.num_classes < 256 else np.int16
-                return np.full(transform.image_size, transform.background, kind)
             entry = MaskEntry(entry.stem, entry.mask, upright=entry.upright)
         return read_condition(entry, report.encoding, transform).label.numpy()
 

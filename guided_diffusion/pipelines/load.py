@@ -12,6 +12,7 @@ from guided_diffusion.config.load import read_config
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.pipeline import LoadConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.scan.images import NO_CLASSES
 from guided_diffusion.models.compilation import compile_network, wants_compiling
 from guided_diffusion.pipelines.build import AMP_DTYPES, network_from_checkpoint, trained_config
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
@@ -43,7 +44,7 @@ def load_pipeline(
     config = read_config(LoadConfig, {**given, **trained})
     checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))
     options = trained_config(checkpoint, config)
-    names = (encoding_of_checkpoint(checkpoint) or encoding_of_mode(options.source)).names
+    names = class_names_of(checkpoint, options)
     pipeline = pipeline_of_checkpoint(
         checkpoint,
         options,
@@ -78,6 +79,14 @@ def pipeline_of_checkpoint(
     )
     model = network_from_checkpoint(checkpoint, trained, weights, code).to(device).eval()
     return SamplingPipeline(model, trained, tuple(class_names), device, AMP_DTYPES[precision], eta, code)
+
+
+def class_names_of(checkpoint: Checkpoint, trained: TrainedConfig) -> tuple[str, ...]:
+    """Return the names of the classes of a network; bare weights have those of their mode, if they take masks."""
+    encoding = encoding_of_checkpoint(checkpoint)
+    if encoding is None:
+        encoding = NO_CLASSES if trained.model.condition == "none" else encoding_of_mode(trained.source)
+    return encoding.names
 
 
 def encoding_of_checkpoint(checkpoint: Checkpoint) -> LabelEncoding | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -13,50 +11,20 @@ from tqdm import tqdm
 
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
-from guided_diffusion.data import visualize
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
 from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
-from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.options import Problem
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-from guided_diffusion.samples.manifest import GeneratedMask, ManifestLine, SampleSettings
+from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
+from guided_diffusion.samples.manifest import GeneratedMask, SampleSettings
 from guided_diffusion.samples.writer import AskedClass, PlannedSample, SyntheticFolder, plan_generated
 from guided_diffusion.training.mask_preview import spread_classes
 
 ATTEMPTS = 5
 """Masks drawn for one sample, of which the first without faults is taken, or else the one with the fewest."""
-SHEET, SHEET_SAMPLES = "contact_sheet.png", 32
-
-
-def refuse_misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> None:
-    """Raise ConfigError for keys of `sample` that do not go with what the model of `path` makes."""
-    problems = list(_misfits(config, trained, path))
-    if problems:
-        raise ConfigError.of_keys(*problems)
-
-
-def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterator[Problem]:
-    if not trained.generation.makes_masks:
-        if not config.source.data_dir and not config.mask_dir:
-            line = f"data_dir and mask_dir say where the masks come from, and neither is given, but {path} makes none: "
-            yield ("data_dir", f"{line}give one of them")
-        if config.class_names is not None:
-            line = f"class_names is given, but {path} makes images of given masks, whose classes they have: "
-            yield ("class_names", f"{line}leave it out")
-        return
-    yield from trained.generation_problems()
-    makes = f"{path} was trained with generates {trained.generation.generates} and makes its own masks"
-    given = {"data_dir": config.source.data_dir, "mask_dir": config.mask_dir}
-    given |= {"augment_masks": config.augment_masks, "unlabeled_to_zero": config.unlabeled_to_zero}
-    for key, value in given.items():
-        if value:
-            yield (key, f"{key} is given, but {makes}: leave it out")
-    if config.num_samples is None:
-        yield ("num_samples", f"num_samples is missing: {makes}; say how many")
 
 
 def generate(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
@@ -172,7 +140,7 @@ def _checked(
 
 def _finish(output: SyntheticFolder, names: Sequence[str]) -> None:
     lines = output.finish()
-    _save_sheet(output, lines, names)
+    save_contact_sheet(output, lines, names)
     made = [line.generated for line in lines if line.generated is not None]
     redrawn = sum(each.attempts - 1 for each in made)
     kept = [each for each in made if each.faults]
@@ -188,24 +156,5 @@ def _finish(output: SyntheticFolder, names: Sequence[str]) -> None:
             f"warning: {output.folder}: {len(kept)} of {len(made)} masks have faults after {ATTEMPTS} attempts "
             f"({shown}): their lines in the manifest name them; train for longer"
         )
-    folders = [output.folder / "images"] if what == "pair" else []
-    for path in (*folders, output.folder / "masks", output.manifest, output.folder / SHEET):
+    for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
-
-
-def _save_sheet(output: SyntheticFolder, lines: Sequence[ManifestLine], names: Sequence[str]) -> None:
-    if not lines:
-        return
-    palette = visualize.class_palette(len(names))
-    tiles, labels = [], []
-    for image, label in output.tiles(visualize.evenly_spaced(lines, SHEET_SAMPLES)):
-        labels.append(label)
-        tiles.append(visualize.colorize(label, palette))
-        if image is not None:
-            tiles.append(visualize.to_rgb(image))
-    each = len(tiles) // len(labels)
-    columns = each * max(1, math.ceil(math.sqrt(len(labels) / each)))
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    title = "mask | sample" if each == 2 else "masks"
-    sheet = visualize.grid(rows, legend=visualize.legend_of(names, labels), title=title)
-    visualize.save(sheet, output.folder / SHEET)

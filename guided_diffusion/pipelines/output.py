@@ -70,8 +70,17 @@ def sample_folders(key: str, root: str | Path, folder: Path) -> list[ReadFolder]
 
 def mask_folder(mask_dir: str) -> list[ReadFolder]:
     """Return the folder of `mask_dir`, if it is set."""
-    path = Path(mask_dir).absolute()
-    return [ReadFolder("mask_dir", path, path)] if mask_dir and "://" not in mask_dir else []
+    return _folder("mask_dir", mask_dir)
+
+
+def image_folder(image_dir: str) -> list[ReadFolder]:
+    """Return the folder of `image_dir`, if it is set."""
+    return _folder("image_dir", image_dir)
+
+
+def _folder(key: str, value: str) -> list[ReadFolder]:
+    path = Path(value).absolute()
+    return [ReadFolder(key, path, path)] if value and "://" not in value else []
 
 
 def written_by_sample(results_path: str, split: str) -> list[Path]:

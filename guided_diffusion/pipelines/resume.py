@@ -17,7 +17,7 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import LatentOptions, ModelOptions
-from guided_diffusion.pipelines.build import options_of_checkpoint
+from guided_diffusion.pipelines.build import options_of_checkpoint, refuse_lost_code
 from guided_diffusion.pipelines.comparison import differences
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.runtime.checkpoint import (
@@ -36,6 +36,8 @@ from guided_diffusion.training.progress import Progress
 
 ASIDE = "best-before-{}.pt"
 """What `best.pt` is called where another one takes its place."""
+CONVERTED = "condition none to mask"
+"""In the lineage of a network that began as one without a condition."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     source = load_checkpoint(find_checkpoint(config.resume_checkpoint, prefer=LAST))
     source.weights("raw")  # there are none where its autoencoder is still in training
     if source.is_bare:
+        refuse_lost_code(config, source)
         if not {"prediction", "predict_xstart"} & config.given:
             line = f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training"
             raise ConfigError.of_keys(("prediction", f'{line} (the published models predict "eps")'))
@@ -85,7 +88,11 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     fixed = [*(key for group in groups for key in group.keys()), "image_channels", "no_instance"]  # noqa: SIM118
     before = options_of_checkpoint(source, TrainConfig)
     # The weights of a network start one that is told more or less, but not the moments of its optimizer.
-    changed = [key for key in ("inpaint", "augment") if config.get(key) != before.get(key)]
+    changed = [key for key in ("inpaint", "augment", "condition") if config.get(key) != before.get(key)]
+    if before.model.condition != "none":
+        changed = [key for key in changed if key != "condition"]
+    elif "condition" in changed:  # masks are learned, of any classes
+        changed += ["no_instance", "spade"]
     if before.model.inpaint and not config.model.inpaint:
         changed.remove("inpaint")
     fixed = [key for key in fixed if key not in changed]
@@ -140,7 +147,8 @@ def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
     before = options_of_checkpoint(own, TrainConfig)
     recorded = before.given | TrainedConfig.fields().keys()
     compared = [key for key in config.fields() if key in recorded and config.facts(key).resume == "fixed"]
-    if config.source.num_classes is None:  # the checkpoint has the number that null stood for
+    # The checkpoint has the number that null stood for; a network without a condition has no classes.
+    if config.source.num_classes is None or config.model.condition == "none":
         compared.remove("num_classes")
     remedy = "set it back, or choose another output_dir"
     problems = differences(config, before, compared, source=f"the run in {folder}", remedy=remedy)
@@ -172,16 +180,17 @@ def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> 
     return same_path or not files or any(digest(file) == began["digest"] for file in files)
 
 
-def lineage(options: OptimizerOptions, start: ResumePlan, folder: Path) -> dict[str, Any]:
+def lineage(options: OptimizerOptions, start: ResumePlan, folder: Path, *, converted: bool = False) -> dict[str, Any]:
     """Return where the weights of the run in `folder` come from, and whether they ever saw a dropped mask.
 
-    The path is relative to `folder`, so equal runs in other places have an equal one. None: unknown.
+    The path is relative to `folder`, so equal runs in other places have an equal one. None: unknown. converted: from
+    a network without a condition, which knew no masks that could be dropped.
     """
     dropped = options.drop_rate > 0
     if start.checkpoint is None:
         return {"saw_dropped_masks": dropped}
     before = start.checkpoint.lineage
-    seen = {"saw_dropped_masks": dropped or before.get("saw_dropped_masks")}
+    seen = {"saw_dropped_masks": dropped or (False if converted else before.get("saw_dropped_masks"))}
     if start.own:
         return {**before, **seen}
     path = start.checkpoint.path.resolve()
@@ -190,12 +199,14 @@ def lineage(options: OptimizerOptions, start: ResumePlan, folder: Path) -> dict[
     source = {"path": path.as_posix(), "digest": digest(start.checkpoint.path)}
     if start.continues:
         return {**before, "continued_from": source, **seen}
-    return {"started_from": source, **seen}
+    return {"started_from": source, **({"converted": CONVERTED} if converted else {}), **seen}
 
 
 def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:
     """Raise DataError where the classes of the data are not those the checkpoint was trained with."""
     if start.checkpoint is None or not start.checkpoint.encoding:
+        return
+    if options_of_checkpoint(start.checkpoint).model.condition == "none":
         return
     before = encoding_of_checkpoint(start.checkpoint)
     if encoding.names != before.names:

@@ -29,7 +29,7 @@ from guided_diffusion.diffusion.latent import Code, LatentCode
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
-from guided_diffusion.models.state_dict import load_weights, with_new_inputs
+from guided_diffusion.models.state_dict import converts, load_weights, with_new_inputs
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES, build_network, refuse_broken_weights
 from guided_diffusion.pipelines.changed_data import fingerprint_of, refuse_other_data
@@ -124,8 +124,7 @@ def build_trainer(
     if config.generation.makes_masks:
         masks = read_training_masks(config, report)
         generation = generation_of_training(config, report, masks, source)
-    origin = lineage(config.optimizer, start, folder)
-    describe = describe_run(config, report, origin, eta, generation)
+    describe = describe_run(config, report, lineage(config.optimizer, start, folder), eta, generation)
     code = None if generation is None else generation.code
     if config.latents.latent is not None:
         code, describe["latent"] = latent_code(config, start, report, masks, generation, world, log, describe)
@@ -135,6 +134,8 @@ def build_trainer(
     if wants_compiling(config.precision.compile, world.device, label_diffusion=config.label_diffusion.cond_diffuse):
         log.info(COMPILING)
         compile_network(model)
+    converted = not start.continues and start.checkpoint is not None and converts(start.checkpoint.model, model)
+    origin = describe["lineage"] = lineage(config.optimizer, start, folder, converted=converted)
     ema = EMA(model, config.optimizer.ema_rate, initial_step=EMA_INITIAL_STEP if "started_from" in origin else 0)
     process = build_diffusion(config.diffusion)
     labels = label_process(config, process, config.source.num_classes, eta)
@@ -278,7 +279,7 @@ def build_previewer(
         ema,
         image=image,
         condition=condition,
-        class_names=report.encoding.names,
+        class_names=() if config.model.condition == "none" else report.encoding.names,
         folder=Path(config.run.output_dir) / PREVIEWS,
         seeds=[derive_seed(Stream.SAMPLE, config.run.seed, index) for index in range(len(chosen))],
         num_steps=num_steps,
@@ -302,8 +303,9 @@ def _print_finished(config: TrainConfig, start: ResumePlan) -> None:
 def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunLog) -> None:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     good = f" and {len(report.good_images)} good images" if report.good_images else ""
+    classes = "" if report.noun == "images" else f"{report.encoding.num_classes} classes, "
     log.info(
-        f"{len(report.pairs)} pairs{good}, {report.encoding.num_classes} classes, {parameters / 1e6:.2f} M parameters, "
+        f"{len(report.pairs)} {report.noun}{good}, {classes}{parameters / 1e6:.2f} M parameters, "
         f"{trainer.world.size} process{'es' if trainer.world.size > 1 else ''} on {trainer.world.device}; "
         f"run folder {trainer.folder.absolute()}"
     )
@@ -312,4 +314,9 @@ def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunL
         log.info(f"resuming after {progress.epoch} epochs, {progress.step} steps: {start.checkpoint.path}")
     elif start.checkpoint is not None:
         log.info(f"starting from the weights of {start.checkpoint.path}")
+        if "converted" in trainer.describe["lineage"]:
+            log.info(
+                "converted from condition none to mask: the network makes the same of every mask until it has learned "
+                f"them; new are the weights for masks of {report.encoding.num_classes} classes"
+            )
     log.info(json.dumps({"seed": trainer.run.seed, "batches an epoch": trainer.loader.batch_plan.num_batches}))

@@ -1,17 +1,20 @@
-"""The beginning that `sample` and `place` share: the folder prepared, what is to be made told, the network compiled."""
+"""What `sample` and `place` share, whatever they make: what is left to do, the batches of it, and the end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from tqdm import tqdm
 
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
-from guided_diffusion.pipelines.sampling import SamplingRun, spacing
+from guided_diffusion.pipelines.sampling import Progress, SamplingRun, spacing
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
 from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder
 
 
@@ -45,3 +48,38 @@ def begin_output(
     if compiling:
         compile_network(sampling.pipeline.model)
     return [sample for sample in plan if sample.index not in done][world.rank :: world.size]
+
+
+def make_batches(
+    make: Callable[[Sequence[PlannedSample], Progress], None],
+    todo: Sequence[PlannedSample],
+    batch_size: int,
+    num_steps: int,
+    output: SyntheticFolder,
+    world: ProcessGroup,
+) -> None:
+    """Have `make` write each batch of `todo`, whose samples take `num_steps` steps each, under one progress bar.
+
+    make: (samples, what it calls with the steps done of these).
+    """
+    output.open_part(world.rank)
+    bar = tqdm(total=len(todo) * num_steps, unit="step", disable=not world.is_main, desc="sampling")
+    try:
+        for start in range(0, len(todo), batch_size):
+            bar.set_postfix_str(f"image {start}/{len(todo)}", refresh=False)
+            make(
+                todo[start : start + batch_size],
+                lambda done, _, start=start: bar.update(start * num_steps + done - bar.n),
+            )
+    finally:
+        bar.close()
+        output.close_part()
+
+
+def finish_output(output: SyntheticFolder, planned: int, what: str, names: Sequence[str] = ()) -> None:
+    """Complete the folder when all processes are done, save its contact sheet, and say where everything is."""
+    lines = output.finish()
+    save_contact_sheet(output, lines, names)
+    print(f"{len(lines)} {what} ({planned} asked for)")
+    for path in (*output.places, output.folder / SHEET):
+        print(f"  {path.absolute()}")

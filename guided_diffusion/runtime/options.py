@@ -274,14 +274,17 @@ class ActionConfig(FlatConfig):
     """Base of every action's configuration."""
 
     required: ClassVar[tuple[str, ...]] = ()
+    instead: ClassVar[Mapping[str, str]] = {}  # a required key -> another one that makes it needless
     summary: ClassVar[str] = ""
     common: ClassVar[tuple[str, ...]] = ()  # the keys that most people set; empty for all
 
     def check(self) -> Iterator[Problem]:
         for key in self.required:
-            if self.get(key) in ("", None):
+            other = self.instead.get(key)
+            if self.get(key) in ("", None) and not (other and self.get(other)):
                 meaning = self.fields()[key].description
-                yield (key, f"{key} is missing ({meaning}): add it to the config or give --set {key}=...")
+                line = f"{key} is missing ({meaning}): add it to the config or give --set {key}=..."
+                yield (key, f"{line}, or {other} in its place" if other else line)
 
     @classmethod
     def action(cls) -> str:

@@ -30,6 +30,8 @@ PART = ".manifest-{}.jsonl"  # pairs that the process of a rank has finished sin
 UNFINISHED = ".synthetic"  # exists while samples are being made
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 FOLDERS = ("images", "masks")  # beside the manifest
+IMAGES_ALONE, MASKS_ALONE = "image", "mask"
+"""Values of `generates` for images without masks, of a network without a condition, and for masks without images."""
 _RESTORE = "restore it, or use another folder"
 MASK_KEYS, GOOD_KEYS = ("source_mask", "source_digest"), ("good_image", "good_digest")
 """Keys of path and digest of what a pair was made from, by `sample` and by `place`."""
@@ -63,9 +65,14 @@ class SampleSettings(BaseModel):
     augment_masks: bool | None = None
     precision: str | None = None
     checkpoint: str | None = None  # see `files.digest`
-    generates: str | None = None  # "mask" or "pair", of models that make their own masks
+    generates: str | None = None  # "mask" or "pair" of models that make masks, "image" without masks; None: given masks
     class_names: list[str] | None = None  # asked of these in turn; None: the mix of the training masks
     mask_checkpoint: str | None = None  # of the model that made the masks of mask_dir; see `files.digest`
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What a sample has: "image", "mask" or both."""
+        return (self.generates,) if self.generates in (IMAGES_ALONE, MASKS_ALONE) else ("image", "mask")
 
 
 class PlaceSettings(SampleSettings):
@@ -151,7 +158,7 @@ class MaskLineage(BaseModel):
 
 class ManifestLine(PlaceSettings):
     """One finished pair, made from a mask by `sample`, from a good image by `place`, or from nothing by a model that
-    makes masks; files are relative to the manifest.
+    makes masks; or one image or mask alone. Files are relative to the manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -161,8 +168,8 @@ class ManifestLine(PlaceSettings):
 
     index: int
     image: str = ""  # "" for masks alone
-    mask: str
-    source_mask: str = ""  # "" in lines of `place`, and of masks that the model made
+    mask: str = ""  # "" for images alone
+    source_mask: str = ""  # "" in lines of `place`, and of what a model made from nothing
     source_digest: str = ""
     good_image: str | None = None  # None in lines of `sample`
     good_digest: str | None = None
@@ -177,15 +184,16 @@ class ManifestLine(PlaceSettings):
     def _keep_record(cls, record: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         line = handler(record)
         line._record = dict(record)
-        if not any(all(key in record for key in keys) for keys in (MASK_KEYS, GOOD_KEYS)):
+        if not all(kind in record for kind in line.kinds):
+            raise ValueError("the image or the mask is missing")
+        has_source = any(all(key in record for key in keys) for keys in (MASK_KEYS, GOOD_KEYS))
+        if line.generates != IMAGES_ALONE and not has_source:
             raise ValueError("the file that the pair was made from is missing")
-        if "image" not in record and line.generates != "mask":
-            raise ValueError("the image is missing")
         return line
 
     @property
     def files(self) -> tuple[str, ...]:
-        return (self.mask,) if self.generates == "mask" else (self.image, self.mask)
+        return tuple(getattr(self, kind) for kind in self.kinds)
 
     @property
     def source(self) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,9 @@ from guided_diffusion.runtime.files import make_folder, reporting_os_errors, wri
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import (
     FOLDERS,
+    IMAGES_ALONE,
     MANIFEST,
+    MASKS_ALONE,
     UNFINISHED,
     ManifestLine,
     file_digest,
@@ -92,7 +94,13 @@ def find_samples(directory: str | Path) -> SampleFolder:
         raise DataError.of(folder, "its samples are not finished", "run the same command again first")
     manifest = folder / MANIFEST
     lines = {line.image: line for line in read_manifest(manifest)} if manifest.exists() else {}
+    _refuse_images_alone(folder, lines.values(), "give a folder of pairs, from a model trained with condition mask")
     return SampleFolder(folder, "" if folder == root else folder.name, read_run_record(folder), lines)
+
+
+def _refuse_images_alone(path: str | Path, lines: Iterable[ManifestLine], remedy: str) -> None:
+    if any(line.generates == IMAGES_ALONE for line in lines):
+        raise DataError.of(path, "holds images without masks, of a model without a condition", remedy)
 
 
 class GeneratedMasks(NamedTuple):
@@ -106,17 +114,20 @@ class GeneratedMasks(NamedTuple):
 def find_generated_masks(mask_dir: str) -> GeneratedMasks | None:
     """Return the masks that a model made at `mask_dir`, the results_path of `sample` or masks/ in it; else None.
 
-    Raises DataError where they are not finished.
+    Raises DataError where they are not finished, and for images without masks.
     """
     if not mask_dir or "://" in mask_dir:
         return None
     given = Path(os.path.abspath(mask_dir))
     for root in (given, given.parent):
         folder, manifest = root / FOLDERS[1], root / MANIFEST
-        if given not in (root, folder) or not manifest.is_file() or not folder.is_dir():
+        if given not in (root, *(root / kind for kind in FOLDERS)) or not manifest.is_file():
             continue
         lines = read_manifest(manifest, sound_only=True)
-        if not any(line.generates == "mask" for line in lines):
+        _refuse_images_alone(mask_dir, lines, "give a folder of masks")
+        if given == root / FOLDERS[0] or not folder.is_dir():
+            continue
+        if not any(line.generates == MASKS_ALONE for line in lines):
             continue
         if (root / UNFINISHED).exists():
             raise DataError.of(mask_dir, "its masks are not finished", "run the same command again first")

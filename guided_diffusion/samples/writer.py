@@ -67,15 +67,15 @@ class PlannedSample:
 
     index: int
     name: str  # without extension, with sub-folders
-    source: Pair | MaskEntry | GoodImage | AskedClass
+    source: Pair | MaskEntry | GoodImage | AskedClass | None  # None: an image without a mask, made from nothing
     repeat: int  # uses of the source before this one
     seed: int
     with_image: bool = True
 
     @property
     def source_file(self) -> str:
-        """The good image or mask that the pair is made from, "" where it is made from nothing."""
-        if isinstance(self.source, AskedClass):
+        """The good image or mask that the sample is made from, "" where it is made from nothing."""
+        if self.source is None or isinstance(self.source, AskedClass):
             return ""
         return self.source.image if isinstance(self.source, GoodImage) else self.source.mask
 
@@ -85,18 +85,21 @@ class PlannedSample:
 
     @property
     def mask(self) -> str:
-        return f"masks/{self.name}.png"
+        return f"masks/{self.name}.png" if self.source is not None else ""
 
     @property
     def files(self) -> tuple[str, ...]:
-        return (self.image, self.mask) if self.with_image else (self.mask,)
+        return tuple(file for file in (self.image, self.mask) if file)
 
 
-def plan_generated(classes: Sequence[AskedClass], seed: int, *, with_images: bool) -> list[PlannedSample]:
-    """Return a sample of each of `classes`, made from nothing; with_images: pairs, not masks alone."""
+def plan_generated(asked: Sequence[AskedClass | None], seed: int, *, with_images: bool = True) -> list[PlannedSample]:
+    """Return a sample of each of `asked`, made from nothing; None: an image without a mask.
+
+    with_images: False for masks alone.
+    """
     return [
-        PlannedSample(index, f"sample_{index:06d}", asked, 0, derive_seed(Stream.SAMPLE, seed, index), with_images)
-        for index, asked in enumerate(classes)
+        PlannedSample(index, f"sample_{index:06d}", each, 0, derive_seed(Stream.SAMPLE, seed, index), with_images)
+        for index, each in enumerate(asked)
     ]
 
 
@@ -169,17 +172,25 @@ class SyntheticFolder(WrittenFolder):
         self,
         root: str | Path,
         split: str,
-        encoding: LabelEncoding,
+        encoding: LabelEncoding | None,
         settings: SampleSettings,
         lineages: Mapping[str, MaskLineage] | None = None,
     ):
-        """Take the `results_path` and what is written; lineages: of masks made from others, by their paths."""
+        """Take the `results_path` and what is written there.
+
+        encoding: None for images alone, which have no classes. lineages: of masks made from others, by their paths.
+        """
         self.lineages = dict(lineages or {})
         self.root = Path(root)
         super().__init__(self.root / split if split else self.root)
         self.encoding = encoding
         self.settings = settings
         self._digests: dict[str, str] = {}
+
+    @property
+    def places(self) -> list[Path]:
+        """The folders of images and masks, and the manifest."""
+        return [*(self.folder / f"{kind}s" for kind in self.settings.kinds), self.manifest]
 
     def begin(self, plan: Sequence[PlannedSample]) -> dict[int, ManifestLine]:
         """Prepare the folder and return the manifest lines of the samples that it has already, by index.
@@ -194,9 +205,10 @@ class SyntheticFolder(WrittenFolder):
         if not self._unfinished.exists():
             # In a folder that the same action made, a file with the name of a sample is one, even without a line.
             self._refuse_foreign_files(lines, plan if lines or self._is_ours else ())
-        keep_classes(self.root, self.encoding)
-        for kind in ("masks",) if self.settings.generates == "mask" else FOLDERS:
-            make_folder(self.folder / kind)
+        if self.encoding is not None:
+            keep_classes(self.root, self.encoding)
+        for kind in self.settings.kinds:
+            make_folder(self.folder / f"{kind}s")
         for folder in {self.folder, *((self.folder / file).parent for sample in plan for file in sample.files)}:
             remove_leftovers(folder)
         self._mark_unfinished()
@@ -270,18 +282,19 @@ class SyntheticFolder(WrittenFolder):
         self._replace_manifest("".join(line.text() for line in lines.values()))
         return lines
 
-    def write(self, sample: PlannedSample, image: Tensor, label: Tensor) -> None:
-        """Write one pair, [C, H, W] in [-1, 1] and [H, W] class ids, then its line of the manifest."""
+    def write(self, sample: PlannedSample, image: Tensor, label: Tensor | None) -> None:
+        """Write one pair, [C, H, W] in [-1, 1] and [H, W] class ids (None: no mask), then its line of the manifest."""
         lineage = self.lineages.get(sample.source_file)
         notes = {} if lineage is None else {"lineage": lineage.model_dump()}
-        self._write_pair(sample, partial(to_picture(image).save, format="PNG"), label.cpu().numpy(), notes)
+        mask = None if label is None else label.cpu().numpy()
+        self._write_files(sample, partial(to_picture(image).save, format="PNG"), mask, notes)
 
     def write_generated(
         self, sample: PlannedSample, image: Tensor | None, label: np.ndarray, generated: GeneratedMask
     ) -> None:
         """Write the mask [H, W] of class ids that a model made, its image if it made one, and their line."""
         save_image = None if image is None else partial(to_picture(image).save, format="PNG")
-        self._write_pair(sample, save_image, label, {"generated": generated.model_dump(by_alias=True)})
+        self._write_files(sample, save_image, label, {"generated": generated.model_dump(by_alias=True)})
 
     def write_placed(
         self,
@@ -299,29 +312,30 @@ class SyntheticFolder(WrittenFolder):
             "defects": [defect.model_dump(by_alias=True) for defect in defects],
             "skipped": [defect.model_dump(by_alias=True) for defect in skipped],
         }
-        self._write_pair(sample, save_image, label, notes)
+        self._write_files(sample, save_image, label, notes)
 
-    def _write_pair(
+    def _write_files(
         self,
         sample: PlannedSample,
         save_image: Callable[[Path], None] | None,
-        label: np.ndarray,
+        label: np.ndarray | None,
         notes: Mapping[str, Any],
     ) -> None:
-        assert (save_image is not None) == sample.with_image
-        save_mask = partial(self.encoding.encode(label).save, format="PNG")
-        for file, save in zip(sample.files, (save_image, save_mask) if save_image else (save_mask,), strict=True):
-            with atomic_write(self.folder / file) as temporary:
-                save(temporary)
-        keys = GOOD_KEYS if isinstance(sample.source, GoodImage) else MASK_KEYS
+        """Write image and mask, each None where the sample has none, then their line of the manifest."""
+        save_mask = None if label is None else partial(self.encoding.encode(label).save, format="PNG")
+        files = {}
+        for kind, file, save in (("image", sample.image, save_image), ("mask", sample.mask, save_mask)):
+            assert bool(file) == (save is not None)
+            if save is not None:
+                files[kind] = file
+                with atomic_write(self.folder / file) as temporary:
+                    save(temporary)
+        source: dict[str, str] = {}
+        if sample.source is not None:
+            keys = GOOD_KEYS if isinstance(sample.source, GoodImage) else MASK_KEYS
+            source = dict(zip(keys, (sample.source_file, self._source_digest(sample)), strict=True))
         line = ManifestLine(
-            index=sample.index,
-            **({"image": sample.image} if sample.with_image else {}),
-            mask=sample.mask,
-            **dict(zip(keys, (sample.source_file, self._source_digest(sample)), strict=True)),
-            seed=sample.seed,
-            **notes,
-            **self.settings.model_dump(),
+            index=sample.index, **files, **source, seed=sample.seed, **notes, **self.settings.model_dump()
         )
         # The line comes last: a pair without a line is made again, a line without its pair would be wrong.
         self._add_line(line.text())
@@ -332,12 +346,14 @@ class SyntheticFolder(WrittenFolder):
         self._unfinished.unlink(missing_ok=True)
         return list(lines.values())
 
-    def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
-        """Yield (image uint8 [H, W] or [H, W, 3], None for masks alone; label [H, W]) of written samples."""
+    def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
+        """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples, None for what one has not."""
         for line in lines:
-            if not line.image:
-                with Image.open(self.folder / line.mask) as mask:
-                    yield None, self.encoding.decode(mask, line.mask)
-                continue
-            with Image.open(self.folder / line.image) as image, Image.open(self.folder / line.mask) as mask:
-                yield np.asarray(image), self.encoding.decode(mask, line.mask)
+            image = label = None
+            if line.image:
+                with Image.open(self.folder / line.image) as file:
+                    image = np.asarray(file)
+            if line.mask:
+                with Image.open(self.folder / line.mask) as file:
+                    label = self.encoding.decode(file, line.mask)
+            yield image, label

@@ -29,7 +29,7 @@ class Previewer:
     ema: EMA
     image: Tensor
     condition: SemanticMap
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # () shows no masks
     folder: Path
     seeds: Sequence[int]
     num_steps: int
@@ -42,16 +42,19 @@ class Previewer:
         for rate in self.ema.averages:
             with self.ema.applied(rate):
                 columns[f"EMA {rate}"] = self.draw(self.condition, self.seeds)
-        palette = visualize.class_palette(self.condition.num_classes)
-        masks = [visualize.colorize(label.numpy(), palette) for label in self.condition.label]
+        masks = {"mask": self._masks()} if self.class_names else {}
         if self.known is not None:
             columns = {"given": self.known.image.masked_fill(self.known.hole[:, None], 0), **columns}
         real, *samples = (visualize.to_pixels(images.numpy()) for images in (self.image, *columns.values()))
         picture = visualize.grid(
-            list(zip(real, masks, *samples, strict=True)),
-            column_titles=("real", "mask", *columns),
-            legend=visualize.legend_of(self.class_names, self.condition.label),
+            list(zip(real, *masks.values(), *samples, strict=True)),
+            column_titles=("real", *masks, *columns),
+            legend=visualize.legend_of(self.class_names, self.condition.label) if masks else (),
             title=f"epoch {epoch}, {self.num_steps} steps",
         )
         visualize.save(picture, self.folder / f"epoch_{epoch:04d}.png")
         return {}
+
+    def _masks(self) -> list[visualize.Pixels]:
+        palette = visualize.class_palette(self.condition.num_classes)
+        return [visualize.colorize(label.numpy(), palette) for label in self.condition.label]

@@ -140,17 +140,18 @@ def losses(pipeline: SamplingPipeline, dataset: Any) -> list[float]:
 def copies(pipeline: SamplingPipeline, training: Any, test: Any) -> dict[str, float]:
     """Return the share of near-duplicates among samples of the masks of the training windows, and of real ones."""
     shown = [list(batches(dataset, 16)) for dataset in (training, test)]
-    real = [np.concatenate([_pixels(batch.image) for batch in part]) for part in shown]
+    real = [np.concatenate([pixels_of(batch.image) for batch in part]) for part in shown]
     condition = SemanticMap.cat([batch.condition for batch in shown[0]])
     seeds = [derive_seed(Stream.SAMPLE, 0, index) for index in range(len(condition))]
-    samples = _pixels(pipeline(condition, seeds, steps=20, batch_size=16))
+    samples = pixels_of(pipeline(condition, seeds, steps=20, batch_size=16))
     result = flag_near_duplicates(
         nearest(samples, real[0]), nearest(real[0], real[0], leave_one_out=True), nearest(real[1], real[0])
     )
     return {"copies": result.share, "copies_real": result.real_share}
 
 
-def _pixels(images: torch.Tensor) -> np.ndarray:
+def pixels_of(images: torch.Tensor) -> np.ndarray:
+    """Return images [N, 1 or 3, H, W] in [-1, 1] as uint8 [N, H, W, 3]."""
     return np.stack([visualize.to_rgb(image) for image in visualize.quantize(images.numpy())])
 
 

@@ -211,6 +211,17 @@ def test_label_diffusion_and_edges_work_on_reduced_maps(many_lemons, tmp_path, i
     assert pipeline(label, [1], steps=2, s=1.0).shape == (1, 3, 32, 32)
 
 
+def test_images_alone_come_from_latents(many_lemons, tmp_path, isdm):
+    values = {key: value for key, value in TINY_LATENT.items() if key not in ("dataset_mode", "allow_thin")}
+    values |= {"image_dir": many_lemons / "train" / "images", "output_dir": tmp_path / "run", "max_epochs": 1}
+    code, _, errors = isdm("train", **values)
+    assert code == 0, errors
+    folder = tmp_path / "samples"
+    code, _, errors = isdm("sample", model_path=tmp_path / "run", results_path=folder, **SAMPLED)
+    assert code == 0, errors
+    assert len(pictures_of(folder)) == 4
+
+
 def test_pairs_come_from_latents(pair_run, tmp_path, isdm):
     folder = tmp_path / "pairs"
     code, _, errors = isdm("sample", model_path=pair_run, results_path=folder, **SAMPLED)

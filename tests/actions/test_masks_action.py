@@ -164,6 +164,7 @@ class TestMistakes:
             ({"scaling": 0.5}, "scaling"),
             ({"data_split": "val"}, "data_split"),
             ({"dataset_mode": "multiclass"}, "dataset_mode"),
+            ({"dataset_mode": "images"}, "dataset_mode"),
             ({"flip_pairs": [["spot", "spots"]]}, "flip_pairs"),
             ({"num_masks": 0}, "num_masks"),
         ],

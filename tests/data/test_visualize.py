@@ -169,6 +169,17 @@ class TestGrid:
         with pytest.raises(ValueError, match="zip"):
             visualize.grid([[tile(8, 8, RED)] * 2], **titles)
 
+    @pytest.mark.parametrize("each", [1, 2, 3])
+    @pytest.mark.parametrize("groups", [1, 2, 5, 16, 33])
+    def test_tiles_in_a_square_stay_in_order_and_groups_in_a_row(self, groups: int, each: int) -> None:
+        tiles = [tile(2, 2, (index, 0, 0)) for index in range(groups * each)]
+        rows = visualize.in_square(tiles, each)
+        assert [shown for row in rows for shown in row] == tiles
+        assert all(len(row) % each == 0 for row in rows)
+        columns = len(rows[0])
+        assert all(len(row) == columns for row in rows[:-1])
+        assert len(rows) <= columns < len(rows) + 2 * each
+
 
 class TestFiles:
     def test_save_makes_folders_replaces_and_leaves_nothing_else(self, tmp_path: Path) -> None:

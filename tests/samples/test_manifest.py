@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import (
+    IMAGES_ALONE,
     MANIFEST,
+    MASKS_ALONE,
     ManifestLine,
     SampleSettings,
     read_manifest,
@@ -154,9 +156,18 @@ OUTSIDE = [
 
 def test_a_mask_alone_has_no_image(tmp_path):
     alone = {key: value for key, value in LINE.items() if key != "image"}
-    (line,) = read_manifest(written(tmp_path, {**alone, "generates": "mask"}))
+    (line,) = read_manifest(written(tmp_path, {**alone, "generates": MASKS_ALONE}))
     assert line.files == (LINE["mask"],)
-    for pair in ({**alone, "generates": "pair"}, alone):
+    for pair in ({**alone, "generates": "pair"}, {**alone, "generates": IMAGES_ALONE}, alone):
+        with pytest.raises(DataError):
+            read_manifest(written(tmp_path, pair, LINE))
+
+
+def test_an_image_alone_has_no_mask(tmp_path):
+    alone = {key: LINE[key] for key in LINE if "mask" not in key and key != "source_digest"}
+    (line,) = read_manifest(written(tmp_path, {**alone, "generates": IMAGES_ALONE}))
+    assert line.files == (LINE["image"],)
+    for pair in ({**alone, "generates": "pair"}, {**alone, "generates": MASKS_ALONE}, alone):
         with pytest.raises(DataError):
             read_manifest(written(tmp_path, pair, LINE))
 

@@ -108,7 +108,7 @@ def brightness_problems(images: Sequence[Brightness], image_range: ImageRange) -
     problems = [*_transparency(transparent, len(images)), *_hidden(opaque, len(images))]
     if blank:
         found = f"{len(blank)} of {len(images)} images have one value everywhere: {_names(blank)}"
-        remedy = "export these again, or leave the pairs out: the model would learn blank pictures"
+        remedy = "export these again, or leave them out: the model would learn blank pictures"
         problems.append((blank[0].path, found, remedy, ProblemKind.BLANK_IMAGES))
     judged = [image for image in opaque if image.high > 0]
     if image_range == "auto":
@@ -217,5 +217,5 @@ def _mixed_scales(images: Sequence[Brightness], image_range: ImageRange) -> Iter
     odd = [image for image, is_apart in zip(images, apart, strict=True) if is_apart]
     if odd:
         found = f"{len(odd)} of {len(images)} images are more than {_OTHER_SCALE} times {word} than the others: "
-        remedy = "give all images one scale, set image_range to percentile, or leave these pairs out"
+        remedy = "give all images one scale, set image_range to percentile, or leave these out"
         yield odd[0].path, found + _names(odd), remedy, ProblemKind.MIXED_SCALES

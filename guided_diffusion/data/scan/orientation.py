@@ -73,11 +73,11 @@ def orientation_problems(pairs: Sequence[tuple[str, Turned]]) -> list[Problem]:
     return problems
 
 
-def tagged_masks(paths: Sequence[str]) -> list[Problem]:
-    """Return a warning for the masks with a tag in a folder of masks alone, where no image tells how they are meant."""
+def tagged_files(noun: str, paths: Sequence[str]) -> list[Problem]:
+    """Return a warning for the masks, or images (`noun`), with a tag, where no other file tells how it is meant."""
     if not paths:
         return []
-    found = f"{len(paths)} masks have an EXIF orientation, which is applied"
+    found = f"{len(paths)} {noun} have an EXIF orientation, which is applied"
     return [Problem(paths[0], found, "set exif to ignore if that is wrong", ProblemKind.ORIENTATION, fatal=False)]
 
 

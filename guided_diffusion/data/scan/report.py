@@ -29,7 +29,7 @@ class ClassStats:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """The pairs of a split (or masks alone), their encoding and everything that is wrong with them."""
+    """The pairs of a split (or masks or images alone), their encoding and everything that is wrong with them."""
 
     pairs: tuple[Pair, ...] | tuple[MaskEntry, ...]
     encoding: LabelEncoding | None  # None only if there are fatal problems
@@ -37,13 +37,21 @@ class ScanReport:
     classes: tuple[ClassStats, ...] = ()
     ignored_share: float = 0.0  # of all pixels, 0..1
     all_background: int = 0  # masks that have only class 0 and ignored pixels
-    sizes: tuple[Size, ...] = ()  # of the masks
+    sizes: tuple[Size, ...] = ()  # of the masks, or of images alone
     image_modes: tuple[str, ...] = ()  # PIL modes of the images
     brightness: tuple[Brightness, ...] = ()  # of the images
     losses: tuple[MaskLoss, ...] = ()  # of the masks that lose a class by resizing
     prints: tuple[PairPrint | None, ...] = ()  # of each pair, None where a file cannot be read; () for masks alone
     good_images: tuple[GoodImage, ...] = ()  # beside the pairs
     good_prints: tuple[PairPrint, ...] = ()
+    beside: int = 0  # images in `image_dir`
+
+    @property
+    def noun(self) -> str:
+        """What `pairs` are, in words."""
+        if self.pairs and isinstance(self.pairs[0], MaskEntry):
+            return "masks"
+        return "images" if self.pairs and self.pairs[0].mask is None else "pairs"
 
     @property
     def image_sizes(self) -> tuple[Size, ...]:
@@ -102,14 +110,15 @@ class ScanReport:
         if self.sizes:
             heights, widths = zip(*self.sizes, strict=True)
             (((height, width), count),) = Counter(self.sizes).most_common(1)
-            noun = "masks" if self.pairs and isinstance(self.pairs[0], MaskEntry) else "pairs"
             lines.append(
-                f"{len(self.pairs)} {noun}, width {_span(widths)}, height {_span(heights)} pixels; "
+                f"{len(self.pairs)} {self.noun}, width {_span(widths)}, height {_span(heights)} pixels; "
                 f"commonest {width}x{height} ({count})"
             )
         if self.good_images:
             heights, widths = zip(*(each.shape for each in self.good_prints), strict=True)
             lines.append(f"{len(self.good_images)} good images, width {_span(widths)}, height {_span(heights)} pixels")
+        if self.beside:
+            lines.append(f"{self.beside} images without masks in image_dir")
         if self.image_modes:
             modes = ", ".join(f"{mode} ({count})" for mode, count in Counter(self.image_modes).most_common())
             lines.append(f"image formats: {modes}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from PIL import Image
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.datasets import check_sizes, image_tensor
-from guided_diffusion.data.deep_color import is_gray, stored_mode
+from guided_diffusion.data.deep_color import stored_mode
 from guided_diffusion.data.files import open_image, open_mask, orientation, read_bytes, turn_upright
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
@@ -32,6 +31,7 @@ from guided_diffusion.data.scan.duplicates import (
     twin_problems,
     uncompared_problem,
 )
+from guided_diffusion.data.scan.images import color_problems, short_batch_problems
 from guided_diffusion.data.scan.lost_by_area import left_by_area, may_lose
 from guided_diffusion.data.scan.lost_classes import CodesLeft, MaskLoss, codes_left, count_losses, loss_problems
 from guided_diffusion.data.scan.orientation import (
@@ -39,7 +39,7 @@ from guided_diffusion.data.scan.orientation import (
     Turned,
     instance_problems,
     orientation_problems,
-    tagged_masks,
+    tagged_files,
     turned,
 )
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
@@ -127,12 +127,9 @@ def scan_dataset(
         if masks and not mistakes:
             encoding, undetermined = infer_encoding(mode, classes, masks, ClassOptions(num_classes, ignore_label))
             problems += undetermined
-    problems += _image_warnings(facts, image_channels)
+    problems += color_problems([fact.image_mode for fact in facts if fact.image_mode], image_channels)
     problems += brightness_problems([fact.brightness for fact in facts if fact.brightness], image_range)
-    if batch_size is not None and 0 < len(pairs) < batch_size:
-        found = f"{len(pairs)} pairs are fewer than a batch of {batch_size}"
-        advice = f"training works, with one short batch an epoch; batch_size {len(pairs)} would say the same"
-        problems.append(Problem(str(data_dir), found, advice, ProblemKind.SHORT_BATCH, fatal=False))
+    problems += short_batch_problems(str(data_dir), len(pairs), batch_size, "pairs")
     prints = tuple(fact.prints for fact in facts)
     problems += twin_problems(find_twins(pairs, prints, encoding), len(pairs))
     report = _report(pairs, facts, encoding, problems, remedy, transform, mode.background, progress=progress)
@@ -159,7 +156,8 @@ def scan_masks(
     problems += [problem for fact in facts for problem in fact.problems]
     problems += _palette_problems([fact.mask for fact in facts if fact.mask is not None], encoding)
     if exif is None:
-        problems += tagged_masks([entry.mask for entry, fact in zip(entries, facts, strict=True) if fact.turned])
+        tagged = [entry.mask for entry, fact in zip(entries, facts, strict=True) if fact.turned]
+        problems += tagged_files("masks", tagged)
     background = 0 if mode is None else mode.background
     return _report(entries, facts, encoding, problems, _AS_IN_TRAINING, transform, background, progress=progress)
 
@@ -272,21 +270,6 @@ def _count_codes(path: str, raw: RawMask) -> MaskFacts:
         kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_COLORS])
         codes, counts = codes[kept], counts[kept]
     return MaskFacts(path, replace(raw, values=codes), counts)
-
-
-def _image_warnings(facts: Sequence[_Facts], channels: int) -> list[Problem]:
-    """Return warnings about colors of the images."""
-    modes = Counter(fact.image_mode for fact in facts if fact.image_mode)
-    gray = sum(count for mode, count in modes.items() if is_gray(mode))
-    problems = []
-    if channels == 3 and modes and gray == modes.total():
-        remedy = "set image_channels to 1 to train a smaller, faster model"
-        problems.append(("image_channels", "3, but all images are gray", remedy, ProblemKind.IMAGE_COLORS))
-    if channels == 1 and gray < modes.total():
-        found = f"1, but {modes.total() - gray} of {modes.total()} images have colors"
-        remedy = "they are turned gray; set it to 3 to keep the colors"
-        problems.append(("image_channels", found, remedy, ProblemKind.IMAGE_COLORS))
-    return [Problem(*problem, fatal=False) for problem in problems]
 
 
 def _report(

@@ -26,9 +26,10 @@ from guided_diffusion.pipelines.study.generator import (
     RunAction,
     training_steps,
 )
+from guided_diffusion.pipelines.study.progress import duration
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining
 from guided_diffusion.pipelines.study.setup import StudySetup
-from guided_diffusion.pipelines.study.trainings import StudyImages, duration
+from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import read_json_lines, read_run_record
 from guided_diffusion.samples.manifest import MANIFEST, PART

@@ -171,6 +171,9 @@ def _read_train_config(config: StudyConfig) -> tuple[dict[str, Any], TrainConfig
         found = f"resize {training.geometry.resize} and inpaint {str(training.model.inpaint).lower()}"
         line = f"train_config is {path}, which has {found}: arm {needing[0]} needs resize window and inpaint true"
         raise ConfigError.of_keys((key, line))
+    if SDM in needing and training.model.condition == "none":
+        line = f'train_config is {path}, which has condition "none": arm sdm draws images of masks; set condition to '
+        raise ConfigError.of_keys((key, f"{line}mask, or leave sdm out of arms"))
     if SDM in needing and config.scale not in (None, training.geometry.scale):
         line = (
             f"scale is {config.scale:g}, but {training.geometry.scale:g} in {path}: arm sdm has windows of that scale"

@@ -18,15 +18,18 @@ from guided_diffusion.pipelines.output import (
     refuse_other_record,
     refuse_written_sources,
 )
+from guided_diffusion.pipelines.study.at_once import work_at_once
 from guided_diffusion.pipelines.study.estimate import estimate, table
 from guided_diffusion.pipelines.study.generator import RunAction, generator_of
 from guided_diffusion.pipelines.study.measures import agreement_lines, measure_images
+from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.report import CURVE_FILE, PICTURE_FILE, picture_of, study_record, write_report
 from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
 from guided_diffusion.pipelines.study.setup import good_folders, prepare
 from guided_diffusion.pipelines.study.trainings import (
     StudyImages,
     agreement_run,
+    forget_lost_segmenter,
     load_segmenter,
     open_results,
     segmenter_path,
@@ -71,13 +74,22 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     print(f"\n{table(work)}\n", flush=True)
     if config.estimate_only:
         return
-    for generator in generators.values():
-        generator.run(run_action)
 
     def report(measures: dict[str, Any] | None = None, picture: Sheet | None = None) -> None:
         write_report(study_record(images, training, runs, results, measures or {}), images, picture)
 
-    train_all(runs, training, images, results, seconds_of=seconds.get, after_round=report)
+    forget_lost_segmenter(training, config, results)
+    at_once = config.at_once
+    if at_once == 1:
+        for generator in generators.values():
+            generator.run(run_action)
+    with Progress(
+        runs, results, steps=config.segmenter.steps, seconds=seconds, after_round=report, at_once=at_once
+    ) as progress:
+        if at_once == 1:
+            train_all(training, images, progress)
+        else:
+            work_at_once(training, images, progress, run_action)
     run = agreement_run(config, training.architectures[0])
     model = load_segmenter(training, config) if run is not None else None
     measures = measure_images(images, training, model, run, segmenter_path(config))

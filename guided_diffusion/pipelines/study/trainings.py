@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from evaluations.metrics.segmentation import scores
 from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import PLACED, REAL_GOOD, SDM, StudyConfig
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.placed import PlacedFolder
 from guided_diffusion.pipelines.study.arms import ArmSet, arm_set, pasting_sets
 from guided_diffusion.pipelines.study.generator import PLACED_FOLDER, WINDOWS_FOLDER, Generator, refuse_other_classes
+from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.runs import (
     CHECKPOINT_SECONDS,
     SegmenterRun,
     SegmenterTraining,
     TestImages,
-    tested,
     train_and_test,
 )
 from guided_diffusion.pipelines.study.setup import StudySetup
@@ -124,87 +123,50 @@ def segmenter_path(config: StudyConfig) -> Path:
     return Path(config.output_dir) / SEGMENTER
 
 
-def train_all(
-    runs: Sequence[SegmenterRun],
-    training: SegmenterTraining,
-    images: StudyImages,
-    results: StudyResults,
-    *,
-    seconds_of: Callable[[str], float | None],
-    after_round: Callable[[], None],
-) -> None:
-    """Train the runs without a result; each result is written as soon as it is there.
-
-    seconds_of: about how long a training of an architecture takes. after_round: is called when all runs of a seed are
-    done.
-    """
-    config = images.setup.config
+def forget_lost_segmenter(training: SegmenterTraining, config: StudyConfig, results: StudyResults) -> None:
+    """Delete the result of the model that looks for masks if its weights are lost, so that it is trained again."""
     kept = agreement_run(config, training.architectures[0])
     if kept is not None and kept.key in results and not segmenter_path(config).exists():
         del results[kept.key]
-    todo = [run for run in runs if run.key not in results]
-    if len(todo) < len(runs):
-        print(f"{len(runs) - len(todo)} of {len(runs)} segmentation models are trained already")
-    clock = _Clock({name: seconds_of(name) for name in training.architectures})
-    with tqdm(total=len(todo) * training.options.steps, unit="step", disable=not todo, desc="segmentation") as bar:
-        for number, run in enumerate(todo):
-            bar.set_postfix_str(run.key, refresh=False)
-            checkpoint = Path(config.output_dir) / CHECKPOINTS / f"{run.key}.pt"
-            every = max(1, round(CHECKPOINT_SECONDS / clock.step_seconds(run, training.options.steps)))
-            started, before = time.monotonic(), 0
-
-            def show(step: int) -> None:
-                nonlocal before
-                bar.update(step - before)
-                before = step
-
-            def keep(model: nn.Module, run: SegmenterRun = run) -> None:
-                if run == kept:
-                    save_checkpoint(segmenter_path(config), {"model": model.state_dict()})
-
-            arm = images.arm(run.amount, run.arm)
-            result = train_and_test(run, training, arm, images.test, checkpoint, every=every, callback=show, keep=keep)
-            results[run.key] = result
-            checkpoint.unlink(missing_ok=True)
-            clock.note(run, result["seconds"] + result["test_seconds"])
-            rest = todo[number + 1 :]
-            miou, took = scores(tested(result).counts).foreground_miou, duration(time.monotonic() - started)
-            left = f"{len(rest)} left, about {duration(clock.total(rest))}"
-            tqdm.write(f"{number + 1} of {len(todo)}: {run.key}: mIoU {100 * miou:.1f} %, {took}; {left}")
-            if not rest or rest[0].repeat > run.repeat:
-                after_round()
 
 
-class _Clock:
-    """How long trainings take, by architecture: as estimated until one has been finished."""
-
-    def __init__(self, seconds: dict[str, float | None]):
-        self._seconds = {name: each for name, each in seconds.items() if each}
-
-    def note(self, run: SegmenterRun, seconds: float) -> None:
-        self._seconds[run.architecture] = seconds
-
-    def step_seconds(self, run: SegmenterRun, steps: int) -> float:
-        return max(1e-6, self._seconds.get(run.architecture, CHECKPOINT_SECONDS) / steps)
-
-    def total(self, runs: Sequence[SegmenterRun]) -> float:
-        usual = sum(self._seconds.values()) / max(1, len(self._seconds))
-        return sum(self._seconds.get(run.architecture, usual) for run in runs)
+def checkpoint_path(config: StudyConfig, run: SegmenterRun) -> Path:
+    """Return where an unfinished training is kept."""
+    return Path(config.output_dir) / CHECKPOINTS / f"{run.key}.pt"
 
 
-def duration(seconds: float) -> str:
-    """Return a time in words: "40 s", "12 min", "3 h 20 min", "2 days 4 h"."""
-    seconds = round(seconds)
-    if seconds < 90:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} days {hours} h"
+def train_one(
+    run: SegmenterRun,
+    training: SegmenterTraining,
+    images: StudyImages,
+    *,
+    step_seconds: float | None,
+    callback: Callable[[int], None],
+) -> dict[str, Any]:
+    """Train a model from its start or from where it was interrupted, and return its result, which is not yet written.
+
+    step_seconds: about how long a step takes, None if that is not known. callback: is called after every step.
+    """
+    config = images.setup.config
+    kept = agreement_run(config, training.architectures[0])
+
+    def keep(model: nn.Module) -> None:
+        if run == kept:
+            save_checkpoint(segmenter_path(config), {"model": model.state_dict()})
+
+    every = max(1, round(CHECKPOINT_SECONDS / max(1e-6, step_seconds or 1.0)))
+    arm, path = images.arm(run.amount, run.arm), checkpoint_path(config, run)
+    return train_and_test(run, training, arm, images.test, path, every=every, callback=callback, keep=keep)
+
+
+def train_all(training: SegmenterTraining, images: StudyImages, progress: Progress) -> None:
+    """Train the models that have no result, one after the other."""
+    for run in progress.todo:
+        progress.begin(run)
+        show = partial(progress.show, run)
+        result = train_one(run, training, images, step_seconds=progress.step_seconds(run), callback=show)
+        progress.finish(run, result)
+        checkpoint_path(images.setup.config, run).unlink(missing_ok=True)
 
 
 def load_segmenter(training: SegmenterTraining, config: StudyConfig) -> nn.Module:

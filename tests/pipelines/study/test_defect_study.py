@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from error_lines import check_error
 from PIL import Image
@@ -129,6 +130,39 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
     assert record["verdicts"]["fpn"]["kind"] == "not measured"
 
 
+def test_several_processes_find_what_one_does(keys, tmp_path, isdm):
+    """Killed in between, too: the processes end with the one that started them."""
+    some = {**keys, "arms": "real,real_good,copy_paste,place", "amounts": "4", "seeds": 2}
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert isdm("study", **some, output_dir=alone)[0] == 0
+    process = start("study", {**some, "output_dir": together, "at_once": 3})
+    deadline = time.monotonic() + 120
+    while len(list((together / "results").glob("fpn*"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    assert finish(process) == -9
+    assert len(children) >= 3
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    code, _, errors = isdm("study", **some, output_dir=together, at_once=3)
+    assert code == 0, errors
+    assert results_of(together) == results_of(alone)
+    assert not list((together / "unfinished").glob("*.pt"))
+    assert "step" in (together / "logs" / "process_0.txt").read_text()
+
+
+def test_what_is_wrong_in_a_process_is_one_line(keys, tmp_path, isdm):
+    folder = tmp_path / "out"
+    damaged = folder / "unfinished" / "fpn-n4-real_good-0.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("no checkpoint")
+    values = {**keys, "arms": "real,real_good", "amounts": "4", "train_config": "", "place_config": ""}
+    code, _, errors = isdm("study", **values, image_channels=1, scale=0.5, output_dir=folder, at_once=2)
+    assert code == 2
+    check_error(errors[-1], "checkpoint", damaged)
+
+
 @pytest.mark.parametrize(
     ("values", "subject"),
     [
@@ -156,6 +190,7 @@ def test_mistakes_are_one_line_before_anything_is_written(keys, tmp_path, isdm, 
     [
         ({"resize": "crop", "inpaint": False}, {}, "train_config"),
         ({"inpaint": False}, {}, "train_config"),
+        ({"condition": "none"}, {}, "train_config"),
         ({"num_chanels": 3}, {}, "train_config"),
         ({"dataset_mode": "binary"}, {}, "dataset_mode"),
         ({}, {"erase": True}, "place_config"),

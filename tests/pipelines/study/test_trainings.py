@@ -7,8 +7,9 @@ import pytest
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.study import ARMS, StudyConfig
 from guided_diffusion.pipelines.study.estimate import Work, table
+from guided_diffusion.pipelines.study.progress import duration
 from guided_diffusion.pipelines.study.runs import runs_of
-from guided_diffusion.pipelines.study.trainings import agreement_run, duration
+from guided_diffusion.pipelines.study.trainings import agreement_run
 
 REQUIRED = {"data_dir": "a", "dataset_mode": "multi-class", "good_dir": "b", "output_dir": "c", "train_config": "d"}
 

@@ -1,0 +1,48 @@
+"""`sample` from a network without a condition: a folder of images, without masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from guided_diffusion.conditions.no_condition import NoCondition
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.load import class_names_of, pipeline_of_checkpoint
+from guided_diffusion.pipelines.sampling import Progress, recorded_settings
+from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
+from guided_diffusion.runtime.checkpoint import Checkpoint
+from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.samples.manifest import IMAGES_ALONE, SampleSettings
+from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_generated
+
+
+def sample_images(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
+    """Write the images that `config` asks for and that are not there yet."""
+    pipeline = pipeline_of_checkpoint(
+        checkpoint,
+        trained,
+        class_names_of(checkpoint, trained),
+        weights=config.weights.weights,
+        device=world.device,
+        precision=config.precision.precision,
+    )
+    sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
+    plan = plan_generated([None] * config.num_samples, config.seed)
+    settings = SampleSettings(
+        **recorded_settings(config, trained, checkpoint.path, sampling.num_steps), generates=IMAGES_ALONE
+    )
+    output = SyntheticFolder(config.results_path, config.split, None, settings)
+    todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "images")
+    size = height_width(trained.geometry.image_size)
+
+    def make(batch: Sequence[PlannedSample], progress: Progress) -> None:
+        images = sampling(NoCondition(len(batch), size), [sample.seed for sample in batch], progress=progress)
+        for sample, image in zip(batch, images, strict=True):
+            output.write(sample, image, None)
+
+    make_batches(make, todo, config.batch_size, sampling.num_steps, output, world)
+    world.barrier()
+    if world.is_main:
+        finish_output(output, len(plan), "images")
+    world.barrier()

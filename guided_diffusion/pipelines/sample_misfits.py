@@ -1,0 +1,45 @@
+"""Which keys of `sample` go with which network: with one that takes masks, makes them, or knows of none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.options import Problem
+
+
+def refuse_misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> None:
+    """Raise ConfigError for keys of `sample` that do not go with what the model of `path` takes and makes."""
+    problems = list(_misfits(config, trained, path))
+    if problems:
+        raise ConfigError.of_keys(*problems)
+
+
+def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterator[Problem]:
+    yield from trained.generation_problems()
+    unconditional = trained.model.condition == "none"
+    if not unconditional and not trained.generation.makes_masks:
+        if not config.source.data_dir and not config.mask_dir:
+            line = f"data_dir and mask_dir say where the masks come from, and neither is given, but {path} makes none: "
+            yield ("data_dir", f"{line}give one of them")
+        if config.class_names is not None:
+            line = f"class_names is given, but {path} makes images of given masks, whose classes they have: "
+            yield ("class_names", f"{line}leave it out")
+        return
+    why, remedy = f"{path} was trained with generates {trained.generation.generates} and makes its own masks", ""
+    taken = {"data_dir": config.source.data_dir, "mask_dir": config.mask_dir}
+    taken |= {"augment_masks": config.augment_masks, "unlabeled_to_zero": config.unlabeled_to_zero}
+    if unconditional:
+        why = f"{path} has no condition, so its images follow no mask"
+        remedy = ", or use a model trained with condition mask"
+        taken |= {"class_names": config.class_names}
+    for key, value in taken.items():
+        if value:
+            yield (key, f"{key} is given, but {why}: leave it out{remedy}")
+    if config.num_samples is None:
+        yield ("num_samples", f"num_samples is missing: {why}; say how many samples to make")
+    if unconditional and config.sampler.s != 1:
+        yield ("s", f"s is {config.sampler.s:g}, but {path} has no condition to guide towards: set s to 1")
