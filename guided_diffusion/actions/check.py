@@ -31,7 +31,9 @@ from guided_diffusion.pipelines.dataset import (
     with_good_images,
     with_mode_defaults,
 )
+from guided_diffusion.pipelines.generation import read_training_labels
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
+from guided_diffusion.pipelines.latent import thickness_lines
 from guided_diffusion.pipelines.output import dataset_folders, image_folder, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
@@ -75,6 +77,11 @@ def run(config: CheckConfig) -> int:
             transform = plain_transform(config.geometry, mode)
             lines = window_lines(plan, report.image_sizes, transform, report.encoding.names, examples)
             texts[-1] += "\n" + "\n".join(lines)
+        if config.latents.latent is not None and split == "train" and not report.fatal:
+            labels = read_training_labels(config, report)[: len(report.pairs)]
+            lines = thickness_lines(labels, report.encoding.names, config.latents.latent, mode.background)
+            texts[-1] += "\n" + "\n".join(lines)
+            fatal += [f"{split}: {line.removeprefix('error: ')}" for line in lines if line.startswith("error: ")]
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         if report.brightness and config.preview_images:

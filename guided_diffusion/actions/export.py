@@ -25,8 +25,9 @@ def run(config: ExportConfig) -> int:
                 line = f"export_path: {path} exists already and is not overwritten: choose another name"
                 raise ConfigError.of_keys(("export_path", line))
         checkpoint = load_checkpoint(source)
-        if checkpoint.generation and target.suffix == ".pt":
-            line = "export_path ends in .pt, which does not keep the mask code of a model that makes masks: use "
+        if (checkpoint.generation or checkpoint.latent) and target.suffix == ".pt":
+            what = "mask code of a model that makes masks" if checkpoint.generation else "autoencoder of a latent model"
+            line = f"export_path ends in .pt, which does not keep the {what}: use "
             raise ConfigError.of_keys(("export_path", f"{line}.safetensors"))
         content = {key: getattr(checkpoint, key) for key in DESCRIBED}
         content |= {"weights": config.weights.weights, "library": library_versions()}

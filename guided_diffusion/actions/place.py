@@ -81,6 +81,8 @@ def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedC
     elif trained.generation.makes_masks:
         makes = trained.generation.generates
         found = f"trained with generates {makes}, so it fills no holes: train one of images, with inpaint true"
+    elif trained.latents.latent is not None:
+        found = "a network of latents, which fills no holes: train one of pixels (latent null), with inpaint true"
     elif not trained.model.inpaint:
         found = "a network that fills no holes: train or finetune one with inpaint true and resize window"
     elif trained.geometry.resize != "window":

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from guided_diffusion.data.options import EtaOptions, GeometryOptions, GoodImageOptions, SourceOptions, WindowOptions
 from guided_diffusion.diffusion.options import CLASSWISE, LabelDiffusionOptions
+from guided_diffusion.models.options import LatentFactorOptions
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import BatchOptions
 
@@ -28,6 +29,7 @@ class CheckConfig(ActionConfig):
     eta: EtaOptions
     label_diffusion: LabelDiffusionOptions
     batch: BatchOptions
+    latents: LatentFactorOptions
     output_dir: str = option("runs/check", "folder for the preview pictures and the report", path=True)
     preview_images: int = option(12, "pairs in a preview picture, 0: no picture", ge=0, le=200)
 

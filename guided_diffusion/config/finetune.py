@@ -9,7 +9,13 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.options import AugmentOptions, GoodImageOptions, LoaderOptions, WindowOptions
 from guided_diffusion.runtime.options import ActionConfig, option
-from guided_diffusion.training.options import GeneratedMaskOptions, OptimizerOptions, PrecisionOptions, RunOptions
+from guided_diffusion.training.options import (
+    FirstStageOptions,
+    GeneratedMaskOptions,
+    OptimizerOptions,
+    PrecisionOptions,
+    RunOptions,
+)
 
 _OPTIMIZER = OptimizerOptions.model_fields
 
@@ -45,5 +51,9 @@ class FinetuneConfig(FromCheckpointConfig, ActionConfig):
     resume_checkpoint: str = option("", "checkpoint file or run folder of the trained model", path=True)
 
     def as_training(self, trained: TrainedConfig) -> TrainConfig:
-        """Return the configuration of the training: this one, with its open keys as in `trained`."""
-        return TrainConfig.model_construct(**dict(self.fill_from_checkpoint(trained)))
+        """Return the configuration of the training: this one, with its open keys as in `trained`.
+
+        Where that is a model of latents, its autoencoder stays as it is.
+        """
+        filled = dict(self.fill_from_checkpoint(trained))
+        return TrainConfig.model_construct(**filled, first_stage=FirstStageOptions())

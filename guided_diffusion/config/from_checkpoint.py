@@ -10,7 +10,7 @@ from pydantic import create_model
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.data.options import EtaOptions, GeometryOptions, SourceOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
-from guided_diffusion.models.options import ModelOptions
+from guided_diffusion.models.options import LatentOptions, ModelOptions
 from guided_diffusion.runtime.options import OptionGroup, facts_of, option
 
 _OWN_DEFAULT = re.compile(r'; (null|null or ""|empty): [^;]*$')  # what null or empty means where there is no checkpoint
@@ -30,6 +30,7 @@ GeometryFromCheckpoint = _left_to_checkpoint(GeometryOptions)
 ModelFromCheckpoint = _left_to_checkpoint(ModelOptions)
 DiffusionFromCheckpoint = _left_to_checkpoint(DiffusionOptions)
 GenerationFromCheckpoint = _left_to_checkpoint(GenerationOptions)
+LatentsFromCheckpoint = _left_to_checkpoint(LatentOptions)
 LabelDiffusionFromCheckpoint = _left_to_checkpoint(LabelDiffusionOptions)
 EtaFromCheckpoint = _left_to_checkpoint(EtaOptions)
 
@@ -50,6 +51,7 @@ class FromCheckpointConfig(NetworkConfig):
     model: ModelFromCheckpoint
     diffusion: DiffusionFromCheckpoint
     generation: GenerationFromCheckpoint
+    latents: LatentsFromCheckpoint
     label_diffusion: LabelDiffusionFromCheckpoint
 
     def fill_from_checkpoint(self, trained: TrainedConfig) -> Self:

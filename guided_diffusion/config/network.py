@@ -15,7 +15,7 @@ from guided_diffusion.diffusion.options import (
     LabelDiffusionOptions,
 )
 from guided_diffusion.models.architecture import architecture_problems, height_width
-from guided_diffusion.models.options import ModelOptions
+from guided_diffusion.models.options import LatentOptions, ModelOptions
 from guided_diffusion.runtime.options import FlatConfig, FloatTuple, Problem, option
 
 
@@ -27,14 +27,17 @@ class NetworkConfig(FlatConfig):
     model: ModelOptions
     diffusion: DiffusionOptions
     generation: GenerationOptions
+    latents: LatentOptions
     label_diffusion: LabelDiffusionOptions
 
     @property
     def network_size(self) -> tuple[int, int]:
-        """Height and width that the network sees: those of the image, or less where squares of it become channels."""
+        """Height and width that the network sees: those of the image, or less where squares of it become channels, or
+        an autoencoder makes it smaller.
+        """
         height, width = height_width(self.geometry.image_size)
-        folding = self.generation.folding(min(height, width))
-        return height // folding, width // folding
+        factor = self.latents.latent or self.generation.folding(min(height, width))
+        return height // factor, width // factor
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
@@ -49,6 +52,7 @@ class NetworkConfig(FlatConfig):
         if None not in (size, *sizes):  # None: left to the checkpoint
             yield from self._size_problems()
         yield from self.generation_problems()
+        yield from self.latent_problems()
         if self._value("rotate90") and isinstance(size, tuple) and size[0] != size[1]:
             yield ("rotate90", f"rotate90 needs a square image_size, found {list(size)}: set rotate90 to false")
         if self.label_diffusion.cond_diffuse and (model.condition == "none" or model.class_cond is False):
@@ -61,15 +65,16 @@ class NetworkConfig(FlatConfig):
 
     def _size_problems(self) -> Iterator[Problem]:
         size = height_width(self.geometry.image_size)
-        folding = self.generation.folding(min(size))
-        if any(side % folding for side in size):
-            line = f"image_size is {self.geometry.image_size}, which space_to_depth {folding} does not divide: use a "
-            yield ("image_size", f"{line}multiple of {folding}, or another space_to_depth")
+        key = "space_to_depth" if self.latents.latent is None else "latent"
+        factor = self.latents.latent or self.generation.folding(min(size))
+        if any(side % factor for side in size):
+            line = f"image_size is {self.geometry.image_size}, which {key} {factor} does not divide: use a multiple of "
+            yield ("image_size", f"{line}{factor}, or another {key}")
             return
-        for key, line in architecture_problems(self.model, self.network_size):
-            if key == "image_size" and folding > 1:
-                line = f"with space_to_depth {folding} the network sees {list(self.network_size)}: {line}"
-            yield (key, line)
+        for name, line in architecture_problems(self.model, self.network_size):
+            if name == "image_size" and factor > 1:
+                line = f"with {key} {factor} the network sees {list(self.network_size)}: {line}"
+            yield (name, line)
 
     def generation_problems(self) -> Iterator[Problem]:
         """Yield what does not go with a model that makes its own masks."""
@@ -88,9 +93,30 @@ class NetworkConfig(FlatConfig):
         }
         for key, (wrong, reason, remedy) in misfits.items():
             if wrong:
-                found = json.dumps(self.get(key)).strip('"')
-                makes = f"generates is {self.generation.generates}"
-                yield (key, f"{key} is {found}, but {makes}: {reason}; set {key} to {remedy}")
+                yield self._misfit(key, f"generates is {self.generation.generates}", reason, remedy)
+
+    def latent_problems(self) -> Iterator[Problem]:
+        """Yield what does not go with a model of latents."""
+        latent, generation = self.latents.latent, GenerationOptions.model_fields
+        if latent is None:
+            return
+        scale = self.generation.mask_scale not in (None, generation["mask_scale"].default)
+        misfits = {
+            "learn_sigma": (self.diffusion.learn_sigma, "variances are learned for 8-bit images, not latents", "false"),
+            "use_kl": (self.diffusion.use_kl, "the bound is one of 8-bit images, not of latents", "false"),
+            "inpaint": (self.model.inpaint, "holes are filled in pixels", "false"),
+            "augment": (self.model.augment, "its borders are pixels that have no loss", "0"),
+            "resize": (self.geometry.resize == "window", "borders of windows have no loss", "crop, squash or pad"),
+            "mask_scale": (scale, "latents are standardized", str(generation["mask_scale"].default)),
+            "space_to_depth": (self.generation.space_to_depth, "the autoencoder makes the sides smaller", "null"),
+        }
+        for key, (wrong, reason, remedy) in misfits.items():
+            if wrong:
+                yield self._misfit(key, f"latent is {latent}", reason, remedy)
+
+    def _misfit(self, key: str, but: str, reason: str, remedy: str) -> Problem:
+        found = json.dumps(self.get(key)).strip('"')
+        return key, f"{key} is {found}, but {but}: {reason}; set {key} to {remedy}"
 
     def _eta_problems(self) -> Iterator[Problem]:
         given = {"eta_path": self._value("eta_path"), "eta_scale": self._value("eta_scale")}

@@ -7,9 +7,15 @@ from typing import ClassVar, Self
 
 from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.data.options import AugmentOptions, EtaOptions, GoodImageOptions, LoaderOptions, WindowOptions
-from guided_diffusion.models.architecture import attention_factors, default_channel_mult
-from guided_diffusion.runtime.options import ActionConfig, Problem, option
-from guided_diffusion.training.options import GeneratedMaskOptions, OptimizerOptions, PrecisionOptions, RunOptions
+from guided_diffusion.models.architecture import attention_factors, default_channel_mult, height_width
+from guided_diffusion.runtime.options import ActionConfig, OptionGroup, Problem, option
+from guided_diffusion.training.options import (
+    FirstStageOptions,
+    GeneratedMaskOptions,
+    OptimizerOptions,
+    PrecisionOptions,
+    RunOptions,
+)
 
 GENERATING_DEFAULTS = {
     "learn_sigma": False,
@@ -19,6 +25,8 @@ GENERATING_DEFAULTS = {
     "max_epochs": 2000,  # as many times each image is seen; beyond, models of few images copy them
 }
 """Defaults of a training with `generates` mask or pair, where they differ from those of images."""
+LATENT_DEFAULTS = {"learn_sigma": False, "min_snr_gamma": 5.0}
+"""The same of a training with `latent`."""
 MOST_PASSES = GENERATING_DEFAULTS["max_epochs"]
 
 
@@ -40,6 +48,7 @@ class TrainConfig(NetworkConfig, ActionConfig):
     loader: LoaderOptions
     optimizer: OptimizerOptions
     masks: GeneratedMaskOptions
+    first_stage: FirstStageOptions
     precision: PrecisionOptions
     run: RunOptions
     resume_checkpoint: str = option(
@@ -50,22 +59,49 @@ class TrainConfig(NetworkConfig, ActionConfig):
     )
 
     def check(self) -> Iterator[Problem]:
-        config = self._with_generating_defaults()
+        config = self._with_own_defaults()
         yield from super(TrainConfig, config).check()
         if not config.generation.makes_masks:
-            for key, field in GeneratedMaskOptions.model_fields.items():
-                if config.get(key) != field.default:
-                    line = f'{key} is {config.get(key)}, but generates is "image", which makes no masks: '
-                    yield (key, f"{line}leave it out, or set generates to mask or pair")
+            yield from config._idle(GeneratedMaskOptions, 'generates is "image", which makes no masks', "generates")
+        elif config.latents.latent is not None and config.masks.mask_weight != 1:
+            line = (
+                f"mask_weight is {config.masks.mask_weight:g}, but latent is {config.latents.latent}, whose channels "
+            )
+            yield ("mask_weight", f"{line}are image and mask in one: leave it out")
+        if config.latents.latent is None:
+            yield from config._idle(FirstStageOptions, "latent is null, so there is no autoencoder", "latent")
+        else:
+            yield from config._first_stage_problems()
 
-    def _with_generating_defaults(self) -> Self:
-        if not self.generation.makes_masks:
-            return self
-        return self.replaced(**{key: value for key, value in GENERATING_DEFAULTS.items() if key not in self.given})
+    def _idle(self, group: type[OptionGroup], reason: str, switch: str) -> Iterator[Problem]:
+        """Yield the keys of `group` that are set, although `switch` makes no use of them."""
+        remedy = {"generates": "set generates to mask or pair", "latent": "set latent to 4 or 8"}[switch]
+        for key, field in group.model_fields.items():
+            if self.get(key) != field.default:
+                yield (key, f"{key} is {self.get(key)}, but {reason}: leave it out, or {remedy}")
+
+    def _first_stage_problems(self) -> Iterator[Problem]:
+        crop, latent = self.first_stage.autoencoder_crop, self.latents.latent
+        if crop is not None and (crop % latent or crop > min(height_width(self.geometry.image_size))):
+            line = (
+                f"autoencoder_crop is {crop}, but latent is {latent} and image_size {self.geometry.image_size}: use a "
+            )
+            yield ("autoencoder_crop", f"{line}multiple of {latent} that is not above image_size")
+        if self.first_stage.autoencoder and self.generation.makes_masks:
+            line = (
+                f"autoencoder is given, but generates is {self.generation.generates}: an autoencoder of images loses "
+            )
+            yield ("autoencoder", f"{line}masks; leave it out, or set generates to image")
+
+    def _with_own_defaults(self) -> Self:
+        defaults = dict(GENERATING_DEFAULTS) if self.generation.makes_masks else {}
+        if self.latents.latent is not None:
+            defaults |= LATENT_DEFAULTS
+        return self.replaced(**{key: value for key, value in defaults.items() if key not in self.given})
 
     def resolve(self) -> Self:
         """Return the configuration as its base does, the defaults that depend on the image size filled in."""
-        config = super(TrainConfig, self._with_generating_defaults()).resolve()
+        config = super(TrainConfig, self._with_own_defaults()).resolve()
         short = min(config.network_size)
         mult = tuple(config.model.channel_mult or default_channel_mult(short))
         attention = config.model.attention_resolutions

@@ -5,12 +5,16 @@ All sums are exact: a pixel of the reduced picture covers `old / new` pixels, wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from guided_diffusion.conditions.base import Size
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.components import Box
 
 Span = tuple[int, int]
@@ -95,6 +99,29 @@ def _reduce_label(
     box = covered(size, reduced, rows, columns)
     cover = np.stack([_cover_sums(part == class_id, box, size, reduced, rows, columns).numpy() for class_id in present])
     return torch.from_numpy(_decide(cover, np.array(present), size, ordinary)).to(part.dtype)
+
+
+@dataclass(frozen=True)
+class AreaReduction:
+    """Label maps of images reduced to the size of their latents: `factor` pixels become one by the area rule.
+
+    It can be pickled, for data loading processes. A reduced pixel that covers an edge is one.
+    """
+
+    factor: int
+    background: int
+
+    def __call__(self, condition: SemanticMap) -> SemanticMap:
+        """Return the reduced maps, on the device of `condition`, whose sides are multiples of the factor."""
+        height, width = condition.size
+        reduced = (height // self.factor, width // self.factor)
+        span = {"background": self.background, "null_id": condition.num_classes}
+        labels = [
+            reduce_label(each, reduced, (0, reduced[0]), (0, reduced[1]), **span) for each in condition.label.cpu()
+        ]
+        label = torch.stack(labels) if labels else condition.label.new_zeros(0, *reduced)
+        edge = None if condition.edge is None else F.max_pool2d(condition.edge.float(), self.factor).bool()
+        return replace(condition, label=label.to(condition.device), edge=edge)
 
 
 def reduce_label_at(

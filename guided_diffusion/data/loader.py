@@ -85,6 +85,7 @@ _EXTRA = ("inside", "hole", "augment")  # of an example, where it has them
 
 Prepare = Callable[[SemanticMap], Prepared | None]
 """What a network precomputes from the label maps of a batch."""
+Reduce = Callable[[SemanticMap], SemanticMap]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class TrainBatch:
     image: Tensor
     """[n, C, H, W] float32 in [-1, 1]."""
     condition: SemanticMap
-    """n maps of size [H, W]."""
+    """n maps of size [H, W], or of the size of latents."""
     batch_index: Tensor
     """[n] int64 on the CPU, positions in the global batch."""
     weight: Tensor
@@ -117,7 +118,8 @@ class TrainBatch:
 class TrainLoader:
     """Reads the batches of an epoch, in this process (`num_workers` 0) or in worker processes.
 
-    prepare: called there on the label maps of each batch; it has to be picklable.
+    prepare: called there on the label maps of each batch; it has to be picklable. reduce: likewise, before that; it
+    makes them smaller, to the size of latents.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class TrainLoader:
         num_workers: int = 0,
         device: torch.device | str = "cpu",
         prepare: Prepare | None = None,
+        reduce: Reduce | None = None,
     ):
         assert batch_plan.num_items == len(dataset)
         self.batch_plan = batch_plan
@@ -137,7 +140,7 @@ class TrainLoader:
             _Guarded(dataset),
             batch_sampler=self._keys,  # refilled for each epoch
             num_workers=num_workers,
-            collate_fn=_Collate(dataset.encoding.num_classes, prepare),
+            collate_fn=_Collate(dataset.encoding.num_classes, prepare, reduce),
             pin_memory=self._device.type == "cuda",
             worker_init_fn=leave_signals_to_the_trainer,
             persistent_workers=num_workers > 0,  # so that they keep the pictures they cached
@@ -215,6 +218,7 @@ class _Collate:
 
     num_classes: int
     prepare: Prepare | None = None
+    reduce: Reduce | None = None
 
     def __call__(self, examples: list[dict[str, Any] | UserError]) -> dict[str, Any] | UserError:
         failures = [example for example in examples if isinstance(example, UserError)]
@@ -222,5 +226,7 @@ class _Collate:
             return failures[0]
         batch = default_collate(examples)
         condition = SemanticMap(batch.pop("label"), self.num_classes, batch.pop("edge", None))
+        if self.reduce is not None:
+            condition = self.reduce(condition)
         prepared = None if self.prepare is None else self.prepare(condition)
         return {**batch, "condition": condition, "prepared": prepared}

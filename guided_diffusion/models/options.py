@@ -68,3 +68,41 @@ class ModelOptions(OptionGroup):
         if not self.class_cond or self.condition == "none":
             return self.model_copy(update={"condition": "none", "class_cond": False})
         return self.model_copy(update={"condition": "mask"}) if self.condition is None else self
+
+
+class LatentFactorOptions(OptionGroup):
+    """Whether the model works on images, or on what an autoencoder makes of them."""
+
+    title: ClassVar = "latent"
+    latent: Literal[4, 8] | None = option(
+        None,
+        "diffusion of latents, whose sides are 4 or 8 times smaller than the image's: an autoencoder is trained first; "
+        "null: of pixels",
+    )
+
+
+class LatentOptions(LatentFactorOptions):
+    """The autoencoder of a latent model."""
+
+    latent_channels: int | None = option(
+        None, "channels of the latents; null: as many as latent, or as a pretrained autoencoder has", ge=1, le=32
+    )
+    autoencoder_channels: int | None = option(
+        None, "channels of the autoencoder's first level, deeper ones have twice as many; null: 64", ge=8, multiple_of=8
+    )
+
+    def check(self) -> Iterator[Problem]:
+        for key in ("latent_channels", "autoencoder_channels"):
+            if self.latent is None and getattr(self, key) is not None:
+                line = f"{key} is {getattr(self, key)}, but latent is null, so there is no autoencoder: "
+                yield (key, f"{line}leave it out, or set latent to 4 or 8")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents of an autoencoder that is trained here."""
+        return self.latent_channels or self.latent
+
+    @property
+    def width(self) -> int:
+        """Channels of the first level of an autoencoder that is trained here."""
+        return self.autoencoder_channels or 64

@@ -99,6 +99,8 @@ class UNetModel(nn.Module):
         if options.augment:
             self.augment_embed = nn.Linear(len(AUGMENT_PARAMETERS), num_channels, bias=False)
             nn.init.zeros_(self.augment_embed.weight)
+        # What makes images of its outputs, where these are latents: a part of the network, so that one file has both.
+        self.first_stage: nn.Module | None = None
         self.to(memory_format=torch.channels_last)
 
     def level_sizes(self, size: Size) -> list[Size]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.data.modes import IMAGES, DatasetMode, PublishedNetwork, get_mode
+from guided_diffusion.diffusion.latent import Code, LatentCode
 from guided_diffusion.diffusion.pair_code import PairCode
 from guided_diffusion.models.architecture import GROUPS, default_channel_mult, level_channels
 from guided_diffusion.models.options import ModelOptions
@@ -49,14 +50,15 @@ ABOUT_MASKS = ("condition", "class_cond", "dataset_mode", "num_classes", "no_ins
 """Keys that a network without a condition gets where it begins to learn masks."""
 
 
-def build_network(config: NetworkConfig, code: PairCode | None = None) -> UNetModel:
+def build_network(config: NetworkConfig, code: Code | None = None) -> UNetModel:
     """Return the untrained network of resolved options, weights drawn from torch's global generator.
 
-    code: that of a model that makes masks. Raises ConfigError where it needs more channels than the network has.
+    code: of a model of masks or of latents, whose first stage becomes part of the network. Raises ConfigError where a
+    code of masks needs more channels than the network has.
     """
-    if code is not None:
+    if isinstance(code, PairCode):
         refuse_narrow_network(config, code)
-    return build_unet(
+    model = build_unet(
         config.model,
         image_size=config.network_size,
         image_channels=config.geometry.image_channels if code is None else code.channels,
@@ -64,6 +66,9 @@ def build_network(config: NetworkConfig, code: PairCode | None = None) -> UNetMo
         num_classes=config.source.num_classes,
         learn_sigma=config.diffusion.learn_sigma,
     )
+    if isinstance(code, LatentCode):
+        model.first_stage = code.stage
+    return model
 
 
 def refuse_narrow_network(config: NetworkConfig, code: PairCode) -> None:
@@ -82,14 +87,14 @@ def refuse_narrow_network(config: NetworkConfig, code: PairCode) -> None:
 
 
 def network_from_checkpoint(
-    checkpoint: Checkpoint, trained: NetworkConfig, weights: str, code: PairCode | None = None
+    checkpoint: Checkpoint, trained: NetworkConfig, weights: str, code: Code | None = None
 ) -> UNetModel:
     """Return the network of `trained` with the weights called `weights` of `checkpoint`.
 
     Raises CheckpointError where they do not fit, naming the option that differs, or are not finite.
     """
-    model = build_network(trained, code)
     chosen = checkpoint.weights(weights)
+    model = build_network(trained, code)
     load_weights(model, chosen, source=str(checkpoint.path))
     refuse_broken_weights(checkpoint, chosen)
     return model

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.config.train import MOST_PASSES, TrainConfig
 from guided_diffusion.data.datasets import read_condition
@@ -18,6 +19,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import GoodImage, MaskEntry
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.threads import in_threads
+from guided_diffusion.diffusion.latent import Code
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.pair_code import Decoded, PairCode, adjacency_codes, one_hot_codes
 from guided_diffusion.models.architecture import height_width
@@ -60,7 +62,7 @@ class TrainedMasks:
         """Return how often each of the N images is drawn, on average once."""
         return tuple(image_weights(self.counts, balance).tolist())
 
-    def target(self, config: TrainConfig, code: PairCode, model: UNetModel, device: torch.device) -> MaskTarget:
+    def target(self, config: TrainConfig, code: Code, model: UNetModel, device: torch.device) -> MaskTarget:
         """Return what the network of `config` learns of a batch."""
         return MaskTarget(
             code,
@@ -89,21 +91,27 @@ def generation_of_checkpoint(checkpoint: Checkpoint) -> Generation | None:
         raise CheckpointError.of(checkpoint.path, found, "it was tampered with: copy it again") from None
 
 
-def read_training_masks(config: TrainConfig, report: ScanReport) -> TrainedMasks:
-    """Read every mask of a training as the model sees it, without augmentation."""
+def read_training_labels(config: TrainConfig | CheckConfig, report: ScanReport) -> NDArray[np.integer]:
+    """Read every mask of a training as the model sees it, without augmentation: [N, H, W], pairs before good images."""
     transform = plain_transform(config.geometry, get_mode(config.source.dataset_mode))
 
     def read(entry: Any) -> NDArray[np.integer]:
+        if entry.mask is None:  # a good image, or an image alone
+            kind = np.uint8 if report.encoding.num_classes < 256 else np.int16
+            return np.full(transform.image_size, transform.background, kind)
         if isinstance(entry, GoodImage):
-            if entry.mask is None:
-                kind = np.uint8 if report.encoding.num_classes < 256 else np.int16
-                return np.full(transform.image_size, transform.background, kind)
             entry = MaskEntry(entry.stem, entry.mask, upright=entry.upright)
         return read_condition(entry, report.encoding, transform).label.numpy()
 
     labels = in_threads(read, [*report.pairs, *report.good_images], "reading masks", progress=len(report.pairs) > 500)
-    stacked = np.stack(labels)
-    return TrainedMasks(stacked, count_masks(stacked, report.encoding.num_classes, transform.background))
+    return np.stack(labels)
+
+
+def read_training_masks(config: TrainConfig, report: ScanReport) -> TrainedMasks:
+    """Read every mask of a training as the model sees it, and count what is in them."""
+    labels = read_training_labels(config, report)
+    background = get_mode(config.source.dataset_mode).background
+    return TrainedMasks(labels, count_masks(labels, report.encoding.num_classes, background))
 
 
 def generation_of_training(
@@ -124,13 +132,14 @@ def generation_of_training(
     touching = torch.from_numpy(masks.counts.touching[:count, :count])
     bits = config.generation.mask_code == "bits"
     codes = adjacency_codes(touching, masks.counts.background) if bits else one_hot_codes(count)
-    pair = config.generation.generates == "pair"
+    pair, latent = config.generation.generates == "pair", config.latents.latent
     code = PairCode(
         codes,
         num_classes,
         image_channels=config.geometry.image_channels if pair else 0,
-        scale=config.generation.mask_scale,
-        folding=config.generation.folding(min(height_width(config.geometry.image_size))),
+        # An autoencoder sees every pixel, and its latents are standardized.
+        scale=config.generation.mask_scale if latent is None else 1.0,
+        folding=config.generation.folding(min(height_width(config.geometry.image_size))) if latent is None else 1,
     )
     return Generation(code, masks.counts.rules())
 
@@ -143,7 +152,7 @@ def refuse_few_pairs(config: TrainConfig, report: ScanReport) -> None:
 
     Raises ConfigError for options that do not go with `generates`, which a finetuning may have.
     """
-    problems: list[Problem] = list(config.generation_problems())
+    problems: list[Problem] = [*config.generation_problems(), *config.latent_problems()]
     if problems:
         raise ConfigError.of_keys(*problems)
     if not config.generation.makes_masks:
@@ -172,17 +181,22 @@ def refuse_few_pairs(config: TrainConfig, report: ScanReport) -> None:
 
 def announced_code(config: NetworkConfig, generation: Generation, names: Sequence[str]) -> list[str]:
     """Return lines for the log: the channels of the network, its codes, and a warning where it is narrow."""
-    code = generation.code
-    lines = [
-        f"generates {config.generation.generates}: {code.channels} channels of {config.network_size[0]} x "
-        f"{config.network_size[1]} ({code.image_channels} of the image and {code.label_channels} of the mask, "
-        f"{config.generation.mask_code}, times {code.folding**2})"
-    ]
+    code, latent = generation.code, config.latents.latent
+    channels = (
+        f"{code.image_channels} of the image and {code.label_channels} of the mask, {config.generation.mask_code}"
+    )
+    size = " x ".join(map(str, config.network_size))
+    lines = [f"generates {config.generation.generates}: {code.channels} channels of {size} ({channels}, times "]
+    lines[0] += f"{code.folding**2})"
+    if latent is not None:
+        lines = [
+            f"generates {config.generation.generates}: latents of {size}, made of {code.channels} channels ({channels})"
+        ]
     if config.generation.mask_code == "bits":
         shown = [*names, "no class"][: len(code.codes)]
         bits = ["".join("1" if bit > 0 else "0" for bit in row) for row in code.codes.tolist()]
         lines.append("codes: " + ", ".join(f"{name} {text}" for name, text in zip(shown, bits, strict=True)))
-    if config.model.num_channels < WIDE * code.channels:
+    if latent is None and config.model.num_channels < WIDE * code.channels:
         lines.append(
             f"warning: num_channels is {config.model.num_channels}, less than {WIDE} times the {code.channels} "
             "channels of the image and its mask: use more, or a smaller space_to_depth"

@@ -17,6 +17,7 @@ from guided_diffusion.models.compilation import compile_network, wants_compiling
 from guided_diffusion.pipelines.build import AMP_DTYPES, network_from_checkpoint, trained_config
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
 from guided_diffusion.pipelines.label_diffusion import eta_of_sampling
+from guided_diffusion.pipelines.latent import code_of, first_stage_of_checkpoint
 from guided_diffusion.pipelines.masks import encoding_of_mode
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
@@ -73,7 +74,9 @@ def pipeline_of_checkpoint(
     """Return the pipeline of the weights called `weights`, not compiled; only bare weights need `eta_path`."""
     eta = eta_of_sampling(trained, eta_path, class_names)
     generation = generation_of_checkpoint(checkpoint)
-    code = None if generation is None else generation.code
+    code = code_of(
+        None if generation is None else generation.code, first_stage_of_checkpoint(checkpoint, trained.latents.latent)
+    )
     model = network_from_checkpoint(checkpoint, trained, weights, code).to(device).eval()
     return SamplingPipeline(model, trained, tuple(class_names), device, AMP_DTYPES[precision], eta, code)
 

@@ -19,6 +19,7 @@ from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced, to_pixels
+from guided_diffusion.diffusion.latent import Code
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES
 from guided_diffusion.pipelines.dataset import shown_dataset
@@ -38,6 +39,7 @@ def build_mask_previewer(
     report: ScanReport,
     masks: TrainedMasks,
     generation: Generation,
+    code: Code,
     model: UNetModel,
     ema: EMA,
     world: ProcessGroup,
@@ -48,7 +50,7 @@ def build_mask_previewer(
     names, rules = report.encoding.names, generation.rules
     num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
     dtype = AMP_DTYPES[config.precision.precision]
-    sampling = SamplingPipeline(model, config, names, world.device, dtype, None, generation.code)
+    sampling = SamplingPipeline(model, config, names, world.device, dtype, None, code)
     shown = rows_of_classes(rules.class_mix, config.run.preview_images)
     measured = spread_classes(rules.class_mix, config.masks.preview_samples, 0.5)
     count = max(len(shown), len(measured))

@@ -16,7 +16,7 @@ from guided_diffusion.data.fingerprint import Fingerprint
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.options import EtaOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
-from guided_diffusion.models.options import ModelOptions
+from guided_diffusion.models.options import LatentOptions, ModelOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint, refuse_lost_code
 from guided_diffusion.pipelines.comparison import differences
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
@@ -52,6 +52,11 @@ class ResumePlan:
     continues: bool = False
     own: bool = False
 
+    @property
+    def in_first_phase(self) -> bool:
+        """Whether the checkpoint has an autoencoder in training, and nothing of the model yet."""
+        return self.checkpoint is not None and bool(self.checkpoint.first_stage)
+
     def is_over(self, options: OptimizerOptions) -> bool:
         """Return whether nothing is left to train."""
         return self.continues and Progress.from_state(self.checkpoint.progress).is_over(options)
@@ -72,13 +77,15 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     if config.resume_checkpoint in ("", "auto"):
         return ResumePlan()
     source = load_checkpoint(find_checkpoint(config.resume_checkpoint, prefer=LAST))
+    source.weights("raw")  # there are none where its autoencoder is still in training
     if source.is_bare:
         refuse_lost_code(config, source)
         if not {"prediction", "predict_xstart"} & config.given:
             line = f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training"
             raise ConfigError.of_keys(("prediction", f'{line} (the published models predict "eps")'))
         return ResumePlan(source)
-    fixed = [*ModelOptions.keys(), *DiffusionOptions.keys(), *GenerationOptions.keys(), "image_channels", "no_instance"]
+    groups = (ModelOptions, DiffusionOptions, GenerationOptions, LatentOptions)
+    fixed = [*(key for group in groups for key in group.keys()), "image_channels", "no_instance"]  # noqa: SIM118
     before = options_of_checkpoint(source, TrainConfig)
     # The weights of a network start one that is told more or less, but not the moments of its optimizer.
     changed = [key for key in ("inpaint", "augment", "condition") if config.get(key) != before.get(key)]

@@ -26,12 +26,13 @@ from guided_diffusion.diffusion.denoiser import Denoiser, NetworkFunction, X0Hoo
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import ConditionedModel, ConditionFn, GuidedNetwork, guided_steps
 from guided_diffusion.diffusion.label_diffusion import label_generators
+from guided_diffusion.diffusion.latent import Code, LatentCode
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, DiffusionOptions, SamplerOptions
-from guided_diffusion.diffusion.pair_code import PairCode
 from guided_diffusion.diffusion.samplers import SAMPLERS, Callback, draw_noise
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.label_diffusion import label_process
+from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
 from guided_diffusion.runtime.files import digest
 
@@ -101,7 +102,7 @@ class SamplingPipeline:
 
     model: on `device`, in evaluation mode whenever it is sampled from. options: those it was trained with.
     amp_dtype: the type the network runs in. eta: [K] of class-wise label diffusion, None for others. code: of a network
-    that makes masks, whose samples are coded (`GenerationPipeline` decodes them); None for images.
+    that makes masks, whose samples are coded (`GenerationPipeline` decodes them), or of latents; None for images.
     """
 
     model: ConditionedModel
@@ -110,15 +111,30 @@ class SamplingPipeline:
     device: torch.device
     amp_dtype: torch.dtype | None
     eta: ArrayLike | None
-    code: PairCode | None = None
+    code: Code | None = None
 
     def __post_init__(self) -> None:
         geometry = self.options.geometry
         self.num_classes = len(self.class_names)
         size = height_width(geometry.image_size)
-        self.image_shape = (geometry.image_channels, *size) if self.code is None else self.code.shape(size)
+        self.network_shape = (geometry.image_channels, *size) if self.code is None else self.code.shape(size)
+        makes_images = not self.options.generation.makes_masks
+        self.image_shape = (geometry.image_channels, *size) if makes_images else self.network_shape
+        self._latents = self.code if makes_images and isinstance(self.code, LatentCode) else None
         self.conditional = self.options.model.condition != "none"
         self.with_edges = not geometry.no_instance
+
+    def condition_of_network(self, condition: Condition) -> Condition:
+        """Return conditions of images at the size that the network sees: reduced by area where it makes latents."""
+        if self._latents is None:
+            return condition
+        if isinstance(condition, NoCondition):
+            return NoCondition(len(condition), self.network_shape[1:])
+        return latent_reduction(self.options)(condition)
+
+    def images_of(self, samples: Tensor) -> Tensor:
+        """Return the images of what the network made; samples that are none stay as they are."""
+        return samples if self._latents is None else self._latents.decode_images(samples)
 
     def begin(
         self,
@@ -267,7 +283,8 @@ class SamplingRun:
         self._guided: GuidedNetwork | None = None
         self._label_diffusion = label_process(options, self.process, self.pipeline.num_classes, self.pipeline.eta)
         if self.pipeline.code is not None and self.sampler.dynamic_threshold is not None:
-            line = "dynamic_threshold scales images by their values, but the model makes masks, too: leave it out"
+            makes = "masks, too" if options.generation.makes_masks else "latents"
+            line = f"dynamic_threshold scales images by their values, but the model makes {makes}: leave it out"
             raise ConfigError.of_keys(("dynamic_threshold", line))
         self._hooks()  # a mistake in their options is raised here
 
@@ -314,9 +331,10 @@ class SamplingRun:
         if cancelled is not None and cancelled():
             raise Cancelled("cancelled before the first step")
         with torch.inference_mode():
-            network = self._network(condition.to(pipeline.device), seeds, known)
+            network = self._network(pipeline.condition_of_network(condition).to(pipeline.device), seeds, known)
             denoise = Denoiser(network, self.process, hooks)
-            images = self.sample(denoise, pipeline.image_shape, seeds, callback=after_step).cpu()
+            samples = self.sample(denoise, pipeline.network_shape, seeds, callback=after_step)
+            images = pipeline.images_of(samples).cpu()
         if not torch.isfinite(images).all():
             remedy = "lower s or extrapolation, or set precision to fp32 or bf16"
             raise UserError(f"sampling: the images have values that are not finite; {remedy}")

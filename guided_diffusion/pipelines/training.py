@@ -25,8 +25,8 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.diffusion.gaussian import build_diffusion
+from guided_diffusion.diffusion.latent import Code, LatentCode
 from guided_diffusion.diffusion.options import SamplerOptions
-from guided_diffusion.diffusion.pair_code import PairCode
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.models.state_dict import converts, load_weights, with_new_inputs
@@ -40,13 +40,16 @@ from guided_diffusion.pipelines.dataset import (
     shown_dataset,
     training_dataset,
 )
+from guided_diffusion.pipelines.first_stage import latent_code
 from guided_diffusion.pipelines.generation import (
+    Generation,
     announced_code,
     generation_of_training,
     read_training_masks,
     refuse_few_pairs,
 )
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
+from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.pipelines.mask_preview import build_mask_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import SamplingPipeline
@@ -94,6 +97,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
         trainer = build_trainer(config, start, world, report, log)
         if world.is_main:
             write_run_record(folder, action, config.to_json())
+        start = ResumePlan() if start.in_first_phase else start
         _announce(trainer, start, report, log)
         if start.checkpoint is not None:
             start.checkpoint.forget_tensors()
@@ -120,12 +124,18 @@ def build_trainer(
     if config.generation.makes_masks:
         masks = read_training_masks(config, report)
         generation = generation_of_training(config, report, masks, source)
-    model = initial_network(config, start, world.device, None if generation is None else generation.code)
+    describe = describe_run(config, report, lineage(config.optimizer, start, folder), eta, generation)
+    code = None if generation is None else generation.code
+    if config.latents.latent is not None:
+        code, describe["latent"] = latent_code(config, start, report, masks, generation, world, log, describe)
+        start = ResumePlan() if start.in_first_phase else start
+        source = start.checkpoint
+    model = initial_network(config, start, world.device, code)
     if wants_compiling(config.precision.compile, world.device, label_diffusion=config.label_diffusion.cond_diffuse):
         log.info(COMPILING)
         compile_network(model)
     converted = not start.continues and start.checkpoint is not None and converts(start.checkpoint.model, model)
-    origin = lineage(config.optimizer, start, folder, converted=converted)
+    origin = describe["lineage"] = lineage(config.optimizer, start, folder, converted=converted)
     ema = EMA(model, config.optimizer.ema_rate, initial_step=EMA_INITIAL_STEP if "started_from" in origin else 0)
     process = build_diffusion(config.diffusion)
     labels = label_process(config, process, config.source.num_classes, eta)
@@ -140,26 +150,20 @@ def build_trainer(
         device=world.device,
         # Label diffusion changes the maps after they were loaded; generated masks are no condition.
         prepare=model.preparation(config.network_size) if labels is None and generation is None else None,
+        reduce=latent_reduction(config) if generation is None else None,
     )
-    target = ImageTarget(labels)
-    describe = {
-        "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
-        "encoding": report.encoding.to_dict(),
-        "lineage": origin,
-        "fingerprint": fingerprint_of(report).to_state(),
-    }
+    target = ImageTarget(labels, code if isinstance(code, LatentCode) else None)
     if generation is not None:
-        target = masks.target(config, generation.code, model, world.device)
-        describe["generation"] = generation.to_state()
+        target = masks.target(config, code, model, world.device)
         for line in announced_code(config, generation, report.encoding.names):
             log.info(line)
     preview = None
     if config.run.preview_interval and generation is not None:
         preview = build_mask_previewer(
-            config, report, masks, generation, model, ema, world, folder / PREVIEWS, log.info
+            config, report, masks, generation, code, model, ema, world, folder / PREVIEWS, log.info
         )
     elif config.run.preview_interval:
-        preview = build_previewer(config, report, model, ema, world, eta)
+        preview = build_previewer(config, report, model, ema, world, eta, code)
     trainer = Trainer(
         model=model,
         diffusion=process,
@@ -194,6 +198,23 @@ def build_trainer(
     return trainer
 
 
+def describe_run(
+    config: TrainConfig,
+    report: ScanReport,
+    origin: dict[str, Any],
+    eta: ArrayLike | None,
+    generation: Generation | None,
+) -> dict[str, Any]:
+    """Return the entries that every checkpoint of a run has beside its state."""
+    described = {
+        "config": {**lasting_config(config), "label_eta": None if eta is None else eta.tolist()},
+        "encoding": report.encoding.to_dict(),
+        "lineage": origin,
+        "fingerprint": fingerprint_of(report).to_state(),
+    }
+    return described if generation is None else {**described, "generation": generation.to_state()}
+
+
 def lasting_config(config: TrainConfig) -> dict[str, Any]:
     """Return the options for a checkpoint, without those that say where files lie: `config.json` of the run has them.
 
@@ -204,7 +225,7 @@ def lasting_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def initial_network(
-    config: TrainConfig, start: ResumePlan, device: torch.device, code: PairCode | None = None
+    config: TrainConfig, start: ResumePlan, device: torch.device, code: Code | None = None
 ) -> UNetModel:
     """Return the network on `device` with its first weights: drawn from the run's seed, or those of `start`."""
     with torch.random.fork_rng(devices=[]):
@@ -230,7 +251,13 @@ def _refuse_different_positions(trainer: Trainer) -> None:
 
 
 def build_previewer(
-    config: TrainConfig, report: ScanReport, model: UNetModel, ema: EMA, world: ProcessGroup, eta: ArrayLike | None
+    config: TrainConfig,
+    report: ScanReport,
+    model: UNetModel,
+    ema: EMA,
+    world: ProcessGroup,
+    eta: ArrayLike | None,
+    code: LatentCode | None = None,
 ) -> Previewer:
     """Return the previewer of pairs spread over the training set."""
     chosen = evenly_spaced(report.pairs, config.run.preview_images)
@@ -241,7 +268,7 @@ def build_previewer(
     num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
     setting = SamplerOptions(steps=num_steps, time_grid="logsnr")
     dtype = AMP_DTYPES[config.precision.precision]
-    pipeline = SamplingPipeline(model, config, report.encoding.names, world.device, dtype, eta)
+    pipeline = SamplingPipeline(model, config, report.encoding.names, world.device, dtype, eta, code)
 
     def draw(condition: SemanticMap, seeds: Sequence[int]) -> Tensor:
         # A new run each time, as the weights have changed; noise from the CPU is the same on every device.

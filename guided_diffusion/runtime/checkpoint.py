@@ -8,11 +8,13 @@ A checkpoint is one dictionary of plain values and tensors:
     encoding            the LabelEncoding
     lineage             the checkpoint that training started from, and whether masks were ever dropped
     generation          of a model that makes masks: their code, and the rules of the training masks
+    latent              of a model of latents: the architecture of its autoencoder, and what its gate measured
     fingerprint         names and digests of the training pairs
     progress            epoch, position in the epoch, step, best loss, history, counters of the random streams
     model               raw weights, by the published names
     ema                 rate -> averaged weights
     optimizer, scaler, timestep_sampler    only in `last.pt`, for resuming
+    first_stage         only in the `last.pt` of a run whose autoencoder is in training: the state of that
 
 Published weights, bare dictionaries of tensors, and `.safetensors` files load too.
 """
@@ -37,8 +39,10 @@ FORMAT = "isdm"
 VERSION = 1
 LAST = "last.pt"
 BEST = "best.pt"
-DESCRIBED = ("config", "encoding", "lineage", "generation")
-"""The fields that a `.safetensors` file keeps, as JSON, where they are not empty."""
+DESCRIBED = ("config", "encoding", "lineage", "generation", "latent")
+"""The fields that a `.safetensors` file keeps, as JSON."""
+ADDED = ("generation", "latent")
+"""Those of them that are left out where they are empty."""
 
 
 @dataclass
@@ -51,12 +55,14 @@ class Checkpoint:
     encoding: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
+    latent: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None
     timestep_sampler: dict[str, Any] | None = None
+    first_stage: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_bare(self) -> bool:
@@ -70,12 +76,15 @@ class Checkpoint:
 
     def forget_tensors(self) -> None:
         """Free the memory of weights and optimizer state, which were copied elsewhere."""
-        self.model, self.ema, self.optimizer = {}, {}, None
+        self.model, self.ema, self.optimizer, self.first_stage = {}, {}, None, {}
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Return the weights "raw", "ema" (the slowest average) or of an EMA rate such as "0.999"; CheckpointError if
-        there are none of that name. Without averages, "ema" means "raw".
+        there are none of that name, or only an autoencoder yet. Without averages, "ema" means "raw".
         """
+        if self.first_stage:
+            found = "only the autoencoder of the run has been trained"
+            raise CheckpointError.of(self.path, found, "go on with the training, by the same command")
         if name == "raw" or (name == "ema" and not self.ema):
             return self.model
         if name == "ema":
@@ -227,7 +236,7 @@ def save_weights(path: str | Path, weights: Mapping[str, Tensor], checkpoint: Ch
             from safetensors.torch import save
 
             described = {key: getattr(checkpoint, key) for key in DESCRIBED}
-            described = {key: json.dumps(value) for key, value in described.items() if value or key != "generation"}
+            described = {key: json.dumps(value) for key, value in described.items() if value or key not in ADDED}
             # As bytes: the library's own writer hides why it failed.
             temporary.write_bytes(save(weights, described))
         else:

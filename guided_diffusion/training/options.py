@@ -68,6 +68,38 @@ class GeneratedMaskOptions(OptionGroup):
     )
 
 
+class FirstStageOptions(OptionGroup):
+    """How the autoencoder of a latent model is trained, before the model itself, and what it must be able to do."""
+
+    title: ClassVar = "autoencoder (with latent)"
+    autoencoder: str = option(
+        "",
+        "pretrained autoencoder of images in place of one trained here: .safetensors in the layout of diffusers' "
+        "AutoencoderKL",
+        path=True,
+        resume="may change",
+    )
+    autoencoder_steps: int = option(
+        20_000, "steps of the autoencoder's training; its lr falls to 0", resume="may change", ge=1, le=10_000_000
+    )
+    autoencoder_batch_size: int = option(16, "crops a step of the autoencoder takes, in each process", ge=1, le=65536)
+    autoencoder_crop: int | None = option(
+        None, "side of the crops that the autoencoder is trained on; null: 128, or the image's if it is smaller", ge=8
+    )
+    autoencoder_lr: float = option(1e-3, "learning rate of the autoencoder, which falls to 0", gt=0)
+    gate: float = option(
+        0.95,
+        "what held-out masks must come through the autoencoder with: mIoU, and share of the images of a class that "
+        "keep it; 0: anything",
+        resume="may change",
+        ge=0,
+        le=1,
+    )
+    allow_thin: bool = option(
+        False, "train although a class is thinner than twice the latent's factor", resume="may change"
+    )
+
+
 class DeviceOptions(OptionGroup):
     """The device."""
 

@@ -14,7 +14,7 @@ from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.data.loader import Prepare, TrainBatch
 from guided_diffusion.data.mask_rules import STATED_POWER
 from guided_diffusion.diffusion.label_diffusion import LabelDiffusion, draw_uniform
-from guided_diffusion.diffusion.pair_code import PairCode
+from guided_diffusion.diffusion.latent import Code, LatentCode
 from guided_diffusion.diffusion.pixel_weights import pixel_weights
 from guided_diffusion.runtime.seeding import Stream, step_generators
 
@@ -49,9 +49,13 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class ImageTarget:
-    """Images of given masks; with `label_diffusion`, masks whose pixels are null the noisier the image is."""
+    """Images of given masks; with `label_diffusion`, masks whose pixels are null the noisier the image is.
+
+    latent: the latents of the images are learned, and the maps have their size already; None: the images.
+    """
 
     label_diffusion: LabelDiffusion | None = None
+    latent: LatentCode | None = None
 
     def __call__(self, batch: TrainBatch, part: slice, t: Tensor, key: StepKey) -> Goal:
         condition, prepared = batch.condition[part], None
@@ -65,6 +69,8 @@ class ImageTarget:
         inside, hole, augment = (
             None if values is None else values[part] for values in (batch.inside, batch.hole, batch.augment)
         )
+        if self.latent is not None:
+            return Goal(self.latent.encode(x0, None), condition, prepared)
         known = None if hole is None else KnownRegion(x0, hole)
         return Goal(x0, condition, prepared, known, pixel_weights(inside, hole), augment)
 
@@ -74,7 +80,7 @@ class MaskTarget:
 
     def __init__(
         self,
-        code: PairCode,
+        code: Code,
         *,
         frequency: Tensor,
         background: int,
@@ -89,11 +95,12 @@ class MaskTarget:
         frequency: [K], the share of training masks with each class. size: height and width that the network sees.
         """
         self._code = code
+        self._num_classes = num_classes = len(frequency)
         self._background = background
         # Of an image that was drawn for its rare classes, these are stated more often, likewise.
         self._stated = (frequency.double() ** (STATED_POWER - balance)).to(torch.float32)
         self._weight = code.loss_weight(mask_weight, device)
-        every_class = class_condition(torch.arange(code.num_classes), code.num_classes, size)
+        every_class = class_condition(torch.arange(num_classes), num_classes, size)
         prepared = None if prepare is None else prepare(every_class)
         self._conditions = every_class.to(device)
         self._prepared = None if prepared is None else prepared.to(device)
@@ -107,7 +114,7 @@ class MaskTarget:
 
     def draw_classes(self, label: Tensor, key: StepKey, batch_indices: list[int]) -> Tensor:
         """Return the class that is stated for each label map [n, H, W], [n] int64 on the CPU."""
-        present = torch.stack([(label == kind).flatten(1).any(1) for kind in range(self._code.num_classes)], dim=1)
+        present = torch.stack([(label == kind).flatten(1).any(1) for kind in range(self._num_classes)], dim=1)
         weights = present.cpu() * self._stated
         weights[:, self._background] = 0
         weights[~weights.any(1), self._background] = 1

@@ -1,7 +1,7 @@
 """Compare the cost of training and sampling with the published code, with MONAI, and with no condition.
 
     python -m scripts.benchmark.run [--quick] [--sizes 64:32:6 ...] [--masks FOLDER] [--growth] [--threshold]
-        [--label-diffusion]
+        [--label-diffusion] [--latent]
 
 One Markdown table goes to stdout and everything measured to a JSON file. The variants:
 
@@ -51,6 +51,7 @@ from scripts.benchmark.forms import (
     threshold_lines,
 )
 from scripts.benchmark.growth import growth_cases, growth_lines, measure_growth
+from scripts.benchmark.latent import LATENT_SIZES, latent_cases, latent_lines, measure_latent
 from scripts.benchmark.tables import RATIOS, Row, as_json, case_lines, conditions, machine, table
 from scripts.benchmark.timing import (
     START_SECONDS,
@@ -188,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(*measure_forms(options, cases[0], report), sep="\n")
     if options.label_diffusion:
         print(*measure_labels(options, cases[0], report), sep="\n")
+    if options.latent:
+        print(*measure_latents(options, report), sep="\n")
     path = Path(options.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -256,6 +259,20 @@ def measure_labels(options: argparse.Namespace, case: Case, report: dict[str, An
     return ["", *label_diffusion_lines(case, found)]
 
 
+def measure_latents(options: argparse.Namespace, report: dict[str, Any]) -> list[str]:
+    """Measure training of latents beside that of pixels into `report`; return the table."""
+    cases = latent_cases([_case(text, 1, options) for text in options.latent])
+    rounds = options.rounds or (3 if torch.device(options.device).type == "cpu" else 20)
+    runs = rounds + warm_up_runs(options.device) + 3
+    with Progress(sum(2 * runs * COST["training"] * case.forward_seconds for case in cases)) as progress:
+        rows = []
+        for case in cases:
+            progress.now(f"{case.title}, latents")
+            rows.append(measure_latent(case, rounds, lambda s: progress.done(s * COST["training"])))
+    report["latent"] = [asdict(row) for row in rows]
+    return ["", *latent_lines(rows)]
+
+
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Case]]:
     """Return the options and their cases; exits with an error for invalid ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -271,11 +288,16 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Cas
     parser.add_argument("--growth", action="store_true", help="also: step times over classes, image size and batch")
     parser.add_argument("--threshold", action="store_true", help="also: the forms of modulations, the first size")
     parser.add_argument("--label-diffusion", action="store_true", help="also: what it costs, the first size")
+    parser.add_argument(
+        "--latent", nargs="*", metavar="SIZE:CHANNELS:CLASSES", help=f"also: latents; default {' '.join(LATENT_SIZES)}"
+    )
     parser.add_argument("--json", metavar="FILE", help="default: runs/benchmark-<date>-<time>.json")
     options = parser.parse_args(arguments)
     if options.quick:
         options.sizes, options.batch = options.sizes or SIZES[:1], options.batch or [4]
         options.rounds = options.rounds or 5
+    if options.latent == []:
+        options.latent = list(LATENT_SIZES)
     options.json = options.json or f"runs/benchmark-{datetime.now():%Y%m%d-%H%M%S}.json"
     try:
         options.device = str(choose_device(options.device))

@@ -107,14 +107,15 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
-def peak_training_memory(case: Case, name: str) -> float:
-    """Return the most memory in GiB of training steps of a variant, measured in a separate process.
+def peak_training_memory(case: Case, name: str, module: str = "scripts.benchmark.timing") -> float:
+    """Return the most memory in GiB of training steps of a variant, measured in a separate process,
+    which runs `module`.
 
     On a GPU it is what PyTorch allocated; on a CPU the largest resident size less that before the network was built.
 
     Raises ChildProcessError with the last line of output if the process fails.
     """
-    command = [sys.executable, "-m", "scripts.benchmark.timing", json.dumps(asdict(case)), name]
+    command = [sys.executable, "-m", module, json.dumps(asdict(case)), name]
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
@@ -125,12 +126,17 @@ def peak_training_memory(case: Case, name: str) -> float:
 
 
 def _train_for_memory(case: Case, name: str) -> float:
-    device, before = torch.device(case.device), 0.0
     VARIANTS[name].load()
+    return memory_of_steps(case, lambda: training_step(VARIANTS[name](case), make_batch(case)))
+
+
+def memory_of_steps(case: Case, build: Callable[[], Step]) -> float:
+    """Return the most memory in GiB that steps of training take in this process, which does nothing else."""
+    device, before = torch.device(case.device), 0.0
     if device.type == "cpu":
         keep_freed_memory()
         before = _resident_gib()
-    step = training_step(VARIANTS[name](case), make_batch(case))
+    step = build()
     for _ in range(3):  # the optimizer's averages are there from the second on
         step()
     return peak_memory_gib(device) - before

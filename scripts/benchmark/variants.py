@@ -40,10 +40,15 @@ def network_options(case: Case, condition: str = "mask") -> ModelOptions:
     return ModelOptions().model_copy(update=changes)
 
 
-def build_network(case: Case, condition: str = "mask") -> UNetModel:
+def build_network(case: Case, condition: str = "mask", image_channels: int = 3) -> UNetModel:
     """Return our network for `case`, always with the same weights, none of them zero."""
     torch.manual_seed(0)
-    model = build_unet(network_options(case, condition), image_size=case.size, num_classes=case.classes)
+    model = build_unet(
+        network_options(case, condition),
+        image_size=case.size,
+        num_classes=case.classes,
+        image_channels=image_channels,
+    )
     perturb(model)
     return model.to(case.device)
 
@@ -196,10 +201,11 @@ class _Guided(Variant):
     """Training and sampling as in this project."""
 
     condition: str
+    image_channels: int = 3
 
     def __init__(self, case: Case):
         super().__init__(case)
-        self.network = build_network(case, self.condition)
+        self.network = build_network(case, self.condition, self.image_channels)
         if case.compiled:
             compile_network(self.network)
 
@@ -260,11 +266,12 @@ def training_step(
     condition_fn: Callable[[SemanticMap, Tensor], SemanticMap] | None = None,
     *,
     prepared: Prepared | None = None,
+    encode: Callable[[Tensor], Tensor] | None = None,
 ) -> Step:
     """Return a step of training on `batch`: what `Trainer.train_step` does, in the variant's way.
 
     condition_fn: changes the maps by their timesteps (label diffusion), of which nothing is prepared then. prepared:
-    what was prepared of the maps before; None: by the data loader, or in each step.
+    what was prepared of the maps before; None: by the data loader, or in each step. encode: makes x0 of the images.
     """
     network, optimizer, update = variant.network.train(), variant.optimizer(), variant.averages()
     device, passed, loaded = variant.case.device, 0, batch.condition
@@ -282,11 +289,12 @@ def training_step(
         maps = maps.drop(batch.dropped)
         if ready is not None:
             ready = ready.to(device, non_blocking=True).drop(batch.dropped)
-        noise = torch.randn_like(batch.image)
-        x_t = DIFFUSION.q_sample(batch.image, batch.t, noise)
+        x0 = batch.image if encode is None else encode(batch.image)
+        noise = torch.randn_like(x0)
+        x_t = DIFFUSION.q_sample(x0, batch.t, noise)
         with variant.precision:
             output = variant.predict(x_t, batch.t, maps, ready)
-        losses = DIFFUSION.training_losses(output.float(), batch.image, x_t, batch.t, noise)["loss"]
+        losses = DIFFUSION.training_losses(output.float(), x0, x_t, batch.t, noise)["loss"]
         optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)

@@ -100,6 +100,25 @@ def test_holes_and_told_augmentation(pair, lemons, tmp_path, isdm):
 
 
 @slow
+def test_two_processes_train_an_autoencoder_like_one(pair, lemons, tmp_path, isdm):
+    common = {**TINY, "data_dir": str(lemons), "max_epochs": 1, "latent": 4, "image_size": 32, "gate": 0}
+    common |= {"attention_resolutions": [4], "allow_thin": True, "autoencoder_channels": 8, "autoencoder_steps": 4}
+    common |= {"autoencoder_crop": 16}
+    two = {**common, "batch_size": 3, "autoencoder_batch_size": 2, "output_dir": str(tmp_path / "two")}
+    code, shown = pair("train", two)
+    assert code == 0, shown[-2000:]
+    one = {**common, "batch_size": 6, "autoencoder_batch_size": 4, "output_dir": str(tmp_path / "one")}
+    assert isdm("train", **one)[0] == 0
+    first, second = (load_checkpoint(tmp_path / name / LAST) for name in ("one", "two"))
+    names = [name for name in first.model if name.startswith("first_stage.")]
+    assert len(names) > 20
+    differences = torch.cat([(first.model[name] - second.model[name]).flatten().abs() for name in names])
+    assert differences.mean() < 1e-4  # a step of AdamW is 1e-3
+    assert first.latent["gate"]["psnr"] == pytest.approx(second.latent["gate"]["psnr"], abs=0.05)
+    assert first.progress["history"][0]["loss"] == pytest.approx(second.progress["history"][0]["loss"], rel=1e-2)
+
+
+@slow
 def test_an_epoch_with_fewer_images_than_processes_does_not_hang(pair, lemons, tmp_path):
     values = {**TINY, "data_dir": str(lemons), "max_epochs": 1, "output_dir": str(tmp_path / "run"), "batch_size": 7}
     for kind in ("images", "masks"):

@@ -73,6 +73,34 @@ def test_killed_training_equals_uninterrupted(lemons, tmp_path):
     assert found == list(range(1, epochs + 1))
 
 
+def test_a_latent_run_stopped_and_killed_in_its_first_phase_equals_an_uninterrupted_one(lemons, tmp_path):
+    values = {**TINY, "data_dir": str(lemons), "max_epochs": 2, "latent": 4, "image_size": 32, "gate": 0}
+    values |= {"attention_resolutions": [4], "allow_thin": True, "autoencoder_channels": 8, "autoencoder_steps": 60}
+    whole, stopped = ({**values, "output_dir": str(tmp_path / name)} for name in ("whole", "stopped"))
+    assert finish(start("train", whole)) == 0
+    folder, step = tmp_path / "stopped", 0
+    for ending in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        begun = (folder / "log.txt").stat().st_size if (folder / "log.txt").exists() else 0
+        process = start("train", stopped, shown=tmp_path / "shown.txt")
+        wait_for_log(process, folder, begun)
+        time.sleep(0.3)
+        os.kill(process.pid, ending)
+        assert finish(process) == (143 if ending == signal.SIGTERM else -ending), "it was over before it was stopped"
+        state = load_checkpoint(folder / LAST).first_stage
+        assert step <= state["step"] < 60
+        step = state["step"]
+        if ending == signal.SIGTERM:
+            assert str(folder / LAST) in (tmp_path / "shown.txt").read_text().splitlines()[-1]
+    assert step > 0
+    assert finish(start("train", stopped)) == 0
+    for name in (LAST, BEST):
+        first, second = (load_checkpoint(path / name) for path in (tmp_path / "whole", folder))
+        assert not second.first_stage
+        assert first.latent == second.latent
+        for ours, theirs in ((first.model, second.model), *((first.ema[r], second.ema[r]) for r in first.ema)):
+            assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (getattr(signal, "SIGHUP", 0), 129)]

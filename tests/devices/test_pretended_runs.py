@@ -23,8 +23,12 @@ TRAININGS = {
     "fp32": {"preview_interval": 1, "preview_steps": 2, "preview_images": 2},
     "bf16": {"precision": "bf16", "schedule_sampler": "loss-second-moment", "microbatch": 2},
     "holes": {"resize": "window", "inpaint": True, "augment": 0.4, "preview_interval": 1, "preview_steps": 2},
+    "latents": {
+        "latent": 4, "image_size": 32, "attention_resolutions": [4], "autoencoder_channels": 8, "autoencoder_steps": 4,
+        "autoencoder_crop": 16, "gate": 0, "allow_thin": True, "preview_interval": 1, "preview_steps": 2,
+    },
     "label diffusion": {"cond_diffuse": True, "cond_opt": "discrete_zero_classwise", "drop_rate": 0.0},
-}
+}  # fmt: skip
 SAMPLINGS = {
     "ddpm": {"sampler": "ddpm", "steps": 4, "guidance_interval": [0.1, 2.0]},
     "dpm++2m-sde": {"sampler": "dpm++2m-sde", "steps": 4, "dynamic_threshold": 0.9, "precision": "bf16"},

@@ -1,0 +1,281 @@
+"""The first phase of a run with `latent`: its autoencoder, trained or pretrained, gated, its latents standardized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.datasets import SegmentationDataset
+from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples
+from guided_diffusion.data.mask_rules import count_masks, image_weights
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.diffusion.latent import LatentCode
+from guided_diffusion.diffusion.pair_code import PairCode
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.models.autoencoder import Autoencoder, AutoencoderShape
+from guided_diffusion.models.first_stage import FirstStage
+from guided_diffusion.pipelines.build import AMP_DTYPES
+from guided_diffusion.pipelines.dataset import default_workers, plain_transform, training_dataset
+from guided_diffusion.pipelines.generation import Generation, TrainedMasks, read_training_masks
+from guided_diffusion.pipelines.latent import first_stage_of_checkpoint, read_autoencoder_kl, refuse_thin_classes
+from guided_diffusion.pipelines.resume import ResumePlan
+from guided_diffusion.runtime.checkpoint import LAST, save_checkpoint
+from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.logs import RunLog
+from guided_diffusion.runtime.seeding import Stream, derive_seed
+from guided_diffusion.training.first_stage import FirstStageTrainer, class_weights
+from guided_diffusion.training.gate import Gate, GateCounts
+from guided_diffusion.training.progress import Progress
+
+HELD_OUT = 10
+"""One of so many images is held out from the autoencoder's training, for the gate."""
+_CROP = 128
+_AT_A_TIME = 8
+
+
+@dataclass(frozen=True, eq=False)
+class FirstPhase:
+    """What the first phase of a run works with. describe: entries of every checkpoint of the run."""
+
+    config: TrainConfig
+    report: ScanReport
+    masks: TrainedMasks
+    generation: Generation | None
+    world: ProcessGroup
+    log: RunLog
+    describe: Mapping[str, Any]
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.config.run.output_dir) / LAST
+
+    @property
+    def pixels(self) -> PairCode | None:
+        """The code of the masks that the autoencoder sees, None for images alone."""
+        return None if self.generation is None else self.generation.code
+
+    def encode(self, image: Tensor, label: Tensor) -> Tensor:
+        """Return what the autoencoder sees of images [N, C, H, W] and label maps [N, H, W]."""
+        return image if self.pixels is None else self.pixels.encode(image, label)
+
+    def run(self, state: Mapping[str, Any]) -> tuple[FirstStage, dict[str, Any]]:
+        """Return the trained first stage, and its entry in checkpoints. state: of an interrupted first phase, or {}.
+
+        Raises DataError where the gate is not passed, naming the class and what to do.
+        """
+        config, world = self.config, self.world
+        names, background = self.report.encoding.names, self.masks.counts.background
+        world.run_on_main(
+            lambda: refuse_thin_classes(
+                config.source.data_dir,
+                self.masks.labels[: len(self.report.pairs)],
+                names,
+                config.latents.latent,
+                background,
+                config.first_stage.allow_thin,
+            )
+        )
+        held_out = held_out_pairs(self.masks.counts.present[: len(self.report.pairs)], config.run.seed, background)
+        if config.first_stage.autoencoder:
+            stage = world.run_on_main(self._pretrained).to(world.device)
+        else:
+            stage = FirstStage(self._trained(state, held_out)).to(world.device)
+        measured = world.run_on_main(lambda: self._gate(stage, held_out))
+        mean, std = world.run_on_main(lambda: self._statistics(stage))
+        stage.standardize(mean.to(world.device), std.to(world.device))
+        shown = ", ".join(f"{value:.2f}" for value in stage.std.tolist())
+        self.log.info(f"latents of {stage.latent_channels} channels, standard deviations {shown}")
+        return stage, {**stage.to_state(), "gate": measured.to_state()}
+
+    def _pretrained(self) -> FirstStage:
+        config = self.config
+        path = config.first_stage.autoencoder
+        stage = read_autoencoder_kl(
+            path, config.geometry.image_channels, config.latents.latent, config.latents.latent_channels
+        )
+        self.log.info(f"autoencoder of {Path(path).absolute()}")
+        return stage
+
+    def _trained(self, state: Mapping[str, Any], held_out: Sequence[int]) -> Autoencoder:
+        """Return the trained autoencoder, on the device."""
+        config, world = self.config, self.world
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(Stream.LATENT, config.run.seed))
+            autoencoder = Autoencoder(self._shape()).to(world.device)
+        kept = [index for index in range(len(self.report.pairs)) if index not in set(held_out)]
+        if not kept:
+            raise DataError.of(config.source.data_dir, "one pair alone", "give more, or latent null")
+        rows = [*kept, *range(len(self.report.pairs), len(self.masks.labels))]
+        counts = count_masks(self.masks.labels[rows], len(self.report.encoding.names), self.masks.counts.background)
+        report = replace(self.report, pairs=[self.report.pairs[index] for index in kept])
+        dataset = training_dataset(config, report, world)
+        options = config.first_stage
+        weights = tuple(image_weights(counts, config.masks.class_balance).tolist())
+        plan = DistributedBatchPlan(
+            len(dataset), options.autoencoder_batch_size, world.size, world.rank, config.run.seed, weights
+        )
+        # fp16 would need its gradients scaled.
+        dtype = torch.bfloat16 if config.precision.precision == "bf16" else AMP_DTYPES["fp32"]
+        trainer = FirstStageTrainer(
+            autoencoder=autoencoder,
+            loader=TrainLoader(dataset, plan, num_workers=default_workers(config.loader, world), device=world.device),
+            encode=self.encode,
+            class_weight=class_weights(self._pixel_shares(rows)),
+            background=self.masks.counts.background,
+            crop=self._crop(),
+            options=options,
+            seed=config.run.seed,
+            world=world,
+            log=self.log,
+            amp_dtype=dtype,
+            path=self._path,
+            save=self._save,
+        )
+        if state:
+            trainer.resume(state)
+        size = sum(parameter.numel() for parameter in autoencoder.parameters()) / 1e6
+        self.log.info(
+            f"latent {config.latents.latent}: autoencoder of {size:.2f} M parameters, {len(rows)} images to train on, "
+            f"{len(held_out)} to measure it, from step {trainer.step} of {options.autoencoder_steps}"
+        )
+        trainer.fit()
+        return autoencoder
+
+    def _shape(self) -> AutoencoderShape:
+        config, pixels = self.config, self.pixels
+        return AutoencoderShape(
+            image_channels=config.geometry.image_channels if pixels is None else pixels.image_channels,
+            label_channels=0 if pixels is None else pixels.label_channels,
+            classes=0 if pixels is None else len(pixels.codes),
+            factor=config.latents.latent,
+            latent_channels=config.latents.channels,
+            width=config.latents.width,
+        )
+
+    def _crop(self) -> int:
+        short, factor = min(height_width(self.config.geometry.image_size)), self.config.latents.latent
+        return self.config.first_stage.autoencoder_crop or min(_CROP, short // factor * factor)
+
+    def _pixel_shares(self, rows: Sequence[int]) -> Tensor:
+        """Return the classes' shares of the pixels of the training masks, [classes of the scores]."""
+        if self.pixels is None:
+            return torch.ones(1)
+        counts = np.bincount(self.masks.labels[rows].ravel(), minlength=len(self.pixels.codes))
+        return torch.from_numpy(counts[: len(self.pixels.codes)] / counts.sum())
+
+    def _save(self, state: Mapping[str, Any]) -> None:
+        """Write the state of the first phase as the run's checkpoint; nothing of the second has begun."""
+        progress = Progress().state_dict()
+        content = {"model": {}, "ema": {}, "progress": progress, "optimizer": {}, "first_stage": dict(state)}
+        save_checkpoint(self._path, {**self.describe, **content})
+
+    # --- measured ------------------------------------------------------------------------------------------------
+
+    def _gate(self, stage: FirstStage, held_out: Sequence[int]) -> Gate:
+        """Return what comes through; DataError where that is too little."""
+        names, config = self.report.encoding.names, self.config
+        counts = GateCounts(names, self.masks.counts.background)
+        pixels, device = self.pixels, self.world.device
+        for image, label in self._shown([self.report.pairs[index] for index in held_out]):
+            image, label = image.to(device), label.to(device).long()
+            made = stage.decode(stage.encode(self.encode(image, label)))
+            decoded = None if made.scores is None else made.scores.argmax(1)
+            shown = image if pixels is None or pixels.image_channels else None
+            counts.add(label, shown, decoded, made.image)
+        gate = counts.gate()
+        self.log.info(gate.line())
+        least = config.first_stage.gate
+        if failed := gate.failed(least):
+            listed = "; ".join(gate.of_class(name) for name in failed)
+            means = f"mIoU {gate.mean_iou:.3f}, " if gate.iou else ""
+            pretrained = config.first_stage.autoencoder
+            train = "latent 4" if pretrained or config.latents.latent == 8 else "a larger image_size"
+            longer = "" if pretrained else "more autoencoder_steps, "
+            raise DataError.of(
+                config.run.output_dir,
+                f"the autoencoder does not keep every class at gate {least:g}: {means}{listed}",
+                f"use {longer}{train} or latent null, or lower gate, and start the same command again",
+            )
+        return gate
+
+    def _statistics(self, stage: FirstStage) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of each latent channel over the training images, float32 on the CPU."""
+        total = squares = torch.zeros(stage.latent_channels, dtype=torch.float64)
+        count = 0
+        device = self.world.device
+        for image, label in self._shown(self.report.pairs, self.report.good_images):
+            z = stage.encode(self.encode(image.to(device), label.to(device).long())).cpu().double()
+            total, squares = total + z.sum((0, 2, 3)), squares + z.square().sum((0, 2, 3))
+            count += z.numel() // z.shape[1]
+        mean = total / count
+        return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
+
+    def _shown(self, pairs: Sequence[Any], good: Sequence[Any] = ()) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and label maps of pairs and good images as the model sees them, a few at a time."""
+        geometry = self.config.geometry
+        shown = SegmentationDataset(
+            pairs,
+            self.report.encoding,
+            plain_transform(geometry, get_mode(self.config.source.dataset_mode)),
+            image_channels=geometry.image_channels,
+            image_range=geometry.image_range,
+            cache_images=False,
+            with_edges=False,
+            good_images=good,
+        )
+        for start in range(0, len(shown), _AT_A_TIME):
+            image, condition = collate_examples(shown, range(start, min(start + _AT_A_TIME, len(shown))))
+            yield image, condition.label
+
+
+def held_out_pairs(present: NDArray[np.bool_], seed: int, background: int) -> list[int]:
+    """Return about one of `HELD_OUT` pairs, sorted, with at least one of each class that several pairs have.
+
+    present: [N, K], the classes of each pair. A class that one pair has is measured in none: it stays in training.
+    """
+    order = np.random.default_rng(derive_seed(Stream.LATENT, seed, 1)).permutation(len(present))
+    chosen = order[: max(1, len(present) // HELD_OUT)].tolist() if len(present) > 1 else []
+    for class_id in np.argsort(present.sum(0), kind="stable").tolist():
+        rows = [index for index in order.tolist() if present[index, class_id]]
+        if class_id != background and len(rows) > 1 and not set(rows) & set(chosen):
+            chosen.append(rows[0])
+        if len(rows) > 1 and set(rows) <= set(chosen):  # all of them are held out: training needs one
+            chosen.remove(rows[-1])
+    # The only pair of a class is for training.
+    alone = {int(np.flatnonzero(present[:, k])[0]) for k in range(present.shape[1]) if present[:, k].sum() == 1}
+    return sorted(set(chosen) - alone)
+
+
+def latent_code(
+    config: TrainConfig,
+    start: ResumePlan,
+    report: ScanReport,
+    masks: TrainedMasks | None,
+    generation: Generation | None,
+    world: ProcessGroup,
+    log: RunLog,
+    describe: Mapping[str, Any],
+) -> tuple[LatentCode, dict[str, Any]]:
+    """Return the code of a run with `latent` and its entry in checkpoints: those of the checkpoint that it begins with,
+    or else of its first phase, which is run here, or goes on.
+
+    describe: the entries of every checkpoint of the run.
+    """
+    pixels, source = None if generation is None else generation.code, start.checkpoint
+    if source is not None and not (start.own and start.in_first_phase):
+        source.weights("raw")  # there are none where its autoencoder is still in training
+        return LatentCode(first_stage_of_checkpoint(source, config.latents.latent), pixels), source.latent
+    masks = read_training_masks(config, report) if masks is None else masks
+    phase = FirstPhase(config, report, masks, generation, world, log, describe)
+    stage, entry = phase.run({} if source is None else source.first_stage)
+    return LatentCode(stage, pixels), entry
