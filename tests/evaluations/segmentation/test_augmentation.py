@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -58,26 +57,19 @@ def test_image_and_label_map_move_alike() -> None:
         assert moved < aligned - 0.005
 
 
-@pytest.mark.parametrize(
-    ("angle", "shift", "scale"), [(10, (3.0, -5.0), 1.1), (-15, (-7.5, 6.0), 0.8), (0, (0.0, 0.0), 1.0)]
-)
+@pytest.mark.parametrize(("angle", "shift", "scale"), [(10, (3.0, -5.0), 1.1), (-15, (0, 0), 0.8), (0, (0, 0), 1.0)])
 def test_warping_is_that_of_torchvision(angle, shift, scale) -> None:
-    generator = seeded(0)
-    image = nn.functional.interpolate(torch.rand(1, 3, 12, 15, generator=generator), size=(60, 75), mode="bicubic")
+    generator, margin = seeded(0), 24
+    image = nn.functional.interpolate(torch.rand(1, 3, 15, 18, generator=generator), size=(90, 105), mode="bicubic")
     image = (255 * image[0]).clamp(0, 255).to(torch.uint8)
-    label = torch.randint(5, (12, 15), generator=generator).repeat_interleave(5, 0).repeat_interleave(5, 1)
+    label = torch.randint(5, (15, 18), generator=generator).repeat_interleave(6, 0).repeat_interleave(6, 1)[:90, :105]
     motion = {"angle": angle, "translate": list(shift), "scale": scale, "shear": [0.0, 0.0]}
-    mean = image.float().mean(dim=(1, 2)).tolist()
-    expected = transforms.affine(image, **motion, interpolation=InterpolationMode.BILINEAR, fill=mean)
-    ids = transforms.affine(label[None], **motion, interpolation=InterpolationMode.NEAREST, fill=[5.0])[0]
-    found = warped(image, label, angle, shift, scale, 5)
-    assert (found[1] == ids).float().mean() > 0.999
-    # Its pixels on the border are blended with the mean twice.
-    inside = ndimage.binary_erosion(np.asarray(ids != 5), iterations=2)
-    assert (found[0].int() - expected.int()).abs()[:, torch.from_numpy(inside)].max() <= 1
-    assert inside.mean() > 0.4
-    inner = warped(image, label, angle, shift, scale, 5, margin=8)
-    assert all(torch.equal(part, whole[..., 8:-8, 8:-8]) for part, whole in zip(inner, found, strict=True))
+    expected = transforms.affine(image, **motion, interpolation=InterpolationMode.BILINEAR)
+    ids = transforms.affine(label[None], **motion, interpolation=InterpolationMode.NEAREST)[0]
+    found = warped(image, label, angle, shift, scale, margin)
+    inner = slice(margin, -margin)
+    assert (found[0].int() - expected[:, inner, inner].int()).abs().max() <= 1
+    assert (found[1] == ids[inner, inner]).float().mean() > 0.999
 
 
 def test_types_and_values() -> None:
