@@ -1,0 +1,69 @@
+"""Published files of networks that learned without labels, MAE and SwAV, loaded strictly."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.runtime.errors import CheckpointError, lacks_memory
+from guided_diffusion.runtime.files import digest
+
+
+def read_published(path: str | Path, key: str) -> dict[str, Tensor]:
+    """Return the weights of a published file, those under `key` if it has that, without a leading `module.`.
+
+    Raises CheckpointError if the file is missing, damaged, or holds no weights. Code in it is never run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError.of(path, "no such file", "check extractor_weights")
+    try:
+        # Training scripts keep their arguments beside the weights: a Namespace is plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise CheckpointError.of(path, f"cannot be read ({error.strerror})", "change its permissions") from None
+    except Exception as error:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
+        if lacks_memory(error):
+            raise
+        found = "not a readable file of weights: it is damaged, or holds more than weights (code is never loaded)"
+        raise CheckpointError.of(path, found, "download it again") from None
+    weights = content.get(key, content) if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+        found = f"neither weights by name nor a file that has them as {key!r}"
+        raise CheckpointError.of(path, found, "use the published file")
+    return {str(name).removeprefix("module."): value for name, value in weights.items()}
+
+
+def load_strictly(
+    network: nn.Module, weights: Mapping[str, Tensor], *, unused: Sequence[str], path: str | Path, kind: str
+) -> None:
+    """Give `network` these weights, without those whose names begin as one of `unused`; names and shapes must agree.
+
+    kind: of the network, for errors. Raises CheckpointError naming the first difference, or a broken weight.
+    """
+    found = {name: value for name, value in weights.items() if not name.startswith(tuple(unused))}
+    expected = network.state_dict()
+    remedy = f"use the published weights of {kind}, or another extractor"
+    lacking = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    if lacking or unknown:
+        what = f"{lacking[0]} is missing" if lacking else f"{unknown[0]} is no part of it"
+        raise CheckpointError.of(path, f"not the weights of {kind} ({what})", remedy)
+    for name, value in expected.items():
+        if found[name].shape != value.shape:
+            shapes = f"{name} has the shape {list(found[name].shape)}, not {list(value.shape)}"
+            raise CheckpointError.of(path, f"not the weights of {kind} ({shapes})", remedy)
+        if found[name].is_floating_point() and not torch.isfinite(found[name]).all():
+            raise CheckpointError.of(path, f"weight {name} has values that are not finite", "download it again")
+    network.load_state_dict({name: found[name].to(expected[name].dtype) for name in expected}, assign=True)
+
+
+def identity_of(path: str | Path) -> dict[str, Any]:
+    """Return what tells a file of weights apart, for settings."""
+    return {"checkpoint": digest(path)}
