@@ -14,10 +14,10 @@ from guided_diffusion.runtime.errors import CheckpointError, lacks_memory
 from guided_diffusion.runtime.files import digest
 
 
-def read_published(path: str | Path, key: str) -> dict[str, Tensor]:
+def read_published(path: str | Path, key: str, *, first: str, kind: str) -> dict[str, Tensor]:
     """Return the weights of a published file, those under `key` if it has that, without a leading `module.`.
 
-    Raises CheckpointError if the file is missing, damaged, or holds no weights. Code in it is never run.
+    Raises CheckpointError if the file is missing, damaged, or has no weight `first` of `kind`. Code in it is never run.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,7 +37,15 @@ def read_published(path: str | Path, key: str) -> dict[str, Tensor]:
     if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         found = f"neither weights by name nor a file that has them as {key!r}"
         raise CheckpointError.of(path, found, "use the published file")
-    return {str(name).removeprefix("module."): value for name, value in weights.items()}
+    found = {str(name).removeprefix("module."): value for name, value in weights.items()}
+    if first not in found:  # told before a network is built for it
+        raise _another(path, kind, f"{first} is missing")
+    return found
+
+
+def _another(path: str | Path, kind: str, difference: str) -> CheckpointError:
+    remedy = f"use the published weights of {kind}, or another extractor"
+    return CheckpointError.of(path, f"not the weights of {kind} ({difference})", remedy)
 
 
 def load_strictly(
@@ -49,16 +57,14 @@ def load_strictly(
     """
     found = {name: value for name, value in weights.items() if not name.startswith(tuple(unused))}
     expected = network.state_dict()
-    remedy = f"use the published weights of {kind}, or another extractor"
     lacking = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     if lacking or unknown:
-        what = f"{lacking[0]} is missing" if lacking else f"{unknown[0]} is no part of it"
-        raise CheckpointError.of(path, f"not the weights of {kind} ({what})", remedy)
+        raise _another(path, kind, f"{lacking[0]} is missing" if lacking else f"{unknown[0]} is no part of it")
     for name, value in expected.items():
         if found[name].shape != value.shape:
             shapes = f"{name} has the shape {list(found[name].shape)}, not {list(value.shape)}"
-            raise CheckpointError.of(path, f"not the weights of {kind} ({shapes})", remedy)
+            raise _another(path, kind, shapes)
         if found[name].is_floating_point() and not torch.isfinite(found[name]).all():
             raise CheckpointError.of(path, f"weight {name} has values that are not finite", "download it again")
     network.load_state_dict({name: found[name].to(expected[name].dtype) for name in expected}, assign=True)

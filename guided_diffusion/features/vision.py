@@ -74,6 +74,7 @@ class MaeFeatures(VisionFeatures):
 
         options: device, amp_dtype and dtype as in `NetworkFeatures`.
         """
+        weights = read_published(path, "model", first="cls_token", kind=str(shape))
         with torch.random.fork_rng(devices=[]):  # its own weights are replaced
             network = VisionTransformer(
                 img_size=shape.side,
@@ -85,8 +86,7 @@ class MaeFeatures(VisionFeatures):
                 norm_layer=partial(nn.LayerNorm, eps=1e-6),
                 weight_init="skip",
             )
-        weights, unused = read_published(path, "model"), ("decoder_", "mask_token")
-        load_strictly(network, weights, unused=unused, path=path, kind=str(shape))
+        load_strictly(network, weights, unused=("decoder_", "mask_token"), path=path, kind=str(shape))
         self.shape, self._identity = shape, identity_of(path)
         super().__init__(network, image_size=(shape.side, shape.side), image_channels=image_channels, **options)
 
@@ -118,11 +118,11 @@ class SwavFeatures(VisionFeatures):
 
         double: RN50w2, twice as wide. image_size: (height, width), any. options: as in `MaeFeatures`.
         """
+        kind = f"SwAV's ResNet-50{', twice as wide (swav_w2)' if double else ' (swav)'}"
+        weights = read_published(path, "state_dict", first="layer1.0.conv1.weight", kind=kind)
         with torch.device("meta"):  # its own weights are replaced
             network = _resnet50(double)
-        weights, unused = read_published(path, "state_dict"), ("projection_head.", "prototypes.")
-        kind = f"SwAV's ResNet-50{', twice as wide (swav_w2)' if double else ' (swav)'}"
-        load_strictly(network, weights, unused=unused, path=path, kind=kind)
+        load_strictly(network, weights, unused=("projection_head.", "prototypes."), path=path, kind=kind)
         self.double, self._identity = double, identity_of(path)
         super().__init__(network, image_size=image_size, image_channels=image_channels, **options)
 
