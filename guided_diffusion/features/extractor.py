@@ -1,5 +1,6 @@
-"""What features are read by: images to maps, each at its own resolution; never enlarged, which a linear layer can wait
-with (it commutes with bilinear enlarging).
+"""The protocol of what reads features: images to maps, each at its own resolution.
+
+Maps are not enlarged: that costs 20 times the memory, and a linear layer can be applied before it with equal results.
 """
 
 from __future__ import annotations

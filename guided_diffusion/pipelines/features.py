@@ -36,11 +36,12 @@ def features_of_checkpoint(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     seed: int = 0,
+    noise: torch.Tensor | None = None,
 ) -> FeatureExtractor:
     """Return what reads the blocks of a trained diffusion model, of the weights called `weights`.
 
-    Raises ConfigError for blocks that it does not have, for the decoder of a network that never saw a dropped mask, and
-    for a model that makes masks, whose input is no image.
+    noise: that of an earlier extractor, in place of one drawn by `seed`. Raises ConfigError for blocks that the network
+    does not have, for a decoder that never saw a dropped mask, and for a model that makes masks.
     """
     if trained.generation.makes_masks:
         line = f"generates is {trained.generation.generates} in {checkpoint.path}, whose network takes masks for images"
@@ -57,6 +58,7 @@ def features_of_checkpoint(
         image_channels=trained.geometry.image_channels,
         share_noise=options.share_noise,
         seed=seed,
+        noise=noise,
         identity={"checkpoint": digest(checkpoint.path), "weights": weights},
         device=device,
         amp_dtype=AMP_DTYPES[precision],

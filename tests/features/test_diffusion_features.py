@@ -177,6 +177,23 @@ def test_maps_do_not_depend_on_the_batch():
             assert torch.equal(values, torch.cat([maps[number] for maps in alone]))
 
 
+def test_batches_are_the_same_to_rounding():
+    """A GPU reads all images of a batch in one pass."""
+    found, x = features(network(), share_noise=False), images(3)
+    with torch.no_grad():
+        for at_once, single in zip(found.native(x, [7, 8, 9]), found.maps(x, [7, 8, 9]), strict=True):
+            torch.testing.assert_close(at_once, single, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision(kind):
+    model, x = network(condition="mask", num_classes=4), images(2)
+    full, half = features(model).maps(x), features(model, amp_dtype=kind, dtype=torch.float16).maps(x)
+    for exact, rounded in zip(full, half, strict=True):
+        assert (rounded.float() - exact).square().mean() < 1e-3 * exact.square().mean()
+        assert not torch.equal(rounded, exact.half())
+
+
 def test_noise_is_shared_or_not():
     model, x = network(), images(1).expand(3, -1, -1, -1)
     shared, own = (features(model, share_noise=share) for share in (True, False))
