@@ -121,6 +121,7 @@ class NetworkFeatures(ABC):
 
         Raises UserError where they are not finite, or beyond what their type holds.
         """
+        assert images.is_floating_point(), f"images of type {images.dtype}"
         assert images.shape[1:] == (self.image_channels, *self.image_size), f"images of shape {tuple(images.shape)}"
         assert len(positions) in (0, len(images)), "a position for each image, or none"
         layout = {"dtype": self.dtype, "memory_format": torch.channels_last}
@@ -192,4 +193,6 @@ class JoinedFeatures:
         return [found for part in self.parts for found in part.maps(images, positions)]
 
     def settings(self) -> dict[str, Any]:
-        return {"extractor": "joined", "parts": [part.settings() for part in self.parts]}
+        """Return those of the first, with all `dims`, so that what differs can be named; the others' as "joined"."""
+        first, *others = (part.settings() for part in self.parts)
+        return {**first, "dims": list(self.dims), "joined": others}

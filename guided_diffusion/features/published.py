@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.runtime.errors import CheckpointError, lacks_memory
+from guided_diffusion.runtime.checkpoint import read_content
+from guided_diffusion.runtime.errors import CheckpointError
 from guided_diffusion.runtime.files import digest
 
 
@@ -19,20 +20,9 @@ def read_published(path: str | Path, key: str, *, first: str, kind: str) -> dict
 
     Raises CheckpointError if the file is missing, damaged, or has no weight `first` of `kind`. Code in it is never run.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError.of(path, "no such file", "check extractor_weights")
-    try:
-        # Training scripts keep their arguments beside the weights: a Namespace is plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise CheckpointError.of(path, f"cannot be read ({error.strerror})", "change its permissions") from None
-    except Exception as error:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
-        if lacks_memory(error):
-            raise
-        found = "not a readable file of weights: it is damaged, or holds more than weights (code is never loaded)"
-        raise CheckpointError.of(path, found, "download it again") from None
+    # Training scripts keep their arguments beside the weights: a Namespace is plain values.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = read_content(path)
     weights = content.get(key, content) if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         found = f"neither weights by name nor a file that has them as {key!r}"

@@ -59,8 +59,7 @@ def alone(run) -> Path:
 
 
 def sources_of(found: FeatureExtractor) -> set[str]:
-    settings = found.settings()
-    return {block.split(".")[0] for block in settings.get("blocks") or settings["parts"][0]["blocks"]}
+    return {block.split(".")[0] for block in found.settings()["blocks"]}
 
 
 def images(found: FeatureExtractor, count: int = 2) -> torch.Tensor:
