@@ -144,7 +144,7 @@ def test_what_an_interruption_left_is_kept(tmp_path):
 
 def _fill_slowly(folder: str) -> None:
     def slowly(numbers):
-        time.sleep(0.05)
+        time.sleep(0.3)
         return read(numbers)
 
     FeatureStore(extractor(), NAMES, folder, budget=0).fill(slowly)
