@@ -14,13 +14,15 @@ FLOORS = (
     ("cli", "actions", "studio"),
     ("pipelines",),
     ("config",),
-    ("training", "samples"),
+    ("training", "samples", "features"),
     ("data", "models", "diffusion"),
     ("conditions",),
     ("runtime",),
 )
 APART = ("data", "models", "diffusion")
 """Rooms of one floor that never import each other."""
+WITH_OPTIONS = ("training", "samples", "features", "data", "models", "diffusion")
+"""Rooms of which a configuration imports the options alone."""
 WITHOUT_TORCH = ("cli.py", "config/*.py", "**/options.py", "models/architecture.py", "runtime/errors.py")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -86,7 +88,14 @@ def test_configurations_import_options_alone():
     for path in (PACKAGE / "config").glob("*.py"):
         for name in imports_of(path):
             parts = name.split(".")
-            if parts[0] == "guided_diffusion" and parts[1] in ("training", "samples", "data", "models", "diffusion"):
+            if parts[0] == "guided_diffusion" and parts[1] in (
+                "training",
+                "samples",
+                "features",
+                "data",
+                "models",
+                "diffusion",
+            ):
                 assert "options" in parts[2:4] or parts[1:3] == ["models", "architecture"], f"{path} imports {name}"
 
 

@@ -35,6 +35,7 @@ from guided_diffusion.models.layers import (
     zero_initialized,
 )
 from guided_diffusion.models.options import ModelOptions
+from guided_diffusion.models.taps import Tap
 from guided_diffusion.runtime.errors import ConfigError
 
 
@@ -133,6 +134,14 @@ class UNetModel(nn.Module):
         x: [N, in_channels, H, W], sides divisible by 2**(levels - 1). t: [N], any real numbers. augment: [N, P], the
         `AUGMENT_PARAMETERS` of the images; None: they are not augmented.
         """
+        emb = self._embed(x, t, augment)
+        skips, h = [], x.contiguous(memory_format=torch.channels_last)
+        for layers in self.input_blocks:
+            h = self._apply_layers(layers, h, emb)
+            skips.append(h)
+        return skips, emb
+
+    def _embed(self, x: Tensor, t: Tensor, augment: Tensor | None = None) -> Tensor:
         step = 2 ** (self.num_levels - 1)
         assert not any(side % step for side in x.shape[2:]), f"{tuple(x.shape)}: sides must be divisible by {step}"
         dtype = self.time_embed[0].weight.dtype
@@ -140,12 +149,7 @@ class UNetModel(nn.Module):
         if augment is not None:
             assert self.augment_embed is not None, "a network without augmentation is told nothing of it"
             emb = emb + self.augment_embed(augment.to(dtype))
-        emb = self.time_embed(emb)
-        skips, h = [], x.contiguous(memory_format=torch.channels_last)
-        for layers in self.input_blocks:
-            h = self._apply_layers(layers, h, emb)
-            skips.append(h)
-        return skips, emb
+        return self.time_embed(emb)
 
     def modulate(self, condition: Condition, prepared: Prepared | None = None) -> Modulations:
         """Return the modulations of all conditioned normalizations.
@@ -178,6 +182,43 @@ class UNetModel(nn.Module):
         assert next(rest, None) is None, "more modulations than conditioned normalizations"
         with torch.autocast(h.device.type, enabled=False):
             return self.out[-1](self.out[0].norm_silu(h.to(self.out[-1].weight.dtype)))
+
+    def features(
+        self, x: Tensor, t: Tensor, taps: Sequence[Tap], modulations: Modulations | None = None
+    ) -> list[Tensor]:
+        """Return the features at `taps`, [N, C, h, w] each at its own resolution, in one pass that ends at the last.
+
+        x, t: as in `encode`. modulations: from `modulate`, which a conditioned network needs beyond the encoder.
+        """
+        last = max((tap.block for tap in taps if tap.part == "decoder"), default=-1)
+        found: dict[Tap, Tensor] = {}
+        for tap, h in self._tapped(x, t, modulations, last):
+            if tap in taps:
+                found[tap] = h
+            if len(found) == len(set(taps)):
+                break
+        return [found[tap] for tap in taps]
+
+    def _tapped(self, x: Tensor, t: Tensor, modulations: Modulations | None, last: int) -> Iterator[tuple[Tap, Tensor]]:
+        """Yield what every block takes and makes, up to decoder block `last`; skips that it does not need are freed."""
+        emb = self._embed(x, t)
+        skips, h = [], x.contiguous(memory_format=torch.channels_last)
+        for number, layers in enumerate(self.input_blocks):
+            yield Tap("encoder", number, True), h
+            h = self._apply_layers(layers, h, emb)
+            yield Tap("encoder", number), h
+            if number >= len(self.input_blocks) - 1 - last:
+                skips.append(h)
+        assert modulations is not None or self.conditioner is None, "the decoder needs the modulations of a condition"
+        rest = iter(modulations or ())
+        yield Tap("middle", 0, True), h
+        h = self._apply_layers(self.middle_block, h, emb, rest)
+        yield Tap("middle", 0), h
+        for number, layers in enumerate(self.output_blocks[: last + 1]):
+            h = torch.cat([h, skips.pop()], dim=1)
+            yield Tap("decoder", number, True), h
+            h = self._apply_layers(layers, h, emb, rest)
+            yield Tap("decoder", number), h
 
     def _apply_layers(
         self, layers: nn.ModuleList, h: Tensor, emb: Tensor, modulations: Iterator[Modulation] | None = None

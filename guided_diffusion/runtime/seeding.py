@@ -35,6 +35,7 @@ class Stream(IntEnum):
     EDITED_MASK = 16
     CLASS = 17
     LATENT = 18
+    FEATURE = 19
 
 
 def derive_seed(stream: Stream, *key: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recorded
 import torch
 from flat_options import unet
 from torch import Tensor, nn
@@ -22,23 +22,10 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 NUM_CLASSES = 4
 
 
-def _value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    value = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-    if len(shape) > 1:
-        return value / np.sqrt(np.prod(shape[1:]))
-    return 1 + 0.1 * value if name.endswith("weight") else 0.1 * value
-
-
 @pytest.fixture(scope="session")
 def fill() -> Callable[[nn.Module], nn.Module]:
     """Fill every weight from its name and shape, as the recorded reference outputs were made."""
-
-    def filled(module: nn.Module) -> nn.Module:
-        for name, weight in module.state_dict().items():
-            weight.copy_(torch.from_numpy(_value(name, tuple(weight.shape)).astype(np.float32)))
-        return module
-
-    return filled
+    return recorded.fill
 
 
 @pytest.fixture(scope="session")

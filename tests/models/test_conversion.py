@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from flat_options import unet
+from flat_options import noise_process, unet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
+from recorded import arrays_of, images_and_noise, probed, published_options, record_of
 
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.models.conversion import ignoring_masks, is_unconditional
 from guided_diffusion.models.state_dict import infer_architecture, load_weights, with_new_inputs
+from guided_diffusion.models.taps import Tap
 from guided_diffusion.runtime.errors import CheckpointError
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 CLASSES = 5
 OPTIONS = {"image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
-RECORDS = {
-    name: json.loads((GOLDEN / f"ddpmseg_{name}.json").read_text()) for name in ("lsun256_layout", "features_64px")
-}
-
-
-def published_options(record: dict) -> dict:
-    keys = "image_size num_channels num_res_blocks num_heads num_head_channels use_scale_shift_norm resblock_updown"
-    options = {key: record["options"][key] for key in (*keys.split(), "learn_sigma")}
-    return {**options, "attention_resolutions": [int(s) for s in record["options"]["attention_resolutions"].split(",")]}
+RECORDS = {name: record_of(f"ddpmseg_{name}") for name in ("lsun256_layout", "features_64px")}
 
 
 def random_maps(count: int, size: tuple[int, int], seed: int, *, edges: bool = False) -> SemanticMap:
@@ -49,28 +38,17 @@ def converted(plain: torch.nn.Module, prefix: str = "", **options) -> torch.nn.M
 @torch.no_grad()
 def test_published_features_under_any_mask(fill):
     """The features recorded from the published network, of the converted one, each image under a mask of its own."""
-    record, side = RECORDS["features_64px"], 64
-    with np.load(GOLDEN / "ddpmseg_features_64px.npz") as arrays:
-        golden = dict(arrays)
-    rng = np.random.default_rng(7)
-    images = np.clip(0.5 * rng.standard_normal((2, 3, side, side)), -1, 1).astype(np.float32)
-    noise = rng.standard_normal((1, 3, side, side)).astype(np.float32)
-    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    rows, columns = np.ix_(record["rows"], record["columns"])
+    record = RECORDS["features_64px"]
     options = published_options(record)
-    model = converted(fill(unet(condition="none", **options)), **options)
-    outputs, features = {}, []
-    for block in record["blocks"]:
-        last = model.output_blocks[block][-1]
-        last.register_forward_hook(lambda _layer, _inputs, out, block=block: outputs.update({block: out}))
-    for seed, t in enumerate(record["steps"]):
-        x_t = (np.sqrt(kept[t]) * images + np.sqrt(1 - kept[t]) * noise).astype(np.float32)
-        model(torch.from_numpy(x_t), torch.full((2,), t), random_maps(2, (side, side), seed))
-        for block in record["blocks"]:
-            shown = F.interpolate(outputs[block], size=(side, side), mode="bilinear")
-            features.append(shown[:, :, rows, columns].flatten(2))
-    found = torch.cat(features, dim=1).transpose(1, 2).numpy()
-    np.testing.assert_allclose(found, golden["features"], atol=1e-4)
+    images, noise = images_and_noise(64)
+    process, taps = noise_process(), [Tap("decoder", block) for block in record["blocks"]]
+    model, maps = converted(fill(unet(condition="none", **options)), **options), []
+    for seed, step in enumerate(record["steps"]):
+        t = torch.full((2,), step)
+        modulations = model.modulate(random_maps(2, (64, 64), seed))
+        maps += model.features(process.q_sample(images, t, noise), t, taps, modulations)
+    golden = arrays_of("ddpmseg_features_64px")["features"]
+    np.testing.assert_allclose(probed(maps, record, 64), golden, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", RECORDS)
