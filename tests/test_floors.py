@@ -15,11 +15,11 @@ FLOORS = (
     ("pipelines",),
     ("config",),
     ("training", "samples"),
-    ("data", "models", "diffusion"),
+    ("data", "models", "diffusion", "labeling"),
     ("conditions",),
     ("runtime",),
 )
-APART = ("data", "models", "diffusion")
+APART = ("data", "models", "diffusion", "labeling")
 """Rooms of one floor that never import each other."""
 WITHOUT_TORCH = ("cli.py", "config/*.py", "**/options.py", "models/architecture.py", "runtime/errors.py")
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -116,20 +116,10 @@ def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
     Raises CheckpointError if the file is missing, corrupted, of a newer version, or something else.
     """
     path = Path(path)
-    _check_exists(path)
     if path.suffix == ".safetensors":
+        _check_exists(path)
         return _load_safetensors(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily or None)
-    except PermissionError as error:
-        raise CheckpointError.of(path, f"cannot be read ({error.strerror})", "change its permissions") from None
-    except Exception as error:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
-        if lacks_memory(error):
-            raise
-        found = "not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
-        raise CheckpointError.of(path, found, _other_of_run(path) or "copy or export it again") from None
+    content = read_content(path, lazily=lazily)
     remedy = "export the network's state_dict alone"
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         raise CheckpointError.of(path, "not a dictionary of weights by name", remedy)
@@ -140,6 +130,26 @@ def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
     other = next(key for key, value in content.items() if not isinstance(value, Tensor))
     found = f"neither a checkpoint of isdm nor bare weights: {other!r} is not a tensor"
     raise CheckpointError.of(path, found, remedy)
+
+
+def read_content(path: str | Path, *, lazily: bool = False) -> Any:
+    """Read what a file of torch holds, plain values and tensors only, onto the CPU.
+
+    lazily: tensors are read when they are used. Raises CheckpointError if the file is missing or corrupted.
+    """
+    path = Path(path)
+    _check_exists(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily or None)
+    except PermissionError as error:
+        raise CheckpointError.of(path, f"cannot be read ({error.strerror})", "change its permissions") from None
+    except Exception as error:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways
+        if lacks_memory(error):
+            raise
+        found = "not a readable checkpoint: it is damaged, or holds more than weights (code is never loaded)"
+        raise CheckpointError.of(path, found, _other_of_run(path) or "copy or export it again") from None
 
 
 def _other_of_run(path: Path) -> str:

@@ -34,6 +34,7 @@ class Stream(IntEnum):
     PAINT = 15
     EDITED_MASK = 16
     CLASS = 17
+    PIXEL = 20
 
 
 def derive_seed(stream: Stream, *key: int) -> int:
