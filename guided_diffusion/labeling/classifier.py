@@ -127,6 +127,5 @@ class FoldedMember:
     bias3: Tensor
 
     def finish(self, first: Tensor) -> Tensor:
-        """Return the logits [P, classes] of what the first layer gives without its bias, [P, a], which is changed."""
-        x = F.relu_(first.add_(self.bias1))
-        return F.linear(F.relu_(F.linear(x, self.weight2, self.bias2)), self.weight3, self.bias3)
+        """Return the logits [P, classes] of what the first layer gives, [P, a], which is changed."""
+        return F.linear(F.relu_(F.linear(F.relu_(first), self.weight2, self.bias2)), self.weight3, self.bias3)

@@ -15,7 +15,7 @@ from guided_diffusion.labeling.classifier import FoldedMember, PixelEnsemble
 from guided_diffusion.labeling.maps import ImageMaps, axis
 from guided_diffusion.labeling.uncertainty import Answers, Prediction, Vote
 
-CPU_TILE = (16, 64)
+CPU_TILE = (32, 32)
 """Rows and columns of the image that are upsampled at once: with 256 hidden channels they fit a core's cache."""
 GPU_TILE = (256, 256)
 
@@ -35,11 +35,13 @@ class _NativeImage:
             self.columns.append(torch.cat(parts).to(device))
 
     def first_layer(self, member: FoldedMember) -> list[Tensor]:
-        """Return the first layer without its bias at each resolution, [h, w, a]."""
-        return [
+        """Return the first layer at each resolution, [h, w, a]: its bias is added once, to the smallest map."""
+        parts = [
             (table @ member.weight1[:, columns].T).unflatten(0, side)
             for table, columns, side in zip(self.tables, self.columns, self.sides, strict=True)
         ]
+        parts[0] += member.bias1
+        return parts
 
 
 class _Tiles:
@@ -47,41 +49,42 @@ class _Tiles:
 
     def __init__(self, sides: Sequence[tuple[int, int]], size: tuple[int, int], device: torch.device):
         self.size = size
-        self.tile = CPU_TILE if device.type == "cpu" else GPU_TILE
-        self._rows = [[each.to(device) for each in axis(size[0], side[0])] for side in sides]
-        self._matrices = [_across(size[1], side[1]).to(device) for side in sides]
-        self._spans = [_spans(size[1], side[1], self.tile[1]) for side in sides]
+        tile = CPU_TILE if device.type == "cpu" else GPU_TILE
+        self._down, self._across = [
+            _steps(size[way], [side[way] for side in sides], tile[way], device) for way in (0, 1)
+        ]
 
     def __call__(self, maps: Sequence[Tensor]) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield rows, columns, and the sum there [rows, columns, a] of the upsampled `maps` [h, w, a]."""
-        (height, width), (down, across) = self.size, self.tile
-        for top in range(0, height, down):
-            rows = slice(top, min(top + down, height))
+        for rows, spans, matrices in self._down:
             bands = [
-                torch.lerp(each[lower[rows]], each[upper[rows]], weight[rows, None, None])
-                for each, (lower, upper, weight) in zip(maps, self._rows, strict=True)
+                (matrix @ each[span].flatten(1)).unflatten(1, each.shape[1:])
+                for each, span, matrix in zip(maps, spans, matrices, strict=True)
             ]
-            for number, left in enumerate(range(0, width, across)):
-                columns = slice(left, min(left + across, width))
-                spans = [spans[number] for spans in self._spans]
-                matrix = torch.cat([each[columns, span] for each, span in zip(self._matrices, spans, strict=True)], 1)
-                sources = torch.cat([band[:, span] for band, span in zip(bands, spans, strict=True)], 1)
-                yield rows, columns, torch.matmul(matrix, sources)
+            for columns, spans_, matrices_ in self._across:
+                sources = torch.cat([band[:, span] for band, span in zip(bands, spans_, strict=True)], dim=1)
+                yield rows, columns, torch.matmul(torch.cat(matrices_, dim=1), sources)
 
 
-def _across(pixels: int, cells: int) -> Tensor:
-    """Return the matrix [pixels, cells] of linear interpolation."""
-    lower, upper, weight = axis(pixels, cells)
-    matrix = torch.zeros(pixels, cells)
-    matrix.scatter_add_(1, lower[:, None], 1 - weight[:, None])
-    return matrix.scatter_add_(1, upper[:, None], weight[:, None])
+_Step = tuple[slice, list[slice], list[Tensor]]
 
 
-def _spans(pixels: int, cells: int, step: int) -> list[slice]:
-    """Return the cells that each `step` pixels lie between."""
-    lower, upper, _ = axis(pixels, cells)
-    starts = range(0, pixels, step)
-    return [slice(int(lower[start]), int(upper[min(start + step, pixels) - 1]) + 1) for start in starts]
+def _steps(pixels: int, sides: Sequence[int], step: int, device: torch.device) -> list[_Step]:
+    """Return some pixels at a time: which, between which cells of each map they lie, and their weights there."""
+    steps: list[_Step] = []
+    for start in range(0, pixels, step):
+        chosen = slice(start, min(start + step, pixels))
+        spans, matrices = [], []
+        for cells in sides:
+            lower, upper, weight = (each[chosen] for each in axis(pixels, cells))
+            first = int(lower[0])
+            matrix = torch.zeros(len(lower), int(upper[-1]) + 1 - first)
+            matrix.scatter_add_(1, lower[:, None] - first, 1 - weight[:, None])
+            matrix.scatter_add_(1, upper[:, None] - first, weight[:, None])
+            spans.append(slice(first, int(upper[-1]) + 1))
+            matrices.append(matrix.to(device))
+        steps.append((chosen, spans, matrices))
+    return steps
 
 
 @torch.inference_mode()
