@@ -86,7 +86,7 @@ def test_configurations_import_options_alone():
     for path in (PACKAGE / "config").glob("*.py"):
         for name in imports_of(path):
             parts = name.split(".")
-            if parts[0] == "guided_diffusion" and parts[1] in ("training", "samples", "data", "models", "diffusion"):
+            if parts[0] == "guided_diffusion" and parts[1] in ("training", "samples", *APART):
                 assert "options" in parts[2:4] or parts[1:3] == ["models", "architecture"], f"{path} imports {name}"
 
 

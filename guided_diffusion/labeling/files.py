@@ -41,6 +41,20 @@ class PixelClassifier:
         members = [_on_cpu(self.ensemble.member_weights(member)) for member in range(self.ensemble.members)]
         save_checkpoint(path, {"format": FORMAT, **described, "members": members})
 
+    def refuse_other_features(self, path: Path, features: Mapping[str, Any], dim: int) -> None:
+        """Raise CheckpointError naming `path`, the classifier's file, unless it was trained on such features.
+
+        features: as in the field; of a classifier that has none, as of published files, only `dim` is compared.
+        """
+        remedy = "give the network and settings it was trained with, or train another classifier"
+        other = [key for key in {**self.features, **features} if self.features.get(key) != features.get(key)]
+        if self.features and other:
+            found = f"a classifier of features with {other[0]} {self.features.get(other[0])}"
+            raise CheckpointError.of(path, f"{found}, but here it is {features.get(other[0])}", remedy)
+        if self.ensemble.dim != dim:
+            found = f"a classifier of {self.ensemble.dim} features, but a pixel has {dim}"
+            raise CheckpointError.of(path, found, remedy)
+
 
 def load_classifier(path: Path) -> PixelClassifier:
     """Read a classifier.pt, or a folder of published files `model_0.pth`, ..., which vote by majority.

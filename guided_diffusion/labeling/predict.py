@@ -93,6 +93,7 @@ def member_logits(ensemble: PixelEnsemble, maps: ImageMaps, size: tuple[int, int
 
     `maps` may lie on another device than the ensemble, on which the logits are.
     """
+    assert maps.dim == ensemble.dim, f"{maps.dim} features for a classifier of {ensemble.dim}"
     device = ensemble.first_weight.device
     image = _NativeImage(maps, device)
     tiles = _Tiles(image.sides, size or maps.size, device)

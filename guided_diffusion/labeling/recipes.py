@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from guided_diffusion.labeling.options import ClassifierOptions
 from guided_diffusion.labeling.uncertainty import Vote
 
 
@@ -41,7 +42,19 @@ class Recipe:
 
 FAST = Recipe()
 PUBLISHED = Recipe("published", 64, 0, 100, 1e-3, balance=False, standardize=False, vote="majority")
-RECIPES = {recipe.name: recipe for recipe in (FAST, PUBLISHED)}
+
+
+def recipe_of(options: ClassifierOptions) -> Recipe:
+    """Return the recipe that options name, with what they change of it."""
+    changes = {
+        "steps": options.classifier_steps,
+        "batch": options.classifier_batch,
+        "lr": options.classifier_lr,
+        "balance": options.balance,
+        "vote": options.vote,
+    }
+    recipe = FAST if options.recipe == "fast" else PUBLISHED
+    return replace(recipe, **{key: value for key, value in changes.items() if value is not None})
 
 
 @dataclass

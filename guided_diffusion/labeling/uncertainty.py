@@ -67,7 +67,7 @@ class Answers:
 
 def image_score(uncertainty: Tensor) -> float:
     """Return the mean over the int(pixels / 10) most uncertain pixels, as published; over all if there are fewer."""
-    flat = uncertainty.flatten().double()
+    flat = uncertainty.flatten().cpu().double()
     most = len(flat) // SCORED_SHARE or len(flat)
     return float(flat.topk(most).values.mean())
 

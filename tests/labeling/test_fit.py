@@ -16,9 +16,10 @@ import torch
 from guided_diffusion.labeling.files import PixelClassifier
 from guided_diffusion.labeling.fit import Fit
 from guided_diffusion.labeling.maps import ImageMaps
+from guided_diffusion.labeling.options import ClassifierOptions
 from guided_diffusion.labeling.pixels import PixelPool
 from guided_diffusion.labeling.predict import predict
-from guided_diffusion.labeling.recipes import FAST, PUBLISHED, StoppingRule
+from guided_diffusion.labeling.recipes import FAST, PUBLISHED, StoppingRule, recipe_of
 from guided_diffusion.runtime.errors import CheckpointError, DataError
 
 QUICK = replace(FAST, batch=32, steps=60)
@@ -198,3 +199,15 @@ def test_fewer_pixels_than_a_published_batch_are_refused(blobs):
     with pytest.raises(DataError) as caught:
         Fit(images, PixelPool(labels, 3), PUBLISHED, members=1)
     assert "48" in caught.value.found
+
+
+def test_options_change_a_recipe():
+    assert recipe_of(ClassifierOptions()) == FAST
+    assert recipe_of(ClassifierOptions(recipe="published")) == PUBLISHED
+    changed = ClassifierOptions(
+        classifier_steps=7, classifier_batch=8, classifier_lr=0.1, balance=False, vote="majority"
+    )
+    assert recipe_of(changed) == replace(FAST, steps=7, batch=8, lr=0.1, balance=False, vote="majority")
+    assert recipe_of(ClassifierOptions(recipe="published", vote="mean")) == replace(PUBLISHED, vote="mean")
+    assert [key for key, _ in ClassifierOptions(recipe="published", classifier_steps=7).check()] == ["classifier_steps"]
+    assert not list(changed.check())

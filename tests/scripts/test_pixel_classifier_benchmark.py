@@ -40,8 +40,9 @@ def test_memory_is_extrapolated_along_a_line():
 
 @pytest.mark.slow
 def test_the_command_writes_table_and_numbers(tmp_path, capsys):
-    small = "--size 32 --channels 8 --images 1 2 --steps 2 --members 2 --classes 5 --rounds 1 --threads 1".split()
-    benchmark.main([*small, "--json", str(tmp_path / "report.json")])
+    numbers = {"size": 32, "channels": 8, "steps": 2, "members": 2, "classes": 5, "rounds": 1, "threads": 1}
+    small = [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
+    benchmark.main([*small, "--images", "1", "2", "--json", str(tmp_path / "report.json")])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["prediction"]["speedup"] > 0
     assert set(report["fit"]) == {"1", "2"}
