@@ -41,6 +41,8 @@ class Fit:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
+        assert pool.sizes == [maps.size for maps in images], "labels must be of the sizes of their images"
+        assert len({tuple(maps.dims) for maps in images}) == 1, "images must have the same features"
         self.images, self.pool, self.recipe, self.seed = images, pool, recipe, seed
         self.device = torch.device(device)
         self.total = recipe.total_steps(len(pool))

@@ -25,13 +25,13 @@ class Pixels:
 class PixelPool:
     """All pixels of label maps whose label is a class; every other value is ignored.
 
-    labels: integers [H, W] of each image. `counts`: pixels of each class [classes].
+    labels: integers [H, W] of each image, which may differ in size. `counts`: pixels of each class [classes].
     """
 
     def __init__(self, labels: Sequence[Tensor], classes: int):
         self.classes = classes
-        sizes = [label.numel() for label in labels]
-        self._starts = torch.tensor([0, *sizes]).cumsum(0)
+        self.sizes = [tuple(label.shape) for label in labels]
+        self._starts = torch.tensor([0, *(label.numel() for label in labels)]).cumsum(0)
         flat = torch.cat([label.flatten() for label in labels]).long()
         self._order, self.counts = _by_class(flat, torch.ones_like(flat, dtype=torch.bool), classes)
         rims = torch.cat([_rims(label, classes).flatten() for label in labels])

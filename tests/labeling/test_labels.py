@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from guided_diffusion.labeling.folds import split_folds
-from guided_diffusion.labeling.labels import PUBLISHED_MIN_REGION, resize_nearest, without_small
+from guided_diffusion.labeling.labels import PUBLISHED_MIN_REGION, resize_image, resize_nearest, without_small
 from guided_diffusion.labeling.pixels import PixelPool
 
 
@@ -31,6 +32,16 @@ def test_recorded_labels_and_training_pixels(golden):
     assert sorted(zip(*(each.tolist() for each in vars(pixels).values()), strict=True)) == sorted(
         tuple(map(int, pixel)) for pixel in wanted
     )
+
+
+def test_recorded_images(golden):
+    _, arrays = golden("labels")
+    images = np.stack([resize_image(Image.fromarray(image), (32, 32)) for image in arrays["images"]])
+    assert images.dtype == np.float32
+    assert np.allclose(images, arrays["image_ddpm"], atol=1e-5)
+    # What MAE and SwAV take: less the mean of ImageNet, over its deviation.
+    mean, deviation = (np.reshape(each, (3, 1, 1)) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    assert np.allclose(((images + 1) / 2 - mean) / deviation, arrays["image_mae"], atol=1e-5)
 
 
 def test_resizing_to_the_same_size_changes_nothing():
