@@ -15,13 +15,13 @@ FLOORS = (
     ("pipelines",),
     ("config",),
     ("training", "samples", "features"),
-    ("data", "models", "diffusion"),
+    ("data", "models", "diffusion", "labeling"),
     ("conditions",),
     ("runtime",),
 )
-APART = ("data", "models", "diffusion")
+APART = ("data", "models", "diffusion", "labeling")
 """Rooms of one floor that never import each other."""
-WITH_OPTIONS = ("training", "samples", "features", "data", "models", "diffusion")
+WITH_OPTIONS = ("training", "samples", "features", *APART)
 """Rooms of which a configuration imports the options alone."""
 WITHOUT_TORCH = ("cli.py", "config/*.py", "**/options.py", "models/architecture.py", "runtime/errors.py")
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -88,14 +88,7 @@ def test_configurations_import_options_alone():
     for path in (PACKAGE / "config").glob("*.py"):
         for name in imports_of(path):
             parts = name.split(".")
-            if parts[0] == "guided_diffusion" and parts[1] in (
-                "training",
-                "samples",
-                "features",
-                "data",
-                "models",
-                "diffusion",
-            ):
+            if parts[0] == "guided_diffusion" and parts[1] in WITH_OPTIONS:
                 assert "options" in parts[2:4] or parts[1:3] == ["models", "architecture"], f"{path} imports {name}"
 
 

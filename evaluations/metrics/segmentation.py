@@ -179,6 +179,20 @@ def image_iou(counts: Counts) -> Floats:
     return _formula("iou", *(pixels.astype(np.float64) for pixels in counts.columns))
 
 
+def published_miou(labels: ArrayLike, predictions: ArrayLike, num_classes: int, ignored: int) -> tuple[float, Floats]:
+    """Return the mIoU of DDPM-seg (Baranchuk et al. 2022) and the IoU of each class below `num_classes` but `ignored`.
+
+    For comparison with published numbers only: ignored pixels count as false positives, an absent class counts as 0.
+    labels, predictions: integers [N, H, W].
+    """
+    truth, predicted = np.asarray(labels), np.asarray(predictions)
+    classes = [number for number in range(num_classes) if number != ignored]
+    hits = [np.count_nonzero((truth == number) & (predicted == number)) for number in classes]
+    unions = [np.count_nonzero((truth == number) | (predicted == number)) for number in classes]
+    iou = np.array(hits) / (np.array(unions) + 1e-8)
+    return float(iou.mean()), iou
+
+
 def _formula(name: str, hits: Floats, wrong: Floats, missed: Floats) -> Floats:
     """Return the score `name`; NaN for 0 / 0. Not SMP's own scores: those of int64 counts are float32."""
     above, below = {

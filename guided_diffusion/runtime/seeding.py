@@ -36,6 +36,7 @@ class Stream(IntEnum):
     CLASS = 17
     LATENT = 18
     FEATURE = 19
+    PIXEL = 20
 
 
 def derive_seed(stream: Stream, *key: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,16 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from evaluations.metrics.segmentation import SUMMARIES, Counts, class_score, count, image_iou, scores, summary
+from evaluations.metrics.segmentation import (
+    SUMMARIES,
+    Counts,
+    class_score,
+    count,
+    image_iou,
+    published_miou,
+    scores,
+    summary,
+)
 
 Maps = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -187,3 +197,13 @@ def test_json_round_trip_has_no_nan() -> None:
     assert found["classes"]["c"] == {"present": False, "iou": None, "dice": None, "precision": None, "recall": None}
     assert found["classes"]["b"]["iou"] == pytest.approx(scores(counts).class_iou[1])
     assert found["miou"] == scores(counts).miou
+
+
+@pytest.mark.parametrize("case", ["ignore255", "ignore0", "one_class_absent"])
+def test_recorded_published_miou(case: str) -> None:
+    golden = Path(__file__).resolve().parents[2] / "golden" / "ddpmseg_miou"
+    record = json.loads(golden.with_suffix(".json").read_text())["results"][case]
+    with np.load(golden.with_suffix(".npz")) as arrays:
+        miou, iou = published_miou(arrays["truth"], arrays["predicted"], record["number_class"], record["ignore_label"])
+    assert miou == pytest.approx(record["miou"], abs=1e-5)
+    assert np.allclose(iou, record["printed_iou"], atol=5.1e-5)

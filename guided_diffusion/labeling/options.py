@@ -1,0 +1,33 @@
+"""Options of pixel classifiers: how they are trained and joined, and what becomes of uncertain pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from guided_diffusion.runtime.options import OptionGroup, Problem, option
+
+
+class ClassifierOptions(OptionGroup):
+    """The pixel classifiers."""
+
+    title: ClassVar = "pixel classifiers"
+    recipe: Literal["fast", "published"] = option(
+        "fast", "how pixel classifiers are trained; published: batch 64, the stopping rule and the majority vote"
+    )
+    members: int = option(10, "pixel classifiers that vote", ge=1, le=1000)
+    classifier_steps: int | None = option(None, "training steps of recipe fast; null: 400", ge=1)
+    classifier_batch: int | None = option(None, "pixels of a step and classifier; null: 512, or 64 as published", ge=2)
+    classifier_lr: float | None = option(None, "learning rate; null: 0.003, or 0.001 as published", gt=0)
+    balance: bool | None = option(
+        None, "half of the pixels are drawn by class and on rims; null: yes, or no as published"
+    )
+    vote: Literal["mean", "majority"] | None = option(
+        None, "how classifiers are joined; mean: of probabilities; null: mean, or majority as published"
+    )
+
+    def check(self) -> Iterator[Problem]:
+        if self.recipe == "published":
+            for key in ("classifier_steps", "balance"):
+                if getattr(self, key):
+                    yield (key, f"{key} belongs to recipe fast, but recipe is published: leave it out")
