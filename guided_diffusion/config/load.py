@@ -20,6 +20,7 @@ from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.config.study import StudyConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
@@ -36,6 +37,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "sample": SampleConfig,
     "place": PlaceConfig,
     "masks": MasksConfig,
+    "segment": SegmentConfig,
     "check": CheckConfig,
     "evaluate": EvaluateConfig,
     "study": StudyConfig,

@@ -131,6 +131,23 @@ class GeneratedMask(BaseModel):
     faults: list[str]  # for which it would have been rejected, had a better one been found
 
 
+class PseudoLabel(BaseModel):
+    """How sure the pixel classifiers were that `segment` labeled a real image with."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    image: str
+    """The image that was labeled, of which the pair has a copy."""
+    digest: str
+    score: float
+    """The uncertainty of the image: the mean Jensen-Shannon divergence (nats) of its most uncertain tenth."""
+    confidence: float
+    ignored: float
+    """The share of its pixels that have no class, as they were uncertain."""
+    classifier: str
+    """Digest of the classifiers' file."""
+
+
 class MaskOrigin(BaseModel):
     """A mask of a dataset, by its path and `file_digest`."""
 
@@ -158,7 +175,7 @@ class MaskLineage(BaseModel):
 
 class ManifestLine(PlaceSettings):
     """One finished pair, made from a mask by `sample`, from a good image by `place`, or from nothing by a model that
-    makes masks; or one image or mask alone. Files are relative to the manifest.
+    makes masks; a real one of `segment`; or one image or mask alone. Files are relative to the manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -178,6 +195,7 @@ class ManifestLine(PlaceSettings):
     skipped: list[SkippedDefect] | None = None
     generated: GeneratedMask | None = None
     lineage: MaskLineage | None = None  # of a source_mask that was itself made from masks
+    pseudo: PseudoLabel | None = None  # of a real image whose mask people have not drawn
 
     @model_validator(mode="wrap")
     @classmethod
@@ -187,7 +205,7 @@ class ManifestLine(PlaceSettings):
         if not all(kind in record for kind in line.kinds):
             raise ValueError("the image or the mask is missing")
         has_source = any(all(key in record for key in keys) for keys in (MASK_KEYS, GOOD_KEYS))
-        if line.generates != IMAGES_ALONE and not has_source:
+        if line.generates != IMAGES_ALONE and line.pseudo is None and not has_source:
             raise ValueError("the file that the pair was made from is missing")
         return line
 

@@ -52,11 +52,16 @@ class SampleFolder:
 
     @property
     def has_native_depth(self) -> bool:
-        """Whether the images have depth and range of the good images that they were made from, as `place` leaves them.
+        """Whether the images have depth and range of real images, as `place` and `segment` leave them.
 
         Those of `sample` have 8 bits, in the range of the model already.
         """
-        return any(line.good_image is not None for line in self.lines.values())
+        return any(line.good_image is not None for line in self.lines.values()) or self.pseudo_labels > 0
+
+    @property
+    def pseudo_labels(self) -> int:
+        """How many pairs are real images whose masks `segment` has made."""
+        return sum(line.pseudo is not None for line in self.lines.values())
 
     @property
     def is_generated(self) -> bool:
@@ -101,6 +106,14 @@ def find_samples(directory: str | Path) -> SampleFolder:
 def _refuse_images_alone(path: str | Path, lines: Iterable[ManifestLine], remedy: str) -> None:
     if any(line.generates == IMAGES_ALONE for line in lines):
         raise DataError.of(path, "holds images without masks, of a model without a condition", remedy)
+
+
+def count_pseudo_labels(data_dir: str | Path, split: str) -> int:
+    """Return how many masks of a split of a `data_dir` are pseudo labels of `segment`, as its manifest says."""
+    manifest = Path(data_dir) / split / MANIFEST
+    if "://" in str(data_dir) or not manifest.is_file():
+        return 0
+    return sum(line.pseudo is not None for line in read_manifest(manifest, sound_only=True))
 
 
 class GeneratedMasks(NamedTuple):

@@ -65,10 +65,10 @@ class WrittenFolder:
             self._part = None
 
 
-def keep_classes(folder: Path, encoding: LabelEncoding) -> None:
-    """Write the folder's classes.json; DataError where another one is there."""
+def keep_classes(folder: Path, encoding: LabelEncoding, key: str = "results_path") -> None:
+    """Write the classes.json of the folder that `key` names; DataError where another one is there."""
     path, text = folder / FILE_NAME, classes_text(encoding)
     if not path.exists():
         write_text(path, text)
     elif path.read_bytes() != text.encode():
-        raise DataError.of(path, "belongs to another dataset", "choose an empty results_path")
+        raise DataError.of(path, "belongs to another dataset", f"choose an empty {key}")

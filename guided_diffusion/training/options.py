@@ -113,17 +113,12 @@ class DeviceOptions(OptionGroup):
             yield ("device", f"device is {self.device!r}: use auto, cpu, cuda, cuda:1 or mps")
 
 
-class PrecisionOptions(DeviceOptions):
-    """The device, its arithmetic, and compilation."""
+class ArithmeticOptions(DeviceOptions):
+    """The device and its arithmetic."""
 
     title: ClassVar = "device and precision"
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the network; bf16 is faster on GPUs")
     use_fp16: bool = option(False, "published spelling of precision fp16", spelling_of="precision")
-    compile: Literal["auto"] | bool = option(
-        "auto",
-        "torch.compile the network: true, false, or auto (on CUDA with Triton, without label diffusion)",
-        resume="may change",
-    )
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
@@ -132,6 +127,16 @@ class PrecisionOptions(DeviceOptions):
 
     def resolve(self) -> Self:
         return self.model_copy(update={"precision": "fp16"}) if self.use_fp16 else self
+
+
+class PrecisionOptions(ArithmeticOptions):
+    """The device, its arithmetic, and compilation."""
+
+    compile: Literal["auto"] | bool = option(
+        "auto",
+        "torch.compile the network: true, false, or auto (on CUDA with Triton, without label diffusion)",
+        resume="may change",
+    )
 
 
 class RunOptions(OptionGroup):

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "evaluations"
 FLOORS = (
-    ("metrics", "study", "defect_copies", "mask_statistics"),
+    ("metrics", "study", "defect_copies", "mask_statistics", "fold_scores"),
     ("segmentation", "report"),
     ("origins", "symmetry", "published_weights", "blending", "seams", "mask_novelty", "mask_features"),
     ("sets", "whole_images", "errors"),

@@ -18,11 +18,13 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
     """Results by the key of their run, each in a file that is written atomically.
 
     settings: the options that a result depends on. digests: of the data, by name. A folder with other settings or data
-    is refused, as its results cannot be compared with new ones.
+    is refused, as its results cannot be compared with new ones. what: the results in words.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], digests: Mapping[str, str]):
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | Path, settings: Mapping[str, Any], digests: Mapping[str, str], what: str = "study"
+    ):
+        self.folder, self.what = Path(folder), what
         self.digests = dict(digests)
         # Settings and digests in one, as settings.json and report.json have them, in JSON types.
         self.record = json.loads(json.dumps({**settings, **digests}))
@@ -52,10 +54,10 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
             if ours.get(key) == theirs.get(key):
                 continue
             if key in self.digests:  # whose value means nothing to people
-                lines.append(f"{key}: other than those of the study in {self.folder}; choose another output_dir")
+                lines.append(f"{key}: other than those of the {self.what} in {self.folder}; choose another output_dir")
             else:
                 lines.append(
-                    f"{key} is {json.dumps(ours.get(key))}, but {json.dumps(theirs.get(key))} in the study in "
+                    f"{key} is {json.dumps(ours.get(key))}, but {json.dumps(theirs.get(key))} in the {self.what} in "
                     f"{self.folder}; set it back, or choose another output_dir"
                 )
         return lines

@@ -1,0 +1,139 @@
+"""Scores of pixel classifiers on images that they were not trained on, fold by fold, and how uncertainty tells errors.
+
+Intervals are of a bootstrap over images: they tell how the scores would differ with other labeled images, not with
+other trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evaluations.metrics.segmentation import Counts, Floats, class_score, plain, scores
+from evaluations.study.comparison import bootstrap_difference, draw_weights, weighted_score
+
+Integers = NDArray[np.int64]
+
+EDGES = np.concatenate([[0.0], np.geomspace(1e-4, 2.5, 47)])
+"""Lower ends of the bins of uncertainty, in nats; the last one has no upper end."""
+WRONG_SHARE = 1 / 3
+"""Of the held-out pixels above a limit of uncertainty, from which on they are better left out."""
+WEAK_IOU = 0.3
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How many pixels were right and wrong at which uncertainty: `right` and `wrong` are int64 [bins], see EDGES."""
+
+    right: Integers
+    wrong: Integers
+
+    @classmethod
+    def of(cls, label: ArrayLike, prediction: ArrayLike, uncertainty: ArrayLike, num_classes: int) -> Reliability:
+        """Return the counts of an image, [H, W] each; pixels of label `num_classes` are ignored."""
+        truth, found, nats = (np.asarray(each) for each in (label, prediction, uncertainty))
+        assert truth.shape == found.shape == nats.shape
+        counted = truth < num_classes
+        bins = np.searchsorted(EDGES, nats[counted], side="right") - 1
+        right = truth[counted] == found[counted]
+        return cls(*(np.bincount(bins[each], minlength=len(EDGES)).astype(np.int64) for each in (right, ~right)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Reliability]) -> Reliability:
+        """Return the counts of all images together; none: zeros."""
+        empty = np.zeros(len(EDGES), np.int64)
+        return cls(sum((part.right for part in parts), empty), sum((part.wrong for part in parts), empty))
+
+    def limit(self, share: float = WRONG_SHARE) -> float | None:
+        """Return the least uncertainty above which at least `share` of the pixels were wrong; None if there is none."""
+        wrong, pixels = (each[::-1].cumsum()[::-1] for each in (self.wrong, self.right + self.wrong))
+        reached = (pixels > 0) & (wrong >= share * pixels)
+        return float(EDGES[reached.argmax()]) if reached.any() else None
+
+    def rows(self, parts: int = 5) -> list[tuple[float, float, int, float]]:
+        """Return (from, to, pixels, share that was right) of up to `parts` groups of about as many pixels, certain
+        ones first; the last `to` is infinite.
+        """
+        pixels = self.right + self.wrong
+        total, done, start, rows = int(pixels.sum()), 0, 0, []
+        for end in range(1, len(EDGES) + 1):
+            group = slice(start, end)
+            last = end == len(EDGES)
+            if pixels[group].sum() and (last or pixels[:end].sum() >= total * (done + 1) / parts):
+                top = float("inf") if last else float(EDGES[end])
+                count = int(pixels[group].sum())
+                rows.append((float(EDGES[start]), top, count, float(self.right[group].sum() / count)))
+                start, done = end, int(pixels[:end].sum() * parts // total)
+        return rows
+
+    def to_json(self) -> dict[str, list[int]]:
+        """Return plain lists, for a JSON file."""
+        return {"right": self.right.tolist(), "wrong": self.wrong.tolist()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, list[int]]) -> Reliability:
+        """Return what `to_json` has written."""
+        return cls(*(np.array(content[key], np.int64) for key in ("right", "wrong")))
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """The held-out images of all folds, segmented by features and by the values of the pixel alone.
+
+    images_with: in how many of them each class is.
+    """
+
+    counts: Counts
+    values: Counts
+    reliability: Reliability
+    class_names: tuple[str, ...]
+    images_with: tuple[int, ...]
+
+    def record(self, seed: int = 0) -> dict[str, Any]:
+        """Return all scores with their intervals as plain values in 0..1, null where undefined, for report.json."""
+        difference = bootstrap_difference([self.values], [self.counts], resamples=RESAMPLES, seed=seed)
+        kind = difference.kind if len(self.counts) > 1 else "cannot tell"
+        return {
+            "images": len(self.counts),
+            "features": self._scored(self.counts, seed),
+            "values": self._scored(self.values, seed),
+            "difference": {**difference.to_json(), "kind": kind},
+            "weak": self.weak(),
+            "images_with": dict(zip(self.class_names, self.images_with, strict=True)),
+            "reliability": self.reliability.to_json(),
+        }
+
+    def weak(self) -> list[str]:
+        """Return the classes of which more should be labeled: of little IoU, or in one image alone."""
+        iou = scores(self.counts).class_iou
+        each = zip(self.class_names, iou, self.images_with, strict=True)
+        return [name for name, value, images in each if images == 1 or (images and not value >= WEAK_IOU)]
+
+    def _scored(self, counts: Counts, seed: int) -> dict[str, Any]:
+        found, weights = scores(counts), draw_weights(np.random.default_rng(seed), RESAMPLES, len(counts))
+        miou = _interval(weighted_score(counts, "miou", weights))
+        columns = [weights @ pixels.astype(np.float64) for pixels in counts.columns]
+        per_class = class_score("iou", *columns)
+        return {
+            "miou": {"mean": plain(found.miou), **miou},
+            "foreground_miou": plain(found.foreground_miou),
+            "pixel_accuracy": plain(found.pixel_accuracy),
+            "classes": {
+                name: {"iou": plain(found.class_iou[index]), **_interval(per_class[:, index])}
+                for index, name in enumerate(self.class_names)
+            },
+        }
+
+
+def _interval(draws: Floats) -> dict[str, float | None]:
+    draws = draws[np.isfinite(draws)]
+    if not draws.size:
+        return {"low": None, "high": None}
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return {"low": float(low), "high": float(high)}

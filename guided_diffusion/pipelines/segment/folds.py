@@ -1,0 +1,203 @@
+"""The training of pixel classifiers: once for each fold, scored on the images held out, and once on all images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from evaluations.fold_scores import FoldScores, Reliability
+from evaluations.metrics.segmentation import Counts, count, joined
+from guided_diffusion.config.segment import SegmentConfig
+from guided_diffusion.data import visualize
+from guided_diffusion.data.tiles import Tile
+from guided_diffusion.data.tiles import joined as joined_tiles
+from guided_diffusion.features.store import FeatureStore
+from guided_diffusion.labeling.classifier import PixelEnsemble
+from guided_diffusion.labeling.fit import Fit
+from guided_diffusion.labeling.folds import split_folds
+from guided_diffusion.labeling.maps import ImageMaps
+from guided_diffusion.labeling.pixels import PixelPool
+from guided_diffusion.labeling.predict import predict
+from guided_diffusion.labeling.recipes import Recipe
+from guided_diffusion.labeling.uncertainty import Prediction, Vote
+from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.segment.labeled import LabeledImages, min_region_of
+from guided_diffusion.pipelines.segment.reader import ImageReader
+from guided_diffusion.runtime.files import atomic_write
+
+SHOWN_SIDE = 256  # pixels of the longer side of a held-out image that is kept for the report
+_COUNTED = 2**22  # pixels counted at a time
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains ensembles on some of the labeled images, with all that they have in common."""
+
+    config: SegmentConfig
+    labeled: LabeledImages
+    reader: ImageReader
+    recipe: Recipe
+    device: torch.device
+
+    def train(self, store: FeatureStore, numbers: Sequence[int], state: Path, what: str) -> PixelEnsemble:
+        """Return the ensemble trained on the images `numbers`; `state` is where an interrupted training goes on."""
+        images = [maps for number in numbers for maps in self.labeled.maps(store, number)]
+        labels = self.labeled.learned(numbers, min_region_of(self.config))
+        pool = PixelPool(labels, self.labeled.classes)
+        members = self.config.classifier.members
+        fit = Fit(images, pool, self.recipe, members=members, seed=self.config.seed, device=self.device)
+        with tqdm(total=fit.total, desc=what, unit="step") as bar:
+
+            def progress(step: int, total: int, loss: float) -> None:
+                bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
+                bar.update(step - bar.n)
+
+            return fit.run(state, progress=progress)
+
+    def predicted(self, ensemble: PixelEnsemble, store: FeatureStore, number: int, *, flip: bool) -> Prediction:
+        """Return what an ensemble says of a labeled image, at the size at which it is scored."""
+        tiles = self.labeled.tiles[number]
+        views = [[maps] for maps in self.labeled.maps(store, number)]
+        if flip:
+            first, end = self.labeled.first_tiles[number : number + 2]
+            pixels = self.labeled.read_tiles(self.reader, range(first, end))
+            mirrored = self.reader.maps(pixels, range(first, end), tiles, mirrored=True)
+            views = [[*view, other] for view, other in zip(views, mirrored, strict=True)]
+        return predict_tiles(ensemble, views, tiles, self.labeled.size(number), self.recipe.vote)
+
+
+def predict_tiles(
+    ensemble: PixelEnsemble,
+    views: Sequence[Sequence[ImageMaps]],
+    tiles: Sequence[Tile],
+    size: tuple[int, int],
+    vote: Vote,
+) -> Prediction:
+    """Return what an ensemble says of an image of `size`; views: the maps of each tile, once or several times."""
+    parts = [predict(ensemble, view, vote) for view in views]
+    maps = {
+        name: torch.from_numpy(joined_tiles([getattr(part, name).cpu() for part in parts], tiles, size))
+        for name in ("label", "uncertainty", "confidence")
+    }
+    return Prediction(**maps)
+
+
+def score_folds(trainer: Trainer, store: FeatureStore, values: FeatureStore, results: StudyResults) -> None:
+    """Train and score what `results` does not have yet, fold by fold."""
+    labeled, config = trainer.labeled, trainer.config
+    folds = folds_of(config, len(labeled))
+    parts = split_folds(len(labeled), folds, config.seed) if folds else []
+    for number, held_out in enumerate(parts):
+        key = f"fold_{number:03d}"
+        if key in results:
+            continue
+        others = [each for each in range(len(labeled)) if each not in held_out]
+        states = [results.folder / f"{key}{kind}.pt" for kind in ("", "_values")]
+        what = f"fold {number + 1} of {folds}"
+        ensemble = trainer.train(store, others, states[0], what)
+        plain = trainer.train(values, others, states[1], f"{what}, values of the pixel alone")
+        images, pictures = [], {}
+        for each in held_out:
+            found = trainer.predicted(ensemble, store, each, flip=config.labels.flip)
+            of_values = trainer.predicted(plain, values, each, flip=False)
+            images.append(_measured(labeled, each, found, of_values))
+            shown = {"label": labeled.labels[each], "predicted": found.label, "uncertainty": found.uncertainty}
+            pictures |= {f"{each}_{name}": small(np.asarray(value)) for name, value in shown.items()}
+        _save_pictures(results.folder / f"{key}.npz", pictures)
+        results[key] = {"counts": len(images), "trained_on": others, "images": images}
+        for state in states:
+            state.unlink(missing_ok=True)
+
+
+def folds_of(config: SegmentConfig, images: int) -> int:
+    """Return the number of folds: not more than images, and 0 where there is nothing to train on."""
+    return min(config.labels.folds, images) if images > 1 else 0
+
+
+def _measured(labeled: LabeledImages, number: int, found: Prediction, values: Prediction) -> dict[str, Any]:
+    label = labeled.labels[number]
+    reliability = Reliability.of(label, found.label, found.uncertainty, labeled.classes)
+    return {
+        "number": number,
+        "stem": labeled.pairs[number].stem,
+        "score": found.score,
+        "confidence": float(found.confidence.double().mean()),
+        "features": _counts(label.numpy(), found.label.numpy(), labeled.classes).to_json(),
+        "values": _counts(label.numpy(), values.label.numpy(), labeled.classes).to_json(),
+        "reliability": reliability.to_json(),
+    }
+
+
+def _counts(label: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Counts:
+    """Return the counts of one image of any size."""
+    rows = max(1, _COUNTED // label.shape[1])
+    bands = [slice(start, start + rows) for start in range(0, len(label), rows)]
+    parts = joined([count(label[None, band], predicted[None, band], classes) for band in bands])
+    return Counts(*(pixels.sum(axis=0, keepdims=True) for pixels in parts.columns))
+
+
+def small(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return a map [H, W], or an image [H, W, C], of at most 256 pixels a side: every other, third, ... pixel."""
+    step = -(-max(values.shape[:2]) // SHOWN_SIDE)
+    thinned = values[step // 2 :: step, step // 2 :: step]
+    return thinned.astype(np.float16) if thinned.dtype.kind == "f" else thinned
+
+
+def _save_pictures(path: Path, pictures: dict[str, NDArray[np.generic]]) -> None:
+    # By an open file: otherwise numpy adds an extension to the temporary name.
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **pictures)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A labeled image as classifiers that never saw it segment it: maps of at most 256 pixels a side."""
+
+    stem: str
+    score: float
+    path: str
+    label: NDArray[np.integer]
+    predicted: NDArray[np.integer]
+    uncertainty: NDArray[np.floating]
+
+
+def fold_scores(labeled: LabeledImages, results: StudyResults) -> FoldScores | None:
+    """Return the scores of all folds together, None without folds."""
+    images = sorted((image for fold in results.values() for image in fold["images"]), key=lambda each: each["number"])
+    if not images:
+        return None
+    return FoldScores(
+        *(joined([Counts.from_json(each[name]) for each in images]) for name in ("features", "values")),
+        Reliability.joined([Reliability.from_json(each["reliability"]) for each in images]),
+        labeled.names,
+        tuple(labeled.images_with),
+    )
+
+
+def held_out(labeled: LabeledImages, results: StudyResults, most: int) -> list[HeldOut]:
+    """Return up to `most` labeled images, evenly spread over their scores, the most uncertain first."""
+    images = [(image, key) for key in results for image in results[key]["images"]]
+    images.sort(key=lambda each: -each[0]["score"])
+    shown = []
+    for image, key in visualize.evenly_spaced(images, most):
+        with np.load(results.folder / f"{key}.npz") as pictures:
+            maps = {name: pictures[f"{image['number']}_{name}"] for name in ("label", "predicted", "uncertainty")}
+        pair = labeled.pairs[image["number"]]
+        shown.append(HeldOut(image["stem"], image["score"], pair.image, **maps))
+    return shown
+
+
+def settings_of(config: SegmentConfig, recipe: Recipe, reader: ImageReader) -> dict[str, Any]:
+    """Return the options that classifiers and their scores depend on."""
+    own = {"folds": config.labels.folds, "flip": config.labels.flip, "min_region": min_region_of(config)}
+    own |= {"members": config.classifier.members, "seed": config.seed}
+    # Named, so that what differs can be.
+    return {**reader.settings(), **own, **{f"recipe_{key}": value for key, value in dataclasses.asdict(recipe).items()}}

@@ -1,0 +1,141 @@
+"""The masks of unlabeled images: which images these are, what the classifiers say of them, and which become pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from guided_diffusion.config.segment import SegmentConfig
+from guided_diffusion.data.modes import IMAGES, get_mode
+from guided_diffusion.data.pairing import IMAGE_DIR_STEM, Pair, index_images
+from guided_diffusion.data.scan.images import scan_images
+from guided_diffusion.labeling.files import PixelClassifier
+from guided_diffusion.labeling.uncertainty import ignore_uncertain, keep_certain
+from guided_diffusion.pipelines.segment.folds import predict_tiles
+from guided_diffusion.pipelines.segment.labeled import LabeledImages
+from guided_diffusion.pipelines.segment.reader import ImageReader
+from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.samples.manifest import PseudoLabel, file_digest
+from guided_diffusion.samples.pseudo_folder import (
+    PlannedPair,
+    PredictedFolder,
+    PredictedLine,
+    labeled_pair,
+    pseudo_pair,
+    write_pairs,
+)
+
+POSITION_DIGITS = 15  # of an image's digest, which tell its place in the stream of noise
+
+
+@dataclass(frozen=True)
+class UnlabeledImages:
+    """Images without a mask, with the height and width and the digest of each; stems are relative to image_dir.
+
+    known: how many others were left out, as they are labeled ones.
+    """
+
+    images: tuple[Pair, ...]
+    sizes: tuple[tuple[int, int], ...]
+    digests: tuple[str, ...]
+    known: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def by_stem(self) -> dict[str, str]:
+        """The digests by stem."""
+        return {image.stem: digest for image, digest in zip(self.images, self.digests, strict=True)}
+
+
+def open_unlabeled(
+    config: SegmentConfig, reader: ImageReader, labeled: Collection[str], *, progress: bool
+) -> UnlabeledImages:
+    """Scan the images of image_dir; DataError with a line for everything that cannot be used.
+
+    labeled: digests of the labeled images, whose copies are left out.
+    """
+    images, problems = index_images("", get_mode(IMAGES), "train", config.image_dir)
+    report = scan_images(
+        images,
+        problems,
+        where=config.image_dir,
+        image_channels=reader.channels,
+        image_range=reader.image_range,
+        exif=config.source.exif,
+        progress=progress,
+    )
+    report.raise_if_fatal()
+    found = [
+        (replace(image, stem=image.stem.removeprefix(IMAGE_DIR_STEM)), size, file_digest(image.image))
+        for image, size in zip(report.pairs, report.sizes, strict=True)
+    ]
+    new = [each for each in found if each[2] not in labeled]
+    parts = [tuple(part) for part in zip(*new, strict=True)] if new else [(), (), ()]
+    return UnlabeledImages(*parts, known=len(found) - len(new))
+
+
+def label_images(
+    classifier: PixelClassifier,
+    reader: ImageReader,
+    unlabeled: UnlabeledImages,
+    done: Collection[str],
+    output: PredictedFolder,
+    world: ProcessGroup,
+    *,
+    flip: bool,
+    ignore_above: float,
+    digest: str,
+) -> None:
+    """Write the masks of this process's share of the images that are not `done`; digest: of the classifier's file."""
+    ensemble, null = classifier.ensemble.to(world.device), output.encoding.num_classes
+    todo = [number for number, image in enumerate(unlabeled.images) if image.stem not in done]
+    output.open_part(world.rank)
+    try:
+        for number in tqdm(todo[world.rank :: world.size], "labeling", unit="image", disable=not world.is_main):
+            image, size = unlabeled.images[number], unlabeled.sizes[number]
+            tiles = reader.tiles(size)
+            pixels = reader.pixels(image.image, tiles, upright=image.upright)
+            # A function of the image alone, so that more images later change nothing.
+            first = int(unlabeled.digests[number][:POSITION_DIGITS], 16)
+            positions = [first + row for row in range(len(pixels))]
+            found = [reader.maps(pixels, positions, tiles, mirrored=mirrored) for mirrored in (False, True)[: 1 + flip]]
+            views = [list(each) for each in zip(*found, strict=True)]
+            prediction = predict_tiles(ensemble, views, tiles, size, classifier.vote)
+            label = ignore_uncertain(prediction, ignore_above, null).numpy()
+            pseudo = PseudoLabel(
+                image=str(Path(image.image).absolute()) if "://" not in image.image else image.image,
+                digest=unlabeled.digests[number],
+                score=prediction.score,
+                confidence=float(prediction.confidence.double().mean()),
+                ignored=float((label == null).mean()),
+                classifier=digest,
+            )
+            output.write(image.stem, label, prediction.uncertainty.numpy(), pseudo)
+    finally:
+        output.close_part()
+
+
+def write_data_dir(
+    config: SegmentConfig,
+    output: PredictedFolder,
+    lines: Sequence[PredictedLine],
+    unlabeled: UnlabeledImages,
+    labeled: LabeledImages | None,
+) -> list[PredictedLine]:
+    """Write the pairs of the certain images, and of the labeled ones if asked for; return the lines of the former."""
+    kept = [
+        lines[number] for number in keep_certain([line.pseudo.score for line in lines], config.labels.drop_uncertain)
+    ]
+    upright = {image.stem: image.upright for image in unlabeled.images}
+    plan: list[PlannedPair] = []
+    if labeled is not None and config.add_labeled:
+        plan += [labeled_pair(*each) for each in zip(labeled.pairs, labeled.digests, strict=True)]
+    plan += [pseudo_pair(output, line, upright=upright[line.stem]) for line in kept]
+    folder = Path(config.output_dir) / config.split
+    write_pairs(folder, plan, output.encoding, progress=tqdm(range(len(plan)), "writing pairs", unit="pair"))
+    return kept

@@ -1,0 +1,146 @@
+"""What reads the images of `segment`: a network, and how files become what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.segment import SegmentConfig
+from guided_diffusion.data.datasets import read_image
+from guided_diffusion.data.files import open_image
+from guided_diffusion.data.intensity import ImageRange
+from guided_diffusion.data.tiles import Tile, tiles_of
+from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.features.extractor import FeatureExtractor, ImageValues
+from guided_diffusion.features.options import DIFFUSION, FeatureOptions
+from guided_diffusion.labeling.files import PixelClassifier
+from guided_diffusion.labeling.labels import resize_image
+from guided_diffusion.labeling.maps import ImageMaps
+from guided_diffusion.models.architecture import height_width
+from guided_diffusion.models.state_dict import infer_architecture
+from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.features import features_of_checkpoint, published_features
+from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.errors import CheckpointError
+
+PUBLISHED_SIDE = 256  # of images for SwAV
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads image files as the extractor takes them: tile by tile.
+
+    as_published: by Pillow's bilinear filter, and labels at the size of the network, as DDPM-seg has them.
+    """
+
+    extractor: FeatureExtractor
+    transform: JointTransform
+    image_range: ImageRange
+    as_published: bool = False
+
+    @property
+    def channels(self) -> Literal[1, 3]:
+        return 1 if self.extractor.image_channels == 1 else 3
+
+    def tiles(self, size: Size) -> list[Tile]:
+        """Return the tiles of an image of `size` (height, width)."""
+        return tiles_of(size, self.transform)
+
+    def pixels(self, path: str, tiles: Sequence[Tile], *, upright: bool = True) -> Tensor:
+        """Return what the network takes of an image, [tiles, C, H, W] in [-1, 1]; DataError if it cannot be read."""
+        if self.as_published:
+            return torch.from_numpy(resize_image(open_image(path, upright=upright), self.extractor.image_size))[None]
+        image = read_image(path, self.channels, upright=upright, image_range=self.image_range)
+        placed = torch.stack([tile.placement.image(image) for tile in tiles])
+        return placed.float() / 127.5 - 1
+
+    def maps(
+        self, pixels: Tensor, positions: Sequence[int], tiles: Sequence[Tile], *, mirrored: bool = False
+    ) -> list[ImageMaps]:
+        """Return the maps of each tile; mirrored: those of its mirror image, mirrored back.
+
+        positions: of each tile, on which noise depends that images do not share.
+        """
+        found = self.extractor.maps(pixels.flip(-1) if mirrored else pixels, positions)
+        if mirrored:
+            found = [each.flip(-1) for each in found]
+        return [ImageMaps([each[row] for each in found], tile.box.size) for row, tile in enumerate(tiles)]
+
+    def values(self) -> ImageReader:
+        """Return the reader whose features are the values of the pixel alone, for comparison."""
+        own = ImageValues(self.extractor.image_size, self.extractor.image_channels)
+        return ImageReader(own, self.transform, self.image_range, self.as_published)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that features depend on beside the files, in plain values."""
+        image_range = self.image_range if isinstance(self.image_range, str) else list(self.image_range)
+        read = {"resize": self.transform.resize, "scale": self.transform.scale, "image_range": image_range}
+        return {**self.extractor.settings(), **read, "as_published": self.as_published}
+
+
+def open_reader(
+    config: SegmentConfig, device: torch.device, trained_with: PixelClassifier | None = None
+) -> ImageReader:
+    """Return what reads the images that `config` names; UserError for a network that cannot be used.
+
+    trained_with: a classifier, whose own steps, blocks and noise are taken where `config` does not give others.
+    """
+    features, seed = config.features, config.seed
+    if trained_with is not None:
+        features, seed = _as_trained(features, config, trained_with)
+    settings = {"device": device, "precision": config.precision.precision}
+    if features.extractor == DIFFUSION:
+        checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))
+        trained = _options_of_network(checkpoint, config)
+        extractor = features_of_checkpoint(
+            features, checkpoint, trained, weights=config.weights.weights, seed=seed, **settings
+        )
+        geometry = trained.geometry
+    else:
+        geometry = config.geometry
+        size = height_width(geometry.image_size or PUBLISHED_SIDE)
+        extractor = published_features(
+            features, image_size=size, image_channels=geometry.image_channels or 3, **settings
+        )
+    transform = JointTransform(
+        extractor.image_size, geometry.resize or "squash", scale=geometry.scale or 1.0, random_flip=False, train=False
+    )
+    recipe = config.classifier.recipe
+    if trained_with is not None:
+        recipe = trained_with.training.get("recipe", recipe)
+    as_published = recipe == "published" and extractor.image_channels == 3 and transform.resize == "squash"
+    return ImageReader(extractor, transform, geometry.image_range or "auto", as_published)
+
+
+def _as_trained(
+    features: FeatureOptions, config: SegmentConfig, trained_with: PixelClassifier
+) -> tuple[FeatureOptions, int]:
+    """Return the options of features and the seed of the noise that a classifier was trained with, where not given."""
+    before = trained_with.training.get("feature_options", {})
+    known = {key: before[key] for key in FeatureOptions.model_fields if key in before}
+    given = {key: getattr(features, key) for key in features.model_fields_set}
+    seed = config.seed if "seed" in config.given else trained_with.training.get("seed", config.seed)
+    # Another network is refused by its features: it is named, and not taken over.
+    here = {key: getattr(features, key) for key in ("extractor", "extractor_weights", "feature_cache")}
+    return FeatureOptions(**{**known, **given, **here}), seed
+
+
+def _options_of_network(checkpoint: Checkpoint, config: SegmentConfig) -> TrainedConfig:
+    """Return the options of the network; dataset_mode and num_classes are those of the labels, not of its training.
+
+    Bare weights of a network that takes masks do not tell them: then they are taken for those of its training.
+    """
+    bare = checkpoint.is_bare and infer_architecture(checkpoint.model, source=str(checkpoint.path)).condition != "none"
+    if not bare:
+        config = config.replaced(dataset_mode="", num_classes=None)
+    trained = trained_config(checkpoint, config)
+    if trained.latents.latent is not None:
+        found = "a model of latents, whose features are not read"
+        raise CheckpointError.of(checkpoint.path, found, "give a model of images")
+    return trained

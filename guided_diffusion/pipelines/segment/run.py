@@ -1,0 +1,336 @@
+"""The stages of `segment`, each of which goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from evaluations.fold_scores import FoldScores
+from guided_diffusion.config.segment import SegmentConfig
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.features.extractor import digest_of
+from guided_diffusion.features.store import FeatureStore
+from guided_diffusion.labeling.files import PixelClassifier, load_classifier
+from guided_diffusion.labeling.recipes import recipe_of
+from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.features import feature_store
+from guided_diffusion.pipelines.segment.folds import (
+    Trainer,
+    fold_scores,
+    folds_of,
+    held_out,
+    score_folds,
+    settings_of,
+)
+from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled
+from guided_diffusion.pipelines.segment.pseudo import UnlabeledImages, label_images, open_unlabeled, write_data_dir
+from guided_diffusion.pipelines.segment.reader import ImageReader, open_reader
+from guided_diffusion.pipelines.segment.report import (
+    SHOWN_HELD_OUT,
+    report_warnings,
+    unlabeled_record,
+    write_report,
+)
+from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.errors import CheckpointError, DataError
+from guided_diffusion.runtime.files import digest, make_folder
+from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.samples.pseudo_folder import PredictedFolder
+from guided_diffusion.samples.written_folder import keep_classes
+
+CLASSIFIER, FOLDS, FEATURES, PREDICTED, STATE = "classifier.pt", "folds", "features", "predicted", "fit.pt"
+UNMEASURED_LIMIT = 0.1
+"""`ignore_above` without folds, in nats."""
+
+
+@dataclass
+class Segmentation:
+    """A run of `segment`: what was opened, and what has come of it so far."""
+
+    config: SegmentConfig
+    world: ProcessGroup
+    reader: ImageReader
+    classifier_file: Path
+    classifier: PixelClassifier | None = None
+    labeled: LabeledImages | None = None
+    unlabeled: UnlabeledImages | None = None
+    results: StudyResults | None = None
+    scores: FoldScores | None = None
+    encoding: LabelEncoding | None = None
+    limit: tuple[float, str] = (UNMEASURED_LIMIT, "")
+    written: list[Path] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output_dir)
+
+
+def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
+    """Train and score classifiers, label the images, and report; return the paths of what was written."""
+    run = _open(config, world)
+    world.run_on_main(lambda: write_run_record(run.folder, "segment", config.to_json()))
+    if run.labeled is not None:
+        world.run_on_main(lambda: _fit(run))
+    run.classifier = load_classifier(run.classifier_file)
+    if run.labeled is not None and not world.is_main:
+        run.scores = fold_scores(run.labeled, run.results)
+    run.limit = _limit(run)
+    lines, kept = [], []
+    if run.unlabeled is not None:
+        output = _predicted(run)
+        done = world.run_on_main(lambda: _begin_labels(run, output))
+        label_images(
+            run.classifier,
+            run.reader,
+            run.unlabeled,
+            done,
+            output,
+            world,
+            flip=config.labels.flip,
+            ignore_above=run.limit[0],
+            digest=_digest(run.classifier_file),
+        )
+        world.barrier()
+        if world.is_main:
+            lines = output.finish(run.unlabeled.by_stem)
+            kept = write_data_dir(config, output, lines, run.unlabeled, run.labeled)
+            run.written += [run.folder / config.split, output.folder]
+    if world.is_main:
+        _report(run, lines, kept)
+    world.barrier()
+    return run.written
+
+
+def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
+    """Open the network and scan all images, in every process: one says what is wrong."""
+
+    def opened(*, progress: bool) -> Segmentation:
+        before = load_classifier(Path(config.classifier_path)) if config.classifier_path else None
+        reader = open_reader(config, world.device, before)
+        file = Path(config.classifier_path) if before is not None else Path(config.output_dir) / CLASSIFIER
+        run = Segmentation(config, world, reader, file, before)
+        if before is None:
+            run.labeled = open_labeled(config, reader, progress=progress)
+            run.encoding = run.labeled.encoding.with_ignore()
+            run.results = _results(run)
+        else:
+            before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
+            run.encoding = _encoding_of(file, before).with_ignore()
+        if config.image_dir:
+            known = {image for image, _ in run.labeled.digests} if run.labeled is not None else set()
+            run.unlabeled = open_unlabeled(config, reader, known, progress=progress)
+        return run
+
+    return _in_every_process(opened, world)
+
+
+def _in_every_process(opened: Callable[..., Segmentation], world: ProcessGroup) -> Segmentation:
+    if not world.is_main:
+        world.run_on_main(lambda: None)  # waits, and ends where the main process found a mistake
+        return opened(progress=False)
+    found: list[Segmentation] = []
+    world.run_on_main(lambda: found.append(opened(progress=True)))
+    return found[0]
+
+
+def _encoding_of(file: Path, classifier: PixelClassifier) -> LabelEncoding:
+    """Return what the classes of a classifier are; of published ones, which do not say it, their numbers."""
+    if not classifier.encoding:
+        return LabelEncoding.identity(classifier.ensemble.classes)
+    try:
+        encoding = LabelEncoding.from_dict(classifier.encoding)
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        found = "its classes are not those of a training"
+        raise CheckpointError.of(file, found, "it was tampered with: copy it again") from None
+    if encoding.num_classes != classifier.ensemble.classes:
+        found = f"has {classifier.ensemble.classes} outputs for {encoding.num_classes} classes"
+        raise CheckpointError.of(file, found, "it was tampered with: copy it again")
+    return encoding
+
+
+# ------------------------------------------------------------------------------------------------- the classifiers
+
+
+def _results(run: Segmentation) -> StudyResults:
+    labeled, recipe = run.labeled, recipe_of(run.config.classifier)
+    inputs = [labeled.encoding.to_dict(), [pair.stem for pair in labeled.pairs], labeled.digests]
+    inputs_digest = sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+    settings = settings_of(run.config, recipe, run.reader)
+    return StudyResults(run.folder / FOLDS, settings, {"labeled_images": inputs_digest}, what="classifiers")
+
+
+def _fit(run: Segmentation) -> None:
+    """Train and score what is not there yet, in one process."""
+    config, labeled, results = run.config, run.labeled, run.results
+    make_folder(results.folder)
+    results.begin()
+    keep_classes(run.folder, run.encoding, "output_dir")
+    recipe = recipe_of(config.classifier)
+    folds = folds_of(config, len(labeled))
+    print(
+        f"{len(labeled)} labeled images, {labeled.classes} classes, {sum(run.reader.extractor.dims)} features; "
+        f"{config.classifier.members} classifiers, {folds or 'no'} folds"
+    )
+    if config.labels.folds and not folds:
+        print("warning: with one labeled image nothing is left to train on when it is held out: there is no score")
+    trainer = Trainer(config, labeled, run.reader, recipe, run.world.device)
+    if len(results) < folds or not run.classifier_file.exists():
+        values = run.reader.values()
+        stores = [
+            _filled(run, run.reader, run.folder / FEATURES, "reading features"),
+            _filled(run, values, run.folder / FEATURES / "values", "reading values"),
+        ]
+        score_folds(trainer, *stores, results)
+        run.scores = fold_scores(labeled, results)
+        if not run.classifier_file.exists():
+            _train_on_all(run, trainer, stores[0])
+    run.scores = fold_scores(labeled, results)
+    shutil.rmtree(run.folder / FEATURES, ignore_errors=True)
+    (run.folder / STATE).unlink(missing_ok=True)
+
+
+def _filled(run: Segmentation, reader: ImageReader, folder: Path, what: str) -> FeatureStore:
+    """Return the maps of all tiles of the labeled images."""
+    settings = digest_of(reader.settings())
+    names = [f"{name} {settings}" for name in run.labeled.tile_names()]
+    store = feature_store(run.config.features, reader.extractor, names, folder)
+    with tqdm(total=len(store), desc=what, unit="tile", initial=store.done) as bar:
+        store.fill(
+            lambda rows: run.labeled.read_tiles(reader, rows),
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+    return store
+
+
+def _train_on_all(run: Segmentation, trainer: Trainer, store: FeatureStore) -> None:
+    labeled, config = run.labeled, run.config
+    ensemble = trainer.train(store, range(len(labeled)), run.folder / STATE, "training on all")
+    own = config.features.model_dump(mode="json")
+    places = ("extractor_weights", "feature_cache")
+    training: dict[str, Any] = {
+        "recipe": trainer.recipe.name,
+        "seed": config.seed,
+        "ignore_above": _limit_of_folds(run.scores, config.classifier.members)[0],
+        "images": {pair.stem: list(each) for pair, each in zip(labeled.pairs, labeled.digests, strict=True)},
+        "feature_options": {key: value for key, value in own.items() if key not in places},
+    }
+    classifier = PixelClassifier(
+        ensemble, trainer.recipe.vote, run.reader.settings(), labeled.encoding.to_dict(), training
+    )
+    classifier.save(run.classifier_file)
+
+
+def _limit_of_folds(scores: FoldScores | None, members: int) -> tuple[float, str]:
+    """Return the uncertainty above which pixels are ignored, in nats, and why."""
+    if scores is None:
+        return UNMEASURED_LIMIT, "there are no folds to tell"
+    found = scores.reliability.limit()
+    if found is None:
+        # Members differ by log(members) at most: nothing is ignored.
+        return math.log(max(2, members)), "even the most uncertain held-out pixels were mostly right"
+    return found, "of the held-out pixels above it a third or more was wrong"
+
+
+def _limit(run: Segmentation) -> tuple[float, str]:
+    given, members = run.config.labels.ignore_above, run.classifier.ensemble.members
+    if given is not None:
+        return given, "as given"
+    if run.labeled is None:
+        return run.classifier.training.get("ignore_above", UNMEASURED_LIMIT), "as the classifiers' own folds told"
+    return _limit_of_folds(run.scores, members)
+
+
+# ------------------------------------------------------------------------------------------------- the new masks
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of the file of a classifier, or of all files of published ones."""
+    if path.is_file():
+        return digest(path)
+    parts = [digest(each) for each in sorted(path.glob("model_*.pth"))]
+    return sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def _predicted(run: Segmentation) -> PredictedFolder:
+    settings = {"classifier": _digest(run.classifier_file), "ignore_above": run.limit[0]}
+    return PredictedFolder(run.folder / PREDICTED, run.encoding, {**settings, "flip": run.config.labels.flip})
+
+
+def _begin_labels(run: Segmentation, output: PredictedFolder) -> set[str]:
+    keep_classes(run.folder, run.encoding, "output_dir")
+    unlabeled = run.unlabeled
+    if not len(unlabeled):
+        found = f"all of its {unlabeled.known} images are labeled ones"
+        raise DataError.of(run.config.image_dir, found, "give a folder with others")
+    done = output.begin(unlabeled.by_stem)
+    left_out = f", {unlabeled.known} others are labeled ones" if unlabeled.known else ""
+    print(f"{len(unlabeled)} images to label{left_out}{f', {len(done)} are labeled already' if done else ''}")
+    return done
+
+
+# ------------------------------------------------------------------------------------------------------ the report
+
+
+def _report(run: Segmentation, lines: list, kept: list) -> None:
+    config, settings = run.config, run.reader.settings()
+    data = {
+        "data_dir": config.source.data_dir and str(Path(config.source.data_dir).absolute()),
+        "image_dir": config.image_dir and str(Path(config.image_dir).absolute()),
+        "classes": list(run.encoding.names),
+        "labeled": 0 if run.labeled is None else len(run.labeled),
+        "extractor": settings["extractor"],
+        "features": sum(run.reader.extractor.dims),
+        "feature_settings": settings,
+    }
+    record: dict[str, Any] = {
+        "data": data,
+        "scores": None if run.scores is None else run.scores.record(config.seed),
+        "ignore_above": run.limit[0],
+        "limit_from": run.limit[1],
+        "unlabeled": None if run.unlabeled is None else unlabeled_record(lines, kept),
+    }
+    record["warnings"] = report_warnings(run.scores, record)
+    upright: dict[str, bool] = {}
+    if run.labeled is not None:
+        upright |= {pair.image: pair.upright for pair in run.labeled.pairs}
+    if run.unlabeled is not None:
+        upright |= {image.stem: image.upright for image in run.unlabeled.images}
+    shown = [] if run.labeled is None else held_out(run.labeled, run.results, SHOWN_HELD_OUT)
+    output = None if run.unlabeled is None else _predicted(run)
+    run.written += [] if run.labeled is None else [run.classifier_file]
+    run.written += write_report(config, record, run.scores, shown, output, upright)
+    _say(record)
+
+
+def _say(record: dict[str, Any]) -> None:
+    """Print what the report says, in a few lines."""
+    scores, unlabeled = record["scores"], record["unlabeled"]
+    if scores is not None:
+        for name, each in scores["features"]["classes"].items():
+            values = scores["values"]["classes"][name]
+            print(f"  IoU {_shown(each)}, {_shown(values, short=True)} by the values of the pixel alone: {name}")
+        own, values = scores["features"]["miou"], scores["values"]["miou"]
+        print(f"held-out mIoU {_shown(own)}, {_shown(values, short=True)} by the values of the pixel alone")
+        if scores["weak"]:
+            print(f"label more of: {', '.join(scores['weak'])}")
+    if unlabeled is not None:
+        print(f"{unlabeled['pairs']} pairs of {unlabeled['images']} images; ignored above {record['ignore_above']:.4f}")
+        print(f"label next: {', '.join(each['stem'] for each in unlabeled['next'][:5])}")
+    for line in record["warnings"]:
+        print(f"warning: {line}")
+
+
+def _shown(score: dict[str, Any], *, short: bool = False) -> str:
+    mean = score.get("iou", score.get("mean"))
+    if mean is None:
+        return "–"
+    interval = "" if short or score["low"] is None else f" ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
+    return f"{100 * mean:.1f} %{interval}"
