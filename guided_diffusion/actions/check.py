@@ -35,6 +35,7 @@ from guided_diffusion.pipelines.generation import read_training_labels
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
 from guided_diffusion.pipelines.latent import thickness_lines
 from guided_diffusion.pipelines.output import dataset_folders, image_folder, refuse_other_record, refuse_written_sources
+from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import write_run_record
@@ -82,6 +83,9 @@ def run(config: CheckConfig) -> int:
             lines = thickness_lines(labels, report.encoding.names, config.latents.latent, mode.background)
             texts[-1] += "\n" + "\n".join(lines)
             fatal += [f"{split}: {line.removeprefix('error: ')}" for line in lines if line.startswith("error: ")]
+        if mode.masks is not None:
+            notes = pseudo_label_lines(source.data_dir, (split,))
+            texts[-1] += "".join(f"\nwarning: {line}" for line in notes)
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         if report.brightness and config.preview_images:

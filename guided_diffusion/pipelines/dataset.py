@@ -37,6 +37,7 @@ from guided_diffusion.data.scan.windows import window_problems
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.windows import WindowPlan, boxes_of, plan_windows
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -179,7 +180,10 @@ def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
         report = scan_split(config.source, config.geometry, "train", batch_size=batch_size)
         report = _with_image_dir(with_good_images(report, config), config)
     encoding = report.raise_if_fatal()
-    for line in problem_lines([*report.warnings, *shared_files(config.source, report)]):
+    lines = problem_lines([*report.warnings, *shared_files(config.source, report)])
+    if not leaves_masks_aside(config):
+        lines += pseudo_label_lines(config.source.data_dir, ("train",))
+    for line in lines:
         print(f"warning: {line}")
     if not leaves_masks_aside(config):
         _say_what_is_exchanged(config, encoding.names)

@@ -31,6 +31,7 @@ from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import shared_with_training
 from guided_diffusion.pipelines.evaluation.options import find_others, needs_training, size_of_samples
 from guided_diffusion.pipelines.evaluation.sample_origins import ReadSamples, Split, origin_lines, traced
+from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines, pseudo_sample_lines, refuse_test_images
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, open_samples
 
@@ -169,6 +170,11 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         several = open_samples(several_folder, encoding, view.image_channels)
     background = get_mode(config.source.dataset_mode).background
     seen = View(encoding, view, background, folder)
+    others = find_others(config, folder)
+    warnings += pseudo_label_lines(config.source.data_dir, ("train", "test") if training is not None else ("test",))
+    for each in {samples.folder: samples for samples in (folder, several_folder, *others.values())}.values():
+        refuse_test_images(each, test)
+        warnings += pseudo_sample_lines(each)
     return ScannedData(
         seen,
         background,
@@ -178,10 +184,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         several,
         several_folder,
         folder,
-        {
-            name: (other, open_samples(other, encoding, view.image_channels))
-            for name, other in find_others(config, folder).items()
-        },
+        {name: (other, open_samples(other, encoding, view.image_channels)) for name, other in others.items()},
         tuple(shared),
         (*warnings, *_size_warning(folder, pairs, seen.size)),
     )

@@ -42,6 +42,11 @@ def heat(uncertainty: NDArray[np.floating], top: float) -> NDArray[np.uint8]:
     return np.round(_HEAT[lower] * (1 - share) + _HEAT[lower + 1] * share).astype(np.uint8)
 
 
+def brightest(maps: Sequence[NDArray[np.floating]]) -> float:
+    """Return the uncertainty that is shown brightest in pictures of these maps: one pixel of 200 has more."""
+    return float(np.quantile(np.concatenate([each.ravel() for each in maps]).astype(np.float64), 0.995))
+
+
 def unlabeled_record(lines: Sequence[PredictedLine], kept: Sequence[PredictedLine]) -> dict[str, Any]:
     """Return what came of the unlabeled images, the most uncertain ones first in "next"."""
     ranked = sorted(lines, key=lambda line: (-line.pseudo.score, line.stem))[:LISTED_NEXT]
@@ -67,7 +72,7 @@ def write_report(
 
     upright: whether labeled (by path) and unlabeled images (by stem) are turned as their EXIF orientations say.
     """
-    folder, names, top = Path(config.output_dir), record["data"]["classes"], max(2 * record["ignore_above"], 0.1)
+    folder, names = Path(config.output_dir), record["data"]["classes"]
     record = {**record, "options": config.to_json(), "versions": library_versions()}
     sections: list[Section] = []
     if scores is not None:
@@ -77,13 +82,13 @@ def write_report(
                 thumbnail(each.path, each.label.shape, upright=upright.get(each.path, True)),
                 each.label,
                 each.predicted,
-                heat(each.uncertainty, top),
+                heat(each.uncertainty, brightest([other.uncertainty for other in held_out])),
             )
             for each in held_out
         ]
         sections.append(held_out_section(groups, [f"{each.stem} ({each.score:.3f})" for each in held_out]))
     if output is not None:
-        sections.append(unlabeled_section(record["unlabeled"], _next_tiles(record, output, upright, top)))
+        sections.append(unlabeled_section(record["unlabeled"], _next_tiles(record, output, upright)))
     data = record["data"]
     sections.append(settings_section(record["options"], data, record["versions"]))
     page = render_report(
@@ -118,15 +123,17 @@ def report_warnings(scores: FoldScores | None, record: Mapping[str, Any]) -> lis
 
 
 def _next_tiles(
-    record: Mapping[str, Any], output: PredictedFolder, upright: Mapping[str, bool], top: float
+    record: Mapping[str, Any], output: PredictedFolder, upright: Mapping[str, bool]
 ) -> list[tuple[NDArray[np.integer], ...]]:
     lines = PredictedLine.read(output.manifest)
+    shown = [lines[each["stem"]] for each in record["unlabeled"]["next"][:SHOWN_NEXT]]
+    uncertainty = [small(output.uncertainty(line)) for line in shown]
+    top = brightest(uncertainty)
     tiles = []
-    for each in record["unlabeled"]["next"][:SHOWN_NEXT]:
-        line = lines[each["stem"]]
-        label, uncertainty = small(output.label(line)), small(output.uncertainty(line))
+    for line, each in zip(shown, uncertainty, strict=True):
+        label = small(output.label(line))
         image = thumbnail(line.pseudo.image, label.shape, upright=upright.get(line.stem, True))
-        tiles.append((image, label, heat(uncertainty, top)))
+        tiles.append((image, label, heat(each, top)))
     return tiles
 
 

@@ -17,6 +17,7 @@ from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
 from guided_diffusion.pipelines.dataset import scan_split, shared_with_training
+from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.pipelines.study.amounts import Presence, nested_order, read_presence, subset_of
 from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.errors import ConfigError, DataError
@@ -106,7 +107,7 @@ def prepare(config: StudyConfig) -> StudySetup:
     subsets = {amount: subset_of(report.pairs, order, amount) for amount in config.design.repeats}
     scale = geometry.scale if config.scale is None else config.scale
     view = StudyView(encoding, geometry.image_channels, scale, geometry.image_range, mode.background)
-    warnings = _absent(subsets, report.pairs, presence, encoding.names)
+    warnings = (*_absent(subsets, report.pairs, presence, encoding.names), *pseudo_label_lines(source.data_dir))
     return StudySetup(
         config,
         training,
