@@ -165,12 +165,11 @@ def write_pairs(
 ) -> None:
     """Make `folder` have images/ and masks/ of the plan, and no other pairs of an earlier one, and a manifest.
 
-    Pairs that are there stay. progress: the numbers of the plan, which are counted by going through them. Raises
-    DataError where files are there that were not written here.
+    Pairs that are there stay; see `refuse_foreign_pairs` for others. progress: the numbers of the plan, which are
+    counted by going through them.
     """
     manifest, mark = folder / MANIFEST, folder / UNFINISHED
     before = _lines_before(manifest)
-    _refuse_foreign(folder, before, ours=mark.exists() or manifest.exists())
     make_folder(folder)
     mark.touch()
     lines, wanted = [], set()
@@ -215,7 +214,10 @@ def _files(folder: Path) -> list[Path]:
     return [path for kind in (IMAGES, MASKS) for path in sorted((folder / kind).rglob("*")) if path.is_file()]
 
 
-def _refuse_foreign(folder: Path, before: Mapping[str, Mapping[str, Any]], *, ours: bool) -> None:
+def refuse_foreign_pairs(folder: Path) -> None:
+    """Raise DataError where `folder` has images or masks that `write_pairs` has not written, and would delete."""
+    manifest = folder / MANIFEST
+    before, ours = _lines_before(manifest), (folder / UNFINISHED).exists() or manifest.exists()
     named = {line[kind] for line in before.values() for kind in ("image", "mask")}
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()

@@ -113,8 +113,6 @@ def score_folds(trainer: Trainer, store: FeatureStore, values: FeatureStore, res
             pictures |= {f"{each}_{name}": small(np.asarray(value)) for name, value in shown.items()}
         _save_pictures(results.folder / f"{key}.npz", pictures)
         results[key] = {"counts": len(images), "trained_on": others, "images": images}
-        for state in states:
-            state.unlink(missing_ok=True)
 
 
 def folds_of(config: SegmentConfig, images: int) -> int:

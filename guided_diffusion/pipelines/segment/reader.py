@@ -108,14 +108,15 @@ def open_reader(
         extractor = published_features(
             features, image_size=size, image_channels=geometry.image_channels or 3, **settings
         )
-    transform = JointTransform(
-        extractor.image_size, geometry.resize or "squash", scale=geometry.scale or 1.0, random_flip=False, train=False
-    )
     recipe = config.classifier.recipe
     if trained_with is not None:
         recipe = trained_with.training.get("recipe", recipe)
-    as_published = recipe == "published" and extractor.image_channels == 3 and transform.resize == "squash"
-    return ImageReader(extractor, transform, geometry.image_range or "auto", as_published)
+    published = recipe == "published" and extractor.image_channels == 3
+    # Published images are squares; all others are shown whole, one way or another.
+    resize = config.geometry.resize or ("squash" if published else geometry.resize or "squash")
+    scale = geometry.scale or 1.0
+    transform = JointTransform(extractor.image_size, resize, scale=scale, random_flip=False, train=False)
+    return ImageReader(extractor, transform, geometry.image_range or "auto", published and resize == "squash")
 
 
 def _as_trained(

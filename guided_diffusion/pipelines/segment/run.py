@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -43,7 +43,7 @@ from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import CheckpointError, DataError
 from guided_diffusion.runtime.files import digest, make_folder
 from guided_diffusion.runtime.logs import write_run_record
-from guided_diffusion.samples.pseudo_folder import PredictedFolder
+from guided_diffusion.samples.pseudo_folder import PredictedFolder, PredictedLine, refuse_foreign_pairs
 from guided_diffusion.samples.written_folder import keep_classes
 
 CLASSIFIER, FOLDS, FEATURES, PREDICTED, STATE = "classifier.pt", "folds", "features", "predicted", "fit.pt"
@@ -125,6 +125,7 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
             before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
             run.encoding = _encoding_of(file, before).with_ignore()
         if config.image_dir:
+            refuse_foreign_pairs(run.folder / config.split)
             known = {image for image, _ in run.labeled.digests} if run.labeled is not None else set()
             run.unlabeled = open_unlabeled(config, reader, known, progress=progress)
         return run
@@ -194,7 +195,9 @@ def _fit(run: Segmentation) -> None:
             _train_on_all(run, trainer, stores[0])
     run.scores = fold_scores(labeled, results)
     shutil.rmtree(run.folder / FEATURES, ignore_errors=True)
-    (run.folder / STATE).unlink(missing_ok=True)
+    # A killed process may have left the states of trainings whose results were written already.
+    for state in (run.folder / STATE, *results.folder.glob("*.pt")):
+        state.unlink(missing_ok=True)
 
 
 def _filled(run: Segmentation, reader: ImageReader, folder: Path, what: str) -> FeatureStore:
@@ -279,7 +282,7 @@ def _begin_labels(run: Segmentation, output: PredictedFolder) -> set[str]:
 # ------------------------------------------------------------------------------------------------------ the report
 
 
-def _report(run: Segmentation, lines: list, kept: list) -> None:
+def _report(run: Segmentation, lines: Sequence[PredictedLine], kept: Sequence[PredictedLine]) -> None:
     config, settings = run.config, run.reader.settings()
     data = {
         "data_dir": config.source.data_dir and str(Path(config.source.data_dir).absolute()),
