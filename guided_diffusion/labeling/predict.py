@@ -114,7 +114,10 @@ def predict(
     views: its maps, once or several times (other noise, flipped and flipped back); probabilities of a member are
     averaged over them.
     """
-    answers = Answers()
+    answers = Answers(vote)
     for logits in zip(*(member_logits(ensemble, view, size) for view in views), strict=True):
-        answers.add(sum(each.softmax(dim=-1) for each in logits) / len(views))
-    return answers.prediction(vote)
+        probability = logits[0].softmax(dim=-1)
+        for other in logits[1:]:
+            probability += other.softmax(dim=-1)
+        answers.add(probability.div_(len(views)) if len(views) > 1 else probability)
+    return answers.prediction()

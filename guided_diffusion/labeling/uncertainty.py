@@ -37,29 +37,30 @@ class Prediction:
 class Answers:
     """Adds up the answers of one member after another, so that the memory does not depend on their number."""
 
-    def __init__(self) -> None:
-        self._members = 0
+    def __init__(self, vote: Vote) -> None:
+        """Take how labels come about: by the mean probability, or by majority as published."""
+        self._vote, self._members = vote, 0
         self._probability: Tensor | None = None
         self._entropy: Tensor | None = None
         self._votes: Tensor | None = None
 
     def add(self, probability: Tensor) -> None:
         """Add the probabilities [H, W, C] of a member."""
-        entropy = torch.special.entr(probability).sum(dim=-1)
-        votes = torch.zeros(probability.shape, dtype=torch.int16, device=probability.device)
-        votes.scatter_(-1, probability.argmax(dim=-1, keepdim=True), 1)
         if self._probability is None:
-            self._probability, self._entropy, self._votes = probability.clone(), entropy, votes
-        else:
-            self._probability += probability
-            self._entropy += entropy
-            self._votes += votes
+            self._probability = torch.zeros_like(probability)
+            self._entropy = probability.new_zeros(probability.shape[:-1])
+            self._votes = torch.zeros_like(probability, dtype=torch.int16) if self._vote == "majority" else None
+        self._probability += probability
+        self._entropy += torch.special.entr(probability).sum(dim=-1)
+        if self._votes is not None:
+            chosen = probability.argmax(dim=-1, keepdim=True)
+            self._votes.scatter_add_(-1, chosen, torch.ones_like(chosen, dtype=torch.int16))
         self._members += 1
 
-    def prediction(self, vote: Vote) -> Prediction:
-        """Return the labels: by the mean probability, or by majority as published (of tied classes the smallest)."""
+    def prediction(self) -> Prediction:
+        """Return what the members say together; of classes with equally many votes the smallest."""
         mean = self._probability / self._members
-        label = (mean if vote == "mean" else self._votes).argmax(dim=-1)
+        label = (mean if self._votes is None else self._votes).argmax(dim=-1)
         uncertainty = torch.special.entr(mean).sum(dim=-1) - self._entropy / self._members
         confidence = mean.gather(-1, label[..., None])[..., 0]
         return Prediction(label, uncertainty.clamp_(min=0), confidence)
