@@ -165,7 +165,7 @@ class StudyConfig(ActionConfig):
     )
     at_once: int = option(
         1,
-        "generators and models that are trained at the same time, each by its own process",
+        "generators and models that are trained at the same time, each by its own process; on one GPU they take turns",
         ge=1,
         le=64,
     )

@@ -38,7 +38,7 @@ class LatentRow:
 
 def latent_cases(cases: Sequence[Case]) -> list[Case]:
     """Return cases with a batch that fits a small GPU."""
-    return [replace(case, batch=max(1, 4 * 256**2 // case.size**2)) for case in cases]
+    return [replace(case, batch=min(4, max(1, 4 * 256**2 // case.size**2))) for case in cases]
 
 
 def latent_step(case: Case, factor: int) -> Step:

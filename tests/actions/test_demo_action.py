@@ -23,7 +23,7 @@ from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_chec
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 2
+EPOCHS = 1
 
 STAGES = ["check", "train", "finetune", "place", "sample", "sample_synthetic", "evaluate"]
 MADE = (
@@ -38,7 +38,7 @@ def times_of(folder: Path) -> dict[Path, int]:
 
 
 def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path, monkeypatch):
-    for name, value in {"TRAIN_PAIRS": 8, "TEST_PAIRS": 4, "GOOD_IMAGES": 4, "PLACED": 4}.items():
+    for name, value in {"TRAIN_PAIRS": 8, "TEST_PAIRS": 4, "GOOD_IMAGES": 4, "PLACED": 4, "EVALUATE_STEPS": 4}.items():
         monkeypatch.setattr(demo, name, value)
     folder = tmp_path / "demo"
     code, shown, errors = isdm("demo", output_dir=str(folder), max_epochs=1)

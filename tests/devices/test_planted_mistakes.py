@@ -170,7 +170,7 @@ RAISING = {
         sample, guidance.GuidedNetwork, "__call__", ".to(x_t.device, non_blocking=x_t.is_cuda)", ""
     ),
     "samples made an array on the GPU": Mistake(
-        sample, SamplingRun, "__call__", "callback=after_step).cpu()", "callback=after_step)"
+        sample, SamplingRun, "__call__", "images_of(samples).cpu()", "images_of(samples)"
     ),
     "the mean of ImageNet on the CPU": Mistake(
         evaluate, models, "to_input", "IMAGENET_MEAN, device=images.device", "IMAGENET_MEAN"

@@ -38,7 +38,7 @@ EVERYTHING_RANDOM = {"dropout": 0.1, "drop_rate": 0.3, "vertical_flip": True, "r
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "stop_after"),
-    [("stratified", 1), ("stratified", 5), ("uniform", 4), ("loss-second-moment", 4), ("loss-second-moment", 5)],
+    [("stratified", 1), ("uniform", 4), ("loss-second-moment", 5)],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(trainer_for, sampler, stop_after):
     """8 images in batches of 3: steps 1, 4 and 5 are within an epoch, 3 and 6 would end one."""

@@ -35,6 +35,7 @@ from guided_diffusion.runtime.files import make_folder
 from guided_diffusion.runtime.memory import keep_freed_memory
 
 LOGS = "logs"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 GENERATOR, MODEL = "generator", "model"
 SHOWN_EVERY = 10  # steps, between two messages of a training
 PATIENCE = 60  # seconds that a process has for saving a training when it is asked to stop
@@ -134,7 +135,8 @@ def _started(count: int, config: StudyConfig, device: torch.device, run_action: 
             log = folder / f"process_{number}.txt"
             arguments = (theirs, config, str(device), run_action, str(log))
             process = context.Process(target=_work, args=arguments, name=f"study {number}")
-            process.start()
+            with _seeing_one_gpu(number, config.compute.device):
+                process.start()
             theirs.close()
             workers.append(_Worker(process, ours, log))
         yield workers
@@ -147,6 +149,30 @@ def _started(count: int, config: StudyConfig, device: torch.device, run_action: 
             worker.process.join(PATIENCE)
             if worker.process.is_alive():
                 worker.process.kill()
+
+
+@contextlib.contextmanager
+def _seeing_one_gpu(number: int, device: str) -> Iterator[None]:
+    """Have the processes that are started see one GPU each, in turns, where there are several and none was chosen."""
+    visible = visible_gpus(os.environ.get(VISIBLE), torch.cuda.device_count())
+    if device not in ("auto", "cuda") or len(visible) < 2:
+        yield
+        return
+    before = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = visible[number % len(visible)]
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VISIBLE]
+        else:
+            os.environ[VISIBLE] = before
+
+
+def visible_gpus(setting: str | None, count: int) -> list[str]:
+    """Return the names of `count` GPUs as CUDA_VISIBLE_DEVICES, whose value is `setting`, takes them."""
+    names = [str(index) for index in range(count)] if setting is None else setting.split(",")
+    return [name.strip() for name in names[:count]]
 
 
 # ----------------------------------------------------------------------------------------- in the other process

@@ -132,20 +132,20 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
 
 def test_several_processes_find_what_one_does(keys, tmp_path, isdm):
     """Killed in between, too: the processes end with the one that started them."""
-    some = {**keys, "arms": "real,real_good,copy_paste,place", "amounts": "4", "seeds": 2}
+    some = {**keys, "arms": "real,real_good,place", "amounts": "4", "pairs": 3}
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert isdm("study", **some, output_dir=alone)[0] == 0
-    process = start("study", {**some, "output_dir": together, "at_once": 3})
+    process = start("study", {**some, "output_dir": together, "at_once": 2})
     deadline = time.monotonic() + 120
-    while len(list((together / "results").glob("fpn*"))) < 3 and time.monotonic() < deadline:
+    while len(list((together / "results").glob("fpn*"))) < 1 and time.monotonic() < deadline:
         time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     assert finish(process) == -9
-    assert len(children) >= 3
+    assert len(children) >= 2
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
-    code, _, errors = isdm("study", **some, output_dir=together, at_once=3)
+    code, _, errors = isdm("study", **some, output_dir=together, at_once=2)
     assert code == 0, errors
     assert results_of(together) == results_of(alone)
     assert not list((together / "unfinished").glob("*.pt"))

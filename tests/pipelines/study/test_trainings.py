@@ -6,6 +6,7 @@ import pytest
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.study import ARMS, StudyConfig
+from guided_diffusion.pipelines.study.at_once import visible_gpus
 from guided_diffusion.pipelines.study.estimate import Work, table
 from guided_diffusion.pipelines.study.progress import duration
 from guided_diffusion.pipelines.study.runs import runs_of
@@ -59,3 +60,11 @@ def test_the_table_sums_what_is_left():
     assert len(lines) == 4
     assert lines[1].split() == ["generator", "100", "steps", "50", "2", "min"] or "100 s" in lines[1]
     assert lines[-1].endswith(duration(6100))
+
+
+@pytest.mark.parametrize(
+    ("setting", "count", "names"),
+    [(None, 3, ["0", "1", "2"]), ("2,5", 2, ["2", "5"]), ("GPU-a, GPU-b,-1", 2, ["GPU-a", "GPU-b"]), ("", 0, [])],
+)
+def test_gpus_are_named_as_the_environment_has_them(setting, count, names):
+    assert visible_gpus(setting, count) == names
