@@ -61,16 +61,24 @@ class Reliability:
         ones first; the last `to` is infinite.
         """
         pixels = self.right + self.wrong
-        total, done, start, rows = int(pixels.sum()), 0, 0, []
-        for end in range(1, len(EDGES) + 1):
-            group = slice(start, end)
-            last = end == len(EDGES)
-            if pixels[group].sum() and (last or pixels[:end].sum() >= total * (done + 1) / parts):
-                top = float("inf") if last else float(EDGES[end])
-                count = int(pixels[group].sum())
-                rows.append((float(EDGES[start]), top, count, float(self.right[group].sum() / count)))
-                start, done = end, int(pixels[:end].sum() * parts // total)
-        return rows
+        # Groups end after the bins in which another part of all pixels is complete.
+        complete = (pixels.cumsum() * parts // max(1, pixels.sum())).tolist()
+        ends = [bin_ for bin_ in range(len(EDGES) - 1) if complete[bin_] > ([0, *complete][bin_])]
+        rows, start = [], 0
+        for end in ends:
+            rows.append((start, end + 1))
+            start = end + 1
+        if pixels[start:].sum():
+            rows.append((start, len(EDGES)))
+        return [
+            (
+                float(EDGES[first]),
+                float("inf") if number == len(rows) - 1 else float(EDGES[last]),
+                int(pixels[first:last].sum()),
+                float(self.right[first:last].sum() / pixels[first:last].sum()),
+            )
+            for number, (first, last) in enumerate(rows)
+        ]
 
     def to_json(self) -> dict[str, list[int]]:
         """Return plain lists, for a JSON file."""
