@@ -16,6 +16,10 @@ NativeMap = Tensor | NDArray[np.floating]
 """[C, h, w] float16 or float32, best as a view of [h, w, C] memory: another order is copied once. May be a memmap."""
 
 
+Corners = dict[tuple[int, int], tuple[Tensor, Tensor]]
+"""For each size of maps: index [P, 4] and weight [P, 4] of the cells that pixels lie between."""
+
+
 class ImageMaps:
     """The feature maps of one image, which together describe each of its pixels by `dim` numbers.
 
@@ -44,8 +48,10 @@ class ImageMaps:
 
         Equals bilinear upsampling (align_corners false) to the size of the image, within 1e-3 for float16 maps.
         """
-        rows, columns = positions // self.size[1], positions % self.size[1]
-        corners = {side: _corners(rows, columns, self.size, side) for side in set(self.sides)}
+        return self.read_at(corners_at(positions, self.size, self.sides))
+
+    def read_at(self, corners: Corners) -> Tensor:
+        """Return the features [P, dim], float32, of pixels of which `corners_at` tells where in the maps they lie."""
         parts = []
         for table, side in zip(self.tables, self.sides, strict=True):
             index, weight = (each.to(table.device) for each in corners[side])
@@ -72,6 +78,12 @@ def axis(pixels: int, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     source = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5).clamp(min=0)
     lower = source.long().clamp(max=cells - 1)
     return lower, (lower + 1).clamp(max=cells - 1), (source - lower).float()
+
+
+def corners_at(positions: Tensor, size: tuple[int, int], sides: Sequence[tuple[int, int]]) -> Corners:
+    """Return where pixels of an image of `size` lie in its maps of `sides`; positions as in `ImageMaps.read`."""
+    rows, columns = positions // size[1], positions % size[1]
+    return {side: _corners(rows, columns, size, side) for side in set(sides)}
 
 
 def _corners(rows: Tensor, columns: Tensor, size: tuple[int, int], side: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from guided_diffusion.labeling.maps import ImageMaps
+from guided_diffusion.labeling.maps import ImageMaps, corners_at
 from guided_diffusion.runtime.errors import DataError
 
 
@@ -124,9 +125,19 @@ def read_features(images: Sequence[ImageMaps], pixels: Pixels, out: Tensor) -> N
     """Write the features of pixels into `out` [P, dim], float32."""
     order = pixels.image.argsort(stable=True)
     numbers, counts = pixels.image[order].unique_consecutive(return_counts=True)
-    for number, chosen in zip(numbers.tolist(), order.split(counts.tolist()), strict=True):
-        features = images[number].read(pixels.position[chosen])
-        out[chosen.to(out.device)] = features.to(out.device)
+    parts = zip(numbers.tolist(), order.split(counts.tolist()), strict=True)
+    # Images of one size, as tiles are, have their corners computed at once: one by one that is most of the time.
+    for (size, sides), group in groupby(parts, lambda part: (images[part[0]].size, tuple(images[part[0]].sides))):
+        members = list(group)
+        corners = corners_at(pixels.position[torch.cat([chosen for _, chosen in members])], size, sides)
+        start = 0
+        for number, chosen in members:
+            own = slice(start, start + len(chosen))
+            start += len(chosen)
+            features = images[number].read_at(
+                {side: (index[own], weight[own]) for side, (index, weight) in corners.items()}
+            )
+            out[chosen.to(out.device)] = features.to(out.device)
 
 
 def standardization(images: Sequence[ImageMaps], pixels: Pixels, batch: int = 1024) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from error_lines import check_error
 from odd_images import write_png
 from parts import bytes_of, lines_of, pixels_of
 from processes import finish, start, start_pair
+from recorded import record_of, weights_of
 
 from guided_diffusion.labeling.files import load_classifier, save_published
 from guided_diffusion.runtime.files import digest
@@ -122,6 +123,19 @@ class TestColors:
         assert record["data"]["feature_settings"]["as_published"]
         right = [np.mean((mask == unlabeled[1][stem])[mask != NULL]) for stem, mask in masks_of(folder).items()]
         assert min(right) > 0.9
+
+
+    @pytest.mark.slow
+    def test_another_extractor(self, segment, tmp_path):
+        path = tmp_path / "swav.pth.tar"
+        torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)
+        own = {"extractor": "swav", "extractor_weights": path, "image_size": 32, "members": 1, "folds": 2}
+        folder, record, _ = segment(model_path=None, feature_steps=None, **own)
+        assert record["data"]["features"] == 6720 + 3
+        assert record["scores"]["features"]["miou"]["mean"] > 0.5
+        again = {"data_dir": None, "dataset_mode": None, "classifier_path": folder / "classifier.pt"}
+        later, _, _ = segment(model_path=None, feature_steps=None, **own, **again, output_dir=tmp_path / "later")
+        assert all(np.array_equal(mask, masks_of(later)[stem]) for stem, mask in masks_of(folder).items())
 
 
 class TestFolds:
