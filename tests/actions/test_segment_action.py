@@ -17,6 +17,7 @@ from colored import FAST, NAMES, SIZE, picture, train, write_labeled, write_unla
 from error_lines import check_error
 from odd_images import write_png
 from parts import bytes_of, lines_of, pixels_of
+from PIL import Image
 from processes import finish, start, start_pair
 from recorded import record_of, weights_of
 
@@ -123,7 +124,6 @@ class TestColors:
         assert record["data"]["feature_settings"]["as_published"]
         right = [np.mean((mask == unlabeled[1][stem])[mask != NULL]) for stem, mask in masks_of(folder).items()]
         assert min(right) > 0.9
-
 
     @pytest.mark.slow
     def test_another_extractor(self, segment, tmp_path):
@@ -483,3 +483,41 @@ class TestMistakes:
         code, _, errors = isdm("segment", **keys)
         assert code == 2
         check_error(errors[0], Path(keys["output_dir"]) / "train/images/own.png")
+
+
+class TestMaskFormats:
+    """The masks written are of the format of the dataset's, and are read back with their ignored pixels."""
+
+    def write(self, folder: Path, form: str) -> tuple[Path, str]:
+        names = dict(enumerate(NAMES if form != "binary" else ("background", "foreground")))
+        classes = {str(key): {"name": name} for key, name in names.items()}
+        for number in range(5):
+            image, label = picture(number)
+            write_png(folder / "train/images" / f"{number}.png", image)
+            path = folder / "train/masks" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if form == "binary":
+                Image.fromarray(np.where(label > 0, 255, 0).astype(np.uint8)).save(path)
+            elif form == "palette":
+                mask = Image.fromarray(label)
+                mask.putpalette([0, 0, 0, 250, 0, 0, 0, 250, 0])
+                mask.save(path)
+            else:
+                colors = [(0, 0, 0), (250, 0, 0), (0, 250, 0)]
+                Image.fromarray(np.array(colors, np.uint8)[label]).save(path)
+                classes = {key: {**entry, "color": colors[int(key)]} for key, entry in classes.items()}
+        if form != "binary":
+            (folder / "classes.json").write_text(json.dumps(classes))
+        return folder, "binary" if form == "binary" else "multi-class"
+
+    @pytest.mark.parametrize(("form", "mode"), [("binary", "L"), ("palette", "P"), ("colors", "RGB")])
+    def test_read_back(self, form, mode, segment, isdm, tmp_path):
+        data, kind = self.write(tmp_path / "data", form)
+        folder, _, _ = segment(data_dir=data, dataset_mode=kind, ignore_above=0.002)
+        with Image.open(folder / "predicted" / lines_of(folder / "predicted")[0]["mask"]) as mask:
+            assert mask.mode == mode
+        for read_as in {kind, "multi-class"}:
+            keys = {"data_dir": folder, "dataset_mode": read_as, "output_dir": tmp_path / read_as, "preview_images": 1}
+            code, shown, errors = isdm("check", **keys)
+            assert code == 0, errors
+            assert "(ignored)" in shown
