@@ -197,5 +197,7 @@ def settings_of(config: SegmentConfig, recipe: Recipe, reader: ImageReader) -> d
     """Return the options that classifiers and their scores depend on."""
     own = {"folds": config.labels.folds, "flip": config.labels.flip, "min_region": min_region_of(config)}
     own |= {"members": config.classifier.members, "seed": config.seed}
-    # Named, so that what differs can be.
-    return {**reader.settings(), **own, **{f"recipe_{key}": value for key, value in dataclasses.asdict(recipe).items()}}
+    # By the names of their keys, so that what differs can be set back.
+    keys = {"name": "recipe", "batch": "classifier_batch", "steps": "classifier_steps", "lr": "classifier_lr"}
+    trained = {keys.get(name, name): value for name, value in dataclasses.asdict(recipe).items()}
+    return {**reader.settings(), **own, **trained}

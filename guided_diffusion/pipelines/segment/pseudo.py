@@ -18,6 +18,7 @@ from guided_diffusion.pipelines.segment.folds import predict_tiles
 from guided_diffusion.pipelines.segment.labeled import LabeledImages
 from guided_diffusion.pipelines.segment.reader import ImageReader
 from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import PseudoLabel, file_digest
 from guided_diffusion.samples.pseudo_folder import (
     PlannedPair,
@@ -75,8 +76,11 @@ def open_unlabeled(
         for image, size in zip(report.pairs, report.sizes, strict=True)
     ]
     new = [each for each in found if each[2] not in labeled]
-    parts = [tuple(part) for part in zip(*new, strict=True)] if new else [(), (), ()]
-    return UnlabeledImages(*parts, known=len(found) - len(new))
+    if not new:
+        line = f"all of its {len(found)} images are labeled ones"
+        raise DataError.of(config.image_dir, line, "give a folder with others")
+    images, sizes, digests = (tuple(part) for part in zip(*new, strict=True))
+    return UnlabeledImages(images, sizes, digests, known=len(found) - len(new))
 
 
 def label_images(

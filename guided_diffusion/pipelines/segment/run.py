@@ -40,7 +40,7 @@ from guided_diffusion.pipelines.segment.report import (
     write_report,
 )
 from guided_diffusion.runtime.distributed import ProcessGroup
-from guided_diffusion.runtime.errors import CheckpointError, DataError
+from guided_diffusion.runtime.errors import CheckpointError
 from guided_diffusion.runtime.files import digest, make_folder
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.samples.pseudo_folder import PredictedFolder, PredictedLine, refuse_foreign_pairs
@@ -165,7 +165,7 @@ def _results(run: Segmentation) -> StudyResults:
     inputs = [labeled.encoding.to_dict(), [pair.stem for pair in labeled.pairs], labeled.digests]
     inputs_digest = sha256(json.dumps(inputs).encode()).hexdigest()[:16]
     settings = settings_of(run.config, recipe, run.reader)
-    return StudyResults(run.folder / FOLDS, settings, {"labeled_images": inputs_digest}, what="classifiers")
+    return StudyResults(run.folder / FOLDS, settings, {"labeled_images": inputs_digest}, what="earlier run")
 
 
 def _fit(run: Segmentation) -> None:
@@ -270,9 +270,6 @@ def _predicted(run: Segmentation) -> PredictedFolder:
 def _begin_labels(run: Segmentation, output: PredictedFolder) -> set[str]:
     keep_classes(run.folder, run.encoding, "output_dir")
     unlabeled = run.unlabeled
-    if not len(unlabeled):
-        found = f"all of its {unlabeled.known} images are labeled ones"
-        raise DataError.of(run.config.image_dir, found, "give a folder with others")
     done = output.begin(unlabeled.by_stem)
     left_out = f", {unlabeled.known} others are labeled ones" if unlabeled.known else ""
     print(f"{len(unlabeled)} images to label{left_out}{f', {len(done)} are labeled already' if done else ''}")
