@@ -124,7 +124,6 @@ class TestColors:
         right = [np.mean((mask == unlabeled[1][stem])[mask != NULL]) for stem, mask in masks_of(folder).items()]
         assert min(right) > 0.9
 
-
     @pytest.mark.slow
     def test_another_extractor(self, segment, tmp_path):
         path = tmp_path / "swav.pth.tar"
