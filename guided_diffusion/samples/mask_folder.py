@@ -9,15 +9,15 @@ from typing import Any, Self
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.placing.mask_editor import EditedMask
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import atomic_write, is_temporary, make_folder, remove_leftovers
-from guided_diffusion.runtime.logs import read_json_lines, read_run_record
+from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, MaskLineage, MaskOrigin, is_whole_png
-from guided_diffusion.samples.written_folder import WrittenFolder, keep_classes
+from guided_diffusion.samples.written_folder import WrittenFolder, keep_classes, read_lines
 
 MASKS = "masks"
 ACTION = "masks"
@@ -48,14 +48,7 @@ class MaskLine(BaseModel):
     @classmethod
     def read(cls, path: Path) -> dict[int, Self]:
         """Return the lines of a manifest by index, without what cannot be read."""
-        lines = {}
-        for record in read_json_lines(path) if path.is_file() else ():
-            try:
-                line = cls.model_validate(record)
-            except ValidationError:
-                continue
-            lines[line.index] = line
-        return lines
+        return {line.index: line for line in read_lines(path, cls)}
 
 
 def file_of(index: int) -> str:

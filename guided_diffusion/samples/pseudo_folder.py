@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.files import open_image, orientation, read_bytes
@@ -23,7 +23,7 @@ from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import atomic_write, is_temporary, make_folder, remove_leftovers
 from guided_diffusion.runtime.logs import read_json_lines
 from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, PseudoLabel, is_whole_png
-from guided_diffusion.samples.written_folder import WrittenFolder
+from guided_diffusion.samples.written_folder import WrittenFolder, read_lines
 
 MASKS, IMAGES, UNCERTAINTY = "masks", "images", "uncertainty"
 GRAY_LEVELS = 200
@@ -46,14 +46,7 @@ class PredictedLine(BaseModel):
     @classmethod
     def read(cls, path: Path) -> dict[str, Self]:
         """Return the lines of a manifest by stem, without what cannot be read."""
-        lines = {}
-        for record in read_json_lines(path) if path.is_file() else ():
-            try:
-                line = cls.model_validate(record)
-            except ValidationError:
-                continue
-            lines[line.stem] = line
-        return lines
+        return {line.stem: line for line in read_lines(path, cls)}
 
 
 class PredictedFolder(WrittenFolder):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import reporting_os_errors, write_text
+from guided_diffusion.runtime.logs import read_json_lines
 from guided_diffusion.samples.manifest import MANIFEST, PART, UNFINISHED
+
+Line = TypeVar("Line", bound=BaseModel)
 
 
 class WrittenFolder:
@@ -63,6 +69,15 @@ class WrittenFolder:
         if self._part is not None:
             self._part.close()
             self._part = None
+
+
+def read_lines(path: Path, kind: type[Line]) -> list[Line]:
+    """Return the lines of a manifest without what cannot be read, such as a line that a kill cut short."""
+    lines = []
+    for record in read_json_lines(path) if path.is_file() else ():
+        with suppress(ValidationError):
+            lines.append(kind.model_validate(record))
+    return lines
 
 
 def keep_classes(folder: Path, encoding: LabelEncoding, key: str = "results_path") -> None:
