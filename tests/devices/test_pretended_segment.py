@@ -20,7 +20,7 @@ def test_masks_are_those_of_the_cpu(values, run, tmp_path):
     network = train(images, tmp_path / "run")
     own = {**FAST, "folds": 2, "members": 2, "classifier_steps": 30, **values}
     if "recipe" in values:
-        own |= {"classifier_steps": None, "classifier_batch": 1024}
+        own |= {"classifier_steps": None, "classifier_batch": 1024, "members": 1}
     common = {"model_path": network, "data_dir": data, "dataset_mode": "multi-class", "image_dir": images, **own}
     with pretended_cuda():
         run("segment", **common, output_dir=tmp_path / "gpu", device="cuda")
