@@ -20,6 +20,8 @@ from guided_diffusion.data.lemons import write_demo_dataset
 from guided_diffusion.models.autoencoder_kl import AutoencoderKL, KLShape
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PAIRS = 56
 TINY_LATENT = {
     **TINY, "batch_size": 14, "max_epochs": 2, "latent": 4, "image_size": 32, "attention_resolutions": [4],

@@ -14,6 +14,8 @@ from guided_diffusion import load_pipeline
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ALONE = {key: value for key, value in TINY.items() if key != "dataset_mode"}
 FINETUNE = {"dataset_mode": "multi-class", "condition": "mask", "batch_size": 3, "preview_interval": 0}
 FINETUNE |= {"tensorboard": False, "max_epochs": 1, "ema_rate": [0.9, 0.99]}

@@ -24,6 +24,8 @@ from recorded import record_of, weights_of
 from guided_diffusion.labeling.files import load_classifier, save_published
 from guided_diffusion.runtime.files import digest
 
+pytestmark = pytest.mark.slow
+
 NULL = 255
 
 
