@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -95,12 +97,13 @@ class LabeledImages:
 
     def read_tiles(self, reader: ImageReader, rows: Sequence[int]) -> Tensor:
         """Return what the network takes of the tiles `rows`, numbered over all images, [N, C, H, W]."""
+        numbers = np.searchsorted(self.first_tiles, rows, side="right") - 1
         parts = []
-        for row in rows:
-            number = int(np.searchsorted(self.first_tiles, row, side="right")) - 1
-            tile = self.tiles[number][row - self.first_tiles[number]]
+        # An image is opened once for all of its tiles that follow each other.
+        for number, group in groupby(zip(numbers.tolist(), rows, strict=True), key=itemgetter(0)):
+            tiles = [self.tiles[number][row - self.first_tiles[number]] for _, row in group]
             pair = self.pairs[number]
-            parts.append(reader.pixels(pair.image, [tile], upright=pair.upright))
+            parts.append(reader.pixels(pair.image, tiles, upright=pair.upright))
         return torch.cat(parts)
 
     def tile_names(self) -> list[str]:

@@ -190,10 +190,9 @@ def _fit(run: Segmentation) -> None:
             _filled(run, values, run.folder / FEATURES / "values", "reading values"),
         ]
         score_folds(trainer, *stores, results)
-        run.scores = fold_scores(labeled, results)
-        if not run.classifier_file.exists():
-            _train_on_all(run, trainer, stores[0])
     run.scores = fold_scores(labeled, results)
+    if not run.classifier_file.exists():
+        _train_on_all(run, trainer, stores[0])
     shutil.rmtree(run.folder / FEATURES, ignore_errors=True)
     # A killed process may have left the states of trainings whose results were written already.
     for state in (run.folder / STATE, *results.folder.glob("*.pt")):
