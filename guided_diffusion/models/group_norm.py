@@ -153,7 +153,7 @@ def normalized_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def input_gradient_terms(sums: Tensor, rstd: Tensor, pixels: int) -> Tensor:
-    """Return a, b and c, [3, N, C], of the gradient of the input x: dL/dx = a + b * x_hat + c * g, with g = dL/d(x_hat).
+    """Return a, b and c, [3, N, C], of dL/dx = a + b * x_hat + c * g, where x is the input and g = dL/d(x_hat).
 
     It is rstd * (g - mean(g) - x_hat * mean(g * x_hat)), with means over the group of the image. sums: [2, N, C], of g
     and g * x_hat over the `pixels` of an image. rstd: [N, GROUPS], from `normalized_pixels`.

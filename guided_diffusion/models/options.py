@@ -15,8 +15,8 @@ class ModelOptions(OptionGroup):
 
     condition: Literal["mask", "boxes", "none"] = option(
         "mask",
-        "condition of the images: mask, boxes (objects with class, box and style), or none for an unconditional network, "
-        "which ignores the masks",
+        "condition of the images: mask, boxes (objects with class, box and style), or none for an unconditional "
+        "network, which ignores the masks",
     )
     class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
     inpaint: bool = option(
@@ -59,7 +59,8 @@ class ModelOptions(OptionGroup):
     )
 
     stage_masks: bool = option(
-        True, "with boxes: every block refines the masks of the objects for the next one; false: masks of class and style"
+        True,
+        "with boxes: every block refines the masks of the objects for the next one; false: masks of class and style",
     )
     overlap: Literal["mean", "smallest"] = option(
         "mean", "with boxes: where objects overlap, take the mean of them, or the smallest one as far as its mask goes"

@@ -242,9 +242,7 @@ class UNetModel(nn.Module):
             h = self._apply_layers(layers, h, emb, drawn)
             yield Tap("decoder", number), h
 
-    def _apply_layers(
-        self, layers: nn.ModuleList, h: Tensor, emb: Tensor, drawn: DecoderPass | None = None
-    ) -> Tensor:
+    def _apply_layers(self, layers: nn.ModuleList, h: Tensor, emb: Tensor, drawn: DecoderPass | None = None) -> Tensor:
         for layer in layers:
             if isinstance(layer, ConditionedResBlock):
                 assert drawn is not None

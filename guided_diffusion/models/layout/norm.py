@@ -108,9 +108,7 @@ class LayoutConditioner(nn.Module, Conditioner):
     def level(self, condition: LayoutCondition, size: Size, prepared: Prepared | None) -> LayoutLevel:
         return self.levels(condition, [size], prepared)[0]
 
-    def levels(
-        self, condition: LayoutCondition, sizes: Sequence[Size], prepared: Prepared | None
-    ) -> list[LayoutLevel]:
+    def levels(self, condition: LayoutCondition, sizes: Sequence[Size], prepared: Prepared | None) -> list[LayoutLevel]:
         # At least one object has a mask: without any, data-parallel training would wait for gradients that never come.
         condition = condition.padded(condition.background + 1)
         features, objects = self._features(condition), None
@@ -154,5 +152,3 @@ class LayoutConditioner(nn.Module, Conditioner):
 def _real(condition: LayoutCondition) -> Tensor:
     """Return the classes [N, O], any real one in empty slots."""
     return condition.label.long().clamp_max(condition.num_classes - 1)
-
-
