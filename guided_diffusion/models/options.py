@@ -15,8 +15,8 @@ class ModelOptions(OptionGroup):
 
     condition: Literal["mask", "boxes", "none"] = option(
         "mask",
-        "condition of the images: mask, boxes (objects with class, box and style), or none for an unconditional "
-        "network, which ignores the masks",
+        "condition of the images: mask, boxes (of objects with classes), or none for an unconditional network, which "
+        "ignores the masks",
     )
     class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
     inpaint: bool = option(
