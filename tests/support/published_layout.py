@@ -83,19 +83,3 @@ def batch_normalized(x: Tensor, prefix: str, kind: str) -> Tensor:
     """Return x [N, C, H, W] after the published normalization, by `running` or `batch` statistics."""
     mean, variance = (value_of(f"{prefix}batch_norm2d.running_{name}", x.shape[1:2]) for name in ("mean", "var"))
     return F.batch_norm(x, mean, variance, training=kind == "batch", eps=1e-5)
-
-
-def broadcast_form(
-    normalized: Tensor, masks: Tensor, gamma: Tensor, beta: Tensor, time_scale: Tensor | None, time_shift: Tensor | None
-) -> Tensor:
-    """Return the published form: SiLU of normalized x [N, C, H, W] modulated by products [N, O, C, H, W].
-
-    masks: [N, O, H, W]. gamma, beta: [N, O, C]. time_scale, time_shift: [N, C], or None.
-    """
-    weight = masks[:, :, None]
-    total = weight.sum(1) + 1e-6
-    factor = 1 + (weight * gamma[..., None, None]).sum(1) / total
-    h = factor * normalized + (weight * beta[..., None, None]).sum(1) / total
-    if time_scale is not None:
-        h = h * (1 + time_scale[..., None, None]) + time_shift[..., None, None]
-    return F.silu(h)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from published_layout import broadcast_form
 
 from guided_diffusion.models.conditioning import Modulations
 from guided_diffusion.models.group_norm import normalize
 from guided_diffusion.models.layout.masks import ObjectMasks
 from guided_diffusion.models.layout.modulation import EmptyModulation, LayoutModulation, mixed_norm
+from scripts.benchmark.layout import broadcast_form
 
 
 def made(n: int, objects: int, channels: int, size: tuple[int, int], dtype=torch.float32, seed: int = 0):
