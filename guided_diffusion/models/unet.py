@@ -121,7 +121,7 @@ class UNetModel(nn.Module):
 
         It can be pickled, for data loading processes.
         """
-        if self.conditioner is None:
+        if self.conditioner is None or type(self.conditioner).prepare is Conditioner.prepare:  # which prepares nothing
             return None
         return partial(self.conditioner.prepare, sizes=self.level_sizes(size))
 

@@ -6,7 +6,7 @@ condition; what all steps of a sample share is made before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import ClassVar
@@ -26,6 +26,7 @@ from scripts.benchmark.variants import Floor, Guided, Step, Variant, guided_step
 
 OBJECTS = 8
 """Objects of an image beside its background, as in the published data."""
+FORMS = ("broadcast", "product")
 
 
 class Boxes(Guided):
@@ -45,25 +46,29 @@ class StageMasks(Boxes):
 
 @dataclass(frozen=True)
 class NormRow:
-    """One normalization of an image size, group normalization and activation included.
+    """One normalization of a level, group normalization and activation included.
 
-    milliseconds: by form. ratio: the broadcast form over the product. difference: the largest one of the two.
+    seconds: by form and round. difference: the largest one between the two.
     """
 
     channels: int
     side: int
-    milliseconds: Mapping[str, float]
-    ratio: Ratio
+    seconds: Mapping[str, Sequence[float]]
     difference: float
 
 
 @dataclass(frozen=True)
 class LayoutRow:
-    """What was measured of a case. guided: variant -> its step over that without a condition."""
+    """What was measured of a case.
+
+    product: the broadcast form over the product, of one normalization of each level. seconds: of guided steps, by
+    variant and round. guided: variant -> its steps over those without a condition.
+    """
 
     case: Case
     norms: list[NormRow]
-    milliseconds: Mapping[str, float]
+    product: Ratio
+    seconds: Mapping[str, Sequence[float]]
     guided: Mapping[str, Ratio]
 
 
@@ -120,24 +125,21 @@ def measure_norm(case: Case, channels: int, side: int, rounds: int) -> NormRow:
         "broadcast": lambda: broadcast_form(normalize(x), masks, gamma, beta, *times),
     }
     difference = float((steps["product"]() - steps["broadcast"]()).abs().max())
-    seconds = interleaved(steps, rounds, case.device)
-    milliseconds = {name: 1000 * median(times) for name, times in seconds.items()}
-    return NormRow(channels, side, milliseconds, ratio(seconds["broadcast"], seconds["product"]), difference)
+    return NormRow(channels, side, interleaved(steps, rounds, case.device), difference)
 
 
 def measure_layout(case: Case, rounds: int, done: Callable[[str], None]) -> LayoutRow:
     """Measure the normalizations of all levels of `case` and its guided steps; done: called after each step."""
     widths = level_channels(case.channels, default_channel_mult(case.size))
-    norms = [measure_norm(case, width, case.size >> level, rounds) for level, width in enumerate(widths)]
+    norms = [measure_norm(case, width, case.size >> level, 5 * rounds) for level, width in enumerate(widths)]
+    together = ([sum(turn) for turn in zip(*(norm.seconds[form] for norm in norms), strict=True)] for form in FORMS)
     batch, layouts = make_batch(case), random_layouts(case.batch, case.size, case.classes)
     variants: list[Variant] = [Floor(case), Boxes(case), StageMasks(case)]
     steps = guided_steps(variants[:1], batch) | guided_steps(variants[1:], replace(batch, condition=layouts))
     with torch.inference_mode():
         seconds = interleaved(steps, rounds, case.device, done)
-    milliseconds = {name: 1000 * median(times) for name, times in seconds.items()}
-    return LayoutRow(
-        case, norms, milliseconds, {name: ratio(seconds[name], seconds["floor"]) for name in steps if name != "floor"}
-    )
+    guided = {name: ratio(seconds[name], seconds["floor"]) for name in steps if name != "floor"}
+    return LayoutRow(case, norms, ratio(*together), seconds, guided)
 
 
 def layout_lines(row: LayoutRow) -> list[str]:
@@ -146,18 +148,21 @@ def layout_lines(row: LayoutRow) -> list[str]:
     lines = [
         f"Normalizations of boxes, {objects}:",
         "",
-        "| channels, side | product, ms | broadcast, ms | broadcast / product | difference |",
+        "| channels, side | broadcast, ms | product, ms | broadcast / product | difference |",
         "|---|---|---|---|---|",
     ]
     for norm in row.norms:
-        shown = [f"{norm.milliseconds[name]:.3g}" for name in ("product", "broadcast")]
-        lines.append(f"| {norm.channels}, {norm.side} | {' | '.join(shown)} | {norm.ratio} | {norm.difference:.0e} |")
+        shown = [f"{1000 * median(norm.seconds[form]):.3g}" for form in FORMS]
+        cells = [f"{norm.channels}, {norm.side}", *shown, str(ratio(*(norm.seconds[form] for form in FORMS)))]
+        lines.append(f"| {' | '.join(cells)} | {norm.difference:.0e} |")
     lines += [
+        f"| one of each | | | {row.product} | |",
         "",
         f"Guided steps of boxes over those without a condition, {row.case.title} classes, {objects}:",
         "",
         "| network | ms | over the floor |",
         "|---|---|---|",
-        f"| floor | {row.milliseconds['floor']:.4g} | |",
     ]
-    return lines + [f"| {name} | {row.milliseconds[name]:.4g} | {value} |" for name, value in row.guided.items()]
+    for name, times in row.seconds.items():
+        lines.append(f"| {name} | {1000 * median(times):.4g} | {row.guided.get(name, '')} |")
+    return lines

@@ -140,7 +140,7 @@ class MaskHead(nn.Module):
 
         Only the rows of the classes that occur are computed.
         """
-        hidden = self.norm(self.conv(h)).relu()
+        hidden = self.norm(self.conv(h)).relu_()
         weight = self.out.weight[:, :, 0, 0][label].to(hidden.dtype)
         logits = torch.baddbmm(self.out.bias[label][..., None].to(hidden.dtype), weight, hidden.flatten(2))
         return logits.unflatten(2, h.shape[2:])

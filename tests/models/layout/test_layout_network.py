@@ -212,6 +212,11 @@ def test_double_precision_agrees(tiny_boxes, noise, layout):
     torch.testing.assert_close(model.double()(x.double(), T, layout()).float(), single, rtol=1e-4, atol=1e-4)
 
 
+def test_loaders_prepare_nothing(tiny_boxes):
+    """Else their processes would get a copy of the weights."""
+    assert tiny_boxes().preparation((16, 16)) is None
+
+
 def test_a_layout_of_another_kind_is_refused(tiny_boxes, layout):
     model, given = tiny_boxes(), layout()
     with pytest.raises(AssertionError, match="5 classes"):
