@@ -36,7 +36,7 @@ class MaskRegressor(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [M, features] to [M, CELLS, CELLS]."""
-        h = self.fc(features).view(len(features), -1, CELLS // 4, CELLS // 4)
+        h = self.fc(features).unflatten(1, (-1, CELLS // 4, CELLS // 4))
         h = h.contiguous(memory_format=torch.channels_last)
         h = F.relu(F.instance_norm(self.conv1(h), eps=SPREAD))
         for conv in (self.conv2, self.conv3):
@@ -67,12 +67,14 @@ class ObjectMasks:
 
     label: [N, O] int64, any class in empty slots. refined: [N, O], how much of a mask is what a `MaskHead` says of it.
     front: [N, O] int64, the slots from the smallest object to the largest one; None for the mean of overlapping ones.
+    slots: those that were given; there may be more empty ones behind.
     """
 
     label: Tensor
     refined: Tensor
     front: Tensor | None
     levels: Mapping[Size, LevelMasks]
+    slots: int
 
     def weights(self, masks: Tensor) -> Tensor:
         """Return the share of each object in each pixel, [N, H * W, O], from masks [N, O, H, W]."""

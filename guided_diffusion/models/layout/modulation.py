@@ -66,7 +66,7 @@ class LayoutModulation(Modulation):
         return replace(self, masks=masks, weight=weight)
 
     def object_masks(self) -> Tensor:
-        return self.masks
+        return self.masks[:, : self.objects.slots]
 
     def expand(self, n: int, shared: dict[Any, Any]) -> LayoutModulation:
         if self.objects not in shared:
@@ -80,10 +80,15 @@ class LayoutModulation(Modulation):
 
 @dataclass(frozen=True, eq=False)
 class EmptyModulation(Modulation):
-    """The modulation of layouts without any object, the null condition: scale 1 and shift 0, [N, C] each."""
+    """The modulation of layouts without any object, as null conditions are: scale 1 and shift 0, [N, C] each.
+
+    slots: the empty ones of each layout. size: of the features.
+    """
 
     scale: Tensor
     shift: Tensor
+    slots: int
+    size: Size
 
     def __len__(self) -> int:
         return self.scale.shape[0]
@@ -97,8 +102,11 @@ class EmptyModulation(Modulation):
     def _with_time(self, time_scale: Tensor | None, time_shift: Tensor | None) -> tuple[Tensor, Tensor]:
         return (self.scale, self.shift) if time_scale is None else (self.scale * (1 + time_scale), time_shift)
 
+    def object_masks(self) -> Tensor:
+        return self.scale.new_zeros(len(self), self.slots, *self.size)
+
     def expand(self, n: int, shared: dict[Any, Any]) -> EmptyModulation:
-        return EmptyModulation(self.scale.expand(n, -1), self.shift.expand(n, -1))
+        return replace(self, scale=self.scale.expand(n, -1), shift=self.shift.expand(n, -1))
 
     def tensors(self) -> Iterator[Tensor]:
         yield from (self.scale, self.shift)

@@ -31,11 +31,13 @@ class LayoutLevel:
     """What the normalizations of one level share.
 
     features: [N, O, F], style and class of the objects, zero in empty slots. objects: None where all slots are empty.
+    slots: those that were given; there may be more empty ones behind.
     """
 
     features: Tensor
     objects: ObjectMasks | None
     size: Size
+    slots: int
 
 
 class ISLAGroupNorm(ConditionedNorm):
@@ -56,7 +58,8 @@ class ISLAGroupNorm(ConditionedNorm):
         with torch.autocast(level.features.device.type, enabled=False):
             if level.objects is None:
                 shape = (len(level.features), self.gamma.out_features)
-                return EmptyModulation(level.features.new_ones(shape), level.features.new_zeros(shape))
+                ones, zeros = level.features.new_ones(shape), level.features.new_zeros(shape)
+                return EmptyModulation(ones, zeros, level.slots, level.size)
             scale = F.pad(self.gamma(level.features), (0, 0, 1, 0), value=1.0)
             shift = F.pad(self.beta(level.features), (0, 0, 1, 0))
         masks = level.objects.levels[level.size]
@@ -110,18 +113,19 @@ class LayoutConditioner(nn.Module, Conditioner):
 
     def levels(self, condition: LayoutCondition, sizes: Sequence[Size], prepared: Prepared | None) -> list[LayoutLevel]:
         # At least one object has a mask: without any, data-parallel training would wait for gradients that never come.
-        condition = condition.padded(condition.background + 1)
+        slots, condition = condition.slots, condition.padded(condition.background + 1)
         features, objects = self._features(condition), None
         # With gradients the masks are always computed, for the same reason.
         if torch.is_grad_enabled() or bool(condition.present.any()):
             logits = self._logits(features)
             with torch.autocast(condition.device.type, enabled=False):
-                objects = self._object_masks(condition, logits.to(features.dtype).sigmoid(), sizes)
-        return [LayoutLevel(features, objects, size) for size in sizes]
+                regressed = logits.to(features.dtype).sigmoid()
+                objects = self._object_masks(condition, regressed, sizes, slots)
+        return [LayoutLevel(features, objects, size, slots) for size in sizes]
 
     def mask_logits(self, condition: LayoutCondition) -> Tensor:
         """Return the logits of the regressed masks in the boxes, [N, O, CELLS, CELLS]; of no meaning in empty slots."""
-        return self._logits(self._features(condition))
+        return self._logits(self._features(condition.padded(1)))[:, : condition.slots]
 
     def _features(self, condition: LayoutCondition) -> Tensor:
         """Return style and class of the objects, [N, O, F], zero in empty slots."""
@@ -132,7 +136,9 @@ class LayoutConditioner(nn.Module, Conditioner):
     def _logits(self, features: Tensor) -> Tensor:
         return self.regressor(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
-    def _object_masks(self, condition: LayoutCondition, regressed: Tensor, sizes: Sequence[Size]) -> ObjectMasks:
+    def _object_masks(
+        self, condition: LayoutCondition, regressed: Tensor, sizes: Sequence[Size], slots: int
+    ) -> ObjectMasks:
         """Return the masks at `sizes` from those in the boxes, [N, O, CELLS, CELLS] in 0..1."""
         present, label = condition.present, _real(condition)
         background = torch.zeros_like(present)
@@ -146,7 +152,7 @@ class LayoutConditioner(nn.Module, Conditioner):
             maps = maps.masked_fill(background[..., None, None], 1).masked_fill(~present[..., None, None], 0)
             weight = object_weights(maps[0].flatten(2), front).transpose(1, 2).contiguous()
             levels[size] = LevelMasks(maps[0], maps[1], weight)
-        return ObjectMasks(label, refined, front, levels)
+        return ObjectMasks(label, refined, front, levels, slots)
 
 
 def _real(condition: LayoutCondition) -> Tensor:

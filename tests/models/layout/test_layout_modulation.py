@@ -20,7 +20,7 @@ def made(n: int, objects: int, channels: int, size: tuple[int, int], dtype=torch
     masks = torch.rand(n, objects, *size, generator=draw, dtype=dtype)
     masks[:, :, :2] = 0  # nothing there
     label, refined = torch.zeros(n, objects).long(), torch.zeros(n, objects)
-    common = ObjectMasks(label, refined, None, {})
+    common = ObjectMasks(label, refined, None, {}, objects)
     scale, shift = (
         torch.cat([torch.full_like(table[:, :1], first), table], dim=1) for table, first in ((gamma, 1), (beta, 0))
     )
@@ -85,7 +85,7 @@ def test_pixels_outside_of_all_masks_are_normalized_alone(noise):
 @torch.no_grad()
 def test_expanded_and_joined(noise):
     one, two = made(1, 3, 32, (6, 8))[0], made(2, 5, 32, (6, 8), seed=1)[0]
-    empty = EmptyModulation(torch.ones(1, 32), torch.zeros(1, 32))
+    empty = EmptyModulation(torch.ones(1, 32), torch.zeros(1, 32), 3, (6, 8))
     x, scale, shift = noise(6, 32, 6, 8), noise(6, 32, seed=1), noise(6, 32, seed=2)
     shared = {}
     expanded = one.expand(3, shared)

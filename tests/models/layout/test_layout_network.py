@@ -161,8 +161,19 @@ def test_masks_of_the_last_block(tiny_boxes, noise, layout, form):
         assert masks[image, slot].any()
     later = model.object_masks(x, T + 100, model.modulate(given))
     assert torch.equal(later, masks) != form["stage_masks"]
-    logits = model.conditioner.mask_logits(given)
-    assert logits.shape == (2, 4, 16, 16)
+    assert model.conditioner.mask_logits(given).shape == (2, 4, 16, 16)
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+@torch.no_grad()
+def test_layouts_of_few_slots_have_as_many_masks(tiny_boxes, noise, layout, slots):
+    """Inside, networks add empty slots to such layouts."""
+    model, given = tiny_boxes(), layout()
+    few = replace(given, label=given.label[:, :slots], box=given.box[:, :slots], style=given.style[:, :slots])
+    assert model.conditioner.mask_logits(few).shape == (2, slots, 16, 16)
+    masks = model.object_masks(noise(2, 3, 16, 16), T, model.modulate(few))
+    assert torch.equal(masks, torch.ones(2, slots, 16, 16))
+    assert not model.object_masks(noise(2, 3, 16, 16), T, model.modulate(few.null())).any()
 
 
 @torch.no_grad()
