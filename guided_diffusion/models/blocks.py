@@ -95,7 +95,7 @@ class ConditionedResBlock(ResidualBlock):
     """The block of a conditioned decoder, with two conditioned normalizations; `up` doubles height and width.
 
     norm: `Conditioner.norm`. level: the level of the input and of `in_norm`, 0 is the finest; `out_norm` is at that of
-    the output.
+    the output. `mask_head`, on the output, is called by the network, see `Conditioner.head`.
     """
 
     def __init__(
@@ -115,6 +115,8 @@ class ConditionedResBlock(ResidualBlock):
             channels, out_channels, emb_channels, use_scale_shift_norm=use_scale_shift_norm, resample=resample
         )
         self.levels = (level, level - up)
+        self.out_channels = out_channels
+        self.mask_head: nn.Module | None = None
         self.in_norm = norm(channels)
         self.in_layers = nn.Sequential(nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.out_norm = norm(out_channels)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from guided_diffusion.models.conditioning import Conditioner, ConditionOptions
+from guided_diffusion.models.layout.norm import LayoutConditioner
 from guided_diffusion.models.spade.norm import SpadeConditioner
 
 CONDITIONERS: dict[str, Callable[[ConditionOptions], Conditioner | None]] = {
     "mask": SpadeConditioner.from_options,
+    "boxes": LayoutConditioner.from_options,
     "none": lambda options: None,
 }

@@ -7,7 +7,7 @@ A `Conditioner` makes the normalizations of the decoder, and the tensors that th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,24 @@ class Modulation(ABC):
     def modulate_(self, pixels: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> None:
         """Change normalized `pixels` [N, H * W, C] to SiLU(modulate(pixels) * (1 + time_scale) + time_shift)."""
 
+    def see(self, head: nn.Module, h: Tensor) -> Any:
+        """Return what `head` makes of the output h [N, C, H, W] of this modulation's block, for `refined` of the next.
+
+        Only conditioners that make heads need it; None changes nothing.
+        """
+        return None
+
+    def refined(self, seen: Any, start: Size) -> Modulation:
+        """Return the modulation changed by what `see` of the block before returned.
+
+        start: size of the input of this modulation's block.
+        """
+        return self
+
+    def object_masks(self) -> Tensor:
+        """Return the masks of objects that this modulation draws, [N, O, H, W] in 0..1, at the size of its features."""
+        raise AssertionError("only layouts with objects have masks")
+
     @abstractmethod
     def expand(self, n: int, shared: dict[Any, Any]) -> Modulation:
         """Return the modulation of one condition repeated `n` times.
@@ -71,6 +89,12 @@ class JoinedModulation(Modulation):
     def modulate_(self, pixels: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> None:
         for part, *images in self._split(pixels, time_scale, time_shift):
             part.modulate_(*images)
+
+    def see(self, head: nn.Module, h: Tensor) -> tuple[Any, ...]:
+        return tuple(part.see(head, own) for part, own, *_ in self._split(h, None, None))
+
+    def refined(self, seen: tuple[Any, ...], start: Size) -> JoinedModulation:
+        return JoinedModulation(tuple(part.refined(own, start) for part, own in zip(self.parts, seen, strict=True)))
 
     def _split(self, x: Tensor, time_scale: Tensor | None, time_shift: Tensor | None) -> Iterator[tuple]:
         sizes = [len(part) for part in self.parts]
@@ -112,6 +136,23 @@ class Modulations(Sequence[Modulation]):
         return Modulations([JoinedModulation(layers) for layers in zip(*branches, strict=True)])
 
 
+class DecoderPass:
+    """Hands the modulations of one pass through the decoder to its blocks, changed by what the blocks before saw."""
+
+    def __init__(self, modulations: Iterable[Modulation]):
+        self._rest = iter(modulations)
+        self.seen: Any = None
+
+    def next_block(self, size: Size) -> tuple[Modulation, Modulation]:
+        """Return the two modulations of the next block, whose input has `size`."""
+        pair = next(self._rest), next(self._rest)
+        return pair if self.seen is None else tuple(modulation.refined(self.seen, size) for modulation in pair)
+
+    def end(self) -> None:
+        """Raise AssertionError if there are modulations left."""
+        assert next(self._rest, None) is None, "more modulations than conditioned normalizations"
+
+
 class ConditionedNorm(nn.Module, ABC):
     """A group normalization that a condition modulates."""
 
@@ -136,6 +177,13 @@ class Conditioner(ABC):
     def norm(self, channels: int) -> ConditionedNorm:
         """Return a new normalization for features of `channels`."""
 
+    def head(self, channels: int) -> nn.Module | None:
+        """Return a new head on the output of a block of `channels`, which `Modulation.see` calls; None for none.
+
+        The last block has none: its output modulates nothing.
+        """
+        return None
+
     @abstractmethod
     def check(self, condition: Condition) -> None:
         """Raise AssertionError for a condition of another kind or number of channels."""
@@ -151,14 +199,23 @@ class Conditioner(ABC):
         prepared: what `prepare` returned for the same condition, or None.
         """
 
+    def levels(self, condition: Condition, sizes: Sequence[Size], prepared: Prepared | None) -> list[Any]:
+        """Return `level` for each of `sizes`; where levels have something in common, it is made once."""
+        return [self.level(condition, size, prepared) for size in sizes]
+
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """The published options from which a conditioner is made.
+    """The options from which a conditioner is made.
 
-    num_classes: real classes. no_instance: false for one more channel with edges. spade: see `SpadeConditioner`.
+    num_classes: real classes. no_instance: false for one more channel with edges. spade: see `SpadeConditioner`. The
+    others: see `LayoutConditioner`.
     """
 
     num_classes: int | None = None
     no_instance: bool = True
     spade: str = "auto"
+    stage_masks: bool = True
+    overlap: str = "mean"
+    style_dim: int = 128
+    label_dim: int = 180

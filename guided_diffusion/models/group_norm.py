@@ -123,13 +123,10 @@ class _ModulatedNorm(torch.autograd.Function):
             torch.ops.aten.silu_backward.grad_input(outer[part], before, grad_input=grad[part])
         row_sums = SegmentSum.by_image(images, pixels, x.device) if row is None else SegmentSum(*sums)
         grad_shift, grad_scale = (row_sums(values.flatten(0, 1)) for values in (grad, grad * normalized))
-        # With g = dL/d(x_hat) = grad * scale: dL/dx = rstd * (g - mean(g) - x_hat * mean(g * x_hat)), with means over
-        # the group of the image. As scale is constant in a row, they follow from the row sums.
+        # As scale is constant in a row, the sums over the pixels of an image follow from the row sums.
         by_row = torch.stack([scale * grad_shift, scale * grad_scale])
         by_image = by_row if row is None else by_row.new_zeros(2, images, channels).index_add_(1, image, by_row)
-        means = by_image.view(2, images, GROUPS, -1).sum(-1) / (channels // GROUPS * pixels)
-        by_group = torch.stack([-means[0] * rstd, -means[1] * rstd, rstd])
-        mean, slope, rstd = by_group.repeat_interleave(channels // GROUPS, dim=2)
+        mean, slope, rstd = input_gradient_terms(by_image, rstd, pixels)
         factor = scale * (rstd if row is None else rstd.index_select(0, image))
         grad_x = normalized
         for part in cached_parts(grad_x):
@@ -153,6 +150,18 @@ def normalized_pixels(x: Tensor) -> tuple[Tensor, Tensor]:
     variance, mean = torch.var_mean(grouped, dim=(1, 3), correction=0, keepdim=True)
     rstd = (variance + EPSILON).rsqrt()
     return ((grouped - mean) * rstd).flatten(2), rstd.view(n, GROUPS)
+
+
+def input_gradient_terms(sums: Tensor, rstd: Tensor, pixels: int) -> Tensor:
+    """Return a, b and c, [3, N, C], of dL/dx = a + b * x_hat + c * g, where x is the input and g = dL/d(x_hat).
+
+    It is rstd * (g - mean(g) - x_hat * mean(g * x_hat)), with means over the group of the image. sums: [2, N, C], of g
+    and g * x_hat over the `pixels` of an image. rstd: [N, GROUPS], from `normalized_pixels`.
+    """
+    _, images, channels = sums.shape
+    means = sums.view(2, images, GROUPS, -1).sum(-1) / (channels // GROUPS * pixels)
+    by_group = torch.stack([-means[0] * rstd, -means[1] * rstd, rstd])
+    return by_group.repeat_interleave(channels // GROUPS, dim=2)
 
 
 def modulate_by_rows_(pixels: Tensor, scale: Tensor, shift: Tensor, row: Tensor | None) -> None:

@@ -13,8 +13,10 @@ class ModelOptions(OptionGroup):
 
     title: ClassVar = "network"
 
-    condition: Literal["mask", "none"] = option(
-        "mask", "condition of the images: mask, or none for an unconditional network, which ignores the masks"
+    condition: Literal["mask", "boxes", "none"] = option(
+        "mask",
+        "condition of the images: mask, boxes (of objects with classes), or none for an unconditional network, which "
+        "ignores the masks",
     )
     class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
     inpaint: bool = option(
@@ -55,6 +57,16 @@ class ModelOptions(OptionGroup):
         resume="may change",
         sampling="free",
     )
+
+    stage_masks: bool = option(
+        True,
+        "with boxes: every block refines the masks of the objects for the next one; false: masks of class and style",
+    )
+    overlap: Literal["mean", "smallest"] = option(
+        "mean", "with boxes: where objects overlap, take the mean of them, or the smallest one as far as its mask goes"
+    )
+    style_dim: int = option(128, "with boxes: random numbers that are the style of an object", ge=1, le=4096)
+    label_dim: int = option(180, "with boxes: numbers of the embedding of a class", ge=1, le=4096)
 
     def check(self) -> Iterator[Problem]:
         given = {"condition", "class_cond"} <= self.model_fields_set and None not in (self.condition, self.class_cond)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.conversion import ignoring_masks, is_unconditional
+from guided_diffusion.models.spade.norm import SpadeConditioner
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.runtime.errors import CheckpointError
 
@@ -20,11 +21,22 @@ AUGMENT_EMBED = "augment_embed.weight"
 
 
 @dataclass(frozen=True)
+class InferredLayout:
+    """The options of a condition of boxes that names and shapes of the weights determine."""
+
+    num_classes: int
+    style_dim: int
+    label_dim: int
+    stage_masks: bool
+
+
+@dataclass(frozen=True)
 class InferredArchitecture:
     """The options of a UNet that names and shapes of its weights determine.
 
-    condition_channels: `num_classes`, and one more if `no_instance` is false; 0 without a condition. attention: the
-    downsampling factors of the levels with attention. resblock_updown: False for a single level.
+    condition_channels: `num_classes`, and one more if `no_instance` is false; 0 without a condition of masks. layout:
+    of a condition of boxes. attention: the downsampling factors of the levels with attention. resblock_updown: False
+    for a single level.
     """
 
     inpaint: bool
@@ -37,10 +49,13 @@ class InferredArchitecture:
     learn_sigma: bool
     use_scale_shift_norm: bool
     resblock_updown: bool
+    layout: InferredLayout | None = None
 
     @property
     def condition(self) -> str:
         """The value of the option `condition`."""
+        if self.layout is not None:
+            return "boxes"
         return "mask" if self.condition_channels else "none"
 
     def build_options(self, *, image_size: int | Sequence[int], no_instance: bool) -> dict[str, Any]:
@@ -48,11 +63,13 @@ class InferredArchitecture:
 
         image_size: pixels, one number or (height, width); `attention_resolutions` is in pixels of its shorter side.
         """
-        classes = {"no_instance": no_instance, "num_classes": self.condition_channels - (not no_instance)}
+        classes: dict[str, Any] = {} if self.layout is None else asdict(self.layout)
+        if self.condition == "mask":
+            classes = {"no_instance": no_instance, "num_classes": self.condition_channels - (not no_instance)}
         return {
             "image_size": image_size,
             "condition": self.condition,
-            **(classes if self.condition == "mask" else {}),
+            **classes,
             "inpaint": self.inpaint,
             "num_channels": self.num_channels,
             "channel_mult": self.channel_mult,
@@ -81,7 +98,8 @@ def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weig
     out_channels = shapes["out.2.weight"][0]
     inpaint = _fills_holes(in_channels, out_channels)
     image_channels = in_channels // 2 if inpaint else in_channels
-    condition_channels = 0 if plain else shapes["middle_block.0.in_norm.mlp_shared.0.weight"][1]
+    layout = _layout_of(shapes)
+    condition_channels = 0 if plain or layout else shapes["middle_block.0.in_norm.mlp_shared.0.weight"][1]
     # Every level of the decoder has num_res_blocks + 1 blocks; the last one upsamples, but not at the finest level.
     num_blocks = shapes.count("output_blocks")
     upsampling = [j for j in range(num_blocks) if shapes.upsamples(j, conv_in)]
@@ -103,7 +121,17 @@ def infer_architecture(state_dict: Mapping[str, Any], *, source: str = "the weig
         learn_sigma=out_channels == 2 * image_channels,
         use_scale_shift_norm=shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * first_width,
         resblock_updown=num_levels > 1 and f"input_blocks.{per_level}.0.op.weight" not in shapes,
+        layout=layout,
     )
+
+
+def _layout_of(shapes: _Shapes) -> InferredLayout | None:
+    """Return the options of a condition of boxes, None of another one."""
+    if "conditioner.embedding.weight" not in shapes:
+        return None
+    num_classes, label_dim = shapes["conditioner.embedding.weight"]
+    style_dim = shapes["middle_block.0.in_norm.gamma.weight"][1] - label_dim
+    return InferredLayout(num_classes, style_dim, label_dim, "middle_block.0.mask_head.conv.weight" in shapes)
 
 
 def load_weights(model: UNetModel, state_dict: Mapping[str, Any], *, source: str) -> None:
@@ -144,7 +172,7 @@ def with_new_inputs(state_dict: Mapping[str, Any], model: UNetModel) -> dict[str
 
 def converts(state_dict: Mapping[str, Any], model: UNetModel) -> bool:
     """Return whether `model` takes masks and the weights are those of an unconditional network."""
-    return model.conditioner is not None and is_unconditional(state_dict)
+    return isinstance(model.conditioner, SpadeConditioner) and is_unconditional(state_dict)
 
 
 def _fills_holes(in_channels: int, out_channels: int) -> bool:
@@ -196,18 +224,14 @@ def _multiplier(width: int, num_channels: int) -> float:
 
 def _difference(found: _Shapes, expected: _Shapes, image_size: tuple[int, int]) -> str:
     """Return how two sets of weights differ, if possible in terms of options, and the remedy."""
-    theirs, ours = (
-        infer_architecture(weights.tensors, source=weights.source).build_options(
-            image_size=image_size, no_instance=True
-        )
-        for weights in (found, expected)
-    )
+    their_kind, our_kind = (infer_architecture(weights.tensors, source=weights.source) for weights in (found, expected))
+    theirs, ours = (kind.build_options(image_size=image_size, no_instance=True) for kind in (their_kind, our_kind))
     differing = [key for key in theirs if key in ours and theirs[key] != ours[key]]
     if differing:
         facts = (f"{key} is {_json(theirs[key])} in the file, {_json(ours[key])} in the config" for key in differing)
         settings = " ".join(f"{key}={_json(theirs[key])}" for key in differing)
         edges = ""
-        if "num_classes" in differing:
+        if "num_classes" in differing and their_kind.condition == "mask":
             edges = f" (num_classes={theirs['num_classes'] - 1} with no_instance=false)"
         return f"{'; '.join(facts)}: set {settings}{edges} or leave {'it' if len(differing) == 1 else 'them'} out"
     missing = sorted(expected.shapes.keys() - found.shapes.keys())

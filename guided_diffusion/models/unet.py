@@ -25,7 +25,13 @@ from guided_diffusion.models.architecture import (
 )
 from guided_diffusion.models.blocks import ConditionedResBlock, ResBlock
 from guided_diffusion.models.conditioners import CONDITIONERS
-from guided_diffusion.models.conditioning import ConditionedNorm, Conditioner, ConditionOptions, Modulation, Modulations
+from guided_diffusion.models.conditioning import (
+    ConditionedNorm,
+    Conditioner,
+    ConditionOptions,
+    DecoderPass,
+    Modulations,
+)
 from guided_diffusion.models.layers import (
     AttentionBlock,
     Downsample,
@@ -93,6 +99,8 @@ class UNetModel(nn.Module):
         width, middle = widths[-1], partial(decoder_block, level=len(widths) - 1)
         self.middle_block = nn.ModuleList([middle(width, width), attend(width, num_heads), middle(width, width)])
         self.output_blocks = _decoder(skip_widths, *shape, decoder_block, partial(attend, heads=heads_upsample))
+        for block in list(self._conditioned_blocks())[:-1]:
+            block.mask_head = conditioner.head(block.out_channels)
         last = zero_initialized(nn.Conv2d(widths[0], out_channels, 3, padding=1))
         self.out = nn.Sequential(GroupNorm32(widths[0]), nn.SiLU(), last)
         # Karras et al. 2022, appendix F.2. Made last, so that the other weights are drawn as without it.
@@ -113,7 +121,7 @@ class UNetModel(nn.Module):
 
         It can be pickled, for data loading processes.
         """
-        if self.conditioner is None:
+        if self.conditioner is None or type(self.conditioner).prepare is Conditioner.prepare:  # which prepares nothing
             return None
         return partial(self.conditioner.prepare, sizes=self.level_sizes(size))
 
@@ -160,26 +168,28 @@ class UNetModel(nn.Module):
         if self.conditioner is None:
             return Modulations([])
         self.conditioner.check(condition)
-        levels = [self.conditioner.level(condition, size, prepared) for size in self.level_sizes(condition.size)]
+        levels = self.conditioner.levels(condition, self.level_sizes(condition.size), prepared)
         return Modulations([self._run(norm.modulate, levels[level]) for norm, level in self._conditioned_norms()])
 
     def _conditioned_norms(self) -> Iterator[tuple[ConditionedNorm, int]]:
         """Yield the conditioned normalizations with their levels, in the order of `decode`."""
+        for block in self._conditioned_blocks():
+            yield from block.norms
+
+    def _conditioned_blocks(self) -> Iterator[ConditionedResBlock]:
         for layers in (self.middle_block, *self.output_blocks):
-            for layer in layers:
-                if isinstance(layer, ConditionedResBlock):
-                    yield from layer.norms
+            yield from (layer for layer in layers if isinstance(layer, ConditionedResBlock))
 
     def decode(self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
         """Return [N, out_channels, H, W] from the results of `encode` and `modulate`, which stay unchanged.
 
         The last layers and the output have the precision of the weights, also under autocast.
         """
-        rest = iter(modulations)
-        h = self._apply_layers(self.middle_block, skips[-1], emb, rest)
+        drawn = DecoderPass(modulations)
+        h = self._apply_layers(self.middle_block, skips[-1], emb, drawn)
         for layers, skip in zip(self.output_blocks, reversed(skips), strict=True):
-            h = self._apply_layers(layers, torch.cat([h, skip], dim=1), emb, rest)
-        assert next(rest, None) is None, "more modulations than conditioned normalizations"
+            h = self._apply_layers(layers, torch.cat([h, skip], dim=1), emb, drawn)
+        drawn.end()
         with torch.autocast(h.device.type, enabled=False):
             return self.out[-1](self.out[0].norm_silu(h.to(self.out[-1].weight.dtype)))
 
@@ -192,14 +202,27 @@ class UNetModel(nn.Module):
         """
         last = max((tap.block for tap in taps if tap.part == "decoder"), default=-1)
         found: dict[Tap, Tensor] = {}
-        for tap, h in self._tapped(x, t, modulations, last):
+        drawn = None if modulations is None else DecoderPass(modulations)
+        for tap, h in self._tapped(x, t, drawn, last):
             if tap in taps:
                 found[tap] = h
             if len(found) == len(set(taps)):
                 break
         return [found[tap] for tap in taps]
 
-    def _tapped(self, x: Tensor, t: Tensor, modulations: Modulations | None, last: int) -> Iterator[tuple[Tap, Tensor]]:
+    def object_masks(self, x: Tensor, t: Tensor, modulations: Modulations) -> Tensor:
+        """Return the masks with which the last block draws the objects of layouts, [N, O, H, W] in 0..1.
+
+        x, t: as in `encode`; without stage masks they do not matter. The masks of empty slots are 0.
+        """
+        blocks = list(self._conditioned_blocks())
+        if all(block.mask_head is None for block in blocks):
+            return modulations[-1].object_masks()
+        drawn, last = DecoderPass(modulations), Tap("decoder", len(self.output_blocks) - 1, True)
+        h = next(h for tap, h in self._tapped(x, t, drawn, last.block) if tap == last)
+        return drawn.next_block(h.shape[2:])[1].object_masks()
+
+    def _tapped(self, x: Tensor, t: Tensor, drawn: DecoderPass | None, last: int) -> Iterator[tuple[Tap, Tensor]]:
         """Yield what every block takes and makes, up to decoder block `last`; skips that it does not need are freed."""
         emb = self._embed(x, t)
         skips, h = [], x.contiguous(memory_format=torch.channels_last)
@@ -209,24 +232,24 @@ class UNetModel(nn.Module):
             yield Tap("encoder", number), h
             if number >= len(self.input_blocks) - 1 - last:
                 skips.append(h)
-        assert modulations is not None or self.conditioner is None, "the decoder needs the modulations of a condition"
-        rest = iter(modulations or ())
+        assert drawn is not None or self.conditioner is None, "the decoder needs the modulations of a condition"
         yield Tap("middle", 0, True), h
-        h = self._apply_layers(self.middle_block, h, emb, rest)
+        h = self._apply_layers(self.middle_block, h, emb, drawn)
         yield Tap("middle", 0), h
         for number, layers in enumerate(self.output_blocks[: last + 1]):
             h = torch.cat([h, skips.pop()], dim=1)
             yield Tap("decoder", number, True), h
-            h = self._apply_layers(layers, h, emb, rest)
+            h = self._apply_layers(layers, h, emb, drawn)
             yield Tap("decoder", number), h
 
-    def _apply_layers(
-        self, layers: nn.ModuleList, h: Tensor, emb: Tensor, modulations: Iterator[Modulation] | None = None
-    ) -> Tensor:
+    def _apply_layers(self, layers: nn.ModuleList, h: Tensor, emb: Tensor, drawn: DecoderPass | None = None) -> Tensor:
         for layer in layers:
             if isinstance(layer, ConditionedResBlock):
-                assert modulations is not None
-                h = self._run(layer, h, emb, next(modulations), next(modulations))
+                assert drawn is not None
+                modulations = drawn.next_block(tuple(h.shape[2:]))
+                h = self._run(layer, h, emb, *modulations)
+                if layer.mask_head is not None:
+                    drawn.seen = self._run(modulations[1].see, layer.mask_head, h)
             elif isinstance(layer, ResBlock):
                 h = self._run(layer, h, emb)
             elif isinstance(layer, AttentionBlock):
@@ -316,5 +339,15 @@ def build_unet(
         # An inpainting network also sees the known image, and the hole.
         in_channels=2 * image_channels + 1 if options.inpaint else image_channels,
         out_channels=2 * image_channels if learn_sigma else image_channels,
-        conditioner=CONDITIONERS[options.condition](ConditionOptions(num_classes, no_instance, options.spade)),
+        conditioner=CONDITIONERS[options.condition](
+            ConditionOptions(
+                num_classes=num_classes,
+                no_instance=no_instance,
+                spade=options.spade,
+                stage_masks=options.stage_masks,
+                overlap=options.overlap,
+                style_dim=options.style_dim,
+                label_dim=options.label_dim,
+            )
+        ),
     )

@@ -89,7 +89,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     before = options_of_checkpoint(source, TrainConfig)
     # The weights of a network start one that is told more or less, but not the moments of its optimizer.
     changed = [key for key in ("inpaint", "augment", "condition") if config.get(key) != before.get(key)]
-    if before.model.condition != "none":
+    if before.model.condition != "none" or config.model.condition == "boxes":
         changed = [key for key in changed if key != "condition"]
     elif "condition" in changed:  # masks are learned, of any classes
         changed += ["no_instance", "spade"]

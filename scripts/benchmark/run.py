@@ -1,7 +1,7 @@
 """Compare the cost of training and sampling with the published code, with MONAI, and with no condition.
 
     python -m scripts.benchmark.run [--quick] [--sizes 64:32:6 ...] [--masks FOLDER] [--growth] [--threshold]
-        [--label-diffusion] [--latent]
+        [--label-diffusion] [--latent] [--layout]
 
 One Markdown table goes to stdout and everything measured to a JSON file. The variants:
 
@@ -52,6 +52,7 @@ from scripts.benchmark.forms import (
 )
 from scripts.benchmark.growth import growth_cases, growth_lines, measure_growth
 from scripts.benchmark.latent import LATENT_SIZES, latent_cases, latent_lines, measure_latent
+from scripts.benchmark.layout import layout_lines, measure_layout
 from scripts.benchmark.tables import RATIOS, Row, as_json, case_lines, conditions, machine, table
 from scripts.benchmark.timing import (
     START_SECONDS,
@@ -191,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(*measure_labels(options, cases[0], report), sep="\n")
     if options.latent:
         print(*measure_latents(options, report), sep="\n")
+    if options.layout:
+        print(*measure_layouts(options, cases[0], report), sep="\n")
     path = Path(options.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -273,6 +276,17 @@ def measure_latents(options: argparse.Namespace, report: dict[str, Any]) -> list
     return ["", *latent_lines(rows)]
 
 
+def measure_layouts(options: argparse.Namespace, case: Case, report: dict[str, Any]) -> list[str]:
+    """Measure networks of boxes beside that without a condition into `report`; return the tables."""
+    rounds = rounds_of(case, options.rounds)
+    seconds = COST["guided"] * case.forward_seconds
+    with Progress(3 * (rounds + warm_up_runs(case.device)) * seconds) as progress:
+        progress.now(f"{case.title}, boxes")
+        row = measure_layout(case, rounds, lambda name: progress.done(seconds))
+    report["layout"] = asdict(row)
+    return ["", *layout_lines(row)]
+
+
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Case]]:
     """Return the options and their cases; exits with an error for invalid ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -291,6 +305,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Cas
     parser.add_argument(
         "--latent", nargs="*", metavar="SIZE:CHANNELS:CLASSES", help=f"also: latents; default {' '.join(LATENT_SIZES)}"
     )
+    parser.add_argument("--layout", action="store_true", help="also: networks of boxes, the first size")
     parser.add_argument("--json", metavar="FILE", help="default: runs/benchmark-<date>-<time>.json")
     options = parser.parse_args(arguments)
     if options.quick:

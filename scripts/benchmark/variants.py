@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,17 @@ DIFFUSION = build_diffusion(DiffusionOptions())
 Step = Callable[[], Any]
 
 
-def network_options(case: Case, condition: str = "mask") -> ModelOptions:
-    """Return the options of the network for `case`."""
-    changes = {"num_channels": case.channels, "num_head_channels": HEAD_CHANNELS, "condition": condition}
+def network_options(case: Case, condition: str = "mask", **more: Any) -> ModelOptions:
+    """Return the options of the network for `case`; `more`: other ones."""
+    changes = {"num_channels": case.channels, "num_head_channels": HEAD_CHANNELS, "condition": condition, **more}
     return ModelOptions().model_copy(update=changes)
 
 
-def build_network(case: Case, condition: str = "mask", image_channels: int = 3) -> UNetModel:
-    """Return our network for `case`, always with the same weights, none of them zero."""
+def build_network(case: Case, condition: str = "mask", image_channels: int = 3, **more: Any) -> UNetModel:
+    """Return our network for `case`, always with the same weights, none of them zero; `more`: other options."""
     torch.manual_seed(0)
     model = build_unet(
-        network_options(case, condition),
+        network_options(case, condition, **more),
         image_size=case.size,
         num_classes=case.classes,
         image_channels=image_channels,
@@ -197,15 +197,16 @@ class Monai(_AsPublished):
         return True
 
 
-class _Guided(Variant):
-    """Training and sampling as in this project."""
+class Guided(Variant):
+    """Training and sampling as in this project. more: other options of the network."""
 
     condition: str
     image_channels: int = 3
+    more: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, case: Case):
         super().__init__(case)
-        self.network = build_network(case, self.condition, self.image_channels)
+        self.network = build_network(case, self.condition, self.image_channels, **self.more)
         if case.compiled:
             compile_network(self.network)
 
@@ -238,14 +239,14 @@ class _Guided(Variant):
         return GuidedNetwork(self.network, diffusion, condition, scale=SCALE, amp_dtype=self.case.amp_dtype, **more)
 
 
-class Ours(_Guided):
+class Ours(Guided):
     """This project's network with its defaults."""
 
     name = "ours"
     condition = "mask"
 
 
-class Floor(_Guided):
+class Floor(Guided):
     """The same network without a condition: plain group normalizations in its decoder."""
 
     name = "floor"

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from guided_diffusion.conditions.base import Condition
+from guided_diffusion.conditions.layout import LayoutCondition
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
 
 CONDITIONS = {
     "mask": SemanticMap(torch.arange(4)[:, None, None].expand(4, 6, 8), 4),
     "mask with edges": SemanticMap(torch.arange(4)[:, None, None].expand(4, 6, 8), 4, torch.ones(4, 6, 8) > 0),
+    "boxes": LayoutCondition(torch.arange(12).view(4, 3) % 5, torch.rand(4, 3, 4), torch.randn(4, 3, 2), 4, (6, 8)),
     "none": NoCondition(4, (6, 8)),
 }
 

@@ -40,7 +40,10 @@ def architectures(draw):
     sides = [side // 2**level for level in range(len(widths))]
     return {
         "image_size": (side, side * draw(st.integers(1, 2))),
-        "condition": draw(st.sampled_from(["mask", "none"])),
+        "condition": draw(st.sampled_from(["mask", "boxes", "none"])),
+        "stage_masks": draw(st.booleans()),
+        "style_dim": draw(st.integers(1, 9)),
+        "label_dim": draw(st.integers(1, 9)),
         "num_classes": draw(st.integers(2, 20)),
         "no_instance": draw(st.booleans()),
         "num_channels": num_channels,
@@ -124,6 +127,7 @@ def test_weights_load_with_and_without_prefix(tiny, noise, label_map):
         ({"attention_resolutions": [8]}, {"attention_resolutions": "[8]"}, "[16,8]"),
         ({"condition": "none"}, {"condition": '"none"'}, '"mask"'),
         ({"num_channels": 64, "learn_sigma": False}, {"num_channels": "64", "learn_sigma": "false"}, "true"),
+        ({"condition": "boxes"}, {"condition": '"boxes"'}, '"mask"'),
     ],
 )
 def test_loading_names_the_option_that_differs(changed, found, wanted):

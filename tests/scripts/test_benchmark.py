@@ -251,3 +251,15 @@ def test_latents_are_measured_beside_pixels(quick, capsys):
     assert row["ratios"].keys() == {"latent 4", "latent 8"}
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 32 px")]
     assert len(table) == 1
+
+
+@pytest.mark.slow
+def test_boxes_are_measured_beside_no_condition(quick, capsys):
+    report = quick("--parts", "--layout", "--sizes", "32:32:3", "--device", "cpu")
+    row = report["layout"]
+    assert [norm["side"] for norm in row["norms"]] == [32, 16, 8]
+    assert all(norm["difference"] < 1e-4 for norm in row["norms"])
+    assert row["seconds"].keys() == {"floor", "boxes", "stage masks"}
+    assert row["guided"].keys() == {"boxes", "stage masks"}
+    assert row["product"]["value"] > 1
+    assert "| one of each |" in capsys.readouterr().out
