@@ -37,6 +37,7 @@ class Stream(IntEnum):
     LATENT = 18
     FEATURE = 19
     PIXEL = 20
+    STYLE = 21
 
 
 def derive_seed(stream: Stream, *key: int) -> int:
