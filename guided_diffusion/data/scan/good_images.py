@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from guided_diffusion.data.datasets import check_sizes, image_tensor, read_mask
+from guided_diffusion.data.datasets import image_tensor, read_mask
 from guided_diffusion.data.deep_color import is_gray, stored_mode
-from guided_diffusion.data.files import open_image, read_bytes
+from guided_diffusion.data.files import check_sizes, open_image, read_bytes
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
