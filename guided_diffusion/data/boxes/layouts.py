@@ -59,9 +59,9 @@ class PlacedObjects(NamedTuple):
     number: Tensor  # [K] int64: which of the O objects
     label: Tensor  # [K] int64
     box: Tensor  # [K, 4] float32: x0, y0, x1, y1 as shares of width and height
-    small: int = 0  # left out by min_object_size
-    cropped: int = 0  # of which less than LEAST_LEFT is in the window
-    beyond: int = 0  # more than max_objects
+    small: Tensor  # numbers of those left out by min_object_size
+    cropped: Tensor  # of which less than LEAST_LEFT is in the window
+    beyond: Tensor  # which are more than max_objects
 
 
 def objects_of_boxes(boxes: BoxedImage, size: Size) -> PictureObjects:
@@ -91,17 +91,17 @@ def place_objects(objects: PictureObjects, placement: Placed, rules: LayoutRules
     seen = left >= LEAST_LEFT
     number = torch.nonzero(large & seen)[:, 0]
     placed = placement.boxes(box[number], objects.size)
-    beyond = max(0, len(number) - rules.max_objects)
-    if beyond:
-        largest = _area(placed).argsort(descending=True, stable=True)[: rules.max_objects].sort().values
-        number, placed = number[largest], placed[largest]
+    order = _area(placed).argsort(descending=True, stable=True)
+    beyond = number[order[rules.max_objects :].sort().values]
+    largest = order[: rules.max_objects].sort().values
+    number, placed = number[largest], placed[largest]
     height, width = placement.window
     label = objects.label[number]
     if placement.mirrored and len(label):
         label = exchanged(label, placement.flip_pairs)
     shares = placed / torch.tensor([width, height, width, height], dtype=placed.dtype)
-    counts = int((~large).sum()), int((large & ~seen).sum()), beyond
-    return PlacedObjects(number, label, shares.float(), *counts)
+    small, cropped = (torch.nonzero(flags)[:, 0] for flags in (~large, large & ~seen))
+    return PlacedObjects(number, label, shares.float(), small, cropped, beyond)
 
 
 def _area(box: Tensor) -> Tensor:
