@@ -1,4 +1,4 @@
-"""Boxes of a run: annotations scanned, boxes of masks measured, the layouts that a network sees, and pictures of them."""
+"""Boxes of a run: annotations scanned, boxes of masks measured, layouts as a network sees them, pictures of them."""
 
 from __future__ import annotations
 

@@ -114,3 +114,27 @@ def _write_vott_csv(folder: Path, pictures: Pictures, names: list[str]) -> None:
 
 
 WRITERS = {"coco": _write_coco, "vott": _write_vott, "vott assets": _write_vott_assets, "vott csv": _write_vott_csv}
+
+
+GRAY: Pictures = {
+    "a.png": ((40, 60), [("spot", (5, 6, 20, 30)), ("scratch", (30, 2, 58, 9))]),
+    "b.png": ((50, 50), [("scratch", (0, 10, 50, 14))]),
+    "c.png": ((64, 33), []),
+    "sub d.png": ((20, 80), [("spot", (2, 2, 9, 12)), ("spot", (40, 5, 52, 20)), ("dent", (60, 0, 80, 20))]),
+}
+"""Gray pictures of several sizes with objects."""
+GRAY_NAMES = ["scratch", "spot", "dent"]
+
+
+def gray_set(folder: Path, kind: str = "coco", split: str = "train") -> Path:
+    """Write the pictures of `GRAY`, their boxes brighter than the rest, with annotations, and return the folder."""
+    images = folder / split / "images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(len(split))
+    for name, ((height, width), boxes) in GRAY.items():
+        pixels = rng.integers(40, 120, (height, width), np.uint8)
+        for _, (x0, y0, x1, y1) in boxes:
+            pixels[y0:y1, x0:x1] += 100
+        Image.fromarray(pixels).save(images / name)
+    WRITERS[kind](folder / split, GRAY, GRAY_NAMES)
+    return folder

@@ -110,7 +110,6 @@ def _reference_problems(
         if not content[key]
     ]
     problems += repeated(path, "image", [each.id for each in images], "give every image an id of its own")
-    problems += repeated(path, "image named", [each.file_name for each in images], "list every picture once")
     problems += repeated(path, "category", [each.id for each in categories], "give every class an id of its own")
     problems += repeated(path, "category named", [each.name for each in categories], "give every class its own name")
     problems += repeated(path, "annotation", [each.id for each in annotations], "give every object an id of its own")
@@ -153,7 +152,7 @@ def read_coco(path: str) -> AnnotationFile:
             found = ObjectBox(class_ids[each.category_id], each.corners, f"annotation {each.id}")
             of_image.setdefault(each.image_id, []).append(found)
     images = [
-        BoxedImage(plain_path(image.file_name), tuple(of_image.get(image.id, ())), size_of(image))
+        BoxedImage(plain_path(image.file_name), tuple(of_image.pop(image.id, ())), size_of(image))
         for image in records.images
         if not path_problem(image.file_name)
     ]

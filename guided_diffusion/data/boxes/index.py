@@ -6,7 +6,7 @@ import fnmatch
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -73,7 +73,8 @@ def index_boxes(
         problems += mistakes
         _, file = with_classes(file, declared, num_classes)
     problems += file.problems
-    pairs, wrong = _paired(file, folder, files)
+    doubled = {problem.path for problem in problems if problem.kind is ProblemKind.DUPLICATE}
+    pairs, wrong = _paired(file, folder, files, doubled)
     problems += wrong
     unlisted = len(files) - len({pair.stem for pair in pairs})
     return BoxIndex(tuple(pairs), file, tuple(problems), unlisted)
@@ -123,22 +124,32 @@ def _annotation_files(
     return found, []
 
 
-def _paired(file: AnnotationFile, folder: str, files: Mapping[str, str]) -> tuple[list[Pair], list[Problem]]:
-    """Return a pair for each picture that the annotations name and that is there, and a problem for each other one."""
-    relative = {stem: path[len(folder) :].replace(os.sep, "/").lstrip("/") for stem, path in files.items()}
-    by_name = {unicodedata.normalize("NFC", name): stem for stem, name in relative.items()}
+def _paired(
+    file: AnnotationFile, folder: str, files: Mapping[str, str], doubled: Collection[str]
+) -> tuple[list[Pair], list[Problem]]:
+    """Return a pair for each picture that the annotations name and that is there, and a problem for each other one.
+
+    doubled: paths of pictures that are left out because another one has their stem, which is said already.
+    """
+
+    def relative(path: str) -> str:
+        return unicodedata.normalize("NFC", path[len(folder) :].replace(os.sep, "/").lstrip("/"))
+
+    by_name = {relative(path): stem for stem, path in files.items()}
+    left_out = {relative(path) for path in doubled}
     by_lower = {name.lower(): name for name in by_name}
     named: dict[str, str] = {}
     pairs, problems = [], []
     for image in file.images:
         entry = f"image {image.path}"
         stem = _stem_of(image.path, by_name, files)
+        if stem is None and image.path in left_out:
+            continue
         if stem is None:
             problems.append(entry_problem(file.path, entry, f"is not in {folder}", _where(image, by_lower, file)))
         elif stem in named:
-            found = f"is there twice, as {named[stem]} is the same picture"
-            remedy = "list every picture once"
-            problems.append(entry_problem(file.path, entry, found, remedy))
+            same = "" if named[stem] == image.path else f", as {named[stem]} is the same picture"
+            problems.append(entry_problem(file.path, entry, f"is there twice{same}", "list every picture once"))
         else:
             named[stem] = image.path
             pairs.append(Pair(stem, files[stem], None, boxes=replace(image, path=files[stem])))

@@ -68,7 +68,8 @@ def scan_boxes(
     facts = in_threads(scan, index.pairs, "scanning images", progress)
     problems += [problem for fact in facts for problem in (*fact.image.problems, *fact.problems)]
     known = [fact for fact in facts if fact.fitted is not None]
-    problems += _format_problems(index, known)
+    if wrong_format := _format_problems(index, known):  # which explains what is wrong with each
+        problems = [problem for problem in problems if problem.kind is not ProblemKind.BOX] + wrong_format
     tagged = [(fact.pair.image, fact.image.turned) for fact in facts if fact.image.turned is not None]
     problems += turned_boxes_problems(tagged)
     problems += color_problems([fact.image.mode for fact in known], image_channels)
