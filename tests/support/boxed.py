@@ -138,3 +138,18 @@ def gray_set(folder: Path, kind: str = "coco", split: str = "train") -> Path:
         Image.fromarray(pixels).save(images / name)
     WRITERS[kind](folder / split, GRAY, GRAY_NAMES)
     return folder
+
+
+def write_published(folder: Path) -> Path:
+    """Write the pictures and annotations of the recorded layouts as COCO unpacks, and return the folder."""
+    golden = Path(__file__).parents[1] / "golden" / "stay_layouts_coco.json"
+    files = json.loads(golden.read_text(encoding="utf-8"))["files"]
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "train2017").mkdir()
+    for name, content in files.items():
+        (folder / "annotations" / f"{name}_train2017.json").write_text(json.dumps(content), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    for image in files["instances"]["images"]:
+        pixels = rng.integers(0, 256, (image["height"], image["width"], 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "train2017" / image["file_name"])
+    return folder

@@ -179,10 +179,13 @@ class LayoutMaker:
         if label is not None:
             return target_in(label, self.foreground) if shown is None else point_of(label, *shown, draw())
         if shown is not None:
-            return _target(shown[1], draw())
+            (top, left), (height, width) = (shown[1].top, shown[1].left), shown[1].size
+            row, column = divmod(int(draw() * height * width), width)
+            return Target(shown[1], (top + row, left + column))
         if not len(source.label):
             return None
-        return _target(whole_pixels(source.box[int(_area(source.box).argmax())].tolist()), 0.5)
+        box = whole_pixels(source.box[int(_area(source.box).argmax())].tolist())
+        return Target(box, ((box.top + box.bottom) // 2, (box.left + box.right) // 2))
 
     def entries(
         self, label: Tensor | None, source: PictureObjects, placement: Placed, key: ExampleKey
@@ -213,10 +216,3 @@ def whole_pixels(box: Sequence[float]) -> Box:
     """Return the pixels that a box (x0, y0, x1, y1) touches."""
     x0, y0, x1, y1 = box
     return Box(int(np.floor(y0)), int(np.floor(x0)), int(np.ceil(y1)), int(np.ceil(x1)))
-
-
-def _target(box: Box, draw: float) -> Target:
-    """Return a box as the target of a window, around one of its pixels."""
-    height, width = box.size
-    row, column = divmod(int(draw * height * width), width)
-    return Target(box, (box.top + row, box.left + column))
