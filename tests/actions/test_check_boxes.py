@@ -69,6 +69,11 @@ def test_classes_without_objects_and_good_images(isdm, tmp_path):
     assert "class 4: 'rust' is in no image" in text
     assert "1 good images" in text
     assert "images by number of objects: 0: 2," in text
+    Image.open(data / "train/images/a.png").save(good / "g.png")
+    code, text, _ = checked(isdm, data, tmp_path / "out", preview_images=0)
+    assert code == 2
+    assert "is a good image and, of the same pixels, the image of" in text
+    assert "a.png, which has boxes" in text
 
 
 def test_faults_end_with_exit_code_2_and_no_picture(isdm, tmp_path):
