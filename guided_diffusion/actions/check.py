@@ -38,7 +38,7 @@ from guided_diffusion.pipelines.latent import thickness_lines
 from guided_diffusion.pipelines.layouts import box_overlays, scan_box_split, shows_boxes, with_box_statistics
 from guided_diffusion.pipelines.output import dataset_folders, image_folder, refuse_other_record, refuse_written_sources
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
-from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import write_run_record
 
@@ -80,7 +80,7 @@ def run(config: CheckConfig) -> int:
             transform = plain_transform(config.geometry, mode)
             lines = window_lines(plan, report.image_sizes, transform, report.encoding.names, examples)
             texts[-1] += "\n" + "\n".join(lines)
-        if config.latents.latent is not None and split == "train" and not report.fatal:
+        if config.latents.latent is not None and mode.boxes is None and split == "train" and not report.fatal:
             labels = read_training_labels(config, report)[: len(report.pairs)]
             lines = thickness_lines(labels, report.encoding.names, config.latents.latent, mode.background)
             texts[-1] += "\n" + "\n".join(lines)
@@ -122,6 +122,11 @@ def _scan(config: CheckConfig, split: str, encoding: LabelEncoding | None) -> Sc
     source, mode = config.source, get_mode(config.source.dataset_mode)
     options = {"batch_size": config.batch.batch_size, "look_alikes": True}
     if mode.masks is None and mode.boxes is None:
+        if config.condition == "boxes":
+            line = (
+                f'condition is "boxes", but dataset_mode {mode.name} has neither boxes nor masks: leave condition out'
+            )
+            raise ConfigError.of_keys(("condition", f"{line}, or set dataset_mode to one that has them"))
         return scan_unlabeled(config, split, **options)
     scan = scan_split if mode.boxes is None else scan_box_split
     report = scan(source, config.geometry, split, encoding=encoding, **options)

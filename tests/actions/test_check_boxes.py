@@ -98,3 +98,9 @@ def test_the_benchmark_as_published(isdm, tmp_path):
     code, text, _ = checked(isdm, data, tmp_path / "out", "coco-boxes", image_channels=3)
     assert code == 2
     assert "stuff_train2017.json: the file does not exist" in text
+
+
+def test_images_alone_have_no_boxes(isdm, lemons, tmp_path):
+    code, _, (error,) = checked(isdm, lemons, tmp_path / "out", "images", condition="boxes")
+    assert code == 2
+    assert "neither boxes nor masks" in error
