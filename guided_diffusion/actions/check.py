@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +35,10 @@ from guided_diffusion.pipelines.dataset import (
 from guided_diffusion.pipelines.generation import read_training_labels
 from guided_diffusion.pipelines.label_diffusion import eta_of_data
 from guided_diffusion.pipelines.latent import thickness_lines
+from guided_diffusion.pipelines.layouts import box_overlays, scan_box_split, shows_boxes, with_box_statistics
 from guided_diffusion.pipelines.output import dataset_folders, image_folder, refuse_other_record, refuse_written_sources
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
-from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import write_run_record
 
@@ -78,7 +80,7 @@ def run(config: CheckConfig) -> int:
             transform = plain_transform(config.geometry, mode)
             lines = window_lines(plan, report.image_sizes, transform, report.encoding.names, examples)
             texts[-1] += "\n" + "\n".join(lines)
-        if config.latents.latent is not None and split == "train" and not report.fatal:
+        if config.latents.latent is not None and mode.boxes is None and split == "train" and not report.fatal:
             labels = read_training_labels(config, report)[: len(report.pairs)]
             lines = thickness_lines(labels, report.encoding.names, config.latents.latent, mode.background)
             texts[-1] += "\n" + "\n".join(lines)
@@ -94,7 +96,12 @@ def run(config: CheckConfig) -> int:
             print(f"  {path.absolute()}")
         if not report.fatal and config.preview_images:
             path = folder / f"{split}.png"
-            visualize.save(overlays(config, report, plan), path)
+            boxed = report.boxes is not None and bool(report.pairs)
+            visualize.save(box_overlays(config, report) if boxed else overlays(config, report, plan), path)
+            print(f"  {path.absolute()}")
+        if report.boxes is not None:
+            path = folder / f"boxes_{split}.json"
+            write_text(path, json.dumps(report.boxes.to_json(), indent=1) + "\n")
             print(f"  {path.absolute()}")
     write_run_record(folder, "check", config.to_json())
     write_text(folder / "report.txt", "\n\n".join(texts) + "\n")
@@ -112,14 +119,21 @@ def _scan(config: CheckConfig, split: str, encoding: LabelEncoding | None) -> Sc
 
     encoding: of the training masks; the values of all masks have to mean what they mean there.
     """
-    source, batch_size = config.source, config.batch.batch_size
-    if get_mode(source.dataset_mode).masks is None:
-        return scan_unlabeled(config, split, batch_size=batch_size, look_alikes=True)
-    report = scan_split(source, config.geometry, split, batch_size=batch_size, encoding=encoding, look_alikes=True)
-    if split != "train":
-        return report
-    report = with_good_images(report, config)
-    if not config.good.image_dir:
+    source, mode = config.source, get_mode(config.source.dataset_mode)
+    options = {"batch_size": config.batch.batch_size, "look_alikes": True}
+    if mode.masks is None and mode.boxes is None:
+        if config.condition == "boxes":
+            line = (
+                f'condition is "boxes", but dataset_mode {mode.name} has neither boxes nor masks: leave condition out'
+            )
+            raise ConfigError.of_keys(("condition", f"{line}, or set dataset_mode to one that has them"))
+        return scan_unlabeled(config, split, **options)
+    scan = scan_split if mode.boxes is None else scan_box_split
+    report = scan(source, config.geometry, split, encoding=encoding, **options)
+    report = with_good_images(report, config) if split == "train" else report
+    if shows_boxes(config):
+        report = with_box_statistics(report, config, training=split == "train")
+    if split != "train" or not config.good.image_dir:
         return report
     # Trained on by a network without a condition, which leaves the masks aside.
     beside = scan_unlabeled(config.replaced(data_dir="", good_dir=""))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from guided_diffusion.data.options import EtaOptions, GeometryOptions, GoodImageOptions, SourceOptions, WindowOptions
+from guided_diffusion.data.options import (
+    BoxOptions,
+    EtaOptions,
+    GeometryOptions,
+    GoodImageOptions,
+    SourceOptions,
+    WindowOptions,
+)
 from guided_diffusion.diffusion.options import CLASSWISE, LabelDiffusionOptions
 from guided_diffusion.models.options import LatentFactorOptions
 from guided_diffusion.runtime.options import ActionConfig, option
@@ -24,12 +31,16 @@ class CheckConfig(ActionConfig):
 
     source: SourceOptions
     geometry: GeometryOptions
+    boxes: BoxOptions
     good: GoodImageOptions
     windows: WindowOptions
     eta: EtaOptions
     label_diffusion: LabelDiffusionOptions
     batch: BatchOptions
     latents: LatentFactorOptions
+    condition: Literal["mask", "boxes"] = option(
+        "mask", "boxes: what the boxes of the masks are, as a network with condition boxes sees them"
+    )
     output_dir: str = option("runs/check", "folder for the preview pictures and the report", path=True)
     preview_images: int = option(12, "pairs in a preview picture, 0: no picture", ge=0, le=200)
 

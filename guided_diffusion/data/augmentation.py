@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.mirror import FlipPairs
 from guided_diffusion.data.transforms import Placement
 
 SCALE_UNIT = 0.2  # binary logarithm of the scale
@@ -125,6 +127,26 @@ class AugmentedPlacement:
         """Place class ids [H, W] as `mask` does, or by the area rule; the border is null."""
         placed = self.then.label(self.cut.label(label, null_id), null_id)
         return placed.masked_fill(~self.inside(), null_id)  # the area rule may see the picture in half of a pixel
+
+    def boxes(self, boxes: Tensor, size: Size) -> Tensor:
+        """Place boxes as `Placement.boxes` does."""
+        return self.then.boxes(self.cut.boxes(boxes, size), self.cut.window)
+
+    @property
+    def window(self) -> Size:
+        return self.then.window
+
+    @property
+    def mirrored(self) -> bool:
+        return self.cut.mirrored != self.then.mirrored
+
+    @property
+    def flip_pairs(self) -> FlipPairs:
+        return self.cut.flip_pairs
+
+    def shown(self, size: Size) -> tuple[float, float, float, float]:
+        """Return the part of a picture that is in the window, as `Placement.shown` does."""
+        return self.cut.shown(size)
 
     def inside(self) -> Tensor:
         """Return which pixels show the picture, not a border: booleans [H, W]."""

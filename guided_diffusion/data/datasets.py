@@ -13,29 +13,35 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from guided_diffusion.data.augmentation import Augmentation, AugmentedPlacement
-from guided_diffusion.data.files import open_image, open_mask
+from guided_diffusion.data.condition_makers import (
+    ConditionMaker,
+    EdgeSource,
+    ExampleKey,
+    MaskMaker,
+    edges_of,
+    read_edge_source,
+)
+from guided_diffusion.data.files import check_sizes, open_image, open_mask
 from guided_diffusion.data.holes import HoleMaker
 from guided_diffusion.data.intensity import ImageRange, eight_bits
-from guided_diffusion.data.masks.encoding import LabelEncoding, edges_from_instances, raw_mask
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, Placement, Target
-from guided_diffusion.data.windows import WindowPlan, numbers, point_of, target_in
+from guided_diffusion.data.windows import WindowPlan, numbers, target_in
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.memory import available_memory
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 _CACHE_SHARE = 1 / 4  # of the memory that is available
 _MEASURED_IMAGES = 16
-_Decoded = tuple[Tensor, Tensor, Tensor | None]
 
 
-class ExampleKey(NamedTuple):
-    """Which example, and how it is augmented (by epoch and index) and weighted."""
+class _Decoded(NamedTuple):
+    """A picture at full size."""
 
-    epoch: int  # from 0
-    index: int  # of the pair in the dataset
-    batch_index: int  # position in the global batch
-    weight: float  # of its loss; 0 for an example that only keeps a process busy
+    image: Tensor
+    label: Tensor | None  # None: its condition is not made of it
+    source: Any  # what its `ConditionMaker` read
 
 
 def read_image(
@@ -95,11 +101,11 @@ def read_condition(
     """
     assert not transform.train
     label = read_mask(entry.mask, encoding, upright=entry.upright)
-    instance = _read_edge_source(entry, label) if with_edges else None
+    source = EdgeSource(read_edge_source(entry, label), entry.instance is not None) if with_edges else None
     height, width = label.shape
     placement = transform.place((height, width), target=_shown(label, encoding, transform, window))
     placed = _compact(placement.label(label, encoding.num_classes))
-    edge = None if instance is None else _edges(placement, instance, placed, entry.instance is not None)
+    edge = None if source is None else edges_of(placement, source, placed)
     inside = placement.inside() if transform.resize == "window" else None
     return PlacedCondition(placed, edge, None if inside is None or inside.all() else inside)
 
@@ -124,6 +130,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     good_images: without a mask, their label is the background everywhere. windows: where windows lie; then an index
         does not choose the picture, it is a number in the epoch. holes: examples have a hole to fill.
+    conditions: what examples have of a condition; None: label maps, `with_edges` if that is set.
     augment: probability of each `Augmentation` beside those of `transform`.
     cache_images: keep decoded pictures in memory; "auto": if they fit in a quarter of the available memory, once for
         each of `num_workers` processes.
@@ -145,6 +152,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         windows: WindowPlan | None = None,
         holes: HoleMaker | None = None,
         augment: float = 0.0,
+        conditions: ConditionMaker | None = None,
     ):
         self.pairs = tuple(pairs)
         self.good_images = tuple(good_images)
@@ -157,6 +165,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.image_range: ImageRange = image_range
         self.seed = seed
         self.with_edges = with_edges
+        foreground = foreground_classes(encoding.num_classes, transform.background)
+        self.conditions: ConditionMaker = conditions or MaskMaker(encoding.num_classes, foreground, with_edges)
         if cache_images == "auto":
             size = decoded_bytes(self.pairs, image_channels, with_edges=with_edges) * max(1, num_workers)
             size = round(size * len(self) / max(1, len(self.pairs)))  # good images are as large as the others
@@ -172,37 +182,27 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return len(self.pairs) + len(self.good_images)
 
     def __getitem__(self, key: ExampleKey) -> dict[str, Any]:
-        """Return `image`, float32 [image_channels, H, W] in [-1, 1]; `label`, [H, W] in `0..num_classes`, uint8 (int16
-        above 255 classes); booleans [H, W]: `edge` if `with_edges`, `inside` (not border) of windows, `hole`;
-        `augment`, the parameters, if that is on; `index`, `batch_index` and `weight` of the key. Raises DataError for
-        files that changed since they were scanned.
+        """Return `image`, float32 [image_channels, H, W] in [-1, 1]; the entries of its condition, unless `conditions`
+        was given `label`, [H, W] in `0..num_classes`, uint8 (int16 above 255 classes), and `edge`, if `with_edges`;
+        booleans [H, W]: `inside` (not border) of windows, `hole`; `augment`, the parameters, if that is on; `index`,
+        `batch_index` and `weight` of the key. Raises DataError for files that changed since they were scanned.
         """
         generator = self._generator(key)
-        if self.windows is None:
-            index, class_id, box = key.index, None, None
-        else:
-            index, class_id, box = self.windows.draw(generator)
-        image, label, instance = self._decoded(index)
-        if class_id is None or box is None:
-            target = None if self.windows else _shown(label, self.encoding, self.transform)
-        else:
-            target = point_of(label, class_id, box, next(numbers(generator)))
-            if target is None:
-                found = f"has no {self.encoding.names[class_id]!r} where it had some when training began"
-                raise DataError.of(self.pairs[index].mask, found, "start again, and leave the files as they are")
-        height, width = label.shape
+        index, *drawn = (key.index, None, None) if self.windows is None else self.windows.draw(generator)
+        image, label, source = self._decoded(index)
+        target = self._target(index, label, source, drawn, generator)
+        height, width = image.shape[-2:]
         placement = self.transform.place((height, width), generator if self.transform.train else None, target)
         if self.augment:
             placement = self._augmentation(key).applied(placement)
+        placed = None if label is None else _compact(placement.label(label, self.encoding.num_classes))
         example: dict[str, Any] = {
             "image": self._pixels(image, placement, generator).div_(127.5).sub_(1),
-            "label": _compact(placement.label(label, self.encoding.num_classes)),
+            **self.conditions.entries(placed, source, placement, key),
             "index": key.index,
             "batch_index": key.batch_index,
             "weight": key.weight,
         }
-        if instance is not None:
-            example["edge"] = _edges(placement, instance, example["label"], self._has_instances(index))
         if self.transform.resize == "window":
             example["inside"] = placement.inside()
         elif isinstance(placement, AugmentedPlacement):  # the border of "pad" counts where it is where it always is
@@ -211,10 +211,25 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if isinstance(placement, AugmentedPlacement):
             example["augment"] = placement.parameters()
         if self.holes is not None:
+            assert placed is not None, "holes lie on what masks show"
             if not self.transform.train:  # the same hole every time
                 generator.manual_seed(derive_seed(Stream.HOLE, self.seed, key.index))
-            example["hole"] = self.holes(example["label"], numbers(generator))
+            example["hole"] = self.holes(placed, numbers(generator))
         return example
+
+    def _target(
+        self, index: int, label: Tensor | None, source: Any, drawn: Sequence[Any], generator: torch.Generator
+    ) -> Target | None:
+        """Return what a window shows of a picture: a component `drawn` (class, box) of it, if any; None: anything."""
+        class_id, box = drawn
+        if self.transform.resize != "window" or (self.windows is not None and box is None):
+            return None
+        shown = None if box is None else (class_id, box)
+        target = self.conditions.window_target(label, source, shown, numbers(generator).__next__)
+        if target is None and shown is not None:
+            found = f"has no {self.encoding.names[class_id]!r} where it had some when training began"
+            raise DataError.of(self.pairs[index].mask, found, "start again, and leave the files as they are")
+        return target
 
     def picture(self, key: ExampleKey) -> Pair | GoodImage:
         """Return what an example shows."""
@@ -226,9 +241,6 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         if self.transform.train:
             generator.manual_seed(derive_seed(Stream.AUGMENT, self.seed, key.epoch, key.index))
         return generator
-
-    def _has_instances(self, index: int) -> bool:
-        return index < len(self.pairs) and self.pairs[index].instance is not None
 
     def _augmentation(self, key: ExampleKey) -> Augmentation:
         # Of its own seed: what else is drawn stays the same.
@@ -245,42 +257,25 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return placed if pixels is placed else torch.where(placement.inside(), pixels, placed)
 
     def _decoded(self, index: int) -> _Decoded:
-        """Return image, label and, `with_edges`, instance map of a pair at full size."""
+        """Return image, label and what its condition is made of at full size."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
-        if index >= len(self.pairs):
-            return self._keep(index, self._decoded_good(self.good_images[index - len(self.pairs)]))
-        pair = self.pairs[index]
-        if pair.mask is None:
-            return self._keep(index, self._decoded_good(pair))
-        image = read_image(pair.image, self.image_channels, upright=pair.upright, image_range=self.image_range)
-        label = read_mask(pair.mask, self.encoding, upright=pair.upright)
-        check_sizes(pair.image, image.shape[-2:], pair.mask, label.shape)
-        return self._keep(index, (image, label, _read_edge_source(pair, label) if self.with_edges else None))
-
-    def _decoded_good(self, good: GoodImage | Pair) -> _Decoded:
-        image = read_image(good.image, self.image_channels, upright=good.upright, image_range=self.image_range)
-        if good.mask is None:
+        entry = self.pairs[index] if index < len(self.pairs) else self.good_images[index - len(self.pairs)]
+        image = read_image(entry.image, self.image_channels, upright=entry.upright, image_range=self.image_range)
+        height, width = image.shape[-2:]
+        label = None
+        if entry.mask is not None:
+            label = read_mask(entry.mask, self.encoding, upright=entry.upright)
+            check_sizes(entry.image, (height, width), entry.mask, label.shape)
+        elif self.conditions.reads_labels:
             kind = torch.uint8 if self.encoding.num_classes < 256 else torch.int32
-            label = torch.full(image.shape[-2:], self.transform.background, dtype=kind)
-        else:
-            label = read_mask(good.mask, self.encoding, upright=good.upright)
-            check_sizes(good.image, image.shape[-2:], good.mask, label.shape)
-        return image, label, label.int() if self.with_edges else None
+            label = torch.full((height, width), self.transform.background, dtype=kind)
+        return self._keep(index, _Decoded(image, label, self.conditions.read(entry, label, (height, width))))
 
     def _keep(self, index: int, decoded: _Decoded) -> _Decoded:
         if self._cache is not None:
             self._cache[index] = decoded
         return decoded
-
-
-def check_sizes(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> None:
-    """Raise DataError if two pictures of one pair differ in size (height, width)."""
-    if tuple(size) != tuple(other_size):
-        found = f"{size[1]}x{size[0]} pixels, but {other_path} has {other_size[1]}x{other_size[0]}"
-        if tuple(size) == tuple(other_size)[::-1]:
-            found += " (sides exchanged: is one of them stored turned, and its EXIF orientation missing or ignored?)"
-        raise DataError.of(path, found, "scale or crop one to the other's size (masks by nearest neighbor)")
 
 
 def decoded_bytes(pairs: Sequence[Pair], channels: int, *, with_edges: bool = False) -> int:
@@ -292,25 +287,6 @@ def decoded_bytes(pairs: Sequence[Pair], channels: int, *, with_edges: bool = Fa
     measured = [(open_image(pair.image) if pair.mask is None else open_mask(pair.mask)).size for pair in chosen]
     pixels = sum(width * height for width, height in measured) / len(measured)
     return round(pixels * len(pairs) * (channels + 1 + 4 * with_edges))
-
-
-def _read_edge_source(entry: Pair | MaskEntry, label: Tensor) -> Tensor:
-    """Return the ids whose borders are the edges, int32 [H, W]: the instance map, or the labels where there is none."""
-    if entry.instance is None:
-        return label.int()
-    instance = raw_mask(open_mask(entry.instance, upright=entry.upright), entry.instance).values
-    check_sizes(entry.mask, label.shape, entry.instance, instance.shape)
-    return torch.from_numpy(instance.astype(np.int32))
-
-
-def _edges(placement: Placement | AugmentedPlacement, source: Tensor, label: Tensor, has_instances: bool) -> Tensor:
-    """Return the edges of a placed map, booleans [H, W]: where `source`, ids [H, W] before placing, changes.
-
-    Edges of labels placed by area are those of the placed `label`, as nearest pixels lose what the area rule keeps.
-    """
-    if placement.label_by_area and not has_instances:
-        return edges_from_instances(label.int())
-    return edges_from_instances(placement.mask(source, -1))
 
 
 def _compact(label: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -124,6 +124,15 @@ def open_mask(path: str | Path, content: bytes | None = None, *, upright: bool =
     if raw_mode in _LOW_DEPTH:
         return image.point([value // _LOW_DEPTH[raw_mode] for value in range(256)])
     return image
+
+
+def check_sizes(path: str, size: Sequence[int], other_path: str, other_size: Sequence[int]) -> None:
+    """Raise DataError if two pictures of one pair differ in size (height, width)."""
+    if tuple(size) != tuple(other_size):
+        found = f"{size[1]}x{size[0]} pixels, but {other_path} has {other_size[1]}x{other_size[0]}"
+        if tuple(size) == tuple(other_size)[::-1]:
+            found += " (sides exchanged: is one of them stored turned, and its EXIF orientation missing or ignored?)"
+        raise DataError.of(path, found, "scale or crop one to the other's size (masks by nearest neighbor)")
 
 
 def orientation(image: Image.Image) -> int:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from guided_diffusion.conditions.base import Prepared
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.data.condition_makers import ConditionMaker
 from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
@@ -81,10 +82,10 @@ def _drawn(order: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor
     return drawn[torch.randperm(len(order), generator=generator)]
 
 
-_EXTRA = ("inside", "hole", "augment")  # of an example, where it has them
+_EXTRA = ("inside", "hole", "augment", "label")  # of an example, where it has them
 
-Prepare = Callable[[SemanticMap], Prepared | None]
-"""What a network precomputes from the label maps of a batch."""
+Prepare = Callable[[Any], Prepared | None]
+"""What a network precomputes from the conditions of a batch."""
 Reduce = Callable[[SemanticMap], SemanticMap]
 
 
@@ -94,8 +95,8 @@ class TrainBatch:
 
     image: Tensor
     """[n, C, H, W] float32 in [-1, 1]."""
-    condition: SemanticMap
-    """n maps of size [H, W], or of the size of latents."""
+    condition: Any
+    """A `Condition`: n maps of size [H, W], or of the size of latents, or n layouts."""
     batch_index: Tensor
     """[n] int64 on the CPU, positions in the global batch."""
     weight: Tensor
@@ -110,6 +111,8 @@ class TrainBatch:
     """[n, H, W] booleans: the pixels to be filled; None unless holes are trained."""
     augment: Tensor | None = None
     """[n, P] float32: the `AUGMENT_PARAMETERS` of each image; None without such augmentation."""
+    label: Tensor | None = None
+    """[n, H, W] class ids, where images have masks beside another condition; None elsewhere."""
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -118,8 +121,8 @@ class TrainBatch:
 class TrainLoader:
     """Reads the batches of an epoch, in this process (`num_workers` 0) or in worker processes.
 
-    prepare: called there on the label maps of each batch; it has to be picklable. reduce: likewise, before that; it
-    makes them smaller, to the size of latents.
+    prepare: called there on the conditions of each batch; it has to be picklable. reduce: likewise, before that; it
+    makes label maps smaller, to the size of latents.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class TrainLoader:
             _Guarded(dataset),
             batch_sampler=self._keys,  # refilled for each epoch
             num_workers=num_workers,
-            collate_fn=_Collate(dataset.encoding.num_classes, prepare, reduce),
+            collate_fn=_Collate(dataset.conditions, prepare, reduce),
             pin_memory=self._device.type == "cuda",
             worker_init_fn=leave_signals_to_the_trainer,
             persistent_workers=num_workers > 0,  # so that they keep the pictures they cached
@@ -174,8 +177,8 @@ class TrainLoader:
         )
 
 
-def collate_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, SemanticMap]:
-    """Return chosen examples as one batch on the CPU: images [N, C, H, W] in [-1, 1] and their maps."""
+def collate_examples(dataset: SegmentationDataset, indices: Iterable[int]) -> tuple[Tensor, Any]:
+    """Return chosen examples as one batch on the CPU: images [N, C, H, W] in [-1, 1] and their maps, or layouts."""
     examples = _collated(dataset, indices)
     return examples["image"], examples["condition"]
 
@@ -195,7 +198,7 @@ def collate_inside(dataset: SegmentationDataset, indices: Iterable[int]) -> Tens
 
 
 def _collated(dataset: SegmentationDataset, indices: Iterable[int]) -> dict[str, Any]:
-    collate = _Collate(dataset.encoding.num_classes)
+    collate = _Collate(dataset.conditions)
     return collate([dataset[ExampleKey(0, index, 0, 1.0)] for index in indices])
 
 
@@ -214,9 +217,9 @@ class _Guarded(Dataset[Any]):
 
 @dataclass(frozen=True)
 class _Collate:
-    """Makes a batch of examples with one SemanticMap, or returns the first error among them."""
+    """Makes a batch of examples with one condition, or returns the first error among them."""
 
-    num_classes: int
+    conditions: ConditionMaker
     prepare: Prepare | None = None
     reduce: Reduce | None = None
 
@@ -224,8 +227,8 @@ class _Collate:
         failures = [example for example in examples if isinstance(example, UserError)]
         if failures:
             return failures[0]
+        condition = self.conditions.collate(examples)
         batch = default_collate(examples)
-        condition = SemanticMap(batch.pop("label"), self.num_classes, batch.pop("edge", None))
         if self.reduce is not None:
             condition = self.reduce(condition)
         prepared = None if self.prepare is None else self.prepare(condition)

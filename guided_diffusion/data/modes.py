@@ -38,6 +38,15 @@ class FileRule:
 
 
 @dataclass(frozen=True)
+class AnnotationRule:
+    """Which files of a folder have the boxes of a split."""
+
+    folder: str  # as of a FileRule
+    files: tuple[tuple[str, str], ...]  # (pattern of names with `{split}`, format); one of the formats is there
+    together: bool = False  # all of the files are one set of annotations
+
+
+@dataclass(frozen=True)
 class PublishedNetwork:
     """Options of the weights published for a mode that their shapes do not tell."""
 
@@ -53,6 +62,7 @@ class DatasetMode:
     images: FileRule
     masks: FileRule | None  # None: images alone
     instances: FileRule | None = None  # instance-id maps
+    boxes: AnnotationRule | None = None  # boxes of objects in place of masks
     aliases: tuple[str, ...] = ()
     splits: tuple[tuple[str, str], ...] = ()  # (split, folder name) where the two differ
     binary: bool = False  # two classes; the mask values are 0 and one other, which is read from the masks
@@ -173,7 +183,37 @@ MODES: tuple[DatasetMode, ...] = (
     DatasetMode("lemon-multi-class", _LEMON_IMAGES, _LEMON_MASKS, aliases=("multi-class",)),
     # Every pixel is of one class, which is no condition.
     DatasetMode(IMAGES, FileRule("{split}/images", PICTURES), None, num_classes=1, names=("image",)),
+    # What is not in a box is class 0, the background.
+    DatasetMode(
+        "boxes",
+        FileRule("{split}/images", PICTURES),
+        None,
+        boxes=AnnotationRule(
+            "{split}",
+            (
+                ("annotations.json", "coco"),
+                ("*-export.json", "vott"),
+                ("*-asset.json", "vott assets"),
+                ("*.csv", "vott csv"),
+            ),
+        ),
+    ),
     *_PUBLISHED_MODES,
+    # The benchmark of layout to image: things and stuff of COCO, as its archives unpack.
+    DatasetMode(
+        "coco-boxes",
+        FileRule("{split}", _PHOTOGRAPHS),
+        None,
+        splits=(("train", "train2017"), ("test", "val2017")),
+        boxes=AnnotationRule(
+            "annotations",
+            (("instances_{split}.json", "coco-stuff"), ("stuff_{split}.json", "coco-stuff")),
+            together=True,
+        ),
+        num_classes=184,
+        resize="squash",
+        scenes=True,
+    ),
 )
 
 

@@ -81,7 +81,9 @@ class SourceOptions(OptionGroup):
         sampling="free",
     )
     dataset_mode: str = option(
-        "", "layout and label rule: binary, multi-class, cityscapes, ade20k, celeba, coco; images: images alone"
+        "",
+        "layout and label rule: binary, multi-class, cityscapes, ade20k, celeba, coco; boxes, coco-boxes: boxes in "
+        "place of masks; images: images alone",
     )
     num_classes: int | None = option(
         None, "number of classes, background included; null: by dataset_mode, else classes.json", ge=1, le=65535
@@ -145,6 +147,19 @@ class AugmentOptions(OptionGroup):
     rotate90: bool = option(False, "turn image and mask by quarter turns at random")
     brightness: float = option(
         0.0, "make images brighter or darker at random, by up to this share of the gray levels", ge=0, le=1
+    )
+
+
+class BoxOptions(OptionGroup):
+    """Which objects of an image are in its layout."""
+
+    title: ClassVar = "boxes"
+    max_objects: int = option(16, "most objects of an image; of more, the largest are kept", ge=1, le=1024)
+    min_object_size: float = option(
+        0.0, "objects whose box has at most this share of the image are left out; published for COCO: 0.02", ge=0, lt=1
+    )
+    background: bool = option(
+        True, "the image as a whole is an object, too: its class is that of a box around everything, else class 0"
     )
 
 

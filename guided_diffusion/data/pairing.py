@@ -9,6 +9,7 @@ from pathlib import Path
 
 import blobfile as bf
 
+from guided_diffusion.data.boxes.records import BoxedImage
 from guided_diffusion.data.files import exists, is_folder, list_files
 from guided_diffusion.data.modes import PICTURES, DatasetMode, FileRule
 from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
@@ -47,7 +48,7 @@ class MaskEntry:
 class Pair:
     """An image with its mask and instance map, by paths; `stem` is what their paths in their folders share.
 
-    mask: None for an image that is trained on without one, by a network without a condition.
+    mask: None for an image that is trained on without one, by a network without a condition, or with `boxes`.
     """
 
     stem: str
@@ -55,6 +56,7 @@ class Pair:
     mask: str | None
     instance: str | None = None
     upright: bool = True  # read with EXIF orientations applied
+    boxes: BoxedImage | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def index_pairs(
     files: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []
     for what, rule in rules.items():
-        files[what], new = _index_folder(folders[what], what, rule)
+        files[what], new = index_folder(folders[what], what, rule)
         if what == _INSTANCE_MAP and not files[what]:
             # Only edges need them.
             new = [replace(problem, remedy=f"{problem.remedy}, or set no_instance to true") for problem in new]
@@ -121,12 +123,12 @@ def index_images(
     files: dict[str, str] = {}
     problems: list[Problem] = []
     if data_dir:
-        files, problems = _index_folder(mode.folder(mode.images, data_dir, split), "image", mode.images)
+        files, problems = index_folder(mode.folder(mode.images, data_dir, split), "image", mode.images)
         files = dict(sorted(files.items()))
     if image_dir:
         folder = str(image_dir)
         if is_folder(folder):
-            beside, new = _index_folder(folder, "image", _ANY_IMAGE)
+            beside, new = index_folder(folder, "image", _ANY_IMAGE)
         else:
             found = "is a file, not a folder" if exists(folder) else "the folder does not exist"
             beside, new = {}, [Problem(folder, found, "check image_dir", ProblemKind.FOLDER)]
@@ -149,13 +151,13 @@ def index_masks(
     with_instances: add the instance maps found beside the masks, if the mode keeps them there.
     """
     rule = None if mode is None else mode.masks
-    masks, problems = ({}, []) if rule is None else _index_folder(str(folder), "mask", rule)
+    masks, problems = ({}, []) if rule is None else index_folder(str(folder), "mask", rule)
     if rule is None or not masks:
-        masks, problems = _index_folder(str(folder), "mask", _ANY_PNG)
+        masks, problems = index_folder(str(folder), "mask", _ANY_PNG)
         return [MaskEntry(stem, masks[stem]) for stem in sorted(masks)], problems
     instances: dict[str, str] = {}
     if with_instances and mode.instances is not None and mode.instances.folder == rule.folder:
-        instances, _ = _index_folder(str(folder), _INSTANCE_MAP, mode.instances)
+        instances, _ = index_folder(str(folder), _INSTANCE_MAP, mode.instances)
     return [MaskEntry(stem, masks[stem], instances.get(stem)) for stem in sorted(masks)], problems
 
 
@@ -170,10 +172,10 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
         raise DataError.of(root, found, "check good_dir")
     inside, of_masks = bf.join(root, "images"), bf.join(root, "masks")
     has_images = is_folder(inside)
-    images, problems = _index_folder(inside if has_images else root, "good image", _ANY_IMAGE)
+    images, problems = index_folder(inside if has_images else root, "good image", _ANY_IMAGE)
     masks: dict[str, str] = {}
     if has_images and is_folder(of_masks):
-        masks, new = _index_folder(of_masks, "mask", _ANY_PNG)
+        masks, new = index_folder(of_masks, "mask", _ANY_PNG)
         problems += new
         if images and masks:
             kind = ProblemKind.IMAGE_WITHOUT_MASK
@@ -186,7 +188,7 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
     return [GoodImage(stem, images[stem], masks.get(stem), upright) for stem in sorted(images)]
 
 
-def _index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str], list[Problem]]:
+def index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str], list[Problem]]:
     """Return stem -> path of the files that `rule` means in a folder, and what is wrong with the folder."""
     try:
         if not is_folder(folder):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import crop, horizontal_flip, resize, rotate, vertical_flip
+from torchvision.tv_tensors import BoundingBoxes
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.area import Span, reduce_image, reduce_label
@@ -77,7 +78,32 @@ class Placement:
             placed = self._finish(reduce_label(label, self.scaled, *self.seen, **ids), null_id)
         else:
             placed = self.mask(label, null_id)
-        return exchanged(placed, self.flip_pairs if self.hflip != self.vflip else ())
+        return exchanged(placed, self.flip_pairs if self.mirrored else ())
+
+    def boxes(self, boxes: Tensor, size: Size) -> Tensor:
+        """Place boxes [N, 4] (x0, y0, x1, y1 in pixels of a picture of `size`), cut off at the border of the window."""
+        placed = resize(BoundingBoxes(boxes, format="XYXY", canvas_size=size), list(self.scaled))
+        placed = crop(placed, *self.offset, *self.size)
+        placed = horizontal_flip(placed) if self.hflip else placed
+        placed = vertical_flip(placed) if self.vflip else placed
+        placed = rotate(placed, 90 * self.turns, expand=True) if self.turns else placed
+        return placed.as_subclass(Tensor)
+
+    @property
+    def window(self) -> Size:
+        """Height and width of the placed picture."""
+        return self.size if self.turns % 2 == 0 else (self.size[1], self.size[0])
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether left and right are exchanged."""
+        return self.hflip != self.vflip
+
+    def shown(self, size: Size) -> tuple[float, float, float, float]:
+        """Return the part of a picture of `size` that is in the window: x0, y0, x1, y1 in its pixels."""
+        (top, bottom), (left, right) = self.seen
+        down, across = size[0] / self.scaled[0], size[1] / self.scaled[1]
+        return left * across, top * down, right * across, bottom * down
 
     @property
     def seen(self) -> tuple[Span, Span]:

@@ -27,7 +27,7 @@ _BACKGROUND, _NULL, _PAPER, _INK = (16, 16, 20), (128, 128, 128), (255, 255, 255
 _FIRST = ((240, 220, 66), (213, 70, 0), (86, 180, 233), (200, 50, 160), (0, 158, 115), (0, 80, 200), (245, 160, 200))
 _MAX_DISTINCT = 1024
 _OPACITY = 0.45  # of an overlay
-_TEXT, _HEADING = 14, 18  # font sizes in pixels
+_SMALL_TEXT, _TEXT, _HEADING = 10, 14, 18  # font sizes in pixels
 _MARGIN = 4  # white pixels around text
 _MIN_TILE = 128  # pixels to which small tiles are enlarged by default
 
@@ -123,6 +123,32 @@ def overlay(image: Pixels, label: ArrayLike, palette: Pixels, *, background: int
 def draw_edges(image: Pixels, edge: ArrayLike) -> Pixels:
     """Return the image [H, W, 3] at half its brightness with the pixels of `edge` ([H, W] booleans) in white."""
     return np.where(np.asarray(edge)[..., None], np.uint8(255), to_rgb(image) // 2)
+
+
+def enlarged(image: Pixels, side: int) -> Pixels:
+    """Return the image [H, W, 3] scaled so that its longer side has `side` pixels; sharp-edged where it grows."""
+    picture = Image.fromarray(to_rgb(image))
+    factor = side / max(picture.size)
+    size = tuple(max(1, round(length * factor)) for length in picture.size)
+    return np.array(picture.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS))
+
+
+def draw_boxes(image: Pixels, boxes: ArrayLike, entries: Sequence[tuple[str, Color]]) -> Pixels:
+    """Return the image [H, W, 3] with boxes [N, 4] (x0, y0, x1, y1 as shares of its sides), names and colors beside."""
+    picture = Image.fromarray(to_rgb(image))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_SMALL_TEXT)
+    width, height = picture.size
+    scaled = np.asarray(boxes, np.float64).reshape(-1, 4) * (width, height, width, height)
+    for (x0, y0, x1, y1), (name, color) in zip(np.round(scaled).astype(int).tolist(), entries, strict=True):
+        x0, y0 = min(x0, width - 1), min(y0, height - 1)
+        right, bottom = max(x0, min(x1, width) - 1), max(y0, min(y1, height) - 1)
+        draw.rectangle((x0, y0, right, bottom), outline=tuple(color))
+        wide, high = math.ceil(font.getlength(name)) + 2, sum(font.getmetrics())
+        left, top = max(0, min(x0, width - wide)), y0 - high if y0 >= high else min(bottom + 1, height - high)
+        draw.rectangle((left, top, left + wide, top + high - 1), fill=tuple(color))
+        ink = _PAPER if sum(color) < 384 else _INK
+        draw.text((left + 1, top), name, fill=ink, font=font)
+    return np.array(picture)
 
 
 # ------------------------------------------------------------------------------------------------------ grids

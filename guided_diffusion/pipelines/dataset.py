@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.boxes.layouts import whole_pixels
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import SegmentationDataset, foreground_classes, read_mask
 from guided_diffusion.data.files import is_folder
@@ -164,7 +165,7 @@ def shared_files(source: SourceOptions, training: ScanReport) -> list[Problem]:
     mode = get_mode(source.dataset_mode)
     if not source.data_dir:
         return []
-    if training.noun == "images":
+    if mode.masks is None or training.noun == "images":
         test, _ = index_images(source.data_dir, mode, "test")
     else:
         test, _ = index_pairs(source.data_dir, mode, "test", with_instances=False)
@@ -339,6 +340,8 @@ def window_plan(
     classes = foreground_classes(report.encoding.num_classes, get_mode(source.dataset_mode).background)
 
     def boxes(pair: Pair) -> list[tuple[int, Box]]:
+        if pair.boxes is not None:
+            return [(each.class_id, whole_pixels(each.box)) for each in pair.boxes.objects]
         if pair.mask is None:
             return []
         return boxes_of(read_mask(pair.mask, report.encoding, upright=pair.upright), classes)

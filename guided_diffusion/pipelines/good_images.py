@@ -9,8 +9,7 @@ from PIL import Image
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
-from guided_diffusion.data.datasets import check_sizes
-from guided_diffusion.data.files import orientation
+from guided_diffusion.data.files import check_sizes, orientation
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage
 from guided_diffusion.models.architecture import height_width

@@ -16,8 +16,8 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data.components import Box, find_components
-from guided_diffusion.data.datasets import check_sizes, read_mask
-from guided_diffusion.data.files import open_mask
+from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.files import check_sizes, open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images

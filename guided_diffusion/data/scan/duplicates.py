@@ -136,7 +136,7 @@ def _twin(
 
 
 def _masks_differ(pair: Pair, other: Pair, encoding: LabelEncoding | None) -> bool:
-    if encoding is None:
+    if encoding is None or pair.mask is None or other.mask is None:
         return True
     try:
         ours, theirs = (
@@ -154,8 +154,12 @@ def twin_problems(twins: Sequence[Twin], images: int) -> list[Problem]:
     for twin in twins:
         found = f"{_LIKE[twin.likeness]} {twin.of.image}"
         if twin.other_mask:
-            found += f", but the masks differ ({twin.pair.mask}, {twin.of.mask})"
-            remedy = "keep the pair whose mask is right: the model is taught both"
+            boxes = twin.pair.mask is None
+            found += (
+                ", but their boxes differ" if boxes else f", but the masks differ ({twin.pair.mask}, {twin.of.mask})"
+            )
+            right = "image whose boxes are" if boxes else "pair whose mask is"
+            remedy = f"keep the {right} right: the model is taught both"
             problems.append(Problem(twin.pair.image, found, remedy, ProblemKind.TWO_MASKS, fatal=False))
         else:
             found += f" ({doubled} of {images} images of this split repeat another)"
@@ -169,7 +173,8 @@ def shared_problems(twins: Sequence[Twin], images: int) -> list[Problem]:
     """Return a warning for each image of a test split of `images` that is in train, too."""
     problems = []
     for twin in twins:
-        masks = ", with another mask" if twin.other_mask else ""
+        other = "mask" if twin.pair.mask is not None else "set of boxes"
+        masks = f", with another {other}" if twin.other_mask else ""
         found = f"{_LIKE[twin.likeness]} {twin.of.image} in train{masks} ({len(twins)} of {images} test images are)"
         remedy = "remove it from train or from test: a model knows what it was trained on, so the test says too much"
         kind = ProblemKind.LOOK_ALIKE_IN_TRAIN if twin.likeness == "look-alike" else ProblemKind.TEST_IN_TRAIN

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from guided_diffusion.data.datasets import check_sizes, image_tensor, read_mask
+from guided_diffusion.data.datasets import image_tensor, read_mask
 from guided_diffusion.data.deep_color import is_gray, stored_mode
-from guided_diffusion.data.files import open_image, read_bytes
+from guided_diffusion.data.files import check_sizes, open_image, read_bytes
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -81,8 +81,13 @@ def good_images_with_masks(
     pairs: Sequence[Pair],
     of_pairs: Sequence[PairPrint | None],
 ) -> list[Problem]:
-    """Return a problem for each good image that is also the image of a pair, whose mask says otherwise."""
-    masks = {each.pixels: pair.mask for pair, each in zip(pairs, of_pairs, strict=True) if each is not None}
+    """Return a problem for each good image that is also the image of a pair, whose mask or boxes say otherwise."""
+    defective = [
+        (pair, each)
+        for pair, each in zip(pairs, of_pairs, strict=True)
+        if each is not None and (pair.boxes is None or pair.boxes.objects)
+    ]
+    masks = {each.pixels: pair.mask or f"{pair.image}, which has boxes" for pair, each in defective}
     return [
         Problem(
             good.image,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from PIL import Image
 
 from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.deep_color import is_gray, stored_mode
@@ -22,7 +24,7 @@ from guided_diffusion.data.scan.duplicates import (
     twin_problems,
     uncompared_problem,
 )
-from guided_diffusion.data.scan.orientation import Exif, tagged_files
+from guided_diffusion.data.scan.orientation import Exif, Turned, tagged_files
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.threads import in_threads
@@ -33,7 +35,7 @@ NO_CLASSES = LabelEncoding.identity(1, ("image",))
 
 
 @dataclass(frozen=True)
-class _Facts:
+class ImageFacts:
     """What the scan learned of one image; all None where it cannot be read."""
 
     problems: list[Problem] = field(default_factory=list)
@@ -41,6 +43,7 @@ class _Facts:
     brightness: Brightness | None = None
     mode: str = ""
     tagged: bool = False
+    turned: Turned | None = None  # what was decided on its EXIF orientation
 
 
 def scan_images(
@@ -65,8 +68,8 @@ def scan_images(
         problems.append(uncompared_problem(where, len(images)))
     images = [replace(entry, upright=exif != "ignore") for entry in images]
 
-    def scan(entry: Pair) -> _Facts:
-        return _scan(entry, image_channels, image_range, with_thumbnail=look_alikes)
+    def scan(entry: Pair) -> ImageFacts:
+        return scan_image(entry, image_channels, image_range, with_thumbnail=look_alikes)
 
     facts = in_threads(scan, images, "scanning images", progress)
     problems += [problem for fact in facts for problem in fact.problems]
@@ -91,21 +94,29 @@ def scan_images(
     )
 
 
-def _scan(entry: Pair, channels: Literal[1, 3], image_range: ImageRange, *, with_thumbnail: bool) -> _Facts:
+def scan_image(
+    entry: Pair,
+    channels: Literal[1, 3],
+    image_range: ImageRange,
+    *,
+    with_thumbnail: bool,
+    decide: Callable[[Image.Image], Turned | None] = lambda _: None,
+) -> ImageFacts:
+    """Open one image. decide: what is done about its EXIF orientation, None as `entry.upright` says."""
     try:
         content = read_bytes(entry.image)
         image = open_image(entry.image, content, upright=False)
-        tagged = orientation(image) != 1
-        if entry.upright:
+        tagged, turned = orientation(image) != 1, decide(image)
+        if entry.upright if turned is None else turned.upright:
             turn_upright(image)
         seen = image_tensor(image, channels, entry.image, image_range)
         brightness = measure_brightness(entry.image, image, seen, image_range)
     except DataError as error:
-        return _Facts([Problem.of(error, ProblemKind.UNREADABLE)])
+        return ImageFacts([Problem.of(error, ProblemKind.UNREADABLE)])
     pixels = seen.numpy()
     small = thumbnail(pixels) if with_thumbnail else None
     prints = PairPrint(content_digest(content), b"", b"", pixel_digest(pixels), len(content), pixels.shape[1:], small)
-    return _Facts([], prints, brightness, stored_mode(image), tagged)
+    return ImageFacts([], prints, brightness, stored_mode(image), tagged, turned)
 
 
 def color_problems(image_modes: Sequence[str], channels: int) -> list[Problem]:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.files import orientation
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 
@@ -42,6 +43,33 @@ def turned(image: Image.Image, mask: Image.Image, exif: Exif) -> Turned | None:
     if fits_stored != fits_upright:
         return Turned(fits_upright, "sizes")
     return Turned(True, "nothing")
+
+
+def turned_by_size(image: Image.Image, stated: Size | None, exif: Exif) -> Turned | None:
+    """Return how the tag of an image, opened as stored, is read whose boxes are of a picture of size `stated`.
+
+    stated: height and width, None where nothing says it. None without a tag that turns it.
+    """
+    if orientation(image) == 1:
+        return None
+    if exif is not None:
+        return Turned(exif == "apply", "exif")
+    fits_stored, fits_upright = stated == image.size[::-1], stated == _shown_size(image)[::-1]
+    return Turned(fits_upright, "sizes") if fits_stored != fits_upright else Turned(True, "nothing")
+
+
+def turned_boxes_problems(pairs: Sequence[tuple[str, Turned]]) -> list[Problem]:
+    """Return what is said of images (path, how it is turned) with a tag, whose boxes lie in one of two geometries."""
+    undecided = [path for path, how in pairs if how.decided_by == "nothing"]
+    if undecided:
+        found = f"{len(undecided)} images have an EXIF orientation, and no size tells whether their boxes have it, too"
+        remedy = "set exif to apply (boxes fit the picture as viewers show it) or to ignore (as it is stored)"
+        return [Problem(undecided[0], found, remedy, ProblemKind.ORIENTATION)]
+    if pairs:
+        applied = sum(how.upright for _, how in pairs)
+        found = f"{len(pairs)} images have an EXIF orientation, which is applied in {applied} of them"
+        return [Problem(pairs[0][0], found, "set exif if that is wrong", ProblemKind.ORIENTATION, fatal=False)]
+    return []
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:

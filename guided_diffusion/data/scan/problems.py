@@ -49,6 +49,10 @@ class ProblemKind(Enum):
     TRANSPARENCY = "transparent images"
     BLANK_IMAGES = "blank images"
     MIXED_SCALES = "images of another scale"
+    ANNOTATION_FILE = "annotation files"
+    ANNOTATION = "annotations"
+    BOX = "boxes"
+    LOST_BOXES = "boxes that the model does not see"
 
 
 UNSEEN = frozenset(

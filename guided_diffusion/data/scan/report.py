@@ -10,6 +10,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.fingerprint import PairPrint
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
+from guided_diffusion.data.scan.box_statistics import BoxStatistics
 from guided_diffusion.data.scan.brightness import Brightness
 from guided_diffusion.data.scan.lost_classes import MaskLoss
 from guided_diffusion.data.scan.problems import Problem, problem_lines
@@ -45,12 +46,16 @@ class ScanReport:
     good_images: tuple[GoodImage, ...] = ()  # beside the pairs
     good_prints: tuple[PairPrint, ...] = ()
     beside: int = 0  # images in `image_dir`
+    notes: tuple[str, ...] = ()  # what was read of annotations
+    boxes: BoxStatistics | None = None  # of the layouts, where boxes are the condition
 
     @property
     def noun(self) -> str:
         """What `pairs` are, in words."""
         if self.pairs and isinstance(self.pairs[0], MaskEntry):
             return "masks"
+        if self.pairs and self.pairs[0].boxes is not None:
+            return "images with boxes"
         return "images" if self.pairs and self.pairs[0].mask is None else "pairs"
 
     @property
@@ -76,7 +81,8 @@ class ScanReport:
 
     def table(self, eta: Sequence[float] | None = None) -> str:
         """Return for each class its pixel share, images and (if given) eta, then sizes and problems, as text."""
-        lines = self._class_lines(eta) + self._picture_lines()
+        lines = self._class_lines(eta) + self._picture_lines() + list(self.notes)
+        lines += [] if self.boxes is None else self.boxes.lines()
         for title, problems in (("error", self.fatal), ("warning", self.warnings)):
             lines += [f"{title}: {line}" for line in problem_lines(problems)]
         if not self.problems:

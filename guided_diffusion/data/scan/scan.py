@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from guided_diffusion.conditions.base import Size
-from guided_diffusion.data.datasets import check_sizes, image_tensor
+from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.deep_color import stored_mode
-from guided_diffusion.data.files import open_image, open_mask, orientation, read_bytes, turn_upright
+from guided_diffusion.data.files import check_sizes, open_image, open_mask, orientation, read_bytes, turn_upright
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.classes_file import read_classes

@@ -16,7 +16,8 @@ from evaluations.whole_images import WholeImages
 from guided_diffusion.data import visualize
 from guided_diffusion.data.area import reduce_image, reduce_label
 from guided_diffusion.data.components import Box
-from guided_diffusion.data.datasets import check_sizes, read_image, read_mask
+from guided_diffusion.data.datasets import read_image, read_mask
+from guided_diffusion.data.files import check_sizes
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
