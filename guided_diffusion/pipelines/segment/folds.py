@@ -65,12 +65,11 @@ class Trainer:
     def predicted(self, ensemble: PixelEnsemble, store: FeatureStore, number: int, *, flip: bool) -> Prediction:
         """Return what an ensemble says of a labeled image, at the size at which it is scored."""
         tiles = self.labeled.tiles[number]
-        views = [[maps] for maps in self.labeled.maps(store, number)]
-        if flip:
-            first, end = self.labeled.first_tiles[number : number + 2]
-            pixels = self.labeled.read_tiles(self.reader, range(first, end))
-            mirrored = self.reader.maps(pixels, range(first, end), tiles, mirrored=True)
-            views = [[*view, other] for view, other in zip(views, mirrored, strict=True)]
+        if flip or store.extractor.noise_draws > 1:  # of which the store has one
+            rows = range(*self.labeled.first_tiles[number : number + 2])
+            views = self.reader.views(self.labeled.read_tiles(self.reader, rows), rows, tiles, flip=flip)
+        else:
+            views = [[maps] for maps in self.labeled.maps(store, number)]
         return predict_tiles(ensemble, views, tiles, self.labeled.size(number), self.recipe.vote)
 
 

@@ -18,7 +18,7 @@ from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.features.extractor import digest_of
 from guided_diffusion.features.store import FeatureStore
-from guided_diffusion.labeling.files import PixelClassifier, load_classifier
+from guided_diffusion.labeling.files import PixelClassifier, classifier_digest, load_classifier
 from guided_diffusion.labeling.recipes import recipe_of
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.features import feature_store
@@ -31,6 +31,12 @@ from guided_diffusion.pipelines.segment.folds import (
     settings_of,
 )
 from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled
+from guided_diffusion.pipelines.segment.labeler import (
+    UNMEASURED_LIMIT,
+    Labeler,
+    encoding_of_classifier,
+    limit_of_classifier,
+)
 from guided_diffusion.pipelines.segment.pseudo import UnlabeledImages, label_images, open_unlabeled, write_data_dir
 from guided_diffusion.pipelines.segment.reader import ImageReader, open_reader
 from guided_diffusion.pipelines.segment.report import (
@@ -40,15 +46,12 @@ from guided_diffusion.pipelines.segment.report import (
     write_report,
 )
 from guided_diffusion.runtime.distributed import ProcessGroup
-from guided_diffusion.runtime.errors import CheckpointError
-from guided_diffusion.runtime.files import digest, make_folder
+from guided_diffusion.runtime.files import make_folder
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.samples.pseudo_folder import PredictedFolder, PredictedLine, refuse_foreign_pairs
 from guided_diffusion.samples.written_folder import keep_classes
 
 CLASSIFIER, FOLDS, FEATURES, PREDICTED, STATE = "classifier.pt", "folds", "features", "predicted", "fit.pt"
-UNMEASURED_LIMIT = 0.1
-"""`ignore_above` without folds, in nats."""
 
 
 @dataclass
@@ -87,17 +90,9 @@ def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
     if run.unlabeled is not None:
         output = _predicted(run)
         done = world.run_on_main(lambda: _begin_labels(run, output))
-        label_images(
-            run.classifier,
-            run.reader,
-            run.unlabeled,
-            done,
-            output,
-            world,
-            flip=config.labels.flip,
-            ignore_above=run.limit[0],
-            digest=_digest(run.classifier_file),
-        )
+        run.classifier.ensemble.to(world.device)
+        labeler = Labeler(run.classifier, run.reader, run.limit[0], config.labels.flip)
+        label_images(labeler, run.unlabeled, done, output, world, digest=classifier_digest(run.classifier_file))
         world.barrier()
         if world.is_main:
             lines = output.finish(run.unlabeled.by_stem)
@@ -123,7 +118,7 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
             run.results = _results(run)
         else:
             before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
-            run.encoding = _encoding_of(file, before).with_ignore()
+            run.encoding = encoding_of_classifier(file, before).with_ignore()
         if config.image_dir:
             refuse_foreign_pairs(run.folder / config.split)
             known = {image for image, _ in run.labeled.digests} if run.labeled is not None else set()
@@ -140,21 +135,6 @@ def _in_every_process(opened: Callable[..., Segmentation], world: ProcessGroup) 
     found: list[Segmentation] = []
     world.run_on_main(lambda: found.append(opened(progress=True)))
     return found[0]
-
-
-def _encoding_of(file: Path, classifier: PixelClassifier) -> LabelEncoding:
-    """Return what the classes of a classifier are; of published ones, which do not say it, their numbers."""
-    if not classifier.encoding:
-        return LabelEncoding.identity(classifier.ensemble.classes)
-    try:
-        encoding = LabelEncoding.from_dict(classifier.encoding)
-    except (AssertionError, AttributeError, TypeError, ValueError):
-        found = "its classes are not those of a training"
-        raise CheckpointError.of(file, found, "it was tampered with: copy it again") from None
-    if encoding.num_classes != classifier.ensemble.classes:
-        found = f"has {classifier.ensemble.classes} outputs for {encoding.num_classes} classes"
-        raise CheckpointError.of(file, found, "it was tampered with: copy it again")
-    return encoding
 
 
 # ------------------------------------------------------------------------------------------------- the classifiers
@@ -246,23 +226,15 @@ def _limit(run: Segmentation) -> tuple[float, str]:
     if given is not None:
         return given, "as given"
     if run.labeled is None:
-        return run.classifier.training.get("ignore_above", UNMEASURED_LIMIT), "as the classifiers' own folds told"
+        return limit_of_classifier(run.classifier), "as the classifiers' own folds told"
     return _limit_of_folds(run.scores, members)
 
 
 # ------------------------------------------------------------------------------------------------- the new masks
 
 
-def _digest(path: Path) -> str:
-    """Return the digest of the file of a classifier, or of all files of published ones."""
-    if path.is_file():
-        return digest(path)
-    parts = [digest(each) for each in sorted(path.glob("model_*.pth"))]
-    return sha256("".join(parts).encode()).hexdigest()[:16]
-
-
 def _predicted(run: Segmentation) -> PredictedFolder:
-    settings = {"classifier": _digest(run.classifier_file), "ignore_above": run.limit[0]}
+    settings = {"classifier": classifier_digest(run.classifier_file), "ignore_above": run.limit[0]}
     return PredictedFolder(run.folder / PREDICTED, run.encoding, {**settings, "flip": run.config.labels.flip})
 
 
