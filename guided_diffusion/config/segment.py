@@ -9,12 +9,12 @@ from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.pipeline import WeightsOptions
 from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.features.options import DIFFUSION, FeatureOptions
-from guided_diffusion.labeling.options import ClassifierOptions
-from guided_diffusion.runtime.options import ActionConfig, OptionGroup, Problem, option, split_problem
+from guided_diffusion.labeling.options import ClassifierOptions, UncertaintyOptions
+from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 from guided_diffusion.training.options import ArithmeticOptions
 
 
-class PseudoLabelOptions(OptionGroup):
+class PseudoLabelOptions(UncertaintyOptions):
     """What is scored before anything is labeled, and what becomes of what the classifiers are unsure of."""
 
     title: ClassVar = "scores and uncertainty"
@@ -23,16 +23,6 @@ class PseudoLabelOptions(OptionGroup):
     )
     min_region: int | None = option(
         None, "a class with fewer pixels in a labeled image is not learned there; null: 0, or 20 as published", ge=0
-    )
-    flip: bool = option(False, "average what is said of an image and of its mirror image")
-    ignore_above: float | None = option(
-        None,
-        "pixels whose classifiers differ by more (Jensen-Shannon, nats) are ignored; null: from where a third of the "
-        "held-out pixels was wrong, or 0.1 without folds",
-        ge=0,
-    )
-    drop_uncertain: float = option(
-        0.1, "share of the unlabeled images, the most uncertain ones, that get no pair", ge=0, lt=1
     )
     allow_absent: bool = option(False, "go on although a class is in no labeled image: it is never predicted")
 

@@ -111,12 +111,9 @@ def open_reader(
 ) -> ImageReader:
     """Return what reads the images that `config` names; UserError for a network that cannot be used.
 
-    trained_with: a classifier, whose own steps, blocks and noise are taken where `config` does not give others.
+    trained_with: a classifier, which is to read images as it was trained.
     """
     features, seed = config.features, config.seed
-    if trained_with is not None:
-        features = features_as_trained(features, trained_with)
-        seed = config.seed if "seed" in config.given else trained_with.training.get("seed", config.seed)
     settings = {"device": device, "precision": config.precision.precision}
     if features.extractor == DIFFUSION:
         checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))

@@ -38,7 +38,7 @@ from guided_diffusion.pipelines.segment.labeler import (
     limit_of_classifier,
 )
 from guided_diffusion.pipelines.segment.pseudo import UnlabeledImages, label_images, open_unlabeled, write_data_dir
-from guided_diffusion.pipelines.segment.reader import ImageReader, open_reader
+from guided_diffusion.pipelines.segment.reader import ImageReader, features_as_trained, open_reader
 from guided_diffusion.pipelines.segment.report import (
     SHOWN_HELD_OUT,
     report_warnings,
@@ -79,6 +79,7 @@ class Segmentation:
 def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
     """Train and score classifiers, label the images, and report; return the paths of what was written."""
     run = _open(config, world)
+    config = run.config
     world.run_on_main(lambda: write_run_record(run.folder, "segment", config.to_json()))
     if run.labeled is not None:
         world.run_on_main(lambda: _fit(run))
@@ -109,9 +110,10 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
 
     def opened(*, progress: bool) -> Segmentation:
         before = load_classifier(Path(config.classifier_path)) if config.classifier_path else None
-        reader = open_reader(config, world.device, before)
+        used = config if before is None else _as_trained(config, before)
+        reader = open_reader(used, world.device, before)
         file = Path(config.classifier_path) if before is not None else Path(config.output_dir) / CLASSIFIER
-        run = Segmentation(config, world, reader, file, before)
+        run = Segmentation(used, world, reader, file, before)
         if before is None:
             run.labeled = open_labeled(config, reader, progress=progress)
             run.encoding = run.labeled.encoding.with_ignore()
@@ -126,6 +128,13 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
         return run
 
     return _in_every_process(opened, world)
+
+
+def _as_trained(config: SegmentConfig, trained_with: PixelClassifier) -> SegmentConfig:
+    """Return `config` with the steps, blocks and noise that a classifier was trained with, where it gives no others."""
+    if "seed" not in config.given:
+        config = config.replaced(seed=trained_with.training.get("seed", config.seed))
+    return config.model_copy(update={"features": features_as_trained(config.features, trained_with)})
 
 
 def _in_every_process(opened: Callable[..., Segmentation], world: ProcessGroup) -> Segmentation:
