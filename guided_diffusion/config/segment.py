@@ -49,6 +49,9 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
     labels: PseudoLabelOptions
     precision: ArithmeticOptions
     data_split: Literal["train", "test"] = option("train", "split of data_dir whose pairs are learned from")
+    max_labeled: int | None = option(
+        None, "labeled images that are used, the first ones by name; null: all", ge=1, le=1_000_000
+    )
     image_dir: str = option(
         "", "folder of the images to label; empty: the labeled ones are scored and the classifiers kept", cloud=True
     )

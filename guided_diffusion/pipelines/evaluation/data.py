@@ -206,6 +206,7 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         encoding=encoding,
         with_instances=False,
         look_alikes=True,
+        first=config.max_training if split == "train" else config.max_test,
     )
 
 

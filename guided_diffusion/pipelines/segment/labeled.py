@@ -152,6 +152,7 @@ def _scan(config: SegmentConfig, reader: ImageReader, *, progress: bool) -> Scan
         ignore_label=source.ignore_label,
         exif=source.exif,
         with_instances=False,
+        first=config.max_labeled,
         progress=progress,
     )
 
