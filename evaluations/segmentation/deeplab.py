@@ -93,7 +93,7 @@ def score(model: nn.Module, images: ImageSet, device: torch.device) -> DeepLabSc
 class DeepLabTraining:
     """A training, epoch by epoch: order and dropout of an epoch depend on (seed, epoch) alone."""
 
-    def __init__(self, model: DeepLab, training: ImageSet, validation: ImageSet, *, seed: int, device: torch.device):
+    def __init__(self, model: nn.Module, training: ImageSet, validation: ImageSet, *, seed: int, device: torch.device):
         assert len(training) > 1, "batch normalization needs two images"
         self.model = model.to(device=device, memory_format=torch.channels_last)
         self.training, self.validation, self.seed, self.device = training, validation, seed, device

@@ -49,6 +49,10 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
     labels: PseudoLabelOptions
     precision: ArithmeticOptions
     data_split: Literal["train", "test"] = option("train", "split of data_dir whose pairs are learned from")
+    score_test: bool = option(False, "score the classifiers on the split test of data_dir, too")
+    max_test: int | None = option(
+        None, "test images that are used, the first ones by name; null: all", ge=1, le=1_000_000
+    )
     max_labeled: int | None = option(
         None, "labeled images that are used, the first ones by name; null: all", ge=1, le=1_000_000
     )
@@ -78,6 +82,14 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
         if self.classifier_path and self.source.data_dir:
             line = "data_dir is given, but classifier_path is already trained: leave one of the two out"
             yield ("data_dir", line)
+        if self.score_test and self.classifier_path:
+            line = "score_test is true, but classifier_path is given, and no data_dir with it: leave one of the two out"
+            yield ("score_test", line)
+        if self.score_test and self.data_split == "test":
+            yield (
+                "score_test",
+                "score_test is true, but data_split is test, so that test images are learned: set it to train",
+            )
         if not self.split:
             yield ("split", "split is empty: name the sub-folder for the pairs, such as train")
         yield from split_problem(self.split)

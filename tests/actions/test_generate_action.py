@@ -235,11 +235,11 @@ class TestSameBytes:
     @pytest.mark.slow
     @pytest.mark.parametrize("pattern", [("train/candidates/masks/*.png", 2), ("train/masks/*.png", 2)])
     def test_killed_and_started_again(self, generate, keys, tmp_path, pattern):
-        whole, _ = generate(num_samples=20)
-        values = {**keys, "num_samples": 20, "results_path": tmp_path / "killed"}
+        whole, _ = generate(num_samples=10)
+        values = {**keys, "num_samples": 10, "results_path": tmp_path / "killed"}
         process = start("generate", values)
         kill_when(process, tmp_path / "killed", *pattern)
-        generate(num_samples=20, results_path=tmp_path / "killed")
+        generate(num_samples=10, results_path=tmp_path / "killed")
         assert bytes_of(tmp_path / "killed") == bytes_of(whole)
 
     @pytest.mark.slow

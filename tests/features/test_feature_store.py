@@ -193,3 +193,18 @@ def test_progress_counts_images(tmp_path):
     store = FeatureStore(extractor(), NAMES, tmp_path, budget=0)
     store.fill(read, batch_size=3, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_images_have_several_noises_in_turn(tmp_path):
+    class Noisy(ImageValues):
+        noise_draws = 3
+
+        def maps(self, images, positions=(), draw=0):
+            return [super(Noisy, self).maps(images)[0] + draw]
+
+    plain = ImageValues(SIZE, 3).maps(read(range(7)))[0]
+    for budget in (None, 0):
+        store = FeatureStore(Noisy(SIZE, 3), NAMES, tmp_path / str(budget), budget=budget)
+        store.fill(read, batch_size=4)
+        for index in range(7):
+            assert torch.equal(store[index][0], plain[index] + index % 3)

@@ -127,13 +127,13 @@ def _measured(labeled: LabeledImages, number: int, found: Prediction, values: Pr
         "stem": labeled.pairs[number].stem,
         "score": found.score,
         "confidence": float(found.confidence.double().mean()),
-        "features": _counts(label.numpy(), found.label.numpy(), labeled.classes).to_json(),
-        "values": _counts(label.numpy(), values.label.numpy(), labeled.classes).to_json(),
+        "features": counts_of(label.numpy(), found.label.numpy(), labeled.classes).to_json(),
+        "values": counts_of(label.numpy(), values.label.numpy(), labeled.classes).to_json(),
         "reliability": reliability.to_json(),
     }
 
 
-def _counts(label: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Counts:
+def counts_of(label: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Counts:
     """Return the counts of one image of any size."""
     rows = max(1, _COUNTED // label.shape[1])
     bands = [slice(start, start + rows) for start in range(0, len(label), rows)]

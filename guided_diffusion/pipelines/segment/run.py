@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from evaluations.fold_scores import FoldScores
+from evaluations.report.sections import percent
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.features.extractor import digest_of
@@ -30,7 +29,7 @@ from guided_diffusion.pipelines.segment.folds import (
     score_folds,
     settings_of,
 )
-from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled
+from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled, open_test
 from guided_diffusion.pipelines.segment.labeler import (
     UNMEASURED_LIMIT,
     Labeler,
@@ -45,6 +44,7 @@ from guided_diffusion.pipelines.segment.report import (
     unlabeled_record,
     write_report,
 )
+from guided_diffusion.pipelines.segment.scored_split import score_split
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.files import make_folder
 from guided_diffusion.runtime.logs import write_run_record
@@ -64,10 +64,12 @@ class Segmentation:
     classifier_file: Path
     classifier: PixelClassifier | None = None
     labeled: LabeledImages | None = None
+    test: LabeledImages | None = None
     unlabeled: UnlabeledImages | None = None
     results: StudyResults | None = None
     scores: FoldScores | None = None
     encoding: LabelEncoding | None = None
+    on_test: dict[str, Any] | None = None
     limit: tuple[float, str] = (UNMEASURED_LIMIT, "")
     written: list[Path] = field(default_factory=list)
 
@@ -86,12 +88,14 @@ def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
     run.classifier = load_classifier(run.classifier_file)
     if run.labeled is not None and not world.is_main:
         run.scores = fold_scores(run.labeled, run.results)
+    run.classifier.ensemble.to(world.device)
+    if run.test is not None:
+        world.run_on_main(lambda: _score_test(run))
     run.limit = _limit(run)
     lines, kept = [], []
     if run.unlabeled is not None:
         output = _predicted(run)
         done = world.run_on_main(lambda: _begin_labels(run, output))
-        run.classifier.ensemble.to(world.device)
         labeler = Labeler(run.classifier, run.reader, run.limit[0], config.labels.flip)
         label_images(labeler, run.unlabeled, done, output, world, digest=classifier_digest(run.classifier_file))
         world.barrier()
@@ -118,6 +122,8 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
             run.labeled = open_labeled(config, reader, progress=progress)
             run.encoding = run.labeled.encoding.with_ignore()
             run.results = _results(run)
+            if config.score_test:
+                run.test = open_test(config, reader, run.labeled.encoding, progress=progress)
         else:
             before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
             run.encoding = encoding_of_classifier(file, before).with_ignore()
@@ -151,10 +157,8 @@ def _in_every_process(opened: Callable[..., Segmentation], world: ProcessGroup) 
 
 def _results(run: Segmentation) -> StudyResults:
     labeled, recipe = run.labeled, recipe_of(run.config.classifier)
-    inputs = [labeled.encoding.to_dict(), [pair.stem for pair in labeled.pairs], labeled.digests]
-    inputs_digest = sha256(json.dumps(inputs).encode()).hexdigest()[:16]
     settings = settings_of(run.config, recipe, run.reader)
-    return StudyResults(run.folder / FOLDS, settings, {"labeled_images": inputs_digest}, what="earlier run")
+    return StudyResults(run.folder / FOLDS, settings, {"labeled_images": labeled.digest}, what="earlier run")
 
 
 def _fit(run: Segmentation) -> None:
@@ -239,6 +243,17 @@ def _limit(run: Segmentation) -> tuple[float, str]:
     return _limit_of_folds(run.scores, members)
 
 
+def _score_test(run: Segmentation) -> None:
+    run.on_test = score_split(
+        run.folder,
+        run.classifier,
+        classifier_digest(run.classifier_file),
+        run.test,
+        run.reader,
+        flip=run.config.labels.flip,
+    )
+
+
 # ------------------------------------------------------------------------------------------------- the new masks
 
 
@@ -273,6 +288,7 @@ def _report(run: Segmentation, lines: Sequence[PredictedLine], kept: Sequence[Pr
     record: dict[str, Any] = {
         "data": data,
         "scores": None if run.scores is None else run.scores.record(config.seed),
+        "test": run.on_test,
         "ignore_above": run.limit[0],
         "limit_from": run.limit[1],
         "unlabeled": None if run.unlabeled is None else unlabeled_record(lines, kept),
@@ -301,6 +317,9 @@ def _say(record: dict[str, Any]) -> None:
         print(f"held-out mIoU {_shown(own)}, {_shown(values, short=True)} by the values of the pixel alone")
         if scores["weak"]:
             print(f"label more of: {', '.join(scores['weak'])}")
+    if (test := record["test"]) is not None:
+        shown = [percent(test[key]) for key in ("miou", "published_miou")]
+        print(f"mIoU of {test['images']} test images: {shown[0]} %; as published, for comparison alone: {shown[1]} %")
     if unlabeled is not None:
         print(f"{unlabeled['pairs']} pairs of {unlabeled['images']} images; ignored above {record['ignore_above']:.4f}")
         print(f"label next: {', '.join(each['stem'] for each in unlabeled['next'][:5])}")
