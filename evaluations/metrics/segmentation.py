@@ -185,11 +185,22 @@ def published_miou(labels: ArrayLike, predictions: ArrayLike, num_classes: int, 
     For comparison with published numbers only: ignored pixels count as false positives, an absent class counts as 0.
     labels, predictions: integers [N, H, W].
     """
-    truth, predicted = np.asarray(labels), np.asarray(predictions)
     classes = [number for number in range(num_classes) if number != ignored]
-    hits = [np.count_nonzero((truth == number) & (predicted == number)) for number in classes]
-    unions = [np.count_nonzero((truth == number) | (predicted == number)) for number in classes]
-    iou = np.array(hits) / (np.array(unions) + 1e-8)
+    hits, unions = published_counts(labels, predictions, num_classes)
+    return published_means(hits[classes], unions[classes])
+
+
+def published_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> tuple[Integers, Integers]:
+    """Return the pixels [C] of each class in both maps, and in either, of any shape; see `published_miou`."""
+    truth, predicted = np.asarray(labels), np.asarray(predictions)
+    hits = [np.count_nonzero((truth == number) & (predicted == number)) for number in range(num_classes)]
+    unions = [np.count_nonzero((truth == number) | (predicted == number)) for number in range(num_classes)]
+    return np.array(hits, np.int64), np.array(unions, np.int64)
+
+
+def published_means(hits: Integers, unions: Integers) -> tuple[float, Floats]:
+    """Return mIoU and IoU [C] of pixels summed over all images; see `published_miou`."""
+    iou = hits / (unions + 1e-8)
     return float(iou.mean()), iou
 
 

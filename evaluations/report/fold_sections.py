@@ -68,6 +68,18 @@ def scores_section(scores: Record) -> Section:
     return Section("Held-out images", text, [Table(header, rows)], figures)
 
 
+def test_section(test: Record) -> Section:
+    """Return the scores of the test split, beside those as published."""
+    rows = [[name, percent(each["iou"]), percent(each["published_iou"])] for name, each in test["classes"].items()]
+    rows.append(["mean", percent(test["miou"]), percent(test["published_miou"])])
+    text = [
+        f"{test['images']} images of the test split, by the classifiers trained on all labeled images. As published, a "
+        "prediction on an ignored pixel is a false positive, and a class that is nowhere counts 0: for comparison with "
+        "published numbers alone."
+    ]
+    return Section("Test images", text, [Table(["class", "IoU %", "as published, %"], rows)])
+
+
 def uncertainty_section(record: Record, rows: Sequence[tuple[float, float, int, float]]) -> Section:
     """Return how often pixels of which uncertainty were right; rows: as of `Reliability.rows`."""
     table = [

@@ -33,7 +33,7 @@ from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoin
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
-from guided_diffusion.samples.reader import find_generated_masks
+from guided_diffusion.samples.reader import GeneratedMasks, find_generated_masks
 from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples, read_conditions
 
 
@@ -70,6 +70,12 @@ def _work_of(trained: TrainedConfig) -> Callable[[SampleConfig, Checkpoint, Trai
     return generate if trained.generation.makes_masks else _sample
 
 
+def _ignored(config: SampleConfig, made: GeneratedMasks | None) -> int | None:
+    """Return one more mask value that is ignored: as given, or as pixel classifiers left it in their masks."""
+    given = config.source.ignore_label
+    return made.ignored if given is None and made is not None else given
+
+
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     path = checkpoint.path
     made = world.run_on_main(lambda: find_generated_masks(config.mask_dir))
@@ -80,7 +86,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
             split=config.data_split,
             mask_dir=config.mask_dir if made is None else str(made.folder),
             encoding=encoding_of_checkpoint(checkpoint),
-            also_ignored=config.source.ignore_label,
+            also_ignored=_ignored(config, made),
         )
     )
     trained = trained.replaced(num_classes=encoding.num_classes)

@@ -170,6 +170,26 @@ class SegmenterOptions(OptionGroup):
             )
 
 
+class DeepLabOptions(OptionGroup):
+    """A segmentation model of the samples alone, as published with DatasetDDPM."""
+
+    title: ClassVar = "as published by DDPM-seg"
+    deeplab: bool = option(
+        False, "train DeepLabV3-ResNet101 on the samples alone and score it on the test images, as DatasetDDPM did"
+    )
+    deeplab_weights: str = option(
+        "auto",
+        'ImageNet weights of its backbone: "auto" (download), a local file, or "none" for random ones',
+        path=True,
+    )
+    deeplab_epochs: int = option(20, "its epochs; that with the best mIoU on the training images is scored", ge=1)
+
+    def check(self) -> Iterator[Problem]:
+        for key in ("deeplab_weights", "deeplab_epochs"):
+            if not self.deeplab and getattr(self, key) != type(self).model_fields[key].default:
+                yield (key, f"{key} is given, but deeplab is false: set deeplab to true, or leave {key} out")
+
+
 class ComparedSourceOptions(SourceOptions):
     """The real dataset; its open keys are taken from the samples."""
 
@@ -191,7 +211,14 @@ class EvaluateConfig(ActionConfig):
     study: StudyOptions
     quality: QualityOptions
     segmenter: SegmenterOptions
+    deeplab: DeepLabOptions
     compute: DeviceOptions
+    max_training: int | None = option(
+        None, "training images that are used, the first ones by name; null: all", ge=4, le=1_000_000
+    )
+    max_test: int | None = option(
+        None, "test images that are used, the first ones by name; null: all", ge=2, le=1_000_000
+    )
     synthetic_dir: str = option(
         "", "samples to judge: results_path of sample, or any folder with images/ and masks/", path=True
     )

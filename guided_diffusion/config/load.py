@@ -17,6 +17,7 @@ from guided_diffusion.config.demo import DemoConfig
 from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.config.export import ExportConfig
 from guided_diffusion.config.finetune import FinetuneConfig
+from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
@@ -38,6 +39,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "place": PlaceConfig,
     "masks": MasksConfig,
     "segment": SegmentConfig,
+    "generate": GenerateConfig,
     "check": CheckConfig,
     "evaluate": EvaluateConfig,
     "study": StudyConfig,

@@ -9,12 +9,12 @@ from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.pipeline import WeightsOptions
 from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.features.options import DIFFUSION, FeatureOptions
-from guided_diffusion.labeling.options import ClassifierOptions
-from guided_diffusion.runtime.options import ActionConfig, OptionGroup, Problem, option, split_problem
+from guided_diffusion.labeling.options import ClassifierOptions, UncertaintyOptions
+from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 from guided_diffusion.training.options import ArithmeticOptions
 
 
-class PseudoLabelOptions(OptionGroup):
+class PseudoLabelOptions(UncertaintyOptions):
     """What is scored before anything is labeled, and what becomes of what the classifiers are unsure of."""
 
     title: ClassVar = "scores and uncertainty"
@@ -23,16 +23,6 @@ class PseudoLabelOptions(OptionGroup):
     )
     min_region: int | None = option(
         None, "a class with fewer pixels in a labeled image is not learned there; null: 0, or 20 as published", ge=0
-    )
-    flip: bool = option(False, "average what is said of an image and of its mirror image")
-    ignore_above: float | None = option(
-        None,
-        "pixels whose classifiers differ by more (Jensen-Shannon, nats) are ignored; null: from where a third of the "
-        "held-out pixels was wrong, or 0.1 without folds",
-        ge=0,
-    )
-    drop_uncertain: float = option(
-        0.1, "share of the unlabeled images, the most uncertain ones, that get no pair", ge=0, lt=1
     )
     allow_absent: bool = option(False, "go on although a class is in no labeled image: it is never predicted")
 
@@ -59,6 +49,13 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
     labels: PseudoLabelOptions
     precision: ArithmeticOptions
     data_split: Literal["train", "test"] = option("train", "split of data_dir whose pairs are learned from")
+    score_test: bool = option(False, "score the classifiers on the split test of data_dir, too")
+    max_test: int | None = option(
+        None, "test images that are used, the first ones by name; null: all", ge=1, le=1_000_000
+    )
+    max_labeled: int | None = option(
+        None, "labeled images that are used, the first ones by name; null: all", ge=1, le=1_000_000
+    )
     image_dir: str = option(
         "", "folder of the images to label; empty: the labeled ones are scored and the classifiers kept", cloud=True
     )
@@ -85,6 +82,14 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
         if self.classifier_path and self.source.data_dir:
             line = "data_dir is given, but classifier_path is already trained: leave one of the two out"
             yield ("data_dir", line)
+        if self.score_test and self.classifier_path:
+            line = "score_test is true, but classifier_path is given, and no data_dir with it: leave one of the two out"
+            yield ("score_test", line)
+        if self.score_test and self.data_split == "test":
+            yield (
+                "score_test",
+                "score_test is true, but data_split is test, so that test images are learned: set it to train",
+            )
         if not self.split:
             yield ("split", "split is empty: name the sub-folder for the pairs, such as train")
         yield from split_problem(self.split)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import blobfile as bf
+import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from guided_diffusion.data.deep_color import keep_file
@@ -24,6 +25,7 @@ bf.configure(retry_limit=2, connect_timeout=3, read_timeout=20, log_callback=lam
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # raised by PIL for corrupted files
 
 _LOW_DEPTH = {"L;2": 85, "L;4": 17}  # PIL stretches gray of 2 and 4 bits to 0..255 by these factors
+_NUMPY = b"\x93NUMPY"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LOSSLESS = ("PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "SUN", "ICO", "QOI")
 _DEEP_COLOR = ("RGB;16B", "RGBA;16B", "LA;16B")  # PIL keeps only the high byte of these
@@ -111,9 +113,12 @@ def open_image(path: str | Path, content: bytes | None = None, *, upright: bool 
 def open_mask(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> Image.Image:
     """Return the decoded label picture with the sample values that the file stores (PIL stretches 2 and 4 bits).
 
-    Raises DataError as `open_image` does, and for files whose values are lost: lossy formats, and colors of 16 bits,
-    of which PIL reads 8.
+    Arrays of NumPy are pictures, too. Raises DataError as `open_image` does, and for files whose values are lost: lossy
+    formats, and colors of 16 bits, of which PIL reads 8.
     """
+    content = read_bytes(path) if content is None else content
+    if content.startswith(_NUMPY):
+        return _label_array(path, content)
     image, raw_mode = _load(path, content, upright)
     if not _is_lossless(image):
         found = f"mask is a {image.format} file, whatever its name says: lossy compression has changed labels at edges"
@@ -133,6 +138,21 @@ def check_sizes(path: str, size: Sequence[int], other_path: str, other_size: Seq
         if tuple(size) == tuple(other_size)[::-1]:
             found += " (sides exchanged: is one of them stored turned, and its EXIF orientation missing or ignored?)"
         raise DataError.of(path, found, "scale or crop one to the other's size (masks by nearest neighbor)")
+
+
+def _label_array(path: str | Path, content: bytes) -> Image.Image:
+    """Return the labels of a .npy file, [H, W] integers of 0..65535, as a picture; nothing is ever unpickled."""
+    remedy = "save integers [height, width] with numpy.save"
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError.of(path, f"cannot be read as an array ({error})", remedy) from error
+    if array.ndim != 2 or array.dtype.kind not in "iub" or not array.size:
+        raise DataError.of(path, f"an array of {array.dtype}, {list(array.shape)}, not a label map", remedy)
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise DataError.of(path, f"labels from {low} to {high}", "save classes as 0..65535")
+    return Image.fromarray(array.astype(np.uint8 if high < 256 else np.uint16))
 
 
 def orientation(image: Image.Image) -> int:

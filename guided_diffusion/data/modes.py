@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import blobfile as bf
 
@@ -170,6 +170,33 @@ _PUBLISHED_MODES = (
     ),
 )
 
+
+def _ddpmseg(name: str, train: str, **options: Any) -> DatasetMode:
+    """Return a layout of DDPM-seg (Baranchuk et al. 2022): images in one folder with their labels, `.npy` arrays."""
+    return DatasetMode(
+        name,
+        FileRule("{split}", (*_PHOTOGRAPHS, ".gif")),
+        FileRule("{split}", (".npy",)),
+        splits=(("train", train), ("test", "real/test")),
+        # Published images are squares.
+        resize="squash",
+        scenes=True,
+        **options,
+    )
+
+
+# Of the bedrooms the id 0 is no class; those of the other datasets (num_classes, ignore_label) are given by options.
+_BEDROOM: dict[str, Any] = {
+    "num_classes": 28, "values": tuple((value,) for value in range(1, 29)), "ignore": (0,),
+    "names": tuple(f"class {value}" for value in range(1, 29)),
+}  # fmt: skip
+_DDPMSEG_MODES = (
+    _ddpmseg("ddpmseg", "real/train"),
+    _ddpmseg("ddpmseg-drawn", "ddpm"),  # labels of images that a model has drawn
+    _ddpmseg("ddpmseg-bedroom", "real/train", **_BEDROOM),
+    _ddpmseg("ddpmseg-bedroom-drawn", "ddpm", **_BEDROOM),
+)
+
 MODES: tuple[DatasetMode, ...] = (
     DatasetMode(
         "lemon-binary",
@@ -214,6 +241,7 @@ MODES: tuple[DatasetMode, ...] = (
         resize="squash",
         scenes=True,
     ),
+    *_DDPMSEG_MODES,
 )
 
 

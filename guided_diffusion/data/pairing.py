@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,12 +73,12 @@ class GoodImage:
 
 
 def index_pairs(
-    data_dir: str | Path, mode: DatasetMode, split: str, *, with_instances: bool = True
+    data_dir: str | Path, mode: DatasetMode, split: str, *, with_instances: bool = True, first: int | None = None
 ) -> tuple[list[Pair], list[Problem]]:
     """Return the pairs of a split, sorted by stem, and every file that has no partner.
 
     Fatal problems: a mode without masks, missing or empty folders, images, masks or instance maps without partner, two
-    files of one stem. with_instances: False ignores the mode's instance maps.
+    files of one stem. with_instances: False ignores the mode's instance maps. first: so many pairs, None: all.
     """
     if mode.masks is None:
         remedy = "set it to the layout of a dataset with masks"
@@ -90,7 +90,8 @@ def index_pairs(
     files: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []
     for what, rule in rules.items():
-        files[what], new = index_folder(folders[what], what, rule)
+        beside = [other for each, other in rules.items() if each != what and folders[each] == folders[what]]
+        files[what], new = index_folder(folders[what], what, rule, beside)
         if what == _INSTANCE_MAP and not files[what]:
             # Only edges need them.
             new = [replace(problem, remedy=f"{problem.remedy}, or set no_instance to true") for problem in new]
@@ -108,7 +109,7 @@ def index_pairs(
             of_partner = files[partner], folders[partner], rules[partner]
             problems += _unpaired(kind, what, files[what], *of_partner, explained)
     images, masks, instances = files["image"], files["mask"], files.get(_INSTANCE_MAP, {})
-    stems = sorted(images.keys() & masks.keys())
+    stems = sorted(images.keys() & masks.keys())[:first]
     pairs = [Pair(stem, images[stem], masks[stem], instances.get(stem)) for stem in stems]
     return pairs, problems
 
@@ -188,8 +189,13 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
     return [GoodImage(stem, images[stem], masks.get(stem), upright) for stem in sorted(images)]
 
 
-def index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str], list[Problem]]:
-    """Return stem -> path of the files that `rule` means in a folder, and what is wrong with the folder."""
+def index_folder(
+    folder: str, what: str, rule: FileRule, beside: Sequence[FileRule] = ()
+) -> tuple[dict[str, str], list[Problem]]:
+    """Return stem -> path of the files that `rule` means in a folder, and what is wrong with the folder.
+
+    beside: what else is meant to lie there.
+    """
     try:
         if not is_folder(folder):
             return {}, [_missing_folder(folder)]
@@ -210,7 +216,12 @@ def index_folder(folder: str, what: str, rule: FileRule) -> tuple[dict[str, str]
             )
         else:
             files[stem] = path
-    others = [relative for relative, _ in listed if rule.stem(relative) is None and _is_picture(relative)]
+    meant = (rule, *beside)
+    others = [
+        relative
+        for relative, _ in listed
+        if _is_picture(relative) and all(each.stem(relative) is None for each in meant)
+    ]
     if not files:
         found = f"no {what} files ({', '.join('*' + rule.stem_suffix + suffix for suffix in rule.suffixes)}) found"
         if others:
@@ -273,7 +284,8 @@ def _unpaired(
     problems = []
     for stem in unpaired:
         expected = f"{stem}{rule.stem_suffix}{rule.suffixes[-1]}"
-        if _is_picture(other := other_format.get(stem, "")):
+        other = other_format.get(stem, "")
+        if _is_picture(other) and bf.join(folder, other) != files[stem]:
             lossy = other.lower().endswith((".jpg", ".jpeg"))
             reason = "JPEG changes label values: export it" if lossy else "convert it"
             remedy = f"{other} is there, but {reason} as {expected}"

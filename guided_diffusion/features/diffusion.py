@@ -54,14 +54,15 @@ class DiffusionFeatures(NetworkFeatures):
         share_noise: bool = True,
         seed: int = 0,
         noise: Tensor | None = None,
+        noise_draws: int = 1,
         identity: Mapping[str, Any] | None = None,
         **options: Any,
     ):
         """Take a network in evaluation mode, on `device`, and the whole process that it was trained with.
 
         null: one condition without a mask, never a real one, which would tell of the mask. share_noise: all images and
-        timesteps have one noise, `noise` [1, C, H, W] or drawn from `seed`. identity: what tells the weights apart.
-        options: as in `NetworkFeatures`.
+        timesteps have one noise, `noise` [1, C, H, W] or drawn from `seed`; further draws have others. identity: what
+        tells the weights apart. options: as in `NetworkFeatures`.
         """
         super().__init__(image_size=model.image_size, image_channels=image_channels, **options)
         assert process.num_timesteps == process.original_steps, "respaced timesteps have other noise"
@@ -76,10 +77,12 @@ class DiffusionFeatures(NetworkFeatures):
             for tap in self.taps
         )
         self.seed, self.share_noise, self.identity = seed, share_noise, dict(identity or {})
-        self.noise = noise
+        self.noise_draws, self.noise = noise_draws, noise
         if share_noise and noise is None:
-            draw = torch.Generator().manual_seed(seed)
-            self.noise = torch.randn(1, image_channels, *self.image_size, generator=draw)
+            self.noise = self._shared_noise(seed)
+        # A further noise is drawn by a seed of its own, so that the first is the same whatever their number.
+        more = range(1, noise_draws if share_noise else 1)
+        self._further = [self._shared_noise(derive_seed(Stream.FEATURE, seed, number)) for number in more]
         self._null = null.to(self.device)
         self._modulations = None
 
@@ -91,6 +94,8 @@ class DiffusionFeatures(NetworkFeatures):
         noise = None
         if self.noise is not None:
             noise = hashlib.sha256(self.noise.numpy(force=True).astype("<f4").tobytes()).hexdigest()[:16]
+        # Named only where there are several, as classifiers from before do not have it.
+        several = {"noise_draws": self.noise_draws} if self.noise_draws > 1 else {}
         return {
             "extractor": "diffusion",
             **self.identity,
@@ -100,28 +105,33 @@ class DiffusionFeatures(NetworkFeatures):
             "seed": self.seed,
             "share_noise": self.share_noise,
             "noise": noise,
+            **several,
             **self.common_settings(),
         }
 
-    def noisy(self, images: Tensor, positions: Sequence[int] = ()) -> Tensor:
+    def _shared_noise(self, seed: int) -> Tensor:
+        return torch.randn(1, self.image_channels, *self.image_size, generator=torch.Generator().manual_seed(seed))
+
+    def noisy(self, images: Tensor, positions: Sequence[int] = (), draw: int = 0) -> Tensor:
         """Return images [N, C, H, W] at every timestep, [N * S, C, H, W]: all timesteps of an image, then the next."""
         count = len(self.timesteps)
         if self.share_noise:
-            noise = self.noise.to(images.device)
+            noise = (self._further[draw - 1] if draw else self.noise).to(images.device)
         else:
             assert len(positions) == len(images), "images that do not share their noise need positions"
-            noise = torch.cat([self._own_noise(position) for position in positions]).to(images.device)
+            noise = torch.cat([self._own_noise(position, draw) for position in positions]).to(images.device)
         return self.process.q_sample(images.repeat_interleave(count, dim=0), self._steps(len(images)), noise)
 
-    def _own_noise(self, position: int) -> Tensor:
-        draw = torch.Generator().manual_seed(derive_seed(Stream.FEATURE, self.seed, position))
-        return torch.randn(len(self.timesteps), self.image_channels, *self.image_size, generator=draw)
+    def _own_noise(self, position: int, draw: int) -> Tensor:
+        key = (position, draw) if draw else (position,)
+        generator = torch.Generator().manual_seed(derive_seed(Stream.FEATURE, self.seed, *key))
+        return torch.randn(len(self.timesteps), self.image_channels, *self.image_size, generator=generator)
 
     def _steps(self, count: int) -> Tensor:
         return torch.tensor(self.timesteps, device=self.device).repeat(count)
 
-    def native(self, images: Tensor, positions: Sequence[int] = ()) -> list[Tensor]:
-        x = self.noisy(images, positions)
+    def native(self, images: Tensor, positions: Sequence[int] = (), draw: int = 0) -> list[Tensor]:
+        x = self.noisy(images, positions, draw)
         modulations = None
         if any(tap.part != "encoder" for tap in self.taps):
             if self._modulations is None:

@@ -45,6 +45,8 @@ class FeatureExtractor(Protocol):
     value_range: tuple[float, float]
     dtype: torch.dtype
     """Of the maps."""
+    noise_draws: int
+    """How many noises there are to read an image under; 1 also where there is no noise."""
 
     @property
     def shapes(self) -> tuple[MapShape, ...]:
@@ -54,10 +56,10 @@ class FeatureExtractor(Protocol):
     def dims(self) -> tuple[int, ...]:
         """Channels of each map."""
 
-    def maps(self, images: Tensor, positions: Sequence[int] = ()) -> list[Tensor]:
+    def maps(self, images: Tensor, positions: Sequence[int] = (), draw: int = 0) -> list[Tensor]:
         """Return the maps [N, C_i, h_i, w_i], on the CPU in channels_last: pixel by pixel, as tables of [h * w, C].
 
-        positions: the number of each image, on which noise depends that images do not share.
+        positions: the number of each image, on which noise depends that images do not share. draw: which of the noises.
         """
 
     def settings(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class NetworkFeatures(ABC):
     """
 
     value_range = VALUE_RANGE
+    noise_draws = 1
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class NetworkFeatures(ABC):
         """Return all that the maps depend on beside the images."""
 
     @abstractmethod
-    def native(self, images: Tensor, positions: Sequence[int] = ()) -> list[Tensor]:
+    def native(self, images: Tensor, positions: Sequence[int] = (), draw: int = 0) -> list[Tensor]:
         """Return the maps of images on the device as the network makes them, in one pass; see `maps`."""
 
     def common_settings(self) -> dict[str, Any]:
@@ -116,7 +119,7 @@ class NetworkFeatures(ABC):
         return {**size, "dims": list(self.dims), "maps": names[self.dtype], "runs_in": kind}
 
     @torch.no_grad()
-    def maps(self, images: Tensor, positions: Sequence[int] = ()) -> list[Tensor]:
+    def maps(self, images: Tensor, positions: Sequence[int] = (), draw: int = 0) -> list[Tensor]:
         """Return the maps [N, C_i, h_i, w_i] of images [N, C, H, W]; see `FeatureExtractor`.
 
         Raises UserError where they are not finite, or beyond what their type holds.
@@ -124,6 +127,7 @@ class NetworkFeatures(ABC):
         assert images.is_floating_point(), f"images of type {images.dtype}"
         assert images.shape[1:] == (self.image_channels, *self.image_size), f"images of shape {tuple(images.shape)}"
         assert len(positions) in (0, len(images)), "a position for each image, or none"
+        assert 0 <= draw < self.noise_draws, "a noise that there is not"
         layout = {"dtype": self.dtype, "memory_format": torch.channels_last}
         result = [torch.empty((len(images), *shape), **layout) for shape in self.shapes]
         at_once = 1 if self.device.type == "cpu" else max(1, len(images))
@@ -131,7 +135,7 @@ class NetworkFeatures(ABC):
             part = slice(start, start + at_once)
             amp = self.amp_dtype
             with nullcontext() if amp is None else torch.autocast(self.device.type, dtype=amp):
-                native = self.native(images[part].to(self.device), positions[part])
+                native = self.native(images[part].to(self.device), positions[part], draw)
             for rows, found in zip(result, native, strict=True):
                 self._refuse_overflow(found)
                 rows[part] = found.to(self.dtype).cpu()
@@ -149,6 +153,7 @@ class ImageValues:
     """The values of each pixel as its features, for a comparison, or beside others; a `FeatureExtractor`."""
 
     value_range = VALUE_RANGE
+    noise_draws = 1
 
     def __init__(self, image_size: Size, image_channels: int, dtype: torch.dtype = torch.float16):
         self.image_size, self.image_channels, self.dtype = image_size, image_channels, dtype
@@ -161,7 +166,7 @@ class ImageValues:
     def dims(self) -> tuple[int, ...]:
         return (self.image_channels,)
 
-    def maps(self, images: Tensor, positions: Sequence[int] = ()) -> list[Tensor]:
+    def maps(self, images: Tensor, positions: Sequence[int] = (), draw: int = 0) -> list[Tensor]:
         return [images.to(self.dtype).cpu().contiguous(memory_format=torch.channels_last)]
 
     def settings(self) -> dict[str, Any]:
@@ -180,6 +185,7 @@ class JoinedFeatures:
         kinds = {(part.image_size, part.image_channels, part.value_range, part.dtype) for part in parts}
         assert len(kinds) == 1, "extractors of other images"
         self.image_size, self.image_channels, self.dtype = first.image_size, first.image_channels, first.dtype
+        self.noise_draws = max(part.noise_draws for part in parts)
 
     @property
     def shapes(self) -> tuple[MapShape, ...]:
@@ -189,8 +195,8 @@ class JoinedFeatures:
     def dims(self) -> tuple[int, ...]:
         return tuple(channels for part in self.parts for channels in part.dims)
 
-    def maps(self, images: Tensor, positions: Sequence[int] = ()) -> list[Tensor]:
-        return [found for part in self.parts for found in part.maps(images, positions)]
+    def maps(self, images: Tensor, positions: Sequence[int] = (), draw: int = 0) -> list[Tensor]:
+        return [found for part in self.parts for found in part.maps(images, positions, draw % part.noise_draws)]
 
     def settings(self) -> dict[str, Any]:
         """Return those of the first, with all `dims`, so that what differs can be named; the others' as "joined"."""

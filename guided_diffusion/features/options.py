@@ -33,6 +33,12 @@ class FeatureOptions(OptionGroup):
     feature_inputs: bool = option(False, "read what the blocks take in place of what they make")
     feature_rgb: bool = option(True, "the values of the pixel itself are features, too")
     share_noise: bool = option(True, "all images and steps are read under one noise, drawn by the seed")
+    noise_draws: int = option(
+        1,
+        "noises that an image is read under, to average what is said of it; labeled images have each in turn",
+        ge=1,
+        le=100,
+    )
     feature_maps: Literal["fp16", "fp32"] = option("fp16", "type in which features are kept")
     feature_cache: Literal["auto", "memory", "disk"] = option(
         "auto", "where features are kept; auto: in memory, or on disk where they need over a third of what is free"
@@ -51,7 +57,14 @@ class FeatureOptions(OptionGroup):
         if self.feature_blocks is not None and not self.feature_blocks:
             yield ("feature_blocks", "feature_blocks is empty: name blocks, or leave it out")
         own = FeatureOptions.model_fields
-        for key in ("feature_steps", "feature_blocks", "feature_source", "feature_inputs", "share_noise"):
+        for key in (
+            "feature_steps",
+            "feature_blocks",
+            "feature_source",
+            "feature_inputs",
+            "share_noise",
+            "noise_draws",
+        ):
             if self.extractor != DIFFUSION and getattr(self, key) != own[key].default:
                 line = f"{key} belongs to a diffusion model, but extractor is {self.extractor}: leave it out"
                 yield (key, line)

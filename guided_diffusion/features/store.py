@@ -100,13 +100,16 @@ class FeatureStore:
         """Make the maps that are not there yet.
 
         read: called once for each batch, with increasing numbers. progress: called with (images done, images in all).
+        Of several noises, images have each in turn.
         Raises UserError where the file cannot be written, as on a full disk.
         """
         if not self.on_disk and self._rows is None:
             self._rows = np.empty((len(self), self._offsets[-1]), self._kind)
+        draws = self.extractor.noise_draws
+        batch_size = batch_size if draws == 1 else 1
         while self.done < len(self):
             numbers = range(self.done, min(self.done + batch_size, len(self)))
-            maps = self.extractor.maps(read(numbers), numbers)
+            maps = self.extractor.maps(read(numbers), numbers, self.done % draws)
             rows = torch.cat([found.permute(0, 2, 3, 1).flatten(1) for found in maps], dim=1).numpy()
             if self.on_disk:
                 self._append(rows)

@@ -58,7 +58,7 @@ class VisionFeatures(NetworkFeatures):
         mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return ((images + 1) / 2 - mean) / std
 
-    def native(self, images: Tensor, positions: Sequence[int] = ()) -> list[Tensor]:
+    def native(self, images: Tensor, positions: Sequence[int] = (), draw: int = 0) -> list[Tensor]:
         return self.of_normalized(self.normalized(images))
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from guided_diffusion.labeling.classifier import PixelEnsemble
 from guided_diffusion.labeling.uncertainty import Vote
 from guided_diffusion.runtime.checkpoint import read_content, save_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError
-from guided_diffusion.runtime.files import atomic_write, make_folder
+from guided_diffusion.runtime.files import atomic_write, digest, make_folder
 
 FORMAT = "isdm_pixel_classifier"
 _PUBLISHED_NAME = re.compile(r"model_(\d+)\.pth")
@@ -71,6 +72,14 @@ def load_classifier(path: Path) -> PixelClassifier:
         return PixelClassifier(_ensemble(path, content["members"]), **described)
     except KeyError as error:
         raise CheckpointError.of(path, f"a pixel classifier without {error}", "copy it again") from None
+
+
+def classifier_digest(path: Path) -> str:
+    """Return the digest of the file of a classifier, or of all files of published ones."""
+    if path.is_file():
+        return digest(path)
+    parts = [digest(each) for each in sorted(path.glob("model_*.pth"))]
+    return sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 def load_published(folder: Path) -> PixelEnsemble:

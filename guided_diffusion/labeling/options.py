@@ -8,6 +8,22 @@ from typing import ClassVar, Literal
 from guided_diffusion.runtime.options import OptionGroup, Problem, option
 
 
+class UncertaintyOptions(OptionGroup):
+    """What becomes of what the pixel classifiers are unsure of."""
+
+    title: ClassVar = "uncertainty"
+    flip: bool = option(False, "average what is said of an image and of its mirror image")
+    ignore_above: float | None = option(
+        None,
+        "pixels whose classifiers differ by more (Jensen-Shannon, nats) are ignored; null: from where a third of the "
+        "held-out pixels was wrong, or 0.1 without folds",
+        ge=0,
+    )
+    drop_uncertain: float = option(
+        0.1, "share of the new images, the most uncertain ones, that get no pair", ge=0, lt=1
+    )
+
+
 class ClassifierOptions(OptionGroup):
     """The pixel classifiers."""
 

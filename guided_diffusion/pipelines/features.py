@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion.conditions.base import Condition
+from guided_diffusion.conditions.base import Condition, Size
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.network import TrainedConfig
@@ -37,16 +37,18 @@ def features_of_checkpoint(
     precision: str = "fp32",
     seed: int = 0,
     noise: torch.Tensor | None = None,
+    model: UNetModel | None = None,
 ) -> FeatureExtractor:
     """Return what reads the blocks of a trained diffusion model, of the weights called `weights`.
 
-    noise: that of an earlier extractor, in place of one drawn by `seed`. Raises ConfigError for blocks that the network
-    does not have, for a decoder that never saw a dropped mask, and for a model that makes masks.
+    noise: that of an earlier extractor, in place of one drawn by `seed`. model: where it is loaded already. Raises
+    ConfigError for absent blocks, a decoder that never saw a dropped mask, and a model that makes masks.
     """
     if trained.generation.makes_masks:
         line = f"generates is {trained.generation.generates} in {checkpoint.path}, whose network takes masks for images"
         raise ConfigError.of_keys(("model_path", f"{line}: give a model of images"))
-    model = network_from_checkpoint(checkpoint, trained, weights).to(device).eval()
+    if model is None:
+        model = network_from_checkpoint(checkpoint, trained, weights).to(device).eval()
     model.requires_grad_(False)
     process = build_diffusion(trained.diffusion)  # with all steps, whatever is sampled with
     found = DiffusionFeatures(
@@ -54,11 +56,12 @@ def features_of_checkpoint(
         process,
         taps=chosen_taps(options, model, checkpoint),
         timesteps=timesteps_at(options.feature_steps, process),
-        null=_no_mask(model, trained),
+        null=no_mask(trained, model.image_size),
         image_channels=trained.geometry.image_channels,
         share_noise=options.share_noise,
         seed=seed,
         noise=noise,
+        noise_draws=options.noise_draws,
         identity={"checkpoint": digest(checkpoint.path), "weights": weights},
         device=device,
         amp_dtype=AMP_DTYPES[precision],
@@ -103,12 +106,12 @@ def _with_values(found: FeatureExtractor, options: FeatureOptions) -> FeatureExt
     return JoinedFeatures([found, ImageValues(found.image_size, found.image_channels, found.dtype)])
 
 
-def _no_mask(model: UNetModel, trained: TrainedConfig) -> Condition:
-    """Return one condition without a mask, of the size of the network."""
-    if model.conditioner is None:
-        return NoCondition(1, model.image_size)
+def no_mask(trained: TrainedConfig, size: Size, count: int = 1) -> Condition:
+    """Return `count` conditions without a mask, of `size` (height, width)."""
+    if trained.model.condition == "none":
+        return NoCondition(count, size)
     classes = trained.source.num_classes
-    label = torch.full((1, *model.image_size), classes, dtype=torch.uint8 if classes < 256 else torch.int16)
+    label = torch.full((count, *size), classes, dtype=torch.uint8 if classes < 256 else torch.int16)
     edge = None if trained.geometry.no_instance else torch.zeros(label.shape, dtype=torch.bool)
     return SemanticMap(label, classes, edge)
 

@@ -1,4 +1,4 @@
-"""Masks that `segment` made, where masks of people are expected: what is said of them, and what is refused."""
+"""Masks that pixel classifiers made, where those of people are expected: what is said of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,27 +20,39 @@ def pseudo_label_lines(data_dir: str | Path, splits: Sequence[str] = ("train", "
     """Return a line for each split of a dataset that has pseudo labels, "" and cloud addresses have none."""
     counts = {split: count_pseudo_labels(data_dir, split) for split in splits} if data_dir else {}
     return [
-        f"{data_dir}: {count} masks of {split} are pseudo labels of segment, not drawn by people: {_MEANING[split]}"
-        for split, count in counts.items()
-        if count
+        f"{data_dir}: {count} masks of {split} are pseudo labels of {action}, not drawn by people: {_MEANING[split]}"
+        for split, made in counts.items()
+        for action, count in made.items()
     ]
 
 
 def pseudo_sample_lines(samples: SampleFolder) -> list[str]:
-    """Return a line where pairs that are taken for samples are real images with pseudo labels."""
-    count = samples.pseudo_labels
-    if not count:
-        return []
-    line = f"{samples.folder}: {count} of its pairs are real images with pseudo labels of segment, not samples"
-    return [f"{line}: fidelity says nothing of them, and agreement is that with their pseudo labels"]
+    """Return lines where pairs are real images, and where masks are not those that images were drawn from."""
+    lines = []
+    if samples.pseudo_labels:
+        line = f"{samples.pseudo_labels} of its pairs are real images with pseudo labels of segment, not samples"
+        lines.append(f"{line}: fidelity says nothing of them, and agreement is that with their pseudo labels")
+    if samples.classified:
+        line = f"pixel classifiers found the masks of {samples.classified} of its pairs in the images"
+        lines.append(f"{line}: agreement tells how far a segmenter finds the same, not how well images follow masks")
+    return [f"{samples.folder}: {line}" for line in lines]
 
 
 def refuse_test_images(samples: SampleFolder, test: Sequence[Pair]) -> None:
-    """Raise DataError where images of the test split were labeled, so that models would be trained on them."""
+    """Raise DataError where test images were labeled, or taught the classifiers: models would be trained on them."""
     labeled = {line.pseudo.digest: line.image for line in samples.lines.values() if line.pseudo is not None}
-    if not labeled:
-        return
-    shared = [labeled[digest] for pair in test if (digest := file_digest(pair.image)) in labeled]
+    taught = {
+        digest
+        for line in samples.lines.values()
+        if line.classified is not None
+        for digest in line.classified.labeled or ()
+    }
+    digests = [file_digest(pair.image) for pair in test] if labeled or taught else []
+    shared = [labeled[digest] for digest in digests if digest in labeled]
     if shared:
         found = f"{len(shared)} of its images are in the test split, such as {shared[0]}"
         raise DataError.of(samples.folder, found, "label other images, without those of the test")
+    learned = [pair.image for pair, digest in zip(test, digests, strict=False) if digest in taught]
+    if learned:
+        found = f"its pixel classifiers were trained on {len(learned)} images of the test split, such as {learned[0]}"
+        raise DataError.of(samples.folder, found, "train them on others, without those of the test")

@@ -16,6 +16,7 @@ from guided_diffusion.conditions.base import Condition
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.load import read_config
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.config.pipeline import SamplingConfig
@@ -69,7 +70,7 @@ def spacing(sampler: SamplerOptions) -> str | None:
 
 
 def recorded_settings(
-    config: SampleConfig | PlaceConfig, trained: TrainedConfig, path: Path, num_steps: int
+    config: SampleConfig | PlaceConfig | GenerateConfig, trained: TrainedConfig, path: Path, num_steps: int
 ) -> dict[str, Any]:
     """Return what all samples of one run have in common, by the keys of `SampleSettings`, as manifests record it.
 

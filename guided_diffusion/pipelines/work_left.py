@@ -1,4 +1,4 @@
-"""What `sample` and `place` share, whatever they make: what is left to do, the batches of it, and the end."""
+"""What `sample`, `place` and `generate` share: what is left to do, the batches of it, and the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
@@ -19,7 +20,7 @@ from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder
 
 
 def begin_output(
-    config: SampleConfig | PlaceConfig,
+    config: SampleConfig | PlaceConfig | GenerateConfig,
     trained: TrainedConfig,
     checkpoint: Checkpoint,
     sampling: SamplingRun,

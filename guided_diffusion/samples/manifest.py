@@ -91,6 +91,18 @@ class PlaceSettings(SampleSettings):
     inputs: str | None = None  # digest of what defects are made of
 
 
+class GenerateSettings(SampleSettings):
+    """Settings that all images of a run of `generate` share."""
+
+    action: ClassVar[str] = "generate"
+
+    classifier: str | None = None  # digest of its file
+    features: str | None = None  # digest of how images were read for it
+    ignore_above: float | None = None
+    flip: bool | None = None
+    read_npz: str | None = None  # digest of the file that images, masks and scores are of, in place of all others
+
+
 class PlacedDefect(BaseModel):
     """A defect that was painted: its class by name, its box [left, top, right, bottom], and what it was made from."""
 
@@ -148,6 +160,19 @@ class PseudoLabel(BaseModel):
     """Digest of the classifiers' file."""
 
 
+class ClassifiedMask(BaseModel):
+    """How sure the pixel classifiers were that `generate` labeled a drawn image with; None: its file does not say."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    score: float
+    """The uncertainty of the image, as of a `PseudoLabel`."""
+    confidence: float | None = None
+    ignored: float
+    labeled: list[str] | None = None
+    """Digests of the images whose masks the classifiers learned from."""
+
+
 class MaskOrigin(BaseModel):
     """A mask of a dataset, by its path and `file_digest`."""
 
@@ -173,9 +198,10 @@ class MaskLineage(BaseModel):
         return self.upside_down, self.left_to_right
 
 
-class ManifestLine(PlaceSettings):
+class ManifestLine(PlaceSettings, GenerateSettings):
     """One finished pair, made from a mask by `sample`, from a good image by `place`, or from nothing by a model that
-    makes masks; a real one of `segment`; or one image or mask alone. Files are relative to the manifest.
+    makes masks; a real one of `segment`; a drawn one that `generate` labeled; or one image or mask alone. Files are
+    relative to the manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -196,6 +222,7 @@ class ManifestLine(PlaceSettings):
     generated: GeneratedMask | None = None
     lineage: MaskLineage | None = None  # of a source_mask that was itself made from masks
     pseudo: PseudoLabel | None = None  # of a real image whose mask people have not drawn
+    classified: ClassifiedMask | None = None  # of an image that was drawn without a mask
 
     @model_validator(mode="wrap")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ GRAY_LEVELS = 200
 """Of a picture of uncertainty, for each nat; 255 and more are 255."""
 PSEUDO, LABELED = "pseudo", "labeled"
 """Sub-folders of images/ and masks/ of the data_dir: two images may have one name."""
+_OWN = re.compile(f"[^/]+/({PSEUDO}|{LABELED})/")
 _KEPT = (".jpg", ".jpeg", ".png")  # formats that every dataset_mode of image/mask pairs reads
 
 
@@ -207,16 +209,20 @@ def _files(folder: Path) -> list[Path]:
     return [path for kind in (IMAGES, MASKS) for path in sorted((folder / kind).rglob("*")) if path.is_file()]
 
 
-def refuse_foreign_pairs(folder: Path) -> None:
-    """Raise DataError where `folder` has images or masks that `write_pairs` has not written, and would delete."""
+def refuse_foreign_pairs(folder: Path, ours: re.Pattern[str] = _OWN, *, action: str = "segment") -> None:
+    """Raise DataError where `folder` has images or masks that `write_pairs` has not written, and would delete.
+
+    ours: names, relative to the folder, that its pairs may have without being in the manifest yet.
+    """
     manifest = folder / MANIFEST
-    before, ours = _lines_before(manifest), (folder / UNFINISHED).exists() or manifest.exists()
+    before, begun = _lines_before(manifest), (folder / UNFINISHED).exists() or manifest.exists()
     named = {line[kind] for line in before.values() for kind in ("image", "mask")}
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
-        written = name in named or (ours and name.split("/")[1] in (PSEUDO, LABELED))
+        written = name in named or (begun and ours.match(name))
         if not written and not is_temporary(path):
-            raise DataError.of(path, "was not made by segment here", "choose an empty output_dir, or another split")
+            key = "output_dir" if action == "segment" else "results_path"
+            raise DataError.of(path, f"was not made by {action} here", f"choose an empty {key}, or another split")
 
 
 def copy_image(path: str, folder: Path, stem: str, *, upright: bool) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,12 @@ class SampleFolder:
     @property
     def is_generated(self) -> bool:
         """Whether a model made the masks, too, so that no mask of the dataset is behind a sample."""
-        return any(line.generates or line.mask_checkpoint for line in self.lines.values())
+        return any(line.generates or line.mask_checkpoint or line.classified for line in self.lines.values())
+
+    @property
+    def classified(self) -> int:
+        """How many pairs are drawn images whose masks pixel classifiers have found."""
+        return sum(line.classified is not None for line in self.lines.values())
 
     @property
     def holds_windows(self) -> bool:
@@ -108,12 +113,17 @@ def _refuse_images_alone(path: str | Path, lines: Iterable[ManifestLine], remedy
         raise DataError.of(path, "holds images without masks, of a model without a condition", remedy)
 
 
-def count_pseudo_labels(data_dir: str | Path, split: str) -> int:
-    """Return how many masks of a split of a `data_dir` are pseudo labels of `segment`, as its manifest says."""
+def count_pseudo_labels(data_dir: str | Path, split: str) -> dict[str, int]:
+    """Return how many masks of a split of a `data_dir` pixel classifiers made, by action, as its manifest says."""
     manifest = Path(data_dir) / split / MANIFEST
     if "://" in str(data_dir) or not manifest.is_file():
-        return 0
-    return sum(line.pseudo is not None for line in read_manifest(manifest, sound_only=True))
+        return {}
+    lines = read_manifest(manifest, sound_only=True)
+    counts = {
+        "segment": sum(line.pseudo is not None for line in lines),
+        "generate": sum(line.classified is not None for line in lines),
+    }
+    return {action: count for action, count in counts.items() if count}
 
 
 class GeneratedMasks(NamedTuple):
@@ -122,6 +132,8 @@ class GeneratedMasks(NamedTuple):
     folder: Path
     checkpoint: str
     """Digest of the checkpoint of the model, which was trained on the training split."""
+    ignored: int | None
+    """Mask value of pixels without a class, None where there are none."""
 
 
 def find_generated_masks(mask_dir: str) -> GeneratedMasks | None:
@@ -140,24 +152,51 @@ def find_generated_masks(mask_dir: str) -> GeneratedMasks | None:
         _refuse_images_alone(mask_dir, lines, "give a folder of masks")
         if given == root / FOLDERS[0] or not folder.is_dir():
             continue
-        if not any(line.generates == MASKS_ALONE for line in lines):
+        if not any(line.generates == MASKS_ALONE or line.classified for line in lines):
             continue
         if (root / UNFINISHED).exists():
             raise DataError.of(mask_dir, "its masks are not finished", "run the same command again first")
-        return GeneratedMasks(folder, lines[0].checkpoint or "")
+        return GeneratedMasks(folder, lines[0].checkpoint or lines[0].read_npz or "", _ignored_value(root))
     return None
 
 
-def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels: int) -> tuple[Pair, ...]:
-    """Return the scanned pairs of a folder of samples; DataError if they do not fit the real dataset's `encoding`."""
-    folder = samples.folder
+def _classes_of(folder: Path) -> ClassesFile | None:
+    """Return the classes.json of a folder of samples, which lies there or above; DataError where it is damaged."""
     for root in (folder, folder.parent):
         classes, problems = read_classes(root)
         if problems:
             raise DataError(problem_lines(problems))
         if classes is not None:
-            _check_same_classes(root / FILE_NAME, classes, encoding)
-            break
+            return classes
+    return None
+
+
+def _ignored_value(folder: Path) -> int | None:
+    classes = _classes_of(folder)
+    return None if classes is None else next(iter(classes.ignore_values), None)
+
+
+def with_ignored(encoding: LabelEncoding, samples: SampleFolder) -> LabelEncoding:
+    """Return the real dataset's `encoding` with what samples have for pixels without a class, as uncertain ones are.
+
+    Raises DataError where that stands for a class of the dataset.
+    """
+    classes = _classes_of(samples.folder)
+    if classes is None:
+        return encoding
+    if encoding.kind == "rgb":
+        return replace(encoding, ignore_colors=tuple(dict.fromkeys((*encoding.ignore_colors, *classes.ignore_colors))))
+    for value in classes.ignore_values:
+        if value not in encoding.ignore_values:
+            encoding = encoding.ignoring(value)
+    return encoding
+
+
+def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels: int) -> tuple[Pair, ...]:
+    """Return the scanned pairs of a folder of samples; DataError if they do not fit the real dataset's `encoding`."""
+    folder = samples.folder
+    if (classes := _classes_of(folder)) is not None:
+        _check_same_classes(Path(classes.path), classes, encoding)
     mode = get_mode(LAYOUT)
     report = scan_dataset(folder.parent, mode, folder.name, image_channels=image_channels, encoding=encoding)
     without_partner = (ProblemKind.IMAGE_WITHOUT_MASK, ProblemKind.MASK_WITHOUT_IMAGE)

@@ -62,12 +62,19 @@ class AskedClass:
 
 
 @dataclass(frozen=True)
+class FoundMask:
+    """A mask that pixel classifiers find in the image; no file."""
+
+
+@dataclass(frozen=True)
 class PlannedSample:
     """One pair to be made; its files are relative to the manifest."""
 
     index: int
     name: str  # without extension, with sub-folders
-    source: Pair | MaskEntry | GoodImage | AskedClass | None  # None: an image without a mask, made from nothing
+    source: (
+        Pair | MaskEntry | GoodImage | AskedClass | FoundMask | None
+    )  # None: an image without a mask, made from nothing
     repeat: int  # uses of the source before this one
     seed: int
     with_image: bool = True
@@ -75,7 +82,7 @@ class PlannedSample:
     @property
     def source_file(self) -> str:
         """The good image or mask that the sample is made from, "" where it is made from nothing."""
-        if self.source is None or isinstance(self.source, AskedClass):
+        if self.source is None or isinstance(self.source, AskedClass | FoundMask):
             return ""
         return self.source.image if isinstance(self.source, GoodImage) else self.source.mask
 
@@ -92,7 +99,9 @@ class PlannedSample:
         return tuple(file for file in (self.image, self.mask) if file)
 
 
-def plan_generated(asked: Sequence[AskedClass | None], seed: int, *, with_images: bool = True) -> list[PlannedSample]:
+def plan_generated(
+    asked: Sequence[AskedClass | FoundMask | None], seed: int, *, with_images: bool = True
+) -> list[PlannedSample]:
     """Return a sample of each of `asked`, made from nothing; None: an image without a mask.
 
     with_images: False for masks alone.

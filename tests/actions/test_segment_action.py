@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from itertools import chain
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from error_lines import check_error
 from odd_images import write_png
 from parts import bytes_of, lines_of, pixels_of
 from PIL import Image
-from processes import finish, start, start_pair
+from processes import finish, kill_when, start, start_pair
 from recorded import record_of, weights_of
 
 from guided_diffusion.labeling.files import load_classifier, save_published
@@ -321,17 +319,6 @@ class TestSameBytes:
             assert (
                 (first.read_bytes() == second.read_bytes()) if first.is_file() else bytes_of(first) == bytes_of(second)
             )
-
-
-def kill_when(process: BaseProcess, folder: Path, pattern: str, count: int) -> bool:
-    """Kill a process as soon as there are `count` such files; return whether it was running still."""
-    deadline = time.monotonic() + 120
-    while process.is_alive() and time.monotonic() < deadline and len(list(folder.glob(pattern))) < count:
-        time.sleep(0.002)
-    running = process.is_alive()
-    process.kill()
-    process.join()
-    return running
 
 
 STAGES = [

@@ -313,3 +313,26 @@ def test_what_fp16_cannot_hold_is_refused(value):
     assert caught.value.path == "feature maps"
     if value == 1e6:
         features(model).maps(images(1))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_several_noises(share):
+    """The first is the only one of before; each further one is another; settings tell of them."""
+    model, x = network(), images(2)
+    one, three = features(model, share_noise=share, seed=4), features(model, share_noise=share, seed=4, noise_draws=3)
+    positions = [5, 6]
+    first = three.maps(x, positions)
+    assert all(torch.equal(*pair) for pair in zip(one.maps(x, positions), first, strict=True))
+    noisy = [three.noisy(x, positions, draw) for draw in range(3)]
+    assert not any(torch.equal(noisy[a], noisy[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    if share:
+        between = (noisy[1] - noisy[0]).unflatten(0, (2, -1))
+        torch.testing.assert_close(between[0], between[1])  # that of all images
+    for draw in (1, 2):
+        alone = three.maps(x[1:], positions[1:], draw)
+        assert all(torch.equal(a, b[1:]) for a, b in zip(alone, three.maps(x, positions, draw), strict=True))
+    assert "noise_draws" not in one.settings()
+    assert three.settings() == {**one.settings(), "noise_draws": 3}
+    joined = JoinedFeatures([three, ImageValues(three.image_size, 3, three.dtype)])
+    assert joined.noise_draws == 3
+    assert torch.equal(joined.maps(x, positions, 2)[-1], x)

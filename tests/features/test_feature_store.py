@@ -30,7 +30,7 @@ class Pooled(ImageValues):
     def shapes(self):
         return (MapShape(3, 3, 2),)
 
-    def maps(self, images, positions=()):
+    def maps(self, images, positions=(), draw=0):
         self.seen += len(images)
         pooled = torch.nn.functional.avg_pool2d(images, 2) + torch.tensor(list(positions)).view(-1, 1, 1, 1)
         return [pooled.to(self.dtype).contiguous(memory_format=torch.channels_last)]
@@ -193,3 +193,19 @@ def test_progress_counts_images(tmp_path):
     store = FeatureStore(extractor(), NAMES, tmp_path, budget=0)
     store.fill(read, batch_size=3, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_images_have_several_noises_in_turn(tmp_path):
+    class Noisy(ImageValues):
+        noise_draws = 3
+
+        def maps(self, images, positions=(), draw=0):
+            (found,) = super().maps(images)
+            return [found + draw]
+
+    plain = ImageValues(SIZE, 3).maps(read(range(7)))[0]
+    for budget in (None, 0):
+        store = FeatureStore(Noisy(SIZE, 3), NAMES, tmp_path / str(budget), budget=budget)
+        store.fill(read, batch_size=4)
+        for index in range(7):
+            assert torch.equal(store[index][0], plain[index] + index % 3)

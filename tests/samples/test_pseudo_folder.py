@@ -139,7 +139,7 @@ class TestPairs:
         ]
         assert (folder / "images/pseudo/1.png").read_bytes() == images[1].read_bytes()
         assert not (folder / UNFINISHED).exists()
-        assert count_pseudo_labels(tmp_path / "out", "train") == 3
+        assert count_pseudo_labels(tmp_path / "out", "train") == {"segment": 3}
         samples = find_samples(tmp_path / "out")
         assert (samples.pseudo_labels, samples.has_native_depth) == (3, True)
 

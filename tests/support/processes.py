@@ -67,6 +67,17 @@ def kill_at_files(process: BaseProcess, folder: Path, count: int, seconds: float
     process.join()
 
 
+def kill_when(process: BaseProcess, folder: Path, pattern: str, count: int) -> bool:
+    """Kill a process as soon as there are `count` such files; return whether it was running still."""
+    deadline = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < deadline and len(list(folder.glob(pattern))) < count:
+        time.sleep(0.002)
+    running = process.is_alive()
+    process.kill()
+    process.join()
+    return running
+
+
 def start_pair(action: str, values: Mapping[str, Any], shown: Path) -> list[BaseProcess]:
     """Start two processes that are told of each other as torchrun does it."""
     with socket.socket() as probe:

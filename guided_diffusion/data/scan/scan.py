@@ -88,6 +88,7 @@ def scan_dataset(
     encoding: LabelEncoding | None = None,
     with_instances: bool = True,
     look_alikes: bool = False,
+    first: int | None = None,
     progress: bool = True,
 ) -> ScanReport:
     """Open every pair of a split; mistakes are not raised but reported.
@@ -95,6 +96,7 @@ def scan_dataset(
     batch_size: over all processes; a smaller dataset gets a warning.
     exif: whether orientation tags are applied; None: as sizes tell.
     look_alikes: name images that are nearly the same, too, not only those of equal pixels.
+    first: only so many pairs, by name; None: all.
     encoding: check the masks against this one (of a checkpoint or another split) instead of inferring one.
     transform: without augmentation; the classes that it loses are counted.
     """
@@ -104,7 +106,7 @@ def scan_dataset(
             f"dataset_mode {mode.name} has the values of {mode.num_classes} classes: correct the masks, or set "
             "ignore_label to the value that stands for no class"
         )
-    pairs, problems = index_pairs(data_dir, mode, split, with_instances=with_instances)
+    pairs, problems = index_pairs(data_dir, mode, split, with_instances=with_instances, first=first)
     if look_alikes and len(pairs) > MOST_COMPARED:
         look_alikes = False
         problems.append(uncompared_problem(str(data_dir), len(pairs)))

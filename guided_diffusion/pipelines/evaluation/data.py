@@ -33,7 +33,7 @@ from guided_diffusion.pipelines.evaluation.options import find_others, needs_tra
 from guided_diffusion.pipelines.evaluation.sample_origins import ReadSamples, Split, origin_lines, traced
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines, pseudo_sample_lines, refuse_test_images
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.samples.reader import SampleFolder, find_samples, open_samples
+from guided_diffusion.samples.reader import SampleFolder, find_samples, open_samples, with_ignored
 
 _REPORTED = UNSEEN | {ProblemKind.EMPTY_CLASS, *DUPLICATES}
 
@@ -155,6 +155,10 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     if view.resize in ("pad", "window"):
         # Borders are ignored pixels, and samples were written with them.
         encoding = encoding.with_ignore()
+    several_folder = find_samples(config.quality.diversity_dir) if config.quality.diversity_dir else folder
+    others = find_others(config, folder)
+    for each in (folder, several_folder, *others.values()):
+        encoding = with_ignored(encoding, each)
     pairs = open_samples(folder, encoding, view.image_channels)
     data_dir = Path(config.source.data_dir)
     for split, where, least in (
@@ -164,13 +168,9 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     ):
         if split is not None and len(split) < least:
             raise DataError(f"{where}: has {len(split)} pair(s), and a comparison needs at least {least}: add some")
-    several, several_folder = pairs, folder
-    if config.quality.diversity_dir:
-        several_folder = find_samples(config.quality.diversity_dir)
-        several = open_samples(several_folder, encoding, view.image_channels)
+    several = pairs if several_folder is folder else open_samples(several_folder, encoding, view.image_channels)
     background = get_mode(config.source.dataset_mode).background
     seen = View(encoding, view, background, folder)
-    others = find_others(config, folder)
     warnings += pseudo_label_lines(config.source.data_dir, ("train", "test") if training is not None else ("test",))
     for each in {samples.folder: samples for samples in (folder, several_folder, *others.values())}.values():
         refuse_test_images(each, test)
@@ -206,6 +206,7 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         encoding=encoding,
         with_instances=False,
         look_alikes=True,
+        first=config.max_training if split == "train" else config.max_test,
     )
 
 

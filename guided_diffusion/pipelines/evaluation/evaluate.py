@@ -79,7 +79,7 @@ def _evaluate_into(
     external = read_external(config, device)
     scanned = scan_data(config, samples)
     segmenter = None if external is None else external(scanned.view.encoding.names)
-    context = MetricContext(config.quality, config.study.seed, device)
+    context = MetricContext(config.quality, config.study.seed, device, config.deeplab, folder)
     metrics = make_metrics(context)
     data = load_data(scanned, compared_with_test=config.quality.compare_with == "test")
     study = prepare_study(config, data, folder, device)

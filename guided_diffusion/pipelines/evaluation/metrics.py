@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 
 from evaluations.metrics.agreement import AgreementMetric
 from evaluations.metrics.base import FeatureExtractor, Metric, Skipped, load_optional
+from evaluations.metrics.deeplab import DeepLabMetric
 from evaluations.metrics.drift import DriftMetric
 from evaluations.metrics.fidelity import FidelityMetric
 from evaluations.metrics.inception import load_inception
 from evaluations.metrics.lpips_diversity import DiversityMetric, PerceptualDistance, load_lpips
 from evaluations.metrics.masks import MasksMetric
 from evaluations.metrics.near_duplicates import NearDuplicatesMetric
-from guided_diffusion.config.evaluate import QualityOptions
+from evaluations.segmentation.deeplab import backbone_weights
+from guided_diffusion.config.evaluate import DeepLabOptions, QualityOptions
+from guided_diffusion.pipelines.evaluation.deeplab import train_deeplab
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class MetricContext:
     quality: QualityOptions
     seed: int
     device: torch.device
+    deeplab: DeepLabOptions = field(default_factory=DeepLabOptions)
+    folder: Path = Path()
+    """Where trainings go on."""
 
     @cached_property
     def inception(self) -> FeatureExtractor | Skipped:
@@ -61,6 +68,15 @@ def _near_duplicates(context: MetricContext) -> Metric | None:
     return NearDuplicatesMetric(context.inception, context.device, quality.report_images)
 
 
+def _deeplab(context: MetricContext) -> Metric | None:
+    options = context.deeplab
+    if not options.deeplab:
+        return None
+    backbone = backbone_weights(options.deeplab_weights)
+    own = {"folder": context.folder, "epochs": options.deeplab_epochs, "backbone": backbone}
+    return DeepLabMetric(partial(train_deeplab, **own, seed=context.seed, device=context.device))
+
+
 METRICS: list[Callable[[MetricContext], Metric | None]] = [
     _agreement,
     lambda context: FidelityMetric(context.inception, context.quality.compare_with, context.seed),
@@ -68,6 +84,7 @@ METRICS: list[Callable[[MetricContext], Metric | None]] = [
     _near_duplicates,
     lambda context: DriftMetric(),
     lambda context: MasksMetric(context.seed),
+    _deeplab,
 ]
 """What makes each metric, or None if it is not asked for; report.json and report.html have them in this order."""
 

@@ -29,7 +29,9 @@ SIDE = 32  # image sides of the segmentation models are multiples of it
 def needs_training(config: EvaluateConfig) -> bool:
     """Tell whether any of the measurements needs the training images."""
     quality = config.quality
-    return config.trains_models or quality.near_duplicates or quality.compare_with == "training"
+    return (
+        config.trains_models or config.deeplab.deeplab or quality.near_duplicates or quality.compare_with == "training"
+    )
 
 
 def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateConfig:

@@ -65,12 +65,11 @@ class Trainer:
     def predicted(self, ensemble: PixelEnsemble, store: FeatureStore, number: int, *, flip: bool) -> Prediction:
         """Return what an ensemble says of a labeled image, at the size at which it is scored."""
         tiles = self.labeled.tiles[number]
-        views = [[maps] for maps in self.labeled.maps(store, number)]
-        if flip:
-            first, end = self.labeled.first_tiles[number : number + 2]
-            pixels = self.labeled.read_tiles(self.reader, range(first, end))
-            mirrored = self.reader.maps(pixels, range(first, end), tiles, mirrored=True)
-            views = [[*view, other] for view, other in zip(views, mirrored, strict=True)]
+        if flip or store.extractor.noise_draws > 1:  # of which the store has one
+            rows = range(*self.labeled.first_tiles[number : number + 2])
+            views = self.reader.views(self.labeled.read_tiles(self.reader, rows), rows, tiles, flip=flip)
+        else:
+            views = [[maps] for maps in self.labeled.maps(store, number)]
         return predict_tiles(ensemble, views, tiles, self.labeled.size(number), self.recipe.vote)
 
 
@@ -128,13 +127,13 @@ def _measured(labeled: LabeledImages, number: int, found: Prediction, values: Pr
         "stem": labeled.pairs[number].stem,
         "score": found.score,
         "confidence": float(found.confidence.double().mean()),
-        "features": _counts(label.numpy(), found.label.numpy(), labeled.classes).to_json(),
-        "values": _counts(label.numpy(), values.label.numpy(), labeled.classes).to_json(),
+        "features": counts_of(label.numpy(), found.label.numpy(), labeled.classes).to_json(),
+        "values": counts_of(label.numpy(), values.label.numpy(), labeled.classes).to_json(),
         "reliability": reliability.to_json(),
     }
 
 
-def _counts(label: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Counts:
+def counts_of(label: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Counts:
     """Return the counts of one image of any size."""
     rows = max(1, _COUNTED // label.shape[1])
     bands = [slice(start, start + rows) for start in range(0, len(label), rows)]

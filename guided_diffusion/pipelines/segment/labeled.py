@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
 
@@ -72,6 +74,12 @@ class LabeledImages:
         return np.cumsum([0, *(len(tiles) for tiles in self.tiles)]).tolist()
 
     @property
+    def digest(self) -> str:
+        """What tells the images, their masks and the meaning of these apart."""
+        inputs = [self.encoding.to_dict(), [pair.stem for pair in self.pairs], self.digests]
+        return sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+
+    @property
     def images_with(self) -> list[int]:
         """In how many images each class is."""
         present = [label.unique().tolist() for label in self.labels]
@@ -117,20 +125,28 @@ class LabeledImages:
 
 def open_labeled(config: SegmentConfig, reader: ImageReader, *, progress: bool) -> LabeledImages:
     """Scan and read the labeled images; UserError with a line for everything that cannot be used."""
-    report = _scan(config, reader, progress=progress)
+    found = _read(_scan(config, reader, progress=progress), reader, progress=progress)
+    if config.labels.flip:
+        _refuse_sides(config, found.encoding)
+    _refuse_absent(config, found, progress=progress)
+    return found
+
+
+def open_test(config: SegmentConfig, reader: ImageReader, encoding: LabelEncoding, *, progress: bool) -> LabeledImages:
+    """Scan and read the test images, whose masks are those of `encoding`; UserError as in `open_labeled`."""
+    return _read(_scan(config, reader, encoding, progress=progress), reader, progress=progress)
+
+
+def _read(report: ScanReport, reader: ImageReader, *, progress: bool) -> LabeledImages:
     encoding = report.raise_if_fatal()
     if progress:
         for line in problem_lines(problem for problem in report.warnings if problem.kind in _SAID):
             print(f"warning: {line}")
-    if config.labels.flip:
-        _refuse_sides(config, encoding)
     pairs = tuple(report.pairs)
     labels = tuple(_label(pair, encoding, reader) for pair in pairs)
     tiles = tuple(tuple(reader.tiles((label.shape[0], label.shape[1]))) for label in labels)
     digests = tuple((file_digest(pair.image), file_digest(pair.mask)) for pair in pairs)
-    found = LabeledImages(pairs, encoding, labels, tiles, digests)
-    _refuse_absent(config, found, progress=progress)
-    return found
+    return LabeledImages(pairs, encoding, labels, tiles, digests)
 
 
 def min_region_of(config: SegmentConfig) -> int:
@@ -140,18 +156,23 @@ def min_region_of(config: SegmentConfig) -> int:
     return PUBLISHED_MIN_REGION if config.classifier.recipe == "published" else 0
 
 
-def _scan(config: SegmentConfig, reader: ImageReader, *, progress: bool) -> ScanReport:
-    source = config.source
+def _scan(
+    config: SegmentConfig, reader: ImageReader, test_of: LabelEncoding | None = None, *, progress: bool
+) -> ScanReport:
+    """Scan the labeled images, or with `test_of`, the encoding of these, the test split."""
+    source, test = config.source, test_of is not None
     return scan_dataset(
         source.data_dir,
         get_mode(source.dataset_mode),
-        config.data_split,
+        "test" if test else config.data_split,
         num_classes=source.num_classes,
         image_channels=reader.channels,
         image_range=reader.image_range,
         ignore_label=source.ignore_label,
         exif=source.exif,
         with_instances=False,
+        first=config.max_test if test else config.max_labeled,
+        encoding=test_of,
         progress=progress,
     )
 

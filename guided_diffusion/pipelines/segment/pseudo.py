@@ -12,10 +12,9 @@ from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.modes import IMAGES, get_mode
 from guided_diffusion.data.pairing import IMAGE_DIR_STEM, Pair, index_images
 from guided_diffusion.data.scan.images import scan_images
-from guided_diffusion.labeling.files import PixelClassifier
-from guided_diffusion.labeling.uncertainty import ignore_uncertain, keep_certain
-from guided_diffusion.pipelines.segment.folds import predict_tiles
+from guided_diffusion.labeling.uncertainty import keep_certain
 from guided_diffusion.pipelines.segment.labeled import LabeledImages
+from guided_diffusion.pipelines.segment.labeler import Labeler
 from guided_diffusion.pipelines.segment.reader import ImageReader
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import DataError
@@ -84,19 +83,16 @@ def open_unlabeled(
 
 
 def label_images(
-    classifier: PixelClassifier,
-    reader: ImageReader,
+    labeler: Labeler,
     unlabeled: UnlabeledImages,
     done: Collection[str],
     output: PredictedFolder,
     world: ProcessGroup,
     *,
-    flip: bool,
-    ignore_above: float,
     digest: str,
 ) -> None:
     """Write the masks of this process's share of the images that are not `done`; digest: of the classifier's file."""
-    ensemble, null = classifier.ensemble.to(world.device), output.encoding.num_classes
+    reader = labeler.reader
     todo = [number for number, image in enumerate(unlabeled.images) if image.stem not in done]
     output.open_part(world.rank)
     try:
@@ -107,19 +103,16 @@ def label_images(
             # A function of the image alone, so that more images later change nothing.
             first = int(unlabeled.digests[number][:POSITION_DIGITS], 16)
             positions = [first + row for row in range(len(pixels))]
-            found = [reader.maps(pixels, positions, tiles, mirrored=mirrored) for mirrored in (False, True)[: 1 + flip]]
-            views = [list(each) for each in zip(*found, strict=True)]
-            prediction = predict_tiles(ensemble, views, tiles, size, classifier.vote)
-            label = ignore_uncertain(prediction, ignore_above, null).numpy()
+            made = labeler(pixels, positions, tiles, size)
             pseudo = PseudoLabel(
                 image=str(Path(image.image).absolute()) if "://" not in image.image else image.image,
                 digest=unlabeled.digests[number],
-                score=prediction.score,
-                confidence=float(prediction.confidence.double().mean()),
-                ignored=float((label == null).mean()),
+                score=made.score,
+                confidence=made.confidence,
+                ignored=made.ignored,
                 classifier=digest,
             )
-            output.write(image.stem, label, prediction.uncertainty.numpy(), pseudo)
+            output.write(image.stem, made.label, made.uncertainty, pseudo)
     finally:
         output.close_part()
 

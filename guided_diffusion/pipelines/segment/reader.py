@@ -57,17 +57,39 @@ class ImageReader:
         if self.as_published:
             return torch.from_numpy(resize_image(open_image(path, upright=upright), self.extractor.image_size))[None]
         image = read_image(path, self.channels, upright=upright, image_range=self.image_range)
-        placed = torch.stack([tile.placement.image(image) for tile in tiles])
-        return placed.float() / 127.5 - 1
+        return self.placed(image, tiles)
+
+    def placed(self, image: Tensor, tiles: Sequence[Tile]) -> Tensor:
+        """Return what the network takes of an image uint8 [C, H, W], [tiles, C, H, W] in [-1, 1]."""
+        return torch.stack([tile.placement.image(image) for tile in tiles]).float() / 127.5 - 1
+
+    def views(
+        self, pixels: Tensor, positions: Sequence[int], tiles: Sequence[Tile], *, flip: bool
+    ) -> list[list[ImageMaps]]:
+        """Return all maps of each tile, over which probabilities are averaged: under each noise, and with `flip` of the
+        mirror image, too.
+        """
+        read = [
+            self.maps(pixels, positions, tiles, mirrored=mirrored, draw=draw)
+            for mirrored in (False, True)[: 1 + flip]
+            for draw in range(self.extractor.noise_draws)
+        ]
+        return [list(each) for each in zip(*read, strict=True)]
 
     def maps(
-        self, pixels: Tensor, positions: Sequence[int], tiles: Sequence[Tile], *, mirrored: bool = False
+        self,
+        pixels: Tensor,
+        positions: Sequence[int],
+        tiles: Sequence[Tile],
+        *,
+        mirrored: bool = False,
+        draw: int = 0,
     ) -> list[ImageMaps]:
         """Return the maps of each tile; mirrored: those of its mirror image, mirrored back.
 
-        positions: of each tile, on which noise depends that images do not share.
+        positions: of each tile, on which noise depends that images do not share. draw: which of the noises.
         """
-        found = self.extractor.maps(pixels.flip(-1) if mirrored else pixels, positions)
+        found = self.extractor.maps(pixels.flip(-1) if mirrored else pixels, positions, draw)
         if mirrored:
             found = [each.flip(-1) for each in found]
         return [ImageMaps([each[row] for each in found], tile.box.size) for row, tile in enumerate(tiles)]
@@ -89,15 +111,14 @@ def open_reader(
 ) -> ImageReader:
     """Return what reads the images that `config` names; UserError for a network that cannot be used.
 
-    trained_with: a classifier, whose own steps, blocks and noise are taken where `config` does not give others.
+    trained_with: a classifier, which is to read images as it was trained.
     """
     features, seed = config.features, config.seed
-    if trained_with is not None:
-        features, seed = _as_trained(features, config, trained_with)
     settings = {"device": device, "precision": config.precision.precision}
     if features.extractor == DIFFUSION:
         checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))
         trained = _options_of_network(checkpoint, config)
+        refuse_latents(checkpoint, trained)
         extractor = features_of_checkpoint(
             features, checkpoint, trained, weights=config.weights.weights, seed=seed, **settings
         )
@@ -119,17 +140,21 @@ def open_reader(
     return ImageReader(extractor, transform, geometry.image_range or "auto", published and resize == "squash")
 
 
-def _as_trained(
-    features: FeatureOptions, config: SegmentConfig, trained_with: PixelClassifier
-) -> tuple[FeatureOptions, int]:
-    """Return the options of features and the seed of the noise that a classifier was trained with, where not given."""
+def features_as_trained(features: FeatureOptions, trained_with: PixelClassifier) -> FeatureOptions:
+    """Return the options of features that a classifier was trained with, where none are given."""
     before = trained_with.training.get("feature_options", {})
     known = {key: before[key] for key in FeatureOptions.model_fields if key in before}
     given = {key: getattr(features, key) for key in features.model_fields_set}
-    seed = config.seed if "seed" in config.given else trained_with.training.get("seed", config.seed)
     # Another network is refused by its features: it is named, and not taken over.
     here = {key: getattr(features, key) for key in ("extractor", "extractor_weights", "feature_cache")}
-    return FeatureOptions(**{**known, **given, **here}), seed
+    return FeatureOptions(**{**known, **given, **here})
+
+
+def refuse_latents(checkpoint: Checkpoint, trained: TrainedConfig) -> None:
+    """Raise CheckpointError for a model of latents, whose features are those of no image."""
+    if trained.latents.latent is not None:
+        found = "a model of latents, whose features are not read"
+        raise CheckpointError.of(checkpoint.path, found, "give a model of images")
 
 
 def _options_of_network(checkpoint: Checkpoint, config: SegmentConfig) -> TrainedConfig:
@@ -140,8 +165,4 @@ def _options_of_network(checkpoint: Checkpoint, config: SegmentConfig) -> Traine
     bare = checkpoint.is_bare and infer_architecture(checkpoint.model, source=str(checkpoint.path)).condition != "none"
     if not bare:
         config = config.replaced(dataset_mode="", num_classes=None)
-    trained = trained_config(checkpoint, config)
-    if trained.latents.latent is not None:
-        found = "a model of latents, whose features are not read"
-        raise CheckpointError.of(checkpoint.path, found, "give a model of images")
-    return trained
+    return trained_config(checkpoint, config)

@@ -16,6 +16,7 @@ from evaluations.report.fold_sections import (
     fold_verdict,
     held_out_section,
     scores_section,
+    test_section,
     uncertainty_section,
     unlabeled_section,
 )
@@ -87,6 +88,8 @@ def write_report(
             for each in held_out
         ]
         sections.append(held_out_section(groups, [f"{each.stem} ({each.score:.3f})" for each in held_out]))
+    if record["test"] is not None:
+        sections.append(test_section(record["test"]))
     if output is not None:
         sections.append(unlabeled_section(record["unlabeled"], _next_tiles(record, output, upright)))
     data = record["data"]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from evaluations.fold_scores import FoldScores
+from evaluations.report.sections import percent
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.features.extractor import digest_of
 from guided_diffusion.features.store import FeatureStore
-from guided_diffusion.labeling.files import PixelClassifier, load_classifier
+from guided_diffusion.labeling.files import PixelClassifier, classifier_digest, load_classifier
 from guided_diffusion.labeling.recipes import recipe_of
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.features import feature_store
@@ -30,25 +29,29 @@ from guided_diffusion.pipelines.segment.folds import (
     score_folds,
     settings_of,
 )
-from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled
+from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled, open_test
+from guided_diffusion.pipelines.segment.labeler import (
+    UNMEASURED_LIMIT,
+    Labeler,
+    encoding_of_classifier,
+    limit_of_classifier,
+)
 from guided_diffusion.pipelines.segment.pseudo import UnlabeledImages, label_images, open_unlabeled, write_data_dir
-from guided_diffusion.pipelines.segment.reader import ImageReader, open_reader
+from guided_diffusion.pipelines.segment.reader import ImageReader, features_as_trained, open_reader
 from guided_diffusion.pipelines.segment.report import (
     SHOWN_HELD_OUT,
     report_warnings,
     unlabeled_record,
     write_report,
 )
+from guided_diffusion.pipelines.segment.scored_split import score_split
 from guided_diffusion.runtime.distributed import ProcessGroup
-from guided_diffusion.runtime.errors import CheckpointError
-from guided_diffusion.runtime.files import digest, make_folder
+from guided_diffusion.runtime.files import make_folder
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.samples.pseudo_folder import PredictedFolder, PredictedLine, refuse_foreign_pairs
 from guided_diffusion.samples.written_folder import keep_classes
 
 CLASSIFIER, FOLDS, FEATURES, PREDICTED, STATE = "classifier.pt", "folds", "features", "predicted", "fit.pt"
-UNMEASURED_LIMIT = 0.1
-"""`ignore_above` without folds, in nats."""
 
 
 @dataclass
@@ -61,10 +64,12 @@ class Segmentation:
     classifier_file: Path
     classifier: PixelClassifier | None = None
     labeled: LabeledImages | None = None
+    test: LabeledImages | None = None
     unlabeled: UnlabeledImages | None = None
     results: StudyResults | None = None
     scores: FoldScores | None = None
     encoding: LabelEncoding | None = None
+    on_test: dict[str, Any] | None = None
     limit: tuple[float, str] = (UNMEASURED_LIMIT, "")
     written: list[Path] = field(default_factory=list)
 
@@ -76,28 +81,23 @@ class Segmentation:
 def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
     """Train and score classifiers, label the images, and report; return the paths of what was written."""
     run = _open(config, world)
+    config = run.config
     world.run_on_main(lambda: write_run_record(run.folder, "segment", config.to_json()))
     if run.labeled is not None:
         world.run_on_main(lambda: _fit(run))
     run.classifier = load_classifier(run.classifier_file)
     if run.labeled is not None and not world.is_main:
         run.scores = fold_scores(run.labeled, run.results)
+    run.classifier.ensemble.to(world.device)
+    if run.test is not None:
+        world.run_on_main(lambda: _score_test(run))
     run.limit = _limit(run)
     lines, kept = [], []
     if run.unlabeled is not None:
         output = _predicted(run)
         done = world.run_on_main(lambda: _begin_labels(run, output))
-        label_images(
-            run.classifier,
-            run.reader,
-            run.unlabeled,
-            done,
-            output,
-            world,
-            flip=config.labels.flip,
-            ignore_above=run.limit[0],
-            digest=_digest(run.classifier_file),
-        )
+        labeler = Labeler(run.classifier, run.reader, run.limit[0], config.labels.flip)
+        label_images(labeler, run.unlabeled, done, output, world, digest=classifier_digest(run.classifier_file))
         world.barrier()
         if world.is_main:
             lines = output.finish(run.unlabeled.by_stem)
@@ -114,16 +114,19 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
 
     def opened(*, progress: bool) -> Segmentation:
         before = load_classifier(Path(config.classifier_path)) if config.classifier_path else None
-        reader = open_reader(config, world.device, before)
+        used = config if before is None else _as_trained(config, before)
+        reader = open_reader(used, world.device, before)
         file = Path(config.classifier_path) if before is not None else Path(config.output_dir) / CLASSIFIER
-        run = Segmentation(config, world, reader, file, before)
+        run = Segmentation(used, world, reader, file, before)
         if before is None:
             run.labeled = open_labeled(config, reader, progress=progress)
             run.encoding = run.labeled.encoding.with_ignore()
             run.results = _results(run)
+            if config.score_test:
+                run.test = open_test(config, reader, run.labeled.encoding, progress=progress)
         else:
             before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
-            run.encoding = _encoding_of(file, before).with_ignore()
+            run.encoding = encoding_of_classifier(file, before).with_ignore()
         if config.image_dir:
             refuse_foreign_pairs(run.folder / config.split)
             known = {image for image, _ in run.labeled.digests} if run.labeled is not None else set()
@@ -131,6 +134,13 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
         return run
 
     return _in_every_process(opened, world)
+
+
+def _as_trained(config: SegmentConfig, trained_with: PixelClassifier) -> SegmentConfig:
+    """Return `config` with the steps, blocks and noise that a classifier was trained with, where it gives no others."""
+    if "seed" not in config.given:
+        config = config.replaced(seed=trained_with.training.get("seed", config.seed))
+    return config.model_copy(update={"features": features_as_trained(config.features, trained_with)})
 
 
 def _in_every_process(opened: Callable[..., Segmentation], world: ProcessGroup) -> Segmentation:
@@ -142,30 +152,13 @@ def _in_every_process(opened: Callable[..., Segmentation], world: ProcessGroup) 
     return found[0]
 
 
-def _encoding_of(file: Path, classifier: PixelClassifier) -> LabelEncoding:
-    """Return what the classes of a classifier are; of published ones, which do not say it, their numbers."""
-    if not classifier.encoding:
-        return LabelEncoding.identity(classifier.ensemble.classes)
-    try:
-        encoding = LabelEncoding.from_dict(classifier.encoding)
-    except (AssertionError, AttributeError, TypeError, ValueError):
-        found = "its classes are not those of a training"
-        raise CheckpointError.of(file, found, "it was tampered with: copy it again") from None
-    if encoding.num_classes != classifier.ensemble.classes:
-        found = f"has {classifier.ensemble.classes} outputs for {encoding.num_classes} classes"
-        raise CheckpointError.of(file, found, "it was tampered with: copy it again")
-    return encoding
-
-
 # ------------------------------------------------------------------------------------------------- the classifiers
 
 
 def _results(run: Segmentation) -> StudyResults:
     labeled, recipe = run.labeled, recipe_of(run.config.classifier)
-    inputs = [labeled.encoding.to_dict(), [pair.stem for pair in labeled.pairs], labeled.digests]
-    inputs_digest = sha256(json.dumps(inputs).encode()).hexdigest()[:16]
     settings = settings_of(run.config, recipe, run.reader)
-    return StudyResults(run.folder / FOLDS, settings, {"labeled_images": inputs_digest}, what="earlier run")
+    return StudyResults(run.folder / FOLDS, settings, {"labeled_images": labeled.digest}, what="earlier run")
 
 
 def _fit(run: Segmentation) -> None:
@@ -246,23 +239,26 @@ def _limit(run: Segmentation) -> tuple[float, str]:
     if given is not None:
         return given, "as given"
     if run.labeled is None:
-        return run.classifier.training.get("ignore_above", UNMEASURED_LIMIT), "as the classifiers' own folds told"
+        return limit_of_classifier(run.classifier), "as the classifiers' own folds told"
     return _limit_of_folds(run.scores, members)
+
+
+def _score_test(run: Segmentation) -> None:
+    run.on_test = score_split(
+        run.folder,
+        run.classifier,
+        classifier_digest(run.classifier_file),
+        run.test,
+        run.reader,
+        flip=run.config.labels.flip,
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the new masks
 
 
-def _digest(path: Path) -> str:
-    """Return the digest of the file of a classifier, or of all files of published ones."""
-    if path.is_file():
-        return digest(path)
-    parts = [digest(each) for each in sorted(path.glob("model_*.pth"))]
-    return sha256("".join(parts).encode()).hexdigest()[:16]
-
-
 def _predicted(run: Segmentation) -> PredictedFolder:
-    settings = {"classifier": _digest(run.classifier_file), "ignore_above": run.limit[0]}
+    settings = {"classifier": classifier_digest(run.classifier_file), "ignore_above": run.limit[0]}
     return PredictedFolder(run.folder / PREDICTED, run.encoding, {**settings, "flip": run.config.labels.flip})
 
 
@@ -292,6 +288,7 @@ def _report(run: Segmentation, lines: Sequence[PredictedLine], kept: Sequence[Pr
     record: dict[str, Any] = {
         "data": data,
         "scores": None if run.scores is None else run.scores.record(config.seed),
+        "test": run.on_test,
         "ignore_above": run.limit[0],
         "limit_from": run.limit[1],
         "unlabeled": None if run.unlabeled is None else unlabeled_record(lines, kept),
@@ -320,6 +317,9 @@ def _say(record: dict[str, Any]) -> None:
         print(f"held-out mIoU {_shown(own)}, {_shown(values, short=True)} by the values of the pixel alone")
         if scores["weak"]:
             print(f"label more of: {', '.join(scores['weak'])}")
+    if (test := record["test"]) is not None:
+        shown = [percent(test[key]) for key in ("miou", "published_miou")]
+        print(f"mIoU of {test['images']} test images: {shown[0]} %; as published, for comparison alone: {shown[1]} %")
     if unlabeled is not None:
         print(f"{unlabeled['pairs']} pairs of {unlabeled['images']} images; ignored above {record['ignore_above']:.4f}")
         print(f"label next: {', '.join(each['stem'] for each in unlabeled['next'][:5])}")

@@ -22,7 +22,7 @@ from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, Pair
-from guided_diffusion.samples.reader import SampleFolder, open_samples
+from guided_diffusion.samples.reader import SampleFolder, open_samples, with_ignored
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class StudyView:
 
     def read_windows(self, samples: SampleFolder) -> WholeImages:
         """Return the windows that `sample` wrote, which are of the scale already."""
-        encoding = self.encoding.with_ignore()  # their borders
+        encoding = with_ignored(self.encoding, samples).with_ignore()  # uncertain pixels, and borders
         pairs = open_samples(samples, encoding, self.channels)
         images, labels = [], []
         for pair in tqdm(pairs, desc="reading samples", unit="pair"):

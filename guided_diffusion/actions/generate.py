@@ -1,0 +1,38 @@
+"""`generate`: image/mask pairs whose images are drawn without a mask, and whose masks pixel classifiers find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guided_diffusion.config.generate import GenerateConfig
+from guided_diffusion.pipelines.classified import generate_labeled
+from guided_diffusion.pipelines.output import (
+    ReadFolder,
+    output_of,
+    refuse_other_record,
+    refuse_written_sources,
+    written_by_sample,
+)
+from guided_diffusion.runtime.distributed import init_distributed
+from guided_diffusion.runtime.memory import keep_freed_memory
+
+
+def run(config: GenerateConfig) -> int:
+    """Write the pairs that `config` asks for and that are not there yet."""
+    world = init_distributed(config.precision.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    try:
+        folder = Path(config.results_path) / config.split
+        read = [
+            ReadFolder(key, path.absolute(), path.absolute())
+            for key in ("model_path", "classifier_path")
+            if (path := Path(config.get(key))).is_dir() and config.get(key)
+        ]
+        refuse_written_sources({"results_path": written_by_sample(config.results_path, config.split)}, read)
+        refuse_other_record("results_path", folder, "generate")
+        with output_of("generate", [folder], world):
+            generate_labeled(config, world)
+    finally:
+        world.close()
+    return 0
