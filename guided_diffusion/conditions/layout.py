@@ -123,12 +123,22 @@ class LayoutCondition:
         )
 
 
+def style_seed(seed: int, image_index: int, number: int) -> int:
+    """Return the seed of the style of an object, by its number in the image; number 0 is the background."""
+    return derive_seed(Stream.STYLE, seed, image_index, number)
+
+
+def styles_of(seeds: Sequence[int], dim: int) -> Tensor:
+    """Return the styles of `style_seed`s, [len(seeds), dim] float32, standard normal."""
+    styles = torch.empty(len(seeds), dim)
+    for seed, row in zip(seeds, styles, strict=True):
+        row.normal_(generator=torch.Generator().manual_seed(seed))
+    return styles
+
+
 def object_styles(seed: int, image_index: int, count: int, dim: int) -> Tensor:
     """Return the styles of the first `count` objects of an image, [count, dim] float32, standard normal.
 
     Each row depends on (seed, image_index, number of the object) alone: other objects may come, go and move.
     """
-    styles = torch.empty(count, dim)
-    for number, row in enumerate(styles):
-        row.normal_(generator=torch.Generator().manual_seed(derive_seed(Stream.STYLE, seed, image_index, number)))
-    return styles
+    return styles_of([style_seed(seed, image_index, number) for number in range(count)], dim)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from guided_diffusion.config.evaluate import NameList
 from guided_diffusion.config.pipeline import LoadConfig, SamplingConfig
+from guided_diffusion.data.options import LayoutOptions
 from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 
 
@@ -20,9 +21,12 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
         "num_samples", "s", "sampler", "steps", "split",
     )  # fmt: skip
 
+    layouts: LayoutOptions
     unlabeled_to_zero: bool = option(False, "pixels of the class `unlabelled` carry no condition")
     mask_dir: str = option("", "folder of masks alone, in place of data_dir", cloud=True)
-    data_split: Literal["train", "test"] = option("test", "split of data_dir whose masks are used")
+    data_split: Literal["train", "test"] | None = option(
+        None, "split of data_dir whose masks or boxes are used; null: test, train with layout_source recombine"
+    )
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
     num_samples: int | None = option(
@@ -38,11 +42,21 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
     def check(self) -> Iterator[Problem]:
         yield from super().check()
         both = "data_dir and mask_dir say where the masks come from, and"
+        if self.layouts.layout_file:
+            for key, value in (("data_dir", self.source.data_dir), ("mask_dir", self.mask_dir)):
+                if value:
+                    yield (key, f"{key} is given, but the layouts are those of layout_file: leave one of the two out")
         if self.source.data_dir and self.mask_dir:
             yield ("data_dir", f"{both} both are given: give one of them")
-        if not self.source.data_dir and not self.mask_dir and self.num_samples is None:
+        elsewhere = self.source.data_dir or self.mask_dir or self.layouts.layout_file
+        if not elsewhere and self.num_samples is None:
             line = f"{both} neither is given: give one of them, or num_samples for a model that takes no masks"
             yield ("data_dir", line)
         if self.class_names == ():
             yield ("class_names", "class_names is empty: name some classes, or leave it out")
         yield from split_problem(self.split)
+
+    def resolve(self) -> Self:
+        split = "train" if self.layouts.layout_source == "recombine" else "test"
+        config = super().resolve()
+        return config if self.data_split is not None else config.replaced(data_split=split)

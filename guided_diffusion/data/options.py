@@ -163,6 +163,28 @@ class BoxOptions(OptionGroup):
     )
 
 
+class LayoutOptions(OptionGroup):
+    """Where the layouts come from that a model of boxes is given."""
+
+    title: ClassVar = "layouts of boxes"
+    layout_source: Literal["data", "file", "recombine"] = option(
+        "data",
+        "with boxes; data: the layouts of a split, file: those of layout_file, recombine: new ones whose boxes are of "
+        "several layouts of a split",
+    )
+    layout_file: str = option("", "for layout_source file: JSON file of classes and boxes (docs/boxes.md)", path=True)
+    style_seed: int | None = option(
+        None, "with boxes: seed of the styles of the objects; null: seed. Another one changes their looks alone", ge=0
+    )
+
+    def check(self) -> Iterator[Problem]:
+        if self.layout_source == "file" and not self.layout_file:
+            yield ("layout_file", "layout_file is missing, but layout_source is file: name the JSON file of layouts")
+        if self.layout_source != "file" and self.layout_file:
+            line = f"layout_file is given, but layout_source is {self.layout_source}: "
+            yield ("layout_file", f"{line}set layout_source to file, or leave layout_file out")
+
+
 class GoodImageOptions(OptionGroup):
     """Images beside the dataset, without masks."""
 

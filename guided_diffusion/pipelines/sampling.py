@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from guided_diffusion.conditions.base import Condition
 from guided_diffusion.conditions.known_region import KnownRegion
+from guided_diffusion.conditions.layout import LayoutCondition
 from guided_diffusion.conditions.no_condition import NoCondition
-from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.load import read_config
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.config.pipeline import SamplingConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
-from guided_diffusion.data.masks.encoding import edges_from_instances
 from guided_diffusion.diffusion.denoiser import Denoiser, NetworkFunction, X0Hook
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import ConditionedModel, ConditionFn, GuidedNetwork, guided_steps
@@ -32,9 +30,10 @@ from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, DiffusionOption
 from guided_diffusion.diffusion.samplers import SAMPLERS, Callback, draw_noise
 from guided_diffusion.diffusion.x0_hooks import Extrapolation, clip, dynamic_threshold
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.given import Given, checked_condition, checked_region
 from guided_diffusion.pipelines.label_diffusion import label_process
 from guided_diffusion.pipelines.latent import latent_reduction
-from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
+from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import digest
 
 Progress = Callable[[int, int], None]
@@ -131,6 +130,8 @@ class SamplingPipeline:
             return condition
         if isinstance(condition, NoCondition):
             return NoCondition(len(condition), self.network_shape[1:])
+        if isinstance(condition, LayoutCondition):  # whose boxes are shares
+            return replace(condition, size=self.network_shape[1:])
         return latent_reduction(self.options)(condition)
 
     def images_of(self, samples: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ class SamplingPipeline:
 
     def __call__(
         self,
-        conditions: SemanticMap | NoCondition | ArrayLike,
+        conditions: Given,
         seeds: Sequence[int],
         *,
         s: float = 1.0,
@@ -169,7 +170,8 @@ class SamplingPipeline:
     ) -> Tensor:
         """Return an image for each condition and seed, [N, C, H, W] float32 in [-1, 1] on the CPU.
 
-        conditions: integers [N, H, W], a class or `num_classes` (none) a pixel; or a SemanticMap or NoCondition.
+        conditions: integers [N, H, W], a class or `num_classes` (none) a pixel; or a SemanticMap, LayoutCondition or
+        NoCondition.
         known: images [N, C, H, W] in [-1, 1] and their holes [N, H, W], which an inpainting network fills. options: as
         in `SamplerOptions`. Raises UserError for misfits, Cancelled on request.
         """
@@ -182,7 +184,7 @@ class SamplingPipeline:
             raise ConfigError.of_keys(("seeds", line))
         if batch_size < 1:
             raise ConfigError.of_keys(("batch_size", f"batch_size is {batch_size}: use at least 1"))
-        region = None if known is None else self.known_region_of(known, len(seeds))
+        region = None if known is None else checked_region(self, known, len(seeds))
         given = {"s": s, "steps": steps, "extrapolation": extrapolation, **options}
         # A sampler of None is left out, as a published spelling may stand for it.
         setting = read_config(SamplingConfig, given if sampler is None else {**given, "sampler": sampler})
@@ -200,68 +202,12 @@ class SamplingPipeline:
             images[part] = run(condition[part], seeds[part], known=given_part, progress=report, cancelled=cancelled)
         return images
 
-    def known_region_of(self, known: KnownRegion | tuple[ArrayLike, ArrayLike], count: int) -> KnownRegion:
-        """Return the checked images and holes of `count` samples.
-
-        Raises DataError for a network that fills no holes, and for arrays of another shape, type or range.
-        """
-        if not self.options.model.inpaint:
-            raise DataError.of("known", "the network fills no holes", "leave it out, or train one with inpaint true")
-        pair = (known.image, known.hole) if isinstance(known, KnownRegion) else known
-        try:
-            image, hole = (torch.as_tensor(part).cpu() for part in pair)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError.of("known", f"no two arrays ({error})", "give (images, holes)") from None
-        for name, array, shape in (("images", image, self.image_shape), ("holes", hole, self.image_shape[1:])):
-            if array.shape != (count, *shape):
-                found = f"{name} of shape {list(array.shape)}"
-                raise DataError.of("known", found, f"give {name} of shape {[count, *shape]}")
-        if not image.is_floating_point() or not (image.abs() <= 1).all():
-            found = f"images of type {str(image.dtype).removeprefix('torch.')}, or with values beyond -1 and 1"
-            raise DataError.of("known", found, "give floating point images in [-1, 1]")
-        if hole.dtype != torch.bool:
-            found = f"holes of type {str(hole.dtype).removeprefix('torch.')}"
-            raise DataError.of("known", found, "give booleans, true where the image is to be filled")
-        return KnownRegion(image.float(), hole)
-
-    def condition_of(self, conditions: SemanticMap | NoCondition | ArrayLike) -> Condition:
+    def condition_of(self, conditions: Given) -> Condition:
         """Return the network's condition: checked label maps [N, H, W], with edges where it was trained with them.
 
-        Raises DataError for maps of another size or type, or with values that are not classes.
+        Raises DataError for conditions of another kind, size or type, or with values that are not classes.
         """
-        if isinstance(conditions, NoCondition):
-            if self.conditional or conditions.size != self.image_shape[1:]:
-                takes = "label maps" if self.conditional else f"conditions of size {list(self.image_shape[1:])}"
-                found = f"found NoCondition of size {list(conditions.size)}, but the model takes {takes}"
-                raise DataError.of("conditions", found, "give one for each image")
-            return conditions
-        if isinstance(conditions, SemanticMap):
-            if conditions.num_classes != self.num_classes:
-                found = f"found {conditions.num_classes} classes"
-                raise DataError.of("conditions", found, f"give maps of the {self.num_classes} classes of the model")
-            if (conditions.edge is not None) != self.with_edges:
-                found = f"found maps with{'out' if self.with_edges else ''} instance edges, unlike in training"
-                raise DataError.of("conditions", found, "give label maps as integers, whose edges are made here")
-            self._check_labels(conditions.label)
-            return conditions
-        array = conditions.numpy(force=True) if isinstance(conditions, Tensor) else np.asarray(conditions)
-        if array.dtype.kind not in "iub":
-            raise DataError.of("conditions", f"found type {array.dtype}", "give integers, the class of each pixel")
-        label = torch.from_numpy(array.astype(np.int64))
-        self._check_labels(label)
-        edge = edges_from_instances(label.int()) if self.with_edges else None
-        return SemanticMap(label.to(torch.uint8 if self.num_classes < 256 else torch.int16), self.num_classes, edge)
-
-    def _check_labels(self, label: Tensor) -> None:
-        height, width = self.image_shape[1:]
-        if label.ndim != 3 or label.shape[1:] != (height, width):
-            found = f"found shape {list(label.shape)}, but the model takes label maps [N, {height}, {width}]"
-            raise DataError.of("conditions", found, "resize them without interpolation")
-        wrong = ((label < 0) | (label > self.num_classes)).nonzero()
-        if len(wrong):
-            index, value = int(wrong[0, 0]), int(label[tuple(wrong[0])])
-            found = f"map {index} has the value {value}, but the classes are 0 to {self.num_classes - 1}"
-            raise DataError.of("conditions", found, f"use {self.num_classes} for pixels of no class")
+        return checked_condition(self, conditions)
 
 
 @dataclass(eq=False)
@@ -301,6 +247,7 @@ class SamplingRun:
         *,
         known: KnownRegion | None = None,
         inside: Tensor | None = None,
+        watch: Callable[[NetworkFunction], X0Hook] | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Tensor:
@@ -308,7 +255,7 @@ class SamplingRun:
 
         Image i depends on condition i, seed i and what is known of it alone. known: an inpainting network fills its
         holes; None: it makes whole images. inside: [N, H, W], the others are the black border of a small picture.
-        Raises Cancelled after the step in which `cancelled()` is true.
+        watch: makes one more hook of the network of the batch. Raises Cancelled where `cancelled()` is true.
         """
         assert len(condition) == len(seeds), "one seed an image"
         pipeline = self.pipeline
@@ -333,6 +280,7 @@ class SamplingRun:
             raise Cancelled("cancelled before the first step")
         with torch.inference_mode():
             network = self._network(pipeline.condition_of_network(condition).to(pipeline.device), seeds, known)
+            hooks = hooks if watch is None else [watch(network), *hooks]
             denoise = Denoiser(network, self.process, hooks)
             samples = self.sample(denoise, pipeline.network_shape, seeds, callback=after_step)
             images = pipeline.images_of(samples).cpu()

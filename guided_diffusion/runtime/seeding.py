@@ -38,6 +38,7 @@ class Stream(IntEnum):
     FEATURE = 19
     PIXEL = 20
     STYLE = 21
+    LAYOUT = 22
 
 
 def derive_seed(stream: Stream, *key: int) -> int:

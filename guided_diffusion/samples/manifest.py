@@ -68,6 +68,9 @@ class SampleSettings(BaseModel):
     generates: str | None = None  # "mask" or "pair" of models that make masks, "image" without masks; None: given masks
     class_names: list[str] | None = None  # asked of these in turn; None: the mix of the training masks
     mask_checkpoint: str | None = None  # of the model that made the masks of mask_dir; see `files.digest`
+    layout_source: str | None = None  # of a model of boxes, whose masks are predicted
+    layouts: str | None = None  # digest of the layouts that there were to choose from
+    style_seed: int | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -174,7 +177,7 @@ class ClassifiedMask(BaseModel):
 
 
 class MaskOrigin(BaseModel):
-    """A mask of a dataset, by its path and `file_digest`."""
+    """A mask of a dataset, or an image with boxes, by its path and `file_digest`."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -183,7 +186,7 @@ class MaskOrigin(BaseModel):
 
 
 class MaskLineage(BaseModel):
-    """What a new mask was made of: masks of a split of the dataset, which may have been turned."""
+    """What a new mask was made of: masks of a split of the dataset, which may have been turned, or boxes of images."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -191,11 +194,33 @@ class MaskLineage(BaseModel):
     upside_down: bool
     left_to_right: bool
     masks: list[MaskOrigin]
+    images: list[MaskOrigin] = []
 
     @property
     def flips(self) -> tuple[bool, bool]:
         """Whether it may be turned upside down, and left to right."""
         return self.upside_down, self.left_to_right
+
+
+class PredictedObject(BaseModel):
+    """An object of a layout: its class by name, its box (shares of width and height), and the seed of its style."""
+
+    model_config = ConfigDict(strict=True, frozen=True, populate_by_name=True)
+
+    name: str = Field(alias="class")
+    box: Annotated[list[float], Len(4, 4)] | None = None  # None: a background, which is everywhere
+    style_seed: int
+
+
+class PredictedMask(BaseModel):
+    """The layout that an image was made of; its mask is what the model says of where the objects are, not the truth."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    background: PredictedObject | None = None
+    objects: list[PredictedObject]
+    steps: int
+    """The last steps of sampling over which the masks of the objects are averaged."""
 
 
 class ManifestLine(PlaceSettings, GenerateSettings):
@@ -223,6 +248,7 @@ class ManifestLine(PlaceSettings, GenerateSettings):
     lineage: MaskLineage | None = None  # of a source_mask that was itself made from masks
     pseudo: PseudoLabel | None = None  # of a real image whose mask people have not drawn
     classified: ClassifiedMask | None = None  # of an image that was drawn without a mask
+    predicted: PredictedMask | None = None  # of an image that was made of boxes
 
     @model_validator(mode="wrap")
     @classmethod

@@ -37,13 +37,13 @@ def fit_boxes(source: str, image: BoxedImage, size: Size) -> Fitted:
     problems: list[Problem] = []
     clipped = far = 0
     for each in image.objects:
-        if wrong := _mistake(each.box, size):
+        if wrong := box_mistake(each.box, size):
             found = f"box {_shown(each.box)} of {image.path.rpartition('/')[2]}, which has {size[1]}x{size[0]} px, "
             where = f"{source}: {each.entry}"
             problems.append(Problem(where, found + wrong[0], wrong[1], ProblemKind.BOX))
             far += wrong is _FAR
             continue
-        inside = _clipped(each.box, size)
+        inside = clipped_box(each.box, size)
         clipped += inside != each.box
         kept.append(replace(each, box=inside))
     whole = next((each for each in kept if _is_whole(each.box, size)), None)
@@ -63,7 +63,11 @@ _EMPTY = "has no area", "draw it again, or remove it: an object needs a width an
 _OUTSIDE = "is wholly outside", "correct it, or remove it; is it a box of another picture, or of another size of it?"
 
 
-def _mistake(box: Corners, size: Size) -> tuple[str, str] | None:
+def box_mistake(box: Corners, size: Size, far_pixels: float = _FAR_PIXELS) -> tuple[str, str] | None:
+    """Return what is wrong with a box in a picture of `size`, and what to do; None where it can be used.
+
+    far_pixels: by which it may stick out whatever the size is.
+    """
     x0, y0, x1, y1 = box
     height, width = size
     if not all(map(math.isfinite, box)):
@@ -75,10 +79,11 @@ def _mistake(box: Corners, size: Size) -> tuple[str, str] | None:
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         return _OUTSIDE
     over = ((max(-x0, x1 - width), width), (max(-y0, y1 - height), height))
-    return _FAR if any(by > max(_FAR_PIXELS, _FAR_SHARE * side) for by, side in over) else None
+    return _FAR if any(by > max(far_pixels, _FAR_SHARE * side) for by, side in over) else None
 
 
-def _clipped(box: Corners, size: Size) -> Corners:
+def clipped_box(box: Corners, size: Size) -> Corners:
+    """Return what of a box is in a picture of `size`."""
     x0, y0, x1, y1 = box
     height, width = size
     return max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
