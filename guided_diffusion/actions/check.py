@@ -122,7 +122,7 @@ def _scan(config: CheckConfig, split: str, encoding: LabelEncoding | None) -> Sc
     source, mode = config.source, get_mode(config.source.dataset_mode)
     options = {"batch_size": config.batch.batch_size, "look_alikes": True}
     if mode.masks is None and mode.boxes is None:
-        if config.condition == "boxes":
+        if config.network.condition == "boxes":
             line = (
                 f'condition is "boxes", but dataset_mode {mode.name} has neither boxes nor masks: leave condition out'
             )

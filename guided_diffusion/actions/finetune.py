@@ -6,7 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.pipelines.build import trained_config
-from guided_diffusion.pipelines.dataset import refuse_missing_masks
+from guided_diffusion.pipelines.dataset import refuse_missing_condition
 from guided_diffusion.pipelines.output import (
     dataset_folders,
     image_folder,
@@ -35,7 +35,7 @@ def run(config: FinetuneConfig) -> int:
             # An interrupted finetuning needs its source no more.
             source = own or load_checkpoint(find_checkpoint(path, prefer=BEST))
             options = config.as_training(trained_config(source, config, takes_masks=True))
-            refuse_missing_masks(options)
+            refuse_missing_condition(options)
             refuse_written_sources(
                 {"output_dir": Path(output_dir)},
                 [*dataset_folders(options.source), *image_folder(options.good.image_dir)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from guided_diffusion.data.options import (
     BoxOptions,
@@ -13,7 +13,7 @@ from guided_diffusion.data.options import (
     WindowOptions,
 )
 from guided_diffusion.diffusion.options import CLASSWISE, LabelDiffusionOptions
-from guided_diffusion.models.options import LatentFactorOptions
+from guided_diffusion.models.options import ConditionKindOptions, LatentFactorOptions
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import BatchOptions
 
@@ -31,6 +31,7 @@ class CheckConfig(ActionConfig):
 
     source: SourceOptions
     geometry: GeometryOptions
+    network: ConditionKindOptions
     boxes: BoxOptions
     good: GoodImageOptions
     windows: WindowOptions
@@ -38,9 +39,6 @@ class CheckConfig(ActionConfig):
     label_diffusion: LabelDiffusionOptions
     batch: BatchOptions
     latents: LatentFactorOptions
-    condition: Literal["mask", "boxes"] = option(
-        "mask", "boxes: what the boxes of the masks are, as a network with condition boxes sees them"
-    )
     output_dir: str = option("runs/check", "folder for the preview pictures and the report", path=True)
     preview_images: int = option(12, "pairs in a preview picture, 0: no picture", ge=0, le=200)
 

@@ -12,6 +12,7 @@ from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import (
     FirstStageOptions,
     GeneratedMaskOptions,
+    LayoutTrainingOptions,
     OptimizerOptions,
     PrecisionOptions,
     RunOptions,
@@ -46,6 +47,7 @@ class FinetuneConfig(FromCheckpointConfig, ActionConfig):
     loader: LoaderOptions
     optimizer: FinetuneOptimizerOptions
     masks: GeneratedMaskOptions
+    layouts: LayoutTrainingOptions
     precision: PrecisionOptions
     run: RunOptions
     resume_checkpoint: str = option("", "checkpoint file or run folder of the trained model", path=True)

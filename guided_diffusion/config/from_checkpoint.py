@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import create_model
 
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
-from guided_diffusion.data.options import EtaOptions, GeometryOptions, SourceOptions
+from guided_diffusion.data.options import BoxOptions, EtaOptions, GeometryOptions, SourceOptions
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import LatentOptions, ModelOptions
 from guided_diffusion.runtime.options import OptionGroup, facts_of, option
@@ -27,6 +27,7 @@ def _left_to_checkpoint(group: type[OptionGroup]) -> type[OptionGroup]:
 
 
 GeometryFromCheckpoint = _left_to_checkpoint(GeometryOptions)
+BoxesFromCheckpoint = _left_to_checkpoint(BoxOptions)
 ModelFromCheckpoint = _left_to_checkpoint(ModelOptions)
 DiffusionFromCheckpoint = _left_to_checkpoint(DiffusionOptions)
 GenerationFromCheckpoint = _left_to_checkpoint(GenerationOptions)
@@ -48,6 +49,7 @@ class FromCheckpointConfig(NetworkConfig):
 
     source: SourceFromCheckpoint
     geometry: GeometryFromCheckpoint
+    boxes: BoxesFromCheckpoint
     model: ModelFromCheckpoint
     diffusion: DiffusionFromCheckpoint
     generation: GenerationFromCheckpoint

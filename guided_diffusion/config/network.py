@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Self
 
-from guided_diffusion.data.options import DEFAULT_ETA_SCALE, EtaOptions, GeometryOptions, SourceOptions
+from guided_diffusion.data.options import DEFAULT_ETA_SCALE, BoxOptions, EtaOptions, GeometryOptions, SourceOptions
 from guided_diffusion.diffusion.options import (
     CLASSWISE,
     UNIFORM,
@@ -24,6 +24,7 @@ class NetworkConfig(FlatConfig):
 
     source: SourceOptions
     geometry: GeometryOptions
+    boxes: BoxOptions
     model: ModelOptions
     diffusion: DiffusionOptions
     generation: GenerationOptions
@@ -53,6 +54,7 @@ class NetworkConfig(FlatConfig):
             yield from self._size_problems()
         yield from self.generation_problems()
         yield from self.latent_problems()
+        yield from self.box_problems()
         if self._value("rotate90") and isinstance(size, tuple) and size[0] != size[1]:
             yield ("rotate90", f"rotate90 needs a square image_size, found {list(size)}: set rotate90 to false")
         if self.label_diffusion.cond_diffuse and (model.condition == "none" or model.class_cond is False):
@@ -84,7 +86,11 @@ class NetworkConfig(FlatConfig):
             "prediction": (self.diffusion.prediction == "eps", "eps leaves specks in masks", "v or x0"),
             "learn_sigma": (self.diffusion.learn_sigma, "variances are learned for 8-bit images, not masks", "false"),
             "use_kl": (self.diffusion.use_kl, "the bound is one of 8-bit images, not of masks", "false"),
-            "condition": (self.model.condition == "none", "the class that a mask has is the condition", "mask"),
+            "condition": (
+                self.model.condition in ("none", "boxes"),
+                "the class that a mask has is the condition",
+                "mask",
+            ),
             "inpaint": (self.model.inpaint, "holes are filled by models of images", "false"),
             "augment": (self.model.augment, "its shifts and scales would cut generated masks off", "0"),
             "cond_diffuse": (self.label_diffusion.cond_diffuse, "there is no given mask to diffuse", "false"),
@@ -113,6 +119,19 @@ class NetworkConfig(FlatConfig):
         for key, (wrong, reason, remedy) in misfits.items():
             if wrong:
                 yield self._misfit(key, f"latent is {latent}", reason, remedy)
+
+    def box_problems(self) -> Iterator[Problem]:
+        """Yield what does not go with a network that is conditioned on boxes."""
+        if self.model.condition != "boxes":
+            return
+        misfits = {
+            "latent": (self.latents.latent, "masks of objects would be as coarse as latents", "null"),
+            "inpaint": (self.model.inpaint, "holes are filled by models of masks", "false"),
+            "cond_diffuse": (self.label_diffusion.cond_diffuse, "there are no masks to diffuse", "false"),
+        }
+        for key, (wrong, reason, remedy) in misfits.items():
+            if wrong:
+                yield self._misfit(key, "condition is boxes", reason, remedy)
 
     def _misfit(self, key: str, but: str, reason: str, remedy: str) -> Problem:
         found = json.dumps(self.get(key)).strip('"')

@@ -12,6 +12,7 @@ from guided_diffusion.runtime.options import ActionConfig, OptionGroup, Problem,
 from guided_diffusion.training.options import (
     FirstStageOptions,
     GeneratedMaskOptions,
+    LayoutTrainingOptions,
     OptimizerOptions,
     PrecisionOptions,
     RunOptions,
@@ -48,6 +49,7 @@ class TrainConfig(NetworkConfig, ActionConfig):
     loader: LoaderOptions
     optimizer: OptimizerOptions
     masks: GeneratedMaskOptions
+    layouts: LayoutTrainingOptions
     first_stage: FirstStageOptions
     precision: PrecisionOptions
     run: RunOptions

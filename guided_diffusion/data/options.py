@@ -154,9 +154,15 @@ class BoxOptions(OptionGroup):
     """Which objects of an image are in its layout."""
 
     title: ClassVar = "boxes"
-    max_objects: int = option(16, "most objects of an image; of more, the largest are kept", ge=1, le=1024)
+    max_objects: int = option(
+        16, "most objects of an image; of more, the largest are kept", sampling="free", ge=1, le=1024
+    )
     min_object_size: float = option(
-        0.0, "objects whose box has at most this share of the image are left out; published for COCO: 0.02", ge=0, lt=1
+        0.0,
+        "objects whose box has at most this share of the image are left out; published for COCO: 0.02",
+        sampling="free",
+        ge=0,
+        lt=1,
     )
     background: bool = option(
         True, "the image as a whole is an object, too: its class is that of a box around everything, else class 0"

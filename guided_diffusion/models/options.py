@@ -8,16 +8,23 @@ from typing import ClassVar, Literal, Self
 from guided_diffusion.runtime.options import FloatTuple, IntTuple, OptionGroup, Problem, option
 
 
-class ModelOptions(OptionGroup):
-    """The UNet and its condition."""
+class ConditionKindOptions(OptionGroup):
+    """What images are made from."""
 
-    title: ClassVar = "network"
+    title: ClassVar = "condition"
 
     condition: Literal["mask", "boxes", "none"] = option(
         "mask",
         "condition of the images: mask, boxes (of objects with classes), or none for an unconditional network, which "
         "ignores the masks",
     )
+
+
+class ModelOptions(ConditionKindOptions):
+    """The UNet and its condition."""
+
+    title: ClassVar = "network"
+
     class_cond: bool = option(True, "published spelling: false means condition none", spelling_of="condition")
     inpaint: bool = option(
         False,

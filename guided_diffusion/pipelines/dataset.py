@@ -11,16 +11,15 @@ from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.boxes.layouts import whole_pixels
 from guided_diffusion.data.components import Box
+from guided_diffusion.data.condition_makers import ConditionMaker
 from guided_diffusion.data.datasets import SegmentationDataset, foreground_classes, read_mask
 from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.holes import HoleMaker
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.mirror import flip_pairs, without_partner
 from guided_diffusion.data.modes import IMAGES, DatasetMode, get_mode
-from guided_diffusion.data.options import GeometryOptions, LoaderOptions, SourceOptions, WindowOptions
+from guided_diffusion.data.options import GeometryOptions, SourceOptions, WindowOptions
 from guided_diffusion.data.pairing import (
     GOOD_STEM,
-    GoodImage,
     MaskEntry,
     Pair,
     index_images,
@@ -30,7 +29,7 @@ from guided_diffusion.data.pairing import (
 from guided_diffusion.data.scan.duplicates import Twin, find_shared, find_shared_files, shared_problems
 from guided_diffusion.data.scan.good_images import good_images_with_masks, scan_good_images
 from guided_diffusion.data.scan.images import scan_images
-from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
+from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.scan.threads import in_threads
@@ -38,9 +37,8 @@ from guided_diffusion.data.scan.windows import window_problems
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.windows import WindowPlan, boxes_of, plan_windows
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
-from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.training.options import LayoutTrainingOptions
 
 Config = TypeVar("Config", TrainConfig, CheckConfig)
 
@@ -48,8 +46,8 @@ Config = TypeVar("Config", TrainConfig, CheckConfig)
 def with_mode_defaults(config: Config) -> Config:
     """Return `config` with `resize` and `condition` as its dataset_mode has them, where they were not given.
 
-    `image_dir` alone means the mode of images alone. Raises ConfigError for masks asked of images alone, and for a
-    dataset_mode and a data_dir of which only one is given.
+    `image_dir` alone means the mode of images alone. Raises ConfigError for a condition that the dataset_mode does not
+    have, and for a dataset_mode and a data_dir of which only one is given.
     """
     source = config.source
     if not source.dataset_mode:
@@ -58,7 +56,7 @@ def with_mode_defaults(config: Config) -> Config:
             raise ConfigError.of_keys(("dataset_mode", line))
         config = config.replaced(dataset_mode=IMAGES)
     mode = get_mode(config.source.dataset_mode)
-    if mode.masks is not None and not source.data_dir:
+    if mode.name != IMAGES and not source.data_dir:
         line = f"dataset_mode is {source.dataset_mode}, the layout of a data_dir, which is not given: give it, or "
         raise ConfigError.of_keys(("dataset_mode", f"{line}leave dataset_mode out, as image_dir alone needs none"))
     if "resize" not in config.geometry.model_fields_set:
@@ -66,14 +64,25 @@ def with_mode_defaults(config: Config) -> Config:
     if isinstance(config, TrainConfig):
         open_condition = not {"condition", "class_cond"} & config.given and not config.generation.makes_masks
         if mode.masks is None and open_condition:
-            config = config.replaced(condition="none", class_cond=False)
-        refuse_missing_masks(config)
+            boxed = mode.boxes is not None
+            config = config.replaced(condition="boxes" if boxed else "none", class_cond=boxed)
+        refuse_missing_condition(config)
     return config
 
 
-def refuse_missing_masks(config: TrainConfig) -> None:
-    """Raise ConfigError where masks are to be learned, or holes and windows to lie on defects, of images alone."""
+def refuse_missing_condition(config: TrainConfig) -> None:
+    """Raise ConfigError where masks or boxes are to be learned that the data do not have, or holes and windows to lie
+    on them.
+    """
     source, condition = config.source, config.model.condition
+    mode = get_mode(source.dataset_mode)
+    if condition == "boxes":
+        _refuse_misfits_of_boxes(config, mode)
+        return
+    weight = config.layouts.mask_supervision
+    if weight != LayoutTrainingOptions.model_fields["mask_supervision"].default:
+        line = f'mask_supervision is {weight:g}, but condition is "{condition}": leave it out, or set condition to boxes'
+        raise ConfigError.of_keys(("mask_supervision", line))
     if condition == "none":
         if not source.data_dir and not leaves_masks_aside(config):
             line = f"data_dir is missing: windows and holes lie on the defects in the masks of {source.dataset_mode}"
@@ -82,7 +91,7 @@ def refuse_missing_masks(config: TrainConfig) -> None:
     key, value, without = "condition", condition, "set condition to none"
     if config.generation.makes_masks:
         key, value, without = "generates", config.generation.generates, "set generates to image and condition to none"
-    if get_mode(source.dataset_mode).masks is None:
+    if mode.masks is None:
         line = f'{key} is "{value}", but dataset_mode {source.dataset_mode} has no masks: {without}, or dataset_mode '
         raise ConfigError.of_keys((key, f"{line}to one with masks"))
     if config.good.image_dir:
@@ -90,8 +99,31 @@ def refuse_missing_masks(config: TrainConfig) -> None:
         raise ConfigError.of_keys(("image_dir", f"{line}data_dir aside, or leave image_dir out"))
 
 
+def _refuse_misfits_of_boxes(config: TrainConfig, mode: DatasetMode) -> None:
+    """Raise ConfigError for what does not go with boxes, in particular with those of the dataset_mode."""
+    problems = list(config.box_problems())
+    if mode.masks is None and mode.boxes is None:
+        line = f'condition is "boxes", but dataset_mode {mode.name} has neither boxes nor masks: set condition to none'
+        problems.append(("condition", f"{line}, or dataset_mode to one that has them"))
+    elif mode.masks is None:
+        if not config.geometry.no_instance:
+            line = f"no_instance is false, but dataset_mode {mode.name} has no instance maps, only boxes: leave it out"
+            problems.append(("no_instance", line))
+        if "mask_supervision" in config.given and config.layouts.mask_supervision:
+            weight = config.layouts.mask_supervision
+            line = f"mask_supervision is {weight:g}, but dataset_mode {mode.name} has no masks to learn from: leave it "
+            problems.append(("mask_supervision", f"{line}out"))
+    if config.good.image_dir:
+        line = 'image_dir has any images, but condition is "boxes": leave it out; those without objects go to good_dir'
+        problems.append(("image_dir", line))
+    if problems:
+        raise ConfigError.of_keys(*problems)
+
+
 def leaves_masks_aside(config: TrainConfig) -> bool:
-    """Return whether a training reads no masks: it has no condition, and neither windows nor holes lie on defects."""
+    """Return whether a training reads neither masks nor boxes: it has no condition, and nothing lies on defects."""
+    if config.model.condition == "boxes":
+        return False
     if get_mode(config.source.dataset_mode).masks is None:
         return True
     return config.model.condition == "none" and not config.model.inpaint and config.geometry.resize != "window"
@@ -172,44 +204,6 @@ def shared_files(source: SourceOptions, training: ScanReport) -> list[Problem]:
     return shared_problems(find_shared_files(test, training.pairs, training.prints), len(test))
 
 
-def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
-    """Scan the training split, print its warnings and return it; DataError with a line for every fatal problem."""
-    batch_size = config.optimizer.batch_size * processes
-    if leaves_masks_aside(config):
-        report = scan_unlabeled(config, batch_size=batch_size)
-    else:
-        report = scan_split(config.source, config.geometry, "train", batch_size=batch_size)
-        report = _with_image_dir(with_good_images(report, config), config)
-    encoding = report.raise_if_fatal()
-    lines = problem_lines([*report.warnings, *shared_files(config.source, report)])
-    if not leaves_masks_aside(config):
-        lines += pseudo_label_lines(config.source.data_dir, ("train",))
-    for line in lines:
-        print(f"warning: {line}")
-    if not leaves_masks_aside(config):
-        _say_what_is_exchanged(config, encoding.names)
-    if config.geometry.resize in ("pad", "window"):
-        # The borders are ignored pixels, and samples are written with them, so they need a value.
-        report = replace(report, encoding=encoding.with_ignore())
-    return report
-
-
-def _say_what_is_exchanged(config: TrainConfig, names: Sequence[str]) -> None:
-    pairs = flip_pairs(names, config.source.flip_pairs)
-    flips = [key for key in ("random_flip", "vertical_flip") if getattr(config.augment, key)]
-    if pairs and flips:
-        shown = ", ".join(f"{names[first]!r} and {names[second]!r}" for first, second in pairs)
-        print(
-            f"warning: {' and '.join(flips)}: mirrored examples have these classes exchanged: {shown}; set flip_pairs "
-            "to [] if left and right are sides of the image"
-        )
-    if flips and config.source.flip_pairs is None and (alone := without_partner(names, pairs)):
-        print(
-            f"warning: {' and '.join(flips)}: mirrored examples show these classes on the other side, under the same "
-            f"name: {', '.join(map(repr, alone))}; set flip_pairs to the pairs that change places, or to [] if none do"
-        )
-
-
 def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> ScanReport:
     """Return the scan of a training split with the good images that `config` has beside it, and their problems."""
     folder, geometry = good_folder(config), config.geometry
@@ -234,27 +228,6 @@ def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> S
         report = replace(report, problems=tuple(problems))
     too_large = window_problems(report.image_sizes, plain_transform(geometry, get_mode(config.source.dataset_mode)))
     return replace(report, problems=(*report.problems, *too_large))
-
-
-def _with_image_dir(report: ScanReport, config: TrainConfig) -> ScanReport:
-    """Return the scan of pairs with the images of `image_dir` after the good ones: they have no defects to lie on."""
-    if not config.good.image_dir:
-        return report
-    geometry = config.geometry
-    beside = scan_images(
-        *index_images("", get_mode(config.source.dataset_mode), "train", config.good.image_dir),
-        where=config.good.image_dir,
-        image_channels=geometry.image_channels,
-        image_range=geometry.image_range,
-        exif=config.source.exif,
-    )
-    images = [GoodImage(entry.stem, entry.image, upright=entry.upright) for entry in beside.pairs]
-    return replace(
-        report,
-        problems=(*report.problems, *beside.problems),
-        good_images=(*report.good_images, *images),
-        good_prints=(*report.good_prints, *(each for each in beside.prints if each is not None)),
-    )
 
 
 def good_folder(config: TrainConfig | CheckConfig) -> str:
@@ -294,6 +267,7 @@ def shown_dataset(
     mode: DatasetMode,
     *,
     holes: HoleMaker | None = None,
+    conditions: ConditionMaker | None = None,
 ) -> SegmentationDataset:
     """Return pairs as the network sees them, without augmentation; windows show the largest component."""
     return SegmentationDataset(
@@ -304,6 +278,7 @@ def shown_dataset(
         image_range=geometry.image_range,
         with_edges=not geometry.no_instance,
         holes=holes,
+        conditions=conditions,
     )
 
 
@@ -348,35 +323,3 @@ def window_plan(
 
     found = in_threads(boxes, report.pairs, "finding defects", progress=True)
     return plan_windows(found, focus=options.window_focus, good_images=len(report.good_images))
-
-
-def training_dataset(config: TrainConfig, report: ScanReport, world: ProcessGroup) -> SegmentationDataset:
-    """Return the training pairs with random augmentation."""
-    transform = JointTransform(
-        **_geometry(config.geometry, get_mode(config.source.dataset_mode)),
-        train=True,
-        flip_pairs=flip_pairs(report.encoding.names, None if leaves_masks_aside(config) else config.source.flip_pairs),
-        **config.augment.model_dump(),
-    )
-    return SegmentationDataset(
-        report.pairs,
-        report.encoding,
-        transform,
-        image_channels=config.geometry.image_channels,
-        image_range=config.geometry.image_range,
-        seed=config.run.seed,
-        cache_images=config.loader.cache_images,
-        num_workers=max(1, default_workers(config.loader, world)) * world.size,
-        with_edges=not config.geometry.no_instance,
-        good_images=report.good_images,
-        windows=window_plan(config.source, config.geometry, config.windows, report),
-        holes=hole_maker(config, report.encoding),
-        augment=config.model.augment,
-    )
-
-
-def default_workers(options: LoaderOptions, world: ProcessGroup) -> int:
-    """Return the number of loading processes: as given, else none on a CPU, which training keeps busy."""
-    if options.num_workers is not None:
-        return options.num_workers
-    return 0 if world.device.type == "cpu" else min(4, os.cpu_count() or 1)

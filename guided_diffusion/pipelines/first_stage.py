@@ -24,10 +24,11 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.autoencoder import Autoencoder, AutoencoderShape
 from guided_diffusion.models.first_stage import FirstStage
 from guided_diffusion.pipelines.build import AMP_DTYPES
-from guided_diffusion.pipelines.dataset import default_workers, plain_transform, training_dataset
+from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.generation import Generation, TrainedMasks, read_training_masks
 from guided_diffusion.pipelines.latent import first_stage_of_checkpoint, read_autoencoder_kl, refuse_thin_classes
 from guided_diffusion.pipelines.resume import ResumePlan
+from guided_diffusion.pipelines.training_data import default_workers, training_dataset
 from guided_diffusion.runtime.checkpoint import LAST, save_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import DataError

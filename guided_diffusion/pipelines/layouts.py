@@ -29,7 +29,7 @@ _TILE = 384  # pixels of the longer side of a picture with boxes
 
 def shows_boxes(config: CheckConfig) -> bool:
     """Return whether the condition to check is boxes: of annotations, or of masks because the options say so."""
-    return config.condition == "boxes" or get_mode(config.source.dataset_mode).boxes is not None
+    return config.network.condition == "boxes" or get_mode(config.source.dataset_mode).boxes is not None
 
 
 def scan_box_split(

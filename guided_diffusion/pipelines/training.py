@@ -33,13 +33,7 @@ from guided_diffusion.models.state_dict import converts, load_weights, with_new_
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES, build_network, refuse_broken_weights
 from guided_diffusion.pipelines.changed_data import fingerprint_of, refuse_other_data
-from guided_diffusion.pipelines.dataset import (
-    default_workers,
-    hole_maker,
-    open_training_data,
-    shown_dataset,
-    training_dataset,
-)
+from guided_diffusion.pipelines.dataset import hole_maker, shown_dataset
 from guided_diffusion.pipelines.first_stage import latent_code
 from guided_diffusion.pipelines.generation import (
     Generation,
@@ -53,6 +47,7 @@ from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.pipelines.mask_preview import build_mask_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import SamplingPipeline
+from guided_diffusion.pipelines.training_data import default_workers, open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import UserError

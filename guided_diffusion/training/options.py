@@ -68,6 +68,15 @@ class GeneratedMaskOptions(OptionGroup):
     )
 
 
+class LayoutTrainingOptions(OptionGroup):
+    """How a network with condition boxes is trained."""
+
+    title: ClassVar = "training with boxes"
+    mask_supervision: float = option(
+        0.1, "with boxes: weight of the loss by which masks of objects learn from true masks, where there are any", ge=0
+    )
+
+
 class FirstStageOptions(OptionGroup):
     """How the autoencoder of a latent model is trained, before the model itself, and what it must be able to do."""
 

@@ -36,7 +36,7 @@ from guided_diffusion.data.mask_rules import MaskRules
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.dataset import open_training_data
+from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.pipelines.generation import GenerationPipeline, preview_draw, read_training_masks
 from guided_diffusion.pipelines.load import load_pipeline
 from guided_diffusion.pipelines.mask_generation import MadeMask, accepted_masks

@@ -19,7 +19,7 @@ from guided_diffusion.diffusion.gaussian import build_diffusion
 from guided_diffusion.diffusion.samplers import draw_noise
 from guided_diffusion.diffusion.timestep_sampler import TIMESTEP_SAMPLERS
 from guided_diffusion.pipelines.build import network_from_checkpoint, options_of_checkpoint
-from guided_diffusion.pipelines.dataset import open_training_data, training_dataset
+from guided_diffusion.pipelines.training_data import open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device
 from guided_diffusion.runtime.seeding import Stream, derive_seed

@@ -26,7 +26,7 @@ from guided_diffusion.data import loader
 from guided_diffusion.diffusion import gaussian, guidance, label_diffusion, samplers
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.models import group_norm, layers
-from guided_diffusion.pipelines.dataset import open_training_data
+from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.pipelines.training import build_trainer

@@ -11,7 +11,7 @@ import torch
 from tiny import TINY
 
 from guided_diffusion.config.load import load_config
-from guided_diffusion.pipelines.dataset import open_training_data
+from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.training import build_trainer
 from guided_diffusion.runtime.distributed import ProcessGroup
