@@ -15,9 +15,10 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.image_sampling import sample_images
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
+from guided_diffusion.pipelines.layout_sampling import sample_layouts
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
 from guided_diffusion.pipelines.mask_generation import generate
-from guided_diffusion.pipelines.masks import find_masks
+from guided_diffusion.pipelines.masks import find_masks, known_lineages
 from guided_diffusion.pipelines.output import (
     dataset_folders,
     mask_folder,
@@ -67,6 +68,8 @@ def _work_of(trained: TrainedConfig) -> Callable[[SampleConfig, Checkpoint, Trai
     """Return what samples from such a network."""
     if trained.model.condition == "none":
         return sample_images
+    if trained.model.condition == "boxes":
+        return sample_layouts
     return generate if trained.generation.makes_masks else _sample
 
 
@@ -112,6 +115,8 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
         augment_masks=config.augment_masks,
         mask_checkpoint=None if made is None else made.checkpoint,
     )
+    if made is not None:
+        lineages = {**lineages, **known_lineages(sources, made.lineages)}
     output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages)
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "samples")
     with_edges = not trained.geometry.no_instance

@@ -39,6 +39,8 @@ class ConditionedModel(Protocol):
 
     def decode(self, skips: list[Tensor], emb: Tensor, modulations: Any) -> Tensor: ...
 
+    def object_masks(self, x: Tensor, t: Tensor, modulations: Any) -> Tensor: ...
+
 
 def guided_steps(diffusion: GaussianDiffusion, interval: Sequence[float] | None) -> NDArray[np.bool_]:
     """Return the steps of the process at which guidance acts, [T] booleans (Kynkäänniemi et al. 2024).
@@ -106,9 +108,10 @@ class GuidedNetwork:
         self._known = None if known is None else known.channels()
         self._nulls = None if self._null is None else self._null.expand(len(condition))
         self._modulations: dict[float, Modulations] = {}
+        self._cond: Modulations | None = None
         if condition_fn is None:
-            cond = None if self._scales == {0} else self._modulate(condition)
-            self._modulations = {scale: self._branches(scale, cond) for scale in self._scales}
+            self._cond = None if self._scales == {0} else self._modulate(condition)
+            self._modulations = {scale: self._branches(scale, self._cond) for scale in self._scales}
 
     @torch.no_grad()
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -118,7 +121,7 @@ class GuidedNetwork:
         """
         scale = self._scale_at(t)
         modulations = self._modulations_at(scale, t)
-        model_t = self.process.model_t(t).to(x_t.device, non_blocking=x_t.is_cuda)
+        model_t = self._model_t(x_t, t)
         with self._precision(x_t.device):
             seen = x_t if self._known is None else torch.cat([x_t, self._known], dim=1)
             skips, emb = self.model.encode(seen, model_t)
@@ -130,6 +133,19 @@ class GuidedNetwork:
         channels = x_t.shape[1]
         mean = null[:, :channels] + scale * (cond[:, :channels] - null[:, :channels])
         return torch.cat([mean, cond[:, channels:]], dim=1)
+
+    @torch.no_grad()
+    def object_masks(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the masks with which the network draws the objects of layouts, [N, O, H, W] float32 in 0..1.
+
+        x_t, t: as the network function takes them.
+        """
+        cond = self._modulate(self._condition) if self._cond is None else self._cond
+        with self._precision(x_t.device):
+            return self.model.object_masks(x_t, self._model_t(x_t, t), cond).float()
+
+    def _model_t(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.process.model_t(t).to(x_t.device, non_blocking=x_t.is_cuda)
 
     def _scale_at(self, t: Tensor) -> float:
         """Return the scale at `t`, which has to be inside the interval for all images of a batch, or for none."""

@@ -92,7 +92,7 @@ def _checked_layouts(pipeline: SamplingPipeline, given: Given) -> LayoutConditio
         "num_classes": (given.num_classes, pipeline.num_classes),
         "size": (tuple(given.size), (height, width)),
         "style": (given.style.shape[2], model.style_dim),
-        "background": (given.background, pipeline.background),
+        "background": (given.background, pipeline.options.boxes.background),
     }
     for name, (found, wanted) in facts.items():
         if found != wanted:

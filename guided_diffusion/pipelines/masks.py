@@ -73,13 +73,13 @@ def find_masks(
     for line in problem_lines(problem for problem in report.warnings if problem.kind is not ProblemKind.EMPTY_CLASS):
         print(f"warning: {line}")
     encoding = encoding.with_ignore() if geometry.resize in ("pad", "window") else encoding
-    known = {entry.mask: lineages.get(str(Path(entry.mask).absolute())) for entry in report.pairs} if lineages else {}
-    return FoundMasks(
-        report.pairs,
-        encoding,
-        report.losses,
-        {mask: lineage for mask, lineage in known.items() if lineage is not None},
-    )
+    return FoundMasks(report.pairs, encoding, report.losses, known_lineages(report.pairs, lineages))
+
+
+def known_lineages(entries: Sequence[Pair | MaskEntry], lineages: Mapping[str, MaskLineage]) -> dict[str, MaskLineage]:
+    """Return the lineages of masks by their paths. lineages: by absolute paths."""
+    known = {entry.mask: lineages.get(str(Path(entry.mask).absolute())) for entry in entries} if lineages else {}
+    return {mask: lineage for mask, lineage in known.items() if lineage is not None}
 
 
 def encoding_of_mode(source: SourceOptions) -> LabelEncoding:

@@ -1,4 +1,4 @@
-"""Masks that pixel classifiers made, where those of people are expected: what is said of them, and what is refused."""
+"""Masks that models made, where those of people are expected: what is said of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from guided_diffusion.samples.reader import SampleFolder, count_pseudo_labels
 
 _MEANING = {
     "train": "what is learned of them has their mistakes",
-    "test": "scores tell how far a model agrees with pixel classifiers, not with people",
+    "test": "scores tell how far a model agrees with the one that made them, not with people",
+}
+_MADE = {
+    "segment": "are pseudo labels of segment",
+    "generate": "are pseudo labels of generate",
+    "sample": "are predicted by a model of boxes",
 }
 
 
 def pseudo_label_lines(data_dir: str | Path, splits: Sequence[str] = ("train", "test")) -> list[str]:
-    """Return a line for each split of a dataset that has pseudo labels, "" and cloud addresses have none."""
+    """Return lines for each split whose masks models made, "" and cloud addresses have none."""
     counts = {split: count_pseudo_labels(data_dir, split) for split in splits} if data_dir else {}
     return [
-        f"{data_dir}: {count} masks of {split} are pseudo labels of {action}, not drawn by people: {_MEANING[split]}"
+        f"{data_dir}: {count} masks of {split} {_MADE[action]}, not drawn by people: {_MEANING[split]}"
         for split, made in counts.items()
         for action, count in made.items()
     ]
@@ -35,6 +40,9 @@ def pseudo_sample_lines(samples: SampleFolder) -> list[str]:
     if samples.classified:
         line = f"pixel classifiers found the masks of {samples.classified} of its pairs in the images"
         lines.append(f"{line}: agreement tells how far a segmenter finds the same, not how well images follow masks")
+    if samples.predicted:
+        line = f"the masks of {samples.predicted} of its pairs are predicted by the model that made the images of boxes"
+        lines.append(f"{line}: agreement tells how far a segmenter finds the same, not how good they are")
     return [f"{samples.folder}: {line}" for line in lines]
 
 

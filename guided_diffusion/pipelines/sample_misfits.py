@@ -7,6 +7,7 @@ from pathlib import Path
 
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.data.options import LayoutOptions
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.options import Problem
 
@@ -20,6 +21,12 @@ def refuse_misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> 
 
 def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterator[Problem]:
     yield from trained.generation_problems()
+    if trained.model.condition == "boxes":
+        yield from _misfits_of_boxes(config, path)
+        return
+    for key in LayoutOptions.keys():  # noqa: SIM118 - not a mapping
+        if config.get(key) != LayoutOptions.model_fields[key].default:
+            yield (key, f"{key} is given, but {path} takes no boxes: leave it out, or use one with condition boxes")
     unconditional = trained.model.condition == "none"
     if not unconditional and not trained.generation.makes_masks:
         if not config.source.data_dir and not config.mask_dir:
@@ -43,3 +50,13 @@ def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterat
         yield ("num_samples", f"num_samples is missing: {why}; say how many samples to make")
     if unconditional and config.sampler.s != 1:
         yield ("s", f"s is {config.sampler.s:g}, but {path} has no condition to guide towards: set s to 1")
+
+
+def _misfits_of_boxes(config: SampleConfig, path: Path) -> Iterator[Problem]:
+    if not (config.source.data_dir or config.mask_dir or config.layouts.layout_file):
+        line = f"{path} takes boxes, and neither data_dir nor mask_dir nor layout_file is given: give one of them"
+        yield ("data_dir", line)
+    taken = {"class_names": config.class_names, "unlabeled_to_zero": config.unlabeled_to_zero}
+    for key, value in {**taken, "augment_masks": config.augment_masks}.items():
+        if value:
+            yield (key, f"{key} is given, but {path} takes boxes, not masks: leave it out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from guided_diffusion.conditions.base import Condition
 from guided_diffusion.conditions.known_region import KnownRegion
-from guided_diffusion.conditions.layout import LayoutCondition
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.load import read_config
@@ -130,8 +129,6 @@ class SamplingPipeline:
             return condition
         if isinstance(condition, NoCondition):
             return NoCondition(len(condition), self.network_shape[1:])
-        if isinstance(condition, LayoutCondition):  # whose boxes are shares
-            return replace(condition, size=self.network_shape[1:])
         return latent_reduction(self.options)(condition)
 
     def images_of(self, samples: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from guided_diffusion.samples.manifest import IMAGES_ALONE, MASKS_ALONE, Manifes
 from guided_diffusion.samples.writer import SyntheticFolder
 
 SHEET, SHEET_TILES = "contact_sheet.png", 64
+_BOXED = "layout | sample | predicted mask"
 _TITLES = {IMAGES_ALONE: "samples", MASKS_ALONE: "masks"}
 
 
@@ -18,11 +19,17 @@ def save_contact_sheet(output: SyntheticFolder, lines: Sequence[ManifestLine], n
     """Write the sheet of written samples, spread over `lines`; none without samples. names: of the classes."""
     if not lines:
         return
-    each = len(output.settings.kinds)
+    boxed = output.settings.layout_source is not None
+    each = len(output.settings.kinds) + boxed
     palette = visualize.class_palette(len(names))
     tiles: list[visualize.Pixels] = []
     labels: list[np.ndarray] = []
-    for image, label in output.tiles(visualize.evenly_spaced(lines, SHEET_TILES // each)):
+    shown = visualize.evenly_spaced(lines, SHEET_TILES // each)
+    for line, (image, label) in zip(shown, output.tiles(shown), strict=True):
+        if boxed:
+            labels.append(label)
+            tiles += [_boxes(line, image, names), visualize.to_rgb(image), visualize.colorize(label, palette)]
+            continue
         if label is not None:
             labels.append(label)
             tiles.append(visualize.colorize(label, palette))
@@ -31,6 +38,14 @@ def save_contact_sheet(output: SyntheticFolder, lines: Sequence[ManifestLine], n
     sheet = visualize.grid(
         visualize.in_square(tiles, each),
         legend=visualize.legend_of(names, labels),
-        title=_TITLES.get(output.settings.generates, "mask | sample"),
+        title=_BOXED if boxed else _TITLES.get(output.settings.generates, "mask | sample"),
     )
     visualize.save(sheet, output.folder / SHEET)
+
+
+def _boxes(line: ManifestLine, image: visualize.Pixels, names: Sequence[str]) -> visualize.Pixels:
+    """Return the boxes of a layout in the colors of their classes, over the image made dark."""
+    palette = visualize.class_palette(len(names))
+    objects = line.predicted.objects
+    colors = [("", palette[names.index(each.name)].tolist()) for each in objects]
+    return visualize.draw_boxes(visualize.to_rgb(image) // 3, [each.box for each in objects], colors)

@@ -26,6 +26,7 @@ from guided_diffusion.samples.manifest import (
     MASKS_ALONE,
     UNFINISHED,
     ManifestLine,
+    MaskLineage,
     file_digest,
     read_manifest,
     write_manifest,
@@ -66,7 +67,14 @@ class SampleFolder:
     @property
     def is_generated(self) -> bool:
         """Whether a model made the masks, too, so that no mask of the dataset is behind a sample."""
-        return any(line.generates or line.mask_checkpoint or line.classified for line in self.lines.values())
+        return any(
+            line.generates or line.mask_checkpoint or line.classified or line.predicted for line in self.lines.values()
+        )
+
+    @property
+    def predicted(self) -> int:
+        """How many masks a model of boxes has predicted for the images that it made of layouts."""
+        return sum(line.predicted is not None for line in self.lines.values())
 
     @property
     def classified(self) -> int:
@@ -114,7 +122,10 @@ def _refuse_images_alone(path: str | Path, lines: Iterable[ManifestLine], remedy
 
 
 def count_pseudo_labels(data_dir: str | Path, split: str) -> dict[str, int]:
-    """Return how many masks of a split of a `data_dir` pixel classifiers made, by action, as its manifest says."""
+    """Return how many masks of a split of a `data_dir` models made, by action, as its manifest says.
+
+    `sample` stands for those that a model of boxes predicted.
+    """
     manifest = Path(data_dir) / split / MANIFEST
     if "://" in str(data_dir) or not manifest.is_file():
         return {}
@@ -122,6 +133,7 @@ def count_pseudo_labels(data_dir: str | Path, split: str) -> dict[str, int]:
     counts = {
         "segment": sum(line.pseudo is not None for line in lines),
         "generate": sum(line.classified is not None for line in lines),
+        "sample": sum(line.predicted is not None for line in lines),
     }
     return {action: count for action, count in counts.items() if count}
 
@@ -134,6 +146,8 @@ class GeneratedMasks(NamedTuple):
     """Digest of the checkpoint of the model, which was trained on the training split."""
     ignored: int | None
     """Mask value of pixels without a class, None where there are none."""
+    lineages: Mapping[str, MaskLineage]
+    """Of masks that were predicted from layouts, by their absolute paths."""
 
 
 def find_generated_masks(mask_dir: str) -> GeneratedMasks | None:
@@ -152,11 +166,13 @@ def find_generated_masks(mask_dir: str) -> GeneratedMasks | None:
         _refuse_images_alone(mask_dir, lines, "give a folder of masks")
         if given == root / FOLDERS[0] or not folder.is_dir():
             continue
-        if not any(line.generates == MASKS_ALONE or line.classified for line in lines):
+        if not any(line.generates == MASKS_ALONE or line.classified or line.predicted for line in lines):
             continue
         if (root / UNFINISHED).exists():
             raise DataError.of(mask_dir, "its masks are not finished", "run the same command again first")
-        return GeneratedMasks(folder, lines[0].checkpoint or lines[0].read_npz or "", _ignored_value(root))
+        lineages = {str((root / line.mask).absolute()): line.lineage for line in lines if line.lineage is not None}
+        checkpoint = lines[0].checkpoint or lines[0].read_npz or ""
+        return GeneratedMasks(folder, checkpoint, _ignored_value(root), lineages)
     return None
 
 

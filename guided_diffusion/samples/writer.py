@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.data.boxes.asked import AskedLayout
 from guided_diffusion.data.datasets import read_condition
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
@@ -43,6 +44,7 @@ from guided_diffusion.samples.manifest import (
     ManifestLine,
     MaskLineage,
     PlacedDefect,
+    PredictedMask,
     SampleSettings,
     SkippedDefect,
     file_digest,
@@ -73,7 +75,7 @@ class PlannedSample:
     index: int
     name: str  # without extension, with sub-folders
     source: (
-        Pair | MaskEntry | GoodImage | AskedClass | FoundMask | None
+        Pair | MaskEntry | GoodImage | AskedClass | AskedLayout | FoundMask | None
     )  # None: an image without a mask, made from nothing
     repeat: int  # uses of the source before this one
     seed: int
@@ -82,7 +84,7 @@ class PlannedSample:
     @property
     def source_file(self) -> str:
         """The good image or mask that the sample is made from, "" where it is made from nothing."""
-        if self.source is None or isinstance(self.source, AskedClass | FoundMask):
+        if self.source is None or isinstance(self.source, AskedClass | AskedLayout | FoundMask):
             return ""
         return self.source.image if isinstance(self.source, GoodImage) else self.source.mask
 
@@ -113,7 +115,9 @@ def plan_generated(
 
 
 def plan_samples(
-    sources: Sequence[Pair | MaskEntry] | Sequence[GoodImage], num_samples: int | None, seed: int
+    sources: Sequence[Pair | MaskEntry] | Sequence[GoodImage] | Sequence[AskedLayout],
+    num_samples: int | None,
+    seed: int,
 ) -> list[PlannedSample]:
     """Return `num_samples` samples (None: one for each source) that use the sources in turn.
 
@@ -305,6 +309,20 @@ class SyntheticFolder(WrittenFolder):
         save_image = None if image is None else partial(to_picture(image).save, format="PNG")
         self._write_files(sample, save_image, label, {"generated": generated.model_dump(by_alias=True)})
 
+    def write_predicted(
+        self,
+        sample: PlannedSample,
+        image: Tensor,
+        label: Tensor,
+        predicted: PredictedMask,
+        lineage: Mapping[str, Any] | None,
+    ) -> None:
+        """Write the image of a layout, its predicted mask [H, W] of class ids, and their line."""
+        notes: dict[str, Any] = {"predicted": predicted.model_dump(by_alias=True)}
+        if lineage is not None:
+            notes["lineage"] = dict(lineage)
+        self._write_files(sample, partial(to_picture(image).save, format="PNG"), label.cpu().numpy(), notes)
+
     def write_placed(
         self,
         sample: PlannedSample,
@@ -348,6 +366,10 @@ class SyntheticFolder(WrittenFolder):
         )
         # The line comes last: a pair without a line is made again, a line without its pair would be wrong.
         self._add_line(line.text())
+
+    def written(self) -> list[ManifestLine]:
+        """Return the lines of what all processes have written, by index."""
+        return list(self._lines().values())
 
     def finish(self) -> list[ManifestLine]:
         """Merge all parts, in one process after all have closed theirs; return the manifest's lines by index."""

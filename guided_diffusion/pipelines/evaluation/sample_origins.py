@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple
@@ -54,8 +54,9 @@ def traced(folder: SampleFolder, pairs: Sequence[Pair], images: ImageSet, splits
         origin, test_origin, donors = placed.donors[:, 0], placed.test, placed.donors
     else:
         masks = (_masks_of(folder, splits[0]), _masks_of(folder, splits[1]))
+        files = (_files_of(masks[0], splits[0], lineages), _files_of(masks[1], splits[1], lineages))
         origin, test_origin = trace_origins(images.labels, [_clue(folder, pair) for pair in pairs], masks)
-        donors = _mask_donors(lineages, masks, origin, test_origin)
+        donors = _mask_donors(lineages, files, origin, test_origin)
     new_masks = np.array([folder.is_generated or made is not None for made in lineages])
     return ReadSamples(folder, images, origin, test_origin, donors, new_masks, _mask_flips(folder, lineages))
 
@@ -80,6 +81,16 @@ def _masks_of(folder: SampleFolder, split: Split) -> RealMasks | None:
     return RealMasks(split.images.labels, [PurePath(pair.mask).name for pair in split.pairs], digests)
 
 
+def _files_of(masks: RealMasks | None, split: Split, lineages: Sequence[MaskLineage | None]) -> Mapping[str, int]:
+    """Return the images of a split by the digests of their masks, and of themselves if layouts are made of them."""
+    if masks is None or split.pairs is None:
+        return {}
+    found = {digest: index for index, digest in enumerate(masks.digests)}
+    if any(lineage is not None and lineage.images for lineage in lineages):
+        found |= {file_digest(pair.image): index for index, pair in enumerate(split.pairs)}
+    return found
+
+
 def _clue(folder: SampleFolder, pair: Pair) -> MaskClue:
     line = folder.line_of(pair)
     digest, source = (line.source_digest, line.source_mask) if line else ("", "")
@@ -88,26 +99,24 @@ def _clue(folder: SampleFolder, pair: Pair) -> MaskClue:
 
 def _mask_donors(
     lineages: Sequence[MaskLineage | None],
-    splits: tuple[RealMasks | None, RealMasks | None],
+    splits: tuple[Mapping[str, int], Mapping[str, int]],
     origin: Indices,
     test_origin: Indices,
 ) -> Indices | None:
     """Return [N, M] of the training images whose masks samples were made from, where some masks are new; else None.
 
-    Fills in, by the lineage of new masks, `origin` and `test_origin` [N]. A sample that has anything of a test mask has
+    splits: as `_files_of` returns them. Fills in, by the lineage of new masks, `origin` and `test_origin` [N]. A sample that has anything of a test mask has
     no training image as its origin: it is a leak.
     """
     if not any(lineages):
         return None
-    training, test = (
-        {} if split is None else {digest: index for index, digest in enumerate(split.digests)} for split in splits
-    )
+    training, test = splits
     found: list[list[int]] = []
     for number, lineage in enumerate(lineages):
         if lineage is None:
             found.append([index] if (index := int(origin[number])) >= 0 else [])
             continue
-        digests = [mask.digest for mask in lineage.masks]
+        digests = [file.digest for file in (*lineage.masks, *lineage.images)]
         found.append(list(dict.fromkeys(training[digest] for digest in digests if digest in training)))
         leaks = [test[digest] for digest in digests if digest in test and digest not in training]
         known = not leaks and all(digest in training for digest in digests) and bool(found[-1])

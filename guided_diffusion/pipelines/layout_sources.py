@@ -1,0 +1,146 @@
+"""Where the layouts of `sample` and `masks` come from: a split, masks, a file, or recombined ones of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.data.boxes.asked import AskedLayout, layouts_digest, slots_of
+from guided_diffusion.data.boxes.layout_file import read_layout_file
+from guided_diffusion.data.boxes.layouts import LayoutMaker
+from guided_diffusion.data.boxes.placed_layouts import LayoutPlacer
+from guided_diffusion.data.boxes.recombine import Recombiner
+from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.scan.threads import in_threads
+from guided_diffusion.pipelines.dataset import plain_transform
+from guided_diffusion.pipelines.layouts import layout_rules, object_classes, scan_box_split
+from guided_diffusion.pipelines.masks import find_masks
+from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.samples.manifest import MaskLineage, MaskOrigin, file_digest
+
+
+class LayoutSource(NamedTuple):
+    """Layouts to make images of."""
+
+    layouts: tuple[AskedLayout, ...]
+    encoding: LabelEncoding
+    make: Callable[[int, int], AskedLayout] | None = None
+    """(seed, index) -> a new layout; None: the layouts are used in turn."""
+
+    @property
+    def digest(self) -> str:
+        """Stands for all layouts, not only for those that are used."""
+        return layouts_digest(self.layouts)
+
+    @property
+    def slots(self) -> int:
+        """Slots of all batches."""
+        return slots_of(self.layouts)
+
+    def planned(self, count: int | None, seed: int) -> tuple[AskedLayout, ...]:
+        """Return the layouts to use in turn for `count` images; None: as many as there are."""
+        if self.make is None:
+            return self.layouts
+        return tuple(self.make(seed, index) for index in range(len(self.layouts) if count is None else count))
+
+
+def find_layouts(config: SampleConfig, trained: TrainedConfig, encoding: LabelEncoding) -> LayoutSource:
+    """Return the layouts that `sample` is asked for, of a model of boxes with the classes of `encoding`.
+
+    Raises DataError with a line for every fatal mistake in them.
+    """
+    placer = layout_placer(trained, encoding)
+    if config.layouts.layout_source == "file":
+        layouts = read_layout_file(config.layouts.layout_file, encoding.names, placer)
+        for layout in layouts:
+            _check_lineage(config.layouts.layout_file, layout)
+        return LayoutSource(tuple(layouts), encoding)
+    source = split_layouts(trained, placer, encoding, split=config.data_split, mask_dir=config.mask_dir)
+    if config.layouts.layout_source == "data":
+        return source
+    return source._replace(make=Recombiner(source.layouts).make)
+
+
+def layout_placer(trained: TrainedConfig, encoding: LabelEncoding) -> LayoutPlacer:
+    """Return what places the layouts of pictures as the model saw them in training."""
+    mode = get_mode(trained.source.dataset_mode)
+    maker = LayoutMaker(
+        encoding.num_classes,
+        object_classes(mode, encoding),
+        trained.model.style_dim,
+        rules=layout_rules(trained.boxes),
+        background_class=mode.background,
+        from_masks=mode.masks is not None,
+        with_instances=not trained.geometry.no_instance,
+    )
+    return LayoutPlacer(maker, plain_transform(trained.geometry, mode))
+
+
+def split_layouts(
+    trained: TrainedConfig, placer: LayoutPlacer, encoding: LabelEncoding, *, split: str, mask_dir: str = ""
+) -> LayoutSource:
+    """Return the layouts of a split of `data_dir`, or of the masks in `mask_dir`."""
+    source, geometry, mode = trained.source, trained.geometry, get_mode(trained.source.dataset_mode)
+    if mode.masks is None:
+        if mask_dir:
+            line = f"mask_dir is given, but the model was trained with dataset_mode {mode.name}, whose boxes are not "
+            raise ConfigError.of_keys(("mask_dir", f"{line}those of masks: give data_dir or layout_file"))
+        report = scan_box_split(source, geometry, split, encoding=encoding)
+        report.raise_if_fatal()
+        for line in problem_lines(report.warnings):
+            print(f"warning: {line}")
+        sizes = {pair.image: each.shape for pair, each in zip(report.pairs, report.prints, strict=True)}
+
+        def boxed(pair: Pair) -> AskedLayout:
+            objects = placer.maker.read(pair, None, sizes[pair.image])
+            return placer.place(pair.stem, objects, lineage=_lineage(split, images=[pair.image]))
+
+        layouts = in_threads(boxed, report.pairs, "reading boxes")
+        return with_borders(LayoutSource(tuple(layouts), encoding))
+    found = find_masks(source, geometry, split=split, mask_dir=mask_dir, encoding=encoding)
+
+    def masked(entry: Pair | MaskEntry) -> AskedLayout:
+        label = read_mask(entry.mask, found.encoding, upright=entry.upright)
+        size: Size = (label.shape[0], label.shape[1])
+        known = found.lineages.get(entry.mask)
+        lineage = _lineage("" if mask_dir else split, masks=[entry.mask]) if known is None else known.model_dump()
+        return placer.place(entry.stem, placer.maker.read(entry, label, size), label, lineage=lineage)
+
+    layouts = in_threads(masked, found.entries, "reading boxes of masks", progress=len(found.entries) > 500)
+    return LayoutSource(tuple(layouts), found.encoding)
+
+
+def with_borders(source: LayoutSource) -> LayoutSource:
+    """Return the source with a mask value for borders, if its layouts have any."""
+    if all(layout.inside is None for layout in source.layouts):
+        return source
+    return source._replace(encoding=source.encoding.with_ignore())
+
+
+def _lineage(split: str, *, masks: list[str] | None = None, images: list[str] | None = None) -> dict[str, object]:
+    def origins(files: list[str] | None) -> list[MaskOrigin]:
+        return [MaskOrigin(mask=file, digest=file_digest(file)) for file in files or ()]
+
+    lineage = MaskLineage(
+        split=split, upside_down=False, left_to_right=False, masks=origins(masks), images=origins(images)
+    )
+    return lineage.model_dump()
+
+
+def _check_lineage(path: str, layout: AskedLayout) -> None:
+    """Raise DataError for a lineage of a layout file that `sample` has not written so."""
+    if layout.lineage is None:
+        return
+    try:
+        MaskLineage.model_validate(dict(layout.lineage))
+    except ValueError:
+        where = f"{Path(path)}: layout {layout.stem}"
+        raise DataError.of(where, "its lineage is not one that sample writes", "restore it, or leave it out") from None
