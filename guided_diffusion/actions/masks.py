@@ -52,7 +52,7 @@ def _make(config: MasksConfig, world: ProcessGroup) -> None:
         there = sum(number in done for number in range(count))
         print(
             f"{count} masks{f', {there} are there already' if there else ''}, made of {len(source.pairs)} of "
-            f"data_split {config.data_split}; {_moved(source)}"
+            f"data_split {config.data_split}; {source.summary}"
         )
         if config.data_split == "test":
             print("warning: data_split is test: a model trained on samples of these masks has seen the test")
@@ -83,16 +83,9 @@ def _open(config: MasksConfig, world: ProcessGroup) -> MaskSource:
 def _settings(config: MasksConfig, source: MaskSource) -> dict[str, object]:
     """Return what all masks of a folder share."""
     options = config.masks.model_dump(mode="json")
+    if config.method == "boxes":  # folders of edited masks from before there was a choice lack these
+        options |= {"method": "boxes", "layout_source": config.layout_source, **source.settings}
     return {"seed": config.seed, "data_split": config.data_split, **options, "inputs": source.inputs}
-
-
-def _moved(source: MaskSource) -> str:
-    bank, names = source.editor.bank, source.encoding.names
-    present = sorted({class_id for mask in bank.masks for class_id in mask.classes} & {*bank.movable})
-    if not present:
-        return "no class is moved alone, the maps are bent as a whole"
-    shown = ", ".join(names[class_id] for class_id in present[:8])
-    return f"moved: {shown}{f' and {len(present) - 8} others' if len(present) > 8 else ''}"
 
 
 def _finish(config: MasksConfig, source: MaskSource, output: MaskFolder, planned: int) -> None:

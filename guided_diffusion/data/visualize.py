@@ -134,7 +134,10 @@ def enlarged(image: Pixels, side: int) -> Pixels:
 
 
 def draw_boxes(image: Pixels, boxes: ArrayLike, entries: Sequence[tuple[str, Color]]) -> Pixels:
-    """Return the image [H, W, 3] with boxes [N, 4] (x0, y0, x1, y1 as shares of its sides), names and colors beside."""
+    """Return the image [H, W, 3] with boxes [N, 4] (x0, y0, x1, y1 as shares of its sides), names and colors beside.
+
+    Of an empty name only the box is drawn.
+    """
     picture = Image.fromarray(to_rgb(image))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_SMALL_TEXT)
     width, height = picture.size
@@ -143,6 +146,8 @@ def draw_boxes(image: Pixels, boxes: ArrayLike, entries: Sequence[tuple[str, Col
         x0, y0 = min(x0, width - 1), min(y0, height - 1)
         right, bottom = max(x0, min(x1, width) - 1), max(y0, min(y1, height) - 1)
         draw.rectangle((x0, y0, right, bottom), outline=tuple(color))
+        if not name:
+            continue
         wide, high = math.ceil(font.getlength(name)) + 2, sum(font.getmetrics())
         left, top = max(0, min(x0, width - wide)), y0 - high if y0 >= high else min(bottom + 1, height - high)
         draw.rectangle((left, top, left + wide, top + high - 1), fill=tuple(color))

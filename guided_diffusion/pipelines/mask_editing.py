@@ -1,12 +1,12 @@
-"""The dataset of `masks`: its masks, read and taken apart, what edits them, and what they are compared with."""
+"""The dataset of `masks`: its masks, read, what makes new ones of them, and what these are compared with."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,11 @@ from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.visualize import evenly_spaced
+from guided_diffusion.pipelines.box_masks import open_drawer
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.memory import available_memory
 from guided_diffusion.samples.manifest import MaskOrigin, file_digest
+from guided_diffusion.samples.mask_folder import NewMask
 
 _MOST_COMPARED = 20, 1000, 3e8  # masks of each kind that the statistics take, and pixels of all of them
 _CACHE_SHARE = 1 / 8  # of the memory that is available
@@ -43,13 +45,26 @@ _ABOUT_MASKS = (
 )
 
 
+class MaskMaker(Protocol):
+    """Makes new masks."""
+
+    def edit(self, seed: int, number: int) -> NewMask:
+        """Return the mask of a number, a function of the seed and this number."""
+
+
 @dataclass(frozen=True)
 class MaskSource:
-    """A split whose masks are edited."""
+    """A split whose masks new ones are made of."""
 
     pairs: tuple[Pair, ...]
     encoding: LabelEncoding
-    editor: MaskEditor
+    editor: MaskMaker
+    summary: str
+    """What is done with the masks, for people."""
+    settings: Mapping[str, Any]
+    """Of a model that draws them."""
+    mean_pixels: float
+    """Of the masks."""
     index: NoveltyIndex
     read: Callable[[int], Label]
     digests: tuple[str, ...]
@@ -65,8 +80,7 @@ class MaskSource:
     def most_compared(self) -> int:
         """How many masks the statistics take of each kind: describing one takes about 10 ms for 0.1 megapixels."""
         least, most, pixels = _MOST_COMPARED
-        mean = np.mean([np.prod(mask.size) for mask in self.editor.bank.masks])
-        return int(np.clip(pixels / mean, least, most))
+        return int(np.clip(pixels / self.mean_pixels, least, most))
 
     @property
     def inputs(self) -> str:
@@ -76,25 +90,53 @@ class MaskSource:
 
 
 def open_masks(config: MasksConfig, *, progress: bool) -> MaskSource:
-    """Scan the split, read its masks and take them apart; UserError for what cannot be used."""
+    """Scan the split and read its masks, for what makes new ones of them; UserError for what cannot be used."""
     mode = get_mode(config.source.dataset_mode)
-    report = _scan(config, config.data_split, progress=progress)
+    drawer = open_drawer(config) if config.method == "boxes" else None
+    known = None if drawer is None else drawer.encoding
+    report = _scan(config, config.data_split, encoding=known, progress=progress)
     encoding = report.raise_if_fatal()
     if progress:
         for line in problem_lines(problem for problem in report.warnings if problem.kind in _ABOUT_MASKS):
             print(f"warning: {line}")
     pairs, names = report.pairs, encoding.names
-    movable = class_ids("movable", config.masks.movable, names) or None
-    if movable and mode.background in movable:
-        line = f"movable names {names[mode.background]!r}, which is the background: leave it out"
-        raise ConfigError.of_keys(("movable", line))
     exchanged = flip_pairs(names, config.source.flip_pairs)
     read = _reader(pairs, encoding, report)
 
     def shown(numbers: range, what: str = "taking masks apart") -> Any:
         return tqdm(numbers, desc=what, unit="mask", disable=not progress)
 
-    bank = ShapeBank.build(
+    def novelty(label: Label) -> float:
+        return index.nearest(label)[0]
+
+    if drawer is None:
+        bank = _bank(config, pairs, read, encoding, shown)
+        editor: MaskMaker = MaskEditor(bank, config.masks, novelty, exchanged)
+        summary, settings = _moved(bank, names), {}
+    else:
+        editor = drawer.maker(config, pairs, read, novelty, exchanged)
+        summary, settings = drawer.summary, drawer.settings
+    labels = (read(number) for number in shown(range(len(pairs)), "indexing masks"))
+    index = NoveltyIndex(labels, encoding.num_classes, background=mode.background, flip_pairs=exchanged)
+    digests = tuple(file_digest(pair.mask) for pair in pairs)
+    mean = float(np.mean([height * width for height, width in report.sizes]))
+    return MaskSource(pairs, encoding, editor, summary, settings, mean, index, read, digests)
+
+
+def _bank(
+    config: MasksConfig,
+    pairs: Sequence[Pair],
+    read: Callable[[int], Label],
+    encoding: LabelEncoding,
+    shown: Callable[[range], Any],
+) -> ShapeBank:
+    """Take the masks apart; ConfigError for classes that cannot be moved."""
+    mode, names = get_mode(config.source.dataset_mode), encoding.names
+    movable = class_ids("movable", config.masks.movable, names) or None
+    if movable and mode.background in movable:
+        line = f"movable names {names[mode.background]!r}, which is the background: leave it out"
+        raise ConfigError.of_keys(("movable", line))
+    return ShapeBank.build(
         [pair.stem for pair in pairs],
         read,
         encoding.num_classes,
@@ -104,11 +146,14 @@ def open_masks(config: MasksConfig, *, progress: bool) -> MaskSource:
         is_scene=mode.scenes,
         progress=shown,
     )
-    labels = (read(number) for number in shown(range(len(pairs)), "indexing masks"))
-    index = NoveltyIndex(labels, encoding.num_classes, background=mode.background, flip_pairs=exchanged)
-    editor = MaskEditor(bank, config.masks, lambda label: index.nearest(label)[0], exchanged)
-    digests = tuple(file_digest(pair.mask) for pair in pairs)
-    return MaskSource(pairs, encoding, editor, index, read, digests)
+
+
+def _moved(bank: ShapeBank, names: Sequence[str]) -> str:
+    present = sorted({class_id for mask in bank.masks for class_id in mask.classes} & {*bank.movable})
+    if not present:
+        return "no class is moved alone, the maps are bent as a whole"
+    shown = ", ".join(names[class_id] for class_id in present[:8])
+    return f"moved: {shown}{f' and {len(present) - 8} others' if len(present) > 8 else ''}"
 
 
 def _scan(config: MasksConfig, split: str, *, encoding: LabelEncoding | None = None, progress: bool) -> ScanReport:

@@ -11,7 +11,7 @@ from guided_diffusion.samples.manifest import IMAGES_ALONE, MASKS_ALONE, Manifes
 from guided_diffusion.samples.writer import SyntheticFolder
 
 SHEET, SHEET_TILES = "contact_sheet.png", 64
-_BOXED = "layout | sample | predicted mask"
+_BOXED, _BOXED_TILE = "layout | sample | predicted mask", 128  # px of the longer side of a tile
 _TITLES = {IMAGES_ALONE: "samples", MASKS_ALONE: "masks"}
 
 
@@ -28,7 +28,8 @@ def save_contact_sheet(output: SyntheticFolder, lines: Sequence[ManifestLine], n
     for line, (image, label) in zip(shown, output.tiles(shown), strict=True):
         if boxed:
             labels.append(label)
-            tiles += [_boxes(line, image, names), visualize.to_rgb(image), visualize.colorize(label, palette)]
+            seen = [visualize.enlarged(part, _BOXED_TILE) for part in (image, visualize.colorize(label, palette))]
+            tiles += [_boxes(line, seen[0], names), *seen]
             continue
         if label is not None:
             labels.append(label)
@@ -48,4 +49,4 @@ def _boxes(line: ManifestLine, image: visualize.Pixels, names: Sequence[str]) ->
     palette = visualize.class_palette(len(names))
     objects = line.predicted.objects
     colors = [("", palette[names.index(each.name)].tolist()) for each in objects]
-    return visualize.draw_boxes(visualize.to_rgb(image) // 3, [each.box for each in objects], colors)
+    return visualize.draw_boxes(image // 3, [each.box for each in objects], colors)

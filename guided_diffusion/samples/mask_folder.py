@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.placing.mask_editor import EditedMask
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import atomic_write, is_temporary, make_folder, remove_leftovers
 from guided_diffusion.runtime.logs import read_run_record
@@ -34,7 +34,7 @@ class MaskLine(BaseModel):
     base: MaskOrigin
     """The mask whose classes and counts it has."""
     donors: list[MaskOrigin]
-    """The masks whose pixels it has."""
+    """The masks whose pixels, or boxes, it has."""
     novelty: float
     draws: int
     settings: dict[str, JsonValue]
@@ -51,9 +51,28 @@ class MaskLine(BaseModel):
         return {line.index: line for line in read_lines(path, cls)}
 
 
-def file_of(index: int) -> str:
-    """Return the path of a mask by its number, relative to the manifest."""
-    return f"{MASKS}/edited_{index:06d}.png"
+class NewMask(Protocol):
+    """A mask to be written, and what it was made of, by the names of masks of the dataset."""
+
+    @property
+    def label(self) -> NDArray[np.integer]:
+        """Class ids [H, W]."""
+
+    @property
+    def base_name(self) -> str:
+        """The mask whose classes and counts it has."""
+
+    @property
+    def donors(self) -> tuple[str, ...]:
+        """Those whose pixels or boxes it has."""
+
+    @property
+    def novelty(self) -> float:
+        """1 - IoU to the nearest mask of the dataset."""
+
+    @property
+    def draws(self) -> int:
+        """How many were drawn, of which this one was taken."""
 
 
 class MaskFolder(WrittenFolder):
@@ -62,6 +81,11 @@ class MaskFolder(WrittenFolder):
     def __init__(self, folder: str | Path, encoding: LabelEncoding, split: str, settings: Mapping[str, Any]):
         super().__init__(Path(folder))
         self.encoding, self.split, self.settings = encoding, split, dict(settings)
+        self._prefix = "drawn" if settings.get("method") == "boxes" else "edited"
+
+    def _file_of(self, index: int) -> str:
+        """Return the path of a mask by its number, relative to the manifest."""
+        return f"{MASKS}/{self._prefix}_{index:06d}.png"
 
     def begin(self, count: int) -> set[int]:
         """Prepare the folder for masks 0..count - 1; return the numbers of those that it has, to be kept.
@@ -79,7 +103,7 @@ class MaskFolder(WrittenFolder):
                         found = "holds masks made of another dataset, or its masks have changed"
                     raise DataError.of(self.manifest, found, "choose another results_path")
         ours = self._unfinished.exists() or self._is_ours
-        named = {file_of(index) for index in range(count)} | {line.mask for line in lines.values()}
+        named = {self._file_of(index) for index in range(count)} | {line.mask for line in lines.values()}
         for path in sorted((self.folder / MASKS).rglob("*")):
             foreign = path.is_file() and not is_temporary(path)
             if foreign and not (ours and path.relative_to(self.folder).as_posix() in named):
@@ -106,20 +130,20 @@ class MaskFolder(WrittenFolder):
         lines = {
             index: line
             for index, line in self._lines().items()
-            if line.mask == file_of(index) and is_whole_png(self.folder / line.mask)
+            if line.mask == self._file_of(index) and is_whole_png(self.folder / line.mask)
         }
         self._replace_manifest("".join(line.model_dump_json() + "\n" for line in lines.values()))
         return lines
 
-    def write(self, index: int, mask: EditedMask, origins: Mapping[str, MaskOrigin]) -> None:
+    def write(self, index: int, mask: NewMask, origins: Mapping[str, MaskOrigin]) -> None:
         """Write one mask, then its line; origins: by the names of masks of the dataset."""
-        with atomic_write(self.folder / file_of(index)) as temporary:
+        with atomic_write(self.folder / self._file_of(index)) as temporary:
             self.encoding.encode(mask.label).save(temporary, format="PNG")
         line = MaskLine(
             index=index,
-            mask=file_of(index),
+            mask=self._file_of(index),
             split=self.split,
-            base=origins[mask.base.name],
+            base=origins[mask.base_name],
             donors=[origins[name] for name in mask.donors],
             novelty=round(mask.novelty, 4),
             draws=mask.draws,

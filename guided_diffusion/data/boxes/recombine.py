@@ -1,7 +1,8 @@
 """New layouts from those of a split: the objects of one, some of them in the boxes of others of their class.
 
 So the classes of a new layout, and how many of each there are, are those of a real one; and every box has size and
-place of a real one of its class, moved and scaled a little.
+place of a real one of its class, moved and scaled a little. What lies on another object stays on it: its box is counted
+in that of its host, which is placed first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from guided_diffusion.conditions.layout import WHOLE_BOX
 from guided_diffusion.data.boxes.asked import AskedLayout, AskedObject
 from guided_diffusion.data.boxes.records import Corners
 from guided_diffusion.runtime.seeding import Stream, derive_seed
@@ -25,6 +27,19 @@ SCALED = 1.25
 """By which factor each side of a box is changed at most."""
 DRAWS = 10
 """Of a box, until it overlaps others no more than boxes of its layout do; then it stays as it was."""
+ON_HOST = 0.9
+"""The share of a box in a larger one from which on it lies on that."""
+_LEAST = 1e-3  # of width and height of an image that a box has
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An object of a layout, and its box in that of its host."""
+
+    asked: AskedObject
+    host: int | None
+    """Its place in the layout's list of parts, which is from large to small; None: the image."""
+    within: Corners
 
 
 @dataclass(frozen=True)
@@ -34,49 +49,71 @@ class Recombiner:
     layouts: Sequence[AskedLayout]
 
     @cached_property
-    def _boxes(self) -> dict[tuple[int, int], list[tuple[int, AskedObject]]]:
-        """The objects by (class of their background, own class), with the numbers of their layouts."""
-        found: dict[tuple[int, int], list[tuple[int, AskedObject]]] = {}
-        for number, layout in enumerate(self.layouts):
-            for each in _foreground(layout):
-                found.setdefault((_surface(layout), each.class_id), []).append((number, each))
+    def _parts(self) -> list[list[_Part]]:
+        return [_parts_of(layout) for layout in self.layouts]
+
+    @cached_property
+    def _like(self) -> dict[tuple[int, int, int], list[tuple[int, Corners]]]:
+        """The boxes in their hosts by classes of background, host and object, with the numbers of their layouts."""
+        found: dict[tuple[int, int, int], list[tuple[int, Corners]]] = {}
+        for number, parts in enumerate(self._parts):
+            for part in parts:
+                found.setdefault(self._kind(number, part), []).append((number, part.within))
         return found
+
+    def _kind(self, number: int, part: _Part) -> tuple[int, int, int]:
+        host = -1 if part.host is None else self._parts[number][part.host].asked.class_id
+        return _surface(self.layouts[number]), host, part.asked.class_id
 
     def make(self, seed: int, index: int) -> AskedLayout:
         """Return layout `index`, a function of the seed and this number."""
         rng = np.random.default_rng(derive_seed(Stream.LAYOUT, seed, index))
         number = int(rng.integers(len(self.layouts)))
-        base = self.layouts[number]
-        own = _foreground(base)
-        allowed = max([_overlap(one.box, two.box) for one in own for two in own if one is not two], default=0.0)
-        kept = list(own)
+        base, parts = self.layouts[number], self._parts[number]
+        beside = [(one, two) for at, two in enumerate(parts) for one in parts[:at] if two.host != parts.index(one)]
+        allowed = max([_overlap(one.asked.box, two.asked.box) for one, two in beside], default=0.0)
+        placed: list[Corners] = []
         donors = [number]
-        for place, each in enumerate(own):
-            others = [other.box for at, other in enumerate(kept) if at != place]
+        for part in parts:
+            host = WHOLE_BOX if part.host is None else placed[part.host]
+            others = [box for at, box in enumerate(placed) if at != part.host]
+            chosen = _in_image(_mapped(part.within, host))
             for _ in range(DRAWS):
-                donor, box = self._drawn(number, each, rng)
+                donor, within = self._drawn(number, part, rng)
+                box = _in_image(_mapped(within, host))
                 if all(_overlap(box, other) <= allowed for other in others):
-                    kept[place] = replace(each, box=box)
+                    chosen = box
                     donors.append(donor)
                     break
-        objects = [each for each in base.objects if each.is_background]
-        objects += [replace(each, number=at, style_seed=None) for at, each in enumerate(kept, start=1)]
+            placed.append(chosen)
+        boxes = {part.asked.number: box for part, box in zip(parts, placed, strict=True)}
+        own = [each for each in base.objects if not each.is_background]
+        objects = [replace(each, style_seed=None) for each in base.objects if each.is_background]
+        objects += [
+            replace(each, box=boxes[each.number], number=at, style_seed=None) for at, each in enumerate(own, start=1)
+        ]
         lineage = _joined([self.layouts[donor].lineage for donor in dict.fromkeys(donors)])
         return AskedLayout(f"sample_{index:06d}", tuple(objects), base.inside, lineage)
 
-    def _drawn(self, number: int, each: AskedObject, rng: np.random.Generator) -> tuple[int, Corners]:
-        """Return a box for an object of layout `number`, and the number of the layout that it is of."""
+    def _drawn(self, number: int, part: _Part, rng: np.random.Generator) -> tuple[int, Corners]:
+        """Return a box within its host for an object of layout `number`, and the number of the layout it is of."""
         exchange, pick, *change = rng.random(6).tolist()
-        donor, box = number, each.box
+        donor, within = number, part.within
         if exchange < EXCHANGED:
-            like = self._boxes[_surface(self.layouts[number]), each.class_id]
-            donor, other = like[int(pick * len(like))]
-            box = other.box
-        return donor, _changed(box, change)
+            like = self._like[self._kind(number, part)]
+            donor, within = like[int(pick * len(like))]
+        return donor, _changed(within, change)
 
 
-def _foreground(layout: AskedLayout) -> list[AskedObject]:
-    return [each for each in layout.objects if not each.is_background]
+def _parts_of(layout: AskedLayout) -> list[_Part]:
+    """Return the objects from large to small, each with the smallest one that it lies on."""
+    own = sorted((each for each in layout.objects if not each.is_background), key=lambda each: -_area(each.box))
+    parts: list[_Part] = []
+    for at, each in enumerate(own):
+        hosts = [index for index in range(at) if _overlap(each.box, own[index].box) >= ON_HOST]
+        host = hosts[-1] if hosts else None
+        parts.append(_Part(each, host, each.box if host is None else _relative(each.box, own[host].box)))
+    return parts
 
 
 def _surface(layout: AskedLayout) -> int:
@@ -85,7 +122,7 @@ def _surface(layout: AskedLayout) -> int:
 
 
 def _changed(box: Corners, draws: Sequence[float]) -> Corners:
-    """Return a box scaled and moved by four numbers in [0, 1); a side at a border of the image stays there."""
+    """Return a box scaled and moved by four numbers in [0, 1); a side at a border of its host stays there."""
     spans = []
     for low, high, scale, move in ((box[0], box[2], *draws[:2]), (box[1], box[3], *draws[2:])):
         length = min((high - low) * SCALED ** (2 * scale - 1), 1.0)
@@ -103,11 +140,37 @@ def _changed(box: Corners, draws: Sequence[float]) -> Corners:
     return x0, y0, x1, y1
 
 
+def _relative(box: Corners, host: Corners) -> Corners:
+    """Return a box in shares of another one."""
+    wide, high = host[2] - host[0], host[3] - host[1]
+    return (box[0] - host[0]) / wide, (box[1] - host[1]) / high, (box[2] - host[0]) / wide, (box[3] - host[1]) / high
+
+
+def _mapped(within: Corners, host: Corners) -> Corners:
+    """Return the box of which `_relative` makes `within`."""
+    wide, high = host[2] - host[0], host[3] - host[1]
+    return (
+        host[0] + within[0] * wide,
+        host[1] + within[1] * high,
+        host[0] + within[2] * wide,
+        host[1] + within[3] * high,
+    )
+
+
+def _in_image(box: Corners) -> Corners:
+    """Return what of a box is in the image, at least a sliver at its border."""
+    x0, y0 = (min(max(low, 0.0), 1 - _LEAST) for low in box[:2])
+    return x0, y0, min(max(box[2], x0 + _LEAST), 1.0), min(max(box[3], y0 + _LEAST), 1.0)
+
+
+def _area(box: Corners) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
 def _overlap(one: Corners, two: Corners) -> float:
     """Return the shared area over that of the smaller box."""
     across, down = (min(one[2 + axis], two[2 + axis]) - max(one[axis], two[axis]) for axis in (0, 1))
-    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, two))
-    return max(0.0, across) * max(0.0, down) / smaller if smaller > 0 else 1.0
+    return max(0.0, across) * max(0.0, down) / min(_area(one), _area(two))
 
 
 def _joined(lineages: Sequence[Any]) -> dict[str, Any] | None:

@@ -45,6 +45,10 @@ class EditedMask:
     draws: int
     """How many were drawn; the most novel one was taken."""
 
+    @property
+    def base_name(self) -> str:
+        return self.base.name
+
 
 class MaskEditor:
     """Makes new masks from a bank of shapes."""

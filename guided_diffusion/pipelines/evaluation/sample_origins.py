@@ -105,8 +105,8 @@ def _mask_donors(
 ) -> Indices | None:
     """Return [N, M] of the training images whose masks samples were made from, where some masks are new; else None.
 
-    splits: as `_files_of` returns them. Fills in, by the lineage of new masks, `origin` and `test_origin` [N]. A sample that has anything of a test mask has
-    no training image as its origin: it is a leak.
+    splits: as `_files_of` returns them. Fills in, by the lineage of new masks, `origin` and `test_origin` [N]. A sample
+    that has anything of a test mask or layout has no training image as its origin: it is a leak.
     """
     if not any(lineages):
         return None
