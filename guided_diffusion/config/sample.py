@@ -42,7 +42,7 @@ class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
     def check(self) -> Iterator[Problem]:
         yield from super().check()
         both = "data_dir and mask_dir say where the masks come from, and"
-        if self.layouts.layout_file:
+        if self.layouts.layout_source == "file" and self.layouts.layout_file:
             for key, value in (("data_dir", self.source.data_dir), ("mask_dir", self.mask_dir)):
                 if value:
                     yield (key, f"{key} is given, but the layouts are those of layout_file: leave one of the two out")

@@ -103,7 +103,7 @@ def split_layouts(
             objects = placer.maker.read(pair, None, sizes[pair.image])
             return placer.place(pair.stem, objects, lineage=_lineage(split, images=[pair.image]))
 
-        layouts = in_threads(boxed, report.pairs, "reading boxes")
+        layouts = in_threads(boxed, report.pairs, "reading boxes", progress=False)
         return with_borders(LayoutSource(tuple(layouts), encoding))
     found = find_masks(source, geometry, split=split, mask_dir=mask_dir, encoding=encoding)
 

@@ -54,7 +54,7 @@ def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterat
 
 def _misfits_of_boxes(config: SampleConfig, path: Path) -> Iterator[Problem]:
     if not (config.source.data_dir or config.mask_dir or config.layouts.layout_file):
-        line = f"{path} takes boxes, and neither data_dir nor mask_dir nor layout_file is given: give one of them"
+        line = f"data_dir is missing: {path} takes boxes; give it, or mask_dir, or layout_file with layout_source file"
         yield ("data_dir", line)
     taken = {"class_names": config.class_names, "unlabeled_to_zero": config.unlabeled_to_zero}
     for key, value in {**taken, "augment_masks": config.augment_masks}.items():

@@ -7,7 +7,7 @@ in that of its host, which is placed first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -37,9 +37,14 @@ class _Part:
     """An object of a layout, and its box in that of its host."""
 
     asked: AskedObject
-    host: int | None
-    """Its place in the layout's list of parts, which is from large to small; None: the image."""
+    under: tuple[int, ...]
+    """What it lies on, by the place in the layout's list of parts, which is from large to small."""
     within: Corners
+
+    @property
+    def host(self) -> int | None:
+        """The smallest one that it lies on; None: the image."""
+        return self.under[-1] if self.under else None
 
 
 @dataclass(frozen=True)
@@ -53,30 +58,33 @@ class Recombiner:
         return [_parts_of(layout) for layout in self.layouts]
 
     @cached_property
-    def _like(self) -> dict[tuple[int, int, int], list[tuple[int, Corners]]]:
-        """The boxes in their hosts by classes of background, host and object, with the numbers of their layouts."""
-        found: dict[tuple[int, int, int], list[tuple[int, Corners]]] = {}
+    def _like(self) -> dict[Hashable, list[tuple[int, Corners]]]:
+        """The boxes in their hosts by their `_kind`, with the numbers of their layouts."""
+        found: dict[Hashable, list[tuple[int, Corners]]] = {}
         for number, parts in enumerate(self._parts):
             for part in parts:
                 found.setdefault(self._kind(number, part), []).append((number, part.within))
         return found
 
-    def _kind(self, number: int, part: _Part) -> tuple[int, int, int]:
+    def _kind(self, number: int, part: _Part) -> Hashable:
+        """Return what boxes have in common that are exchanged: borders, and classes of background, host and object."""
         host = -1 if part.host is None else self._parts[number][part.host].asked.class_id
-        return _surface(self.layouts[number]), host, part.asked.class_id
+        return self.layouts[number].inside, _surface(self.layouts[number]), host, part.asked.class_id
 
     def make(self, seed: int, index: int) -> AskedLayout:
         """Return layout `index`, a function of the seed and this number."""
         rng = np.random.default_rng(derive_seed(Stream.LAYOUT, seed, index))
         number = int(rng.integers(len(self.layouts)))
         base, parts = self.layouts[number], self._parts[number]
-        beside = [(one, two) for at, two in enumerate(parts) for one in parts[:at] if two.host != parts.index(one)]
+        beside = [
+            (parts[other], part) for at, part in enumerate(parts) for other in range(at) if other not in part.under
+        ]
         allowed = max([_overlap(one.asked.box, two.asked.box) for one, two in beside], default=0.0)
         placed: list[Corners] = []
         donors = [number]
         for part in parts:
             host = WHOLE_BOX if part.host is None else placed[part.host]
-            others = [box for at, box in enumerate(placed) if at != part.host]
+            others = [box for at, box in enumerate(placed) if at not in part.under]
             chosen = _in_image(_mapped(part.within, host))
             for _ in range(DRAWS):
                 donor, within = self._drawn(number, part, rng)
@@ -110,14 +118,13 @@ def _parts_of(layout: AskedLayout) -> list[_Part]:
     own = sorted((each for each in layout.objects if not each.is_background), key=lambda each: -_area(each.box))
     parts: list[_Part] = []
     for at, each in enumerate(own):
-        hosts = [index for index in range(at) if _overlap(each.box, own[index].box) >= ON_HOST]
-        host = hosts[-1] if hosts else None
-        parts.append(_Part(each, host, each.box if host is None else _relative(each.box, own[host].box)))
+        under = tuple(index for index in range(at) if _overlap(each.box, own[index].box) >= ON_HOST)
+        parts.append(_Part(each, under, _relative(each.box, own[under[-1]].box) if under else each.box))
     return parts
 
 
 def _surface(layout: AskedLayout) -> int:
-    """Return the class of the background, -1 without one: boxes are exchanged on one kind of surface."""
+    """Return the class of the background, -1 without one."""
     return next((each.class_id for each in layout.objects if each.is_background), -1)
 
 
