@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from box_model import box_model
 from parts import FEW_STEPS, PLATE, SIZES, train, write_good, write_parts
 
 
@@ -20,6 +21,12 @@ def alexnet(tmp_path_factory) -> Path:
     from random_networks import random_alexnet
 
     return random_alexnet(tmp_path_factory.mktemp("weights") / "alexnet.pt")
+
+
+@pytest.fixture(scope="session")
+def box_run(lemons, tmp_path_factory) -> Path:
+    """A model of the boxes of the lemons."""
+    return box_model(lemons, tmp_path_factory.mktemp("runs") / "boxes")
 
 
 @pytest.fixture(scope="session")

@@ -6,23 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from box_model import box_model
 from error_lines import check_errors
 from parts import bytes_of, lines_of, pixels_of
 
 
-@pytest.fixture(scope="module")
-def model(lemons, tmp_path_factory) -> Path:
-    return box_model(lemons, tmp_path_factory.mktemp("runs") / "boxes")
-
-
 @pytest.fixture
-def masks(model, lemons, tmp_path, isdm):
+def masks(box_run, lemons, tmp_path, isdm):
     """Run `masks`; `masks("name", key=value)` returns the results folder and the printed text."""
 
     def run(name: str, **values) -> tuple[Path, str]:
         base = {"data_dir": lemons, "dataset_mode": "multi-class", "results_path": tmp_path / name}
-        code, shown, errors = isdm("masks", **{**base, "method": "boxes", "model_path": model, **values})
+        code, shown, errors = isdm("masks", **{**base, "method": "boxes", "model_path": box_run, **values})
         assert code == 0, errors
         return tmp_path / name, shown
 
@@ -86,9 +80,9 @@ def test_samples_of_them_keep_the_lineage(masks, trained, isdm, tmp_path):
         ({"method": "edit"}, "model_path"),
     ],
 )
-def test_mistakes(model, lemons, tmp_path, isdm, values, key):
+def test_mistakes(box_run, lemons, tmp_path, isdm, values, key):
     base = {"data_dir": lemons, "dataset_mode": "multi-class", "results_path": tmp_path / "out"}
-    code, _, errors = isdm("masks", **{**base, "method": "boxes", "model_path": model, **values})
+    code, _, errors = isdm("masks", **{**base, "method": "boxes", "model_path": box_run, **values})
     assert code == 2
     check_errors(errors, key)
 

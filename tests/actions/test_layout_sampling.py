@@ -28,17 +28,12 @@ MOULD = {"class": "mould", "box": [0.2, 0.3, 0.5, 0.6]}
 SPOT = {"class": 2, "box": [0.6, 0.4, 0.7, 0.6]}
 
 
-@pytest.fixture(scope="module")
-def model(lemons, tmp_path_factory) -> Path:
-    return box_model(lemons, tmp_path_factory.mktemp("runs") / "boxes")
-
-
 @pytest.fixture
-def sample(model, lemons, tmp_path, isdm):
+def sample(box_run, lemons, tmp_path, isdm):
     """Run `sample`; `sample("name", key=value)` returns the results folder and the printed text."""
 
     def run(name: str, **values) -> tuple[Path, str]:
-        base = {"model_path": model, "results_path": tmp_path / name, **FEW}
+        base = {"model_path": box_run, "results_path": tmp_path / name, **FEW}
         if "layout_file" not in values:
             base["data_dir"] = lemons
         code, shown, errors = isdm("sample", **{**base, **values})
@@ -102,17 +97,23 @@ class TestSameBytes:
         assert bytes_of(folder) == before
 
     @pytest.mark.slow
-    def test_in_two_processes(self, sample, model, lemons, tmp_path):
+    def test_in_two_processes(self, sample, box_run, lemons, tmp_path):
         one, _ = sample("one", num_samples=7)
-        values = {"model_path": model, "data_dir": lemons, "results_path": tmp_path / "two", "num_samples": 7, **FEW}
+        values = {"model_path": box_run, "data_dir": lemons, "results_path": tmp_path / "two", "num_samples": 7, **FEW}
         processes = start_pair("sample", values, tmp_path / "shown")
         assert [finish(process) for process in processes] == [0, 0]
         assert bytes_of(tmp_path / "two") == bytes_of(one)
 
     @pytest.mark.slow
     @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
-    def test_after_kill_9(self, sample, model, lemons, tmp_path):
-        values = {"model_path": model, "data_dir": lemons, "results_path": tmp_path / "killed", "batch_size": 1, **FEW}
+    def test_after_kill_9(self, sample, box_run, lemons, tmp_path):
+        values = {
+            "model_path": box_run,
+            "data_dir": lemons,
+            "results_path": tmp_path / "killed",
+            "batch_size": 1,
+            **FEW,
+        }
         process = start("sample", {**values, "num_samples": 60})
         kill_at_files(process, tmp_path / "killed" / "images", 5)
         assert len(list((tmp_path / "killed/images").glob("*.png"))) < 60
@@ -255,11 +256,11 @@ class TestSources:
         other = lines_of(sample("other", layout_source="recombine", num_samples=5, seed=1)[0])
         assert [line["predicted"] for line in other] != [line["predicted"] for line in lines]
 
-    def test_a_changed_file_is_refused(self, sample, model, tmp_path, isdm):
+    def test_a_changed_file_is_refused(self, sample, box_run, tmp_path, isdm):
         path = layout_file(tmp_path / "l.json", [LEMON])
         folder, _ = sample("out", layout_source="file", layout_file=path)
         layout_file(path, [LEMON, MOULD])
-        values = {"model_path": model, "results_path": folder, "layout_source": "file", "layout_file": path, **FEW}
+        values = {"model_path": box_run, "results_path": folder, "layout_source": "file", "layout_file": path, **FEW}
         code, _, errors = isdm("sample", **values)
         assert code == 2
         check_errors(errors, str(folder / "manifest.jsonl"))
@@ -278,8 +279,8 @@ class TestSources:
             ({"data_dir": "", "num_samples": 3}, "data_dir"),
         ],
     )
-    def test_mistakes(self, model, lemons, tmp_path, isdm, values, key):
-        base = {"model_path": model, "data_dir": lemons, "results_path": tmp_path / "out"}
+    def test_mistakes(self, box_run, lemons, tmp_path, isdm, values, key):
+        base = {"model_path": box_run, "data_dir": lemons, "results_path": tmp_path / "out"}
         code, _, errors = isdm("sample", **{**base, **values})
         assert code == 2
         check_errors(errors, key)
@@ -292,9 +293,9 @@ class TestSources:
         assert code == 2
         check_errors(errors, next(iter(values)))
 
-    def test_a_wrong_file_leaves_nothing(self, model, tmp_path, isdm):
+    def test_a_wrong_file_leaves_nothing(self, box_run, tmp_path, isdm):
         path = layout_file(tmp_path / "l.json", [{**LEMON, "class": "lemmon"}])
-        values = {"model_path": model, "results_path": tmp_path / "out", "layout_source": "file", "layout_file": path}
+        values = {"model_path": box_run, "results_path": tmp_path / "out", "layout_source": "file", "layout_file": path}
         code, _, errors = isdm("sample", **values)
         assert code == 2
         check_errors(errors, str(path))
@@ -310,31 +311,31 @@ class TestFromPython:
             **{"label": label, "box": box, "style": styles, "num_classes": 5, "size": (16, 16), **changes}
         )
 
-    def test_layouts(self, model):
-        pipeline = load_pipeline(model, device="cpu")
+    def test_layouts(self, box_run):
+        pipeline = load_pipeline(box_run, device="cpu")
         images = pipeline(self.given(), [3, 4], steps=2, s=2.0)
         assert images.shape == (2, 3, 16, 16)
         assert torch.allclose(images[1:], pipeline(self.given()[1:], [4], steps=2, s=2.0), atol=1e-4)
 
-    def test_with_masks(self, model):
+    def test_with_masks(self, box_run):
         from guided_diffusion.diffusion.options import SamplerOptions
 
-        run = load_pipeline(model, device="cpu").begin(SamplerOptions(steps=2, s=2.0, time_grid="logsnr"))
+        run = load_pipeline(box_run, device="cpu").begin(SamplerOptions(steps=2, s=2.0, time_grid="logsnr"))
         images, labels = draw_layouts(run, self.given(), [3, 4])
-        assert torch.equal(images, load_pipeline(model, device="cpu")(self.given(), [3, 4], steps=2, s=2.0))
+        assert torch.equal(images, load_pipeline(box_run, device="cpu")(self.given(), [3, 4], steps=2, s=2.0))
         assert set(labels.unique().tolist()) <= {0, 1, 2, 3, 4}
 
     @pytest.mark.parametrize(
         "changes", [{"num_classes": 7}, {"size": (16, 32)}, {"style": torch.zeros(2, 4, 3)}, {"background": False}]
     )
-    def test_misfits(self, model, changes):
+    def test_misfits(self, box_run, changes):
         with pytest.raises(DataError) as caught:
-            load_pipeline(model, device="cpu")(self.given(**changes), [3, 4])
+            load_pipeline(box_run, device="cpu")(self.given(**changes), [3, 4])
         assert caught.value.path == "conditions"
 
-    def test_label_maps_are_no_layouts(self, model, trained):
+    def test_label_maps_are_no_layouts(self, box_run, trained):
         with pytest.raises(DataError):
-            load_pipeline(model, device="cpu")(np.zeros((1, 16, 16), int), [1])
+            load_pipeline(box_run, device="cpu")(np.zeros((1, 16, 16), int), [1])
         with pytest.raises(DataError):
             load_pipeline(trained, device="cpu")(self.given(), [3, 4])
 

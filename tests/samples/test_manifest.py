@@ -48,6 +48,9 @@ LINE = {
     "generates": None,
     "class_names": None,
     "mask_checkpoint": None,
+    "layout_source": None,
+    "layouts": None,
+    "style_seed": None,
 }
 OWN = ("index", "image", "mask", "source_mask", "source_digest", "seed")
 

@@ -113,7 +113,7 @@ FAULTS = {
     "outside": (shares({**SPOT, "box": [1.1, 0, 1.2, 1]}), "layout a: object number 1"),
     "pixels as shares": (shares({**SPOT, "box": [10, 10, 20, 20]}), "layout a: object number 1"),
     "over the border": (pixels({**SPOT, "box": [10, 10, 20, 60]}), "layout a: object number 1"),
-    "no number": ('{"units": "shares", "layouts": [{"name": "a", "objects": [{"class": 1, "box": [0, 0, NaN, 1]}]}]}', "layout a: object number 1"),
+    "no number": (shares({**SPOT, "box": [0, 0, float("nan"), 1]}), "layout a: object number 1"),
     "negative seed": (shares({**SPOT, "style_seed": -1}), "layout a: object number 1"),
     "seed as text": (shares({**SPOT, "style_seed": "7"}), "layout a: object number 1"),
     "too many": (shares(*[SPOT] * 4), "layout a"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_what_lies_on_another_object_stays_on_it():
 def test_no_overlap_where_the_layout_has_none():
     for made in MADE:
         spots = [each.box for each in made.objects if each.class_id == SPOT]
-        for one, two in zip(spots, spots[1:], strict=False):
+        for one, two in pairwise(spots):
             apart = [one[2] <= two[0], two[2] <= one[0], one[3] <= two[1], two[3] <= one[1]]
             assert any(apart), "the two spots of a are apart"
 
