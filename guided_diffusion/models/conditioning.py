@@ -62,6 +62,10 @@ class Modulation(ABC):
         """Return the masks of objects that this modulation draws, [N, O, H, W] in 0..1, at the size of its features."""
         raise AssertionError("only layouts with objects have masks")
 
+    def mask_logits(self) -> Tensor:
+        """Return the logits of the regressed masks of objects in their boxes, [N, O, cells, cells]."""
+        raise AssertionError("only layouts with objects have masks")
+
     @abstractmethod
     def expand(self, n: int, shared: dict[Any, Any]) -> Modulation:
         """Return the modulation of one condition repeated `n` times.

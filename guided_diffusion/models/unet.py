@@ -132,9 +132,16 @@ class UNetModel(nn.Module):
         condition: Condition,
         prepared: Prepared | None = None,
         augment: Tensor | None = None,
-    ) -> Tensor:
-        """Map x [N, in_channels, H, W], t [N] and N conditions of size H x W to [N, out_channels, H, W]."""
-        return self.decode(*self.encode(x, t, augment), self.modulate(condition, prepared))
+        *,
+        with_masks: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Map x [N, in_channels, H, W], t [N] and N conditions of size H x W to [N, out_channels, H, W].
+
+        with_masks: return also the logits of the masks of layouts, see `LayoutConditioner.mask_logits`.
+        """
+        modulations = self.modulate(condition, prepared)
+        output = self.decode(*self.encode(x, t, augment), modulations)
+        return (output, modulations[0].mask_logits()) if with_masks else output
 
     def encode(self, x: Tensor, t: Tensor, augment: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Return the skip features, from fine to coarse, and the embedded timestep [N, 4 * num_channels].

@@ -81,7 +81,9 @@ def refuse_missing_condition(config: TrainConfig) -> None:
         return
     weight = config.layouts.mask_supervision
     if weight != LayoutTrainingOptions.model_fields["mask_supervision"].default:
-        line = f'mask_supervision is {weight:g}, but condition is "{condition}": leave it out, or set condition to boxes'
+        line = (
+            f'mask_supervision is {weight:g}, but condition is "{condition}": leave it out, or set condition to boxes'
+        )
         raise ConfigError.of_keys(("mask_supervision", line))
     if condition == "none":
         if not source.data_dir and not leaves_masks_aside(config):

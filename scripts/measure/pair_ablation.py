@@ -36,11 +36,11 @@ from guided_diffusion.data.mask_rules import MaskRules
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.pipelines.generation import GenerationPipeline, preview_draw, read_training_masks
 from guided_diffusion.pipelines.load import load_pipeline
 from guided_diffusion.pipelines.mask_generation import MadeMask, accepted_masks
 from guided_diffusion.pipelines.mask_preview import share_of_copies
+from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.logs import read_json_lines
 from guided_diffusion.samples.writer import AskedClass, plan_generated

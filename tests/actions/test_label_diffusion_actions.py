@@ -117,9 +117,9 @@ def test_what_training_sees(trainer_for):
 @pytest.fixture
 def trainer_for(lemons, tmp_path):
     """Return a function from options to a trainer, built by the same code as a user's run."""
-    from guided_diffusion.pipelines.training_data import open_training_data
     from guided_diffusion.pipelines.resume import find_resume_plan
     from guided_diffusion.pipelines.training import build_trainer
+    from guided_diffusion.pipelines.training_data import open_training_data
     from guided_diffusion.runtime.distributed import ProcessGroup
     from guided_diffusion.runtime.logs import RunLog
 

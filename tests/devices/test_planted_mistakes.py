@@ -26,10 +26,10 @@ from guided_diffusion.data import loader
 from guided_diffusion.diffusion import gaussian, guidance, label_diffusion, samplers
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.models import group_norm, layers
-from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.pipelines.training import build_trainer
+from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.training.ema import EMA

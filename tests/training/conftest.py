@@ -11,9 +11,9 @@ import torch
 from tiny import TINY
 
 from guided_diffusion.config.load import load_config
-from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.training import build_trainer
+from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.training.trainer import Trainer

@@ -13,9 +13,9 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.models.conditioners import CONDITIONERS
-from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.training import build_trainer
+from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.logs import RunLog
 
