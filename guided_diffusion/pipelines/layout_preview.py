@@ -11,7 +11,7 @@ from torch import Tensor
 from guided_diffusion.conditions.layout import LayoutCondition
 from guided_diffusion.conditions.object_map import label_map_of
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.data.loader import collate_examples, collate_labels
+from guided_diffusion.data.loader import collate_examples, collate_inside, collate_labels
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
@@ -34,7 +34,8 @@ def build_layout_previewer(
     chosen = evenly_spaced(report.pairs, config.run.preview_images)
     mode, encoding = get_mode(config.source.dataset_mode), report.encoding
     shown = shown_dataset(chosen, encoding, config.geometry, mode, conditions=condition_maker(config, encoding))
-    image, condition = collate_examples(shown, range(len(chosen)))
+    indices = range(len(chosen))
+    (image, condition), inside = collate_examples(shown, indices), collate_inside(shown, indices)
     num_steps = min(config.run.preview_steps, config.diffusion.diffusion_steps)
     setting = SamplerOptions(steps=num_steps, time_grid="logsnr")
     dtype = AMP_DTYPES[config.precision.precision]
@@ -43,7 +44,7 @@ def build_layout_previewer(
     def draw(condition: LayoutCondition, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         # A new run each time, as the weights have changed; noise from the CPU is the same on every device.
         run = pipeline.begin(setting, noise_device="cpu")
-        images = run(condition, seeds)
+        images = run(condition, seeds, inside=inside)
         t = run.process.model_t(torch.zeros(len(images), dtype=torch.int64, device=world.device))
         on_device, autocast = condition.to(world.device), torch.autocast(world.device.type, dtype, dtype is not None)
         with torch.inference_mode(), autocast:
@@ -55,9 +56,9 @@ def build_layout_previewer(
         ema,
         image=image,
         condition=condition,
-        label=collate_labels(shown, range(len(chosen))),
+        label=collate_labels(shown, indices),
         class_names=encoding.names,
         folder=folder,
-        seeds=[derive_seed(Stream.SAMPLE, config.run.seed, index) for index in range(len(chosen))],
+        seeds=[derive_seed(Stream.SAMPLE, config.run.seed, index) for index in indices],
         num_steps=num_steps,
     )
