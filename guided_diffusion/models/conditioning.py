@@ -141,16 +141,23 @@ class Modulations(Sequence[Modulation]):
 
 
 class DecoderPass:
-    """Hands the modulations of one pass through the decoder to its blocks, changed by what the blocks before saw."""
+    """Hands the modulations of one pass through the decoder to its blocks, changed by what the blocks before saw.
+
+    last: the second modulation of the block that was the last.
+    """
 
     def __init__(self, modulations: Iterable[Modulation]):
         self._rest = iter(modulations)
         self.seen: Any = None
+        self.last: Modulation | None = None
 
     def next_block(self, size: Size) -> tuple[Modulation, Modulation]:
         """Return the two modulations of the next block, whose input has `size`."""
         pair = next(self._rest), next(self._rest)
-        return pair if self.seen is None else tuple(modulation.refined(self.seen, size) for modulation in pair)
+        if self.seen is not None:
+            pair = tuple(modulation.refined(self.seen, size) for modulation in pair)
+        self.last = pair[1]
+        return pair
 
     def end(self) -> None:
         """Raise AssertionError if there are modulations left."""

@@ -202,7 +202,7 @@ def mask_supervision(config: TrainConfig) -> MaskSupervision | None:
     """Return how the masks of objects learn from true masks, None where there are none, or that is off."""
     weight = config.layouts.mask_supervision
     has_both = config.model.condition == "boxes" and get_mode(config.source.dataset_mode).masks is not None
-    return MaskSupervision(weight) if has_both and weight else None
+    return MaskSupervision(weight, drawn=config.model.stage_masks) if has_both and weight else None
 
 
 def describe_run(

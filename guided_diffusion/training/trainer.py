@@ -288,10 +288,10 @@ class Trainer:
         with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
             more = {} if self.supervision is None else {"with_masks": True}
             made = self._network(seen, self.diffusion.model_t(t), condition, prepared, goal.augment, **more)
-        output, *logits = made if more else (made,)
+        output, *masks = made if more else (made,)
         losses = self.diffusion.training_losses(output.float(), goal.x0, x_t, t, noise, goal.weight)["loss"]
-        masks = self.supervision(*logits, condition, goal.label) if more else ()
-        return torch.stack([losses, *masks])
+        more = self.supervision(*masks, condition, goal.label) if masks else ()
+        return torch.stack([losses, *more])
 
     def _dropped(self, batch_indices: list[int], key: tuple[int, int, int]) -> Tensor:
         """Return [n] booleans: which images lose their condition in this step."""
