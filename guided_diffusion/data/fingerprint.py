@@ -123,6 +123,7 @@ class DataChanges:
     images: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
     instances: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
     encoding: bool = False
 
     def __bool__(self) -> bool:
@@ -136,13 +137,14 @@ class DataChanges:
             "images changed": self.images,
             "masks changed": self.masks,
             "instance maps changed": self.instances,
+            "boxes changed": self.boxes,
         }
         return {name: stems for name, stems in groups.items() if stems}
 
     def __str__(self) -> str:
         parts = [f"{name}: {len(stems)} ({_named(stems)})" for name, stems in self._groups.items()]
         if self.encoding:
-            parts.append("mask values now mean other classes")
+            parts.append("masks or boxes now mean other classes")
         return ", ".join(parts)
 
 

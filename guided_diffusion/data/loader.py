@@ -197,6 +197,11 @@ def collate_inside(dataset: SegmentationDataset, indices: Iterable[int]) -> Tens
     return None if inside is None or inside.all() else inside
 
 
+def collate_labels(dataset: SegmentationDataset, indices: Iterable[int]) -> Tensor | None:
+    """Return the label maps [N, H, W] that chosen examples have beside another condition, None if they have none."""
+    return _collated(dataset, indices).get("label")
+
+
 def _collated(dataset: SegmentationDataset, indices: Iterable[int]) -> dict[str, Any]:
     collate = _Collate(dataset.conditions)
     return collate([dataset[ExampleKey(0, index, 0, 1.0)] for index in indices])

@@ -48,11 +48,13 @@ def compile_network(model: UNetModel, *, backend: str = "inductor") -> None:
         _may_vary((x, t) if augment is None else (x, t, augment))
         return encode(x, t, augment)
 
-    def decode_any(skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
+    def decode_any(
+        skips: Sequence[Tensor], emb: Tensor, modulations: Modulations, *, with_masks: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         _may_vary((*skips, emb))
         for modulation in modulations:
             _may_vary(modulation.tensors())
-        return decode(skips, emb, modulations)
+        return decode(skips, emb, modulations, with_masks=True) if with_masks else decode(skips, emb, modulations)
 
     model.encode, model.decode = encode_any, decode_any
 

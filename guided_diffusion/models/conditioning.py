@@ -62,6 +62,10 @@ class Modulation(ABC):
         """Return the masks of objects that this modulation draws, [N, O, H, W] in 0..1, at the size of its features."""
         raise AssertionError("only layouts with objects have masks")
 
+    def mask_logits(self) -> Tensor:
+        """Return the logits of the regressed masks of objects in their boxes, [N, O, cells, cells]."""
+        raise AssertionError("only layouts with objects have masks")
+
     @abstractmethod
     def expand(self, n: int, shared: dict[Any, Any]) -> Modulation:
         """Return the modulation of one condition repeated `n` times.
@@ -137,16 +141,23 @@ class Modulations(Sequence[Modulation]):
 
 
 class DecoderPass:
-    """Hands the modulations of one pass through the decoder to its blocks, changed by what the blocks before saw."""
+    """Hands the modulations of one pass through the decoder to its blocks, changed by what the blocks before saw.
+
+    last: the second modulation of the block that was the last.
+    """
 
     def __init__(self, modulations: Iterable[Modulation]):
         self._rest = iter(modulations)
         self.seen: Any = None
+        self.last: Modulation | None = None
 
     def next_block(self, size: Size) -> tuple[Modulation, Modulation]:
         """Return the two modulations of the next block, whose input has `size`."""
         pair = next(self._rest), next(self._rest)
-        return pair if self.seen is None else tuple(modulation.refined(self.seen, size) for modulation in pair)
+        if self.seen is not None:
+            pair = tuple(modulation.refined(self.seen, size) for modulation in pair)
+        self.last = pair[1]
+        return pair
 
     def end(self) -> None:
         """Raise AssertionError if there are modulations left."""

@@ -132,9 +132,19 @@ class UNetModel(nn.Module):
         condition: Condition,
         prepared: Prepared | None = None,
         augment: Tensor | None = None,
-    ) -> Tensor:
-        """Map x [N, in_channels, H, W], t [N] and N conditions of size H x W to [N, out_channels, H, W]."""
-        return self.decode(*self.encode(x, t, augment), self.modulate(condition, prepared))
+        *,
+        with_masks: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """Map x [N, in_channels, H, W], t [N] and N conditions of size H x W to [N, out_channels, H, W].
+
+        with_masks: of layouts also return the logits of the regressed masks, see `LayoutConditioner.mask_logits`, and
+        the masks of `object_masks`.
+        """
+        modulations = self.modulate(condition, prepared)
+        if not with_masks:
+            return self.decode(*self.encode(x, t, augment), modulations)
+        output, masks = self.decode(*self.encode(x, t, augment), modulations, with_masks=True)
+        return output, modulations[0].mask_logits(), masks
 
     def encode(self, x: Tensor, t: Tensor, augment: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Return the skip features, from fine to coarse, and the embedded timestep [N, 4 * num_channels].
@@ -180,10 +190,13 @@ class UNetModel(nn.Module):
         for layers in (self.middle_block, *self.output_blocks):
             yield from (layer for layer in layers if isinstance(layer, ConditionedResBlock))
 
-    def decode(self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations) -> Tensor:
+    def decode(
+        self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations, *, with_masks: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return [N, out_channels, H, W] from the results of `encode` and `modulate`, which stay unchanged.
 
-        The last layers and the output have the precision of the weights, also under autocast.
+        The last layers and the output have the precision of the weights, also under autocast. with_masks: also return
+        the masks of `object_masks`.
         """
         drawn = DecoderPass(modulations)
         h = self._apply_layers(self.middle_block, skips[-1], emb, drawn)
@@ -191,7 +204,8 @@ class UNetModel(nn.Module):
             h = self._apply_layers(layers, torch.cat([h, skip], dim=1), emb, drawn)
         drawn.end()
         with torch.autocast(h.device.type, enabled=False):
-            return self.out[-1](self.out[0].norm_silu(h.to(self.out[-1].weight.dtype)))
+            output = self.out[-1](self.out[0].norm_silu(h.to(self.out[-1].weight.dtype)))
+        return (output, drawn.last.object_masks()) if with_masks else output
 
     def features(
         self, x: Tensor, t: Tensor, taps: Sequence[Tap], modulations: Modulations | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.fingerprint import DataChanges, Fingerprint, encoding_differs
+from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.dataset import leaves_masks_aside
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
@@ -43,6 +44,8 @@ def refuse_other_data(config: TrainConfig, report: ScanReport, start: ResumePlan
         changes = replace(changes, masks=(), instances=())
     else:
         changes = replace(changes, encoding=encoding_differs(encoding, report.encoding))
+        if get_mode(config.source.dataset_mode).boxes is not None:  # they are in the place of masks
+            changes = replace(changes, masks=(), boxes=changes.masks)
     if not changes:
         return
     found = f"other training data than {start.checkpoint.path} was trained on ({changes})"

@@ -38,7 +38,7 @@ from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.windows import WindowPlan, boxes_of, plan_windows
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.training.options import LayoutTrainingOptions
+from guided_diffusion.training.options import DEFAULT_MASK_SUPERVISION
 
 Config = TypeVar("Config", TrainConfig, CheckConfig)
 
@@ -80,7 +80,7 @@ def refuse_missing_condition(config: TrainConfig) -> None:
         _refuse_misfits_of_boxes(config, mode)
         return
     weight = config.layouts.mask_supervision
-    if weight != LayoutTrainingOptions.model_fields["mask_supervision"].default:
+    if weight not in (0, DEFAULT_MASK_SUPERVISION):
         line = (
             f'mask_supervision is {weight:g}, but condition is "{condition}": leave it out, or set condition to boxes'
         )
@@ -90,7 +90,8 @@ def refuse_missing_condition(config: TrainConfig) -> None:
             line = f"data_dir is missing: windows and holes lie on the defects in the masks of {source.dataset_mode}"
             raise ConfigError.of_keys(("data_dir", f"{line}, which the network was trained with; give it"))
         return
-    key, value, without = "condition", condition, "set condition to none"
+    without = "set condition to none" if mode.boxes is None else "set condition to boxes or none"
+    key, value = "condition", condition
     if config.generation.makes_masks:
         key, value, without = "generates", config.generation.generates, "set generates to image and condition to none"
     if mode.masks is None:
@@ -111,8 +112,8 @@ def _refuse_misfits_of_boxes(config: TrainConfig, mode: DatasetMode) -> None:
         if not config.geometry.no_instance:
             line = f"no_instance is false, but dataset_mode {mode.name} has no instance maps, only boxes: leave it out"
             problems.append(("no_instance", line))
-        if "mask_supervision" in config.given and config.layouts.mask_supervision:
-            weight = config.layouts.mask_supervision
+        weight = config.layouts.mask_supervision
+        if weight not in (0, DEFAULT_MASK_SUPERVISION):
             line = f"mask_supervision is {weight:g}, but dataset_mode {mode.name} has no masks to learn from: leave it "
             problems.append(("mask_supervision", f"{line}out"))
     if config.good.image_dir:

@@ -86,6 +86,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
         return ResumePlan(source)
     groups = (ModelOptions, DiffusionOptions, GenerationOptions, LatentOptions)
     fixed = [*(key for group in groups for key in group.keys()), "image_channels", "no_instance"]  # noqa: SIM118
+    fixed += ["background"] if config.model.condition == "boxes" else []
     before = options_of_checkpoint(source, TrainConfig)
     # The weights of a network start one that is told more or less, but not the moments of its optimizer.
     changed = [key for key in ("inpaint", "augment", "condition") if config.get(key) != before.get(key)]
@@ -100,7 +101,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
         fixed.append("image_range")
     if source.resumable and not changed:
         fixed += ["batch_size", "schedule_sampler", "seed", *LabelDiffusionOptions.keys(), *EtaOptions.keys()]
-        fixed += ["mask_weight", "class_balance"]
+        fixed += ["mask_weight", "class_balance", "mask_supervision"]
     problems = differences(config, before, fixed, source=source.path, remedy="set it back")
     if problems:
         raise ConfigError.of_keys(*problems)

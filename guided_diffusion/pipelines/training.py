@@ -44,6 +44,7 @@ from guided_diffusion.pipelines.generation import (
 )
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
 from guided_diffusion.pipelines.latent import latent_reduction
+from guided_diffusion.pipelines.layout_preview import build_layout_previewer
 from guided_diffusion.pipelines.mask_preview import build_mask_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import SamplingPipeline
@@ -57,6 +58,7 @@ from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.loss_curve import loss_curve
+from guided_diffusion.training.mask_supervision import MaskSupervision
 from guided_diffusion.training.preview import Previewer
 from guided_diffusion.training.progress import Progress
 from guided_diffusion.training.target import ImageTarget
@@ -157,6 +159,8 @@ def build_trainer(
         preview = build_mask_previewer(
             config, report, masks, generation, code, model, ema, world, folder / PREVIEWS, log.info
         )
+    elif config.run.preview_interval and config.model.condition == "boxes":
+        preview = build_layout_previewer(config, report, model, ema, world, folder / PREVIEWS)
     elif config.run.preview_interval:
         preview = build_previewer(config, report, model, ema, world, eta, code)
     trainer = Trainer(
@@ -179,6 +183,7 @@ def build_trainer(
         amp_dtype=AMP_DTYPES[config.precision.precision],
         target=target,
         preview=preview,
+        supervision=mask_supervision(config),
     )
     if eta is not None and world.is_main:
         save_eta(folder / ETA, eta)
@@ -191,6 +196,13 @@ def build_trainer(
     if aside:
         log.info(aside)
     return trainer
+
+
+def mask_supervision(config: TrainConfig) -> MaskSupervision | None:
+    """Return how the masks of objects learn from true masks, None where there are none, or that is off."""
+    weight = config.layouts.mask_supervision
+    has_both = config.model.condition == "boxes" and get_mode(config.source.dataset_mode).masks is not None
+    return MaskSupervision(weight, drawn=config.model.stage_masks) if has_both and weight else None
 
 
 def describe_run(

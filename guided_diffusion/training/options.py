@@ -8,6 +8,8 @@ from typing import ClassVar, Literal, Self
 
 from guided_diffusion.runtime.options import FloatTuple, OptionGroup, Problem, option
 
+DEFAULT_MASK_SUPERVISION = 0.1
+
 
 class BatchOptions(OptionGroup):
     """How many images a training step takes."""
@@ -73,7 +75,9 @@ class LayoutTrainingOptions(OptionGroup):
 
     title: ClassVar = "training with boxes"
     mask_supervision: float = option(
-        0.1, "with boxes: weight of the loss by which masks of objects learn from true masks, where there are any", ge=0
+        DEFAULT_MASK_SUPERVISION,
+        "with boxes: weight of the loss by which masks of objects learn from true masks, where there are any",
+        ge=0,
     )
 
 

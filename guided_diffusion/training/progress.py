@@ -25,6 +25,8 @@ class EpochSums:
     images: float = 0.0
     quartile_loss: list[float] = field(default_factory=lambda: [0.0] * QUARTILES)
     quartile_weight: list[float] = field(default_factory=lambda: [0.0] * QUARTILES)
+    mask_loss: float = 0.0
+    mask_images: float = 0.0
     grad_norm: float = 0.0
     steps: int = 0
     bad_steps: int = 0
@@ -34,20 +36,23 @@ class EpochSums:
 
     @staticmethod
     def of_step(losses: Tensor, importance: Tensor, weights: Tensor, t: Tensor, num_timesteps: int) -> Tensor:
-        """Return one step's sums as float64 [2 + 2 * QUARTILES], which can be summed over processes.
+        """Return one step's sums as float64 [4 + 2 * QUARTILES], which can be summed over processes.
 
-        They are loss, images, then loss and total importance of each quartile of t. losses, t: [n]. importance: [n],
-        1 / (T p_t) where timesteps are not drawn uniformly. weights: [n], 0 for an image that only pads a batch.
+        They are loss, images, loss and total importance of each quartile of t, loss of masks and images with such.
+        losses: [1 or 3, n], see `Trainer`. t: [n]. importance: [n], 1 / (T p_t) where timesteps are not drawn
+        uniformly. weights: [n], 0 for an image that only pads a batch.
         """
         weights = weights.double()
         importance = importance.double() * weights
-        losses = losses.double() * importance
+        masks = (losses[1:].double() * weights).sum(1) if len(losses) > 1 else weights.new_zeros(2)
+        losses = losses[0].double() * importance
         quartile = torch.nn.functional.one_hot(t * QUARTILES // num_timesteps, QUARTILES).double()
         return torch.cat(
             [
                 torch.stack([losses.sum(), weights.sum()]),
                 (losses[:, None] * quartile).sum(0),
                 (importance[:, None] * quartile).sum(0),
+                masks,
             ]
         )
 
@@ -59,6 +64,8 @@ class EpochSums:
         for q in range(QUARTILES):
             self.quartile_loss[q] += step[2 + q]
             self.quartile_weight[q] += step[2 + QUARTILES + q]
+        self.mask_loss += step[-2]
+        self.mask_images += step[-1]
         self.grad_norm += grad_norm
         self.steps += 1
 
@@ -73,6 +80,8 @@ class EpochSums:
         for q in range(QUARTILES):
             if self.quartile_weight[q]:
                 values[f"loss_q{q}"] = self.quartile_loss[q] / self.quartile_weight[q]
+        if self.mask_images:
+            values["mask_loss"] = self.mask_loss / self.mask_images
         if self.steps:
             values["grad_norm"] = self.grad_norm / self.steps
         if self.seconds > 0:

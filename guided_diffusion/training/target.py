@@ -38,6 +38,8 @@ class Goal:
     """How much channels and pixels count, [n or 1, C or 1, H or 1, W or 1]; None: alike."""
     augment: Tensor | None = None
     """[n, P] float32, the `AUGMENT_PARAMETERS` of the images."""
+    label: Tensor | None = None
+    """[n, H, W] class ids, what masks of objects are learned from where there is supervision."""
 
 
 class Target(Protocol):
@@ -66,13 +68,14 @@ class ImageTarget:
         elif batch.prepared is not None:
             prepared = batch.prepared[part]
         x0 = batch.image[part]
-        inside, hole, augment = (
-            None if values is None else values[part] for values in (batch.inside, batch.hole, batch.augment)
+        inside, hole, augment, label = (
+            None if values is None else values[part]
+            for values in (batch.inside, batch.hole, batch.augment, batch.label)
         )
         if self.latent is not None:
             return Goal(self.latent.encode(x0, None), condition, prepared)
         known = None if hole is None else KnownRegion(x0, hole)
-        return Goal(x0, condition, prepared, known, pixel_weights(inside, hole), augment)
+        return Goal(x0, condition, prepared, known, pixel_weights(inside, hole), augment, label)
 
 
 class MaskTarget:

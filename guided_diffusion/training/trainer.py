@@ -27,6 +27,7 @@ from guided_diffusion.runtime.memory import peak_memory_gib
 from guided_diffusion.runtime.seeding import Stream, derive_seed, step_generators
 from guided_diffusion.runtime.signals import STOP_SIGNALS, GracefulExit
 from guided_diffusion.training.ema import EMA
+from guided_diffusion.training.mask_supervision import MaskSupervision
 from guided_diffusion.training.options import OptimizerOptions, RunOptions
 from guided_diffusion.training.progress import EpochSums, Progress
 from guided_diffusion.training.target import Target
@@ -43,7 +44,8 @@ class Trainer:
 
     describe: entries of every checkpoint beside its state (config, encoding, lineage). amp_dtype: the type the network
     runs in, None for that of its weights. target: what is learned of a batch. preview: called with the epoch in the
-    main process; returns what it measured, for the log.
+    main process; returns what it measured, for the log. supervision: how masks of objects learn from true ones; then a
+    step has three rows of losses [3, n], of images, of masks, and 1 for each image that has the latter, else one.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Trainer:
     amp_dtype: torch.dtype | None
     target: Target
     preview: Callable[[int], Mapping[str, float]] | None
+    supervision: MaskSupervision | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.run.output_dir)
@@ -153,10 +156,11 @@ class Trainer:
     def _report(self, means: Mapping[str, float]) -> None:
         progress = self.progress
         quartiles = " ".join(f"{means[f'loss_q{q}']:.4f}" if f"loss_q{q}" in means else "-" for q in range(4))
+        masks = f"  masks {means['mask_loss']:.4f}" if "mask_loss" in means else ""
         bad = f"  skipped {int(means['bad_steps'])} non-finite steps" if means["bad_steps"] else ""
         self.log.info(
             f"epoch {progress.epoch}/{self.options.max_epochs}  loss {means['loss']:.5f}"
-            f" (best {progress.best_loss:.5f} in epoch {progress.best_epoch})  by timestep {quartiles}"
+            f" (best {progress.best_loss:.5f} in epoch {progress.best_epoch})  by timestep {quartiles}{masks}"
             f"  grad {means.get('grad_norm', math.nan):.3f}  lr {means['lr']:.2e}"
             f"  {means.get('images_per_second', 0.0):.1f} images/s  peak {means['peak_memory_gib']:.2f} GiB{bad}"
         )
@@ -181,7 +185,11 @@ class Trainer:
         # All at once and first: when there is work on the device, copies to it would wait for that.
         on_device, importance, counted = (values.to(self.world.device) for values in (t, weights, batch.weight))
         self.optimizer.zero_grad(set_to_none=True)
-        share = importance * counted * self.world.size / batch.global_size
+        share = importance[None]
+        if self.supervision is not None:  # whose loss does not depend on t
+            constant = (torch.full_like(importance, weight) for weight in (self.supervision.weight, 0.0))
+            share = torch.stack([importance, *constant])
+        share = share * counted * self.world.size / batch.global_size
         losses = self._forward_backward(batch, on_device, share, key)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, options.grad_clip or math.inf)
@@ -201,7 +209,7 @@ class Trainer:
     def _read_back(
         self, losses: Tensor, importance: Tensor, counted: Tensor, t: Tensor, grad_norm: Tensor
     ) -> tuple[list[float], float, list[float]]:
-        """Return the step's sums over all processes, the norm of its gradients, and this process's losses.
+        """Return the step's sums over all processes, the norm of its gradients, and this process's losses of images.
 
         They come from the device in one copy, the only one of a step: each makes the program wait for the device.
         """
@@ -211,7 +219,7 @@ class Trainer:
         asked = torch.tensor([self.stop.signal_number == number for number in STOP_SIGNALS]).double()
         sums = EpochSums.of_step(losses, importance, counted, t, self.diffusion.num_timesteps)
         sums = self.world.sum(torch.cat([sums, asked.to(place, non_blocking=True)]))
-        values = torch.cat([sums, norm.double()[None], losses.double()]).tolist()
+        values = torch.cat([sums, norm.double()[None], losses[0].double()]).tolist()
         summed, (grad_norm, *losses) = values[: len(sums)], values[len(sums) :]
         asked = zip(STOP_SIGNALS, summed[-len(STOP_SIGNALS) :], strict=True)
         # From the sum, not from this process's own flag: all have to stop after the same step.
@@ -247,9 +255,9 @@ class Trainer:
         return self.options.lr * (1 - step / anneal) if anneal else self.options.lr
 
     def _forward_backward(self, batch: TrainBatch, t: Tensor, share: Tensor, key: tuple[int, int, int]) -> Tensor:
-        """Accumulate the gradient of the global batch's mean loss; return this process's losses [n].
+        """Accumulate the gradient of the global batch's mean loss; return this process's rows of losses [1 or 3, n].
 
-        t, share: [n], the timestep of each image and how much its loss counts. All on the device.
+        t: [n], the timestep of each image. share: [1 or 3, n], how much each loss counts. All on the device.
         """
         n = len(batch.image)
         size = self.options.microbatch if self.options.microbatch > 0 else n
@@ -260,12 +268,12 @@ class Trainer:
             # Gradients add up locally until the last part, which starts the exchange between processes.
             with contextlib.nullcontext() if last or self._network is self.model else self._network.no_sync():
                 loss = self._losses(batch, part, t[part], key)
-                self.scaler.scale((loss * share[part]).sum()).backward()
+                self.scaler.scale((loss * share[:, part]).sum()).backward()
             losses.append(loss.detach())
-        return torch.cat(losses)
+        return torch.cat(losses, dim=1)
 
     def _losses(self, batch: TrainBatch, part: slice, t: Tensor, key: tuple[int, int, int]) -> Tensor:
-        """Return the unweighted loss of each image of `part`, [n]."""
+        """Return the unweighted losses of the images of `part`, [1 or 3, n]."""
         device = self.world.device
         batch_indices = batch.batch_index[part].tolist()
         goal = self.target(batch, part, t, key)
@@ -278,8 +286,12 @@ class Trainer:
         # Dropout is the only draw from PyTorch's global generator.
         torch.manual_seed(derive_seed(Stream.DROPOUT, *key, batch_indices[0]))
         with torch.autocast(device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            output = self._network(seen, self.diffusion.model_t(t), condition, prepared, goal.augment)
-        return self.diffusion.training_losses(output.float(), goal.x0, x_t, t, noise, goal.weight)["loss"]
+            more = {} if self.supervision is None else {"with_masks": True}
+            made = self._network(seen, self.diffusion.model_t(t), condition, prepared, goal.augment, **more)
+        output, *masks = made if more else (made,)
+        losses = self.diffusion.training_losses(output.float(), goal.x0, x_t, t, noise, goal.weight)["loss"]
+        more = self.supervision(*masks, condition, goal.label) if masks else ()
+        return torch.stack([losses, *more])
 
     def _dropped(self, batch_indices: list[int], key: tuple[int, int, int]) -> Tensor:
         """Return [n] booleans: which images lose their condition in this step."""

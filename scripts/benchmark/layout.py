@@ -93,7 +93,9 @@ def random_modulation(n: int, objects: int, channels: int, size: tuple[int, int]
     draw = torch.Generator().manual_seed(0)
     tables = torch.randn(2, n, objects, channels, generator=draw)
     masks = torch.rand(n, objects, *size, generator=draw)
-    common = ObjectMasks(torch.zeros(n, objects).long(), torch.zeros(n, objects), None, {}, objects)
+    common = ObjectMasks(
+        torch.zeros(n, objects).long(), torch.zeros(n, objects), None, {}, objects, torch.zeros(n, objects, 16, 16)
+    )
     first = torch.tensor([1.0, 0.0])[:, None, None, None].expand(2, n, 1, channels)
     return LayoutModulation(*torch.cat([first, tables], dim=2), common.weights(masks), masks, common), tables
 

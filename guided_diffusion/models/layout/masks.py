@@ -67,7 +67,8 @@ class ObjectMasks:
 
     label: [N, O] int64, any class in empty slots. refined: [N, O], how much of a mask is what a `MaskHead` says of it.
     front: [N, O] int64, the slots from the smallest object to the largest one; None for the mean of overlapping ones.
-    slots: those that were given; there may be more empty ones behind.
+    slots: those that were given; there may be more empty ones behind. logits: [N, O, CELLS, CELLS], of the regressed
+    masks in their boxes.
     """
 
     label: Tensor
@@ -75,6 +76,7 @@ class ObjectMasks:
     front: Tensor | None
     levels: Mapping[Size, LevelMasks]
     slots: int
+    logits: Tensor
 
     def weights(self, masks: Tensor) -> Tensor:
         """Return the share of each object in each pixel, [N, H * W, O], from masks [N, O, H, W]."""
@@ -87,17 +89,19 @@ class ObjectMasks:
             for size, level in self.levels.items()
         }
         label, refined = self.label.expand(n, -1), self.refined.expand(n, -1)
+        logits = self.logits.expand(n, -1, -1, -1)
         return replace(
             self,
             label=label,
             refined=refined,
             front=None if self.front is None else self.front.expand(n, -1),
             levels=levels,
+            logits=logits,
         )
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor."""
-        yield from (self.label, self.refined)
+        yield from (self.label, self.refined, self.logits)
         if self.front is not None:
             yield self.front
         for level in self.levels.values():

@@ -68,6 +68,9 @@ class LayoutModulation(Modulation):
     def object_masks(self) -> Tensor:
         return self.masks[:, : self.objects.slots]
 
+    def mask_logits(self) -> Tensor:
+        return self.objects.logits[:, : self.objects.slots]
+
     def expand(self, n: int, shared: dict[Any, Any]) -> LayoutModulation:
         if self.objects not in shared:
             shared[self.objects] = self.objects.expand(n)

@@ -117,15 +117,19 @@ class LayoutConditioner(nn.Module, Conditioner):
         features, objects = self._features(condition), None
         # With gradients the masks are always computed, for the same reason.
         if torch.is_grad_enabled() or bool(condition.present.any()):
-            logits = self._logits(features)
+            logits = self._logits(condition, features)
             with torch.autocast(condition.device.type, enabled=False):
                 regressed = logits.to(features.dtype).sigmoid()
-                objects = self._object_masks(condition, regressed, sizes, slots)
+                objects = self._object_masks(condition, logits, regressed, sizes, slots)
         return [LayoutLevel(features, objects, size, slots) for size in sizes]
 
     def mask_logits(self, condition: LayoutCondition) -> Tensor:
-        """Return the logits of the regressed masks in the boxes, [N, O, CELLS, CELLS]; of no meaning in empty slots."""
-        return self._logits(self._features(condition.padded(1)))[:, : condition.slots]
+        """Return the logits of the regressed masks in the boxes, [N, O, CELLS, CELLS].
+
+        They are 0 in empty slots and of the background.
+        """
+        slots, condition = condition.slots, condition.padded(condition.background + 1)
+        return self._logits(condition, self._features(condition))[:, :slots]
 
     def _features(self, condition: LayoutCondition) -> Tensor:
         """Return style and class of the objects, [N, O, F], zero in empty slots."""
@@ -133,13 +137,18 @@ class LayoutConditioner(nn.Module, Conditioner):
         features = torch.cat([condition.style.to(embedded.dtype), embedded], dim=2)
         return torch.where(condition.present[..., None], features, 0)
 
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.regressor(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+    def _logits(self, condition: LayoutCondition, features: Tensor) -> Tensor:
+        # Of the objects that have a mask: empty slots would cost as much, which are the most where one image has many.
+        wanted = condition.present.clone()
+        wanted[:, : int(condition.background)] = False
+        wanted[:1, int(condition.background)] = True  # at least one; an empty slot is masked later
+        found = self.regressor(features[wanted])
+        return found.new_zeros(*wanted.shape, *found.shape[1:]).masked_scatter(wanted[..., None, None], found)
 
     def _object_masks(
-        self, condition: LayoutCondition, regressed: Tensor, sizes: Sequence[Size], slots: int
+        self, condition: LayoutCondition, logits: Tensor, regressed: Tensor, sizes: Sequence[Size], slots: int
     ) -> ObjectMasks:
-        """Return the masks at `sizes` from those in the boxes, [N, O, CELLS, CELLS] in 0..1."""
+        """Return the masks at `sizes` from those in the boxes, [N, O, CELLS, CELLS] in 0..1, and their logits."""
         present, label = condition.present, _real(condition)
         background = torch.zeros_like(present)
         background[:, : int(condition.background)] = True
@@ -152,7 +161,7 @@ class LayoutConditioner(nn.Module, Conditioner):
             maps = maps.masked_fill(background[..., None, None], 1).masked_fill(~present[..., None, None], 0)
             weight = object_weights(maps[0].flatten(2), front).transpose(1, 2).contiguous()
             levels[size] = LevelMasks(maps[0], maps[1], weight)
-        return ObjectMasks(label, refined, front, levels, slots)
+        return ObjectMasks(label, refined, front, levels, slots, logits)
 
 
 def _real(condition: LayoutCondition) -> Tensor:

@@ -20,7 +20,7 @@ def made(n: int, objects: int, channels: int, size: tuple[int, int], dtype=torch
     masks = torch.rand(n, objects, *size, generator=draw, dtype=dtype)
     masks[:, :, :2] = 0  # nothing there
     label, refined = torch.zeros(n, objects).long(), torch.zeros(n, objects)
-    common = ObjectMasks(label, refined, None, {}, objects)
+    common = ObjectMasks(label, refined, None, {}, objects, torch.zeros(len(label), objects, 16, 16))
     scale, shift = (
         torch.cat([torch.full_like(table[:, :1], first), table], dim=1) for table, first in ((gamma, 1), (beta, 0))
     )

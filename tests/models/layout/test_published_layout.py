@@ -55,9 +55,9 @@ def test_norm():
     norm = ISLAGroupNorm(channels, record["num_w"])
     norm.load_state_dict(our_weights(record["state_dict"], norm.state_dict(), "isla."))
     masks = torch.from_numpy(arrays["masks_16"])
-    objects = ObjectMasks(torch.zeros(2, 5).long(), torch.zeros(2, 5), None, {}, 5)
+    objects = ObjectMasks(torch.zeros(2, 5).long(), torch.zeros(2, 5), None, {}, 5, torch.zeros(2, 5, 16, 16))
     level = LevelMasks(masks, torch.ones_like(masks), objects.weights(masks))
-    objects = ObjectMasks(objects.label, objects.refined, None, {(16, 16): level}, 5)
+    objects = replace(objects, levels={(16, 16): level})
     features = torch.from_numpy(arrays["w"]).unflatten(0, (2, 5))
     modulation = norm.modulate(LayoutLevel(features, objects, (16, 16), 5))
     factor, shift = (
