@@ -1,17 +1,20 @@
-"""Write docs/options.md: every option of every action, from the options themselves.
+"""Write docs/options.md, every option of every action from the options themselves, and the schema of layout files.
 
 python -m scripts.write_options
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from guided_diffusion.config.load import ACTIONS
+from guided_diffusion.data.boxes.layout_file import layout_file_schema
 from guided_diffusion.runtime.option_help import KeyHelp, describe_options
 from guided_diffusion.runtime.options import ActionConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
+LAYOUTS = Path(__file__).parents[1] / "configs" / "schema" / "layouts.json"
 HEAD = """# Options
 
 Every key of every action, with its default; those that most people set are bold. A config is one flat JSON object of
@@ -39,4 +42,6 @@ def _table(kind: type[ActionConfig], rows: list[KeyHelp]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8", newline="\n")
-    print(PAGE)
+    LAYOUTS.write_text(json.dumps(layout_file_schema(), indent=2) + "\n", encoding="utf-8", newline="\n")
+    for path in (PAGE, LAYOUTS):
+        print(path)

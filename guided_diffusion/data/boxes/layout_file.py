@@ -256,3 +256,28 @@ class _Reader:
         what = "shares" if shares else f"pixels of {size[1]}x{size[0]}"
         self._wrong(entry, f"box {list(box)} in {what} {found}", remedy)
         return None
+
+
+def layout_file_schema() -> dict[str, Any]:
+    """Return the JSON Schema of layout files, for editors."""
+    parts = {}
+    for kind in (ObjectRecord, BackgroundRecord, LayoutRecord):
+        parts[kind.__name__] = kind.model_json_schema(by_alias=True)
+    schema = FileRecord.model_json_schema(by_alias=True)
+    lists = ((schema, "layouts", "LayoutRecord"), (parts["LayoutRecord"], "objects", "ObjectRecord"))
+    for owner, key, of in lists:
+        owner["properties"][key] = {"type": "array", "items": {"$ref": f"#/$defs/{of}"}}
+    alone = parts["BackgroundRecord"]["properties"]["class"]["anyOf"]
+    background = {"anyOf": [{"$ref": "#/$defs/BackgroundRecord"}, *alone]}
+    parts["LayoutRecord"]["properties"]["background"] = background
+    for part in (schema, *parts.values()):
+        part.pop("title", None)
+        part["description"] = part["description"].removesuffix(".")
+        for entry in part["properties"].values():
+            entry.pop("title", None)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "isdm layouts",
+        **schema,
+        "$defs": parts,
+    }

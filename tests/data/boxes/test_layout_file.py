@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from guided_diffusion.data.boxes.layout_file import read_layout_file
+from guided_diffusion.data.boxes.layout_file import layout_file_schema, read_layout_file
 from guided_diffusion.data.boxes.layouts import LayoutMaker, LayoutRules
 from guided_diffusion.data.boxes.placed_layouts import LayoutPlacer
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import DataError
 
+SCHEMA = Path(__file__).parents[3] / "configs/schema/layouts.json"
 NAMES = ("background", "scratch", "spot")
 SPOT = {"class": "spot", "box": [0.1, 0.2, 0.5, 0.6]}
 
@@ -149,3 +150,10 @@ def test_all_mistakes_at_once(tmp_path):
     assert [line.split(": ", 1)[1].startswith(e) for line, e in zip(caught.value.messages, entries, strict=True)] == [
         True
     ] * 2
+
+
+def test_the_schema_is_that_of_the_reader():
+    written = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    assert written == layout_file_schema(), "run: python -m scripts.write_options"
+    assert set(written["$defs"]["ObjectRecord"]["properties"]) == {"class", "box", "style_seed"}
+    assert written["required"] == ["units", "layouts"]
