@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.data.boxes.asked import AskedLayout, condition_of_layouts, inside_of
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.layout_drawing import MASK_STEPS, draw_layouts
@@ -76,10 +77,8 @@ def sample_layouts(config: SampleConfig, checkpoint: Checkpoint, trained: Traine
     if encoding is None:
         found = "bare weights of a model of boxes, which do not say what its classes are"
         raise CheckpointError.of(checkpoint.path, found, "use a run folder or a checkpoint")
-    # The functions of a source are not sent to other processes.
-    found = world.run_on_main(lambda: _plan(config, trained.replaced(num_classes=encoding.num_classes), encoding))
-    source, plan = found
     trained = trained.replaced(num_classes=encoding.num_classes)
+    source, plan = world.run_on_main(lambda: _plan(config, trained, encoding))
     pipeline = pipeline_of_checkpoint(
         checkpoint,
         trained,
@@ -108,9 +107,11 @@ def sample_layouts(config: SampleConfig, checkpoint: Checkpoint, trained: Traine
     world.barrier()
 
 
-def _plan(config: SampleConfig, trained: TrainedConfig, encoding) -> tuple[LayoutSource, list[PlannedSample]]:
+def _plan(
+    config: SampleConfig, trained: TrainedConfig, encoding: LabelEncoding
+) -> tuple[LayoutSource, list[PlannedSample]]:
     source = find_layouts(config, trained, encoding)
     plan = plan_samples(source.planned(config.num_samples, config.seed), config.num_samples, config.seed)
     if config.data_split == "test" and config.layouts.layout_source == "recombine":
         print("warning: data_split is test: a model trained on samples of these layouts has seen the test")
-    return source._replace(make=None), plan
+    return source._replace(make=None), plan  # functions are not sent to other processes

@@ -231,7 +231,7 @@ class TestPredictedMasks:
 
     @pytest.mark.slow
     def test_evaluate_says_that_masks_are_predicted(self, sample, evaluate):
-        code, errors, report = evaluate(sample("train", data_split="train", num_samples=6)[0])
+        code, errors, report = evaluate(sample("train", data_split="train")[0])
         assert code == 0, errors
         assert "predicted" in report
 
@@ -247,7 +247,7 @@ class TestPredictedMasks:
 
 class TestSources:
     @pytest.mark.slow
-    def test_boxes_of_annotations(self, lemons, tmp_path, isdm):
+    def test_boxes_of_annotations(self, lemons, tmp_path, isdm, evaluate):
         data = boxed_copy(lemons, tmp_path / "boxed", names={1: "lemon", 2: "blemish", 3: "mould", 4: "gangrene"})
         model = box_model(data, tmp_path / "run", dataset_mode="boxes")
         out = tmp_path / "out"
@@ -259,6 +259,9 @@ class TestSources:
             (origin,) = line["lineage"]["images"]
             assert Path(origin["mask"]).stem == Path(line["image"]).stem
             assert line["lineage"]["split"] == "test"
+        code, errors, _ = evaluate(out)  # with masks of the same images
+        assert code == 2
+        assert "4 of 4 samples" in errors[0]
 
     def test_recombined_layouts(self, sample):
         folder, _ = sample("new", layout_source="recombine", num_samples=5)
