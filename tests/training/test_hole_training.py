@@ -26,7 +26,7 @@ def stirred(trainer):
 def gradients(trainer, batch) -> torch.Tensor:
     trainer.model.train()
     t = torch.arange(len(batch)) * 7
-    trainer._forward_backward(batch, t, torch.full((len(batch),), 1 / len(batch)), (0, 0, 0))
+    trainer._forward_backward(batch, t, torch.full((1, len(batch)), 1 / len(batch)), (0, 0, 0))
     assert all(weight.grad is not None for weight in trainer.model.parameters())  # DDP would wait for these forever
     return torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()])
 
