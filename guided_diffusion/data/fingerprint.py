@@ -144,7 +144,7 @@ class DataChanges:
     def __str__(self) -> str:
         parts = [f"{name}: {len(stems)} ({_named(stems)})" for name, stems in self._groups.items()]
         if self.encoding:
-            parts.append("masks or boxes now mean other classes")
+            parts.append("mask values now mean other classes")
         return ", ".join(parts)
 
 

@@ -213,6 +213,14 @@ def test_finetuning_cannot_begin_to_fill_holes_of_boxes(learned, solids, tmp_pat
     assert "inpaint is true, but condition is boxes" in errors[0]
 
 
+def test_a_network_of_masks_does_not_become_one_of_boxes(trained, lemons, tmp_path, isdm):
+    values = {"data_dir": lemons, "resume_checkpoint": trained, "output_dir": tmp_path / "run", "condition": "boxes"}
+    for action, more in (("finetune", {}), ("train", TINY)):
+        code, _, errors = isdm(action, **{**more, **values})
+        assert (code, len(errors)) == (2, 1)
+        assert "condition differs from " in errors[0]
+
+
 def test_the_written_configuration_starts_the_same_run(learned, tmp_path, isdm):
     """Every key is given there, also those of masks that annotations do not have."""
     data = gray_set(tmp_path / "data")
