@@ -199,7 +199,7 @@ def test_pairs_are_evaluated_filtered_and_checked(sample, many_lemons, tmp_path,
     folder, _ = sample("judged", split="train", num_samples=24, batch_size=24)
     values = {
         "data_dir": many_lemons, "synthetic_dir": folder, "output_dir": tmp_path / "evaluate", "image_size": 32,
-        "architectures": "fpn", "encoder": "resnet18", "encoder_weights": "none", "train_steps": 2, "batch_size": 2,
+        "architectures": "fpn", "encoder": "tu-lcnet_050", "encoder_weights": "none", "train_steps": 2, "batch_size": 2,
         "inception_weights": "none", "lpips_weights": "none", "ratios": [0.5], "seeds": 1, "filter_below": 0.001,
         "filtered_dir": tmp_path / "filtered",
     }  # fmt: skip

@@ -12,13 +12,13 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="processes are forked, and killed by signals"),
 ]
 
-FEWER_MODELS = {"baselines": False, "synthetic_only": False, "near_duplicates": False}
+FEWER_MODELS = {"baselines": False, "synthetic_only": False, "near_duplicates": False, "encoder": "tu-lcnet_050"}
 
 
 def test_disturbed_runs_end_as_undisturbed_ones(tmp_path, monkeypatch):
     from scripts.measure import campaigns
 
-    shorter = {"train": {"max_epochs": 5}, "sample": {"num_samples": 16}, "evaluate": FEWER_MODELS}
+    shorter = {"train": {"max_epochs": 4}, "sample": {"num_samples": 10}, "evaluate": FEWER_MODELS}
     for action, values in shorter.items():
         monkeypatch.setitem(campaigns.RUNS, action, {**campaigns.RUNS[action], **values})
     with charts_left_out():  # in the processes, too, which are forked from this one

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def model(seed: int = 0) -> torch.nn.Module:
-    return build_segmenter("fpn", "resnet18", num_classes=3, seed=seed)
+    return build_segmenter("fpn", "tu-lcnet_050", num_classes=3, seed=seed)
 
 
 @pytest.mark.slow
