@@ -17,7 +17,7 @@ def run(lemons, tmp_path):
     config = tmp_path / "train.json"
     config.write_text(
         json.dumps(
-            {**TINY, "image_size": 32, "channel_mult": [1, 1], "diffusion_steps": 1000, "attention_resolutions": [16]}
+            {**TINY, "image_size": 32, "channel_mult": [1, 1], "diffusion_steps": 1000, "attention_resolutions": []}
         )
     )
 
