@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import scipy.signal
 import scipy.stats
 from numpy.typing import NDArray
 
@@ -199,7 +198,9 @@ def spectra(images: Images) -> Spectra:
     """
     # The window keeps the picture's edges from counting as detail. A checkerboard lies in the spectrum's corners.
     height, width = images.shape[1:3]
-    window = np.outer(*(scipy.signal.windows.hann(side, sym=False) for side in (height, width)))
+    from scipy.signal.windows import hann  # not above: a study and `segment` would wait for it, too
+
+    window = np.outer(*(hann(side, sym=False) for side in (height, width)))
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
     shorter = min(height, width)
     bins = np.rint(radius * shorter).astype(np.int64).ravel()

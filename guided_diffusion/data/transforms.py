@@ -13,10 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import crop, horizontal_flip, resize, rotate, vertical_flip
-from torchvision.tv_tensors import BoundingBoxes
+from torch.nn.functional import interpolate, pad
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.area import Span, reduce_image, reduce_label
@@ -46,7 +43,7 @@ class Placement:
             return self._finish(image[(..., *(slice(*span) for span in self.seen))], 0)
         if self.image_by_area:
             return self._finish(reduce_image(image, self.scaled, *self.seen), 0)
-        image = resize(image, list(self.scaled), InterpolationMode.BICUBIC, antialias=True)
+        image = resize_bicubic(image, self.scaled)
         return self._finish(image[(..., *(slice(*span) for span in self.seen))], 0)
 
     def mask(self, mask: Tensor, border: int) -> Tensor:
@@ -82,6 +79,10 @@ class Placement:
 
     def boxes(self, boxes: Tensor, size: Size) -> Tensor:
         """Place boxes [N, 4] (x0, y0, x1, y1 in pixels of a picture of `size`), cut off at the border of the window."""
+        # Imported here, as that takes seconds, and most runs have no boxes.
+        from torchvision.transforms.v2.functional import crop, horizontal_flip, resize, rotate, vertical_flip
+        from torchvision.tv_tensors import BoundingBoxes
+
         placed = resize(BoundingBoxes(boxes, format="XYXY", canvas_size=size), list(self.scaled))
         placed = crop(placed, *self.offset, *self.size)
         placed = horizontal_flip(placed) if self.hflip else placed
@@ -248,6 +249,13 @@ class JointTransform:
         )
         offset = (-((self.image_size[0] - height) // 2), -((self.image_size[1] - width) // 2))
         return Placement((height, width), offset, self.image_size)
+
+
+def resize_bicubic(image: Tensor, size: Size) -> Tensor:
+    """Return [C, H, W] at `size`, antialiased; what torchvision's resize gives, which takes seconds to import."""
+    values = image if image.dtype == torch.uint8 or image.is_floating_point() else image.float()
+    resized = interpolate(values[None], size, mode="bicubic", align_corners=False, antialias=True)[0]
+    return resized if resized.dtype == image.dtype else resized.round().to(image.dtype)
 
 
 def augment_mask(

@@ -45,7 +45,6 @@ from guided_diffusion.pipelines.generation import (
 from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
 from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.pipelines.layout_preview import build_layout_previewer
-from guided_diffusion.pipelines.mask_preview import build_mask_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.pipelines.training_data import default_workers, open_training_data, training_dataset
@@ -156,6 +155,8 @@ def build_trainer(
             log.info(line)
     preview = None
     if config.run.preview_interval and generation is not None:
+        from guided_diffusion.pipelines.mask_preview import build_mask_previewer  # imports the metrics: a second
+
         preview = build_mask_previewer(
             config, report, masks, generation, code, model, ema, world, folder / PREVIEWS, log.info
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy import ndimage
 from evaluations.blending import paste
 from evaluations.seams import rim_jumps
 from guided_diffusion.config import demo
+from guided_diffusion.config.demo import demo_stages
 from guided_diffusion.config.load import load_config
 from guided_diffusion.data.lemons import LEMON, write_demo_dataset, write_good_lemons
 from guided_diffusion.data.placing.scene import PlacedDefect
@@ -37,7 +39,17 @@ def times_of(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for pattern in MADE for path in folder.glob(pattern)}
 
 
+def quick_stages(config: demo.DemoConfig) -> dict[str, dict[str, Any]]:
+    """Return the stages with a few steps of sampling, and a small segmentation model."""
+    steps = {"steps": 2}
+    changes = {"place": steps, "sample": steps, "sample_synthetic": steps, "evaluate": {"encoder": "tu-lcnet_050"}}
+    stages = demo_stages(config)
+    stages["train"]["preview_steps"] = 2
+    return {name: values | changes.get(name, {}) for name, values in stages.items()}
+
+
 def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "demo_stages", quick_stages)
     for name, value in {"TRAIN_PAIRS": 8, "TEST_PAIRS": 4, "GOOD_IMAGES": 4, "PLACED": 4, "EVALUATE_STEPS": 4}.items():
         monkeypatch.setattr(demo, name, value)
     folder = tmp_path / "demo"
@@ -86,10 +98,10 @@ def with_paste(good: np.ndarray, defect: PlacedDefect, source: np.ndarray, hole:
 
 def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(isdm, tmp_path):
     """A training of EPOCHS suffices, as the seam is smooth long before the defects are."""
-    stages = demo.demo_stages(load_config("demo", {"output_dir": str(tmp_path), "max_epochs": EPOCHS}))
-    write_demo_dataset(tmp_path / "dataset", num_train=demo.TRAIN_PAIRS, num_test=1, size=demo.FILE_SIZE)
+    stages = demo_stages(load_config("demo", {"output_dir": str(tmp_path), "max_epochs": EPOCHS}))
+    write_demo_dataset(tmp_path / "dataset", num_train=32, num_test=1, size=demo.FILE_SIZE)
     write_good_lemons(tmp_path / "dataset_good", count=demo.GOOD_IMAGES, size=demo.FILE_SIZE)
-    place = stages["place"] | {"model_path": str(tmp_path / "train"), "s": 1.0}
+    place = stages["place"] | {"model_path": str(tmp_path / "train"), "s": 1.0, "steps": 5}
     for action, values in (("train", stages["train"] | {"preview_interval": 0}), ("place", place)):
         code, _, errors = isdm(action, **values)
         assert code == 0, errors

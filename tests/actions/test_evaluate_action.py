@@ -24,11 +24,12 @@ from guided_diffusion.runtime.files import digest
 TINY_STUDY = {
     "image_size": 32,
     "architectures": "fpn",
-    "encoder": "resnet18",
+    "encoder": "tu-lcnet_050",
     "encoder_weights": "none",
     "ratios": [0.5, 1],
     "seeds": 2,
-    "train_steps": 2,
+    "train_steps": 3,
+    "lr": 5e-3,
     "batch_size": 2,
     "inception_weights": "none",
     "lpips_weights": "none",
@@ -130,7 +131,7 @@ def test_quality_is_told_with_its_numbers(record):
     assert {"mean", "std", "areas", "high_power"} <= record["drift"].keys()
     assert record["distances"] == {"skipped": 'not measured: inception_weights is "none"'}
     assert set(record["data"]["digests"]) == {"training", "test", "samples"}
-    assert record["options"]["encoder"] == "resnet18"
+    assert record["options"]["encoder"] == "tu-lcnet_050"
 
 
 @pytest.mark.slow
@@ -189,8 +190,8 @@ def test_a_second_start_trains_nothing_and_more_seeds_only_what_is_new(evaluated
     code, _, errors = isdm("evaluate", config, output_dir=folder, lr=0.1)
     assert code == 2
     (line,) = errors
-    check_error(line, "lr", "0.1", "0.0005", folder / "study", "output_dir")
-    assert json.loads((folder / "config.json").read_text())["lr"] == 0.0005
+    check_error(line, "lr", "0.1", "0.005", folder / "study", "output_dir")
+    assert json.loads((folder / "config.json").read_text())["lr"] == 0.005
 
 
 def test_what_the_samples_say_need_not_be_said_again(samples, lemons, isdm, tmp_path):
@@ -238,7 +239,7 @@ def test_planted_copies_are_in_the_report(samples, lemons, isdm, tmp_path):
 def test_the_same_segmenter_from_its_file_says_the_same(evaluated, record, samples, lemons, isdm, tmp_path):
     augmented = "with the usual augmentation" in record["agreement"]["segmenter"]
     weights = evaluated / "study" / f"fpn-{'augmented' if augmented else 'real'}-0.pt"
-    values = {**TINY_STUDY, "study": False, "segmenter": weights, "segmenter_model": "smp/fpn/resnet18"}
+    values = {**TINY_STUDY, "study": False, "segmenter": weights, "segmenter_model": "smp/fpn/tu-lcnet_050"}
     code, _, errors = isdm("evaluate", data_dir=lemons, synthetic_dir=samples, output_dir=tmp_path / "out", **values)
     assert (code, errors) == (0, [])
     assert not (tmp_path / "out" / "study").exists()

@@ -17,7 +17,7 @@ from parts import (
 TINY_STUDY = {
     "image_size": 32,
     "architectures": "fpn",
-    "encoder": "resnet18",
+    "encoder": "tu-lcnet_050",
     "encoder_weights": "none",
     "ratios": [0.5],
     "seeds": 1,

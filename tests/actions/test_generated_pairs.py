@@ -100,6 +100,7 @@ def test_previews_show_a_row_for_each_class_and_measure_masks(pair_run):
     assert "novelty" in (pair_run / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(many_lemons, tmp_path):
     whole = train(many_lemons, tmp_path / "whole", generates="pair", max_epochs=2)
     train(many_lemons, tmp_path / "halves", generates="pair", max_epochs=1)
@@ -139,6 +140,7 @@ def test_pairs_have_the_layout_of_samples(sample):
     assert (folder / "contact_sheet.png").exists()
 
 
+@pytest.mark.slow
 def test_pairs_depend_on_seed_and_index_alone(sample):
     folders = [sample(f"batch{size}", batch_size=size)[0] for size in (1, SAMPLES)]
     fewer, _ = sample("fewer", num_samples=4)
@@ -199,7 +201,7 @@ def test_pairs_are_evaluated_filtered_and_checked(sample, many_lemons, tmp_path,
     folder, _ = sample("judged", split="train", num_samples=24, batch_size=24)
     values = {
         "data_dir": many_lemons, "synthetic_dir": folder, "output_dir": tmp_path / "evaluate", "image_size": 32,
-        "architectures": "fpn", "encoder": "resnet18", "encoder_weights": "none", "train_steps": 2, "batch_size": 2,
+        "architectures": "fpn", "encoder": "tu-lcnet_050", "encoder_weights": "none", "train_steps": 2, "batch_size": 2,
         "inception_weights": "none", "lpips_weights": "none", "ratios": [0.5], "seeds": 1, "filter_below": 0.001,
         "filtered_dir": tmp_path / "filtered",
     }  # fmt: skip

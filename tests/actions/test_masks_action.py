@@ -325,7 +325,13 @@ class TestLineage:
 
     def test_a_study_refuses_masks_made_of_test_masks(self, new_masks, sampled, isdm, lemons):
         samples = sampled(new_masks("test"))
-        small = {"architectures": "fpn", "encoder": "resnet18", "encoder_weights": "none", "seeds": 1, "ratios": [0.5]}
+        small = {
+            "architectures": "fpn",
+            "encoder": "tu-lcnet_050",
+            "encoder_weights": "none",
+            "seeds": 1,
+            "ratios": [0.5],
+        }
         code, _, errors = self.evaluate(isdm, lemons, samples, study=True, train_steps=2, batch_size=2, **small)
         assert code == 2
         check_error(errors[0], samples, "test split")

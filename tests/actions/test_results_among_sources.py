@@ -12,7 +12,7 @@ from tiny import TINY
 
 QUICK = {
     "architectures": "fpn",
-    "encoder": "resnet18",
+    "encoder": "tu-lcnet_050",
     "encoder_weights": "none",
     "ratios": [1],
     "seeds": 1,

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +11,10 @@ import pytest
 import torch
 from error_lines import check_error
 from PIL import Image
+from processes import kill_at_files, start
 
 from guided_diffusion.runtime.checkpoint import BEST, load_checkpoint
 
-ROOT = Path(__file__).parents[2]
 SAMPLES = 6  # of four masks: two are taken twice
 
 
@@ -251,23 +247,13 @@ def test_exported_weights_sample_like_the_run_they_come_from(sample, trained, is
     assert all(np.array_equal(exported[name], original[name]) for name in original)
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "main.py"), *arguments]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_killed_sampling_goes_on_where_it_stopped(sample, trained, lemons, tmp_path):
     values = {"model_path": trained, "data_dir": lemons, "results_path": tmp_path / "killed"}
     values |= {"steps": 4, "num_samples": 10, "s": 1.5, "batch_size": 1}
-    arguments = command("sample", *(f"--set={key}={value}" for key, value in values.items()))
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     images = tmp_path / "killed" / "images"
-    deadline = time.monotonic() + 60
-    while len(list(images.glob("*.png")) if images.exists() else []) < 3 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_at_files(start("sample", values), images, 3)
     assert len(list(images.glob("*.png"))) >= 3
     folder, _ = sample("killed", batch_size=1, num_samples=10)
     whole = bytes_of(sample("whole", batch_size=1, num_samples=10)[0])

@@ -18,7 +18,7 @@ QUICK = {
     "image_size": 32,
     "dataset_mode": "multi-class",
     "architectures": "fpn",
-    "encoder": "resnet18",
+    "encoder": "tu-lcnet_050",
     "encoder_weights": "none",
     "ratios": [1],
     "seeds": 1,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 import torch
-
-from guided_diffusion import cli
 
 
 @pytest.fixture
@@ -17,8 +15,7 @@ def run():
     """Run the command line in this process: `run("train", key=value)`; it must end well."""
 
     def run(action: str, **values: Any) -> None:
-        settings = [f"--set={key}={json.dumps(value, default=str)}" for key, value in values.items()]
-        assert cli.main([action, *settings]) == 0
+        assert command_line.run(action, **values) == 0
 
     return run
 

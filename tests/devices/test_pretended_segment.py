@@ -15,19 +15,21 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("values", [{"flip": True}, {"recipe": "published"}], ids=["fast", "published"])
 def test_masks_are_those_of_the_cpu(values, run, tmp_path):
-    data, images = write_labeled(tmp_path / "data", 4), tmp_path / "images"
+    published = "recipe" in values
+    data, images = write_labeled(tmp_path / "data", 2 if published else 4), tmp_path / "images"
     write_unlabeled(images, 3)
     network = train(images, tmp_path / "run")
-    own = {**FAST, "folds": 2, "members": 2, "classifier_steps": 30, **values}
-    if "recipe" in values:
-        own |= {"classifier_steps": None, "classifier_batch": 1024, "members": 1}
+    own = {**FAST, "classifier_steps": 30, **values}
+    if published:  # folds are trained as all images are
+        own |= {"classifier_steps": None, "classifier_batch": 1024, "members": 1, "folds": 0}
     common = {"model_path": network, "data_dir": data, "dataset_mode": "multi-class", "image_dir": images, **own}
     with pretended_cuda():
         run("segment", **common, output_dir=tmp_path / "gpu", device="cuda")
     run("segment", **common, output_dir=tmp_path / "cpu", device="cpu")
     gpu, cpu = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("gpu", "cpu"))
-    means = [each["scores"]["features"]["miou"]["mean"] for each in (gpu, cpu)]
-    assert means[0] == pytest.approx(means[1], abs=0.01)
+    if not published:
+        means = [each["scores"]["features"]["miou"]["mean"] for each in (gpu, cpu)]
+        assert means[0] == pytest.approx(means[1], abs=0.01)
     for line in lines_of(tmp_path / "cpu/predicted"):
         first, second = (pixels_of(tmp_path / name / "predicted" / line["mask"]) for name in ("gpu", "cpu"))
         assert np.mean(first == second) > 0.98

@@ -100,6 +100,8 @@ class Slow(torch.utils.data.Dataset):
 
 def main():
     torch.multiprocessing.set_start_method(sys.argv[1])
+    if sys.argv[1] == "forkserver":  # so that each worker need not import it
+        torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["torch"])
     loader = torch.utils.data.DataLoader(Slow(), num_workers=2, worker_init_fn=leave_signals_to_the_trainer)
     caught = []
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):

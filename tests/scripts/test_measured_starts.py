@@ -17,13 +17,13 @@ def run(lemons, tmp_path):
     config = tmp_path / "train.json"
     config.write_text(
         json.dumps(
-            {**TINY, "image_size": 32, "channel_mult": [1, 1], "diffusion_steps": 1000, "attention_resolutions": [16]}
+            {**TINY, "image_size": 32, "channel_mult": [1, 1], "diffusion_steps": 1000, "attention_resolutions": []}
         )
     )
 
     def measure(*more: str) -> list[dict]:
         given = [tmp_path / "out", "--data-dir", lemons, "--image-dir", lemons / "test" / "images", "--config", config]
-        given += ["--steps", 8, "--share", 0.5, "--every", 3, "--seeds", 1, "--encoder", "resnet18"]
+        given += ["--steps", 4, "--share", 0.5, "--every", 2, "--seeds", 1, "--encoder", "tu-lcnet_050"]
         pretrained_start.main([*map(str, given), "--segmenter-steps", "2", *more])
         lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
@@ -41,7 +41,7 @@ def test_both_settings_have_equal_steps_and_an_interruption_loses_nothing(run, t
         checkpoint = load_checkpoint(tmp_path / "out" / name / LAST)
         steps[name] = checkpoint.progress["step"]
         assert ("converted" in checkpoint.lineage) == (name == "pretrained_seed_0")
-    assert steps == {"scratch_seed_0": 8, "pretrained_seed_0_images": 4, "pretrained_seed_0": 4}
+    assert steps == {"scratch_seed_0": 4, "pretrained_seed_0_images": 2, "pretrained_seed_0": 2}
     finished = [record for record in records if "real" in record]
     assert [record["arm"] for record in finished] == ["scratch", "pretrained"]
     for record in records:

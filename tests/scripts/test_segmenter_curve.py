@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 def run(folder: Path, *more: str) -> list[dict]:
     segmenter_curve.main(
         f"--data-dir {folder / 'data'} --good-dir {folder / 'good'} --output {folder / 'curve'} --crop 32 --encoder "
-        "resnet18 --steps 2 --checks 2 --batch-size 2 --arms augmented".split()
+        "tu-lcnet_050 --steps 2 --checks 2 --batch-size 2 --arms augmented".split()
         + list(more)
     )
     return json.loads((folder / "curve" / "curve.json").read_text())

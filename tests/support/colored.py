@@ -9,6 +9,7 @@ import command_line
 import numpy as np
 from numpy.typing import NDArray
 from odd_images import write_png
+from parts import lines_of, pixels_of
 from tiny import TINY
 
 NAMES = ("background", "red", "green")
@@ -18,7 +19,7 @@ NETWORK = {
     **TINY, "dataset_mode": "images", "condition": "none", "image_size": 24, "attention_resolutions": [12],
     "max_epochs": 1,
 }  # fmt: skip
-FAST = {"members": 3, "classifier_steps": 60, "classifier_batch": 96, "folds": 3, "feature_steps": [50]}
+FAST = {"members": 2, "classifier_steps": 40, "classifier_batch": 96, "folds": 2, "feature_steps": [50]}
 
 
 def picture(
@@ -60,3 +61,8 @@ def train(images: Path, folder: Path, **values) -> Path:
     """Train a network of images alone for an epoch, and return the folder of the run."""
     assert command_line.run("train", **{**NETWORK, "image_dir": images, "output_dir": folder, **values}) == 0
     return folder
+
+
+def masks_of(folder: Path) -> dict[str, np.ndarray]:
+    """Return the masks of predicted/ by stem."""
+    return {line["stem"]: pixels_of(folder / "predicted" / line["mask"]) for line in lines_of(folder / "predicted")}

@@ -80,6 +80,7 @@ def test_draws_depend_on_step_and_position_alone():
     assert not torch.equal(whole, made.draw_classes(label, (0, 3, 5), list(range(64))))
 
 
+@pytest.mark.slow
 def test_a_trainer_with_weights_learns_pairs(trainer_for):
     """The loss of a few steps on the same small dataset falls, and nothing of it is null or non-finite."""
     trainer = trainer_for(generates="pair", batch_size=8, max_epochs=30, lr=2e-3)

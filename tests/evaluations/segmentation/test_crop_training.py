@@ -104,7 +104,7 @@ def test_rates_rise_and_fall_separately():
 
 
 def test_every_parameter_is_in_one_group():
-    model = build_segmenter("unet", "resnet18", num_classes=3, seed=0)
+    model = build_segmenter("unet", "tu-lcnet_050", num_classes=3, seed=0)
     encoder, rest = (group["params"] for group in _optimizer(model, PLAN).param_groups)
     assert len(encoder) == len(list(model.encoder.parameters()))
     assert len(encoder) + len(rest) == len(list(model.parameters()))
@@ -183,7 +183,7 @@ def test_a_diverging_loss_is_told():
 
 
 def test_a_crop_that_does_not_fit_the_model_is_told():
-    model = build_segmenter("unet", "resnet18", num_classes=3, seed=0)
+    model = build_segmenter("unet", "tu-lcnet_050", num_classes=3, seed=0)
     with pytest.raises(EvaluationError) as error:
         train(model)
     assert error.value.key == "crop"

@@ -21,14 +21,14 @@ from evaluations.sets import ImageSet
 CPU = torch.device("cpu")
 
 
-def model(seed: int = 0) -> torch.nn.Module:
-    return build_segmenter("fpn", "resnet18", num_classes=3, seed=seed)
+def model(seed: int = 0, encoder: str = "tu-lcnet_050") -> torch.nn.Module:
+    return build_segmenter("fpn", encoder, num_classes=3, seed=seed)
 
 
 @pytest.mark.slow
 def test_it_learns_what_is_to_be_seen():
     plan = TrainingPlan(steps=40, batch_size=4, learning_rate=2e-3, validations=4)
-    trained = train_segmenter(model(), shapes(12), shapes(6, seed=1), plan, seed=0, device=CPU)
+    trained = train_segmenter(model(encoder="resnet18"), shapes(12), shapes(6, seed=1), plan, seed=0, device=CPU)
     found = scores(evaluate_segmenter(trained.model, shapes(10, seed=2), 4, CPU))
     assert found.miou > 0.7
     assert trained.validation_miou > 0.7

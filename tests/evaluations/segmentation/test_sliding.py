@@ -52,7 +52,7 @@ def test_weights_are_positive_largest_in_the_center_and_sum_to_one():
 
 
 def test_an_image_that_one_window_covers_has_exactly_the_logits_of_a_direct_pass():
-    model = build_segmenter("unet", "resnet18", num_classes=3, seed=0)
+    model = build_segmenter("unet", "tu-lcnet_050", num_classes=3, seed=0)
     image = noise(64, 64)
     assert torch.equal(logits_of(model, image, 64), direct(model, image))
 
@@ -103,7 +103,7 @@ def test_counts_are_those_of_each_image():
 
 
 def test_a_window_that_does_not_fit_the_model_is_told():
-    model = build_segmenter("unet", "resnet18", num_classes=3, seed=0)
+    model = build_segmenter("unet", "tu-lcnet_050", num_classes=3, seed=0)
     with pytest.raises(EvaluationError) as error:
         predict_whole(model, [noise(40, 40)], window=40, batch_size=4, device=CPU)
     assert error.value.key == "crop"

@@ -28,7 +28,7 @@ def data() -> StudyData:
 
 def plan_of(**changes) -> StudyPlan:
     def build(architecture, seed):
-        return build_segmenter(architecture, "resnet18", num_classes=3, seed=seed)
+        return build_segmenter(architecture, "tu-lcnet_050", num_classes=3, seed=seed)
 
     training = TrainingPlan(steps=2, batch_size=2, learning_rate=1e-3, validations=1)
     return StudyPlan(
@@ -158,8 +158,8 @@ def test_settings_of_a_seed_begin_alike(data):
     begun = {}
 
     def build(architecture, seed):
-        model = build_segmenter(architecture, "resnet18", num_classes=3, seed=seed)
-        begun.setdefault(seed, []).append(model.state_dict()["encoder.conv1.weight"].clone())
+        model = build_segmenter(architecture, "tu-lcnet_050", num_classes=3, seed=seed)
+        begun.setdefault(seed, []).append(next(model.parameters()).detach().clone())
         return model
 
     runs = runs_of(["fpn"], [REAL_ONLY, SETTINGS["mix_1"]], 2)

@@ -157,8 +157,9 @@ def test_what_is_wrong_in_a_process_is_one_line(keys, tmp_path, isdm):
     damaged = folder / "unfinished" / "fpn-n4-real_good-0.pt"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("no checkpoint")
-    values = {**keys, "arms": "real,real_good", "amounts": "4", "train_config": "", "place_config": ""}
-    code, _, errors = isdm("study", **values, image_channels=1, scale=0.5, output_dir=folder, at_once=2)
+    values = {**keys, "amounts": "4", "train_config": "", "place_config": "", "image_channels": 1, "scale": 0.5}
+    assert isdm("study", **values, arms="real", output_dir=folder)[0] == 0  # one training is left, and one process
+    code, _, errors = isdm("study", **values, arms="real,real_good", output_dir=folder, at_once=2)
     assert code == 2
     check_error(errors[-1], "checkpoint", damaged)
 
