@@ -106,7 +106,7 @@ def write_image(path: Path, size: tuple[int, int], channels: int, *, deep: bool)
 def place_one(
     path: Path, run: SamplingRun, bank: DefectBank, settings: PaintSettings, seed: int, *, writing: bool = True
 ) -> Seconds:
-    """Read an image, paint a defect into it and write the pair beside it, as `place` does; without `writing`, do not."""
+    """Read an image, paint a defect into it and write the pair beside it, as `place` does, if `writing`."""
     began = time.perf_counter()
     image = NativeImage.read(path, run.pipeline.image_shape[0])
     read = time.perf_counter()
