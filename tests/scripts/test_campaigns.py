@@ -18,7 +18,11 @@ FEWER_MODELS = {"baselines": False, "synthetic_only": False, "near_duplicates": 
 def test_disturbed_runs_end_as_undisturbed_ones(tmp_path, monkeypatch):
     from scripts.measure import campaigns
 
-    shorter = {"train": {"max_epochs": 3, "preview_interval": 3}, "sample": {"num_samples": 10}, "evaluate": FEWER_MODELS}
+    shorter = {
+        "train": {"max_epochs": 3, "preview_interval": 3},
+        "sample": {"num_samples": 10},
+        "evaluate": FEWER_MODELS,
+    }
     for action, values in shorter.items():
         monkeypatch.setitem(campaigns.RUNS, action, {**campaigns.RUNS[action], **values})
     with charts_left_out():  # in the processes, too, which are forked from this one
