@@ -313,8 +313,9 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
 def run_campaigns(root: Path, runs: Sequence[int], seed: int, workers: int) -> tuple[list[str], list[str]]:
     """Return the table of all campaigns, and a line for each run that went wrong."""
     torch.set_num_threads(1)
-    for action in ACTIONS:  # what takes most of a start
-        import_module(f"guided_diffusion.actions.{action}")
+    # What takes most of a start; an optimizer imports torch._dynamo, a loss curve matplotlib.
+    for name in (*(f"guided_diffusion.actions.{action}" for action in ACTIONS), "torch._dynamo", "matplotlib.figure"):
+        import_module(name)
     table = ["| action | disturbed by | runs | starts disturbed | equal | wrong |", "|---|---|---|---|---|---|"]
     wrong = []
     shutil.rmtree(root, ignore_errors=True)

@@ -103,8 +103,10 @@ def write_image(path: Path, size: tuple[int, int], channels: int, *, deep: bool)
         Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(path, compress_level=1)
 
 
-def place_one(path: Path, run: SamplingRun, bank: DefectBank, settings: PaintSettings, seed: int) -> Seconds:
-    """Read an image, paint a defect into it and write the pair beside it, as `place` does."""
+def place_one(
+    path: Path, run: SamplingRun, bank: DefectBank, settings: PaintSettings, seed: int, *, writing: bool = True
+) -> Seconds:
+    """Read an image, paint a defect into it and write the pair beside it, as `place` does, if `writing`."""
     began = time.perf_counter()
     image = NativeImage.read(path, run.pipeline.image_shape[0])
     read = time.perf_counter()
@@ -117,8 +119,9 @@ def place_one(path: Path, run: SamplingRun, bank: DefectBank, settings: PaintSet
     painting = paint_image(image, label, holes, settings, seed)
     assert list(fill_windows(run, settings, [(path, painting)], 1, lambda: None)) == [path]
     painted = time.perf_counter()
-    image.save(path.with_suffix(".out.png"))
-    LabelEncoding.identity(len(NAMES), NAMES).encode(label).save(path.with_suffix(".mask.png"))
+    if writing:
+        image.save(path.with_suffix(".out.png"))
+        LabelEncoding.identity(len(NAMES), NAMES).encode(label).save(path.with_suffix(".mask.png"))
     return Seconds(read - began, painted - read, time.perf_counter() - painted)
 
 
@@ -143,8 +146,20 @@ def memory_of(paths: Sequence[Path], channels: int, scale: float, steps: int) ->
     return peaks[1] - peaks[0]
 
 
-def measure(folder: Path, *, runs: int, scale: float, channels: int = 1, deep: bool = False, steps: int = 4) -> Result:
-    """Return the medians of `runs` interleaved runs in which files are written to `folder`."""
+def measure(
+    folder: Path,
+    *,
+    runs: int,
+    scale: float,
+    channels: int = 1,
+    deep: bool = False,
+    steps: int = 4,
+    writing: bool = True,
+) -> Result:
+    """Return the medians of `runs` interleaved runs with files in `folder`, and the memory of a run that writes, too.
+
+    writing: whether pairs are written in the runs whose times are taken, which is most of a run.
+    """
     paths = [folder / "small.png", folder / "large.png"]
     for path, size in zip(paths, (SMALL, LARGE), strict=True):
         write_image(path, size, channels, deep=deep)
@@ -153,8 +168,8 @@ def measure(folder: Path, *, runs: int, scale: float, channels: int = 1, deep: b
     copies = grown / (np.prod(LARGE) * channels * (1 + deep))
     run, bank, settings = make_run(channels, WINDOW, steps), make_bank(), settings_at(scale)
     for path in paths:
-        place_one(path, run, bank, settings, 0)
-    timings = [[place_one(path, run, bank, settings, seed) for path in paths] for seed in range(runs)]
+        place_one(path, run, bank, settings, 0, writing=writing)
+    timings = [[place_one(path, run, bank, settings, seed, writing=writing) for path in paths] for seed in range(runs)]
     medians = [
         Seconds(*(statistics.median(getattr(pair[index], key) for pair in timings) for key in Seconds.__annotations__))
         for index in range(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,22 @@ from pretended_cuda import pretended_cuda
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "images"
+    write_unlabeled(folder, 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(images, tmp_path_factory) -> Path:
+    return train(images, tmp_path_factory.mktemp("runs") / "network")
+
+
 @pytest.mark.parametrize("values", [{"flip": True}, {"recipe": "published"}], ids=["fast", "published"])
-def test_masks_are_those_of_the_cpu(values, run, tmp_path):
+def test_masks_are_those_of_the_cpu(values, images, network, run, tmp_path):
     published = "recipe" in values
-    data, images = write_labeled(tmp_path / "data", 2 if published else 4), tmp_path / "images"
-    write_unlabeled(images, 3)
-    network = train(images, tmp_path / "run")
+    data = write_labeled(tmp_path / "data", 2 if published else 4)
     own = {**FAST, "classifier_steps": 30, **values}
     if published:  # folds are trained as all images are
         own |= {"classifier_steps": None, "classifier_batch": 1024, "members": 1, "folds": 0}

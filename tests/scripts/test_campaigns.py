@@ -18,11 +18,15 @@ FEWER_MODELS = {"baselines": False, "synthetic_only": False, "near_duplicates": 
 def test_disturbed_runs_end_as_undisturbed_ones(tmp_path, monkeypatch):
     from scripts.measure import campaigns
 
-    shorter = {"train": {"max_epochs": 4}, "sample": {"num_samples": 10}, "evaluate": FEWER_MODELS}
+    shorter = {
+        "train": {"max_epochs": 3, "preview_interval": 3},
+        "sample": {"num_samples": 10},
+        "evaluate": FEWER_MODELS,
+    }
     for action, values in shorter.items():
         monkeypatch.setitem(campaigns.RUNS, action, {**campaigns.RUNS[action], **values})
     with charts_left_out():  # in the processes, too, which are forked from this one
-        table, wrong = campaigns.run_campaigns(tmp_path, (4, 4, 2), seed=1, workers=0)
+        table, wrong = campaigns.run_campaigns(tmp_path, (4, 4, 2), seed=3, workers=0)
     assert not wrong
     assert len(table) == 2 + 3 * 4
 

@@ -14,15 +14,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
 
 import torch
+from nested_tensors import tensors_in, with_each
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 ROOT = Path(__file__).parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -85,7 +86,7 @@ class Gpu:
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run an operation of PyTorch as a GPU would."""
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = tensors_in((args, kwargs))
         here = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
         if here and len(here) < len(tensors):
             _check_devices(func, args, here, [tensor for tensor in tensors if not isinstance(tensor, OnDevice)])
@@ -100,7 +101,7 @@ class Gpu:
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": CPU}
         of_host = {id(tensor.host): tensor for tensor in here}
-        arguments = tree_map_only(OnDevice, lambda tensor: tensor.host, (tuple(args), kwargs))
+        arguments = with_each(OnDevice, lambda tensor: tensor.host, (tuple(args), kwargs))
         result = func(*arguments[0], **arguments[1])
         if not on_device:
             return result
@@ -108,7 +109,7 @@ class Gpu:
         def placed(tensor: Tensor) -> OnDevice:  # what an operation changed in place is the tensor that it was given
             return of_host[id(tensor)] if id(tensor) in of_host else OnDevice.of(tensor, self)
 
-        return tree_map_only(Tensor, placed, result)
+        return with_each(Tensor, placed, result)
 
     def _is_on_device(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], here: list[OnDevice]) -> bool:
         """Return whether the results of an operation lie on the device."""
@@ -117,7 +118,7 @@ class Gpu:
         asked = kwargs.get("device")
         if asked is not None and torch.device(asked).type == "cuda":
             return True
-        if self._follows[-1] and (here or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(args))):
+        if self._follows[-1] and (here or not tensors_in(args)):
             return True
         return asked is None and bool(here)
 
@@ -165,13 +166,17 @@ def _check_devices(func: Any, args: Sequence[Any], here: list[OnDevice], there: 
 def _line() -> str:
     """Return file and line of the innermost function of this repository that is no test support."""
     frame = sys._getframe(1)
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        ours = path.is_relative_to(ROOT) and "site-packages" not in path.parts  # the environment may lie in the tree
-        if ours and path.parent != Path(__file__).parent:
-            return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
+    while frame and not (name := _in_repository(frame.f_code.co_filename)):
         frame = frame.f_back
-    return "outside"
+    return f"{name}:{frame.f_lineno}" if frame else "outside"
+
+
+@cache
+def _in_repository(filename: str) -> str:
+    """Return the path of a file below the repository, "" for test support and what does not belong to it."""
+    path = Path(filename)
+    others = {"site-packages", Path(__file__).parent.name}.intersection(path.parts)  # the former may lie in the tree
+    return "" if others or not path.is_relative_to(ROOT) else str(path.relative_to(ROOT))
 
 
 # ------------------------------------------------------------------------------------------------ tensors
@@ -200,14 +205,14 @@ class OnDevice(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        gpu = next(leaf.gpu for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, OnDevice))
+        gpu = next(each.gpu for each in tensors_in((args, kwargs)) if isinstance(each, OnDevice))
         with torch._C.DisableTorchFunctionSubclass(), gpu.following("device" not in kwargs):
             return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        gpu = next(leaf.gpu for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, OnDevice))
+        gpu = next(each.gpu for each in tensors_in((args, kwargs)) if isinstance(each, OnDevice))
         return gpu.run(func, args, kwargs)
 
     device = property(lambda self: CUDA)

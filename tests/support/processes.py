@@ -18,7 +18,9 @@ from command_line import arguments_of
 
 _HOW = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _CONTEXT = multiprocessing.get_context(_HOW)
-_ACTIONS = [f"guided_diffusion.actions.{name}" for name in ("train", "sample", "masks", "place", "segment", "study")]
+_ACTIONS = [
+    f"guided_diffusion.actions.{name}" for name in ("train", "sample", "masks", "place", "segment", "generate", "study")
+]
 # An optimizer imports torch._dynamo, a loss curve matplotlib.
 _CONTEXT.set_forkserver_preload([*_ACTIONS, "torch._dynamo", "matplotlib.figure", "pytest"])
 

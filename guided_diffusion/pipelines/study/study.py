@@ -29,6 +29,7 @@ from guided_diffusion.pipelines.study.setup import good_folders, prepare
 from guided_diffusion.pipelines.study.trainings import (
     StudyImages,
     agreement_run,
+    forget_finished,
     forget_lost_segmenter,
     load_segmenter,
     open_results,
@@ -78,6 +79,7 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     def report(measures: dict[str, Any] | None = None, picture: Sheet | None = None) -> None:
         write_report(study_record(images, training, runs, results, measures or {}), images, picture)
 
+    forget_finished(config, runs, results)
     forget_lost_segmenter(training, config, results)
     at_once = config.at_once
     if at_once == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -133,6 +133,13 @@ def forget_lost_segmenter(training: SegmenterTraining, config: StudyConfig, resu
 def checkpoint_path(config: StudyConfig, run: SegmenterRun) -> Path:
     """Return where an unfinished training is kept."""
     return Path(config.output_dir) / CHECKPOINTS / f"{run.key}.pt"
+
+
+def forget_finished(config: StudyConfig, runs: Sequence[SegmenterRun], results: StudyResults) -> None:
+    """Delete what is kept of trainings that have a result: the study may have been killed between the two."""
+    for run in runs:
+        if run.key in results:
+            checkpoint_path(config, run).unlink(missing_ok=True)
 
 
 def train_one(

@@ -59,7 +59,7 @@ class Pictures(Dataset):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_metrics_equal_torch_fidelity(weights: Path, network: FeatureExtractor) -> None:
-    samples, real = picture_set(10, 130, 1), picture_set(14, 90, 2)
+    samples, real = picture_set(8, 130, 1), picture_set(10, 90, 2)
     expected = calculate_metrics(
         input1=Pictures(samples),
         input2=Pictures(real),
@@ -68,7 +68,7 @@ def test_metrics_equal_torch_fidelity(weights: Path, network: FeatureExtractor) 
         fid=True,
         kid=True,
         prc=True,
-        kid_subset_size=10,
+        kid_subset_size=8,
         kid_subsets=10,
         rng_seed=5,
         cuda=False,

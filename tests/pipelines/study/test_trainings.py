@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.study import ARMS, StudyConfig
-from guided_diffusion.pipelines.study.at_once import visible_gpus
+from guided_diffusion.pipelines.study.at_once import gpus_of, visible_gpus
 from guided_diffusion.pipelines.study.estimate import Work, table
 from guided_diffusion.pipelines.study.progress import duration
 from guided_diffusion.pipelines.study.runs import runs_of
@@ -68,3 +69,14 @@ def test_the_table_sums_what_is_left():
 )
 def test_gpus_are_named_as_the_environment_has_them(setting, count, names):
     assert visible_gpus(setting, count) == names
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0", "cpu"])
+def test_processes_take_turns_with_several_gpus(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    expected = ["2", "5", "2"] if device in ("auto", "cuda") else ["2,5"] * 3
+    assert [gpus_of(number, device) for number in range(3)] == expected
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert gpus_of(1, device) is None
