@@ -22,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
     if hasattr(signal, "SIGHUP"):  # `nohup pytest` ignores it, and every process that is started would
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts by `&`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -167,7 +167,7 @@ RAISING = {
     ),
     "a mask of what is dropped on the CPU": Mistake(sample, SemanticMap, "drop", "dropped.to(self.device)", "dropped"),
     "the network called with timesteps of the CPU": Mistake(
-        sample, guidance.GuidedNetwork, "__call__", ".to(x_t.device, non_blocking=x_t.is_cuda)", ""
+        sample, guidance.GuidedNetwork, "_model_t", ".to(x_t.device, non_blocking=x_t.is_cuda)", ""
     ),
     "samples made an array on the GPU": Mistake(
         sample, SamplingRun, "__call__", "images_of(samples).cpu()", "images_of(samples)"
