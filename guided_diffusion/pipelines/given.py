@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,19 +14,25 @@ from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.layout import LayoutCondition
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.data.masks.encoding import edges_from_instances
 from guided_diffusion.runtime.errors import DataError
-
-if TYPE_CHECKING:
-    from guided_diffusion.pipelines.sampling import SamplingPipeline
 
 Given = SemanticMap | LayoutCondition | NoCondition | ArrayLike
 """Conditions: label maps [N, H, W], of integers or a SemanticMap, layouts, or none."""
 
 
-def checked_region(
-    pipeline: SamplingPipeline, known: KnownRegion | tuple[ArrayLike, ArrayLike], count: int
-) -> KnownRegion:
+class Drawer(Protocol):
+    """What draws the images, as far as it says what it takes."""
+
+    options: NetworkConfig
+    image_shape: tuple[int, ...]  # (channels, height, width)
+    num_classes: int
+    conditional: bool
+    with_edges: bool
+
+
+def checked_region(pipeline: Drawer, known: KnownRegion | tuple[ArrayLike, ArrayLike], count: int) -> KnownRegion:
     """Return the checked images and holes of `count` samples.
 
     Raises DataError for a network that fills no holes, and for arrays of another shape, type or range.
@@ -51,7 +57,7 @@ def checked_region(
     return KnownRegion(image.float(), hole)
 
 
-def checked_condition(pipeline: SamplingPipeline, conditions: Given) -> Condition:
+def checked_condition(pipeline: Drawer, conditions: Given) -> Condition:
     """Return the network's condition: checked label maps [N, H, W], with edges where it was trained with them.
 
     Raises DataError for maps of another size or type, or with values that are not classes.
@@ -82,7 +88,7 @@ def checked_condition(pipeline: SamplingPipeline, conditions: Given) -> Conditio
     return SemanticMap(label.to(torch.uint8 if pipeline.num_classes < 256 else torch.int16), pipeline.num_classes, edge)
 
 
-def _checked_layouts(pipeline: SamplingPipeline, given: Given) -> LayoutCondition:
+def _checked_layouts(pipeline: Drawer, given: Given) -> LayoutCondition:
     model, height, width = pipeline.options.model, *pipeline.image_shape[1:]
     if model.condition != "boxes" or not isinstance(given, LayoutCondition):
         kinds = {"boxes": "a LayoutCondition", "mask": "label maps"}
@@ -108,7 +114,7 @@ def _checked_layouts(pipeline: SamplingPipeline, given: Given) -> LayoutConditio
     return given
 
 
-def _check_labels(pipeline: SamplingPipeline, label: Tensor) -> None:
+def _check_labels(pipeline: Drawer, label: Tensor) -> None:
     height, width = pipeline.image_shape[1:]
     if label.ndim != 3 or label.shape[1:] != (height, width):
         found = f"found shape {list(label.shape)}, but the model takes label maps [N, {height}, {width}]"
