@@ -18,7 +18,7 @@ from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
-from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config, warn_of_untrained_guidance
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     dataset_folders,
@@ -99,15 +99,8 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
     plan = _plan(config, trained, encoding, world)
     if world.is_main:
         warn_of_untrained_guidance(checkpoint, config.sampler.s)
-    pipeline = pipeline_of_checkpoint(
-        checkpoint,
-        trained.replaced(num_classes=encoding.num_classes),
-        encoding.names,
-        weights=config.weights.weights,
-        device=world.device,
-        precision=config.precision.precision,
-        eta_path=config.eta_path,
-    )
+    network = trained.replaced(num_classes=encoding.num_classes)
+    pipeline = pipeline_of_config(config, checkpoint, network, encoding.names, world.device)
     sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     samples = plan_samples(plan.images, config.num_samples, config.seed)
     output = SyntheticFolder(

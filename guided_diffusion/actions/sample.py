@@ -16,7 +16,7 @@ from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.image_sampling import sample_images
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.layout_sampling import sample_layouts
-from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint, warn_of_untrained_guidance
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config, warn_of_untrained_guidance
 from guided_diffusion.pipelines.mask_generation import generate
 from guided_diffusion.pipelines.masks import find_masks, known_lineages
 from guided_diffusion.pipelines.output import (
@@ -98,15 +98,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     exchanged = flip_pairs(encoding.names, trained.source.flip_pairs)
     transform = replace(plain_transform(trained.geometry, mode), flip_pairs=exchanged)
     nulled = classes_to_null(config.unlabeled_to_zero, mode, encoding.names)
-    pipeline = pipeline_of_checkpoint(
-        checkpoint,
-        trained,
-        encoding.names,
-        weights=config.weights.weights,
-        device=world.device,
-        precision=config.precision.precision,
-        eta_path=config.eta_path,
-    )
+    pipeline = pipeline_of_config(config, checkpoint, trained, encoding.names, world.device)
     sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     plan = plan_samples(sources, config.num_samples, config.seed)
     settings = SampleSettings(

@@ -60,6 +60,13 @@ class LayoutCondition:
         """[N, O] booleans: the slots that have an object."""
         return self.label != self.num_classes
 
+    @property
+    def front(self) -> Tensor:
+        """[N, O] int64: the slots from the smallest object to the largest one, then the background."""
+        last = torch.zeros_like(self.label, dtype=torch.bool)
+        last[:, : int(self.background)] = True
+        return from_small_to_large(self.box, last)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> LayoutCondition:
         return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
@@ -142,3 +149,12 @@ def object_styles(seed: int, image_index: int, count: int, dim: int) -> Tensor:
     Each row depends on (seed, image_index, number of the object) alone: other objects may come, go and move.
     """
     return styles_of([style_seed(seed, image_index, number) for number in range(count)], dim)
+
+
+def from_small_to_large(box: Tensor, last: Tensor) -> Tensor:
+    """Return the slots of boxes [N, O, 4] by area, [N, O] int64; of equal ones the earlier slot is first.
+
+    last: [N, O] booleans, the slots that come last in any case.
+    """
+    area = (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
+    return area.masked_fill(last, float("inf")).argsort(dim=1, stable=True)

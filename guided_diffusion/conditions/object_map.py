@@ -15,11 +15,7 @@ def label_map_of(masks: Tensor, condition: LayoutCondition, threshold: float = 0
     the background of a layout is behind all others. Where there is none, it is `background`. Empty slots do not count.
     """
     assert masks.shape[:2] == condition.label.shape, "there must be one mask for each slot"
-    width, height = (condition.box[..., 2:] - condition.box[..., :2]).unbind(-1)
-    area = width * height
-    if condition.background:
-        area = torch.cat([torch.full_like(area[:, :1], float("inf")), area[:, 1:]], dim=1)
-    order = area.argsort(dim=1, stable=True)
+    order = condition.front
     sizes = masks.shape[2:]
     covered = (masks >= threshold) & condition.present[..., None, None]
     covered = covered.gather(1, order[..., None, None].expand(*order.shape, *sizes))

@@ -28,7 +28,7 @@ from guided_diffusion.labeling.uncertainty import keep_certain, needed_before_dr
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.features import features_of_checkpoint, no_mask, published_features
-from guided_diffusion.pipelines.load import class_names_of, encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.load import class_names_of, encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline, recorded_settings
 from guided_diffusion.pipelines.segment.labeler import Labeler, encoding_of_classifier, limit_of_classifier
 from guided_diffusion.pipelines.segment.reader import PUBLISHED_SIDE, ImageReader, features_as_trained, refuse_latents
@@ -96,15 +96,8 @@ class _Painter:
 
     @cached_property
     def pipeline(self) -> SamplingPipeline:
-        return pipeline_of_checkpoint(
-            self.checkpoint,
-            self.trained,
-            class_names_of(self.checkpoint, self.trained),
-            weights=self.config.weights.weights,
-            device=self.device,
-            precision=self.config.precision.precision,
-            eta_path=self.config.eta_path,
-        )
+        names = class_names_of(self.checkpoint, self.trained)
+        return pipeline_of_config(self.config, self.checkpoint, self.trained, names, self.device)
 
     @cached_property
     def labeler(self) -> Labeler:

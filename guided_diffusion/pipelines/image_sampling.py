@@ -8,7 +8,7 @@ from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.load import class_names_of, pipeline_of_checkpoint
+from guided_diffusion.pipelines.load import class_names_of, pipeline_of_config
 from guided_diffusion.pipelines.sampling import Progress, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import Checkpoint
@@ -19,14 +19,7 @@ from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan
 
 def sample_images(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     """Write the images that `config` asks for and that are not there yet."""
-    pipeline = pipeline_of_checkpoint(
-        checkpoint,
-        trained,
-        class_names_of(checkpoint, trained),
-        weights=config.weights.weights,
-        device=world.device,
-        precision=config.precision.precision,
-    )
+    pipeline = pipeline_of_config(config, checkpoint, trained, class_names_of(checkpoint, trained), world.device)
     sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     plan = plan_generated([None] * config.num_samples, config.seed)
     settings = SampleSettings(

@@ -13,7 +13,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.layout_drawing import MASK_STEPS, draw_layouts
 from guided_diffusion.pipelines.layout_sources import LayoutSource, find_layouts
-from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.sampling import Progress, SamplingRun, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import Checkpoint
@@ -79,14 +79,7 @@ def sample_layouts(config: SampleConfig, checkpoint: Checkpoint, trained: Traine
         raise CheckpointError.of(checkpoint.path, found, "use a run folder or a checkpoint")
     trained = trained.replaced(num_classes=encoding.num_classes)
     source, plan = world.run_on_main(lambda: _plan(config, trained, encoding))
-    pipeline = pipeline_of_checkpoint(
-        checkpoint,
-        trained,
-        encoding.names,
-        weights=config.weights.weights,
-        device=world.device,
-        precision=config.precision.precision,
-    )
+    pipeline = pipeline_of_config(config, checkpoint, trained, encoding.names, world.device)
     sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     settings = SampleSettings(
         **recorded_settings(config, trained, checkpoint.path, sampling.num_steps),

@@ -11,7 +11,6 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.data.boxes.asked import AskedLayout, layouts_digest, slots_of
 from guided_diffusion.data.boxes.layout_file import read_layout_file
-from guided_diffusion.data.boxes.layouts import LayoutMaker
 from guided_diffusion.data.boxes.placed_layouts import LayoutPlacer
 from guided_diffusion.data.boxes.recombine import Recombiner
 from guided_diffusion.data.datasets import read_mask
@@ -21,7 +20,7 @@ from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.data.scan.threads import in_threads
 from guided_diffusion.pipelines.dataset import plain_transform
-from guided_diffusion.pipelines.layouts import layout_rules, object_classes, scan_box_split
+from guided_diffusion.pipelines.layouts import layout_maker, scan_box_split
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.manifest import MaskLineage, MaskOrigin, file_digest
@@ -71,17 +70,8 @@ def find_layouts(config: SampleConfig, trained: TrainedConfig, encoding: LabelEn
 
 def layout_placer(trained: TrainedConfig, encoding: LabelEncoding) -> LayoutPlacer:
     """Return what places the layouts of pictures as the model saw them in training."""
-    mode = get_mode(trained.source.dataset_mode)
-    maker = LayoutMaker(
-        encoding.num_classes,
-        object_classes(mode, encoding),
-        trained.model.style_dim,
-        rules=layout_rules(trained.boxes),
-        background_class=mode.background,
-        from_masks=mode.masks is not None,
-        with_instances=not trained.geometry.no_instance,
-    )
-    return LayoutPlacer(maker, plain_transform(trained.geometry, mode))
+    maker = layout_maker(trained, trained.boxes, encoding, style_dim=trained.model.style_dim)
+    return LayoutPlacer(maker, plain_transform(trained.geometry, get_mode(trained.source.dataset_mode)))
 
 
 def split_layouts(

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from guided_diffusion.config.check import CheckConfig
-from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.boxes.layouts import LayoutMaker, LayoutRules, PictureObjects
 from guided_diffusion.data.datasets import SegmentationDataset, foreground_classes, read_image, read_mask
@@ -65,7 +65,7 @@ def layout_rules(options: BoxOptions) -> LayoutRules:
 
 
 def layout_maker(
-    config: CheckConfig | TrainConfig, options: BoxOptions, encoding: LabelEncoding, *, style_dim: int, seed: int = 0
+    config: CheckConfig | NetworkConfig, options: BoxOptions, encoding: LabelEncoding, *, style_dim: int, seed: int = 0
 ) -> LayoutMaker:
     """Return what makes the layouts of examples, for the `conditions` of a `SegmentationDataset`."""
     mode = get_mode(config.source.dataset_mode)

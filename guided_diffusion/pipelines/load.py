@@ -45,20 +45,27 @@ def load_pipeline(
     checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))
     options = trained_config(checkpoint, config)
     names = class_names_of(checkpoint, options)
-    pipeline = pipeline_of_checkpoint(
-        checkpoint,
-        options,
-        names,
-        weights=config.weights.weights,
-        device=choose_device(config.precision.device),
-        precision=config.precision.precision,
-        eta_path=config.eta_path,
-    )
+    pipeline = pipeline_of_config(config, checkpoint, options, names, choose_device(config.precision.device))
     label_diffusion = options.label_diffusion.cond_diffuse
     if wants_compiling(config.precision.compile, pipeline.device, label_diffusion=label_diffusion):
         compile_network(pipeline.model)
     generation = generation_of_checkpoint(checkpoint)
     return pipeline if generation is None else GenerationPipeline(pipeline, generation.rules)
+
+
+def pipeline_of_config(
+    config: LoadConfig, checkpoint: Checkpoint, trained: TrainedConfig, class_names: Sequence[str], device: torch.device
+) -> SamplingPipeline:
+    """Return the pipeline of a checkpoint, with the weights and in the precision that `config` asks for."""
+    return pipeline_of_checkpoint(
+        checkpoint,
+        trained,
+        class_names,
+        weights=config.weights.weights,
+        device=device,
+        precision=config.precision.precision,
+        eta_path=config.eta_path,
+    )
 
 
 def pipeline_of_checkpoint(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
-from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_checkpoint
+from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import Checkpoint
@@ -31,14 +31,7 @@ def generate(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfi
     """Write the pairs or masks that `config` asks for and that are not there yet."""
     encoding = encoding_of_checkpoint(checkpoint)
     trained = trained.replaced(num_classes=encoding.num_classes)
-    sampling = pipeline_of_checkpoint(
-        checkpoint,
-        trained,
-        encoding.names,
-        weights=config.weights.weights,
-        device=world.device,
-        precision=config.precision.precision,
-    )
+    sampling = pipeline_of_config(config, checkpoint, trained, encoding.names, world.device)
     pipeline = GenerationPipeline(sampling, generation_of_checkpoint(checkpoint).rules)
     run = sampling.begin(config.sampler, extrapolation=config.extrapolation)
     makes = trained.generation.generates

@@ -29,6 +29,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from evaluations.errors import EvaluationError
@@ -138,9 +139,11 @@ def classify(arguments: argparse.Namespace, data: Data, seed: int, device: torch
     fitted = [fit(arguments, data, method, amount, seed, device) for method, amount in missing]
     predictions: list[list[Labels]] = [[] for _ in fitted]
     for pair in tqdm(data.test_pairs if fitted else (), f"test images, seed {seed}", unit="image"):
+        reader = fitted[0].reader  # of all the same channels
+        image = read_image(pair.image, reader.channels, upright=pair.upright, image_range=reader.image_range)
         read: dict[int, Any] = {}
         for found, each in zip(predictions, fitted, strict=True):
-            found.append(predict_pair(pair, each, data.view, read))
+            found.append(predict_image(image, each, data.view, read))
     for found, each in zip(predictions, fitted, strict=True):
         keep(arguments, data, each.method, each.amount, seed, lambda _, found=found: found)
 
@@ -180,16 +183,15 @@ def filled(config: SegmentConfig, labeled: LabeledImages, reader: ImageReader) -
     return store
 
 
-def predict_pair(pair: Pair, fitted: Fitted, view: StudyView, read: dict[int, Any]) -> Labels:
-    """Return the label map of a test image at the study's scale; read: maps by number of features, filled here."""
+def predict_image(image: Tensor, fitted: Fitted, view: StudyView, read: dict[int, Any]) -> Labels:
+    """Return the label map of a test image [C, H, W] at the study's scale; read: maps by number of features."""
     reader = fitted.reader
     kind = sum(reader.extractor.dims)
-    size = read_image(pair.image, reader.channels, upright=pair.upright).shape[-2:]
+    size = (image.shape[1], image.shape[2])
     tiles = reader.tiles(size)
     if kind not in read:
-        pixels = reader.pixels(pair.image, tiles, upright=pair.upright)
-        read[kind] = reader.maps(pixels, range(len(pixels)), tiles)
-    found = predict_tiles(fitted.ensemble, [[maps] for maps in read[kind]], tiles, size, fitted.trainer.recipe.vote)
+        read[kind] = reader.views(reader.placed(image, tiles), range(len(tiles)), tiles, flip=False)
+    found = predict_tiles(fitted.ensemble, read[kind], tiles, size, fitted.trainer.recipe.vote)
     height, width = small = view.size(size)
     null_id = view.encoding.num_classes
     spans = (0, height), (0, width)

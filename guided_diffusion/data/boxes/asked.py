@@ -63,9 +63,9 @@ def _styled(asked: AskedObject, seed: int, image_index: int) -> AskedObject:
     return replace(asked, style_seed=style_seed(seed, image_index, asked.number))
 
 
-def background_of(class_id: int) -> AskedObject:
+def background_of(class_id: int, style_seed: int | None = None) -> AskedObject:
     """Return the background of a class."""
-    return AskedObject(class_id, WHOLE_BOX, BACKGROUND_NUMBER)
+    return AskedObject(class_id, WHOLE_BOX, BACKGROUND_NUMBER, style_seed)
 
 
 def slots_of(layouts: Sequence[AskedLayout]) -> int:

@@ -10,7 +10,7 @@ import torch
 from pydantic import ConfigDict, Field
 
 from guided_diffusion.conditions.base import Size
-from guided_diffusion.data.boxes.asked import AskedLayout, AskedObject
+from guided_diffusion.data.boxes.asked import AskedLayout, AskedObject, background_of
 from guided_diffusion.data.boxes.borders import box_mistake, clipped_box
 from guided_diffusion.data.boxes.json_records import (
     Record,
@@ -176,7 +176,7 @@ class _Reader:
             return self._placed(entry, stem, found, size, background, seeds, record.lineage)
         objects = [AskedObject(id_, box, n, seeds.get(n)) for n, (_, id_, box) in enumerate(found, start=1)]
         if self.placer.maker.rules.background:
-            objects.insert(0, self.placer.background(background, background_seed))
+            objects.insert(0, background_of(background, background_seed))
         return AskedLayout(stem, tuple(objects), None, record.lineage)
 
     def _placed(

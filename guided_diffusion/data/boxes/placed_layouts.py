@@ -44,15 +44,9 @@ class LayoutPlacer:
             )
         ]
         if self.maker.rules.background:
-            found.insert(0, self.background(objects.background, seeds.get(0)))
+            found.insert(0, background_of(objects.background, seeds.get(0)))
         (top, bottom), (left, right) = placement.seen
         down, across = (max(0, -start) for start in placement.offset)
         inside = (down, down + bottom - top, across, across + right - left)
         whole = (0, placement.size[0], 0, placement.size[1])
         return AskedLayout(stem, tuple(found), None if inside == whole else inside, lineage)
-
-    @staticmethod
-    def background(class_id: int, style_seed: int | None = None) -> AskedObject:
-        """Return the background of a layout."""
-        asked = background_of(class_id)
-        return AskedObject(asked.class_id, asked.box, asked.number, style_seed)

@@ -123,15 +123,6 @@ def object_weights(masks: Tensor, front: Tensor | None) -> Tensor:
     return torch.zeros_like(masks).scatter(1, order, sorted_masks * uncovered)
 
 
-def from_small_to_large(box: Tensor, last: Tensor) -> Tensor:
-    """Return the slots of boxes [N, O, 4] by area, [N, O] int64; of equal ones the earlier slot is first.
-
-    last: [N, O] booleans, the slots that come last in any case.
-    """
-    area = (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
-    return area.masked_fill(last, float("inf")).argsort(dim=1, stable=True)
-
-
 class MaskHead(nn.Module):
     """What the output of a block says of the objects' masks: logits of each class in each pixel (Sun & Wu 2020)."""
 

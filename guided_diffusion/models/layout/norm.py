@@ -19,7 +19,6 @@ from guided_diffusion.models.layout.masks import (
     MaskRegressor,
     ObjectMasks,
     Overlap,
-    from_small_to_large,
     object_weights,
 )
 from guided_diffusion.models.layout.modulation import EmptyModulation, LayoutModulation
@@ -152,7 +151,7 @@ class LayoutConditioner(nn.Module, Conditioner):
         present, label = condition.present, _real(condition)
         background = torch.zeros_like(present)
         background[:, : int(condition.background)] = True
-        front = from_small_to_large(condition.box, background) if self.overlap == "smallest" else None
+        front = condition.front if self.overlap == "smallest" else None
         refined = self.alpha.sigmoid()[label] if self.stage_masks else torch.zeros_like(regressed[..., 0, 0])
         refined = refined.masked_fill(background, 0)
         levels = {}

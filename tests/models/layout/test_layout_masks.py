@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from guided_diffusion.models.layout.masks import MaskHead, from_small_to_large, object_weights
+from guided_diffusion.conditions.layout import from_small_to_large
+from guided_diffusion.models.layout.masks import MaskHead, object_weights
 from guided_diffusion.models.layout.pasting import CELLS, paste, pixel_shares
 
 
