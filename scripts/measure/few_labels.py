@@ -29,7 +29,6 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from evaluations.errors import EvaluationError
@@ -40,6 +39,7 @@ from evaluations.segmentation.models import build_segmenter, input_form
 from evaluations.segmentation.sliding import predict_whole
 from evaluations.sets import Labels
 from evaluations.whole_images import WholeImages
+from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.load import load_config, parse_overrides
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.area import reduce_label
@@ -141,9 +141,10 @@ def classify(arguments: argparse.Namespace, data: Data, seed: int, device: torch
     for pair in tqdm(data.test_pairs if fitted else (), f"test images, seed {seed}", unit="image"):
         reader = fitted[0].reader  # of all the same channels
         image = read_image(pair.image, reader.channels, upright=pair.upright, image_range=reader.image_range)
+        size = (image.shape[1], image.shape[2])
         read: dict[int, Any] = {}
         for found, each in zip(predictions, fitted, strict=True):
-            found.append(predict_image(image, each, data.view, read))
+            found.append(predict_pair(pair, size, each, data.view, read))
     for found, each in zip(predictions, fitted, strict=True):
         keep(arguments, data, each.method, each.amount, seed, lambda _, found=found: found)
 
@@ -183,14 +184,15 @@ def filled(config: SegmentConfig, labeled: LabeledImages, reader: ImageReader) -
     return store
 
 
-def predict_image(image: Tensor, fitted: Fitted, view: StudyView, read: dict[int, Any]) -> Labels:
-    """Return the label map of a test image [C, H, W] at the study's scale; read: maps by number of features."""
+def predict_pair(pair: Pair, size: Size, fitted: Fitted, view: StudyView, read: dict[int, Any]) -> Labels:
+    """Return the label map of a test image of `size` at the study's scale; read: maps by number of features."""
     reader = fitted.reader
     kind = sum(reader.extractor.dims)
-    size = (image.shape[1], image.shape[2])
     tiles = reader.tiles(size)
     if kind not in read:
-        read[kind] = reader.views(reader.placed(image, tiles), range(len(tiles)), tiles, flip=False)
+        read[kind] = reader.views(
+            reader.pixels(pair.image, tiles, upright=pair.upright), range(len(tiles)), tiles, flip=False
+        )
     found = predict_tiles(fitted.ensemble, read[kind], tiles, size, fitted.trainer.recipe.vote)
     height, width = small = view.size(size)
     null_id = view.encoding.num_classes
