@@ -119,6 +119,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
             classes=list(config.placing.classes) if config.placing.classes else None,
             inputs=plan.inputs,
         ),
+        mark=config.mark,
     )
     todo = begin_output(config, trained, checkpoint, sampling, output, samples, world, "images")
     _paint(config, trained, sampling, plan, todo, output, world)

@@ -109,7 +109,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     )
     if made is not None:
         lineages = {**lineages, **known_lineages(sources, made.lineages)}
-    output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages)
+    output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages, mark=config.mark)
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "samples")
     with_edges = not trained.geometry.no_instance
 

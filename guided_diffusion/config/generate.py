@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from guided_diffusion.config.pipeline import LoadConfig, SamplingConfig
+from guided_diffusion.config.pipeline import LoadConfig, MarkedConfig, SamplingConfig
 from guided_diffusion.features.options import FeatureOptions
 from guided_diffusion.labeling.options import UncertaintyOptions
 from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
@@ -14,7 +14,7 @@ _PUBLISHED_LEFT = 30
 """The published filter drops this many of the most certain images, and keeps none where no more are dropped."""
 
 
-class GenerateConfig(LoadConfig, SamplingConfig, ActionConfig):
+class GenerateConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
     """Keys of `generate`."""
 
     required: ClassVar = ("model_path", "classifier_path", "num_samples", "results_path")

@@ -34,3 +34,9 @@ class SamplingConfig(FlatConfig):
     extrapolation: float | None = option(
         None, "x0 + this * (x0 - that of the step before), 0.8 is published for 25 steps; null: off", ge=0
     )
+
+
+class MarkedConfig(FlatConfig):
+    """The key of what is written into synthetic images."""
+
+    mark: bool = option(True, "write into each image file that a model made it: IPTC digital source type and settings")

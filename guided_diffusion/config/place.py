@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from guided_diffusion.config.pipeline import LoadConfig, SamplingConfig
+from guided_diffusion.config.pipeline import LoadConfig, MarkedConfig, SamplingConfig
 from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 
 
-class PlaceConfig(LoadConfig, SamplingConfig, ActionConfig):
+class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
     """Keys of `place`."""
 
     required: ClassVar = ("model_path", "results_path")

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal, Self
 
 from guided_diffusion.config.evaluate import NameList
-from guided_diffusion.config.pipeline import LoadConfig, SamplingConfig
+from guided_diffusion.config.pipeline import LoadConfig, MarkedConfig, SamplingConfig
 from guided_diffusion.data.options import LayoutOptions
 from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 
 
-class SampleConfig(LoadConfig, SamplingConfig, ActionConfig):
+class SampleConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
     """Keys of `sample`."""
 
     required: ClassVar = ("model_path", "results_path")

@@ -195,7 +195,7 @@ def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> tuple[li
         ignore_above=labeler.ignore_above,
         flip=labeler.flip or None,
     )
-    output = CandidateFolder(folder / CANDIDATES, "", painter.encoding, settings)
+    output = CandidateFolder(folder / CANDIDATES, "", painter.encoding, settings, mark=config.mark)
     plan = plan_generated([FoundMask()] * drawn_for(config), config.seed)
     todo = begin_output(config, trained, painter.checkpoint, sampling, output, plan, world, "images to draw and label")
     filled = config.fill_from_checkpoint(trained)
@@ -231,7 +231,8 @@ def _read(config: GenerateConfig, folder: Path, world: ProcessGroup) -> tuple[li
         found = f"has {len(file)} images, but num_samples {config.num_samples} needs {wanted}"
         raise DataError.of(path, found, "set num_samples lower, or drop_uncertain")
     encoding = world.run_on_main(lambda: _encoding_of_file(config, file))
-    output = CandidateFolder(folder / CANDIDATES, "", encoding, GenerateSettings(read_npz=digest(path)))
+    settings = GenerateSettings(read_npz=digest(path))
+    output = CandidateFolder(folder / CANDIDATES, "", encoding, settings, mark=config.mark)
     plan = plan_generated([FoundMask()] * wanted, config.seed)
     world.run_on_main(lambda: _copy(config, folder, file, output, plan))
     return _lines(output, wanted, world), output

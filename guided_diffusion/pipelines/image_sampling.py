@@ -25,7 +25,7 @@ def sample_images(config: SampleConfig, checkpoint: Checkpoint, trained: Trained
     settings = SampleSettings(
         **recorded_settings(config, trained, checkpoint.path, sampling.num_steps), generates=IMAGES_ALONE
     )
-    output = SyntheticFolder(config.results_path, config.split, None, settings)
+    output = SyntheticFolder(config.results_path, config.split, None, settings, mark=config.mark)
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "images")
     size = height_width(trained.geometry.image_size)
 

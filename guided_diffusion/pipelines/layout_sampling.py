@@ -87,7 +87,7 @@ def sample_layouts(config: SampleConfig, checkpoint: Checkpoint, trained: Traine
         layouts=source.digest,
         style_seed=config.layouts.style_seed,
     )
-    output = SyntheticFolder(config.results_path, config.split, source.encoding, settings)
+    output = SyntheticFolder(config.results_path, config.split, source.encoding, settings, mark=config.mark)
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "samples of layouts")
     work = LayoutWork(config, trained, source, sampling, output)
     make_batches(work.make, todo, config.batch_size, sampling.num_steps, output, world)

@@ -242,6 +242,7 @@ class ManifestLine(PlaceSettings, GenerateSettings):
     good_image: str | None = None  # None in lines of `sample`
     good_digest: str | None = None
     seed: int | None = None
+    synthetic: bool | None = None  # whether a model made any of the image; None: not said by the version that wrote it
     defects: list[PlacedDefect] | None = None
     skipped: list[SkippedDefect] | None = None
     generated: GeneratedMask | None = None

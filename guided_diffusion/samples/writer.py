@@ -52,6 +52,7 @@ from guided_diffusion.samples.manifest import (
     read_manifest,
     stays_inside,
 )
+from guided_diffusion.samples.mark import SourceType, mark_of, write_mark
 from guided_diffusion.samples.written_folder import WrittenFolder, keep_classes
 
 
@@ -178,6 +179,13 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
+def _source_type(sample: PlannedSample, notes: Mapping[str, Any]) -> SourceType | None:
+    """Return what made the pixels of a sample; None for a good image into which no defect could be painted."""
+    if not isinstance(sample.source, GoodImage):
+        return "trainedAlgorithmicMedia"
+    return "compositeWithTrainedAlgorithmicMedia" if notes.get("defects") else None
+
+
 class SyntheticFolder(WrittenFolder):
     """`<root>/<split>/{images,masks}` with their manifest; `<root>/classes.json` serves all splits."""
 
@@ -188,11 +196,15 @@ class SyntheticFolder(WrittenFolder):
         encoding: LabelEncoding | None,
         settings: SampleSettings,
         lineages: Mapping[str, MaskLineage] | None = None,
+        *,
+        mark: bool = False,
     ):
         """Take the `results_path` and what is written there.
 
         encoding: None for images alone, which have no classes. lineages: of masks made from others, by their paths.
+        mark: image files say that they are synthetic, see `mark_of`.
         """
+        self.mark = mark
         self.lineages = dict(lineages or {})
         self.root = Path(root)
         super().__init__(self.root / split if split else self.root)
@@ -350,6 +362,7 @@ class SyntheticFolder(WrittenFolder):
     ) -> None:
         """Write image and mask, each None where the sample has none, then their line of the manifest."""
         save_mask = None if label is None else partial(self.encoding.encode(label).save, format="PNG")
+        made = _source_type(sample, notes)
         files = {}
         for kind, file, save in (("image", sample.image, save_image), ("mask", sample.mask, save_mask)):
             assert bool(file) == (save is not None)
@@ -357,12 +370,20 @@ class SyntheticFolder(WrittenFolder):
                 files[kind] = file
                 with atomic_write(self.folder / file) as temporary:
                     save(temporary)
+                    if kind == "image" and self.mark and made is not None:
+                        write_mark(temporary, mark_of(made, self.settings, sample.seed))
         source: dict[str, str] = {}
         if sample.source is not None:
             keys = GOOD_KEYS if isinstance(sample.source, GoodImage) else MASK_KEYS
             source = dict(zip(keys, (sample.source_file, self._source_digest(sample)), strict=True))
         line = ManifestLine(
-            index=sample.index, **files, **source, seed=sample.seed, **notes, **self.settings.model_dump()
+            index=sample.index,
+            **files,
+            **source,
+            seed=sample.seed,
+            synthetic=made is not None,
+            **notes,
+            **self.settings.model_dump(),
         )
         # The line comes last: a pair without a line is made again, a line without its pair would be wrong.
         self._add_line(line.text())

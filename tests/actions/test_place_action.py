@@ -70,6 +70,14 @@ class TestSameBytes:
             assert np.abs(one - other).max() <= 2
         assert (first / "manifest.jsonl").read_text() == (second / "manifest.jsonl").read_text()
 
+    def test_marked_or_not(self, place):
+        marked, plain = (place(f"mark_{mark}", mark=mark)[0] for mark in (True, False))
+        for line in lines_of(marked):
+            assert np.array_equal(*(pixels_of(folder / line["image"]) for folder in (marked, plain)))
+            kinds = [b"compositeWithTrained" in (folder / line["image"]).read_bytes() for folder in (marked, plain)]
+            assert kinds == [bool(line["defects"]), False]
+            assert line["synthetic"] == bool(line["defects"])
+
     def test_other_seeds_give_others(self, place):
         first, second = (pairs_of(place(f"seed{seed}", seed=seed)[0]) for seed in (0, 1))
         assert all(first[name] != second[name] for name in first if name.startswith("images"))

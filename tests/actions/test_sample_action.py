@@ -69,6 +69,16 @@ def test_images_do_not_depend_on_the_batch(sample, options):
             assert np.abs(picture - other[name]).max() <= ("images" in name), name
 
 
+def test_marked_or_not(sample):
+    """Every image is marked unless `mark` is false; the pixels are the same."""
+    (marked, _), (plain, _) = (sample(f"mark_{mark}", mark=mark, num_samples=2) for mark in (True, False))
+    for name, picture in pictures_of(marked).items():
+        assert np.array_equal(picture, pictures_of(plain)[name])
+        is_marked = [b"/trainedAlgorithmicMedia" in (folder / name).read_bytes() for folder in (marked, plain)]
+        assert is_marked == ["images" in name, False]
+    assert all(json.loads(line)["synthetic"] for line in (marked / "manifest.jsonl").read_text().splitlines())
+
+
 def test_run_twice_gives_identical_bytes(sample):
     first, second = bytes_of(sample("first")[0]), bytes_of(sample("second")[0])
     assert first == second

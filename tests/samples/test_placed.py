@@ -127,6 +127,22 @@ def test_lines_say_what_was_painted_on_which_image(fill, good_dir):
     assert read.source == (first["good_image"], first["good_digest"])
 
 
+def test_only_images_with_a_painted_defect_are_synthetic(tmp_path, good_dir):
+    """A good image into which nothing could be painted is a photograph."""
+    output = SyntheticFolder(tmp_path / "out", "", ENCODING, SETTINGS, mark=True)
+    plan = plan_samples(list_good_images(good_dir), 2, seed=0)
+    output.begin(plan)
+    output.open_part(0)
+    write(output, plan[0])
+    image = NativeImage.read(plan[1].source.image, 3)
+    output.write_placed(plan[1], image.save, np.zeros(image.size, np.uint8), [])
+    output.close_part()
+    lines = output.finish()
+    assert [line.synthetic for line in lines] == [True, False]
+    assert [b"DigitalSourceType" in (output.folder / line.image).read_bytes() for line in lines] == [True, False]
+    assert not any(b"DigitalSourceType" in (output.folder / line.mask).read_bytes() for line in lines)
+
+
 def test_pixels_outside_of_the_hole_are_those_of_the_good_image(fill, good_dir):
     output, _ = fill(2)
     for name, size in SIZES.items():

@@ -66,7 +66,7 @@ def test_lines_of_all_processes_are_merged_by_index(fill, sources):
     assert [line["index"] for line in lines] == [0, 1, 2]
     assert [line["image"] for line in lines] == ["images/m0.png", "images/m1.png", "images/m0_rep001.png"]
     assert lines[1]["source_digest"] == file_digest(sources[1].mask)
-    assert list(lines[0])[6:] == list(SampleSettings.model_fields)
+    assert list(lines[0])[7:] == list(SampleSettings.model_fields)
     assert all((output.folder / line[kind]).is_file() for line in lines for kind in ("image", "mask"))
     assert not list(output.folder.glob(".*"))
     found = find_samples(output.folder)
