@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from importlib import import_module
 
 from guided_diffusion import __version__
-from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_config_file, take_keys
+from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_keys
 from guided_diffusion.runtime.errors import Interrupted, UserError, lacks_memory, one_line
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
@@ -138,7 +138,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("-c", "--config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parsed = parser.parse_args(rest)
-    values, left_aside = take_keys(action, read_config_file(parsed.config)) if parsed.config is not None else ({}, "")
+    values, left_aside = read_keys(action, parsed.config) if parsed.config is not None else ({}, "")
     config = load_config(action, {**values, **parse_overrides(parsed.set, ACTIONS[action])})
     if left_aside and launched_as()[0] == 0:
         print(f"note: {parsed.config}: {left_aside}")

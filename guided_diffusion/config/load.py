@@ -32,6 +32,9 @@ from guided_diffusion.runtime.strict_json import parse_json, strict_json
 
 Config = TypeVar("Config", bound=FlatConfig)
 
+BASE = "base"
+"""The key of a config file that names the file whose keys it takes over."""
+
 ACTIONS: dict[str, type[ActionConfig]] = {
     "train": TrainConfig,
     "finetune": FinetuneConfig,
@@ -111,6 +114,31 @@ def take_keys(action: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], s
     owners = [source] if source != action else [name for name, o in others.items() if foreign & o.fields().keys()]
     line = f"{action} leaves aside {len(aside)} keys of {', '.join(owners)}: {', '.join(aside)}"
     return {key: value for key, value in values.items() if key not in aside}, line
+
+
+def read_keys(action: str, path: str | Path) -> tuple[dict[str, Any], str]:
+    """Return the keys of a config file that `action` uses, those of its `base` included, and the line of `take_keys`.
+
+    base: another config file, relative to this one; this one's keys count. Raises ConfigError if it has one itself.
+    """
+    values = read_config_file(path)
+    if BASE not in values:
+        return take_keys(action, values)
+    name = values.pop(BASE)
+    if not isinstance(name, str) or not name.strip():
+        found = json.dumps(name, ensure_ascii=False)
+        raise ConfigError.of_keys((BASE, f"{path}: {BASE} is {found}: give the name of another config file"))
+    file = Path(os.path.expanduser(path)).parent / os.path.expanduser(name)
+    try:
+        below = read_config_file(file)
+    except ConfigError as error:
+        raise ConfigError.of_keys(*((BASE, f"{path}: {BASE}: {line}") for line in error.messages)) from error
+    if BASE in below:
+        line = f"{path}: {BASE} is {name}, which has a {BASE} itself: copy the keys of one of them"
+        raise ConfigError.of_keys((BASE, line))
+    # Each file is taken for what it is: keys of one name may have another meaning in another action's file.
+    (kept, _), (own, aside) = take_keys(action, below), take_keys(action, values)
+    return {**kept, **own}, aside
 
 
 def load_config(action: str, values: Mapping[str, Any]) -> Any:

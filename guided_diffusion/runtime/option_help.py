@@ -66,6 +66,10 @@ def json_schema(kind: type[ActionConfig]) -> dict[str, Any]:
         entry.pop("title", None)
         entry.pop(FACTS, None)
     properties["$schema"] = {"type": "string", "description": "the schema that editors check this file by"}
+    properties["base"] = {
+        "type": "string",
+        "description": "another config file, relative to this one, whose keys count where this one has none",
+    }
     # No key is required: keys can also come from --set, so a file that lacks one is no error in an editor.
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guided_diffusion.config.load import ACTIONS, load_config, read_config_file, take_keys
+from guided_diffusion.config.load import ACTIONS, load_config, read_config_file, read_keys, take_keys
 from guided_diffusion.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -116,3 +116,36 @@ def test_check_shows_eta_where_label_diffusion_is_asked_for(values, shown, lemon
     code, output, errors = isdm("check", path, output_dir=str(tmp_path / "checked"), preview_images=0)
     assert code == 0, errors
     assert any("eta" in line.split() for line in output.splitlines()) == shown
+
+
+class TestBase:
+    @staticmethod
+    def write(path: Path, **values) -> Path:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(values), encoding="utf-8")
+        return path
+
+    def test_keys_of_the_file_itself_count(self, tmp_path):
+        self.write(tmp_path / "common.json", **TRAIN, batch_size=4, seed=3)
+        file = self.write(tmp_path / "runs/a.json", base="../common.json", batch_size=2)
+        assert read_keys("train", file) == ({**TRAIN, "batch_size": 2, "seed": 3}, "")
+
+    def test_former_names_count_too(self, tmp_path):
+        former, key = next(iter(ACTIONS["train"].former_keys().items()))
+        self.write(tmp_path / "common.json", **{former: 1})
+        file = self.write(tmp_path / "a.json", base="common.json", **{key: 2})
+        assert read_keys("train", file)[0] == {key: 2}
+
+    def test_a_base_of_another_action_gives_what_both_mean_alike(self, tmp_path):
+        self.write(tmp_path / "train.json", **{"$schema": "schema/train.json"}, **TRAIN)
+        file = self.write(tmp_path / "a.json", **{"$schema": "schema/evaluate.json"}, base="train.json", seed=3)
+        assert read_keys("evaluate", file) == ({"data_dir": "d", "dataset_mode": "binary", "seed": 3}, "")
+
+    @pytest.mark.parametrize("base", ["", None, 3, "missing.json", "a.json", "broken.json"])
+    def test_what_is_no_base(self, tmp_path, base):
+        (tmp_path / "broken.json").write_text("{")
+        file = self.write(tmp_path / "a.json", base=base)
+        with pytest.raises(ConfigError) as caught:
+            read_keys("train", file)
+        assert caught.value.keys == ("base",)
+        assert caught.value.messages[0].startswith(str(file))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from guided_diffusion.config.load import load_config, read_config_file, take_keys
+from guided_diffusion.config.load import load_config, read_keys
 from guided_diffusion.config.study import ARMS, GENERATED, PLACED, SDM, StudyConfig, amount_name
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.mirror import flip_pairs
@@ -197,7 +197,7 @@ def _read_place_config(config: StudyConfig) -> dict[str, Any]:
 
 def _keys_of(action: str, key: str, path: str) -> dict[str, Any]:
     """Return what a config file gives for `action`, without the keys that the study sets."""
-    values, _ = take_keys(action, read_config_file(path))
+    values, _ = read_keys(action, path)
     return {name: value for name, value in values.items() if name not in _SET}
 
 
