@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
-
-from pydantic import BeforeValidator, WithJsonSchema
+from typing import ClassVar, Literal
 
 from guided_diffusion.data.options import Channels, GeometryOptions, ImageRangeOption, ImageSize, SourceOptions
-from guided_diffusion.runtime.options import ActionConfig, FloatTuple, OptionGroup, Problem, option
+from guided_diffusion.runtime.options import ActionConfig, FloatTuple, NameList, OptionGroup, Problem, option
 from guided_diffusion.training.options import DeviceOptions
-
-
-def _names(value: Any) -> Any:
-    """Turn "fpn, unetplusplus" or a list into a tuple; leave the rest for pydantic to refuse."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return tuple(value) if isinstance(value, list) else value
-
-
-NameList = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_names),
-    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
-]
 
 _AS_SAMPLES = "null: as the samples were made"
 _RESIZE, _SCALE, _MASK_RESIZE, _RANGE = (

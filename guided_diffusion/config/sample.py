@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal, Self
 
-from guided_diffusion.config.evaluate import NameList
 from guided_diffusion.config.pipeline import LoadConfig, MarkedConfig, SamplingConfig
 from guided_diffusion.data.options import LayoutOptions
-from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
+from guided_diffusion.runtime.options import ActionConfig, NameList, Problem, option, split_problem
 
 
 class SampleConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):

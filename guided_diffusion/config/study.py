@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from guided_diffusion.config.evaluate import NameList
 from guided_diffusion.data.options import Channels, SourceOptions
-from guided_diffusion.runtime.options import ActionConfig, IntTuple, OptionGroup, Problem, option
+from guided_diffusion.runtime.options import ActionConfig, IntTuple, NameList, OptionGroup, Problem, option
 from guided_diffusion.training.options import DeviceOptions
 
 REAL, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM = "real", "real_good", "copy_paste", "poisson", "place", "sdm"

@@ -50,11 +50,12 @@ from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.pipelines.training_data import default_workers, open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
-from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import make_folder, remove_leftovers
 from guided_diffusion.runtime.logs import RunLog, write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.runtime.seeding import Stream, derive_seed
+from guided_diffusion.runtime.trackers import PACKAGES, is_installed
 from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.loss_curve import loss_curve
 from guided_diffusion.training.mask_supervision import MaskSupervision
@@ -79,6 +80,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     if world.device.type == "cpu":
         keep_freed_memory()
     wants_compiling(config.precision.compile, world.device)  # refused here, with nothing written
+    _refuse_missing_trackers(config.run.trackers)
     world.run_on_main(lambda: make_folder(folder))
     report = world.run_on_main(lambda: open_training_data(config, world.size))
     refuse_other_classes(report.encoding, start)
@@ -88,7 +90,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     if world.is_main:
         for place in (folder, folder / PREVIEWS):
             remove_leftovers(place)
-    log = RunLog(folder, enabled=world.is_main, tensorboard=config.run.tensorboard)
+    log = RunLog(folder, enabled=world.is_main, trackers=config.run.trackers, settings=config.to_json())
     try:
         trainer = build_trainer(config, start, world, report, log)
         if world.is_main:
@@ -108,6 +110,14 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
         world.barrier()
     finally:
         log.close()
+
+
+def _refuse_missing_trackers(names: Sequence[str]) -> None:
+    # TensorBoard is on by default: whoever has not installed it has not asked for it.
+    for name in names:
+        if name != "tensorboard" and not is_installed(name):
+            line = f"trackers has {name}, which is not installed: pip install {PACKAGES[name]}, or leave it out"
+            raise ConfigError.of_keys(("trackers", line))
 
 
 def build_trainer(

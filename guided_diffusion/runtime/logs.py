@@ -1,4 +1,4 @@
-"""The log of a run: text, metrics as JSON lines, TensorBoard events; and the records of options and versions."""
+"""The log of a run: text, metrics as JSON lines and in trackers; and the records of options and versions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,30 @@ from typing import Any
 from tqdm import tqdm
 
 from guided_diffusion.runtime.files import make_folder, reporting_os_errors, write_text
+from guided_diffusion.runtime.trackers import Trackers
 
 LIBRARIES = ("isdm", "torch", "torchvision", "numpy", "pillow", "pydantic")
 
 
 class RunLog:
-    """Writes `log.txt`, `metrics.jsonl` and TensorBoard events into a run's folder; not `enabled`, it does nothing."""
+    """Writes `log.txt` and `metrics.jsonl` into a run's folder, and metrics to trackers (see `trackers.PACKAGES`).
 
-    def __init__(self, folder: str | Path, *, enabled: bool = True, tensorboard: bool = False):
+    Not `enabled`, it does nothing. settings: those of the run, for the trackers.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        enabled: bool = True,
+        trackers: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ):
         self.folder = Path(folder)
         self._enabled = enabled
-        self._tensorboard = tensorboard
-        self._text = self._metrics = self._events = None
+        self._names, self._settings = tuple(trackers), settings or {}
+        self._trackers: Trackers | None = None
+        self._text = self._metrics = None
 
     def info(self, message: str) -> None:
         """Print a line above the progress bar and append it to the text log."""
@@ -44,7 +56,7 @@ class RunLog:
             self._text.flush()
 
     def start_metrics(self, epochs_done: int, steps_done: int) -> None:
-        """Open `metrics.jsonl` and the events, removing what a resumed run will write again."""
+        """Open `metrics.jsonl` and the trackers, removing what a resumed run will write again."""
         if not self._enabled:
             return
         path = self.folder / "metrics.jsonl"
@@ -52,9 +64,9 @@ class RunLog:
         done = [line for line in lines if line.get("epoch", 0) <= epochs_done]
         write_text(path, "".join(json.dumps(line) + "\n" for line in done))
         self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if self._tensorboard:
-            with reporting_os_errors(self.folder / "tensorboard"):
-                self._events = _tensorboard_writer(self.folder / "tensorboard", steps_done + 1)
+        if self._names:
+            first = steps_done + 1
+            self._trackers = Trackers(self._names, self.folder, self._settings, first_step=first, warn=self.info)
 
     def log_metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line of metrics; `step` counts optimizer steps."""
@@ -65,14 +77,15 @@ class RunLog:
         with reporting_os_errors(self.folder / "metrics.jsonl"):
             self._metrics.write(json.dumps({"step": step, **line}) + "\n")
             self._metrics.flush()
-        if self._events is not None:
-            for key, value in values.items():
-                if isinstance(value, int | float):
-                    self._events.add_scalar(key, value, step)
+        if self._trackers is not None:
+            numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+            self._trackers.log(step, numbers)
 
     def close(self) -> None:
         """Flush and close every file."""
-        for stream in (self._text, self._metrics, self._events):
+        if self._trackers is not None:
+            self._trackers.close()
+        for stream in (self._text, self._metrics):
             # A full disk was reported before, and must not hide the error that ended the run.
             with contextlib.suppress(OSError):
                 if stream is not None:
@@ -86,14 +99,6 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
     return [line for line in lines if isinstance(line, dict)]
-
-
-def _tensorboard_writer(folder: Path, purge_step: int) -> Any | None:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def write_run_record(folder: str | Path, action: str, config: Mapping[str, Any]) -> None:

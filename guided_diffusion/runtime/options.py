@@ -90,6 +90,20 @@ IntTuple = _tuple_of(int)
 FloatTuple = _tuple_of(float)
 
 
+def _names(value: Any) -> Any:
+    """Turn "fpn, unetplusplus" or a list into a tuple; leave the rest for pydantic to refuse."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+NameList = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_names),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
+]
+
+
 # --- paths -------------------------------------------------------------------------------------------------------
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash is left where it was a Path in between

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar, Literal, Self
 
-from guided_diffusion.runtime.options import FloatTuple, OptionGroup, Problem, option
+from guided_diffusion.runtime.options import FloatTuple, NameList, OptionGroup, Problem, option
+from guided_diffusion.runtime.trackers import PACKAGES
 
 DEFAULT_MASK_SUPERVISION = 0.1
 
@@ -166,4 +167,20 @@ class RunOptions(OptionGroup):
     )
     preview_images: int = option(4, "masks in a preview picture", resume="may change", ge=1, le=64)
     preview_steps: int = option(20, "sampling steps of a preview", resume="may change", ge=1, le=100_000)
-    tensorboard: bool = option(True, "write TensorBoard events too, where it is installed", resume="may change")
+    trackers: NameList = option(
+        ("tensorboard",),
+        "where metrics go beside metrics.jsonl: tensorboard (where it is installed), mlflow, wandb; [] for nowhere",
+        resume="may change",
+    )
+    tensorboard: bool = option(
+        True, "earlier spelling: false leaves tensorboard out", resume="may change", spelling_of="trackers"
+    )
+
+    def check(self) -> Iterator[Problem]:
+        for name in self.trackers:
+            if name not in PACKAGES:
+                yield ("trackers", f"trackers has {name!r}, which is none: use some of {', '.join(PACKAGES)}, or []")
+
+    def resolve(self) -> Self:
+        kept = tuple(name for name in self.trackers if self.tensorboard or name != "tensorboard")
+        return self.model_copy(update={"trackers": kept})
