@@ -6,14 +6,14 @@ other trainings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evaluations.metrics.segmentation import Counts, Floats, class_score, plain, scores
+from evaluations.metrics.segmentation import Counts, Floats, class_score, joined, plain, scores
 from evaluations.study.comparison import bootstrap_difference, draw_weights, weighted_score
 
 Integers = NDArray[np.int64]
@@ -90,11 +90,29 @@ class Reliability:
         return cls(*(np.array(content[key], np.int64) for key in ("right", "wrong")))
 
 
+def choose_favor(counts: Sequence[Sequence[Counts]]) -> tuple[int, list[int]]:
+    """Return which of several predictions has the best mIoU; counts: of each fold, for each prediction.
+
+    First by all folds together, then for each fold by the others alone, so that its own score stays a held-out one.
+    Of equal ones the first.
+    """
+
+    def best(folds: Sequence[int]) -> int:
+        if not folds:
+            return 0
+        options = range(len(counts[0]))
+        found = [scores(joined([counts[fold][option] for fold in folds])).miou for option in options]
+        return max(options, key=lambda option: np.nan_to_num(found[option], nan=-1.0))
+
+    numbers = range(len(counts))
+    return best(numbers), [best([other for other in numbers if other != fold]) for fold in numbers]
+
+
 @dataclass(frozen=True)
 class FoldScores:
     """The held-out images of all folds, segmented by features and by the values of the pixel alone.
 
-    images_with: in how many of them each class is.
+    images_with: in how many of them each class is. favor, favor_of_fold: see `choose_favor`; a value, and indices.
     """
 
     counts: Counts
@@ -102,6 +120,8 @@ class FoldScores:
     reliability: Reliability
     class_names: tuple[str, ...]
     images_with: tuple[int, ...]
+    favor: float = 0.0
+    favor_of_fold: Mapping[str, int] = field(default_factory=dict)
 
     def record(self, seed: int = 0) -> dict[str, Any]:
         """Return all scores with their intervals as plain values in 0..1, null where undefined, for report.json."""
@@ -109,6 +129,7 @@ class FoldScores:
         kind = difference.kind if len(self.counts) > 1 else "cannot tell"
         return {
             "images": len(self.counts),
+            "favor_rare": self.favor,
             "features": self._scored(self.counts, seed),
             "values": self._scored(self.values, seed),
             "difference": {**difference.to_json(), "kind": kind},

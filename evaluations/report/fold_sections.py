@@ -61,6 +61,8 @@ def scores_section(scores: Record) -> Section:
         "the summed pixels of all images; ignored pixels do not count.",
         "The intervals resample images: they tell how the scores would differ with other labeled images like these. "
         "The classifiers that label the new images were trained on all of them, so they should be a little better.",
+        f"Rare classes are favored by {scores['favor_rare']:g} (0: as frequent as in the labels, 1: as in the training "
+        "steps), which of the values tried scored best on all folds; a fold is scored by what was best on the others.",
         "Classifiers of the values of the pixel alone tell what its color gives away. Where they are as good, the "
         "classes can be told by color, and the features add nothing.",
     ]

@@ -98,6 +98,11 @@ class PixelEnsemble(nn.Module):
         self.first_bias.sub_(self.first_weight @ mean)
 
     @torch.no_grad()
+    def add_to_logits(self, offset: Tensor) -> None:
+        """Add `offset` [classes] to the logits of every member: to change how frequent classes are taken to be."""
+        self.last_bias.add_(offset)
+
+    @torch.no_grad()
     def folded(self, member: int) -> FoldedMember:
         """Return a member for prediction: each normalization is part of the layer after it."""
         (w1, b1), (w2, b2), (w3, b3) = (

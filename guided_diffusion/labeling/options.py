@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from guided_diffusion.runtime.options import OptionGroup, Problem, option
+
+FAVORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class UncertaintyOptions(OptionGroup):
@@ -38,9 +42,21 @@ class ClassifierOptions(OptionGroup):
     balance: bool | None = option(
         None, "half of the pixels are drawn by class and on rims; null: yes, or no as published"
     )
+    favor_rare: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = option(
+        None,
+        "0: classes are as frequent as in the labels, 1: as in the training steps, which rare ones gain by; auto: what "
+        "scores best on the folds; null: auto, or 0 as published",
+    )
     vote: Literal["mean", "majority"] | None = option(
         None, "how classifiers are joined; mean: of probabilities; null: mean, or majority as published"
     )
+
+    @property
+    def favors(self) -> tuple[float, ...]:
+        """The values of `favor_rare` of which the folds choose; one where it is given."""
+        if self.favor_rare is None and self.recipe == "published":
+            return (0.0,)
+        return FAVORS if self.favor_rare in (None, "auto") else (float(self.favor_rare),)
 
     def check(self) -> Iterator[Problem]:
         if self.recipe == "published":

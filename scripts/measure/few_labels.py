@@ -171,7 +171,8 @@ def fit(arguments: argparse.Namespace, data: Data, method: str, amount: int, see
     trainer = Trainer(config, labeled, reader, recipe_of(config.classifier), device)
     store = filled(config, labeled, reader)
     state = arguments.results / f"{method}-{amount}-{seed}.pt"
-    ensemble = trainer.train(store, range(len(labeled)), state, f"{method}, {amount} images, seed {seed}")
+    trained = trainer.train(store, range(len(labeled)), state, f"{method}, {amount} images, seed {seed}")
+    ensemble = trained.favoring(config.classifier.favors[0])
     state.unlink(missing_ok=True)
     return Fitted(method, amount, reader, ensemble, trainer)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluations.fold_scores import EDGES, FoldScores, Reliability
+from evaluations.fold_scores import EDGES, FoldScores, Reliability, choose_favor
 from evaluations.metrics.segmentation import count
 
 NAMES = ("background", "a", "b")
@@ -28,6 +28,17 @@ def scores_of(labels: np.ndarray, features: np.ndarray, values: np.ndarray, imag
     return FoldScores(
         count(labels, features, 3), count(labels, values, 3), Reliability.joined(parts), NAMES, tuple(images_with)
     )
+
+
+def test_a_fold_has_what_is_best_on_the_others():
+    """Of three folds the first one's own favorite is the third option, the others' is the second."""
+    label = np.array([[[0, 1, 2, 0, 1, 2]]])
+    right = {True: label, False: np.zeros_like(label)}
+    best = [2, 1, 1]
+    counts = [[count(label, right[option == own], 3) for option in range(3)] for own in best]
+    assert choose_favor(counts) == (1, [1, 1, 1])
+    assert choose_favor(counts[:2]) == (1, [1, 2])  # equal ones: the first
+    assert choose_favor(counts[:1]) == (2, [0])  # nothing else tells
 
 
 class TestReliability:

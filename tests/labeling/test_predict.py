@@ -9,7 +9,7 @@ import torch
 from guided_diffusion.labeling import predict as module
 from guided_diffusion.labeling.classifier import PixelEnsemble
 from guided_diffusion.labeling.maps import ImageMaps
-from guided_diffusion.labeling.predict import member_logits, predict
+from guided_diffusion.labeling.predict import member_logits, predict, predict_each
 from guided_diffusion.labeling.uncertainty import ignore_uncertain
 
 SHAPES = ((5, 4, 6), (3, 9, 7), (2, 4, 6), (2, 20, 75), (1, 1, 1))
@@ -79,3 +79,17 @@ def test_members_that_agree_are_certain(random_maps, ensemble):
     ensemble.load_member(1, ensemble.member_weights(0))
     found = predict(ensemble, [ImageMaps(random_maps(*SHAPES), (9, 9))])
     assert float(found.uncertainty.max()) < 1e-6
+
+
+def test_each_offset_is_what_a_changed_ensemble_says(random_maps, ensemble):
+    views = [ImageMaps(random_maps(*SHAPES), (20, 75)) for _ in range(2)]
+    offsets = torch.tensor([[0.0] * 5, [-0.5, 0, -1, 0.5, 0.5]])
+    found = predict_each(ensemble, views, offsets)
+    alone = [predict(ensemble, views)]
+    ensemble.add_to_logits(offsets[1])
+    alone.append(predict(ensemble, views))
+    assert not torch.equal(alone[0].label, alone[1].label)
+    for one, other in zip(found, alone, strict=True):
+        assert (one.label == other.label).float().mean() > 0.999
+        assert torch.allclose(one.uncertainty, other.uncertainty, atol=1e-5)
+        assert torch.allclose(one.confidence, other.confidence, atol=1e-5)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
-from evaluations.fold_scores import FoldScores, Reliability
+from evaluations.fold_scores import FoldScores, Reliability, choose_favor
 from evaluations.metrics.segmentation import Counts, count, joined
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data import visualize
@@ -25,7 +26,7 @@ from guided_diffusion.labeling.fit import Fit
 from guided_diffusion.labeling.folds import split_folds
 from guided_diffusion.labeling.maps import ImageMaps
 from guided_diffusion.labeling.pixels import PixelPool
-from guided_diffusion.labeling.predict import predict
+from guided_diffusion.labeling.predict import predict, predict_each
 from guided_diffusion.labeling.recipes import Recipe
 from guided_diffusion.labeling.uncertainty import Prediction, Vote
 from guided_diffusion.pipelines.evaluation.results import StudyResults
@@ -47,8 +48,8 @@ class Trainer:
     recipe: Recipe
     device: torch.device
 
-    def train(self, store: FeatureStore, numbers: Sequence[int], state: Path, what: str) -> PixelEnsemble:
-        """Return the ensemble trained on the images `numbers`; `state` is where an interrupted training goes on."""
+    def train(self, store: FeatureStore, numbers: Sequence[int], state: Path, what: str) -> Trained:
+        """Return what training on the images `numbers` gives; `state` is where an interrupted training goes on."""
         images = [maps for number in numbers for maps in self.labeled.maps(store, number)]
         labels = self.labeled.learned(numbers, min_region_of(self.config))
         pool = PixelPool(labels, self.labeled.classes)
@@ -60,17 +61,35 @@ class Trainer:
                 bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
                 bar.update(step - bar.n)
 
-            return fit.run(state, progress=progress)
+            return Trained(fit.run(state, progress=progress), pool.log_ratio(self.recipe.batch))
 
-    def predicted(self, ensemble: PixelEnsemble, store: FeatureStore, number: int, *, flip: bool) -> Prediction:
-        """Return what an ensemble says of a labeled image, at the size at which it is scored."""
+    def predicted(self, trained: Trained, store: FeatureStore, number: int, *, flip: bool) -> list[Prediction]:
+        """Return what classifiers say of a labeled image, at the size at which it is scored, for each of `favors`."""
         tiles = self.labeled.tiles[number]
         if flip or store.extractor.noise_draws > 1:  # of which the store has one
             rows = range(*self.labeled.first_tiles[number : number + 2])
             views = self.reader.views(self.labeled.read_tiles(self.reader, rows), rows, tiles, flip=flip)
         else:
             views = [[maps] for maps in self.labeled.maps(store, number)]
-        return predict_tiles(ensemble, views, tiles, self.labeled.size(number), self.recipe.vote)
+        offsets = torch.stack([favor * trained.log_ratio for favor in self.config.classifier.favors])
+        parts = [predict_each(trained.ensemble, view, offsets, self.recipe.vote) for view in views]
+        return [_joined(each, tiles, self.labeled.size(number)) for each in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Classifiers whose probabilities are those of the true frequencies of the classes.
+
+    log_ratio: [classes], what added to the logits makes them those of the training steps; see `PixelPool.log_ratio`.
+    """
+
+    ensemble: PixelEnsemble
+    log_ratio: Tensor
+
+    def favoring(self, favor: float) -> PixelEnsemble:
+        """Return the ensemble, changed, as `favor_rare` has it."""
+        self.ensemble.add_to_logits(favor * self.log_ratio.to(self.ensemble.last_bias.device))
+        return self.ensemble
 
 
 def predict_tiles(
@@ -81,7 +100,10 @@ def predict_tiles(
     vote: Vote,
 ) -> Prediction:
     """Return what an ensemble says of an image of `size`; views: the maps of each tile, once or several times."""
-    parts = [predict(ensemble, view, vote) for view in views]
+    return _joined([predict(ensemble, view, vote) for view in views], tiles, size)
+
+
+def _joined(parts: Sequence[Prediction], tiles: Sequence[Tile], size: tuple[int, int]) -> Prediction:
     maps = {
         name: torch.from_numpy(joined_tiles([getattr(part, name).cpu() for part in parts], tiles, size))
         for name in ("label", "uncertainty", "confidence")
@@ -101,15 +123,17 @@ def score_folds(trainer: Trainer, store: FeatureStore, values: FeatureStore, res
         others = [each for each in range(len(labeled)) if each not in held_out]
         states = [results.folder / f"{key}{kind}.pt" for kind in ("", "_values")]
         what = f"fold {number + 1} of {folds}"
-        ensemble = trainer.train(store, others, states[0], what)
+        features = trainer.train(store, others, states[0], what)
         plain = trainer.train(values, others, states[1], f"{what}, values of the pixel alone")
         images, pictures = [], {}
         for each in held_out:
-            found = trainer.predicted(ensemble, store, each, flip=config.labels.flip)
+            found = trainer.predicted(features, store, each, flip=config.labels.flip)
             of_values = trainer.predicted(plain, values, each, flip=False)
             images.append(_measured(labeled, each, found, of_values))
-            shown = {"label": labeled.labels[each], "predicted": found.label, "uncertainty": found.uncertainty}
-            pictures |= {f"{each}_{name}": small(np.asarray(value)) for name, value in shown.items()}
+            pictures[f"{each}_label"] = small(labeled.labels[each].numpy())
+            for favor, prediction in enumerate(found):
+                shown = {"predicted": prediction.label, "uncertainty": prediction.uncertainty}
+                pictures |= {f"{each}_{name}_{favor}": small(value.numpy()) for name, value in shown.items()}
         _save_pictures(results.folder / f"{key}.npz", pictures)
         results[key] = {"counts": len(images), "trained_on": others, "images": images}
 
@@ -119,17 +143,24 @@ def folds_of(config: SegmentConfig, images: int) -> int:
     return min(config.labels.folds, images) if images > 1 else 0
 
 
-def _measured(labeled: LabeledImages, number: int, found: Prediction, values: Prediction) -> dict[str, Any]:
+def _measured(
+    labeled: LabeledImages, number: int, found: Sequence[Prediction], values: Sequence[Prediction]
+) -> dict[str, Any]:
+    """Return the record of a held-out image; what is measured is a list over `favors`."""
     label = labeled.labels[number]
-    reliability = Reliability.of(label, found.label, found.uncertainty, labeled.classes)
+
+    def counted(predictions: Sequence[Prediction]) -> list[Any]:
+        return [counts_of(label.numpy(), each.label.numpy(), labeled.classes).to_json() for each in predictions]
+
     return {
         "number": number,
         "stem": labeled.pairs[number].stem,
-        "score": found.score,
-        "confidence": float(found.confidence.double().mean()),
-        "features": counts_of(label.numpy(), found.label.numpy(), labeled.classes).to_json(),
-        "values": counts_of(label.numpy(), values.label.numpy(), labeled.classes).to_json(),
-        "reliability": reliability.to_json(),
+        "score": [each.score for each in found],
+        "features": counted(found),
+        "values": counted(values),
+        "reliability": [
+            Reliability.of(label, each.label, each.uncertainty, labeled.classes).to_json() for each in found
+        ],
     }
 
 
@@ -166,36 +197,58 @@ class HeldOut:
     uncertainty: NDArray[np.floating]
 
 
-def fold_scores(labeled: LabeledImages, results: StudyResults) -> FoldScores | None:
+def fold_scores(labeled: LabeledImages, results: StudyResults, favors: Sequence[float]) -> FoldScores | None:
     """Return the scores of all folds together, None without folds."""
-    images = sorted((image for fold in results.values() for image in fold["images"]), key=lambda each: each["number"])
-    if not images:
+    folds = {key: fold["images"] for key, fold in sorted(results.items()) if fold["images"]}
+    if not folds:
         return None
+    counts = {
+        name: [
+            [joined([Counts.from_json(image[name][favor]) for image in images]) for favor in range(len(favors))]
+            for images in folds.values()
+        ]
+        for name in ("features", "values")
+    }
+    best, of_fold = choose_favor(counts["features"])
+    _, of_values = choose_favor(counts["values"])
+    chosen = [
+        (image, favor, plain)
+        for images, favor, plain in zip(folds.values(), of_fold, of_values, strict=True)
+        for image in images
+    ]
+    chosen.sort(key=lambda each: each[0]["number"])
     return FoldScores(
-        *(joined([Counts.from_json(each[name]) for each in images]) for name in ("features", "values")),
-        Reliability.joined([Reliability.from_json(each["reliability"]) for each in images]),
+        joined([Counts.from_json(image["features"][favor]) for image, favor, _ in chosen]),
+        joined([Counts.from_json(image["values"][plain]) for image, _, plain in chosen]),
+        Reliability.joined([Reliability.from_json(image["reliability"][favor]) for image, favor, _ in chosen]),
         labeled.names,
         tuple(labeled.images_with),
+        favors[best],
+        dict(zip(folds, of_fold, strict=True)),
     )
 
 
-def held_out(labeled: LabeledImages, results: StudyResults, most: int) -> list[HeldOut]:
+def held_out(labeled: LabeledImages, results: StudyResults, scores: FoldScores, most: int) -> list[HeldOut]:
     """Return up to `most` labeled images, evenly spread over their scores, the most uncertain first."""
-    images = [(image, key) for key in results for image in results[key]["images"]]
-    images.sort(key=lambda each: -each[0]["score"])
+    images = [
+        (image, key, scores.favor_of_fold[key], image["score"][scores.favor_of_fold[key]])
+        for key in results
+        for image in results[key]["images"]
+    ]
+    images.sort(key=lambda each: -each[3])
     shown = []
-    for image, key in visualize.evenly_spaced(images, most):
+    for image, key, favor, score in visualize.evenly_spaced(images, most):
         with np.load(results.folder / f"{key}.npz") as pictures:
-            maps = {name: pictures[f"{image['number']}_{name}"] for name in ("label", "predicted", "uncertainty")}
-        pair = labeled.pairs[image["number"]]
-        shown.append(HeldOut(image["stem"], image["score"], pair.image, **maps))
+            label = pictures[f"{image['number']}_label"]
+            maps = {name: pictures[f"{image['number']}_{name}_{favor}"] for name in ("predicted", "uncertainty")}
+        shown.append(HeldOut(image["stem"], score, labeled.pairs[image["number"]].image, label, **maps))
     return shown
 
 
 def settings_of(config: SegmentConfig, recipe: Recipe, reader: ImageReader) -> dict[str, Any]:
     """Return the options that classifiers and their scores depend on."""
     own = {"folds": config.labels.folds, "flip": config.labels.flip, "min_region": min_region_of(config)}
-    own |= {"members": config.classifier.members, "seed": config.seed}
+    own |= {"members": config.classifier.members, "seed": config.seed, "favor_rare": list(config.classifier.favors)}
     # By the names of their keys, so that what differs can be set back.
     keys = {"name": "recipe", "batch": "classifier_batch", "steps": "classifier_steps", "lr": "classifier_lr"}
     trained = {keys.get(name, name): value for name, value in dataclasses.asdict(recipe).items()}

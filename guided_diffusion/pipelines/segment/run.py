@@ -87,7 +87,7 @@ def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
         world.run_on_main(lambda: _fit(run))
     run.classifier = load_classifier(run.classifier_file)
     if run.labeled is not None and not world.is_main:
-        run.scores = fold_scores(run.labeled, run.results)
+        run.scores = fold_scores(run.labeled, run.results, run.config.classifier.favors)
     run.classifier.ensemble.to(world.device)
     if run.test is not None:
         world.run_on_main(lambda: _score_test(run))
@@ -183,7 +183,7 @@ def _fit(run: Segmentation) -> None:
             _filled(run, values, run.folder / FEATURES / "values", "reading values"),
         ]
         score_folds(trainer, *stores, results)
-    run.scores = fold_scores(labeled, results)
+    run.scores = fold_scores(labeled, results, config.classifier.favors)
     if not run.classifier_file.exists():
         _train_on_all(run, trainer, stores[0])
     shutil.rmtree(run.folder / FEATURES, ignore_errors=True)
@@ -207,12 +207,16 @@ def _filled(run: Segmentation, reader: ImageReader, folder: Path, what: str) -> 
 
 def _train_on_all(run: Segmentation, trainer: Trainer, store: FeatureStore) -> None:
     labeled, config = run.labeled, run.config
-    ensemble = trainer.train(store, range(len(labeled)), run.folder / STATE, "training on all")
+    favors = config.classifier.favors
+    # Without folds nothing tells which is best, unless it was given.
+    favor = run.scores.favor if run.scores is not None else favors[0]
+    ensemble = trainer.train(store, range(len(labeled)), run.folder / STATE, "training on all").favoring(favor)
     own = config.features.model_dump(mode="json")
     places = ("extractor_weights", "feature_cache")
     training: dict[str, Any] = {
         "recipe": trainer.recipe.name,
         "seed": config.seed,
+        "favor_rare": favor,
         "ignore_above": _limit_of_folds(run.scores, config.classifier.members)[0],
         "images": {pair.stem: list(each) for pair, each in zip(labeled.pairs, labeled.digests, strict=True)},
         "feature_options": {key: value for key, value in own.items() if key not in places},
@@ -299,7 +303,7 @@ def _report(run: Segmentation, lines: Sequence[PredictedLine], kept: Sequence[Pr
         upright |= {pair.image: pair.upright for pair in run.labeled.pairs}
     if run.unlabeled is not None:
         upright |= {image.stem: image.upright for image in run.unlabeled.images}
-    shown = [] if run.labeled is None else held_out(run.labeled, run.results, SHOWN_HELD_OUT)
+    shown = [] if run.scores is None else held_out(run.labeled, run.results, run.scores, SHOWN_HELD_OUT)
     output = None if run.unlabeled is None else _predicted(run)
     run.written += [] if run.labeled is None else [run.classifier_file]
     run.written += write_report(config, record, run.scores, shown, output, upright)
@@ -315,6 +319,8 @@ def _say(record: dict[str, Any]) -> None:
             print(f"  IoU {_shown(each)}, {_shown(values, short=True)} by the values of the pixel alone: {name}")
         own, values = scores["features"]["miou"], scores["values"]["miou"]
         print(f"held-out mIoU {_shown(own)}, {_shown(values, short=True)} by the values of the pixel alone")
+        if scores["favor_rare"]:
+            print(f"rare classes are favored by {scores['favor_rare']:g} (favor_rare)")
         if scores["weak"]:
             print(f"label more of: {', '.join(scores['weak'])}")
     if (test := record["test"]) is not None:

@@ -70,6 +70,20 @@ class TestColors:
         pairs = zip(lines_of(folder / "predicted"), lines_of(plain / "predicted"), strict=True)
         assert all(first["pseudo"]["confidence"] != second["pseudo"]["confidence"] for first, second in pairs)
 
+    def test_rare_classes_are_favored_as_the_folds_say_or_as_asked(self, segment, plain, tmp_path):
+        classifier = load_classifier(plain / "classifier.pt")
+        scores = json.loads((plain / "report.json").read_text())["scores"]
+        assert classifier.training["favor_rare"] == scores["favor_rare"]
+        shares = {}
+        for favor in (0, 1):
+            folder, _, _ = segment(favor_rare=favor, folds=0, output_dir=tmp_path / str(favor))
+            classifier = load_classifier(folder / "classifier.pt")
+            assert classifier.training["favor_rare"] == favor
+            shares[favor] = classifier.ensemble.last_bias.mean(dim=0)
+        ratio = shares[1] - shares[0]
+        # The frequencies of the masks are those of `write_labeled`: the background is the most frequent class.
+        assert ratio[0] < 0 < ratio[1:].max()
+
     def test_published_recipe(self, segment, unlabeled, tmp_path):
         own = {"classifier_steps": None, "classifier_batch": None, "members": 2, "folds": 0}
         folder, record, _ = segment(recipe="published", data_dir=write_labeled(tmp_path / "data", 2), **own)
