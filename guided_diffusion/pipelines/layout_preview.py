@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from guided_diffusion.conditions.layout import LayoutCondition
-from guided_diffusion.conditions.object_map import label_map_of
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.loader import collate_examples, collate_inside, collate_labels
 from guided_diffusion.data.modes import get_mode
@@ -19,6 +17,7 @@ from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES
 from guided_diffusion.pipelines.dataset import shown_dataset
+from guided_diffusion.pipelines.layout_drawing import draw_layouts
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.pipelines.training_data import condition_maker
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -44,12 +43,7 @@ def build_layout_previewer(
     def draw(condition: LayoutCondition, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         # A new run each time, as the weights have changed; noise from the CPU is the same on every device.
         run = pipeline.begin(setting, noise_device="cpu")
-        images = run(condition, seeds, inside=inside)
-        t = run.process.model_t(torch.zeros(len(images), dtype=torch.int64, device=world.device))
-        on_device, autocast = condition.to(world.device), torch.autocast(world.device.type, dtype, dtype is not None)
-        with torch.inference_mode(), autocast:
-            masks = model.object_masks(images.to(world.device), t, model.modulate(on_device))
-            return images, label_map_of(masks.float(), on_device, background=mode.background).cpu()
+        return draw_layouts(run, condition, list(seeds), background=mode.background, inside=inside)
 
     return LayoutPreviewer(
         draw,
