@@ -126,10 +126,11 @@ def _corner_and_size(box: Floats) -> list[float]:
 # --------------------------------------------------------------------------------------------------- detector
 
 
-def build_detector(num_classes: int, size: tuple[int, int], seed: int) -> FCOS:
+def build_detector(num_classes: int, size: tuple[int, int], seed: int, shorter: int = SHORTER) -> FCOS:
     """Return FCOS (Tian et al. 2019) of torchvision on a ResNet-18 with random weights, a function of the seed.
 
-    It has no anchors to be matched, so that it learns from few images. Images of `size` are enlarged or reduced.
+    It matches no anchors, so that it learns from few images. Images of `size` with a shorter side below `shorter`
+    are enlarged to it, large ones reduced.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -138,12 +139,12 @@ def build_detector(num_classes: int, size: tuple[int, int], seed: int) -> FCOS:
         del pyramid.fpn.extra_blocks  # a fourth level, coarser than the images
         pyramid.fpn.extra_blocks = None
         anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)  # one a place, as FCOS takes them
-        shorter = min(max(min(size), SHORTER), LONGER)
+        side = min(max(min(size), shorter), LONGER)
         return FCOS(
             pyramid,
             num_classes,
-            min_size=shorter,
-            max_size=max(shorter, LONGER),
+            min_size=side,
+            max_size=max(side, LONGER),
             anchor_generator=anchors,
             score_thresh=0.02,
             detections_per_img=_DETECTIONS,
