@@ -67,11 +67,6 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
         )
     if trains_models:
         _refuse_odd_sides(config)
-    if values["objects"] is None:
-        values["objects"] = samples.predicted > 0 or get_mode(values["dataset_mode"]).boxes is not None
-    if values["null_dir"] and not values["objects"]:
-        found = "given, but the samples are of no layouts"
-        raise ConfigError.of("null_dir", found, "leave it out, or set objects to true")
     for key in ("image_channels", "image_range"):  # samples of older versions have no image_range
         if values[key] is None:
             values[key] = GeometryOptions.model_fields[key].default
@@ -81,6 +76,12 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     resolved: EvaluateConfig = load_config("evaluate", values)
     if resolved.view.resize is None:
         resolved = resolved.replaced(resize=get_mode(resolved.source.dataset_mode).resize)
+    if resolved.objects.objects is None:
+        has_boxes = get_mode(resolved.source.dataset_mode).boxes is not None
+        resolved = resolved.replaced(objects=samples.predicted > 0 or has_boxes)
+    if resolved.objects.null_dir and not resolved.objects.objects:
+        found = "given, but the samples are of no layouts"
+        raise ConfigError.of("null_dir", found, "leave it out, or set objects to true")
     made_at, scale = samples.config.get("scale"), resolved.view.scale
     if resolved.view.resize == "window" and samples.holds_windows and made_at != scale:
         found = f"{scale} given, but the windows of {samples.folder} are at scale {made_at}"
@@ -96,7 +97,8 @@ def without_masks(dataset_mode: str) -> bool:
 
 def _leave_out_what_needs_masks(values: dict[str, Any], config: EvaluateConfig) -> None:
     """Turn off what a dataset of boxes cannot be asked; ConfigError for what was asked of it expressly."""
-    if not values["dataset_mode"] or not without_masks(values["dataset_mode"]):
+    mode = values["dataset_mode"]
+    if not isinstance(mode, str) or not mode or not without_masks(mode):  # a record may have anything here
         return
     asked = {
         "segmenter": config.segmenter.segmenter,
