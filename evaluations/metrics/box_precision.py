@@ -37,6 +37,7 @@ SHORTER, LONGER = 128, 320
 BATCH = 8
 _RATE = 1e-3
 _CHANNELS = 64  # of the feature pyramid
+_LEAST = 1e-2  # pixels: thinner boxes are refused by torchvision
 _DETECTIONS = 100  # of an image, as in COCO
 
 Floats = NDArray[np.float64]
@@ -193,8 +194,10 @@ def _example(
     if mirrored:
         pixels, boxes = pixels.flip(2), np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
     height, width = image.shape[:2]
-    scaled = torch.from_numpy(boxes * np.array([width, height, width, height])).float().to(device)
-    return pixels, {"boxes": scaled, "labels": torch.from_numpy(objects.classes).to(device)}
+    scaled = boxes * np.array([width, height, width, height])
+    seen = (scaled[:, 2:] - scaled[:, :2] > _LEAST).all(1)
+    target = {"boxes": torch.from_numpy(scaled[seen]).float(), "labels": torch.from_numpy(objects.classes[seen])}
+    return pixels, {name: value.to(device) for name, value in target.items()}
 
 
 @torch.inference_mode()

@@ -47,15 +47,21 @@ class CropPlan:
 
 
 def build_classifier(name: str, num_classes: int, seed: int) -> nn.Module:
-    """Return a classifier of timm with random weights, a function of the seed; EvaluationError for an unknown name."""
-    with torch.random.fork_rng(devices=[]):
+    """Return a classifier of timm with random weights, a function of the seed.
+
+    Raises EvaluationError for an unknown name, and for a network that takes no images of `SIDE` pixels.
+    """
+    if not timm.is_model(name):  # other names may stand for files, or be looked up elsewhere
+        raise EvaluationError("crop_net", f"timm has no {name!r}", "give one of timm.list_models(), such as resnet18")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         try:
-            return timm.create_model(name, pretrained=False, num_classes=num_classes)
+            model = timm.create_model(name, pretrained=False, num_classes=num_classes)
+            model.eval()(torch.zeros(1, 3, SIDE, SIDE))
         except Exception as error:  # timm raises what its models do
-            raise EvaluationError(
-                "crop_net", f"{name!r}: {first_detail(error)}", "give one of timm.list_models()"
-            ) from None
+            found = f"{name} takes no images of {SIDE} x {SIDE} pixels ({first_detail(error)})"
+            raise EvaluationError("crop_net", found, "give another one, such as resnet18") from None
+    return model
 
 
 def train_classifier(

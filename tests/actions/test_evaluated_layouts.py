@@ -129,9 +129,13 @@ class TestWrongNullFolders:
     def test_the_samples_themselves(self, refused, folders):
         assert "synthetic_dir" in refused(folders / "full")
 
-    @pytest.mark.parametrize("changes", [{"run_seed": 5}, {"checkpoint": "0" * 16}, {"seed": 1}, {"steps": 3}])
+    @pytest.mark.parametrize("changes", [{"checkpoint": "0" * 16}, {"seed": 1}, {"steps": 3}])
     def test_of_another_run(self, refused, folders, tmp_path, changes):
         assert next(iter(changes)) in refused(self.copied(folders, tmp_path, **changes))
+
+    def test_with_another_background(self, refused, folders, tmp_path):
+        predicted = lines_of(folders / "bare")[0]["predicted"]
+        assert "background" in refused(self.copied(folders, tmp_path, predicted={**predicted, "background": None}))
 
     def test_with_objects(self, refused, folders, tmp_path):
         predicted = lines_of(folders / "full")[0]["predicted"]

@@ -14,7 +14,7 @@ from evaluations.metrics.adherence import AdherenceMetric
 from evaluations.metrics.agreement import AgreementMetric
 from evaluations.metrics.base import NO_MASKS, FeatureExtractor, LeftOut, Metric, Skipped, load_optional
 from evaluations.metrics.box_precision import BoxPrecisionMetric
-from evaluations.metrics.crop_classes import CropClassesMetric, CropPlan
+from evaluations.metrics.crop_classes import CropClassesMetric, CropPlan, build_classifier
 from evaluations.metrics.deeplab import DeepLabMetric
 from evaluations.metrics.drift import DriftMetric
 from evaluations.metrics.fidelity import FidelityMetric
@@ -82,6 +82,7 @@ def _crops(context: MetricContext) -> Metric | None:
     options = context.objects
     if not options.objects or not options.crop_steps:
         return None
+    build_classifier(options.crop_net, 2, context.seed)  # a mistake is found before anything is trained
     plan = CropPlan(options.crop_net, options.crop_steps, options.crop_seeds)
     return CropClassesMetric(plan, context.seed, context.device)
 

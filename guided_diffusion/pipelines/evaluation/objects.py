@@ -25,7 +25,10 @@ from guided_diffusion.samples.reader import SampleFolder, find_samples
 
 ALL = LayoutRules(max_objects=1024, min_object_size=0.0, background=False)
 """All objects, as those of a sample are all that it was made of."""
-_COMPARED = ("checkpoint", "run_seed", "sampler", "steps", "time_grid", "eta", "weights", "precision", "extrapolation")
+_COMPARED = (
+    "checkpoint", "run_seed", "sampler", "steps", "time_grid", "eta", "weights", "precision", "extrapolation",
+    "clip_denoised", "dynamic_threshold", "seed",
+)  # fmt: skip
 """Settings that have to be equal for two samples to differ by their objects alone."""
 
 
@@ -116,18 +119,25 @@ def find_null(null_dir: str, samples: SampleFolder) -> tuple[SampleFolder, str]:
     kinds = set()
     for image, line in samples.lines.items():
         other = null.lines[image]
-        changed = [key for key in (*_COMPARED, "seed") if getattr(line, key) != getattr(other, key)]
+        changed = [key for key in _COMPARED if getattr(line, key) != getattr(other, key)]
         if changed:
             found = f"{image} was drawn with another {changed[0]} than in {samples.folder}"
             raise DataError.of(null_dir, found, _REMEDY)
-        if other.s == 0:
-            kinds.add("without any condition (s 0)")
-        elif other.predicted is not None and not other.predicted.objects and other.s == line.s:
-            kinds.add("of the background alone")
-        else:
-            found = f"{image} has objects" if other.s == line.s else f"{image} was drawn with another s"
-            raise DataError.of(null_dir, found, _REMEDY)
+        kinds.add(_null_kind(line, other, null_dir))
     return null, " and ".join(sorted(kinds))
+
+
+def _null_kind(line: ManifestLine, other: ManifestLine, null_dir: str) -> str:
+    """Return in words how `other` was drawn without the objects of `line`; DataError where it was not."""
+    if other.s == 0 and other.guidance_interval is None:
+        return "without any condition (s 0)"
+    if other.predicted is None or other.predicted.objects:
+        raise DataError.of(null_dir, f"{other.image} has objects", _REMEDY)
+    if (other.s, other.guidance_interval) != (line.s, line.guidance_interval):
+        raise DataError.of(null_dir, f"{other.image} was drawn with another s or guidance_interval", _REMEDY)
+    if line.predicted is None or other.predicted.background != line.predicted.background:
+        raise DataError.of(null_dir, f"{other.image} has another background", _REMEDY)
+    return "of the background alone"
 
 
 _REMEDY = "repeat the command of these samples with only_background true, or with s 0, and another results_path"

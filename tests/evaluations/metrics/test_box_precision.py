@@ -129,6 +129,13 @@ def test_mirrored_boxes_lie_on_the_mirrored_object():
             assert pixels.sum() - pixels[:, y0:y1, x0:x1].sum() < 0.3 * pixels.numel()
 
 
+def test_images_without_objects_and_boxes_without_width():
+    images, _ = squares(2, 0)
+    model = build_detector(3, (32, 32), 0, shorter=32)
+    for none in (image_objects([], []), image_objects([1], [(0.5, 0.5, 0.5 + 1e-9, 0.7)])):
+        train_detector(model, images, (none, none), 1, seed=0, device=CPU)
+
+
 def measure(samples: tuple[ImageObjects, ...]):
     images, objects = squares(2, 0)
     part = image_set(images)

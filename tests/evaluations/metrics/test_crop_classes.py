@@ -8,7 +8,7 @@ import torch
 from layout_sets import image_set, layout_sets, one_each
 
 from evaluations.errors import EvaluationError
-from evaluations.metrics.crop_classes import CropClassesMetric, CropPlan, class_accuracy
+from evaluations.metrics.crop_classes import CropClassesMetric, CropPlan, build_classifier, class_accuracy
 from evaluations.objects import Crops, LayoutSets
 
 LEVELS = {1: 60, 2: 200}
@@ -75,6 +75,10 @@ def test_balanced_accuracy_is_the_mean_over_classes():
 
 def test_what_cannot_be_measured():
     assert "one class" in measure(CLASSES, classes=[1] * 4).record["skipped"]
+
+
+@pytest.mark.parametrize("name", ["resnet", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp", "vit_tiny_patch16_224"])
+def test_networks_that_cannot_be_used(name):
     with pytest.raises(EvaluationError) as raised:
-        measure(CLASSES, CropPlan("resnet", 1, 1))
+        build_classifier(name, 2, 0)
     assert raised.value.key == "crop_net"
