@@ -218,7 +218,7 @@ class ObjectOptions(OptionGroup):
         path=True,
     )
     crop_net: str = option("resnet18", "classifier of crops of boxes, by its name in timm; published: resnet101")
-    crop_steps: int = option(500, "optimization steps of each classifier of crops; 0: none", ge=0, le=10_000_000)
+    crop_steps: int = option(300, "optimization steps of each classifier of crops; 0: none", ge=0, le=10_000_000)
     crop_seeds: int = option(3, "classifiers of each kind, each with its own seed", ge=1, le=100)
     detector_steps: int = option(
         1000, "optimization steps of the detector of objects, needs faster-coco-eval; 0: none", ge=0, le=10_000_000
