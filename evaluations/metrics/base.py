@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluations.errors import EvaluationError
+from evaluations.objects import LayoutSets
 from evaluations.report.page import Section
 from evaluations.segmentation.segmenter import AgreementSegmenter
 from evaluations.sets import Images, ImageSet, Indices, Labels
@@ -41,11 +42,15 @@ class FeatureExtractor:
 
 @dataclass(frozen=True)
 class MaskGroups:
-    """The masks that have several samples: `sizes` has their number, `load` reads those of one mask, [K, H, W, 3]."""
+    """The masks that have several samples: `sizes` has their number, `load` reads those of one mask, [K, H, W, 3].
+
+    what: what they share, a "mask" or a "layout" of boxes.
+    """
 
     sizes: tuple[int, ...]
     load: Callable[[int], Images]
     folder: str
+    what: Literal["mask", "layout"] = "mask"
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class EvaluationSets:
     resampling: how images were resized, for the report. find_groups: reads which samples share a mask.
     donors: [N, M] of the training images whose defects or shapes a sample has, filled up with -1; None: `origin`
         says it. new_masks: [N] whether no real image has the mask of a sample. mask_flips: whether masks were turned
-        upside down, and left to right.
+        upside down, and left to right. has_masks: whether real images have label maps; else their pixels are ignored.
+    layouts: the objects of all images, None where they are not measured.
     """
 
     training: ImageSet | None
@@ -72,6 +78,8 @@ class EvaluationSets:
     donors: Indices | None = None
     new_masks: NDArray[np.bool_] | None = None
     mask_flips: tuple[bool, bool] = (False, False)
+    has_masks: bool = True
+    layouts: LayoutSets | None = None
     _features: dict[tuple[str, Part, int], Features] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -160,6 +168,26 @@ class Skipped:
     def measurement(self, heading: str, name: str) -> Measurement:
         """Return the measurement that says so under `heading`."""
         return Measurement({"skipped": self.reason}, Section(heading, [f"{name}: {self.reason}."]))
+
+
+NO_MASKS = Skipped("not measured: the real dataset has boxes and no masks")
+
+
+@dataclass(frozen=True)
+class LeftOut(Metric):
+    """A measurement that is not made: its entry in report.json, `heading` and `name` in the report, and why."""
+
+    entry: str
+    heading: str
+    name: str
+    why: Skipped
+
+    @property
+    def key(self) -> str:  # type: ignore[override]
+        return self.entry
+
+    def measure(self, sets: EvaluationSets) -> Measurement:
+        return self.why.measurement(self.heading, self.name)
 
 
 def load_optional(option: str, weights: str, load: Callable[[str], Network]) -> Network | Skipped:

@@ -114,25 +114,23 @@ class Drift:
         }
 
 
-def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
+def compare_sets(real: ImageSet, synthetic: ImageSet, *, with_areas: bool = True) -> Drift:
     """Return how the images and labels of `synthetic` differ from those of `real`, at least 2 images each of one size.
 
-    Raises EvaluationError for sets whose pixels are all ignored.
+    with_areas: compare the areas of the classes; then EvaluationError for sets whose pixels are all ignored.
     """
     assert min(len(real), len(synthetic)) >= 2
     assert real.images.shape[1:] == synthetic.images.shape[1:]
     assert real.num_classes == synthetic.num_classes
     for name, each in (("real", real), ("synthetic", synthetic)):
-        if (each.labels == each.num_classes).all():
+        if with_areas and (each.labels == each.num_classes).all():
             raise EvaluationError("drift", f"no pixel of the {name} masks has a class", "check their class ids")
     gray = all((each.images == each.images[..., :1]).all() for each in (real, synthetic))
     used, channels = (slice(1), ("gray",)) if gray else (slice(None), ("red", "green", "blue"))
     (real_means, real_stds), (means, stds) = (channel_moments(each.images[..., used]) for each in (real, synthetic))
-    (real_areas, real_shown), (areas, shown) = (
-        class_areas(each.labels, each.num_classes) for each in (real, synthetic)
-    )
+    areas = _areas(real, synthetic) if with_areas else []
     real_power, power = spectra(real.images), spectra(synthetic.images)
-    count = 2 * len(channels) + real.num_classes + 1
+    count = 2 * len(channels) + len(areas) + 1
 
     def corrected(statistic: Statistic) -> Statistic:
         return replace(statistic, p=min(1.0, statistic.p * count))
@@ -143,7 +141,7 @@ def compare_sets(real: ImageSet, synthetic: ImageSet) -> Drift:
         channels=channels,
         mean=tuple(corrected(_levels(*pair)) for pair in zip(real_means.T, means.T, strict=True)),
         std=tuple(corrected(_levels(*pair)) for pair in zip(real_stds.T, stds.T, strict=True)),
-        areas=tuple(corrected(_area(*four)) for four in zip(real_areas.T, areas.T, real_shown.T, shown.T, strict=True)),
+        areas=tuple(map(corrected, areas)),
         high_power=corrected(_difference(real_power.high, power.high, least=LARGE_POWER)),
         frequency=power.frequency,
         real_spectrum=real_power.radial.mean(0),
@@ -241,6 +239,13 @@ def _levels(real: Values, synthetic: Values) -> Statistic:
     return _difference(real, synthetic, max(LARGE_LEVELS, LARGE_SPREAD * real.std(ddof=1)))
 
 
+def _areas(real: ImageSet, synthetic: ImageSet) -> list[Statistic]:
+    (real_areas, real_shown), (areas, shown) = (
+        class_areas(each.labels, each.num_classes) for each in (real, synthetic)
+    )
+    return [_area(*four) for four in zip(real_areas.T, areas.T, real_shown.T, shown.T, strict=True)]
+
+
 def _area(real: Values, synthetic: Values, real_shown: NDArray[np.bool_], shown: NDArray[np.bool_]) -> Statistic:
     if real_shown.any() and shown.any():
         factor = synthetic.mean() / real.mean()
@@ -294,13 +299,16 @@ class DriftMetric(Metric):
 
     def measure(self, sets: EvaluationSets) -> Measurement:
         """Return the drift; notable differences are warnings."""
-        drift = compare_sets(sets.real, sets.samples)
-        warnings = tuple(warning(*notable) for notable in drift.notable(sets.class_names))
+        drift = compare_sets(sets.real, sets.samples, with_areas=sets.has_masks)
+        names = sets.class_names if sets.has_masks else ()
+        warnings = tuple(warning(*notable) for notable in drift.notable(names))
         compared = {
             "Channel means": (drift.channels, drift.mean, "gray levels"),
             "Channel standard deviations": (drift.channels, drift.std, "gray levels"),
-            "Class areas": (sets.class_names, drift.areas, "share of the pixels"),
+            "Class areas": (names, drift.areas, "share of the pixels"),
         }
+        if not sets.has_masks:
+            del compared["Class areas"]
         figures = []
         for title, (rows, statistics, unit) in compared.items():
             real, synthetic = [each.real for each in statistics], [each.synthetic for each in statistics]

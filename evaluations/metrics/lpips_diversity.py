@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import ClassVar, Literal, NamedTuple
@@ -16,7 +16,7 @@ from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Wei
 from tqdm import tqdm
 
 from evaluations.errors import EvaluationError
-from evaluations.metrics.base import BATCH, EvaluationSets, Measurement, Metric, Skipped
+from evaluations.metrics.base import BATCH, EvaluationSets, FeatureExtractor, Measurement, Metric, Skipped
 from evaluations.metrics.fidelity import HEADING
 from evaluations.origins import map_key
 from evaluations.published_weights import Weights, damaged, misfit, preserve_rng, read_weights
@@ -25,6 +25,7 @@ from evaluations.sets import Images, Labels
 
 Net = Literal["alex", "vgg", "squeeze"]
 
+NAME = "LPIPS diversity"
 PUBLISHED_SAMPLES = 10  # of a mask, in the protocol of SDM
 
 _OPTION = "lpips_weights"
@@ -141,10 +142,28 @@ def pairwise_diversity(model: PerceptualDistance, groups: Iterable[Images]) -> D
 
 def groups_of_one_mask(labels: Iterable[Labels]) -> tuple[tuple[int, ...], ...]:
     """Return the indices of equal label maps, for each that occurs more than once: at most 10, as SDM compares."""
-    by_mask: dict[bytes, list[int]] = {}
-    for index, label in enumerate(labels):
-        by_mask.setdefault(map_key(label), []).append(index)
-    return tuple(tuple(group[:PUBLISHED_SAMPLES]) for group in by_mask.values() if len(group) > 1)
+    return groups_of_one(map(map_key, labels))
+
+
+def groups_of_one(keys: Iterable[Hashable]) -> tuple[tuple[int, ...], ...]:
+    """Return the indices of equal keys, for each that occurs more than once: at most 10, as SDM compares."""
+    found: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        found.setdefault(key, []).append(index)
+    return tuple(tuple(group[:PUBLISHED_SAMPLES]) for group in found.values() if len(group) > 1)
+
+
+def feature_diversity(extractor: FeatureExtractor, groups: Iterable[Images]) -> Diversity:
+    """Return what `pairwise_diversity` does, with 1 - cosine of the features of two images in place of LPIPS."""
+    distances, counts = [], []
+    for images in groups:
+        features = np.asarray(extractor.compute(images, ""), np.float64)
+        features /= np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+        pairs = np.triu_indices(len(images), 1)
+        distances.append(float((1 - features @ features.T)[pairs].mean()))
+        counts.append(len(images))
+    std = float(np.std(distances, ddof=1)) if len(distances) > 1 else 0.0
+    return Diversity(float(np.mean(distances)), std, len(distances), min(counts))
 
 
 # ----------------------------------------------------------------------------------------------------- metric
@@ -152,35 +171,51 @@ def groups_of_one_mask(labels: Iterable[Labels]) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True)
 class DiversityMetric(Metric):
-    """How much the samples of one mask differ from each other."""
+    """How much the samples of one mask, or of one layout of boxes, differ from each other.
+
+    features: a network whose features tell it of layouts where LPIPS is missing.
+    """
 
     key: ClassVar = "diversity"
 
     network: PerceptualDistance | Skipped
+    features: FeatureExtractor | Skipped
 
     def measure(self, sets: EvaluationSets) -> Measurement:
-        """Return the diversity of the samples of all masks that have several."""
-        if isinstance(self.network, Skipped):
-            return self.network.measurement(HEADING, "LPIPS diversity")
+        """Return the diversity of the samples of all masks or layouts that have several."""
+        # Published for masks is LPIPS alone.
+        of_layouts = sets.layouts is not None and sets.layouts.predicted
+        if isinstance(self.network, Skipped) and (isinstance(self.features, Skipped) or not of_layouts):
+            return self.network.measurement(HEADING, NAME)
         groups = sets.find_groups()
         if not groups.sizes:
+            remedy = "and augment_masks false, " if groups.what == "mask" else ""
             return Skipped(
-                "not measured: no mask has two samples; sample with num_samples 10 times the number of masks "
-                "and augment_masks false, and give its results_path as diversity_dir"
-            ).measurement(HEADING, "LPIPS diversity")
-        bar = tqdm(range(len(groups.sizes)), desc="diversity", unit="mask")
-        diversity = pairwise_diversity(self.network, map(groups.load, bar))
+                f"not measured: no {groups.what} has two samples; sample with num_samples 10 times the number of "
+                f"{groups.what}s {remedy}and give its results_path as diversity_dir"
+            ).measurement(HEADING, NAME)
+        images = map(groups.load, tqdm(range(len(groups.sizes)), desc="diversity", unit=groups.what))
+        if not isinstance(self.network, Skipped):
+            name, description = NAME, self.network.description
+            diversity = pairwise_diversity(self.network, images)
+        elif isinstance(self.features, FeatureExtractor):
+            name, description = (
+                "Diversity",
+                f"mean 1 - cosine of features, as LPIPS is missing; {self.features.description}",
+            )
+            diversity = feature_diversity(self.features, images)
         record = {
             **diversity._asdict(),
+            "of": groups.what,
             "images": sum(groups.sizes),
             "folder": groups.folder,
-            "network": self.network.description,
+            "network": description,
             "image_size": list(sets.size),
             "resampling": sets.resampling,
         }
-        counts = f"{diversity.masks} masks, at least {diversity.samples_per_mask} samples of each"
+        counts = f"{diversity.masks} {groups.what}s, at least {diversity.samples_per_mask} samples of each"
         text = (
-            f"LPIPS diversity {diversity.mean:.3f} (standard deviation over masks {diversity.std:.3f}), "
-            f"{record['images']} samples of {counts}; {self.network.description}. {sets.resampling}."
+            f"{name} {diversity.mean:.3f} (standard deviation over {groups.what}s {diversity.std:.3f}), "
+            f"{record['images']} samples of {counts}; {description}. {sets.resampling}."
         )
-        return Measurement(record, Section(HEADING, [text]), (f"LPIPS diversity {diversity.mean:.3f} over {counts}",))
+        return Measurement(record, Section(HEADING, [text]), (f"{name} {diversity.mean:.3f} over {counts}",))

@@ -18,7 +18,7 @@ from evaluations.mask_statistics import (
     MaskStatistics,
     mask_statistics,
 )
-from evaluations.metrics.base import EvaluationSets, Measurement, Metric, Skipped
+from evaluations.metrics.base import NO_MASKS, EvaluationSets, Measurement, Metric, Skipped
 from evaluations.report import charts
 from evaluations.report.page import Figure, Section, Table
 from evaluations.report.sections import percent
@@ -40,6 +40,8 @@ class MasksMetric(Metric):
 
     def measure(self, sets: EvaluationSets) -> Measurement:
         """Return the statistics; lines far out of their floors are warnings, but copies are none: masks are reused."""
+        if not sets.has_masks:
+            return NO_MASKS.measurement(HEADING, "Masks")
         if sets.training is None:
             return Skipped("not measured: no measurement reads the training images").measurement(HEADING, "Masks")
         training, test, masks = (_some(part.labels) for part in (sets.training, sets.test, sets.samples))

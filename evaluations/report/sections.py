@@ -52,10 +52,10 @@ def data_facts(data: Record) -> list[tuple[str, str]]:
     ]
 
 
-def study_verdict(study: Record | None) -> Verdict:
-    """Return the answer of the study; None where there is no study."""
+def study_verdict(study: Record | None, reason: str = "study is false") -> Verdict:
+    """Return the answer of the study; None where there is no study, with the reason."""
     if study is None:
-        return Verdict("not measured", "Whether the synthetic data helps was not measured: study is false")
+        return Verdict("not measured", f"Whether the synthetic data helps was not measured: {reason}")
     lines = []
     for entry in study["architectures"].values():
         if "verdict" in entry:

@@ -6,7 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from guided_diffusion.data.options import Channels, GeometryOptions, ImageRangeOption, ImageSize, SourceOptions
+from guided_diffusion.data.options import (
+    BoxOptions,
+    Channels,
+    GeometryOptions,
+    ImageRangeOption,
+    ImageSize,
+    SourceOptions,
+)
 from guided_diffusion.runtime.options import ActionConfig, FloatTuple, NameList, OptionGroup, Problem, option
 from guided_diffusion.training.options import DeviceOptions
 
@@ -174,6 +181,34 @@ class DeepLabOptions(OptionGroup):
                 yield (key, f"{key} is given, but deeplab is false: set deeplab to true, or leave {key} out")
 
 
+class ObjectOptions(OptionGroup):
+    """What is measured on objects in their boxes, of samples that were made of layouts."""
+
+    title: ClassVar = "objects in boxes"
+    objects: bool | None = option(
+        None,
+        "measure objects in their boxes, those of masks are connected parts; null: where the samples are of layouts, "
+        "or the dataset has boxes",
+    )
+    max_objects: int | None = option(
+        None, f"{BoxOptions.model_fields['max_objects'].description}; {_AS_SAMPLES}", ge=1, le=1024
+    )
+    min_object_size: float | None = option(
+        None, f"{BoxOptions.model_fields['min_object_size'].description}; {_AS_SAMPLES}", ge=0, lt=1
+    )
+    null_dir: str = option(
+        "",
+        "the same samples without their objects, of sample with s 0 or only_background: what do boxes change?",
+        path=True,
+    )
+    crop_net: str = option("resnet18", "classifier of crops of boxes, by its name in timm; published: resnet101")
+    crop_steps: int = option(300, "optimization steps of each classifier of crops; 0: none", ge=0, le=10_000_000)
+    crop_seeds: int = option(3, "classifiers of each kind, each with its own seed", ge=1, le=100)
+    detector_steps: int = option(
+        1000, "optimization steps of the detector of objects, needs faster-coco-eval; 0: none", ge=0, le=10_000_000
+    )
+
+
 class ComparedSourceOptions(SourceOptions):
     """The real dataset; its open keys are taken from the samples."""
 
@@ -196,6 +231,7 @@ class EvaluateConfig(ActionConfig):
     quality: QualityOptions
     segmenter: SegmenterOptions
     deeplab: DeepLabOptions
+    objects: ObjectOptions
     compute: DeviceOptions
     max_training: int | None = option(
         None, "training images that are used, the first ones by name; null: all", ge=4, le=1_000_000
@@ -217,12 +253,3 @@ class EvaluateConfig(ActionConfig):
         yield from super().check()
         if self.segmenter.segmenter and not self.quality.agreement:
             yield ("segmenter", "segmenter is given, but agreement is false: set agreement to true, or leave it out")
-        size = self.view.image_size
-        sides = [size] if isinstance(size, int) else list(size or ())
-        if self.trains_models and any(side % 32 for side in sides):
-            fitting = [max(32, round(side / 32) * 32) for side in sides]
-            given, example = (sides[0], fitting[0]) if isinstance(size, int) else (sides, fitting)
-            yield (
-                "image_size",
-                f"image_size is {given}: the segmentation models need multiples of 32, such as {example}",
-            )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from guided_diffusion.data.boxes.layouts import LayoutMaker
+from guided_diffusion.data.condition_makers import ExampleKey
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.loader import collate_examples
@@ -46,3 +49,47 @@ def load_arrays(
             labels.append(condition.label.numpy())
             bar.update(len(chunk))
     return np.stack(images), np.concatenate(labels)
+
+
+class BoxedArrays(NamedTuple):
+    """Images uint8 [N, H, W, 3], label maps [N, H, W] in `0..num_classes`, and the objects of each image.
+
+    Pictures without a mask have no pixel of any class. objects: classes [K] int64, boxes [K, 4] in shares.
+    """
+
+    images: Pixels
+    labels: np.ndarray
+    objects: list[tuple[np.ndarray, np.ndarray]]
+
+
+def load_boxed_arrays(
+    pairs: Sequence[Pair],
+    encoding: LabelEncoding,
+    transform: JointTransform,
+    maker: LayoutMaker,
+    image_channels: Literal[1, 3],
+    *,
+    image_range: ImageRange = "auto",
+    progress: str = "",
+) -> BoxedArrays:
+    """Return N > 0 pictures as arrays, with the objects that `maker` finds in them; see `load_arrays`."""
+    assert not transform.train
+    dataset = SegmentationDataset(
+        pairs,
+        encoding,
+        transform,
+        image_channels=image_channels,
+        image_range=image_range,
+        cache_images=False,
+        conditions=replace(maker, rules=replace(maker.rules, background=False)),
+    )
+    images, labels, objects = [], [], []
+    unlabeled = np.full(
+        transform.image_size, encoding.num_classes, np.uint8 if encoding.num_classes < 256 else np.int16
+    )
+    for index in tqdm(range(len(pairs)), desc=progress, unit="image", disable=not progress):
+        example = dataset[ExampleKey(0, index, 0, 1.0)]
+        images += to_pixels(example["image"].numpy()[None])
+        labels.append(example["label"].numpy() if "label" in example else unlabeled)
+        objects.append((example["object_label"].numpy(), example["object_box"].numpy().astype(np.float64)))
+    return BoxedArrays(np.stack(images), np.stack(labels), objects)

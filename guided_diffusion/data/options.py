@@ -183,6 +183,10 @@ class LayoutOptions(OptionGroup):
         None, "with boxes: seed of the styles of the objects; null: seed. Another one changes their looks alone", ge=0
     )
 
+    only_background: bool = option(
+        False, "with boxes: draw layouts without their objects, on their background alone: for null_dir of evaluate"
+    )
+
     def check(self) -> Iterator[Problem]:
         if self.layout_source == "file" and not self.layout_file:
             yield ("layout_file", "layout_file is missing, but layout_source is file: name the JSON file of layouts")

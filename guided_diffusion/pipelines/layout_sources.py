@@ -44,6 +44,12 @@ class LayoutSource(NamedTuple):
         """Slots of all batches."""
         return slots_of(self.layouts)
 
+    def only_background(self) -> LayoutSource:
+        """Return the layouts without their objects, and what makes new ones so."""
+        make = self.make
+        made = None if make is None else (lambda seed, index: make(seed, index).only_background())
+        return self._replace(layouts=tuple(layout.only_background() for layout in self.layouts), make=made)
+
     def planned(self, count: int | None, seed: int) -> tuple[AskedLayout, ...]:
         """Return the layouts to use in turn for `count` images; None: as many as there are."""
         if self.make is None:
@@ -56,6 +62,11 @@ def find_layouts(config: SampleConfig, trained: TrainedConfig, encoding: LabelEn
 
     Raises DataError with a line for every fatal mistake in them.
     """
+    source = _all_objects(config, trained, encoding)
+    return source.only_background() if config.layouts.only_background else source
+
+
+def _all_objects(config: SampleConfig, trained: TrainedConfig, encoding: LabelEncoding) -> LayoutSource:
     placer = layout_placer(trained, encoding)
     if config.layouts.layout_source == "file":
         layouts = read_layout_file(config.layouts.layout_file, encoding.names, placer)

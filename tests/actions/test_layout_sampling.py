@@ -52,7 +52,7 @@ def evaluate(lemons, tmp_path, isdm):
     def run(folder: Path) -> tuple[int, list[str], str]:
         values = {"data_dir": lemons, "dataset_mode": "multi-class", "image_size": 32, "inception_weights": "none"}
         values |= {"lpips_weights": "none", "architectures": "unet", "encoder": "resnet18", "encoder_weights": "none"}
-        values |= {"train_steps": 1, "seeds": 1, "ratios": "1", "batch_size": 2}
+        values |= {"train_steps": 1, "seeds": 1, "ratios": "1", "batch_size": 2, "objects": False}
         code, _, errors = isdm("evaluate", synthetic_dir=folder, output_dir=tmp_path / "evaluated", **values)
         report = tmp_path / "evaluated" / "report.json"
         return code, errors, report.read_text() if report.exists() else ""

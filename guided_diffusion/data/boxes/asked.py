@@ -49,6 +49,10 @@ class AskedLayout:
     lineage: Mapping[str, Any] | None = None
     """What it was made of, as a manifest records it (`MaskLineage`); None: nothing that is known."""
 
+    def only_background(self) -> AskedLayout:
+        """Return the layout without its objects."""
+        return replace(self, objects=tuple(each for each in self.objects if each.is_background))
+
     def with_styles(self, seed: int, image_index: int) -> AskedLayout:
         """Return the layout with a style seed for each object that has none, by the seed of the run."""
         return replace(

@@ -12,14 +12,16 @@ import torch
 from tqdm import tqdm
 
 from evaluations.metrics.base import EvaluationSets, MaskGroups
-from evaluations.metrics.lpips_diversity import groups_of_one_mask
+from evaluations.metrics.lpips_diversity import groups_of_one, groups_of_one_mask
+from evaluations.objects import ImageObjects, LayoutSets
 from evaluations.sets import Images, ImageSet
 from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
-from guided_diffusion.data.arrays import load_arrays
+from guided_diffusion.data.arrays import load_arrays, load_boxed_arrays
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.scan.boxes import scan_boxes
 from guided_diffusion.data.scan.duplicates import DUPLICATES, Twin, shared_problems
 from guided_diffusion.data.scan.problems import UNSEEN, ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
@@ -29,12 +31,14 @@ from guided_diffusion.data.visualize import Pixels
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import shared_with_training
-from guided_diffusion.pipelines.evaluation.options import find_others, needs_training, size_of_samples
+from guided_diffusion.pipelines.evaluation.objects import ObjectReader, as_objects, find_null, layout_key, null_pairs
+from guided_diffusion.pipelines.evaluation.options import find_others, needs_training, size_of_samples, without_masks
 from guided_diffusion.pipelines.evaluation.sample_origins import ReadSamples, Split, origin_lines, traced
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines, pseudo_sample_lines, refuse_test_images
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, open_samples, with_ignored
 
+_NEED_MASKS = "the study, mask agreement, statistics of masks and areas of classes"
 _REPORTED = UNSEEN | {ProblemKind.EMPTY_CLASS, *DUPLICATES}
 
 
@@ -57,6 +61,8 @@ class View:
     options: ViewOptions
     background: int
     folder: SampleFolder
+    objects: ObjectReader | None = None
+    """None where neither objects are measured nor real images have boxes in place of masks."""
 
     @property
     def window(self) -> tuple[int, int]:
@@ -73,6 +79,12 @@ class View:
 
         samples: the folder that they are of. Those of `sample` are in the range of the model, and windows already.
         """
+        return self.read_objects(pairs, name, samples=samples)[0]
+
+    def read_objects(
+        self, pairs: Sequence[Pair], name: str = "", *, samples: SampleFolder | None = None
+    ) -> tuple[ImageSet, tuple[ImageObjects, ...]]:
+        """Return what `read` does, and the objects of each image; () where no objects are read."""
         transform, image_range = _transform(self.options, self.background), self.options.image_range
         if samples is not None and samples.holds_windows:
             transform = replace(transform, resize="squash")
@@ -80,17 +92,21 @@ class View:
             transform = replace(transform, image_size=self.window)
         if samples is not None and not samples.has_native_depth:
             image_range = "full"
-        images, labels = load_arrays(
-            pairs,
-            self.encoding,
-            transform,
-            self.options.image_channels,
-            image_range=image_range,
-            progress=name and f"reading {name}",
-        )
+        channels, progress = self.options.image_channels, name and f"reading {name}"
+        objects: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+        if self.objects is None:
+            images, labels = load_arrays(
+                pairs, self.encoding, transform, channels, image_range=image_range, progress=progress
+            )
+        else:
+            boxed, maker = self.objects.with_layouts(pairs, samples), self.objects.maker_of(samples)
+            images, labels, objects = load_boxed_arrays(
+                boxed, self.encoding, transform, maker, channels, image_range=image_range, progress=progress
+            )
         if images.shape[1:3] != self.size:
             images, labels = _squashed(images, labels, self.size)
-        return ImageSet(images, labels, tuple(pair.stem for pair in pairs), self.encoding.num_classes)
+        names = tuple(pair.stem for pair in pairs)
+        return ImageSet(images, labels, names, self.encoding.num_classes), as_objects(objects)
 
 
 def _squashed(images: Pixels, labels: np.ndarray, size: tuple[int, int]) -> tuple[Pixels, np.ndarray]:
@@ -114,6 +130,7 @@ class ScannedData:
 
     training: None if no measurement needs it, as published datasets have gigabytes of it.
     shared: the test pairs whose image is in train, too.
+    null: the samples drawn without their objects, and how; None: there are none.
     several: the samples whose diversity is measured, of the folder `several_folder`. others: further samples for the
     study, by name.
     """
@@ -125,10 +142,12 @@ class ScannedData:
     samples: tuple[Pair, ...]
     several: tuple[Pair, ...]
     several_folder: SampleFolder
+    null: tuple[SampleFolder, str] | None
     folder: SampleFolder
     others: Mapping[str, tuple[SampleFolder, tuple[Pair, ...]]]
     shared: tuple[Twin, ...]
     warnings: tuple[str, ...]
+    with_objects: bool = False
 
 
 def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
@@ -139,11 +158,11 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     training, encoding, warnings, shared = None, None, [], []
     real = None
     if needs_training(config):
-        real = _scan(config, "train", None)
+        real = _scan(config, folder, "train", None)
         encoding, training = real.raise_if_fatal(), real.pairs
         warnings = problem_lines(problem for problem in real.warnings if problem.kind in _REPORTED)
         warnings += _other_training_data(config.source.data_dir, folder, real)
-    report = _scan(config, "test", encoding)
+    report = _scan(config, folder, "test", encoding)
     unseen = problem_lines(problem for problem in report.warnings if problem.kind in UNSEEN)
     warnings += [f"test split: {line}" for line in unseen]
     encoding, test = report.raise_if_fatal(), report.pairs
@@ -169,8 +188,13 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         if split is not None and len(split) < least:
             raise DataError(f"{where}: has {len(split)} pair(s), and a comparison needs at least {least}: add some")
     several = pairs if several_folder is folder else open_samples(several_folder, encoding, view.image_channels)
-    background = get_mode(config.source.dataset_mode).background
-    seen = View(encoding, view, background, folder)
+    background, objects = get_mode(config.source.dataset_mode).background, None
+    if config.objects.objects or without_masks(config.source.dataset_mode):
+        objects = ObjectReader.of(config, encoding, with_instances=_with_instances(config, folder))
+    if without_masks(config.source.dataset_mode):
+        warnings.append(f"{config.source.data_dir}: has boxes and no masks: {_NEED_MASKS} are not measured")
+    null = find_null(config.objects.null_dir, folder) if config.objects.null_dir else None
+    seen = View(encoding, view, background, folder, objects)
     warnings += pseudo_label_lines(config.source.data_dir, ("train", "test") if training is not None else ("test",))
     for each in {samples.folder: samples for samples in (folder, several_folder, *others.values())}.values():
         refuse_test_images(each, test)
@@ -183,15 +207,36 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         pairs,
         several,
         several_folder,
+        null,
         folder,
         {name: (other, open_samples(other, encoding, view.image_channels)) for name, other in others.items()},
         tuple(shared),
         (*warnings, *_size_warning(folder, pairs, seen.size)),
+        bool(config.objects.objects),
     )
 
 
-def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) -> ScanReport:
+def _with_instances(config: EvaluateConfig, folder: SampleFolder) -> bool:
+    """Return whether objects of masks are instances, where there are maps of these: as the samples were made."""
+    return bool(config.objects.objects) and folder.config.get("no_instance") is not True
+
+
+def _scan(config: EvaluateConfig, folder: SampleFolder, split: str, encoding: LabelEncoding | None) -> ScanReport:
     source = config.source
+    first = config.max_training if split == "train" else config.max_test
+    if without_masks(source.dataset_mode):
+        report = scan_boxes(
+            source.data_dir,
+            get_mode(source.dataset_mode),
+            split,
+            num_classes=source.num_classes,
+            encoding=encoding,
+            image_channels=config.view.image_channels,
+            image_range=config.view.image_range,
+            exif=source.exif,
+            look_alikes=True,
+        )
+        return replace(report, pairs=report.pairs[:first], prints=report.prints[:first])
     return scan_dataset(
         source.data_dir,
         get_mode(source.dataset_mode),
@@ -204,9 +249,9 @@ def _scan(config: EvaluateConfig, split: str, encoding: LabelEncoding | None) ->
         ignore_label=source.ignore_label,
         exif=source.exif,
         encoding=encoding,
-        with_instances=False,
+        with_instances=_with_instances(config, folder),
         look_alikes=True,
-        first=config.max_training if split == "train" else config.max_test,
+        first=first,
     )
 
 
@@ -245,8 +290,10 @@ class EvaluationData:
 def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationData:
     """Read the scanned files into memory; DataError for files that have changed since."""
     view = scanned.view
-    training = None if scanned.training is None else view.read(scanned.training, "training")
-    test = view.read(scanned.test, "test")
+    training, training_objects = (None, None)
+    if scanned.training is not None:
+        training, training_objects = view.read_objects(scanned.training, "training")
+    test, test_objects = view.read_objects(scanned.test, "test")
     splits = (Split(scanned.training, training), Split(scanned.test, test))
     samples = read_samples(view, scanned.folder, scanned.samples, splits, "samples")
     lines = origin_lines(samples, splits[0], compared_with_test=compared_with_test)
@@ -267,26 +314,48 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         donors=samples.donors,
         new_masks=samples.new_masks,
         mask_flips=samples.mask_flips,
+        has_masks=any(pair.mask is not None for pair in scanned.test),
+        layouts=_layouts(scanned, training_objects, test_objects, samples) if scanned.with_objects else None,
     )
     return EvaluationData(scanned, sets, samples, others, (*lines, *scanned.warnings))
+
+
+def _layouts(
+    scanned: ScannedData,
+    training: tuple[ImageObjects, ...] | None,
+    test: tuple[ImageObjects, ...],
+    samples: ReadSamples,
+) -> LayoutSets:
+    null, kind = None, ""
+    if scanned.null is not None:
+        folder, kind = scanned.null
+        pairs = null_pairs(scanned.samples, scanned.folder, folder)
+        null = scanned.view.read(pairs, "samples without objects", samples=folder).images
+    return LayoutSets(training, test, samples.objects, scanned.folder.predicted > 0, null, kind)
 
 
 def read_samples(
     view: View, folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[Split, Split], name: str
 ) -> ReadSamples:
     """Return samples in memory with their origins in the training and test splits."""
-    return traced(folder, pairs, view.read(pairs, name, samples=folder), splits)
+    images, objects = view.read_objects(pairs, name, samples=folder)
+    return replace(traced(folder, pairs, images, splits), objects=objects)
 
 
 def _find_groups(scanned: ScannedData) -> MaskGroups:
-    """Read the masks of the samples whose diversity is measured, and group equal ones."""
-    view, pairs = scanned.view, scanned.several
-    bar = tqdm(pairs, desc="reading masks", unit="mask")
-    groups = groups_of_one_mask(
-        view.encoding.decode(open_mask(pair.mask, upright=pair.upright), pair.mask) for pair in bar
-    )
+    """Read the masks, or the layouts, of the samples whose diversity is measured, and group equal ones."""
+    view, pairs, folder = scanned.view, scanned.several, scanned.several_folder
+    lines = [folder.line_of(pair) for pair in pairs]
+    of_layouts = all(line is not None and line.predicted is not None for line in lines)
+    if of_layouts:
+        groups = groups_of_one(layout_key(line) for line in lines)
+    else:
+        bar = tqdm(pairs, desc="reading masks", unit="mask")
+        groups = groups_of_one_mask(
+            view.encoding.decode(open_mask(pair.mask, upright=pair.upright), pair.mask) for pair in bar
+        )
 
     def load(number: int) -> Images:
         return view.read([pairs[index] for index in groups[number]], samples=scanned.several_folder).images
 
-    return MaskGroups(tuple(map(len, groups)), load, str(scanned.several_folder.folder))
+    return MaskGroups(tuple(map(len, groups)), load, str(folder.folder), "layout" if of_layouts else "mask")

@@ -17,7 +17,7 @@ from evaluations.metrics.base import Measurement
 from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.pipelines.evaluation.data import EvaluationData, ScannedData, load_data, scan_data
 from guided_diffusion.pipelines.evaluation.metrics import MetricContext, make_metrics
-from guided_diffusion.pipelines.evaluation.options import resolve_options
+from guided_diffusion.pipelines.evaluation.options import resolve_options, without_masks
 from guided_diffusion.pipelines.evaluation.report import describe_data, report_page, warnings_of
 from guided_diffusion.pipelines.evaluation.segmenter import read_external
 from guided_diffusion.pipelines.evaluation.study import prepare_study
@@ -67,8 +67,10 @@ def _folders_of_samples(config: EvaluateConfig, samples: SampleFolder) -> list[R
     folders = sample_folders("synthetic_dir", config.synthetic_dir, samples.folder)
     for given in config.study.other_dirs:
         folders += sample_folders("other_dirs", given, find_samples(given).folder)
-    diversity = config.quality.diversity_dir
-    return folders + (sample_folders("diversity_dir", diversity, find_samples(diversity).folder) if diversity else [])
+    for key, given in (("diversity_dir", config.quality.diversity_dir), ("null_dir", config.objects.null_dir)):
+        if given:
+            folders += sample_folders(key, given, find_samples(given).folder)
+    return folders
 
 
 def _evaluate_into(
@@ -79,7 +81,10 @@ def _evaluate_into(
     external = read_external(config, device)
     scanned = scan_data(config, samples)
     segmenter = None if external is None else external(scanned.view.encoding.names)
-    context = MetricContext(config.quality, config.study.seed, device, config.deeplab, folder)
+    has_masks = not without_masks(config.source.dataset_mode)
+    context = MetricContext(
+        config.quality, config.study.seed, device, config.deeplab, folder, config.objects, has_masks
+    )
     metrics = make_metrics(context)
     data = load_data(scanned, compared_with_test=config.quality.compare_with == "test")
     study = prepare_study(config, data, folder, device)

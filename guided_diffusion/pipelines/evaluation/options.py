@@ -10,16 +10,20 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
+from guided_diffusion.config.evaluate import EvaluateConfig, ObjectOptions, ViewOptions
 from guided_diffusion.config.load import load_config
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.options import GeometryOptions, ImageSize, SourceOptions
+from guided_diffusion.data.options import BoxOptions, GeometryOptions, ImageSize, SourceOptions
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.option_help import expected
 from guided_diffusion.samples.reader import SampleFolder, find_samples
 
-FROM_SAMPLES = (*ViewOptions.model_fields, *(key for key in SourceOptions.model_fields if key != "data_dir"))
+FROM_SAMPLES = (
+    *ViewOptions.model_fields,
+    *(key for key in SourceOptions.model_fields if key != "data_dir"),
+    *BoxOptions.model_fields.keys() & ObjectOptions.model_fields.keys(),
+)
 """Keys that, left empty, take the value that the samples were made with."""
 OF_WHOLE_IMAGES = ("image_size", "resize", "scale", "mask_resize")
 """Keys that tell nothing of the samples of `place`: it works in windows, and leaves whole images of any size."""
@@ -28,9 +32,13 @@ SIDE = 32  # image sides of the segmentation models are multiples of it
 
 def needs_training(config: EvaluateConfig) -> bool:
     """Tell whether any of the measurements needs the training images."""
-    quality = config.quality
+    quality, objects = config.quality, config.objects
     return (
-        config.trains_models or config.deeplab.deeplab or quality.near_duplicates or quality.compare_with == "training"
+        config.trains_models
+        or config.deeplab.deeplab
+        or quality.near_duplicates
+        or quality.compare_with == "training"
+        or bool(objects.objects and (objects.crop_steps or objects.detector_steps))
     )
 
 
@@ -45,9 +53,11 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
             values[key] = samples.config.get(key)
     if samples.has_native_depth:
         _complete_for_whole_images(values, samples)
+    _leave_out_what_needs_masks(values, config)
+    trains_models = values["study"] or (values["agreement"] and not values["segmenter"])
     if config.view.image_size is None and values["image_size"] is not None:
         size = size_of_samples(values["image_size"])
-        if config.trains_models:
+        if trains_models:
             size = tuple(SIDE * ceil(side / SIDE) for side in size)
         values["image_size"] = size[0] if size[0] == size[1] else list(size)
     missing = [key for key in ("dataset_mode", "image_size") if values[key] in (None, "")]
@@ -55,6 +65,8 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
         raise ConfigError(
             [f"{key} is missing, and {samples.folder} has no config.json of sample: set it" for key in missing]
         )
+    if trains_models:
+        _refuse_odd_sides(config)
     for key in ("image_channels", "image_range"):  # samples of older versions have no image_range
         if values[key] is None:
             values[key] = GeometryOptions.model_fields[key].default
@@ -64,11 +76,55 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     resolved: EvaluateConfig = load_config("evaluate", values)
     if resolved.view.resize is None:
         resolved = resolved.replaced(resize=get_mode(resolved.source.dataset_mode).resize)
+    if resolved.objects.objects is None:
+        has_boxes = get_mode(resolved.source.dataset_mode).boxes is not None
+        resolved = resolved.replaced(objects=samples.predicted > 0 or has_boxes)
+    if resolved.objects.null_dir and not resolved.objects.objects:
+        found = "given, but the samples are of no layouts"
+        raise ConfigError.of("null_dir", found, "leave it out, or set objects to true")
     made_at, scale = samples.config.get("scale"), resolved.view.scale
     if resolved.view.resize == "window" and samples.holds_windows and made_at != scale:
         found = f"{scale} given, but the windows of {samples.folder} are at scale {made_at}"
         raise ConfigError.of("scale", found, "leave it out")
     return resolved
+
+
+def without_masks(dataset_mode: str) -> bool:
+    """Tell whether the real dataset has boxes in place of masks."""
+    mode = get_mode(dataset_mode)
+    return mode.masks is None and mode.boxes is not None
+
+
+def _leave_out_what_needs_masks(values: dict[str, Any], config: EvaluateConfig) -> None:
+    """Turn off what a dataset of boxes cannot be asked; ConfigError for what was asked of it expressly."""
+    mode = values["dataset_mode"]
+    if not isinstance(mode, str) or not mode or not without_masks(mode):  # a record may have anything here
+        return
+    asked = {
+        "segmenter": config.segmenter.segmenter,
+        "filter_below": config.quality.filter_below is not None,
+        "deeplab": config.deeplab.deeplab,
+        "other_dirs": config.study.other_dirs,
+    }
+    lines = [
+        (key, f"{key} is given, but it needs masks, and {config.source.data_dir} has boxes: leave it out")
+        for key, given in asked.items()
+        if given
+    ]
+    if lines:
+        raise ConfigError.of_keys(*lines)
+    values["study"] = values["agreement"] = False
+
+
+def _refuse_odd_sides(config: EvaluateConfig) -> None:
+    """Raise ConfigError for an image_size that was given and does not suit the segmentation models."""
+    size = config.view.image_size
+    sides = [size] if isinstance(size, int) else list(size or ())
+    if any(side % SIDE for side in sides):
+        fitting = [max(SIDE, round(side / SIDE) * SIDE) for side in sides]
+        given, example = (sides[0], fitting[0]) if isinstance(size, int) else (sides, fitting)
+        line = f"image_size is {given}: the segmentation models need multiples of {SIDE}, such as {example}"
+        raise ConfigError.of_keys(("image_size", line))
 
 
 def find_others(config: EvaluateConfig, samples: SampleFolder) -> dict[str, SampleFolder]:

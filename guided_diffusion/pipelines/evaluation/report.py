@@ -68,7 +68,7 @@ def report_page(
     ]
     return render_report(
         title=report_title(data),
-        verdict=study_verdict(study),
+        verdict=study_verdict(study, "study is false" if sets.has_masks else "the dataset has boxes and no masks"),
         facts=[*data_facts(data), *(fact for each in measured for fact in each.facts)],
         warnings=[*(study["warnings"] if study else []), *data["warnings"], *warnings_of(measured)],
         sections=join_sections(sections),

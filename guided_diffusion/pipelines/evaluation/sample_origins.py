@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluations.objects import ImageObjects
 from evaluations.origins import UNKNOWN, MaskClue, RealMasks, origin_warnings, trace_origins
 from evaluations.sets import ImageSet, Indices
 from guided_diffusion.data.pairing import Pair
@@ -39,6 +40,8 @@ class ReadSamples:
     donors: Indices | None
     new_masks: np.ndarray
     mask_flips: tuple[bool, bool]
+    objects: tuple[ImageObjects, ...] = ()
+    """Of each sample, where objects are measured."""
 
     @property
     def made_from(self) -> Indices:
@@ -54,7 +57,7 @@ def traced(folder: SampleFolder, pairs: Sequence[Pair], images: ImageSet, splits
         origin, test_origin, donors = placed.donors[:, 0], placed.test, placed.donors
     else:
         masks = (_masks_of(folder, splits[0]), _masks_of(folder, splits[1]))
-        files = (_files_of(masks[0], splits[0], lineages), _files_of(masks[1], splits[1], lineages))
+        files = tuple(_files_of(mask, split, lineages) for mask, split in zip(masks, splits, strict=True))
         origin, test_origin = trace_origins(images.labels, [_clue(folder, pair) for pair in pairs], masks)
         donors = _mask_donors(lineages, files, origin, test_origin)
     new_masks = np.array([folder.is_generated or made is not None for made in lineages])
@@ -75,7 +78,7 @@ def origin_lines(samples: ReadSamples, training: Split, *, compared_with_test: b
 
 
 def _masks_of(folder: SampleFolder, split: Split) -> RealMasks | None:
-    if split.pairs is None or split.images is None:
+    if split.pairs is None or split.images is None or any(pair.mask is None for pair in split.pairs):
         return None
     digests = mask_digests(split.pairs) if folder.lines else ()
     return RealMasks(split.images.labels, [PurePath(pair.mask).name for pair in split.pairs], digests)
@@ -83,9 +86,9 @@ def _masks_of(folder: SampleFolder, split: Split) -> RealMasks | None:
 
 def _files_of(masks: RealMasks | None, split: Split, lineages: Sequence[MaskLineage | None]) -> Mapping[str, int]:
     """Return the images of a split by the digests of their masks, and of themselves if layouts are made of them."""
-    if masks is None or split.pairs is None:
+    if split.pairs is None:
         return {}
-    found = {digest: index for index, digest in enumerate(masks.digests)}
+    found = {} if masks is None else {digest: index for index, digest in enumerate(masks.digests)}
     if any(lineage is not None and lineage.images for lineage in lineages):
         found |= {file_digest(pair.image): index for index, pair in enumerate(split.pairs)}
     return found
