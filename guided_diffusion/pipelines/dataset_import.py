@@ -126,7 +126,7 @@ class Imported:
             "test_images": "drawn" if self.drawn else "of the source",
             "overlaps": {key: sum(getattr(p, key) for p in self.pairs) for key in ("covering", "covered_pixels")},
             "lost": {kind.value: count for kind, count in self.lost().items()},
-            "losses": [{"kind": l.kind.name.lower(), "file": l.file, "entry": l.entry} for l in self.losses],
+            "losses": [{"kind": x.kind.name.lower(), "file": x.file, "entry": x.entry} for x in self.losses],
             "images": {f"{p.split}/images/{p.name}{p.suffix}": p.picture.name for p in self.pairs},
         }
 
