@@ -76,6 +76,8 @@ def corners(component: Component) -> tuple[list[NDArray[np.float64]], int]:
         if (low == high).any():
             (x0, y0), (x1, y1) = low + INSIDE, high + 1 - INSIDE
             rings.append(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]))
+        elif len(points) == 2:  # a diagonal: the third corner is in the pixel of the second
+            rings.append(np.concatenate([points + INSIDE, points[1:] + (1 - INSIDE)]))
         else:
             rings.append(points + INSIDE)
     return rings, holes

@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from guided_diffusion.data.formats.annotated import Annotated, Reader
 from guided_diffusion.data.formats.readers.coco import is_coco, read_coco
+from guided_diffusion.data.formats.readers.cvat import is_cvat, read_cvat
 from guided_diffusion.data.formats.readers.folder import pairs_of, read_folder
+from guided_diffusion.data.formats.readers.label_studio import (
+    PNG_NAME,
+    is_label_studio,
+    read_label_studio,
+    read_label_studio_png,
+)
+from guided_diffusion.data.formats.readers.labelme import is_labelme, read_labelme
+from guided_diffusion.data.formats.readers.voc import bases, read_voc
+from guided_diffusion.data.formats.readers.yolo import is_yolo, read_yolo
 from guided_diffusion.data.formats.source_files import SourceFiles
 from guided_diffusion.runtime.errors import ConfigError, DataError
 
 READERS: dict[str, Reader] = {
     "coco": read_coco,
+    "labelme": read_labelme,
+    "yolo": read_yolo,
+    "cvat": read_cvat,
+    "voc": read_voc,
+    "label-studio": read_label_studio,
+    "label-studio-png": read_label_studio_png,
     "folder": read_folder,
+}
+_OF_JSON: dict[str, Callable[[Any], bool]] = {
+    "coco": is_coco,
+    "labelme": is_labelme,
+    "label-studio": is_label_studio,
 }
 _LOOKED_AT = 50
 """JSON files of which the content is looked at."""
 
 
 def recognized(files: SourceFiles) -> list[str]:
-    """Return the formats whose marks the files of a source bear: their names, and the keys of JSON files."""
-    found = []
+    """Return the formats whose marks the files of a source bear: their names, roots of XML, and keys of JSON.
+
+    DataError where nothing is recognized and a JSON file cannot be read.
+    """
+    found: set[str] = set()
     unreadable: DataError | None = None
-    kinds = set()
     for name in files.named(".json")[:_LOOKED_AT]:
         try:
-            kinds.add(_kind_of_json(files, name))
+            content = files.json(name)
         except DataError as error:
             unreadable = error
-    found += sorted(kinds - {""})
-    if not files.only and pairs_of(sorted(files.pictures)):
-        found.append("folder")
+            continue
+        found |= {kind for kind, fits in _OF_JSON.items() if fits(content)}
+    if any(is_cvat(files, name) for name in files.named(".xml")):
+        found.add("cvat")
+    if any(is_yolo(files, name) for name in files.named(".yaml", ".yml")):
+        found.add("yolo")
+    if not files.only:
+        if bases(list(files.files)):
+            found.add("voc")
+        if any(PNG_NAME.fullmatch(name.rpartition("/")[2]) for name in files.files):
+            found.add("label-studio-png")
+        if pairs_of(sorted(files.pictures)):
+            found.add("folder")
     if not found and unreadable is not None:
         raise unreadable
-    return found
-
-
-def _kind_of_json(files: SourceFiles, name: str) -> str:
-    content = files.json(name)
-    return "coco" if is_coco(content) else ""
+    return [kind for kind in READERS if kind in found]
 
 
 def read_source(files: SourceFiles, kind: str, classes: Sequence[str] = ()) -> Annotated:

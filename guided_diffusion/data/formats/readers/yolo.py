@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,9 @@ class ShareOutline:
     def paint(self, size: Size) -> Painted:
         if (self.ring.max(0) <= 0).any() or (self.ring.min(0) >= 1).any():
             return NOWHERE
-        # A corner at the border itself is of the last pixel, as cv2 draws nothing beyond it.
-        scaled = self.ring * size[::-1]
-        inside = np.where(self.ring == 1, np.asarray(size[::-1]) - 1, scaled)
-        return Polygons((inside,), "corners").paint(size)
+        painted = Polygons((self.ring * size[::-1],), "corners").paint(size)
+        # Corners at the right and lower border are in no pixel, and nothing is lost there.
+        return replace(painted, cut=bool(self.ring.min() < 0 or self.ring.max() > 1))
 
 
 def is_yolo(files: SourceFiles, name: str) -> bool:
