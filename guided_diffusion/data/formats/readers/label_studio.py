@@ -107,11 +107,11 @@ def read_label_studio_png(files: SourceFiles, classes: Sequence[str] = ()) -> An
         )
         split, file = split_of(folder_of(found)), files.files[chosen[0][0]]
         pictures.append(Picture(found, files.pictures[found], shapes, size=size, split=split, file=file))
+    if problems:
+        raise DataError(problem_lines(problems))
     if masks:
         what = "tasks " + first_names(sorted(masks)) + " have masks, but no JSON says which images they are of"
         raise DataError.of(files.root, what, "put the JSON export (or JSON-MIN) of the project beside them")
-    if problems:
-        raise DataError(problem_lines(problems))
     declared = sorted({shape.name for picture in pictures for shape in picture.shapes})
     return Annotated(PNG_FORM, tuple(declared), tuple(pictures), tuple(losses))
 
@@ -200,6 +200,9 @@ def _shapes(
             found = str(error) if isinstance(error, ValueError) else "is not a region of Label Studio"
             problems.append(entry_problem(path, entry, found, _REMEDY))
             continue
+        if size not in (None, own):
+            found = f"is of an image of {own[1]}x{own[0]} pixels, another one of {size[1]}x{size[0]}"
+            problems.append(entry_problem(path, entry, found, _REMEDY))
         size = own
         if isinstance(region, LossKind):
             losses.append(Loss(region, path, entry))
