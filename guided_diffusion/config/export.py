@@ -38,6 +38,10 @@ class ExportConfig(ActionConfig):
                 line = f"model_path is given, but format is {self.format}, of a dataset: leave one of the two out"
                 yield ("model_path", line)
             return
+        if self.source.data_dir and not self.weights.model_path:
+            line = "format is missing: a data_dir is exported in one, such as coco; weights need a model_path"
+            yield ("format", line)
+            return
         if not self.weights.model_path:
             line = "model_path is missing (checkpoint or run folder, whose weights are written): give it"
             yield ("model_path", f"{line}, or format and data_dir for a dataset")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from guided_diffusion.data.formats.exported import IGNORED_VALUE, TEST_AS_VAL, DatasetWriter, ExportedPair
+from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import write_text
 
 VOID = (224, 224, 192)
@@ -31,6 +32,13 @@ class VocWriter(DatasetWriter):
         self._names: dict[str, list[str]] = {}
         self._palette = [channel for index in range(256) for channel in voc_color(index)]
         self._palette[3 * IGNORED_VALUE :] = VOID
+
+    def check(self) -> None:
+        super().check()
+        for name in self.classes.names:
+            if ":" in name or name.startswith("#"):
+                line = f"format: a class is named {name!r}, which labelmap.txt cannot say: rename it, or choose coco"
+                raise ConfigError.of_keys(("format", line))
 
     def add(self, pair: ExportedPair) -> None:
         self._names.setdefault(TEST_AS_VAL.get(pair.split, pair.split), []).append(pair.name)
