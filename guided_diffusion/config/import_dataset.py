@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from guided_diffusion.data.formats.options import ImportFormat
+from guided_diffusion.data.formats.options import Crowds, ImportFormat
 from guided_diffusion.data.placing.options import ClassNames
 from guided_diffusion.runtime.options import ActionConfig, option
 
@@ -28,7 +28,9 @@ class ImportConfig(ActionConfig):
         0.2, "share of the images drawn for test, where the source does not have both; 0: none", ge=0, lt=1
     )
     seed: int = option(0, "seed of the images drawn for test", ge=0, lt=2**63)
-    crowds: Literal["drop", "ignore"] = option(
-        "drop", "crowd regions of COCO; drop: background, ignore: pixels of no class, where nothing else is"
+    crowds: Crowds = option(
+        "keep",
+        "areas that COCO calls crowds (CVAT and Datumaro: all masks); keep: of their class, drop: background, ignore: "
+        "pixels of no class, where nothing else is",
     )
     link: bool = option(False, "hard links to the images in place of copies, where the disk is the same")

@@ -254,7 +254,7 @@ def test_every_loss_is_counted_and_listed(tmp_path):
     first += [{"id": 100 + n, "image_id": 10, "category_id": 7, "iscrowd": 0, **each} for n, each in enumerate(new)]
     (source / "all.json").write_text(json.dumps(content), encoding="utf-8")
     Image.new("RGB", (8, 8)).save(source / "more.png")
-    result = imported(source, tmp_path / "data")
+    result = imported(source, tmp_path / "data", crowds="drop")
     kinds = ["CROWD", "UNKNOWN_CLASS", "BOX", "FEW_CORNERS", "TINY", "OUTSIDE", "CUT", "HIDDEN", "UNLISTED"]
     assert {kind.name: count for kind, count in result.lost().items()} == dict.fromkeys(kinds, 1)
     entries = {
@@ -271,6 +271,8 @@ def test_every_loss_is_counted_and_listed(tmp_path):
     ignoring = imported(source, tmp_path / "ignoring", crowds="ignore")
     crowd = mask_of(tmp_path / "ignoring", "part_1")
     assert ((crowd == 255) == ((mask == 0) & (np.arange(WIDTH) < 2))).all()
+    imported(source, tmp_path / "keeping")
+    assert (mask_of(tmp_path / "keeping", "part_1")[crowd == 255] == 2).all()
     assert ignoring.names == ("background", "dent", "scratch")
     classes, _ = read_classes(tmp_path / "ignoring")
     assert classes.ignore_values == (255,)

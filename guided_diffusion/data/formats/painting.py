@@ -17,6 +17,7 @@ from guided_diffusion.data.formats.annotated import (
     Picture,
     is_background,
 )
+from guided_diffusion.data.formats.options import Crowds
 from guided_diffusion.runtime.errors import DataError
 
 
@@ -27,7 +28,7 @@ class ClassIds:
     ids: Mapping[str, int]
     ignored: int
     """The null id, of pixels that belong to no class."""
-    ignore_crowds: bool = False
+    crowds: Crowds = "keep"
 
     def of(self, name: str) -> int | None:
         """Return the id of a class of the source, None for one that is not chosen."""
@@ -66,8 +67,9 @@ def paint(picture: Picture, sizes: Sequence[Size], classes: ClassIds, names: tup
     losses: list[Loss] = []
     painted: list[int] = []
     covering = covered = 0
-    # Crowds first: what is known of single objects counts more.
-    order = sorted(range(len(picture.shapes)), key=lambda index: not picture.shapes[index].crowd)
+    # Ignored crowds first: they are of no class where nothing else is.
+    last = classes.crowds == "ignore"
+    order = sorted(range(len(picture.shapes)), key=lambda index: last and not picture.shapes[index].crowd)
     for index in order:
         shape = picture.shapes[index]
 
@@ -77,9 +79,9 @@ def paint(picture: Picture, sizes: Sequence[Size], classes: ClassIds, names: tup
         class_id = classes.of(shape.name)
         if class_id is None:
             lose(LossKind.UNKNOWN_CLASS, f"{shape.entry}, class {shape.name!r}")
-        elif shape.crowd and class_id != classes.ignored:
+        elif shape.crowd and class_id != classes.ignored and classes.crowds != "keep":
             lose(LossKind.CROWD)
-            class_id = classes.ignored if classes.ignore_crowds else None
+            class_id = classes.ignored if classes.crowds == "ignore" else None
         if class_id is None:
             continue
         try:
