@@ -435,6 +435,20 @@ def test_annotations_of_label_studio_that_do_not_count(tmp_path):
     assert np.array_equal(mask_of(tmp_path / "data", "part_1"), annotated.expected(0))
 
 
+def test_minimal_json_of_label_studio(tmp_path):
+    annotated.write_images(tmp_path / "s")
+    tasks = []
+    for number in range(4):
+        task = annotated.label_studio_task(number)
+        regions = [{**each, **each["value"]} for each in task["annotations"][0]["result"]]
+        regions = [{key: value for key, value in each.items() if key not in ("value", "type")} for each in regions]
+        tasks.append({**task["data"], "id": task["id"], "tag": regions, "annotator": 1, "annotation_id": 7})
+    (tmp_path / "s" / "min.json").write_text(json.dumps(tasks), encoding="utf-8")
+    imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    for number, name in enumerate(NAMES):
+        assert np.array_equal(mask_of(tmp_path / "data", name), annotated.expected(number))
+
+
 def test_turned_photographs_keep_their_masks(tmp_path):
     """Annotations of the picture as viewers show it, of a file that is stored lying."""
     exif = Image.Exif()
