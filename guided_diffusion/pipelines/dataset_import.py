@@ -238,9 +238,7 @@ def _write(
     for split in {*splits, *(["test"] if drawn and config.test_share else [])}:
         for kind in ("images", "masks"):
             (folder / split / kind).mkdir(parents=True)
-    ids = ClassIds(
-        {name: index for index, name in enumerate(encoding.names)}, encoding.num_classes, config.crowds
-    )
+    ids = ClassIds({name: index for index, name in enumerate(encoding.names)}, encoding.num_classes, config.crowds)
     write = partial(_write_pair, folder=folder, encoding=encoding, ids=ids, names=annotated.names, link=config.link)
     pairs = in_threads(write, list(zip(pictures, splits, names, strict=True)), "importing", True)
     if drawn and config.test_share and len(pairs) > 1:
