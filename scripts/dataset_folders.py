@@ -55,11 +55,6 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], descri
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def count_in_test(number: int, share: float) -> int:
-    """Return how many of `number` items are for testing, with at least one for testing and one for training."""
-    return min(max(round(number * share), 1), number - 1)
-
-
 def named(values: Iterable[object], most: int = 5) -> str:
     """Return the first `most` values as text, and that there are more of them."""
     listed = [str(value) for value in values]

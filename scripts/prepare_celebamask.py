@@ -23,11 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dataset_folders import count_in_test, in_threads, named, natural, put, refuse_filled, refuse_inside, share
+from dataset_folders import in_threads, named, natural, put, refuse_filled, refuse_inside, share
 from numpy.typing import NDArray
 from PIL import Image
 
 from guided_diffusion.data.files import list_files, open_image, open_mask
+from guided_diffusion.data.held_out import count_in_test
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.data.transforms import JointTransform

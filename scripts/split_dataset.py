@@ -16,15 +16,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from dataset_folders import count_in_test, in_threads, natural, put, refuse_filled, refuse_inside, share
-from numpy.typing import NDArray
+from dataset_folders import in_threads, natural, put, refuse_filled, refuse_inside, share
 
 from guided_diffusion.data.files import open_mask
+from guided_diffusion.data.held_out import draw_test, rarest_values
 from guided_diffusion.data.masks.classes_file import FILE_NAME
 from guided_diffusion.data.masks.encoding import raw_mask
 from guided_diffusion.data.modes import DatasetMode, FileRule
@@ -39,33 +39,6 @@ SHOWN_VALUES = 30
 def values_in(path: str) -> tuple[int, ...]:
     """Return the distinct values of a mask file in order: gray values, palette indices, or colors as 0xRRGGBB."""
     return tuple(np.unique(raw_mask(open_mask(path), path).values).tolist())
-
-
-def rarest_values(values: Sequence[Sequence[int]]) -> list[int]:
-    """Return for the values of each image the one that is in the fewest images, the smallest of several."""
-    images = Counter(value for present in values for value in set(present))
-    return [min(present, key=lambda value: (images[value], value)) for present in values]
-
-
-def draw_test(groups: Sequence[Hashable], test_share: float, seed: int) -> NDArray[np.bool_]:
-    """Return which of N >= 2 items are for testing, [N]: `test_share` of them and of every group, by chance within it.
-
-    A group's share is rounded up or down. An item that is alone in its group is for training, unless too few are left.
-    """
-    size = Counter(groups)
-    number = count_in_test(len(groups), test_share)
-    pool = [index for index, group in enumerate(groups) if size[group] > 1]
-    if len(pool) < number:
-        pool = list(range(len(groups)))
-    generator = np.random.default_rng(seed)
-    ranks = generator.permutation(len(groups))
-    place = {group: position for position, group in enumerate(dict.fromkeys(groups))}
-    pool.sort(key=lambda index: (size[groups[index]], place[groups[index]], ranks[index]))
-    # Systematic sampling: every (len(pool) / number)-th of the ordered pool, from a random start.
-    positions = ((np.arange(number) + generator.random()) * len(pool) / number).astype(int)
-    chosen = np.zeros(len(groups), dtype=bool)
-    chosen[np.asarray(pool)[positions]] = True
-    return chosen
 
 
 def split(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`export`: the weights of a run as a file for other tools."""
+"""`export`: the weights of a run, or a dataset, for other tools."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from guided_diffusion.config.export import ExportConfig
+from guided_diffusion.pipelines.dataset_export import RECORD, export_dataset
 from guided_diffusion.runtime.checkpoint import BEST, DESCRIBED, find_checkpoint, load_checkpoint, save_weights
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import write_text
@@ -14,6 +15,16 @@ from guided_diffusion.runtime.logs import library_versions
 
 
 def run(config: ExportConfig) -> int:
+    """Write a dataset in `config.format`, or weights where there is none."""
+    if config.format is None:
+        return _export_weights(config)
+    exported = export_dataset(config)
+    print("\n".join(exported.lines()))
+    print(f"  {exported.folder}\n  {exported.folder / RECORD}")
+    return 0
+
+
+def _export_weights(config: ExportConfig) -> int:
     """Write the chosen weights of `config.weights.model_path` to `config.export_path`."""
     source = find_checkpoint(config.weights.model_path, prefer=BEST)
     target = Path(config.export_path)

@@ -18,6 +18,7 @@ from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.config.export import ExportConfig
 from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.config.generate import GenerateConfig
+from guided_diffusion.config.import_dataset import ImportConfig
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
@@ -43,6 +44,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "masks": MasksConfig,
     "segment": SegmentConfig,
     "generate": GenerateConfig,
+    "import": ImportConfig,
     "check": CheckConfig,
     "evaluate": EvaluateConfig,
     "study": StudyConfig,

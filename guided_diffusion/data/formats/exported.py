@@ -1,0 +1,180 @@
+"""What writers of datasets get: image, mask and origin of each pair, and the classes that the masks count."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.files import open_image, orientation, turn_upright
+from guided_diffusion.data.formats.annotated import IGNORED_ID
+from guided_diffusion.data.visualize import class_palette
+from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.runtime.files import reporting_os_errors
+
+IGNORED_VALUE = 255
+"""Of ignored pixels, in formats of 8 bits."""
+TEST_AS_VAL = {"test": "val"}
+
+
+@dataclass(frozen=True)
+class ExportedImage:
+    """An image that is copied as it is, or decoded where its file does not say what the mask lies on."""
+
+    path: str
+    upright: bool
+    """Whether the mask lies on it turned as its EXIF orientation says."""
+
+    @cached_property
+    def _stored(self) -> Image.Image:
+        return open_image(self.path, upright=False)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether it has an EXIF orientation, which some tools apply and others do not."""
+        return orientation(self._stored) != 1
+
+    @property
+    def suffix(self) -> str:
+        """The extension of the copy."""
+        return ".png" if self.is_turned else os.path.splitext(self.path)[1].lower()
+
+    def put(self, target: Path) -> None:
+        """Write the copy; pixels of a turned one, without the orientation, as PNG."""
+        if self.is_turned:
+            self.put_png(target)
+            return
+        with reporting_os_errors(target):
+            shutil.copyfile(self.path, target)
+
+    def put_png(self, target: Path, *, channels: int | None = None) -> None:
+        """Write the pixels as PNG; a PNG of so many channels is copied. channels: 1 or 3, None: as they are."""
+        image = self._stored.copy()
+        wanted = {None: image.mode, 1: image.mode if image.mode in ("L", "I;16") else "L", 3: "RGB"}[channels]
+        with reporting_os_errors(target):
+            if image.mode == wanted and self.path.lower().endswith(".png") and not self.is_turned:
+                shutil.copyfile(self.path, target)
+                return
+            if self.upright and self.is_turned:
+                image = self._stored.copy()
+                turn_upright(image)
+            if wanted == "RGB" and image.mode.startswith("I"):
+                found = "has 16 bits, beside images of colors"
+                raise DataError.of(self.path, found, "convert all images to one kind")
+            image = image if image.mode == wanted else image.convert(wanted)
+            image.getexif().clear()
+            image.info.pop("exif", None)
+            image.save(target, format="PNG")
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedPair:
+    """A pair that is written."""
+
+    name: str
+    """Without extension; every system takes it, and no other pair has it."""
+    split: str
+    """"train" or "test"."""
+    label: NDArray[np.int32]
+    """[H, W] in 0..classes - 1, the background 0, IGNORED_ID for pixels of no class."""
+    image: ExportedImage | None
+    """None: the mask alone."""
+    origin: str = "real"
+    """Whether it is real, and if not, how it was made."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether pixels of the image, or of a mask alone, were drawn by a model."""
+        return self.origin.startswith("synthetic")
+
+    @property
+    def size(self) -> Size:
+        height, width = self.label.shape
+        return height, width
+
+    @property
+    def ignored(self) -> int:
+        """The number of its pixels that belong to no class."""
+        return int((self.label == IGNORED_ID).sum())
+
+
+@dataclass(frozen=True)
+class ExportedClasses:
+    """The classes of a dataset that is written, the background first."""
+
+    names: tuple[str, ...]
+    has_ignored: bool
+    """Whether there are pixels that belong to no class."""
+
+    def color(self, index: int) -> tuple[int, int, int]:
+        """Return the color of a class in pictures, black for the background."""
+        red, green, blue = class_palette(len(self.names))[index].tolist() if index else (0, 0, 0)
+        return red, green, blue
+
+
+class DatasetWriter:
+    """Writes pairs into a folder, one by one; `finish` writes what is about all of them."""
+
+    title: ClassVar[str]
+    """What it writes, for people."""
+    with_masks_alone: ClassVar[bool] = True
+    """Whether masks without images can be written."""
+    most_classes: ClassVar[int] = 32767
+    """That the format has, the background included."""
+
+    def __init__(self, folder: Path, classes: ExportedClasses, name: str = "dataset"):
+        """folder: where the files go. name: what the dataset is called."""
+        self.folder, self.classes, self.name = folder, classes, name
+        self.counts: Counter[str] = Counter()
+        """What was changed or lost, and how often."""
+
+    def add(self, pair: ExportedPair) -> None:
+        """Write one pair."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what is about all pairs."""
+
+    def check(self) -> None:
+        """Raise ConfigError where the format has no place for so many classes."""
+        if len(self.classes.names) > self.most_classes:
+            line = f"has at most {self.most_classes} classes, the dataset {len(self.classes.names)}: choose coco"
+            raise ConfigError.of_keys(("format", f"format: {self.title} {line}"))
+
+    def place(self, *parts: str) -> Path:
+        """Return the path of a file of the dataset, whose folder is made."""
+        path = self.folder.joinpath(*parts)
+        with reporting_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def put_image(self, pair: ExportedPair, *folder: str) -> str:
+        """Copy the image of a pair, if it has one, and return its file name."""
+        if pair.image is None:
+            return f"{pair.name}.png"
+        if pair.image.is_turned:
+            self.counts["images with an EXIF orientation, written upright as PNG"] += 1
+        name = pair.name + pair.image.suffix
+        pair.image.put(self.place(*folder, name))
+        return name
+
+    def put_mask(self, label: NDArray[np.int32], *parts: str, palette: Sequence[int] = ()) -> None:
+        """Write a label map as PNG of 8 bits, ignored pixels as 255, or of 16 above 255 classes, ignored 65535."""
+        deep = len(self.classes.names) > 255
+        kind, ignored = (np.uint16, 65535) if deep else (np.uint8, IGNORED_VALUE)
+        picture = Image.fromarray(np.where(label == IGNORED_ID, ignored, label).astype(kind))
+        if palette and not deep:
+            picture.putpalette(palette)
+        target = self.place(*parts)
+        with reporting_os_errors(target):
+            picture.save(target, format="PNG")

@@ -1,0 +1,124 @@
+"""One folder with images and masks side by side: `a.png` and `a_mask.png`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guided_diffusion.data.files import open_mask
+from guided_diffusion.data.formats.annotated import IGNORED_ID, Annotated, Loss, LossKind, Picture, class_names
+from guided_diffusion.data.formats.source_files import SourceFiles, first_names, folder_of, split_of
+from guided_diffusion.data.masks.advice import describe_colors, describe_values
+from guided_diffusion.data.masks.classes_file import FILE_NAME, read_classes
+from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
+from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.scan.threads import in_threads
+from guided_diffusion.runtime.errors import DataError
+
+FORM = "images and masks in one folder"
+SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg")
+_SHOWN_CLASSES = 20
+
+
+def pairs_of(names: Sequence[str]) -> dict[str, str]:
+    """Return mask by image, of the names that differ in a suffix and the extension alone; DataError for two masks."""
+    by_stem = {name.rpartition(".")[0].lower(): name for name in names}
+    pairs = {}
+    for name in names:
+        stem = name.rpartition(".")[0].lower()
+        for suffix in SUFFIXES:
+            image = by_stem.get(stem.removesuffix(suffix)) if stem.endswith(suffix) else None
+            if image is not None and image in pairs:
+                raise DataError.of(image, f"has two masks, {pairs[image]} and {name}", "take one of them away")
+            if image is not None:
+                pairs[image] = name
+    return pairs
+
+
+def read_folder(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
+    """Return the pictures that have a mask of their name beside them.
+
+    What mask values mean is said by classes.json, or by `classes` in the order of the values, background first; of
+    two values, 0 is the background.
+    """
+    names = sorted(files.pictures)
+    pairs = pairs_of(names)
+    if not pairs:
+        found = f"has no image with a mask of its name and {', '.join(SUFFIXES[:4])} ..."
+        raise DataError.of(files.image_root, found, "name the masks a_mask.png where the image is a.png")
+    masks = set(pairs.values())
+    orphans = [n for n in names if n not in masks and _has_suffix(n)]
+    if orphans:
+        found = f"{first_names(orphans)}: a mask without an image of its name"
+        raise DataError.of(files.image_root, found, "add the image, or take the mask away")
+    facts = in_threads(lambda name: _facts(files.pictures[name]), sorted(masks), "reading masks", True)
+    encoding = _encoding(files, facts, classes)
+    pictures = [
+        Picture(
+            image,
+            files.pictures[image],
+            labels=partial(_labels, files.pictures[mask], encoding),
+            split=split_of(folder_of(image)),
+            file=files.pictures[mask],
+        )
+        for image, mask in pairs.items()
+    ]
+    losses = [Loss(LossKind.UNLISTED, files.pictures[n], n) for n in names if n not in pairs and n not in masks]
+    return Annotated(FORM, encoding.names, tuple(pictures), tuple(losses), complete=True)
+
+
+def _has_suffix(name: str) -> bool:
+    return name.rpartition(".")[0].lower().endswith(SUFFIXES)
+
+
+def _facts(path: str) -> MaskFacts:
+    raw = raw_mask(open_mask(path), path)
+    values, counts = np.unique(raw.values, return_counts=True)
+    return MaskFacts(path, RawMask(raw.kind, values, raw.palette, raw.one_bit), counts)
+
+
+def _encoding(files: SourceFiles, facts: Sequence[MaskFacts], classes: Sequence[str]) -> LabelEncoding:
+    """Return what the mask values mean; DataError where that would be a guess."""
+    described, problems = read_classes(files.root)
+    if problems:
+        raise DataError(problem_lines(problems))
+    if described is not None:
+        return _inferred("multi-class", facts, described)
+    by_value = all(each.raw.class_values is not None for each in facts)
+    if not by_value:
+        codes = sorted({code for each in facts if each.raw.colors is not None for code in each.raw.colors.tolist()})
+        remedy = f'add {FILE_NAME} with lines such as "1": {{"name": "scratch", "color": [255, 0, 0]}}'
+        raise DataError.of(files.root, f"masks have the colors {describe_colors(codes)}", remedy)
+    values = sorted({value for each in facts for value in each.raw.class_values.tolist()})
+    if len(values) <= 2 and 0 in values:
+        encoding = _inferred("binary", facts, None)
+        names = class_names(classes, ()) if classes else encoding.names
+        if len(names) != 2:
+            found = f"has {len(names) - 1} classes beside the background, but masks hold {describe_values(values)}"
+            raise DataError.of("classes", found, "name the one class that they have")
+        return LabelEncoding(2, names, encoding.values, kind="grey8")
+    names = class_names(classes, ()) if classes else ()
+    if len(names) != len(values):
+        known = f"; now there are {len(names)}" if names else ""
+        remedy = f"set classes to a name for each, in this order, the background first{known}"
+        raise DataError.of(files.root, f"masks hold the values {describe_values(values)}", remedy)
+    return LabelEncoding(len(names), names, tuple((value,) for value in values), kind="grey16")
+
+
+def _inferred(mode: str, facts: Sequence[MaskFacts], described: object) -> LabelEncoding:
+    encoding, problems = infer_encoding(get_mode(mode), described, facts, ClassOptions())
+    fatal = [problem for problem in problems if problem.fatal]
+    if fatal or encoding is None:
+        raise DataError(problem_lines(fatal))
+    return encoding
+
+
+def _labels(path: str, encoding: LabelEncoding) -> NDArray[np.int32]:
+    label = encoding.decode(open_mask(Path(path)), path).astype(np.int32)
+    return np.where(label == encoding.num_classes, IGNORED_ID, label)

@@ -1,0 +1,134 @@
+"""Pascal VOC: label maps in SegmentationClass, by the colors of labelmap.txt, or by their indices without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guided_diffusion.data.boxes.json_records import entry_problem
+from guided_diffusion.data.files import open_mask
+from guided_diffusion.data.formats.annotated import IGNORED_ID, Annotated, Loss, LossKind, Picture, class_names
+from guided_diffusion.data.formats.source_files import SourceFiles, split_of
+from guided_diffusion.data.formats.writers.voc import VOID
+from guided_diffusion.data.masks.advice import describe_colors, describe_values
+from guided_diffusion.data.masks.encoding import pack_colors, raw_mask
+from guided_diffusion.data.scan.problems import Problem, problem_lines
+from guided_diffusion.runtime.errors import DataError
+
+FORM = "Pascal VOC"
+MASKS, IMAGES, LABEL_MAP = "SegmentationClass", "JPEGImages", "labelmap.txt"
+_VOID_INDEX = 255
+_ROW = "write lines such as scratch:255,0,0::"
+
+
+def bases(names: Sequence[str]) -> list[str]:
+    """Return the folders, each "" or with a slash at its end, that have SegmentationClass."""
+    split = (f"/{name}".partition(f"/{MASKS}/") for name in names)
+    return sorted({f"{before}/".lstrip("/") for before, found, _ in split if found})
+
+
+def read_voc(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
+    """Return the images that have a label map; classes in the order of labelmap.txt, else `classes` by index."""
+    found = bases(sorted(files.files))
+    if len(found) != 1:
+        has = f"has {MASKS} in {' and in '.join(found)}" if found else f"has no folder {MASKS}"
+        raise DataError.of(files.root, has, f"give the folder that has {MASKS} and {IMAGES}")
+    base = found[0]
+    label_map = files.files.get(f"{base}{LABEL_MAP}")
+    colors = _read_label_map(label_map) if label_map else {}
+    names = tuple(colors) or class_names(classes, ())
+    if not colors and not classes:
+        line = f"has no {LABEL_MAP} that says what the indices of the masks mean"
+        raise DataError.of(files.root, line, "set classes to the names by index, the background first, or add it")
+    by_color = all(colors.values()) if colors else False
+    table = {color: index for index, color in enumerate(colors.values())} if by_color else None
+    problems: list[Problem] = []
+    splits = _splits(files, base, problems)
+    images = _by_stem(files.pictures, f"{base}{IMAGES}/") if files.root == files.image_root else _plain(files)
+    pictures, losses = [], []
+    masks = _by_stem(files.files, f"{base}{MASKS}/")
+    for stem, mask in sorted(masks.items()):
+        if stem not in images:
+            line, remedy = f"has no image of its name in {IMAGES}", "put it there, or set image_dir"
+            problems.append(entry_problem(files.files[mask], "mask", line, remedy))
+            continue
+        read = partial(_labels, files.files[mask], len(names), table)
+        path, split = files.pictures[images[stem]], splits.get(stem, "")
+        pictures.append(Picture(images[stem], path, labels=read, split=split, file=files.files[mask]))
+    if problems:
+        raise DataError(problem_lines(problems))
+    losses = [Loss(LossKind.UNLISTED, files.pictures[n], n) for stem, n in images.items() if stem not in masks]
+    return Annotated(FORM, names, tuple(pictures), tuple(losses), complete=True)
+
+
+def _by_stem(names: Mapping[str, str], folder: str) -> dict[str, str]:
+    return {name[len(folder) :].rpartition(".")[0]: name for name in names if name.startswith(folder)}
+
+
+def _plain(files: SourceFiles) -> dict[str, str]:
+    return {name.rpartition(".")[0]: name for name in files.pictures}
+
+
+def _read_label_map(path: str) -> dict[str, tuple[int, int, int] | None]:
+    """Return the color of each class, None where the line has none; DataError for lines that are none."""
+    colors: dict[str, tuple[int, int, int] | None] = {}
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = file.read().splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = line.split(":")
+        name, text = fields[0].strip(), fields[1].strip() if len(fields) > 1 else ""
+        parts = [part.strip() for part in text.split(",")] if text else []
+        right = not parts or (len(parts) == 3 and all(part.isdecimal() and int(part) < 256 for part in parts))
+        if not name or not right or len(fields) < 2:
+            raise DataError.of(f"{path}: line {number}", f"is {line[:40]!r}", _ROW)
+        if name in colors:
+            raise DataError.of(f"{path}: line {number}", f"has {name!r} again", "name each class once")
+        colors[name] = (int(parts[0]), int(parts[1]), int(parts[2])) if parts else None
+    given = [color for color in colors.values() if color]
+    if not colors or len(set(given)) < len(given):
+        what = "has two classes of one color" if colors else "has no class"
+        raise DataError.of(path, what, _ROW)
+    return colors
+
+
+def _splits(files: SourceFiles, base: str, problems: list[Problem]) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    start = f"{base}ImageSets/Segmentation/"
+    for name in (name for name in files.files if name.startswith(start) and name.endswith(".txt")):
+        split = split_of(name[len(start) :])
+        if not split:
+            continue  # trainval, default
+        with open(files.files[name], encoding="utf-8", errors="replace") as file:
+            for stem in (line.split()[0] for line in file if line.strip()):
+                if splits.setdefault(stem, split) != split:
+                    found, remedy = f"has {stem!r}, which {splits[stem]} has, too", "keep it in one of them"
+                    problems.append(entry_problem(files.files[name], split, found, remedy))
+    return splits
+
+
+def _labels(path: str, count: int, table: Mapping[tuple[int, int, int], int] | None) -> NDArray[np.int32]:
+    """Return the label map of a file. table: class by color; None: indices are classes."""
+    raw = raw_mask(open_mask(path), path)
+    if table is None:
+        if raw.class_values is None:
+            raise DataError.of(path, f"has colors, and there is no {LABEL_MAP}", "add it, with a color for each class")
+        labels = raw.class_values.astype(np.int32)
+        labels[labels == _VOID_INDEX] = IGNORED_ID
+        if labels.max() >= count:
+            found = f"has the indices {describe_values(np.unique(labels[labels >= count]))}, of {count} classes"
+            raise DataError.of(path, found, "name all classes by classes, the background first")
+        return labels
+    assert raw.colors is not None
+    codes, where = np.unique(raw.colors, return_inverse=True)
+    by_code = {int(pack_colors(color)): index for color, index in table.items()}
+    by_code.setdefault(int(pack_colors(VOID)), IGNORED_ID)
+    unknown = [code for code in codes.tolist() if code not in by_code]
+    if unknown:
+        found = f"has the colors {describe_colors(unknown)}, which {LABEL_MAP} does not have"
+        raise DataError.of(path, found, f"add their classes to {LABEL_MAP}")
+    return np.array([by_code[code] for code in codes.tolist()], np.int32)[where].reshape(raw.colors.shape)

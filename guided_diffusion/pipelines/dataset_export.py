@@ -1,0 +1,121 @@
+"""`export` of a dataset: from masks to the format of another tool, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from guided_diffusion.config.export import ExportConfig
+from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.formats.annotated import IGNORED_ID
+from guided_diffusion.data.formats.exported import ExportedClasses, ExportedImage, ExportedPair
+from guided_diffusion.data.formats.names import safe_names
+from guided_diffusion.data.formats.writers.nnunet import NnunetWriter
+from guided_diffusion.data.formats.writing import WRITERS
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.pairing import Pair
+from guided_diffusion.pipelines.export_source import ExportSource, find_export_source
+from guided_diffusion.pipelines.output import dataset_folders, refuse_written_sources
+from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.logs import library_versions
+from guided_diffusion.runtime.whole_folder import new_folder
+
+RECORD = "export.json"
+_GRAY = ("1", "L", "I", "I;16", "I;16B")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A dataset that `export_dataset` has written."""
+
+    folder: Path
+    title: str
+    names: tuple[str, ...]
+    splits: dict[str, int]
+    origins: dict[str, int]
+    counts: dict[str, int]
+    """What was changed or lost, and how often."""
+
+    def lines(self) -> list[str]:
+        """Return what was written, for people."""
+        counted = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        lines = [f"{self.title}: {sum(self.splits.values())} pairs ({counted}), {len(self.names)} classes"]
+        lines += [f"  {count} {origin}" for origin, count in self.origins.items() if origin != "real"]
+        return lines + [f"note: {count} {what}" for what, count in self.counts.items()]
+
+
+def class_order(encoding: LabelEncoding, background: int) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Return the names of the classes with the background first, and the new id of each id, the null id last.
+
+    background: its id in the dataset.
+    """
+    order = [background, *(index for index in range(encoding.num_classes) if index != background)]
+    lookup = np.full(encoding.num_classes + 1, IGNORED_ID, np.int32)
+    lookup[order] = np.arange(encoding.num_classes)
+    return tuple(encoding.names[index] for index in order), lookup
+
+
+def export_dataset(config: ExportConfig) -> Exported:
+    """Scan the dataset, and write it to `export_path` in `config.format`."""
+    source = config.source
+    target = Path(os.path.abspath(config.export_path))
+    refuse_written_sources({"export_path": target}, dataset_folders(source))
+    kind = WRITERS[config.format]
+    with new_folder("export_path", target, "export") as folder:
+        found = find_export_source(source)
+        names, lookup = class_order(found.encoding, found.mode.background)
+        classes = ExportedClasses(names, any(split.report.ignored_share for split in found.splits))
+        writer = kind(folder, classes, target.name)
+        writer.check()
+        alone = any(not isinstance(split.entries[0], Pair) for split in found.splits if split.entries)
+        if alone and not kind.with_masks_alone:
+            line = f"format is {config.format}, which needs images, but data_dir has masks alone: choose another one"
+            raise ConfigError.of_keys(("format", line))
+        if isinstance(writer, NnunetWriter):
+            modes = {mode for split in found.splits for mode in split.report.image_modes}
+            writer.channels = 1 if modes <= set(_GRAY) else 3
+        record, origins, splits = _write(found, lookup, writer)
+        writer.finish()
+        counts = {what: count for what, count in writer.counts.items() if count}
+        exported = Exported(target, kind.title, names, splits, origins, counts)
+        content = {
+            "format": config.format,
+            "source": str(Path(source.data_dir).absolute()),
+            "classes": {str(index): name for index, name in enumerate(names)},
+            "splits": splits,
+            "origins": origins,
+            "changed": counts,
+            "library": library_versions(),
+            "pairs": record,
+        }
+        write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
+    return exported
+
+
+def _write(
+    found: ExportSource, lookup: NDArray[np.int32], writer: Any
+) -> tuple[list[dict[str, str]], dict[str, int], dict[str, int]]:
+    entries = [(split, entry) for split in found.splits for entry in split.entries]
+    names = safe_names([f"{split.split}/{entry.stem}.png" for split, entry in entries])
+    record: list[dict[str, str]] = []
+    origins: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    for (split, entry), name in zip(tqdm(entries, desc="exporting", unit="pair"), names, strict=True):
+        label = lookup[read_mask(entry.mask, found.encoding, upright=entry.upright).numpy()]
+        image = ExportedImage(entry.image, entry.upright) if isinstance(entry, Pair) else None
+        pair = ExportedPair(name, split.split, label, image, split.origin(entry))
+        writer.add(pair)
+        splits[split.split] += 1
+        origins[pair.origin] += 1
+        path = entry.mask if image is None else image.path
+        record.append({"name": name, "split": split.split, "origin": pair.origin, "source": path})
+    return record, dict(origins), dict(splits)

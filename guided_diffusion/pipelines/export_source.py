@@ -1,0 +1,194 @@
+"""What is exported: a dataset, or what `sample`, `place`, `segment`, `generate`, `masks` or `import` wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from guided_diffusion.data.files import is_folder
+from guided_diffusion.data.masks.classes_file import ClassesFile, read_classes
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.modes import DatasetMode, get_mode
+from guided_diffusion.data.options import SourceOptions
+from guided_diffusion.data.pairing import MaskEntry, Pair
+from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.data.scan.scan import scan_dataset, scan_masks
+from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.runtime.logs import read_run_record
+from guided_diffusion.samples.manifest import (
+    IMAGES_ALONE,
+    MANIFEST,
+    UNFINISHED,
+    ManifestLine,
+    read_manifest,
+)
+from guided_diffusion.samples.mask_folder import ACTION as MASKS_ACTION
+from guided_diffusion.samples.reader import LAYOUT
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class SourceSplit:
+    """The scanned pairs of a split, or masks alone."""
+
+    split: str
+    report: ScanReport
+    origins: Mapping[str, str]
+    """By absolute path of the mask; those that are missing are real."""
+
+    @property
+    def entries(self) -> tuple[Pair, ...] | tuple[MaskEntry, ...]:
+        return self.report.pairs
+
+    def origin(self, entry: Pair | MaskEntry) -> str:
+        """Return how a pair was made, "real" for one that was photographed and annotated."""
+        return self.origins.get(os.path.abspath(entry.mask), "real")
+
+
+@dataclass(frozen=True, eq=False)
+class ExportSource:
+    """The splits that are exported, of one encoding."""
+
+    splits: tuple[SourceSplit, ...]
+    encoding: LabelEncoding
+    mode: DatasetMode
+
+
+def find_export_source(source: SourceOptions) -> ExportSource:
+    """Return what lies at data_dir; DataError where files are wrong, ConfigError where the layout is not known.
+
+    Without dataset_mode it has to be what this project wrote: its folders have a manifest or a classes.json.
+    """
+    if source.dataset_mode:
+        return _of_dataset(source, get_mode(source.dataset_mode))
+    root = Path(source.data_dir)
+    if not root.is_dir():
+        raise DataError.of(root, "is no folder", "give the dataset, or the results_path of an action")
+    if read_run_record(root, "environment.json").get("action") == MASKS_ACTION:
+        return _of_masks(root)
+    if (root / "images").is_dir() or _is_alone(root):
+        return _of_samples(root)
+    if not any((root / split / "images").is_dir() for split in SPLITS):
+        inside = [path for path in sorted(root.iterdir()) if (path / "images").is_dir()]
+        if len(inside) == 1:
+            return _of_samples(inside[0])
+    if any((root / name).exists() for name in ("classes.json", *(f"{split}/{MANIFEST}" for split in SPLITS))):
+        return _of_dataset(source, get_mode(LAYOUT))
+    line = f"dataset_mode is missing: {root} has no classes.json and no {MANIFEST}, so its layout is not known; give it"
+    raise ConfigError.of_keys(("dataset_mode", line))
+
+
+def _is_alone(root: Path) -> bool:
+    return (root / "masks").is_dir() and (root / MANIFEST).is_file()
+
+
+def _of_dataset(source: SourceOptions, mode: DatasetMode) -> ExportSource:
+    if mode.masks is None:
+        line = f"dataset_mode is {mode.name}, which has no masks: give one that has"
+        raise ConfigError.of_keys(("dataset_mode", line))
+    splits: list[SourceSplit] = []
+    encoding = None
+    for split in SPLITS:
+        there = {each for each in SPLITS if is_folder(mode.folder(mode.images, source.data_dir, each))}
+        # Without any, the scan of the training split says what is missing.
+        if split not in (there or {"train"}):
+            continue
+        folder = Path(source.data_dir, split)
+        _refuse_unfinished(folder)
+        report = scan_dataset(
+            source.data_dir,
+            mode,
+            split,
+            num_classes=source.num_classes,
+            ignore_label=source.ignore_label,
+            exif=source.exif,
+            encoding=encoding,
+            with_instances=False,
+        )
+        encoding = encoding or report.raise_if_fatal()
+        report.raise_if_fatal()
+        splits.append(SourceSplit(split, report, _origins(folder)))
+    return ExportSource(tuple(splits), encoding, mode)
+
+
+def _of_samples(folder: Path) -> ExportSource:
+    """Return the one folder of images/ and masks/, whose classes.json lies in it or above it."""
+    _refuse_unfinished(folder)
+    split = "test" if folder.name == "test" else "train"
+    classes = next((found for root in (folder, folder.parent) if (found := _classes(root)) is not None), None)
+    if not (folder / "images").is_dir():
+        return _masks_alone(folder, split, classes)
+    mode = get_mode(LAYOUT)
+    flat = replace(mode, images=replace(mode.images, folder="images"), masks=replace(mode.masks, folder="masks"))
+    encoding = None if classes is None else encoding_of(classes)
+    report = scan_dataset(folder, flat, split, encoding=encoding)
+    encoding = report.raise_if_fatal()
+    return ExportSource((SourceSplit(split, report, _origins(folder)),), encoding, mode)
+
+
+def _of_masks(root: Path) -> ExportSource:
+    _refuse_unfinished(root)
+    return _masks_alone(root, "train", _classes(root))
+
+
+def _masks_alone(root: Path, split: str, classes: ClassesFile | None) -> ExportSource:
+    if classes is None:
+        raise DataError.of(root, "has masks, but no classes.json that says what they mean", "restore it")
+    encoding = encoding_of(classes)
+    report = scan_masks(root / "masks", encoding)
+    report.raise_if_fatal()
+    origins = {os.path.abspath(entry.mask): "synthetic mask" for entry in report.pairs}
+    return ExportSource((SourceSplit(split, report, origins),), encoding, get_mode(LAYOUT))
+
+
+def _classes(root: Path) -> ClassesFile | None:
+    classes, problems = read_classes(root)
+    if problems:
+        raise DataError(problem_lines(problems))
+    return classes
+
+
+def encoding_of(classes: ClassesFile) -> LabelEncoding:
+    """Return the encoding of a classes.json that says all values or all colors, as those written here do."""
+    colors = classes.colors if any(classes.colors) else ()
+    values = classes.values
+    if not any(values) and not colors:
+        values = tuple((index,) for index in range(len(classes.names)))
+    values = values if all(values) else ()
+    largest = max((value for group in (*values, classes.ignore_values) for value in group), default=0)
+    kind = "rgb" if not values else "grey16" if largest > 255 else "grey8"
+    rest = classes.ignore_values, classes.ignore_colors, kind
+    return LabelEncoding(len(classes.names), classes.names, values, colors, *rest)
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    if (folder / UNFINISHED).exists():
+        raise DataError.of(folder, "its samples are not finished", "run the same command again first")
+
+
+def _origins(folder: Path) -> dict[str, str]:
+    """Return how each pair of a folder was made, by the absolute path of its mask, as its manifest says."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return {}
+    lines = read_manifest(manifest)
+    if any(line.generates == IMAGES_ALONE for line in lines):
+        raise DataError.of(manifest, "holds images without masks", "give a folder of pairs, or of masks")
+    return {os.path.abspath(folder / line.mask): origin_of(line) for line in lines if line.mask}
+
+
+def origin_of(line: ManifestLine) -> str:
+    """Return how a pair was made, in words."""
+    if line.pseudo is not None:
+        return "real image, predicted mask"
+    if line.good_image is not None:
+        return "synthetic defects in a real image"
+    if line.classified is not None or line.predicted is not None:
+        return "synthetic image, predicted mask"
+    if line.generates:
+        return "synthetic image and mask" if "image" in line.kinds else "synthetic mask"
+    return "synthetic image"
