@@ -13,15 +13,12 @@ from box_model import box_model
 from boxed import boxed_copy
 from error_lines import check_errors
 from parts import bytes_of, lines_of, pixels_of
-from PIL import Image
 from processes import finish, kill_at_files, start, start_pair
 
 from guided_diffusion.conditions.layout import WHOLE_BOX, LayoutCondition, object_styles
 from guided_diffusion.pipelines.layout_drawing import draw_layouts
 from guided_diffusion.pipelines.load import load_pipeline
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.samples.manifest import ManifestLine
-from scripts.measure import layout_picture
 
 NAMES = ["background", "lemon", "blemish", "mould", "gangrene"]
 FEW = {"steps": 2, "s": 1.5}
@@ -81,22 +78,6 @@ def assert_same(folder: Path, other: Path) -> None:
 def seeds_of(line: dict) -> list[int]:
     predicted = line["predicted"]
     return [predicted["background"]["style_seed"], *(each["style_seed"] for each in predicted["objects"])]
-
-
-def test_the_picture_of_samples_beside_real_images(sample, box_run, lemons, tmp_path):
-    """A row for each class that has objects, with true masks as the model sees them."""
-    folder, _ = sample("drawn")
-    arguments = [str(folder), str(tmp_path / "p.png"), "--model-path", str(box_run), "--data-dir", str(lemons)]
-    layout_picture.main([*arguments, "--rows", "1"])
-    classes = {each["class"] for line in lines_of(folder) for each in line["predicted"]["objects"]}
-    lines = [ManifestLine.model_validate(line) for line in lines_of(folder)]
-    rows = layout_picture.chosen_lines(lines, NAMES, 1)
-    assert {each.name for line in rows for each in line.predicted.objects} == classes
-    with Image.open(tmp_path / "p.png") as picture:
-        assert picture.height >= len(rows) * layout_picture.TILE
-        assert picture.width >= len(layout_picture.COLUMNS) * layout_picture.TILE
-    with pytest.raises(DataError):
-        layout_picture.main([*arguments, "--split", "train"])
 
 
 class TestSameBytes:
