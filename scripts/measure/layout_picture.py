@@ -73,7 +73,8 @@ def draw(arguments: argparse.Namespace) -> Path:
         layout = visualize.draw_boxes(visualize.enlarged(blank, TILE), [each.box for each in objects], entries)
         rows.append((layout, *(visualize.enlarged(tile, TILE) for tile in tiles)))
     legend = visualize.legend_of(encoding.names, labels)
-    picture = visualize.grid(rows, column_titles=COLUMNS, legend=legend, scale=1)
+    beside = [sum(rows[start : start + 2], ()) for start in range(0, len(rows), 2)]  # two samples a row
+    picture = visualize.grid(beside, column_titles=COLUMNS * min(2, len(rows)), legend=legend, scale=1)
     visualize.save(picture, arguments.picture)
     return arguments.picture
 
