@@ -227,6 +227,6 @@ class ConditionOptions:
     no_instance: bool = True
     spade: str = "auto"
     stage_masks: bool = True
-    overlap: str = "mean"
+    overlap: str = "smallest"
     style_dim: int = 128
     label_dim: int = 180

@@ -70,7 +70,8 @@ class ModelOptions(ConditionKindOptions):
         "with boxes: every block refines the masks of the objects for the next one; false: masks of class and style",
     )
     overlap: Literal["mean", "smallest"] = option(
-        "mean", "with boxes: where objects overlap, take the mean of them, or the smallest one as far as its mask goes"
+        "smallest",
+        "with boxes: where objects overlap, take the smallest one as far as its mask goes, or the mean of them",
     )
     style_dim: int = option(128, "with boxes: random numbers that are the style of an object", ge=1, le=4096)
     label_dim: int = option(180, "with boxes: numbers of the embedding of a class", ge=1, le=4096)

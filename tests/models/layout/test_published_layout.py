@@ -81,7 +81,7 @@ def network() -> UNetModel:
     record = record_of("stay_unet_64px")
     options = {key: value for key, value in record["options"].items() if key != "class_cond"}
     options["attention_resolutions"] = [int(side) for side in options["attention_resolutions"].split(",")]
-    model = unet(**options, condition="boxes").eval()
+    model = unet(**options, condition="boxes", overlap="mean").eval()
     weights = our_weights(record["state_dict"], model.state_dict())
     model.load_state_dict(weights)
     model.conditioner.axis = published_axis
