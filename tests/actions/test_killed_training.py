@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,6 @@ from tiny import TINY
 
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("ISDM_KILLS", "3"))
 """More than the suite has time for: ISDM_KILLS=20 python -m pytest tests/actions/test_killed_training.py"""
 
@@ -119,18 +117,6 @@ def test_signals_to_the_process_group_save_and_exit_with_their_code(lemons, tmp_
     assert "Traceback" not in shown
     step = load_checkpoint(folder / LAST).progress["step"]
     assert step > 0
-
-
-def test_a_run_with_workers_ends_by_itself(lemons, tmp_path):
-    """The one test in which an interpreter of its own runs main.py, to its very end."""
-    values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 1, "num_workers": 2}
-    command = [
-        sys.executable,
-        str(ROOT / "main.py"),
-        "train",
-        *(f"--set={k}={json.dumps(v)}" for k, v in values.items()),
-    ]
-    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
 
 
 def test_the_second_of_two_trainings_is_refused_at_once(lemons, tmp_path):

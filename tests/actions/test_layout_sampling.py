@@ -127,12 +127,12 @@ class TestSameBytes:
             "batch_size": 1,
             **FEW,
         }
-        process = start("sample", {**values, "num_samples": 60})
-        kill_at_files(process, tmp_path / "killed" / "images", 5)
-        assert len(list((tmp_path / "killed/images").glob("*.png"))) < 60
-        folder, shown = sample("killed", num_samples=60)
+        process = start("sample", {**values, "num_samples": 24})
+        kill_at_files(process, tmp_path / "killed" / "images", 3)
+        assert len(list((tmp_path / "killed/images").glob("*.png"))) < 24
+        folder, shown = sample("killed", num_samples=24)
         assert "are there already" in shown
-        assert_same(folder, sample("whole", num_samples=60)[0])
+        assert_same(folder, sample("whole", num_samples=24)[0])
 
 
 class TestStyles:

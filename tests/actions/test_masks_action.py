@@ -142,12 +142,12 @@ class TestSameBytes:
     @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
     def test_after_kill_9(self, masks, parts, tmp_path):
         values = {"data_dir": parts, "dataset_mode": "multi-class", "results_path": tmp_path / "killed"}
-        process, made = start("masks", {**values, "num_masks": 400}), tmp_path / "killed" / "masks"
-        kill_at_files(process, made, 20)
-        assert 20 <= len(list(made.glob("*.png"))) < 400
-        folder, shown = masks("killed", num_masks=400)
+        process, made = start("masks", {**values, "num_masks": 200}), tmp_path / "killed" / "masks"
+        kill_at_files(process, made, 5)
+        assert 5 <= len(list(made.glob("*.png"))) < 200
+        folder, shown = masks("killed", num_masks=200)
         assert "are there already" in shown
-        assert bytes_of(folder) == bytes_of(masks("whole", num_masks=400)[0])
+        assert bytes_of(folder) == bytes_of(masks("whole", num_masks=200)[0])
 
 
 class TestMistakes:
