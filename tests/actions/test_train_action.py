@@ -14,13 +14,15 @@ from tiny import TINY
 
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint, save_weights
 
+AVERAGES = {**TINY, "ema_rate": [0.9, 0.99]}
+
 
 @pytest.fixture(scope="module")
 def runs(lemons, tmp_path_factory) -> Path:
     """The folder of two uninterrupted runs that differ in length alone, `two` and `four` epochs, with dropout."""
     root = tmp_path_factory.mktemp("runs")
     for name, epochs in (("two", 2), ("four", 4)):
-        values = {**TINY, "data_dir": lemons, "output_dir": root / name, "max_epochs": epochs, "dropout": 0.2}
+        values = {**AVERAGES, "data_dir": lemons, "output_dir": root / name, "max_epochs": epochs, "dropout": 0.2}
         assert command_line.run("train", **values) == 0
     return root
 
@@ -29,7 +31,7 @@ def runs(lemons, tmp_path_factory) -> Path:
 def options(lemons, tmp_path) -> dict:
     """The options of the run of two epochs, into another folder."""
     values = {"data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 2, "dropout": 0.2}
-    return {**TINY, **values}
+    return {**AVERAGES, **values}
 
 
 def weights_equal(first: Path, second: Path) -> bool:

@@ -10,7 +10,7 @@ TINY = {
     "diffusion_steps": 50,
     "batch_size": 3,
     "lr": 1e-3,
-    "ema_rate": [0.9, 0.99],
+    "ema_rate": [0.99],
     "preview_interval": 0,
     "tensorboard": False,
 }
