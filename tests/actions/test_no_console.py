@@ -31,6 +31,7 @@ def test_training_with_closed_streams_ends_as_any_other(lemons, tmp_path):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
 
 
+@pytest.mark.slow
 def test_streams_that_are_not_there(lemons, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)

@@ -61,6 +61,7 @@ class TestSameBytes:
         assert len(first) == 13
         assert all(other == first for other in others)
 
+    @pytest.mark.slow
     def test_of_deep_images_whatever_the_batch(self, place, tmp_path):
         good = write_good(tmp_path / "deep", SIZES, kind=np.uint16)
         first, second = (place(f"deep{size}", good_dir=good, batch_size=size)[0] for size in (1, 5))
@@ -115,6 +116,7 @@ class TestGoingOn:
         assert len({line["seed"] for line in lines}) == 10
         assert (folder / "images/a.png").read_bytes() != (folder / "images/a_rep001.png").read_bytes()
 
+    @pytest.mark.slow
     def test_more_pairs_later(self, place):
         folder, _ = place("grown", num_samples=3)
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}

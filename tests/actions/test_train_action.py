@@ -86,7 +86,8 @@ def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_longer(option
     assert weights_equal(tmp_path / "run" / LAST, runs / "four" / LAST)
 
 
-@pytest.mark.parametrize("what", ["folder", pytest.param("file", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["folder", "file"])
 def test_going_on_from_another_folder_leaves_it_as_it_was(options, isdm, tmp_path, runs, what):
     before = (runs / "two" / LAST).read_bytes()
     source = runs / "two" / ("" if what == "folder" else LAST)
@@ -96,6 +97,7 @@ def test_going_on_from_another_folder_leaves_it_as_it_was(options, isdm, tmp_pat
     assert weights_equal(tmp_path / "run" / LAST, runs / "four" / LAST)
 
 
+@pytest.mark.slow
 def test_finetuning_starts_from_weights_and_averages_with_fresh_counts(trained, lemons, isdm, tmp_path):
     values = {"data_dir": str(lemons), "resume_checkpoint": str(trained), "output_dir": str(tmp_path / "ft")}
     values |= {"batch_size": 3, "max_epochs": 1, "ema_rate": [0.9, 0.99], "preview_interval": 0, "lr": 1e-12}

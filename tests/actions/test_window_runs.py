@@ -224,6 +224,7 @@ def test_images_of_which_some_are_smaller_are_padded(copied, tmp_path, isdm):
     assert "1 of 9 images are smaller than a window" in shown
 
 
+@pytest.mark.slow
 def test_good_images_in_colors_beside_gray_ones_are_warned_of(copied, tmp_path, isdm):
     gray = np.array(Image.open(copied / "good/good_1.png"))
     Image.fromarray(np.stack([gray, gray // 2, gray // 3], -1)).save(copied / "good/good_1.png")
