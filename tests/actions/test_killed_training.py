@@ -34,7 +34,7 @@ def wait_for_log(process, folder: Path, begun: int = 0) -> None:
 
 
 def test_killed_training_equals_uninterrupted(lemons, tmp_path):
-    epochs = 5 * KILLS
+    epochs = 4 * KILLS
     whole = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "whole"), "max_epochs": epochs}
     whole |= {"drop_rate": 0.3, "dropout": 0.1, "rotate90": True, "ema_rate": [0.9, 0.99]}
     process = start("train", whole)
