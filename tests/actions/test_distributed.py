@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from processes import finish, start_pair
-from tiny import TINY
+from tiny import TINY, TWO_LEVELS
 
 from guided_diffusion.diffusion.options import CLASSWISE
 from guided_diffusion.runtime.checkpoint import LAST, load_checkpoint
@@ -112,7 +112,7 @@ def test_boxes_and_what_masks_learn(pair, lemons, tmp_path, isdm):
 
 @slow
 def test_two_processes_train_an_autoencoder_like_one(pair, lemons, tmp_path, isdm):
-    common = {**TINY, "data_dir": str(lemons), "max_epochs": 1, "latent": 4, "image_size": 32, "gate": 0}
+    common = {**TWO_LEVELS, "data_dir": str(lemons), "max_epochs": 1, "latent": 4, "image_size": 32, "gate": 0}
     common |= {"attention_resolutions": [4], "allow_thin": True, "autoencoder_channels": 8, "autoencoder_steps": 4}
     common |= {"autoencoder_crop": 16}
     two = {**common, "batch_size": 3, "autoencoder_batch_size": 2, "output_dir": str(tmp_path / "two")}

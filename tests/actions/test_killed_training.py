@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import finish, start
-from tiny import TINY
+from tiny import TINY, TWO_LEVELS
 
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 
@@ -72,7 +72,7 @@ def test_killed_training_equals_uninterrupted(lemons, tmp_path):
 
 
 def test_a_latent_run_stopped_and_killed_in_its_first_phase_equals_an_uninterrupted_one(lemons, tmp_path):
-    values = {**TINY, "data_dir": str(lemons), "max_epochs": 2, "latent": 4, "image_size": 32, "gate": 0}
+    values = {**TWO_LEVELS, "data_dir": str(lemons), "max_epochs": 2, "latent": 4, "image_size": 32, "gate": 0}
     values |= {"attention_resolutions": [4], "allow_thin": True, "autoencoder_channels": 8, "autoencoder_steps": 60}
     whole, stopped = ({**values, "output_dir": str(tmp_path / name)} for name in ("whole", "stopped"))
     assert finish(start("train", whole)) == 0

@@ -10,11 +10,11 @@ import command_line
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY
+from tiny import TWO_LEVELS
 
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint, save_weights
 
-AVERAGES = {**TINY, "ema_rate": [0.9, 0.99]}
+AVERAGES = {**TWO_LEVELS, "ema_rate": [0.9, 0.99]}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from large_images import CLASSES, SIZE, write_large_images
 from PIL import Image
-from tiny import TINY
+from tiny import TWO_LEVELS
 
 from guided_diffusion.data.area import reduce_label
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -37,7 +37,7 @@ def copied(large, tmp_path) -> Path:
 
 
 def training(root: Path, output: Path, **options) -> dict:
-    values = {**TINY, **WINDOWS, "data_dir": root / "data", "good_dir": root / "good", "output_dir": output}
+    values = {**TWO_LEVELS, **WINDOWS, "data_dir": root / "data", "good_dir": root / "good", "output_dir": output}
     return {**values, "attention_resolutions": [16], "max_epochs": 1, **options}
 
 

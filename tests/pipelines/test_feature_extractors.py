@@ -9,7 +9,7 @@ import command_line
 import pytest
 import torch
 from recorded import record_of, weights_of
-from tiny import TINY
+from tiny import TWO_LEVELS
 
 from guided_diffusion.config.load import read_config
 from guided_diffusion.config.pipeline import LoadConfig
@@ -45,7 +45,7 @@ def run(lemons, tmp_path_factory) -> Callable[..., Path]:
 
     def train(**values) -> Path:
         folder = tmp_path_factory.mktemp("run") / "x"
-        base = {**TINY, "data_dir": lemons, "output_dir": folder, "max_epochs": 1}
+        base = {**TWO_LEVELS, "data_dir": lemons, "output_dir": folder, "max_epochs": 1}
         assert command_line.run("train", **{**base, **values}) == 0
         return folder
 

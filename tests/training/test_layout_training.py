@@ -11,7 +11,7 @@ from guided_diffusion.conditions.layout import LayoutCondition
 from guided_diffusion.models.compilation import compile_network
 
 BOXES = {"condition": "boxes", "style_dim": 4, "label_dim": 8, "image_size": 8, "learn_sigma": False, "grad_clip": 0.0}
-BOXES |= {"attention_resolutions": [4], "batch_size": 4, "mask_supervision": 0.5}
+BOXES |= {"channel_mult": [1, 1], "attention_resolutions": [4], "batch_size": 4, "mask_supervision": 0.5}
 
 
 def gradients(trainer) -> torch.Tensor:
