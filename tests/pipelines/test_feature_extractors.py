@@ -83,6 +83,7 @@ def test_a_model_of_images_alone(alone):
     assert all(torch.equal(*pair) for pair in zip(maps, again, strict=True))
 
 
+@pytest.mark.slow
 def test_settings_name_the_weights(alone, run):
     other = run(condition="none", image_channels=1, seed=1)
     settings = [extractor(alone).settings(), extractor(alone, seed=1).settings(), extractor(other).settings()]
@@ -147,6 +148,7 @@ def test_contradictions_of_options(values, key):
     assert [found for found, _ in FeatureOptions(**values).check()] == [key]
 
 
+@pytest.mark.slow
 def test_published_files(tmp_path):
     path = tmp_path / "swav.pth.tar"
     torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)

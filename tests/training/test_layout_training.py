@@ -32,6 +32,7 @@ def test_every_weight_has_a_gradient_where_all_layouts_are_dropped(more, trainer
     assert "mask_loss" not in trainer.progress.sums.means()
 
 
+@pytest.mark.slow
 def test_masks_learn_and_are_logged_by_themselves(trainer_for):
     found = []
     for weight in (0.0, 0.5):
@@ -53,6 +54,7 @@ def test_microbatches_give_the_same_gradient(trainer_for):
         assert torch.allclose(found[0], other, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision(trainer_for):
     full, half = (step(trainer_for(kind, **BOXES, precision=kind)) for kind in ("fp32", "bf16"))
     assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.98
