@@ -73,9 +73,8 @@ def isdm(capsys):
 
 @pytest.fixture(scope="session")
 def trained(lemons, tmp_path_factory) -> Path:
-    """The folder of a finished run of 3 epochs with dropped masks and two averages of the weights."""
+    """The folder of a finished run of 3 epochs with dropped masks."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     values = {**TINY, "data_dir": lemons, "output_dir": folder, "max_epochs": 3, "drop_rate": 0.2}
-    values["ema_rate"] = [0.9, 0.99]
     assert command_line.run("train", **values) == 0
     return folder

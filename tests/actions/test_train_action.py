@@ -68,7 +68,7 @@ def test_a_run_leaves_what_it_promises_and_previews_change_nothing(options, isdm
 
 def test_a_checkpoint_describes_itself(trained):
     checkpoint = load_checkpoint(trained / BEST)
-    assert checkpoint.config["channel_mult"] == [1.0, 1.0]
+    assert checkpoint.config["channel_mult"] == [1.0]
     assert checkpoint.config["num_classes"] == 5
     assert checkpoint.encoding["names"][1] == "lemon"
     assert checkpoint.lineage["saw_dropped_masks"] is True
