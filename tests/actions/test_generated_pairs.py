@@ -20,7 +20,7 @@ from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 from guided_diffusion.runtime.files import digest
 
 PAIRS, SAMPLES = 56, 6
-TINY_PAIRS = {**TINY, "batch_size": 14, "max_epochs": 2}
+TINY_PAIRS = {**TINY, "batch_size": 14, "max_epochs": 2, "ema_rate": [0.9, 0.99]}
 SAMPLED = {"num_samples": SAMPLES, "steps": 3, "batch_size": 4}
 
 
