@@ -46,6 +46,7 @@ def metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_masks_learn_what_is_in_the_boxes(learned, solids):
     """On test layouts the masks of ellipses, where the box is not the mask, are better than the whole box."""
     from guided_diffusion.pipelines.load import load_pipeline
@@ -81,12 +82,14 @@ def iou(found: torch.Tensor, true: torch.Tensor, kind: int) -> float:
     return float((found & true).sum() / (found | true).sum())
 
 
+@pytest.mark.slow
 def test_the_loss_of_images_falls(learned):
     losses = [line["loss"] for line in metrics(learned)]
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
     assert "masks 0." in (learned / "log.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_previews_show_layout_image_and_masks(learned):
     picture = np.asarray(Image.open(learned / "previews" / "epoch_0020.png"))
     yellow, orange = ((picture == color).all(-1) for color in ((240, 220, 66), (213, 70, 0)))
@@ -95,6 +98,7 @@ def test_previews_show_layout_image_and_masks(learned):
     assert seen == [True, False, True, False, True, False, True]
 
 
+@pytest.mark.slow
 def test_checkpoints_have_what_sampling_needs(learned):
     checkpoint = load_checkpoint(learned / BEST)
     assert checkpoint.config["condition"] == "boxes"
@@ -119,6 +123,7 @@ def annotated(lemons, tmp_path) -> Path:
     return boxed_copy(lemons, tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_annotations_are_the_condition_and_part_of_the_data(annotated, tmp_path, isdm):
     good = annotated / "train" / "good" / "images"
     good.mkdir(parents=True)
@@ -152,6 +157,7 @@ def test_boxes_may_be_left_aside(annotated, tmp_path, isdm):
     assert load_checkpoint(tmp_path / "run" / BEST).config["condition"] == "none"
 
 
+@pytest.mark.slow
 def test_a_batch_of_good_parts_alone(tmp_path, isdm):
     """No object anywhere: the masks have nothing to learn, and nothing to draw."""
     data = gray_set(tmp_path / "data")
@@ -206,6 +212,7 @@ def test_what_does_not_go_with_annotations_is_one_line(key, values, reason, tmp_
     assert reason in errors[0]
 
 
+@pytest.mark.slow
 def test_finetuning_cannot_begin_to_fill_holes_of_boxes(learned, solids, tmp_path, isdm):
     values = {"data_dir": solids, "resume_checkpoint": learned, "output_dir": tmp_path / "tuned", "inpaint": True}
     code, _, errors = isdm("finetune", **values)
@@ -221,6 +228,7 @@ def test_a_network_of_masks_does_not_become_one_of_boxes(trained, lemons, tmp_pa
         assert "condition differs from " in errors[0]
 
 
+@pytest.mark.slow
 def test_the_written_configuration_starts_the_same_run(learned, tmp_path, isdm):
     """Every key is given there, also those of masks that annotations do not have."""
     data = gray_set(tmp_path / "data")

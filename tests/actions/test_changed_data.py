@@ -49,7 +49,8 @@ def same(first: Path, second: Path) -> bool:
     return all(torch.equal(value, other[name]) for weights, other in pairs for name, value in weights.items())
 
 
-@pytest.mark.parametrize("kind", ["masks", pytest.param("images", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["masks", "images"])
 def test_a_run_does_not_go_on_with_changed_files(kind, data, options, isdm, tmp_path):
     assert isdm("train", **options)[0] == 0
     last = tmp_path / "run" / LAST
@@ -177,6 +178,7 @@ def test_test_images_in_train_are_named(action, data, options, isdm):
     assert [line.split(": ")[1] for line in warnings] == [str(path) for path in planted]
 
 
+@pytest.mark.slow
 def test_without_copies_nothing_is_said_of_train_and_test(data, options, isdm):
     _, shown, _ = isdm("check", **{key: options[key] for key in ("data_dir", "dataset_mode", "output_dir")})
     assert "in train" not in shown

@@ -40,11 +40,14 @@ def times_of(folder: Path) -> dict[Path, int]:
 
 
 def quick_stages(config: demo.DemoConfig) -> dict[str, dict[str, Any]]:
-    """Return the stages with a few steps of sampling, and a small segmentation model."""
+    """Return the stages with a few steps of sampling, and small images and models."""
     steps = {"steps": 2}
-    changes = {"place": steps, "sample": steps, "sample_synthetic": steps, "evaluate": {"encoder": "tu-lcnet_050"}}
+    changes = {"place": steps, "sample": steps, "sample_synthetic": steps}
+    changes["evaluate"] = {"encoder": "tu-lcnet_050", "image_size": 32}
     stages = demo_stages(config)
-    stages["train"]["preview_steps"] = 2
+    for name in ("check", "train"):
+        stages[name] |= {"image_size": 24, "scale": 24 / demo.FILE_SIZE}
+    stages["train"] |= {"attention_resolutions": [6], "preview_steps": 2, "preview_images": 2}
     return {name: values | changes.get(name, {}) for name, values in stages.items()}
 
 

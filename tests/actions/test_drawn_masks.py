@@ -27,6 +27,7 @@ def classes(label: np.ndarray) -> set[int]:
     return set(np.unique(label).tolist())
 
 
+@pytest.mark.slow
 def test_masks_have_the_size_that_is_asked_for_and_classes_of_their_bases(masks):
     folder, shown = masks("new", mask_size=[32, 48], num_masks=16)
     lines = lines_of(folder)
@@ -44,6 +45,7 @@ def test_masks_have_the_size_that_is_asked_for_and_classes_of_their_bases(masks)
     assert {"statistics.json", "contact_sheet.png", "classes.json"} <= {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_masks_are_functions_of_seed_and_number(masks):
     folder, _ = masks("grown", num_masks=3)
     masks("grown", num_masks=6)

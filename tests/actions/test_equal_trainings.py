@@ -35,6 +35,7 @@ def test_bytes_do_not_tell_place_time_or_interruption(more, lemons, tmp_path, is
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_finetunings_are_equal_wherever_both_runs_lie(trained, lemons, tmp_path, isdm):
     found = []
     for place in (tmp_path / "a", tmp_path / "deeper" / "b"):
@@ -92,6 +93,7 @@ def test_a_damaged_last_beside_a_sound_best_is_told_with_a_way_out(damage, run, 
         assert f"resume_checkpoint={folder / BEST}" in line
 
 
+@pytest.mark.slow
 def test_the_way_out_of_a_damaged_last_is_as_the_message_says(run, isdm):
     folder = Path(run["output_dir"])
     cut_short(folder / LAST)
@@ -141,6 +143,7 @@ def test_a_damaged_best_beside_a_sound_last_is_told(damage, run, lemons, tmp_pat
     assert str(folder / LAST) in errors[0]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_sound_last_beside_a_damaged_best(run, lemons, tmp_path, isdm):
     folder = Path(run["output_dir"])
     cut_short(folder / BEST)
@@ -195,6 +198,7 @@ def test_an_earlier_start_of_the_same_run_is_dropped_in_the_end(tmp_path):
             path.unlink()
 
 
+@pytest.mark.slow
 def test_a_run_with_paths_of_an_older_version_goes_on(trained, lemons, tmp_path, isdm):
     """They were absolute, or relative to where the run had been started."""
     source, folder = shutil.copytree(trained, tmp_path / "source"), tmp_path / "tuned"

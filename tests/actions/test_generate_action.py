@@ -124,6 +124,7 @@ class TestPairs:
         assert [classes[str(index)]["name"] for index in range(3)] == list(NAMES)
         assert classes["ignore"] == {"values": [NULL]}
 
+    @pytest.mark.slow
     def test_a_model_with_masks_draws_without_one(self, generate, labeled, isdm, tmp_path):
         from tiny import TINY
 
@@ -140,6 +141,7 @@ class TestPairs:
             16,
         )
 
+    @pytest.mark.slow
     def test_noises_are_averaged(self, generate, labeled, network, isdm, tmp_path):
         values = {"model_path": network, "data_dir": labeled, "dataset_mode": "multi-class", "folds": 0}
         assert isdm("segment", **{**FAST, **values}, noise_draws=3, output_dir=tmp_path / "segment")[0] == 0
@@ -181,6 +183,7 @@ class TestDownstream:
         assert code == 2
         check_error(errors[0], out / "train", 6)
 
+    @pytest.mark.slow
     def test_sample_renders_the_masks(self, out, labeled, isdm, tmp_path):
         from tiny import TINY
 
@@ -199,6 +202,7 @@ class TestDownstream:
 
 
 class TestSameBytes:
+    @pytest.mark.slow
     def test_whatever_the_batch_and_more_later(self, generate, tmp_path):
         whole, _ = generate(num_samples=8)
         grown, _ = generate(num_samples=3, batch_size=1, results_path=tmp_path / "grown")
@@ -215,11 +219,13 @@ class TestSameBytes:
         assert kept.keys() == set(sorted(first, key=drawn.get)[:4])
         assert {path.stem for path in (grown / "train/images").iterdir()} == kept.keys()
 
+    @pytest.mark.slow
     def test_another_seed_draws_others_and_reads_them_alike(self, generate, tmp_path):
         first, second = generate()[0], generate(seed=1, results_path=tmp_path / "other")[0]
         assert bytes_of(first / "train/images") != bytes_of(second / "train/images")
         assert lines_of(first / "train")[0]["features"] == lines_of(second / "train")[0]["features"]
 
+    @pytest.mark.slow
     def test_other_settings_are_refused_in_a_finished_folder(self, generate, keys, isdm):
         folder, _ = generate()
         before = bytes_of(folder)
@@ -286,6 +292,7 @@ class TestPublishedForms:
         assert names == {"sample_000001", "sample_000000"}  # of the first three
         assert len(json.loads((folder / "classes.json").read_text())) == 5 + 1
 
+    @pytest.mark.slow
     def test_published_filter(self, generate, refused):
         (line,) = refused(published_filter=True)
         check_error(line, "published_filter")

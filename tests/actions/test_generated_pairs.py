@@ -20,7 +20,7 @@ from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 from guided_diffusion.runtime.files import digest
 
 PAIRS, SAMPLES = 56, 6
-TINY_PAIRS = {**TINY, "batch_size": 14, "max_epochs": 2}
+TINY_PAIRS = {**TINY, "batch_size": 14, "max_epochs": 2, "ema_rate": [0.9, 0.99]}
 SAMPLED = {"num_samples": SAMPLES, "steps": 3, "batch_size": 4}
 
 
@@ -110,6 +110,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(many_lemons, tmp_pat
     assert first.generation == second.generation
 
 
+@pytest.mark.slow
 def test_finetuning_keeps_the_code_and_generates_the_same(pair_run, many_lemons, tmp_path, isdm):
     folder = tmp_path / "finetuned"
     values = {"data_dir": many_lemons, "resume_checkpoint": pair_run, "output_dir": folder, "batch_size": 14}
@@ -157,6 +158,7 @@ def test_pairs_depend_on_seed_and_index_alone(sample):
     assert bytes_of(again) == first
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(sample):
     whole, _ = sample("whole")
     folder, _ = sample("stopped")
@@ -170,12 +172,14 @@ def test_a_run_goes_on_where_it_stopped(sample):
     assert all((folder / name).read_bytes() == (whole / name).read_bytes() for name in pictures)
 
 
+@pytest.mark.slow
 def test_classes_are_asked_for_in_turn(sample):
     folder, _ = sample("asked", class_names=["mould", "gangrene"])
     names = [line["generated"]["class"] for line in lines_of(folder)]
     assert names == ["mould", "gangrene"] * (SAMPLES // 2)
 
 
+@pytest.mark.slow
 def test_masks_alone_are_read_by_sample(mask_run, trained, lemons, tmp_path, isdm):
     folder, target = tmp_path / "masks", tmp_path / "images"
     code, _, errors = isdm("sample", model_path=mask_run, results_path=folder, **SAMPLED)

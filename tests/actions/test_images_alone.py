@@ -93,6 +93,7 @@ def test_masks_are_left_aside(lemons, isdm, tmp_path):
         assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
 
 
+@pytest.mark.slow
 def test_images_of_all_folders_are_trained_on(lemons, pictures, isdm, tmp_path):
     good = tmp_path / "good"
     good.mkdir()
@@ -117,6 +118,7 @@ def test_holes_of_a_network_without_a_condition_lie_on_defects_still(lemons, pic
     assert (code, errors) == (0, [])
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_and_masks_may_change(lemons, isdm, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(lemons, data)
@@ -316,6 +318,7 @@ def test_killed_sampling_goes_on_where_it_stopped(draw, painter_of_all, tmp_path
     assert bytes_of(folder) == bytes_of(draw("whole", batch_size=1, num_samples=40)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_exported_weights_draw_the_same(draw, painter_of_all, isdm, tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"

@@ -60,6 +60,7 @@ def moved(average: dict[str, Tensor], weights: dict[str, Tensor], rate: float, s
 # ------------------------------------------------------------------------------------------------------ starting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [LAST, BEST])
 @pytest.mark.parametrize("action", ["train", "finetune"])
 def test_a_plain_checkpoint_starts_one_with_its_weights_alone(action, source, trained, lemons, tmp_path, isdm):
@@ -88,6 +89,7 @@ def test_a_plain_checkpoint_starts_one_with_its_weights_alone(action, source, tr
         assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs.keys() - {FIRST})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["train", "finetune"])
 def test_bare_weights_start_one_too(action, trained, lemons, tmp_path, isdm):
     assert isdm("export", model_path=trained, export_path=tmp_path / "bare.pt", weights="raw")[0] == 0
@@ -132,6 +134,7 @@ def test_a_run_that_was_begun_goes_on_bit_for_bit_without_its_source(trained, le
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_another_augmentation_is_another_run(filled, lemons, tmp_path, isdm):
     folder = shutil.copytree(filled, tmp_path / "run")
     (line,) = train(isdm, lemons, folder, **HOLES, augment=0.1, max_epochs=2, drop_rate=0.2)
@@ -153,6 +156,7 @@ def test_previews_show_the_filled_holes(filled):
     assert Image.open(preview).width > 0
 
 
+@pytest.mark.slow
 def test_samples_are_whole_images_and_weights_are_exported(filled, lemons, tmp_path, isdm):
     images = []
     for name in ("run", "bare.pt", "described.safetensors"):

@@ -63,6 +63,7 @@ def class_statistics(lemons: Path) -> tuple[np.ndarray, np.ndarray]:
     return counts.sum(0) / counts.sum(), (counts > 0).mean(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [UNIFORM, CLASSWISE])
 def test_a_run_with_label_diffusion_samples(runs, sample, kind):
     folder = sample(runs[kind], "out")
@@ -173,13 +174,14 @@ def test_eta_stays_what_it_was_when_the_masks_change(runs, lemons, isdm, tmp_pat
     assert (config["cond_diffuse"], config["cond_opt"]) == (True, CLASSWISE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "weights"),
     [
         (".pt", "ema"),
         (".safetensors", "raw"),
-        pytest.param(".pt", "raw", marks=pytest.mark.slow),
-        pytest.param(".safetensors", "ema", marks=pytest.mark.slow),
+        (".pt", "raw"),
+        (".safetensors", "ema"),
     ],
 )
 def test_exported_weights_sample_like_the_run(runs, sample, isdm, tmp_path, suffix, weights):
@@ -208,6 +210,7 @@ def test_samplers_extras_are_recorded_and_do_something(runs, sample):
     assert any(not np.array_equal(*pair) for pair in zip(images(plain), images(ahead), strict=True))
 
 
+@pytest.mark.slow
 def test_the_unlabeled_class_becomes_null(trained, lemons, sample, tmp_path):
     """Sampling from masks that are all unlabeled is sampling from null maps, though the masks are written as given."""
     data = tmp_path / "data"
@@ -240,6 +243,7 @@ def test_maps_without_a_class_keep_their_edges():
         assert torch.equal(maps.edge, edge)
 
 
+@pytest.mark.slow
 def test_folders_and_checkpoints_of_before_go_on(trained, sample, tmp_path):
     folder = sample(trained, "before", num_samples=2)
     new = ("extrapolation", "cond_diffuse", "cond_opt", "eta_path", "unlabeled_to_zero")

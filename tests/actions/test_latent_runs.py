@@ -12,7 +12,7 @@ import torch
 from error_lines import check_error
 from PIL import Image
 from safetensors.torch import save_file
-from tiny import TINY
+from tiny import TWO_LEVELS
 
 from guided_diffusion import load_pipeline
 from guided_diffusion.data.area import AreaReduction
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 PAIRS = 56
 TINY_LATENT = {
-    **TINY, "batch_size": 14, "max_epochs": 2, "latent": 4, "image_size": 32, "attention_resolutions": [4],
+    **TWO_LEVELS, "batch_size": 14, "max_epochs": 2, "latent": 4, "image_size": 32, "attention_resolutions": [4],
     "autoencoder_channels": 8, "autoencoder_steps": 4, "autoencoder_batch_size": 4, "gate": 0, "allow_thin": True,
 }  # fmt: skip
 SAMPLED = {"num_samples": 4, "steps": 3, "batch_size": 4}

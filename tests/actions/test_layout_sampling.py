@@ -86,14 +86,17 @@ class TestSameBytes:
         assert_same(alone, some)
         assert len(list((alone / "images").iterdir())) == 4
 
+    @pytest.mark.slow
     def test_for_one_batch(self, sample):
         assert bytes_of(sample("one")[0]) == bytes_of(sample("two")[0])
 
-    @pytest.mark.parametrize("sampler", ["ddpm", pytest.param("ddim", marks=pytest.mark.slow), "dpm++2m-sde"])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++2m-sde"])
     def test_for_any_batch_and_sampler(self, sample, sampler):
         values = {"sampler": sampler, "steps": 2, "num_samples": 3}
         assert_same(*(sample(f"b{size}", batch_size=size, **values)[0] for size in (1, 3)))
 
+    @pytest.mark.slow
     def test_more_samples_later(self, sample):
         folder, _ = sample("grown", num_samples=2)
         before = bytes_of(folder)
@@ -127,12 +130,12 @@ class TestSameBytes:
             "batch_size": 1,
             **FEW,
         }
-        process = start("sample", {**values, "num_samples": 60})
-        kill_at_files(process, tmp_path / "killed" / "images", 5)
-        assert len(list((tmp_path / "killed/images").glob("*.png"))) < 60
-        folder, shown = sample("killed", num_samples=60)
+        process = start("sample", {**values, "num_samples": 24})
+        kill_at_files(process, tmp_path / "killed" / "images", 3)
+        assert len(list((tmp_path / "killed/images").glob("*.png"))) < 24
+        folder, shown = sample("killed", num_samples=24)
         assert "are there already" in shown
-        assert_same(folder, sample("whole", num_samples=60)[0])
+        assert_same(folder, sample("whole", num_samples=24)[0])
 
 
 class TestStyles:
@@ -155,6 +158,7 @@ class TestStyles:
         for seed, style in zip(seeds_of(line), styles, strict=True):
             assert torch.equal(torch.empty(6).normal_(generator=torch.Generator().manual_seed(seed)), style)
 
+    @pytest.mark.slow
     def test_style_seed_changes_looks_alone(self, sample):
         first, second = (sample(f"style{seed}", style_seed=seed, num_samples=1)[0] for seed in (0, 1))
         one, two = lines_of(first)[0], lines_of(second)[0]
@@ -166,6 +170,7 @@ class TestStyles:
         assert not np.array_equal(pixels_of(first / one["image"]), pixels_of(second / two["image"]))
         assert seeds_of(lines_of(sample("plain", num_samples=1)[0])[0]) == seeds_of(one), "null: the seed of the run"
 
+    @pytest.mark.slow
     def test_objects_json_is_a_layout_file_of_the_same_images(self, sample):
         folder, _ = sample("first")
         again, _ = sample("again", layout_source="file", layout_file=folder / "objects.json", style_seed=9)
@@ -173,6 +178,7 @@ class TestStyles:
             assert bytes_of(again / kind) == bytes_of(folder / kind)
         assert [line["lineage"] for line in lines_of(again)] == [line["lineage"] for line in lines_of(folder)]
 
+    @pytest.mark.slow
     def test_objects_follow_the_image(self, sample):
         """Random weights, but far from none: the layout decides pixels."""
         guided, plain = sample("guided", s=3)[0], sample("null", s=0)[0]
@@ -210,6 +216,7 @@ class TestPredictedMasks:
         assert "predicted" in shown
         assert str(folder / "objects.json") in shown
 
+    @pytest.mark.slow
     def test_check_says_that_they_are_predicted(self, sample, isdm, tmp_path):
         for split in ("train", "test"):
             sample("data", data_split=split, split=split)
@@ -223,6 +230,7 @@ class TestPredictedMasks:
         assert code == 0, errors
         assert "8 masks of train are predicted" in shown or "4 masks of test are predicted" in shown
 
+    @pytest.mark.slow
     def test_evaluate_refuses_layouts_of_the_test(self, sample, evaluate):
         code, errors, _ = evaluate(sample("test")[0])
         assert code == 2
@@ -235,6 +243,7 @@ class TestPredictedMasks:
         assert code == 0, errors
         assert "predicted" in report
 
+    @pytest.mark.slow
     def test_they_are_masks_for_a_semantic_model(self, sample, trained, isdm, tmp_path):
         folder, _ = sample("boxes", data_split="train", num_samples=2)
         out = tmp_path / "semantic"
@@ -263,6 +272,7 @@ class TestSources:
         assert code == 2
         assert "4 of 4 samples" in errors[0]
 
+    @pytest.mark.slow
     def test_recombined_layouts(self, sample):
         folder, _ = sample("new", layout_source="recombine", num_samples=5)
         lines = lines_of(folder)

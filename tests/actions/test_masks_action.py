@@ -142,12 +142,12 @@ class TestSameBytes:
     @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
     def test_after_kill_9(self, masks, parts, tmp_path):
         values = {"data_dir": parts, "dataset_mode": "multi-class", "results_path": tmp_path / "killed"}
-        process, made = start("masks", {**values, "num_masks": 400}), tmp_path / "killed" / "masks"
-        kill_at_files(process, made, 20)
-        assert 20 <= len(list(made.glob("*.png"))) < 400
-        folder, shown = masks("killed", num_masks=400)
+        process, made = start("masks", {**values, "num_masks": 200}), tmp_path / "killed" / "masks"
+        kill_at_files(process, made, 5)
+        assert 5 <= len(list(made.glob("*.png"))) < 200
+        folder, shown = masks("killed", num_masks=200)
         assert "are there already" in shown
-        assert bytes_of(folder) == bytes_of(masks("whole", num_masks=400)[0])
+        assert bytes_of(folder) == bytes_of(masks("whole", num_masks=200)[0])
 
 
 class TestMistakes:
@@ -278,6 +278,7 @@ class TestLineage:
 
         return run
 
+    @pytest.mark.slow
     def test_samples_name_the_masks_of_the_split(self, new_masks, sampled, lemons):
         folder = new_masks("train")
         by_file = {line["mask"]: line for line in lines_of(folder)}
@@ -290,6 +291,7 @@ class TestLineage:
                 assert line["lineage"]["masks"] == (made["donors"] or [made["base"]])
                 assert all(Path(mask["mask"]).parent == lemons / "train/masks" for mask in line["lineage"]["masks"])
 
+    @pytest.mark.slow
     def test_masks_without_a_record_have_no_lineage(self, new_masks, sampled, tmp_path):
         shutil.copytree(new_masks("train") / "masks", tmp_path / "copied")
         assert not any("lineage" in line for line in lines_of(sampled(tmp_path / "copied")))
@@ -316,6 +318,7 @@ class TestLineage:
         assert record["masks"]["novelty"]["masks"]["median"] > 0
         assert "Are the masks like the training masks?" in (samples.parent / "report/report.html").read_text()
 
+    @pytest.mark.slow
     def test_without_the_manifest_it_does_not(self, new_masks, sampled, isdm, lemons):
         samples = sampled(new_masks("train"))
         (samples / "manifest.jsonl").unlink()
@@ -323,6 +326,7 @@ class TestLineage:
         assert code == 0, errors
         assert "are unknown" in shown
 
+    @pytest.mark.slow
     def test_a_study_refuses_masks_made_of_test_masks(self, new_masks, sampled, isdm, lemons):
         samples = sampled(new_masks("test"))
         small = {

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors by a shell")
 def test_training_with_closed_streams_ends_as_any_other(lemons, tmp_path):
-    values = {**TINY, "data_dir": str(lemons), "max_epochs": 1, "num_workers": 1}
+    """The one training of an interpreter of its own, with workers and to its very end."""
+    values = {**TINY, "data_dir": str(lemons), "max_epochs": 1, "num_workers": 2}
     for name in ("closed", "open"):
         (tmp_path / f"{name}.json").write_text(json.dumps({**values, "output_dir": str(tmp_path / name)}))
     closed = f'"{sys.executable}" main.py train -c "{tmp_path}/closed.json" <&- >&- 2>&-'
@@ -30,6 +31,7 @@ def test_training_with_closed_streams_ends_as_any_other(lemons, tmp_path):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
 
 
+@pytest.mark.slow
 def test_streams_that_are_not_there(lemons, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from odd_images import write_png
 from parts import (
     BACKGROUND,
@@ -85,6 +86,7 @@ class TestMaskSources:
         assert abs((top + bottom) / 2 - 20) <= 1
         assert len(second["defects"]) == len(second["skipped"]) == 1
 
+    @pytest.mark.slow
     def test_a_region(self, place, good, tmp_path):
         left = np.zeros((40, 56), np.uint8)
         left[:, :28] = 255
@@ -142,6 +144,7 @@ class TestMaskSources:
         assert np.isin(written[:4], ignored).all()
         assert np.array_equal(written[4:], label[4:])
 
+    @pytest.mark.slow
     def test_with_edges(self, place, parts, tmp_path):
         model = train(parts, tmp_path / "edges", no_instance=False)
         folder, _ = place("edges_results", model_path=model, num_samples=2)

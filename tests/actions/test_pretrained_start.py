@@ -8,7 +8,7 @@ import pytest
 import torch
 from error_lines import check_error, check_errors
 from flat_options import unet
-from tiny import TINY
+from tiny import TINY, TWO_LEVELS
 
 from guided_diffusion import load_pipeline
 from guided_diffusion.conditions.no_condition import NoCondition
@@ -16,7 +16,7 @@ from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 
 pytestmark = pytest.mark.slow
 
-ALONE = {key: value for key, value in TINY.items() if key != "dataset_mode"}
+ALONE = {key: value for key, value in TWO_LEVELS.items() if key != "dataset_mode"}
 FINETUNE = {"dataset_mode": "multi-class", "condition": "mask", "batch_size": 3, "preview_interval": 0}
 FINETUNE |= {"tensorboard": False, "max_epochs": 1, "ema_rate": [0.9, 0.99]}
 
@@ -40,7 +40,7 @@ def lineage_of(folder: Path) -> dict:
 def test_the_images_are_the_same_until_masks_are_learned(pretrained, lemons, isdm, tmp_path, action):
     """With a learning rate of nearly 0, images of any mask are those of the network that never saw one."""
     values = {"data_dir": lemons, "resume_checkpoint": pretrained, "output_dir": tmp_path / "run", "lr": 1e-30}
-    options = {**TINY, "max_epochs": 1, "drop_rate": 0.2} if action == "train" else FINETUNE
+    options = {**TWO_LEVELS, "max_epochs": 1, "drop_rate": 0.2} if action == "train" else FINETUNE
     code, _, errors = isdm(action, **{**options, **values})
     assert (code, errors) == (0, [])
     log = (tmp_path / "run" / "log.txt").read_text()
@@ -90,7 +90,7 @@ def test_bare_weights_are_a_start(lemons, isdm, tmp_path, action):
     torch.save(network.state_dict(), tmp_path / "bare.pt")
     values = {"data_dir": lemons, "resume_checkpoint": tmp_path / "bare.pt", "output_dir": tmp_path / "run"}
     if action == "train":
-        values |= {**TINY, "prediction": "eps", "max_epochs": 1}
+        values |= {**TWO_LEVELS, "prediction": "eps", "max_epochs": 1}
     else:
         values |= {**FINETUNE, "image_size": 16, "num_heads": 4, "diffusion_steps": 50}
     code, _, errors = isdm(action, **values)
@@ -103,7 +103,9 @@ def test_bare_weights_are_a_start(lemons, isdm, tmp_path, action):
 
 def test_a_start_that_does_not_fit_is_named(pretrained, lemons, isdm, tmp_path):
     values = {"data_dir": lemons, "resume_checkpoint": pretrained, "output_dir": tmp_path / "run"}
-    code, _, errors = isdm("train", **{**TINY, **values, "image_channels": 1, "num_channels": 64, "learn_sigma": False})
+    code, _, errors = isdm(
+        "train", **{**TWO_LEVELS, **values, "image_channels": 1, "num_channels": 64, "learn_sigma": False}
+    )
     assert code == 2
     check_errors(errors, "num_channels", "learn_sigma", "image_channels")
     assert all("condition" not in line for line in errors)
@@ -111,7 +113,7 @@ def test_a_start_that_does_not_fit_is_named(pretrained, lemons, isdm, tmp_path):
     assert code == 2
     check_errors(errors, "image_channels")
     torch.save(load_checkpoint(pretrained / BEST).model, tmp_path / "bare.pt")
-    bare = {**TINY, **values, "resume_checkpoint": tmp_path / "bare.pt", "prediction": "v", "image_channels": 1}
+    bare = {**TWO_LEVELS, **values, "resume_checkpoint": tmp_path / "bare.pt", "prediction": "v", "image_channels": 1}
     code, _, errors = isdm("train", **bare)
     assert code == 2
     (line,) = errors
@@ -139,7 +141,7 @@ def test_masks_have_to_be_asked_for(pretrained, lemons, isdm, tmp_path):
 @pytest.mark.parametrize("action", ["train", "finetune"])
 def test_a_start_without_masks_makes_none(pretrained, lemons, isdm, tmp_path, action):
     values = {"data_dir": lemons, "resume_checkpoint": pretrained, "output_dir": tmp_path / "run", "generates": "pair"}
-    base = {**TINY, "learn_sigma": False} if action == "train" else {**FINETUNE, "learn_sigma": None}
+    base = {**TWO_LEVELS, "learn_sigma": False} if action == "train" else {**FINETUNE, "learn_sigma": None}
     code, _, errors = isdm(action, **{**base, **values})
     assert code == 2
     assert any(line.startswith("error: generates") for line in errors)

@@ -141,7 +141,8 @@ def test_the_report_opens_in_a_browser(published):
     check_report(published / "report.html")
 
 
-@pytest.mark.parametrize("kind", ["scripted", pytest.param("exported", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["scripted", "exported"])
 def test_painted_samples_are_found_by_a_segmenter_of_colors(kind, evaluate, nearest, table, tmp_path):
     if kind == "exported":
         nearest = exported(tmp_path / "nearest.pt2", NearestColor(), torch.zeros(1, 3, 32, 32))
@@ -162,6 +163,7 @@ def test_painted_samples_are_found_by_a_segmenter_of_colors(kind, evaluate, near
     assert "labels.json" in page
 
 
+@pytest.mark.slow
 def test_a_shifted_table_finds_nothing_and_null_is_wrong(evaluate, nearest, table):
     table.write_text(json.dumps([1, 2, 3, 0]))
     record, _ = evaluate(agreement=True, segmenter=nearest, segmenter_labels=table)

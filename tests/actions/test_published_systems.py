@@ -204,9 +204,8 @@ def bare(tmp_path, isdm):
     return run
 
 
-@pytest.mark.parametrize(
-    "mode", ["cityscapes", "celeba", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("ade20k", "coco"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", PUBLISHED)
 def test_bare_weights_sample_with_their_mode_alone(mode, bare, tmp_path):
     classes, channels = PUBLISHED[mode]
     code, options, errors = bare(channels, dataset_mode=mode)
@@ -217,6 +216,7 @@ def test_bare_weights_sample_with_their_mode_alone(mode, bare, tmp_path):
     assert said == (classes, channels == classes, 64, "eps")
 
 
+@pytest.mark.slow
 def test_the_edges_of_a_dataset_are_taken_where_the_weights_have_a_channel_for_them(tmp_path, isdm):
     data = tmp_path / "coco"
     for folder, suffix, last in (("img", "jpg", (3,)), ("label", "png", ()), ("inst", "png", ())):

@@ -79,6 +79,7 @@ def test_marked_or_not(sample):
     assert all(json.loads(line)["synthetic"] for line in (marked / "manifest.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_run_twice_gives_identical_bytes(sample):
     first, second = bytes_of(sample("first")[0]), bytes_of(sample("second")[0])
     assert first == second
@@ -93,12 +94,14 @@ def test_the_config_that_is_left_can_be_given_again(sample, isdm):
     assert bytes_of(folder) == before
 
 
+@pytest.mark.slow
 def test_other_seeds_give_other_images_of_the_same_masks(sample):
     first, second = (pictures_of(sample(f"seed{seed}", seed=seed)[0]) for seed in (0, 1))
     for name, picture in first.items():
         assert np.array_equal(picture, second[name]) == ("masks" in name)
 
 
+@pytest.mark.slow
 def test_repeats_of_a_mask_differ_and_are_augmented(sample):
     plain, augmented = sample("plain")[0], sample("augmented", augment_masks=True)[0]
     for folder in (plain, augmented):
@@ -122,6 +125,7 @@ def manifest_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_manifest_says_how_it_was_sampled(sample):
     how = {}
     for name, options in {
@@ -182,6 +186,7 @@ def test_an_interval_between_the_steps_is_refused_before_anything_is_written(tra
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_more_samples_extend_what_is_there_and_nothing_is_overwritten(sample, tmp_path):
     folder, _ = sample("grow", num_samples=3)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("lemon*.png")}
@@ -218,6 +223,7 @@ def test_masks_alone_are_enough(sample, lemons):
     assert len(list((folder / "images").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_checkpoints_of_before_an_option_was_added_still_sample(sample, trained, tmp_path):
     state = torch.load(trained / "best.pt", weights_only=True)
     for key in ("spade", "compile"):
@@ -228,6 +234,7 @@ def test_checkpoints_of_before_an_option_was_added_still_sample(sample, trained,
     assert all(np.array_equal(old[name], new[name]) for name in new)
 
 
+@pytest.mark.slow
 def test_guidance_without_finetuning_warns(lemons, tmp_path, isdm, trained):
     from tiny import TINY
 

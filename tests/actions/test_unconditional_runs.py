@@ -6,7 +6,7 @@ import pytest
 import torch
 from error_lines import check_error, check_errors
 from flat_options import unet
-from tiny import TINY
+from tiny import TINY, TWO_LEVELS
 
 from guided_diffusion import load_pipeline
 from guided_diffusion.conditions.no_condition import NoCondition
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def unconditional(lemons, isdm, tmp_path):
     """The folder of a finished run of one epoch."""
     folder = tmp_path / "unconditional"
-    values = {**TINY, "data_dir": str(lemons), "class_cond": False, "max_epochs": 1, "preview_interval": 1}
+    values = {**TWO_LEVELS, "data_dir": str(lemons), "class_cond": False, "max_epochs": 1, "preview_interval": 1}
     code, _, errors = isdm("train", **values, output_dir=str(folder), preview_steps=2)
     assert (code, errors) == (0, [])
     assert (folder / "previews" / "epoch_0001.png").is_file()
@@ -59,7 +59,7 @@ def test_a_network_with_a_condition_needs_one(trained):
 
 
 def test_another_condition_is_another_run(unconditional, lemons, isdm):
-    values = {**TINY, "data_dir": str(lemons), "output_dir": str(unconditional), "max_epochs": 2}
+    values = {**TWO_LEVELS, "data_dir": str(lemons), "output_dir": str(unconditional), "max_epochs": 2}
     code, _, errors = isdm("train", **values)
     assert code == 2
     check_errors(errors, "condition", "class_cond")
@@ -76,9 +76,9 @@ def test_bare_weights_are_trained_on(lemons, isdm, tmp_path, action):
     torch.save(network.state_dict(), tmp_path / "bare.pt")
     values = {"data_dir": str(lemons), "resume_checkpoint": str(tmp_path / "bare.pt"), "prediction": "eps"}
     if action == "train":
-        values |= {**TINY, "condition": "none"}
+        values |= {**TWO_LEVELS, "condition": "none"}
     else:
-        values |= {key: TINY[key] for key in ("dataset_mode", "image_size", "diffusion_steps", "batch_size")}
+        values |= {key: TWO_LEVELS[key] for key in ("dataset_mode", "image_size", "diffusion_steps", "batch_size")}
         values |= {"num_heads": 4, "preview_interval": 0, "tensorboard": False}
     code, _, errors = isdm(action, **values, output_dir=str(tmp_path / "run"), max_epochs=1)
     assert (code, errors) == (0, [])
@@ -88,7 +88,12 @@ def test_bare_weights_are_trained_on(lemons, isdm, tmp_path, action):
 def test_bare_weights_name_the_condition_that_does_not_fit(trained, lemons, isdm, tmp_path):
     """What a network knows of masks is not left out."""
     torch.save(load_checkpoint(trained / BEST).model, tmp_path / "bare.pt")
-    values = {**TINY, "data_dir": str(lemons), "resume_checkpoint": str(tmp_path / "bare.pt"), "prediction": "eps"}
+    values = {
+        **TINY,
+        "data_dir": str(lemons),
+        "resume_checkpoint": str(tmp_path / "bare.pt"),
+        "prediction": "eps",
+    }
     code, _, errors = isdm("train", **values, output_dir=str(tmp_path / "run"), condition="none")
     assert code == 2
     (line,) = errors

@@ -11,7 +11,7 @@ import pytest
 import torch
 from large_images import CLASSES, SIZE, write_large_images
 from PIL import Image
-from tiny import TINY
+from tiny import TWO_LEVELS
 
 from guided_diffusion.data.area import reduce_label
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -37,7 +37,7 @@ def copied(large, tmp_path) -> Path:
 
 
 def training(root: Path, output: Path, **options) -> dict:
-    values = {**TINY, **WINDOWS, "data_dir": root / "data", "good_dir": root / "good", "output_dir": output}
+    values = {**TWO_LEVELS, **WINDOWS, "data_dir": root / "data", "good_dir": root / "good", "output_dir": output}
     return {**values, "attention_resolutions": [16], "max_epochs": 1, **options}
 
 
@@ -224,6 +224,7 @@ def test_images_of_which_some_are_smaller_are_padded(copied, tmp_path, isdm):
     assert "1 of 9 images are smaller than a window" in shown
 
 
+@pytest.mark.slow
 def test_good_images_in_colors_beside_gray_ones_are_warned_of(copied, tmp_path, isdm):
     gray = np.array(Image.open(copied / "good/good_1.png"))
     Image.fromarray(np.stack([gray, gray // 2, gray // 3], -1)).save(copied / "good/good_1.png")

@@ -62,7 +62,7 @@ def other_image_size(trained, tmp_path):
 
 
 def unknown_weights(trained, tmp_path):
-    return {"model_path": trained, "weights": "0.5"}, trained / BEST, "weights", "'0.5'", "raw, ema, 0.9, 0.99"
+    return {"model_path": trained, "weights": "0.5"}, trained / BEST, "weights", "'0.5'", "raw, ema, 0.99"
 
 
 def no_such_device(trained, tmp_path):

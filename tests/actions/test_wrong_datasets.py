@@ -153,6 +153,7 @@ def test_wrong_datasets(damage, lemons, tmp_path, isdm):
     assert errors[0] in printed.splitlines()
 
 
+@pytest.mark.slow
 def test_an_ignore_value_that_the_masks_cannot_hold(lemons, tmp_path, isdm):
     """257 in 8 bits is 1: padded borders would come out as the first class."""
     values = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "run"), "max_epochs": 1}

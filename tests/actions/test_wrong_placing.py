@@ -89,6 +89,7 @@ def test_a_list_with_a_center_outside(refused, tmp_path):
     refused(path, mask_source="file", placements=path)
 
 
+@pytest.mark.slow
 def test_other_networks(refused, trained, parts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wrong")
     plain = train(parts, folder / "plain", inpaint=False)

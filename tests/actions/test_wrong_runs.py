@@ -77,6 +77,7 @@ def test_other_masks_are_not_mixed_with_earlier_samples(trained, lemons, tmp_pat
     check_error(errors[0], tmp_path / "out" / "manifest.jsonl", *names)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_from_another_source(trained, lemons, tmp_path, isdm):
     other = tmp_path / "other"
     shutil.copytree(trained, other)
@@ -101,6 +102,7 @@ def test_classes_in_another_order_are_refused(trained, lemons, tmp_path, isdm):
     check_error(errors[0], "classes.json", ", ".join(names), trained / BEST, "background, lemon, blemish, mould")
 
 
+@pytest.mark.slow
 def test_training_on_from_bare_weights_asks_what_they_predict(trained, lemons, tmp_path, isdm):
     checkpoint = load_checkpoint(trained / BEST)
     save_weights(tmp_path / "bare.pt", checkpoint.model, checkpoint)
@@ -152,6 +154,7 @@ def test_an_unreadable_manifest_path_is_refused(trained, lemons, tmp_path, isdm)
     check_error(errors[0], manifest, "'../../secret.png'")
 
 
+@pytest.mark.slow
 def test_weights_without_a_state_to_go_on_from_are_put_aside_not_overwritten(trained, lemons, tmp_path, isdm):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)

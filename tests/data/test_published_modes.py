@@ -293,6 +293,7 @@ def test_a_mode_added_by_a_record_alone_trains_and_samples(tmp_path, isdm, monke
     assert mask[0].tolist() == [20] * 8 + [30] * 8
 
 
+@pytest.mark.slow
 def test_bare_weights_take_geometry_and_label_rule_of_the_mode(tmp_path, isdm, monkeypatch):
     monkeypatch.setattr(modes, "MODES", (*modes.MODES, FIELDS))
     data, folder, bare = write_fields(tmp_path / "data"), tmp_path / "run", tmp_path / "bare.pt"

@@ -203,6 +203,7 @@ def test_labels_that_always_vanish_give_the_null_image(network: UNetModel, scale
     assert not torch.allclose(sample(network, [0, 1], condition, None, scale), null, atol=0.01)
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_batch(network: UNetModel) -> None:
     condition, labels = maps(3, edges=False), process()[1]
     together = sample(network, [7, 8, 9], condition, labels)

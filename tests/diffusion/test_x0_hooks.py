@@ -24,6 +24,7 @@ def test_quantile_of_each_image_is_numpys(quantile: float) -> None:
     np.testing.assert_allclose(magnitude_quantile(x, quantile).numpy(), wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_quantile_is_exact_where_an_image_has_more_elements_than_float32_can_count() -> None:
     count, high = 2**24 + 5000, 1000
     x = torch.zeros(1, 1, 1, count)

@@ -126,6 +126,7 @@ class TestDistances:
 
 
 class TestVerdicts:
+    @pytest.mark.slow
     def test_masks_of_the_same_kind_are_within_their_floors(self, reference):
         found = [mask_statistics(masks(60, 10 + seed), reference) for seed in range(6)]
         out = [line.is_out for each in found for line in each.judged if line.name != "near copies"]
@@ -165,6 +166,7 @@ class TestVerdicts:
         assert ratios(statistics)["", "near copies"] > 1.5
         assert not any(line.is_out for line in statistics.lines if line.name in ("area", "count", "share"))
 
+    @pytest.mark.slow
     def test_mirrored_masks_are_alike_where_flips_are_allowed(self):
         mirrored = [np.ascontiguousarray(label[:, ::-1]) for label in masks(60, 3)]
         for allowed in (False, True):

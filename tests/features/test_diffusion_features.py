@@ -77,6 +77,7 @@ def test_recorded_features(published, converted):
     np.testing.assert_allclose(torch.stack(stats, dim=1).numpy(), golden["native"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_loses_little(published):
     inputs, noise = images_and_noise(64)
     given = {"taps": [Tap("decoder", 5), Tap("decoder", 9)], "timesteps": (50,), "noise": noise}

@@ -57,6 +57,7 @@ def test_pixel_values_alone_are_maps_too(blobs):
     assert accuracy(ensemble, images, labels) > 0.95
 
 
+@pytest.mark.slow
 def test_probabilities_of_a_rare_class_are_those_of_its_frequency():
     # The features tell nothing, so that the best answer is the frequency of each class.
     rng = np.random.default_rng(0)

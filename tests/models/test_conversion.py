@@ -35,6 +35,7 @@ def converted(plain: torch.nn.Module, prefix: str = "", **options) -> torch.nn.M
     return spade
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_published_features_under_any_mask(fill):
     """The features recorded from the published network, of the converted one, each image under a mask of its own."""
@@ -63,6 +64,7 @@ def test_every_published_weight_finds_its_place(name):
         assert (len(plain), len(plain.keys() & found.keys())) == (566, 366)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**31),

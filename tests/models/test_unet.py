@@ -103,6 +103,7 @@ def _loss_and_gradients(model, x, condition, seed):
     return out.detach(), gradients
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing_dropout_included(tiny, noise, label_map):
     x, condition = noise(2, 3, 16, 16), label_map()
     plain, checkpointed, other = (

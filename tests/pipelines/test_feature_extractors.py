@@ -9,7 +9,7 @@ import command_line
 import pytest
 import torch
 from recorded import record_of, weights_of
-from tiny import TINY
+from tiny import TWO_LEVELS
 
 from guided_diffusion.config.load import read_config
 from guided_diffusion.config.pipeline import LoadConfig
@@ -45,7 +45,7 @@ def run(lemons, tmp_path_factory) -> Callable[..., Path]:
 
     def train(**values) -> Path:
         folder = tmp_path_factory.mktemp("run") / "x"
-        base = {**TINY, "data_dir": lemons, "output_dir": folder, "max_epochs": 1}
+        base = {**TWO_LEVELS, "data_dir": lemons, "output_dir": folder, "max_epochs": 1}
         assert command_line.run("train", **{**base, **values}) == 0
         return folder
 
@@ -83,6 +83,7 @@ def test_a_model_of_images_alone(alone):
     assert all(torch.equal(*pair) for pair in zip(maps, again, strict=True))
 
 
+@pytest.mark.slow
 def test_settings_name_the_weights(alone, run):
     other = run(condition="none", image_channels=1, seed=1)
     settings = [extractor(alone).settings(), extractor(alone, seed=1).settings(), extractor(other).settings()]
@@ -147,6 +148,7 @@ def test_contradictions_of_options(values, key):
     assert [found for found, _ in FeatureOptions(**values).check()] == [key]
 
 
+@pytest.mark.slow
 def test_published_files(tmp_path):
     path = tmp_path / "swav.pth.tar"
     torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)

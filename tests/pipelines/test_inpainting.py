@@ -164,6 +164,7 @@ def test_a_window_filled_with_what_is_there_leaves_the_image(size, scale, channe
     assert difference.max() <= (0 if scale == 1 and not alpha else 1 if kind == np.uint8 else 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     scale=st.sampled_from([*SCALES, 0.999, 0.61]),

@@ -88,6 +88,7 @@ def sampled(lemons: Path, tmp_path: Path, isdm) -> Callable[..., tuple[NDArray, 
 # ------------------------------------------------------------------------------------- the images of the action
 
 
+@pytest.mark.slow
 def test_the_config_of_samples_from_bare_masks_can_be_given_again(trained, lemons, sampled, tmp_path, isdm):
     """The training's data_dir is no key of these samples: with mask_dir it would be a contradiction."""
     images = sampled(trained, data_dir="", mask_dir=str(lemons / "test" / "masks"), steps=2)[2]
@@ -136,6 +137,7 @@ def test_settings_do_not_see_each_other(pipeline, trained):
         assert torch.equal(sample(pipeline, setting), fresh[setting])
 
 
+@pytest.mark.slow
 def test_published_spellings_mean_what_they_mean_to_the_action(pipeline):
     for spelling, plain in (
         ({"timestep_respacing": "5"}, {"sampler": "ddpm", "steps": 5}),
@@ -164,6 +166,7 @@ def test_the_null_condition_is_looked_up_once_a_run(pipeline, monkeypatch):
     assert sizes == [1, 2, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_new_run_sees_new_weights(trained):
     pipeline, options = load_pipeline(trained, device="cpu"), {"s": 1.5, "steps": 3}
     before = pipeline(labels(), range(3), **options)
@@ -317,6 +320,7 @@ def test_settings_that_cannot_be(pipeline, options, key, values):
 # ----------------------------------------------------------------------------------------------------- loading
 
 
+@pytest.mark.slow
 def test_a_folder_a_file_and_exported_weights_are_one_model(pipeline, trained, isdm, tmp_path):
     options = {"s": 1.5, "steps": 3}
     wanted = pipeline(labels(), range(3), **options)

@@ -20,8 +20,8 @@ def test_disturbed_runs_end_as_undisturbed_ones(tmp_path, monkeypatch):
 
     shorter = {
         "train": {"max_epochs": 3, "preview_interval": 3},
-        "sample": {"num_samples": 10},
-        "evaluate": FEWER_MODELS,
+        "sample": {"num_samples": 8},
+        "evaluate": {**FEWER_MODELS, "train_steps": 1},
     }
     for action, values in shorter.items():
         monkeypatch.setitem(campaigns.RUNS, action, {**campaigns.RUNS[action], **values})
@@ -40,10 +40,10 @@ def test_a_run_that_does_not_go_on_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(campaigns, "DISTURB", {"kill": spoil})
     monkeypatch.setattr(campaigns, "DISTURBANCES", ("kill",))
+    monkeypatch.setattr(campaigns, "ACTIONS", ("train", "sample"))
     monkeypatch.setitem(campaigns.RUNS["train"], "max_epochs", 1)
     monkeypatch.setitem(campaigns.RUNS["sample"], "num_samples", 8)
-    monkeypatch.setitem(campaigns.RUNS, "evaluate", {**campaigns.RUNS["evaluate"], **FEWER_MODELS})
     with charts_left_out():
-        _, wrong = campaigns.run_campaigns(tmp_path, (0, 1, 0), seed=0, workers=0)
+        _, wrong = campaigns.run_campaigns(tmp_path, (0, 1), seed=0, workers=0)
     assert len(wrong) == 1
     assert "ended with 2" in wrong[0]

@@ -87,6 +87,7 @@ def copied(results, tmp_path) -> Path:
 # ------------------------------------------------------------------------------------------------------ placed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["results", "edited", "erased"])
 def test_the_plan_is_that_of_the_run(which, request):
     folder = PlacedFolder.open(request.getfixturevalue(which))
@@ -297,6 +298,7 @@ def test_one_window_is_painted_as_a_run_paints_it(painter, results):
         torch.testing.assert_close(painted[:, ~hole], known[:, ~hole])
 
 
+@pytest.mark.slow
 def test_large_holes_are_painted_in_every_way(painter, results):
     settings = PlacedFolder.open(results).settings
     run = load_pipeline(painter, device="cpu").begin(SamplerOptions(sampler="dpm++2m", steps=2))
@@ -364,6 +366,7 @@ def test_a_segmenter_sees_whole_images():
         np.testing.assert_array_equal(seen, image[..., 0] > 0)
 
 
+@pytest.mark.slow
 def test_healed_images_are_looked_at(erased, good, tmp_path):
     options = ["--good-dir", str(good), "--steps", "2", "--crop", "32"]
     healed.main([str(erased), "--out", str(tmp_path), *options])

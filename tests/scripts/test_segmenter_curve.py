@@ -48,6 +48,7 @@ def run(folder: Path, *more: str) -> list[dict]:
     return json.loads((folder / "curve" / "curve.json").read_text())
 
 
+@pytest.mark.slow
 def test_curves_are_written_and_finished_trainings_not_repeated(folder: Path, capsys: pytest.CaptureFixture[str]):
     (curve,) = run(folder, "--on", "test", "--train-on-good")
     assert "9 images for training, 2 with defects" in capsys.readouterr().out
@@ -61,6 +62,7 @@ def test_curves_are_written_and_finished_trainings_not_repeated(folder: Path, ca
     assert (folder / "curve" / "augmented-2.pt").stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 def test_held_out_images_are_not_trained_on(folder: Path, capsys: pytest.CaptureFixture[str]):
     (curve,) = run(folder)
     assert "4 images for training, 2 with defects" in capsys.readouterr().out

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from odd_images import write_png
 from parts import lines_of, pixels_of
-from tiny import TINY
+from tiny import TWO_LEVELS
 
 NAMES = ("background", "red", "green")
 COLORS = np.array([(50, 50, 60), (210, 60, 60), (60, 190, 80), (60, 80, 220)])
 SIZE = (24, 24)
 NETWORK = {
-    **TINY, "dataset_mode": "images", "condition": "none", "image_size": 24, "attention_resolutions": [12],
+    **TWO_LEVELS, "dataset_mode": "images", "condition": "none", "image_size": 24, "attention_resolutions": [12],
     "max_epochs": 1,
 }  # fmt: skip
 FAST = {"members": 2, "classifier_steps": 40, "classifier_batch": 96, "folds": 2, "feature_steps": [50]}

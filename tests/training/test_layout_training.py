@@ -11,7 +11,7 @@ from guided_diffusion.conditions.layout import LayoutCondition
 from guided_diffusion.models.compilation import compile_network
 
 BOXES = {"condition": "boxes", "style_dim": 4, "label_dim": 8, "image_size": 8, "learn_sigma": False, "grad_clip": 0.0}
-BOXES |= {"attention_resolutions": [4], "batch_size": 4, "mask_supervision": 0.5}
+BOXES |= {"channel_mult": [1, 1], "attention_resolutions": [4], "batch_size": 4, "mask_supervision": 0.5}
 
 
 def gradients(trainer) -> torch.Tensor:
@@ -32,6 +32,7 @@ def test_every_weight_has_a_gradient_where_all_layouts_are_dropped(more, trainer
     assert "mask_loss" not in trainer.progress.sums.means()
 
 
+@pytest.mark.slow
 def test_masks_learn_and_are_logged_by_themselves(trainer_for):
     found = []
     for weight in (0.0, 0.5):
@@ -53,6 +54,7 @@ def test_microbatches_give_the_same_gradient(trainer_for):
         assert torch.allclose(found[0], other, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision(trainer_for):
     full, half = (step(trainer_for(kind, **BOXES, precision=kind)) for kind in ("fp32", "bf16"))
     assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.98

@@ -70,6 +70,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(trainer_for, sampler, stop
     assert_identical(best[0].ema["0.99"], best[1].ema["0.99"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_epoch_begins_anew_with_other_batches(trainer_for, capsys):
     """Position 2 of 3 batches means nothing where an epoch has 2: images would be left out or seen twice."""
     first = trainer_for(batch_size=3, max_epochs=2)
@@ -142,6 +143,7 @@ def test_microbatches_give_the_same_gradient(trainer_for):
         assert torch.allclose(gradients[0], other, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_learning_rate_falls_to_nothing_and_training_ends_there(trainer_for):
     trainer = trainer_for(lr_anneal_steps=7, max_epochs=100, lr=1e-3)
     progress = trainer.fit()
@@ -183,6 +185,7 @@ def test_a_bad_step_is_skipped_and_counted(trainer_for):
     assert all(math.isfinite(line["loss"]) for line in progress.history)
 
 
+@pytest.mark.slow
 def test_many_bad_steps_stop_training_and_keep_the_last_good_checkpoint(trainer_for):
     trainer = trainer_for(max_epochs=4, max_bad_steps=3)
     trainer._save_seconds = 0.0
@@ -208,6 +211,7 @@ def test_every_prediction_trains(trainer_for, prediction, values):
     assert math.isfinite(progress.best_loss)
 
 
+@pytest.mark.slow
 def test_rectangles_gray_images_and_edges_train(trainer_for):
     trainer = trainer_for(max_epochs=1, image_size=[16, 32], image_channels=1, no_instance=False)
     assert trainer.fit().step == 3

@@ -135,6 +135,7 @@ class TestShapes:
             around = ndimage.binary_dilation(mask.label == CRACK) & (mask.label != CRACK)
             assert (mask.label[around] == SPOT).all()
 
+    @pytest.mark.slow
     def test_many_shapes_find_room(self):
         """Where they hardly do, the base is kept, its shapes edited in their places."""
         label = blank()

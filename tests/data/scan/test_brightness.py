@@ -281,6 +281,7 @@ def test_formats_are_told_as_they_are_stored(tmp_path):
     assert all(b.histogram.sum() == pytest.approx(1) for b in report.brightness)
 
 
+@pytest.mark.slow
 def test_the_histogram_is_a_picture(tmp_path):
     report = scan(tmp_path, [photo(0), photo(1) // 2, np.zeros((SIZE, SIZE), np.uint8)])
     save_histogram(report.brightness, tmp_path / "h.png", title="train")

@@ -49,6 +49,7 @@ def spotted(draw):
     return label
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(
     label=spotted(),

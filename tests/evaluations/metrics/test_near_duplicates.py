@@ -252,6 +252,7 @@ def test_large_images_are_averaged_first() -> None:
     assert nearest(sample, training)[WHOLE].distance[0] == pytest.approx(4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_an_image_is_not_its_own_neighbor_in_any_chunk() -> None:
     training = noise_images(190, 8, 16)  # 36,100 pairs, which are taken 32,768 at a time
     training[180] = training[11][:, ::-1]

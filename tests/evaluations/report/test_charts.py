@@ -180,6 +180,7 @@ def test_a_class_without_a_score_says_so() -> None:
     assert "no value" not in texts(class_bars(["a", "b"], {"real": [0.9, NAN], "mix": [0.8, 0.0]}))
 
 
+@pytest.mark.slow
 def test_150_classes_are_all_named() -> None:
     names = [f"class {index}" for index in range(150)]
     chart = class_bars(names, {"real": np.linspace(0, 1, 150), "mix": np.linspace(1, 0, 150)})
@@ -192,6 +193,7 @@ def test_the_histogram_counts() -> None:
     assert {"below 0.4: 2 of 5", "median 0.4", "agreement"} <= set(shown)
 
 
+@pytest.mark.slow
 def test_without_a_threshold_no_sample_is_below() -> None:
     chart = score_histogram([0.1, 0.5], None, "agreement")
     assert not any("below" in text for text in texts(chart))
@@ -238,6 +240,7 @@ def test_every_run_is_named_and_has_its_color() -> None:
     assert {"series-1", "series-2"} == set(marks(chart))
 
 
+@pytest.mark.slow
 def test_a_chart_as_a_file_has_the_colors_of_a_light_page_and_leaves_no_trace() -> None:
     series = {name: [AmountPoint(20, 0.2 + k / 10, 0.01), AmountPoint(60, 0.4)] for k, name in enumerate("abc")}
     names = dict(matplotlib.colors.get_named_colors_mapping())

@@ -40,6 +40,7 @@ def nearest(tmp_path_factory) -> SegmenterFile:
 # ------------------------------------------------------------------------------------------------------ files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["fpn", "segformer"])
 def test_weights_of_smp_give_what_the_model_gives(architecture, tmp_path):
     encoder = ENCODERS.get(architecture, "resnet18")

@@ -46,6 +46,7 @@ def test_the_best_state_is_kept(monkeypatch):
     assert scores(evaluate_segmenter(trained.model, validation, 4, CPU)).miou == pytest.approx(trained.validation_miou)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_and_steps_are_counted():
     plan = TrainingPlan(steps=3, batch_size=2, learning_rate=1e-3, validations=1)
     steps = []

@@ -136,6 +136,7 @@ def test_without_luck_of_images_it_is_the_paired_t_interval(seeds: int) -> None:
     assert found.to_json()["interval_stratified"] == list(found.stratified)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("luck", "images"), [(0.0, 60), (0.15, 60), (0.3, 200)])
 def test_intervals_hold_as_often_as_they_say(luck: float, images: int) -> None:
     """From luck of the images alone to luck of training mostly; three seeds, three arms no better than the baseline.

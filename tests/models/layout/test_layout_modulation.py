@@ -60,6 +60,7 @@ def test_gradients_of_everything_are_those_of_the_broadcast_form(noise):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [2**6, 2**21])
 def test_gradients_in_double_precision(monkeypatch, cache):
     monkeypatch.setattr("guided_diffusion.models.group_norm.CACHE", cache)

@@ -195,6 +195,7 @@ def test_rectangles(tiny_boxes, noise, layout):
     assert model.object_masks(x, T, model.modulate(given)).shape == (2, 4, 16, 24)
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing(tiny_boxes, noise, layout):
     found = []
     for flag in (False, True):
