@@ -14,7 +14,7 @@ class DoctorConfig(ActionConfig):
     summary: ClassVar = "one page on this machine: versions, devices, a self-test, step times; for bug reports"
 
     compute: DeviceOptions
-    output_dir: str = option("", "folder for doctor.md and doctor.json; empty: nothing is written", path=True)
+    output_dir: str = option("", "folder for doctor.md and doctor.json; empty: nothing is written", written=True)
     train_config: str = option(
         "",
         "config of train: three of its steps are measured, for times, memory, and which batch fits; nothing is written",

@@ -17,7 +17,7 @@ class ExportConfig(ActionConfig):
     summary: ClassVar = "write the weights of a run as bare .pt or .safetensors"
 
     weights: WeightsOptions
-    export_path: str = option("", "file to write, ending in .pt or .safetensors", path=True)
+    export_path: str = option("", "file to write, ending in .pt or .safetensors", written=True)
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()

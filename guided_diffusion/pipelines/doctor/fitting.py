@@ -19,7 +19,7 @@ from guided_diffusion.data.loader import TrainBatch
 from guided_diffusion.models.compilation import wants_compiling
 from guided_diffusion.pipelines.dataset import with_mode_defaults
 from guided_diffusion.pipelines.doctor.measuring import PeakMemory, endless_batches, of_size, quietly
-from guided_diffusion.pipelines.doctor.page import Part, gib
+from guided_diffusion.pipelines.doctor.page import Part
 from guided_diffusion.pipelines.generation import refuse_few_pairs
 from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.pipelines.study.progress import duration
@@ -29,6 +29,7 @@ from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import ConfigError, lacks_memory
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.runtime.memory import available_memory
+from guided_diffusion.runtime.units import size_in_words
 from guided_diffusion.training.trainer import Trainer
 
 STEPS = 3
@@ -137,8 +138,8 @@ def _measured_on_cpu(trainer: Trainer, batches: Iterator[TrainBatch], first: Tra
         trainer.train_step(of_size(first, other))
     image = (small.bytes - before) / other
     if other < asked and before + image * asked > budget:
-        fits = f"batch_size {asked} would need about {gib(before + image * asked)}, and {gib(budget)} are there"
-        fits += f": {other} fits; set batch_size or microbatch to it"
+        needed, there = size_in_words(before + image * asked), size_in_words(budget)
+        fits = f"{asked} would need about {needed}, and {there} are there; {other}: set batch_size or microbatch to it"
         trainer.options = trainer.options.model_copy(update={"microbatch": other})
         seconds, images = _timed(trainer, batches)
         return Measured(seconds, images, small.bytes, other, asked, fits, other)
@@ -147,7 +148,7 @@ def _measured_on_cpu(trainer: Trainer, batches: Iterator[TrainBatch], first: Tra
     image = (large.bytes - small.bytes) / (asked - other)
     most = trainer.loader.batch_plan.num_items
     largest = most if image <= 0 else min(most, int((budget - large.bytes) / image) + asked)
-    each = f"{gib(max(0.0, image))} for each image, {gib(budget)} available"
+    each = f"{size_in_words(max(0.0, image))} for each image, {size_in_words(budget)} available"
     fits = f"{largest}{' (all images)' if largest == most else ''}: about {each}"
     return Measured(seconds, images, large.bytes, asked, asked, fits, largest)
 
@@ -237,7 +238,7 @@ def _rows(trainer: Trainer, measured: Measured) -> tuple[list[tuple[str, str]], 
     rows = [
         ("examples an epoch", f"{plan.num_items}, in {plan.num_batches} steps of batch_size {plan.batch_size}"),
         ("network", f"{parameters / 1e6:.1f} M parameters"),
-        ("checkpoints", f"best.pt {gib(weights)}, last.pt {gib(weights + 8 * parameters)}"),
+        ("checkpoints", f"best.pt {size_in_words(weights)}, last.pt {size_in_words(weights + 8 * parameters)}"),
     ]
     if measured.seconds:
         step = statistics.median(measured.seconds)
@@ -248,7 +249,7 @@ def _rows(trainer: Trainer, measured: Measured) -> tuple[list[tuple[str, str]], 
             ("a step", shown),
             ("an epoch", duration(step * plan.num_batches)),
             ("the whole training", f"{steps} steps: {duration(step * steps)}"),
-            ("peak memory", gib(measured.peak)),
+            ("peak memory", size_in_words(measured.peak)),
         ]
     rows.append(("images at a time that fit", measured.fits))
     return rows, record

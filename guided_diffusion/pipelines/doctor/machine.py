@@ -17,10 +17,11 @@ import psutil
 import torch
 
 from guided_diffusion import __version__
-from guided_diffusion.pipelines.doctor.page import Part, gib
+from guided_diffusion.pipelines.doctor.page import Part
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.logs import library_versions
 from guided_diffusion.runtime.memory import available_memory
+from guided_diffusion.runtime.units import size_in_words
 
 LIBRARIES = (
     "torch", "torchvision", "numpy", "pillow", "pydantic", "scipy", "safetensors", "psutil", "filelock", "jinja2",
@@ -93,7 +94,14 @@ def devices() -> Part:
     quota = f", container limit of {cpu['quota']:g}" if cpu["quota"] else ""
     load = "" if cpu["load"] is None else f", load {cpu['load']:.1f}"
     shown = f"{cores}, {usable}{quota}, PyTorch uses {cpu['torch_threads']}{load}"
-    rows.append(("CPU", cpu["model"], shown, f"{gib(cpu['memory'])} available of {gib(cpu['memory_total'])}"))
+    rows.append(
+        (
+            "CPU",
+            cpu["model"],
+            shown,
+            f"{size_in_words(cpu['memory'])} available of {size_in_words(cpu['memory_total'])}",
+        )
+    )
     if cpu["load"] is not None and cpu["load"] > 1.5 * (cpu["quota"] or cpu["usable"]):
         notes.append(f"other work keeps this machine busy (load {cpu['load']:.1f}): times below are longer than alone")
     cards = [_card(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -104,7 +112,14 @@ def devices() -> Part:
             continue
         shown = f"compute capability {card['capability']}, {card['processors']} multiprocessors"
         shown += f", driver {driver}" if driver else ""
-        rows.append((f"cuda:{index}", card["name"], shown, f"{gib(card['free'])} free of {gib(card['memory'])}"))
+        rows.append(
+            (
+                f"cuda:{index}",
+                card["name"],
+                shown,
+                f"{size_in_words(card['free'])} free of {size_in_words(card['memory'])}",
+            )
+        )
     if torch.backends.mps.is_available():
         rows.append(("mps", platform.processor() or "Apple GPU", f"macOS {platform.mac_ver()[0]}", "that of the CPU"))
     if driver and not cards:
@@ -187,7 +202,7 @@ def surroundings(output_dir: str) -> Part:
     try:
         disk = disk_speed(folder)
         read = f"read {disk['read']:.0f} MB/s{'' if disk['uncached'] else ' (from the cache of the system)'}"
-        shown = f"write {disk['write']:.0f} MB/s, {read}, {gib(disk['free'])} free"
+        shown = f"write {disk['write']:.0f} MB/s, {read}, {size_in_words(disk['free'])} free"
     except OSError as error:
         shown = f"cannot be written ({error.strerror})"
         notes.append(f"{name}: {shown}: choose another output_dir" if output_dir else f"{name}: {shown}: set TMPDIR")

@@ -60,10 +60,3 @@ def record(parts: Sequence[Part]) -> dict[str, Any]:
         "failed": [line for part in parts for line in part.failed],
         **{part.title: part.record for part in parts},
     }
-
-
-def gib(size: float) -> str:
-    """Return a number of bytes in words."""
-    if size < 2**20:
-        return f"{size / 2**10:.0f} KiB"
-    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"

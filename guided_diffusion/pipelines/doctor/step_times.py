@@ -15,13 +15,14 @@ import torch
 from guided_diffusion.config.load import load_config
 from guided_diffusion.data.lemons import write_demo_dataset
 from guided_diffusion.pipelines.doctor.measuring import PeakMemory, endless_batches, quietly, sampling_seconds, timed
-from guided_diffusion.pipelines.doctor.page import Part, gib
+from guided_diffusion.pipelines.doctor.page import Part
 from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.pipelines.training import build_trainer
 from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.logs import RunLog
+from guided_diffusion.runtime.units import size_in_words
 
 STEPS = 3  # that are timed, after one that is not
 DEFAULT_STEPS = 20  # of the default sampler
@@ -83,7 +84,7 @@ def _row(size: Size, measured: dict[str, Any]) -> tuple[str, ...]:
         f"{size.batch}",
         f"{training:.3g} s a step, {size.batch / training:.3g} images/s",
         f"{sampling:.3g} s a step, {size.batch / (DEFAULT_STEPS * sampling):.3g} images/s",
-        gib(measured["peak_memory"]),
+        size_in_words(measured["peak_memory"]),
     )
 
 
