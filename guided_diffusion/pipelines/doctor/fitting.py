@@ -18,7 +18,7 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.loader import TrainBatch
 from guided_diffusion.models.compilation import wants_compiling
 from guided_diffusion.pipelines.dataset import with_mode_defaults
-from guided_diffusion.pipelines.doctor.measuring import PeakMemory, endless_batches, of_size, quietly
+from guided_diffusion.pipelines.doctor.measuring import PeakMemory, endless_batches, of_size, quietly, take_step
 from guided_diffusion.pipelines.doctor.page import Part
 from guided_diffusion.pipelines.generation import refuse_few_pairs
 from guided_diffusion.pipelines.resume import ResumePlan
@@ -122,7 +122,7 @@ def _timed(trainer: Trainer, batches: Iterator[TrainBatch]) -> tuple[tuple[float
     for _ in range(STEPS):
         started = time.perf_counter()
         batch = next(batches)
-        trainer.train_step(batch)
+        take_step(trainer, batch)
         seconds.append(time.perf_counter() - started)
         images += len(batch)
     return tuple(seconds), images
@@ -135,7 +135,7 @@ def _measured_on_cpu(trainer: Trainer, batches: Iterator[TrainBatch], first: Tra
     before = process.memory_info().rss
     budget = USABLE * available_memory() + before
     with PeakMemory(device) as small:
-        trainer.train_step(of_size(first, other))
+        take_step(trainer, of_size(first, other))
     image = (small.bytes - before) / other
     if other < asked and before + image * asked > budget:
         needed, there = size_in_words(before + image * asked), size_in_words(budget)
@@ -201,7 +201,7 @@ def largest_that_fits(start: int, most: int, fits: Callable[[int], bool]) -> tup
 def _fits(trainer: Trainer, batch: TrainBatch) -> bool:
     """Return whether a step has enough memory; what it had taken is free again."""
     try:
-        trainer.train_step(batch)
+        take_step(trainer, batch)
         enough = True
     except (RuntimeError, MemoryError) as error:
         if not lacks_memory(error):

@@ -74,10 +74,15 @@ def wait_for(device: torch.device) -> None:
 
 
 def endless_batches(trainer: Trainer) -> Iterator[TrainBatch]:
-    """Yield the batches of one epoch after another, the trainer's position with them."""
+    """Yield the batches of one epoch after another."""
     for epoch in itertools.count():
-        trainer.progress.epoch, trainer.progress.batch = epoch, 0
         yield from trainer.loader.epoch(epoch)
+
+
+def take_step(trainer: Trainer, batch: TrainBatch) -> None:
+    """Take a training step on a batch as if it were the first one, so that no epoch ends."""
+    trainer.progress.batch = 0
+    trainer.train_step(batch)
 
 
 def of_size(batch: TrainBatch, count: int) -> TrainBatch:

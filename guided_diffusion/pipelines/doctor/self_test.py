@@ -216,7 +216,7 @@ def _scores(model: UNetModel, device: torch.device, dtype: torch.dtype | None) -
     labels = _condition().label
     patterns = torch.from_numpy(_numbers(4).standard_normal((len(CLASSES) + 1, 8)))
     noise = torch.from_numpy(_numbers(5).standard_normal((IMAGES, 8, SIDE, SIDE)))
-    image = patterns[labels].movedim(-1, 1) + 0.7 * noise
+    image = patterns[labels].movedim(-1, 1) + 2 * noise
     exact = next(model.parameters()).dtype is torch.float64
     kind = torch.float64 if exact else torch.float32
     weight, image = (values.to(kind).to(device) for values in (patterns[:-1], image))

@@ -14,7 +14,14 @@ import torch
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.data.lemons import write_demo_dataset
-from guided_diffusion.pipelines.doctor.measuring import PeakMemory, endless_batches, quietly, sampling_seconds, timed
+from guided_diffusion.pipelines.doctor.measuring import (
+    PeakMemory,
+    endless_batches,
+    quietly,
+    sampling_seconds,
+    take_step,
+    timed,
+)
 from guided_diffusion.pipelines.doctor.page import Part
 from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.pipelines.sampling import SamplingPipeline
@@ -111,7 +118,7 @@ def _measured(size: Size, device: torch.device, data: Path, run: Path) -> dict[s
         config = config.replaced(num_classes=report.encoding.num_classes)
         trainer = build_trainer(config, ResumePlan(), world, report, RunLog(run, enabled=False))
         batches = endless_batches(trainer)
-        times = [timed(partial(trainer.train_step, next(batches)), device) for _ in range(1 + STEPS)]
+        times = [timed(partial(take_step, trainer, next(batches)), device) for _ in range(1 + STEPS)]
         trainer.model.eval()
         pipeline = SamplingPipeline(trainer.model, config, report.encoding.names, device, None, None)
         sampling = sampling_seconds(pipeline, next(batches).condition)
