@@ -37,7 +37,7 @@ def config(lemons, tmp_path) -> Path:
     return path
 
 
-def test_figures_of_a_training(config, trained, tmp_path, isdm):
+def test_figures_of_a_training(config, lemons, trained, tmp_path, isdm):
     code, shown, errors = isdm("doctor", train_config=config, output_dir=tmp_path / "doctor", time_limit=0)
     assert code == 0, errors
     text = (tmp_path / "doctor" / "doctor.md").read_text()
@@ -54,6 +54,7 @@ def test_figures_of_a_training(config, trained, tmp_path, isdm):
     assert found["largest_batch"] >= 3
     assert not (tmp_path / "run").exists()
     assert str(config.parent) not in text  # a page that is shown to others has no paths
+    assert str(lemons) not in text
 
 
 def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch, isdm):

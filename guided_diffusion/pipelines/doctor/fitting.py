@@ -70,7 +70,7 @@ def fitting(path: str, device: torch.device, folder: Path) -> Part:
         trainer = build_trainer(config, ResumePlan(), world, report, RunLog(folder / "run", enabled=False))
         trainer.model.train()
         measured = _measured(trainer)
-    lines = [line for line in printed.getvalue().splitlines() if line.startswith("warning: ")]
+    lines = [_by_keys(line, config) for line in printed.getvalue().splitlines() if line.startswith("warning: ")]
     notes = lines[:_WARNINGS]
     if len(lines) > _WARNINGS:
         notes.append(f"{len(lines) - _WARNINGS} more warnings: see `check`")
@@ -85,6 +85,15 @@ def fitting(path: str, device: torch.device, folder: Path) -> Part:
     record |= {"config": Path(path).name, "compiled": compiles}
     title = f"The training of {Path(path).name} on {device}"
     return Part(title, ("what", "found"), tuple(rows), tuple(notes), record)
+
+
+def _by_keys(line: str, config: TrainConfig) -> str:
+    """Return a line with the keys in place of the paths that they name: the page is shown to others."""
+    for key in config.fields():
+        facts, path = config.facts(key), str(config.get(key) or "")
+        if facts.path and not facts.words and len(path) > 1:
+            line = line.replace(path, key)
+    return line
 
 
 # ------------------------------------------------------------------------------------------------- measuring
