@@ -127,9 +127,8 @@ def test_without_time_nothing_is_called_failed():
     assert all(thing in part.notes[-1] for thing in self_test.things())
 
 
-@pytest.mark.parametrize(
-    ("limit", "fits"), [(4, 4), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 1), (99, 8)))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "fits"), [(1, 1), (4, 4), (99, 8)])
 def test_batches_that_fit_on_a_gpu(limit, fits, config, tmp_path):
     """A GPU without room for more images than `limit` is pretended."""
 
