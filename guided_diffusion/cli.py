@@ -137,17 +137,26 @@ def _run(arguments: list[str]) -> int:
     parser = _Parser(prog=f"main.py {action}", add_help=False)
     parser.add_argument("-c", "--config")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--dry-run", action="store_true")
     parsed = parser.parse_args(rest)
     values, left_aside = read_keys(action, parsed.config) if parsed.config is not None else ({}, "")
-    config = load_config(action, {**values, **parse_overrides(parsed.set, ACTIONS[action])})
+    values |= parse_overrides(parsed.set, ACTIONS[action])
+    config = load_config(action, values)
     if left_aside and launched_as()[0] == 0:
         print(f"note: {parsed.config}: {left_aside}")
-    return import_module(f"guided_diffusion.actions.{action}").run(config) or 0
+    module = import_module(f"guided_diffusion.actions.{action}")
+    if not parsed.dry_run:
+        return module.run(config) or 0
+    if launched_as()[0] == 0:
+        import_module("guided_diffusion.pipelines.dry_run").dry_run(
+            config, values.keys(), getattr(module, "plan", None)
+        )
+    return 0
 
 
 _OVERVIEW = """isdm {version}: enlarge a scarce segmentation dataset with a semantic diffusion model
 
-usage: main.py <action> [-c config.json] [--set key=value ...]
+usage: main.py <action> [-c config.json] [--set key=value ...] [--dry-run]
 
 actions:
 {actions}
@@ -155,12 +164,13 @@ actions:
 
 main.py <action> --help shows the options most people set, --help all every option."""
 
-_USAGE = """usage: main.py {action} [-c config.json] [--set key=value ...]
+_USAGE = """usage: main.py {action} [-c config.json] [--set key=value ...] [--dry-run]
 
 {summary}
 
   -c, --config FILE    flat JSON file of the keys below, or the config of another action
-  --set KEY=VALUE      override one key; the value is JSON, or text; repeatable"""
+  --set KEY=VALUE      override one key; the value is JSON, or text; repeatable
+  --dry-run            say what would be read and written, and how much; nothing is written"""
 
 
 def _help(action: str, *, everything: bool) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from guided_diffusion.config.evaluate import EvaluateConfig
-from guided_diffusion.pipelines.evaluation.evaluate import evaluate
-from guided_diffusion.runtime.distributed import init_distributed
+from guided_diffusion.pipelines.evaluation.evaluate import evaluate, plan_lines
+from guided_diffusion.runtime.distributed import choose_device, init_distributed
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.memory import keep_freed_memory
 
@@ -21,3 +21,9 @@ def run(config: EvaluateConfig) -> int:
     finally:
         world.close()
     return 0
+
+
+def plan(config: EvaluateConfig) -> list[str]:
+    """Return what a run of `config` would compare; UserError where it could not begin."""
+    choose_device(config.compute.device)
+    return plan_lines(config)

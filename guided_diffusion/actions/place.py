@@ -28,10 +28,11 @@ from guided_diffusion.pipelines.output import (
     written_by_sample,
 )
 from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
+from guided_diffusion.pipelines.plans import good_lines
 from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
-from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
+from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.contact_sheet import SHEET
@@ -50,19 +51,33 @@ def run(config: PlaceConfig) -> int:
         keep_freed_memory()
     try:
         checkpoint = load_checkpoint(path)
-        trained = trained_config(checkpoint, config)
-        _refuse_other_networks(path, checkpoint, trained)
+        trained = _checked(config, checkpoint)
         folder = Path(config.results_path) / config.split
-        refuse_written_sources(
-            {"results_path": written_by_sample(config.results_path, config.split)},
-            [*dataset_folders(trained.source), *_read_folders(config)],
-        )
         refuse_other_record("results_path", folder, "place")
         with output_of("place", [folder], world):
             _place(config, checkpoint, trained, world)
     finally:
         world.close()
     return 0
+
+
+def plan(config: PlaceConfig) -> list[str]:
+    """Return what a run of `config` would make; UserError where it could not begin."""
+    path = find_checkpoint(config.weights.model_path, prefer=BEST)
+    choose_device(config.precision.device)
+    _checked(config, load_checkpoint(path, lazily=True))
+    return [f"weights of {path.absolute()}", *good_lines(config)]
+
+
+def _checked(config: PlaceConfig, checkpoint: Checkpoint) -> TrainedConfig:
+    """Return the options of the network; UserError where it paints no defects, or results would lie among sources."""
+    trained = trained_config(checkpoint, config)
+    _refuse_other_networks(checkpoint.path, checkpoint, trained)
+    refuse_written_sources(
+        {"results_path": written_by_sample(config.results_path, config.split)},
+        [*dataset_folders(trained.source), *_read_folders(config)],
+    )
+    return trained
 
 
 def _read_folders(config: PlaceConfig) -> list[ReadFolder]:

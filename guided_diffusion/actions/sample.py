@@ -11,6 +11,7 @@ from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.lost_classes import written_losses
+from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
 from guided_diffusion.pipelines.image_sampling import sample_images
@@ -27,11 +28,12 @@ from guided_diffusion.pipelines.output import (
     refuse_written_sources,
     written_by_sample,
 )
+from guided_diffusion.pipelines.plans import made_lines, masks_lines
 from guided_diffusion.pipelines.sample_misfits import refuse_misfits
 from guided_diffusion.pipelines.sampling import Progress, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
-from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
+from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
 from guided_diffusion.samples.reader import GeneratedMasks, find_generated_masks
@@ -46,13 +48,8 @@ def run(config: SampleConfig) -> int:
         keep_freed_memory()
     try:
         checkpoint = load_checkpoint(path)
-        trained = trained_config(checkpoint, config)
-        refuse_misfits(config, trained, path)
+        trained = _checked(config, checkpoint)
         folder = Path(config.results_path) / config.split
-        refuse_written_sources(
-            {"results_path": written_by_sample(config.results_path, config.split)},
-            dataset_folders(trained.source) if config.source.data_dir else mask_folder(config.mask_dir),
-        )
         refuse_other_record("results_path", folder, "sample")
         with output_of("sample", [folder], world):
             if world.is_main:
@@ -62,6 +59,29 @@ def run(config: SampleConfig) -> int:
     finally:
         world.close()
     return 0
+
+
+def plan(config: SampleConfig) -> list[str]:
+    """Return what a run of `config` would make; UserError where it could not begin."""
+    path = find_checkpoint(config.weights.model_path, prefer=BEST)
+    choose_device(config.precision.device)
+    trained = _checked(config, load_checkpoint(path, lazily=True))
+    height, width = height_width(trained.geometry.image_size)
+    head = f"{width} x {height} px, weights of {path.absolute()}"
+    if trained.model.condition == "mask" and not trained.generation.makes_masks:
+        return [head, *masks_lines(config, trained.source)]
+    return [head, *made_lines(config, config.num_samples)]
+
+
+def _checked(config: SampleConfig, checkpoint: Checkpoint) -> TrainedConfig:
+    """Return the options of the network; UserError where `config` does not go with them."""
+    trained = trained_config(checkpoint, config)
+    refuse_misfits(config, trained, checkpoint.path)
+    refuse_written_sources(
+        {"results_path": written_by_sample(config.results_path, config.split)},
+        dataset_folders(trained.source) if config.source.data_dir else mask_folder(config.mask_dir),
+    )
+    return trained
 
 
 def _work_of(trained: TrainedConfig) -> Callable[[SampleConfig, Checkpoint, TrainedConfig, ProcessGroup], None]:

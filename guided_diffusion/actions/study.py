@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from guided_diffusion.config.study import StudyConfig
-from guided_diffusion.pipelines.study.study import study
-from guided_diffusion.runtime.distributed import init_distributed
+from guided_diffusion.pipelines.study.study import plan_lines, study
+from guided_diffusion.runtime.distributed import choose_device, init_distributed
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.memory import keep_freed_memory
 
@@ -27,3 +27,9 @@ def run(config: StudyConfig) -> int:
 
 def _run_action(action: str, config: Any) -> None:
     import_module(f"guided_diffusion.actions.{action}").run(config)
+
+
+def plan(config: StudyConfig) -> list[str]:
+    """Return what a run of `config` would train and compare; UserError where it could not begin."""
+    choose_device(config.compute.device)
+    return plan_lines(config)

@@ -13,9 +13,10 @@ from guided_diffusion.pipelines.output import (
     refuse_other_record,
     refuse_written_sources,
 )
+from guided_diffusion.pipelines.plans import training_lines
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.training import train
-from guided_diffusion.runtime.distributed import init_distributed
+from guided_diffusion.runtime.distributed import choose_device, init_distributed
 
 
 def run(config: TrainConfig) -> int:
@@ -33,3 +34,14 @@ def run(config: TrainConfig) -> int:
     finally:
         world.close()
     return 0
+
+
+def plan(config: TrainConfig) -> list[str]:
+    """Return what a run of `config` would do; UserError where it could not begin."""
+    config = with_mode_defaults(config)
+    refuse_written_sources(
+        {"output_dir": Path(config.run.output_dir)},
+        [*dataset_folders(config.source), *image_folder(config.good.image_dir)],
+    )
+    choose_device(config.precision.device)
+    return training_lines(config, find_resume_plan(config))

@@ -39,7 +39,7 @@ class CheckConfig(ActionConfig):
     label_diffusion: LabelDiffusionOptions
     batch: BatchOptions
     latents: LatentFactorOptions
-    output_dir: str = option("runs/check", "folder for the preview pictures and the report", path=True)
+    output_dir: str = option("runs/check", "folder for the preview pictures and the report", written=True)
     preview_images: int = option(12, "pairs in a preview picture, 0: no picture", ge=0, le=200)
 
     @property

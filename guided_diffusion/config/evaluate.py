@@ -51,7 +51,7 @@ class StudyOptions(OptionGroup):
     encoder_weights: str = option(
         "imagenet",
         'where the encoder starts: a name to download, a local file, or "none" for random weights',
-        path=True,
+        words=True,
     )
     ratios: FloatTuple = option((0.5, 1.0, 2.0), "synthetic images for each real one; each ratio is a setting")
     other_dirs: NameList = option(
@@ -100,14 +100,14 @@ class QualityOptions(OptionGroup):
     filter_below: float | None = option(
         None, "copy the samples, but leave out those whose agreement is below this; null: no copy", ge=0, le=1
     )
-    filtered_dir: str = option("", 'folder of that copy; "": filtered, in output_dir', path=True)
+    filtered_dir: str = option("", 'folder of that copy; "": filtered, in output_dir', written=True)
     inception_weights: str = option(
         "auto",
         'for FID, KID, precision and recall: "auto" (download), a local file, or "none" to leave them out',
-        path=True,
+        words=True,
     )
     lpips_net: Literal["alex", "vgg", "squeeze"] = option("alex", "network of LPIPS; published diversities: alex")
-    lpips_weights: str = option("auto", 'its ImageNet weights: "auto" (download), a local file, or "none"', path=True)
+    lpips_weights: str = option("auto", 'its ImageNet weights: "auto" (download), a local file, or "none"', words=True)
     diversity_dir: str = option(
         "", 'samples with several a mask, for LPIPS diversity (published: 10); "": synthetic_dir', path=True
     )
@@ -171,7 +171,7 @@ class DeepLabOptions(OptionGroup):
     deeplab_weights: str = option(
         "auto",
         'ImageNet weights of its backbone: "auto" (download), a local file, or "none" for random ones',
-        path=True,
+        words=True,
     )
     deeplab_epochs: int = option(20, "its epochs; that with the best mIoU on the training images is scored", ge=1)
 
@@ -242,7 +242,7 @@ class EvaluateConfig(ActionConfig):
     synthetic_dir: str = option(
         "", "samples to judge: results_path of sample, or any folder with images/ and masks/", path=True
     )
-    output_dir: str = option("", "folder for report.html, report.json and the results of the study", path=True)
+    output_dir: str = option("", "folder for report.html, report.json and the results of the study", written=True)
 
     @property
     def trains_models(self) -> bool:

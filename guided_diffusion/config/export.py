@@ -25,7 +25,7 @@ class ExportConfig(ActionConfig):
         None, "of a dataset that is written in place of weights; hf: an imagefolder of Hugging Face datasets"
     )
     export_path: str = option(
-        "", "weights: file to write, ending in .pt or .safetensors; a dataset: new folder", path=True
+        "", "weights: file to write, ending in .pt or .safetensors; a dataset: new folder", written=True
     )
 
     def check(self) -> Iterator[Problem]:

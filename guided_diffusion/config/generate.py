@@ -33,7 +33,7 @@ class GenerateConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
     num_samples: int | None = option(
         None, "pairs to write; more images are drawn, as uncertain ones are dropped", ge=1, le=1_000_000
     )
-    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
+    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", written=True)
     split: str = option("train", "write into this sub-folder, so that results_path is itself a data_dir")
     batch_size: int = option(8, "images drawn at a time", ge=1, le=65536)
     seed: int = option(0, "seed of the images; that of the features is the classifier's", ge=0, lt=2**63)

@@ -20,7 +20,7 @@ class ImportConfig(ActionConfig):
         "auto", "of the annotations; auto: what the files show, refused where they show several"
     )
     image_dir: str = option("", "folder of the images, where they are not in source; they pair by name", path=True)
-    output_dir: str = option("", "new folder for the dataset: {train,test}/{images,masks}, classes.json", path=True)
+    output_dir: str = option("", "new folder for the dataset: {train,test}/{images,masks}, classes.json", written=True)
     classes: ClassNames = option(
         None, 'names in the order that they are to have, such as ["crack", "dent"], others left out; null: all'
     )

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.demo import DemoConfig
+from guided_diffusion.config.doctor import DoctorConfig
 from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.config.export import ExportConfig
 from guided_diffusion.config.finetune import FinetuneConfig
@@ -50,6 +51,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "study": StudyConfig,
     "demo": DemoConfig,
     "export": ExportConfig,
+    "doctor": DoctorConfig,
 }
 
 

@@ -41,7 +41,7 @@ class MasksConfig(ActionConfig):
     )
     data_split: Literal["train", "test"] = option("train", "split of data_dir whose masks are taken apart")
     results_path: str = option(
-        "", "folder for masks/, manifest.jsonl, classes.json, statistics.json and contact_sheet.png", path=True
+        "", "folder for masks/, manifest.jsonl, classes.json, statistics.json and contact_sheet.png", written=True
     )
     num_masks: int | None = option(None, "masks to make; null: as many as the split has", ge=1, le=1_000_000)
     seed: int = option(0, "seed of the masks", ge=0, lt=2**63)

@@ -32,7 +32,7 @@ class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
     )
     hole_margin: int = option(6, "pixels, as the model sees them, by which a hole is larger than its mask", ge=2, le=64)
     feather: int = option(3, "pixels from the rim of a hole over which the painting sets in; 0: none", ge=0, le=64)
-    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
+    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", written=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
     num_samples: int | None = option(
         None, "pairs to write, good images are used in turn; null: one for each", ge=1, le=1_000_000

@@ -26,7 +26,7 @@ class SampleConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
     data_split: Literal["train", "test"] | None = option(
         None, "split of data_dir whose masks or boxes are used; null: test, train with layout_source recombine"
     )
-    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", path=True)
+    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", written=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
     num_samples: int | None = option(
         None, "samples to write, masks are used in turn; null: one for each mask", ge=1, le=1_000_000

@@ -63,7 +63,7 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
         "", "classifier.pt of an earlier segment, or a folder of published ones, in place of training", path=True
     )
     output_dir: str = option(
-        "", "folder for the data_dir of pairs, the report of the folds, and classifier.pt", path=True
+        "", "folder for the data_dir of pairs, the report of the folds, and classifier.pt", written=True
     )
     split: str = option("train", "sub-folder for the pairs, so that output_dir is itself a data_dir")
     add_labeled: bool = option(True, "put the labeled pairs beside the new ones")

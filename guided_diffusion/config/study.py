@@ -111,7 +111,7 @@ class CropSegmenterOptions(OptionGroup):
     encoder_weights: str = option(
         "imagenet",
         'where the encoder starts: a name to download, a local file, or "none" for random weights',
-        path=True,
+        words=True,
     )
     crop: int = option(128, "side of the crops, in pixels at scale; a multiple of 32 for most encoders", ge=32, le=4096)
     steps: int = option(1500, "optimization steps of each model, the same for all arms", ge=1, le=10_000_000)
@@ -150,7 +150,7 @@ class StudyConfig(ActionConfig):
         path=True,
     )
     good_test_dir: str = option("", "folder of good images for the test, none of them in good_dir", path=True)
-    output_dir: str = option("", "folder for the generators, the results, report.html and report.json", path=True)
+    output_dir: str = option("", "folder for the generators, the results, report.html and report.json", written=True)
     train_config: str = option(
         "", "config of train for the generators (windows, inpaint); the study sets its folders and its seed", path=True
     )
@@ -160,7 +160,7 @@ class StudyConfig(ActionConfig):
     image_channels: Channels | None = option(None, "1 for gray images, 3 for RGB; null: as in train_config")
     scale: float | None = option(None, "size of the images that are segmented; null: as in train_config", gt=0, le=1)
     inception_weights: str = option(
-        "none", 'for KID, precision and recall: "auto" (download), a local file, or "none": the encoder', path=True
+        "none", 'for KID, precision and recall: "auto" (download), a local file, or "none": the encoder', words=True
     )
     at_once: int = option(
         1,

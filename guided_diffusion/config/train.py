@@ -56,7 +56,7 @@ class TrainConfig(NetworkConfig, ActionConfig):
     resume_checkpoint: str = option(
         "auto",
         'checkpoint file or run folder to go on from; "auto": this run where it stopped; "": from scratch only',
-        path=True,
+        words=True,
         resume="may change",
     )
 

@@ -12,7 +12,7 @@ import blobfile as bf
 from guided_diffusion.data.boxes.records import BoxedImage
 from guided_diffusion.data.files import exists, is_folder, list_files
 from guided_diffusion.data.modes import PICTURES, DatasetMode, FileRule
-from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
+from guided_diffusion.data.scan.problems import Problem, ProblemKind, refuse_fatal
 from guided_diffusion.runtime.errors import DataError
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".npy", ".jp2")
@@ -181,8 +181,7 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
         if images and masks:
             kind = ProblemKind.IMAGE_WITHOUT_MASK
             problems += _unpaired(kind, "image", images, masks, of_masks, _ANY_PNG, set())
-    if fatal := [problem for problem in problems if problem.fatal]:
-        raise DataError(problem_lines(fatal))
+    refuse_fatal(problems)
     if nested := [path for stem, path in images.items() if not has_images and "masks" in stem.split("/")[:-1]]:
         found = "is a mask, as its folder says, and would be taken for a good image"
         raise DataError.of(nested[0], found, f"give the folder that holds images/ and masks/, not {root}")

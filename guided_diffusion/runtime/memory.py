@@ -13,6 +13,11 @@ import torch
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h> of glibc
 LARGEST = 2**31 - 1
 MAPPED_ABOVE = 2**30
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Where a container's limit stands, in versions 2 and 1 of control groups: folder, limit, used, cached files."""
 
 
 def keep_freed_memory() -> bool:
@@ -50,11 +55,12 @@ def peak_memory_gib(device: torch.device) -> float:
 def available_memory() -> int:
     """Return the available main memory in bytes, within the limit of a container, which psutil does not know."""
     available = psutil.virtual_memory().available
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return available
-    # Files that the kernel caches count as used, but can be dropped.
-    return min(available, max(0, limit - used + int(stat.get("inactive_file", 0))))
+    for folder, limit, used, cached in _CGROUPS:
+        try:
+            most, now = (int((folder / name).read_text()) for name in (limit, used))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        # Files that the kernel caches count as used, but can be dropped.
+        return min(available, max(0, most - now + int(stat.get(cached, 0))))
+    return available

@@ -34,6 +34,8 @@ class KeyFacts(NamedTuple):
     sampling: Literal["as trained", "free"] = "as trained"  # whether sampling may have another value than training
     spelling_of: str = ""  # the key that this published key sets
     former: str = ""  # a former name of the key, which is still read
+    written: bool = False  # a path that results go to
+    words: bool = False  # a path that may also be a word: auto, none, the name of weights
 
 
 FACTS = "isdm"
@@ -49,10 +51,13 @@ def option(
     sampling: Literal["as trained", "free"] = "as trained",
     spelling_of: str = "",
     former: str = "",
+    written: bool = False,
+    words: bool = False,
     **constraints: Any,
 ) -> Any:
     """Declare one key: its default, its one line of meaning, its facts (`KeyFacts`) and limits in pydantic's terms."""
-    facts = KeyFacts(path or cloud, cloud, resume, sampling, spelling_of, former)
+    is_path = path or cloud or written or words
+    facts = KeyFacts(is_path, cloud, resume, sampling, spelling_of, former, written, words)
     return Field(default, description=meaning, json_schema_extra={FACTS: facts._asdict()}, **constraints)
 
 

@@ -157,7 +157,7 @@ class RunOptions(OptionGroup):
     """The files of a training run, and its seed."""
 
     title: ClassVar = "run"
-    output_dir: str = option("", "folder of the run: checkpoints, logs, previews", path=True, resume="may change")
+    output_dir: str = option("", "folder of the run: checkpoints, logs, previews", written=True, resume="may change")
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
     allow_changed_data: bool = option(
         False, "resume a run although its training images or masks are not those it began with", resume="may change"

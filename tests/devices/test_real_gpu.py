@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -116,3 +118,10 @@ def test_a_segmenter_learns_the_same_by_a_graph(monkeypatch):
             assert step._graph is not None
     assert np.allclose(*losses, rtol=2e-2)
     assert losses[0][-1] < losses[0][0]
+
+
+def test_the_examination_of_doctor():
+    from guided_diffusion.pipelines.doctor.self_test import self_test
+
+    part = self_test(torch.device("cuda", 0), deadline=time.monotonic() + 600)
+    assert not part.failed, part.failed

@@ -127,3 +127,9 @@ def _counted(problems: Iterable[Problem]) -> list[str]:
         if len(shown) < len(alike):
             lines.append(f"{kind.value}: {len(alike) - len(shown)} more findings like the {len(shown)} above")
     return lines
+
+
+def refuse_fatal(problems: Iterable[Problem]) -> None:
+    """Raise DataError with the lines of the fatal problems, if there are any."""
+    if fatal := [problem for problem in problems if problem.fatal]:
+        raise DataError(problem_lines(fatal))

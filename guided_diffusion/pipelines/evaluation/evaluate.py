@@ -14,10 +14,14 @@ import torch
 from evaluations.errors import EvaluationError
 from evaluations.metrics.agreement import SCORE
 from evaluations.metrics.base import Measurement
+from evaluations.study.settings import runs_of, settings_of
 from guided_diffusion.config.evaluate import EvaluateConfig
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.pairing import index_pairs
+from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.evaluation.data import EvaluationData, ScannedData, load_data, scan_data
 from guided_diffusion.pipelines.evaluation.metrics import MetricContext, make_metrics
-from guided_diffusion.pipelines.evaluation.options import resolve_options, without_masks
+from guided_diffusion.pipelines.evaluation.options import needs_training, resolve_options, without_masks
 from guided_diffusion.pipelines.evaluation.report import describe_data, report_page, warnings_of
 from guided_diffusion.pipelines.evaluation.segmenter import read_external
 from guided_diffusion.pipelines.evaluation.study import prepare_study
@@ -47,20 +51,59 @@ def evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
         raise UserError(str(error)) from error
 
 
+def plan_lines(config: EvaluateConfig) -> list[str]:
+    """Return how many images are compared and models trained; UserError where that could not begin."""
+    config, samples, _ = _checked(config)
+    mode, lines = get_mode(config.source.dataset_mode), []
+    for split, most in (("train", config.max_training), ("test", config.max_test)):
+        pairs, problems = index_pairs(config.source.data_dir, mode, split, with_instances=False)
+        if split == "test" or needs_training(config):
+            refuse_fatal(problems)
+        used = "" if most is None or most >= len(pairs) else f", {most} of them used"
+        lines.append(f"{len(pairs)} pairs in {split}{used}")
+    lines.append(f"{len(samples.lines) or 'unlisted'} samples in {samples.folder}")
+    options = config.study
+    if not options.study:
+        return [*lines, "no models are compared"]
+    settings = settings_of(
+        options.ratios or (),
+        baselines=options.baselines,
+        synthetic_only=options.synthetic_only,
+        augment_all=options.augment_all,
+        others=options.other_dirs,
+    )
+    count = len(runs_of(options.architectures, settings, options.seeds))
+    each = f"{len(options.architectures)} architectures x {len(settings)} settings x {options.seeds} seeds"
+    return [
+        *lines,
+        f"{each}: {count} models of {options.train_steps} steps each; those that are there are not repeated",
+    ]
+
+
 def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
+    config, samples, written = _checked(config)
+    with output_of("evaluate", [paths[0] for paths in written.values()], world):
+        _evaluate_into(Path(config.output_dir), config, samples, _filtered_folder(config), world.device)
+
+
+def _checked(config: EvaluateConfig) -> tuple[EvaluateConfig, SampleFolder, dict[str, list[Path]]]:
+    """Return the options completed by the samples, these, and the folders that are written, by their keys."""
     folder, threshold = Path(config.output_dir), config.quality.filter_below
     refuse_other_record("output_dir", folder, "evaluate")
     samples = find_samples(config.synthetic_dir)
-    filtered_folder = Path(config.quality.filtered_dir) if config.quality.filtered_dir else folder / FILTERED
+    filtered = _filtered_folder(config)
     if threshold is not None:
-        refuse_target(samples, filtered_folder)
+        refuse_target(samples, filtered)
     config = resolve_options(config, samples)
     written = {"output_dir": [folder]}
     if threshold is not None:
-        written["filtered_dir"] = [filtered_folder, filtered_folder / samples.split]
+        written["filtered_dir"] = [filtered, filtered / samples.split]
     refuse_written_sources(written, [*dataset_folders(config.source), *_folders_of_samples(config, samples)])
-    with output_of("evaluate", [paths[0] for paths in written.values()], world):
-        _evaluate_into(folder, config, samples, filtered_folder, world.device)
+    return config, samples, written
+
+
+def _filtered_folder(config: EvaluateConfig) -> Path:
+    return Path(config.quality.filtered_dir) if config.quality.filtered_dir else Path(config.output_dir) / FILTERED
 
 
 def _folders_of_samples(config: EvaluateConfig, samples: SampleFolder) -> list[ReadFolder]:

@@ -85,8 +85,7 @@ def good_folders(config: StudyConfig) -> tuple[str, str]:
 
 def prepare(config: StudyConfig) -> StudySetup:
     """Read and check the configs and the data of a study. Raises UserError with a line for each mistake."""
-    train_keys, training = _read_train_config(config) if config.train_config else ({}, None)
-    place_keys = _read_place_config(config)
+    train_keys, training, place_keys = read_configs(config)
     source, geometry = _data_options(config, training)
     good, good_test = (tuple(list_good_images(folder)) for folder in good_folders(config))
     report = scan_split(source, geometry, "train")
@@ -149,6 +148,15 @@ def _refuse_shared_good(good: tuple[GoodImage, ...], test: tuple[GoodImage, ...]
 
 
 # ----------------------------------------------------------------------------------- the configs of generators
+
+
+def read_configs(config: StudyConfig) -> tuple[dict[str, Any], TrainConfig | None, dict[str, Any]]:
+    """Return the keys of `train_config`, what they mean, None without one, and the keys of `place_config`.
+
+    Raises ConfigError for keys that are wrong, or that a study cannot use.
+    """
+    train_keys, training = _read_train_config(config) if config.train_config else ({}, None)
+    return train_keys, training, _read_place_config(config)
 
 
 def _read_train_config(config: StudyConfig) -> tuple[dict[str, Any], TrainConfig]:

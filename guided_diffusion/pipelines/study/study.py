@@ -10,7 +10,10 @@ import torch
 
 from evaluations.errors import EvaluationError
 from evaluations.report.page import Sheet
-from guided_diffusion.config.study import StudyConfig
+from guided_diffusion.config.study import GENERATED, StudyConfig
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.pairing import index_pairs, list_good_images
+from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.evaluation.evaluate import RECORD, REPORT
 from guided_diffusion.pipelines.output import (
     ReadFolder,
@@ -25,7 +28,7 @@ from guided_diffusion.pipelines.study.measures import agreement_lines, measure_i
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.report import CURVE_FILE, PICTURE_FILE, picture_of, study_record, write_report
 from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
-from guided_diffusion.pipelines.study.setup import good_folders, prepare
+from guided_diffusion.pipelines.study.setup import good_folders, prepare, read_configs
 from guided_diffusion.pipelines.study.trainings import (
     StudyImages,
     agreement_run,
@@ -43,14 +46,38 @@ from guided_diffusion.runtime.logs import write_run_record
 
 def study(config: StudyConfig, device: torch.device, run_action: RunAction) -> None:
     """Make everything that is not there yet, and write the report. `run_action` runs the actions of the generators."""
-    refuse_other_record("output_dir", config.output_dir, "study")
-    read = [ReadFolder(key, Path(folder).absolute(), Path(folder).absolute()) for key, folder in _good(config)]
-    refuse_written_sources({"output_dir": Path(config.output_dir)}, [*dataset_folders(config.source), *read])
+    _refuse_folders(config)
     try:
         with folder_lock(config.output_dir, "study"):
             _study(config, device, run_action)
     except EvaluationError as error:
         raise UserError(str(error)) from error
+
+
+def plan_lines(config: StudyConfig) -> list[str]:
+    """Return how many images are compared and models trained; UserError where that could not begin."""
+    _refuse_folders(config)
+    _, training, _ = read_configs(config)
+    source = config.source if training is None else training.source
+    mode, lines = get_mode(source.dataset_mode), []
+    for split in ("train", "test"):
+        pairs, problems = index_pairs(source.data_dir, mode, split, with_instances=False)
+        refuse_fatal(problems)
+        lines.append(f"{len(pairs)} pairs in {split}")
+    for what, folder in zip(("training", "the test"), good_folders(config), strict=True):
+        lines.append(f"{len(list_good_images(folder))} good images for {what}")
+    design = config.design
+    if set(design.arms) & set(GENERATED):
+        lines.append(f"{len(design.repeats)} generators, and {design.pairs} pairs by each for each arm that needs them")
+    count = len(runs_of(design, design.arms, config.segmenter.architectures))
+    lines.append(f"{count} segmentation models of {config.segmenter.steps} steps each; those that are there stay")
+    return [*lines, "estimate_only=true measures how long that takes"]
+
+
+def _refuse_folders(config: StudyConfig) -> None:
+    refuse_other_record("output_dir", config.output_dir, "study")
+    read = [ReadFolder(key, Path(folder).absolute(), Path(folder).absolute()) for key, folder in _good(config)]
+    refuse_written_sources({"output_dir": Path(config.output_dir)}, [*dataset_folders(config.source), *read])
 
 
 def _good(config: StudyConfig) -> list[tuple[str, str]]:

@@ -1,0 +1,31 @@
+"""`doctor`: what this machine has, whether it computes right, and how fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from guided_diffusion.config.doctor import DoctorConfig
+from guided_diffusion.pipelines.doctor.examine import PAGE, RECORD, examine, write_page
+from guided_diffusion.pipelines.output import refuse_other_record
+from guided_diffusion.runtime.distributed import choose_device
+from guided_diffusion.runtime.launcher import launched_as
+from guided_diffusion.runtime.memory import keep_freed_memory
+
+FAILED = 1
+"""The exit code where something does not work that should."""
+
+
+def run(config: DoctorConfig) -> int:
+    """Examine the machine and print the page; of several processes only the first does so."""
+    if launched_as()[0] > 0:
+        return 0
+    device = choose_device(config.compute.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as every action does: it changes the times
+    if config.output_dir:
+        refuse_other_record("output_dir", config.output_dir, "doctor")
+    parts = examine(config, device)
+    print(write_page(parts, config.output_dir))
+    for name in (PAGE, RECORD) if config.output_dir else ():
+        print(f"  {(Path(config.output_dir) / name).absolute()}")
+    return FAILED if any(part.failed for part in parts) else 0

@@ -1,0 +1,194 @@
+"""`--dry-run`: says what an action would read, write and make, refuses what it would refuse, and writes nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import arguments_of
+from error_lines import check_error
+from tiny import TINY
+
+from guided_diffusion import cli
+from guided_diffusion.config.load import ACTIONS
+from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
+from guided_diffusion.runtime.units import size_in_words
+
+
+@pytest.fixture
+def dry(capsys, tmp_path, monkeypatch):
+    """Run an action with --dry-run in an empty folder: (exit code, stdout, error lines); nothing may be written."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(action: str, **values) -> tuple[int, str, list[str]]:
+        before = sorted(tmp_path.rglob("*"))
+        code = cli.main([*arguments_of(action, **values), "--dry-run"])
+        assert sorted(tmp_path.rglob("*")) == before
+        output = capsys.readouterr()
+        return code, output.out, [line for line in output.err.splitlines() if line.startswith("error: ")]
+
+    return run
+
+
+def test_a_training(dry, lemons, trained, tmp_path):
+    values = {**TINY, "data_dir": lemons, "output_dir": tmp_path / "new" / "run", "max_epochs": 3}
+    code, shown, errors = dry("train", **values)
+    assert code == 0, errors
+    assert "8 pairs: 3 steps an epoch in one process, 9 steps in all" in shown
+    assert f"output_dir: {tmp_path / 'new' / 'run'}, does not exist yet" in shown
+    assert f"data_dir: {lemons}, a folder of {sum(path.is_file() for path in lemons.rglob('*'))} files" in shown
+    weights = load_checkpoint(trained / LAST).model
+    count = sum(value.numel() for value in weights.values())
+    assert f"network of {count / 1e6:.1f} million parameters" in shown
+    for name in (BEST, LAST):
+        told = float(re.search(rf"{re.escape(name)} (\S+) MiB", shown)[1])
+        assert told == pytest.approx((trained / name).stat().st_size / 2**20, rel=0.15, abs=1)
+    given = shown[shown.index("{") : shown.index("}")]
+    assert '"lr": 0.001' in given
+    assert "weight_decay" not in given
+
+
+def test_a_training_that_is_there_already(dry, lemons, trained):
+    values = {**TINY, "data_dir": lemons, "output_dir": trained, "drop_rate": 0.2}
+    code, shown, errors = dry("train", **values, max_epochs=3)
+    assert code == 0, errors
+    assert "has results of train, which would be continued" in shown
+    assert "goes on after epoch 3, step 9, which is finished" in shown
+    code, _, errors = dry("train", **{**values, "lr": 0.1}, max_epochs=3)
+    assert code == 2
+    check_error(errors[0], "lr")
+
+
+def test_a_finetuning(dry, lemons, trained, tmp_path):
+    values = {"data_dir": lemons, "resume_checkpoint": trained, "output_dir": tmp_path / "tuned"}
+    code, shown, errors = dry("finetune", **values)
+    assert code == 0, errors
+    assert f"begins with the weights of {trained / BEST}" in shown
+    code, _, errors = dry("finetune", **{**values, "output_dir": trained})
+    assert code == 2
+    check_error(errors[0], "output_dir")
+
+
+def test_samples(dry, lemons, trained, tmp_path):
+    values = {"model_path": trained, "results_path": tmp_path / "samples"}
+    code, shown, errors = dry("sample", **values, data_dir=lemons)
+    assert code == 0, errors
+    assert "4 masks of data_split test" in shown
+    code, shown, _ = dry("sample", **values, mask_dir=lemons / "train" / "masks", num_samples=20)
+    assert code == 0
+    assert "8 masks of mask_dir" in shown
+    assert "20 asked for, 0 in the manifest already" in shown
+
+
+def test_placing_with_a_network_that_fills_no_holes(dry, lemons, trained, tmp_path):
+    good = lemons / "train" / "images"
+    values = {"model_path": trained, "data_dir": lemons, "good_dir": good, "results_path": tmp_path / "placed"}
+    code, _, errors = dry("place", **values)
+    assert code == 2
+    check_error(errors[0], "model_path", "fills no holes")
+
+
+def test_an_evaluation(dry, lemons, tmp_path):
+    samples = shutil.copytree(lemons / "train", tmp_path / "samples")
+    values = {
+        "data_dir": lemons,
+        "synthetic_dir": samples,
+        "output_dir": tmp_path / "report",
+        "encoder_weights": "none",
+    }
+    options = {"dataset_mode": "multi-class", "image_size": 32, "ratios": [1], "seeds": 2, "architectures": ["fpn"]}
+    code, shown, errors = dry("evaluate", **values, **options, max_test=3)
+    assert code == 0, errors
+    assert "8 pairs in train" in shown
+    assert "4 pairs in test, 3 of them used" in shown
+    assert "1 architectures x 5 settings x 2 seeds: 10 models of 2000 steps" in shown
+
+
+def test_a_study(dry, lemons, tmp_path):
+    good = tmp_path / "good"
+    for split in ("train", "test"):
+        shutil.copytree(lemons / split / "images", good / split)
+    values = {"data_dir": lemons, "dataset_mode": "multi-class", "good_dir": good, "output_dir": tmp_path / "study"}
+    design = {"arms": ["real", "real_good"], "amounts": [2, "all"], "seeds": [3, 1], "encoder_weights": "none"}
+    code, shown, errors = dry("study", **values, **design)
+    assert code == 0, errors
+    assert "8 good images for training" in shown
+    assert "8 segmentation models of 1500 steps" in shown
+
+
+READ = {
+    "train": ("data_dir",),
+    "finetune": ("data_dir", "resume_checkpoint"),
+    "sample": ("data_dir", "model_path"),
+    "place": ("data_dir", "model_path", "good_dir"),
+    "masks": ("data_dir",),
+    "segment": ("data_dir", "model_path"),
+    "generate": ("model_path", "classifier_path"),
+    "check": ("data_dir",),
+    "evaluate": ("data_dir", "synthetic_dir"),
+    "study": ("data_dir", "good_dir"),
+    "export": ("model_path",),
+}
+"""What actions need that is read."""
+
+
+def test_every_action_that_reads_is_tried():
+    assert set(ACTIONS) == {*READ, "demo", "doctor"}
+
+
+@pytest.mark.parametrize("action", READ)
+def test_every_action_says_what_is_missing(action, dry, tmp_path):
+    fields = ACTIONS[action].fields()
+    values = {key: tmp_path / f"no_{key}" for key in READ[action]}
+    values |= {key: tmp_path / "results.pt" for key in ("output_dir", "results_path", "export_path") if key in fields}
+    values |= {"dataset_mode": "multi-class"} if "data_dir" in READ[action] else {}
+    values |= {"arms": ["real"]} if action == "study" else {}
+    code, shown, errors = dry(action, **values, **({"num_samples": 3} if action == "generate" else {}))
+    assert code == 2
+    assert sorted(line.split()[1] for line in errors) == sorted(READ[action]), errors
+    for key in READ[action]:
+        assert f"{key}: {values[key]}, does not exist" in shown
+
+
+@pytest.mark.parametrize("action", ["demo", "doctor"])
+def test_actions_that_read_nothing(action, dry, tmp_path):
+    code, shown, errors = dry(action, output_dir=tmp_path / "out")
+    assert code == 0, errors
+    assert str(tmp_path / "out") in shown
+
+
+def test_results_of_another_action_and_files_in_the_way(dry, lemons, trained, tmp_path):
+    code, _, errors = dry("evaluate", data_dir=lemons, synthetic_dir=lemons / "train", output_dir=trained)
+    assert code == 2
+    check_error(errors[0], "output_dir", "train")
+    (tmp_path / "file").write_text("")
+    values = {**TINY, "data_dir": lemons, "output_dir": tmp_path / "file" / "run"}
+    code, _, errors = dry("train", **values)
+    assert code == 2
+    check_error(errors[0], "output_dir", "is a file")
+
+
+def test_a_word_in_place_of_a_path_is_no_missing_file(dry, lemons, tmp_path):
+    values = {**TINY, "data_dir": lemons, "output_dir": tmp_path / "run"}
+    code, shown, _ = dry("train", **values, resume_checkpoint="auto")
+    assert (code, "resume_checkpoint: auto, no file" in shown) == (0, True)
+    code, _, errors = dry("train", **values, resume_checkpoint="runs/other")
+    assert code == 2
+    check_error(errors[0], "resume_checkpoint", "runs/other")
+
+
+def test_images_without_masks_are_refused(dry, lemons, tmp_path):
+    data = shutil.copytree(lemons, tmp_path / "data")
+    lost = sorted(Path(data / "train" / "masks").iterdir())[0]
+    lost.unlink()
+    code, _, errors = dry("train", **TINY, data_dir=data, output_dir=tmp_path / "run")
+    assert code == 2
+    assert lost.stem in errors[0]
+
+
+def test_sizes_in_words():
+    assert [size_in_words(size) for size in (0, 1023, 2048, 3 * 2**20, 1.5 * 2**30)] == [
+        "0 bytes", "1023 bytes", "2 KiB", "3 MiB", "1.5 GiB",
+    ]  # fmt: skip
