@@ -26,5 +26,5 @@ def segmenter(tmp_path_factory) -> Path:
     from evaluations.segmentation.models import build_segmenter
 
     path = tmp_path_factory.mktemp("segmenter") / "fpn.pt"
-    torch.save(build_segmenter("fpn", "tu-lcnet_050", num_classes=5, seed=0).state_dict(), path)
+    torch.save(build_segmenter("fpn", "resnet18", num_classes=5, seed=0).state_dict(), path)
     return path

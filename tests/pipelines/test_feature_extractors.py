@@ -115,14 +115,14 @@ def test_the_decoder_of_a_network_that_needs_masks_is_refused(trained):
 
 
 def test_blocks_and_steps_as_given(trained):
-    found = extractor(trained, feature_blocks=(3, 0), feature_steps=(250, 50), feature_rgb=False)
-    assert found.settings()["blocks"] == ["decoder.0", "decoder.3"]
+    found = extractor(trained, feature_blocks=(1, 0), feature_steps=(250, 50), feature_rgb=False)
+    assert found.settings()["blocks"] == ["decoder.0", "decoder.1"]
     assert found.timesteps[0] > found.timesteps[1]
-    inputs = extractor(trained, feature_blocks=(3,), feature_inputs=True, feature_rgb=False)
-    assert inputs.settings()["blocks"] == ["decoder.3.input"]
+    inputs = extractor(trained, feature_blocks=(1,), feature_inputs=True, feature_rgb=False)
+    assert inputs.settings()["blocks"] == ["decoder.1.input"]
     assert inputs.dims[0] == 2 * found.dims[1]
     with pytest.raises(ConfigError) as caught:
-        extractor(trained, feature_blocks=(3, 4))
+        extractor(trained, feature_blocks=(1, 2))
     assert caught.value.keys == ("feature_blocks",)
 
 
