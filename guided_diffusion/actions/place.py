@@ -82,7 +82,8 @@ def _checked(config: PlaceConfig, checkpoint: Checkpoint) -> TrainedConfig:
 
 def _read_folders(config: PlaceConfig) -> list[ReadFolder]:
     """Return the folders that are read beside the dataset; results may not lie around them either."""
-    named = {"good_dir": config.good_dir, "region": config.region, "placed_masks": config.placing.placed_masks}
+    named = {"good_dir": config.good_dir, "region": config.region, "bank_dir": config.placing.bank_dir}
+    named["placed_masks"] = config.placing.placed_masks
     paths = {key: Path(value).absolute() for key, value in named.items() if value and "://" not in value}
     return [ReadFolder(key, path, Path(path.anchor)) for key, path in paths.items() if not path.is_file()]
 
@@ -198,6 +199,7 @@ def _paint(
                 finished.label,
                 [PlacedDefect.of(names[defect.class_id], defect.box, defect.source) for defect in finished.defects],
                 [SkippedDefect(name=names[skipped.class_id], reason=skipped.reason) for skipped in finished.skipped],
+                plan.lineage_of(finished.defects),
             )
             bar.update()
     finally:

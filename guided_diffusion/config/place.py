@@ -54,7 +54,12 @@ class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
         if self.erase and self.placing.mask_source != "bank":
             line = f"mask_source is {self.placing.mask_source}, but erase paints where the defects are: leave it out"
             yield ("mask_source", line)
-        if not self.source.data_dir and (self.erase or self.placing.mask_source != "dir"):
+        if self.placing.bank_dir:
+            for key in ("erase", "data_dir"):
+                if self.get(key):
+                    where = "the defects painted over are those of data_dir" if key == "erase" else "it has the shapes"
+                    yield (key, f"{key} is given, but so is bank_dir, and {where}: leave one of the two out")
+        elif not self.source.data_dir and (self.erase or self.placing.mask_source != "dir"):
             yield ("data_dir", "data_dir is missing: give the dataset whose training masks have the defects")
         if self.feather > self.hole_margin:
             line = f"feather is {self.feather}, but hole_margin is {self.hole_margin}: the painting sets in outside of "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.files import check_sizes, open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
+from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair, list_good_images
 from guided_diffusion.data.placing.bank import DefectBank, class_ids, healed
 from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.data.placing.scene import PlacedDefect, Scene, Skipped, plan_scene
@@ -29,9 +29,10 @@ from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.good_images import check_good_images, header_size
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
+from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-from guided_diffusion.samples.manifest import file_digest
+from guided_diffusion.samples.manifest import MaskLineage, file_digest, joined_lineage
 
 
 class Finished(NamedTuple):
@@ -54,6 +55,13 @@ class PlacePlan:
     """(good image, its height and width, number of the sample) -> how it is to look."""
     notes: tuple[str, ...] = ()
     """Lines to be printed once."""
+    lineages: Mapping[str, MaskLineage] = field(default_factory=dict)
+    """What the masks of new shapes were made of, by their names."""
+
+    def lineage_of(self, defects: Sequence[PlacedDefect]) -> MaskLineage | None:
+        """Return what the masks of an image's defects were made of; None for shapes of the dataset itself."""
+        names = dict.fromkeys(defect.source.rpartition("#")[0] for defect in defects)
+        return joined_lineage([self.lineages[name] for name in names if name in self.lineages])
 
 
 def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> PlacePlan:
@@ -61,7 +69,10 @@ def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
 
     Raises UserError for what is missing or contradicts the images.
     """
-    training = read_training(config, trained, encoding) if config.source.data_dir else None
+    if config.placing.bank_dir:
+        training = read_shapes(config, trained, encoding)
+    else:
+        training = read_training(config, trained, encoding) if config.source.data_dir else None
     bank, inputs = (None, []) if training is None else (training.bank, training.digests)
     images = list_good_images(config.good_dir, upright=trained.source.exif != "ignore")
     source = _sources(config, trained, encoding, bank, images)
@@ -83,7 +94,8 @@ def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
                 skipped.append(Skipped(defect.class_id, "too thin for the scale of the model"))
         return Finished(label, [Hole(defect.box, defect.mask) for defect in placements], placements, skipped)
 
-    return PlacePlan(source.images, joined(config, inputs + source.digests), finished, source.notes)
+    lineages = {} if training is None else training.lineages
+    return PlacePlan(source.images, joined(config, inputs + source.digests), finished, source.notes, lineages)
 
 
 class _Source(NamedTuple):
@@ -222,17 +234,32 @@ class TrainingDefects(NamedTuple):
     pairs: tuple[Pair, ...]
     bank: DefectBank
     digests: list[str]
+    lineages: Mapping[str, MaskLineage] = {}  # of masks that were made of others, by their names
 
 
 def read_training(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> TrainingDefects:
     """Read the masks of the training split; UserError for what cannot be used, or has no defects."""
-    mode = get_mode(trained.source.dataset_mode)
     report = scan_split(trained.source, trained.geometry, "train", encoding=encoding)
     report.raise_if_fatal()
-    masks = ((pair.stem, read_mask(pair.mask, encoding, upright=pair.upright).numpy()) for pair in report.pairs)
-    unlabeled = mode.unlabeled_classes(encoding.names)
-    bank = DefectBank.build(masks, encoding.names, config.placing, background=mode.background, unlabeled=unlabeled)
+    bank = _bank_of(report.pairs, config, trained, encoding)
     return TrainingDefects(report.pairs, bank, [each.mask.hex() for each in report.prints if each is not None])
+
+
+def read_shapes(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> TrainingDefects:
+    """Read the masks of `bank_dir`, and what they were made of; UserError as `read_training`."""
+    found = find_masks(trained.source, trained.geometry, mask_dir=config.placing.bank_dir, encoding=encoding)
+    bank = _bank_of(found.entries, config, trained, found.encoding)
+    lineages = {entry.stem: found.lineages[entry.mask] for entry in found.entries if entry.mask in found.lineages}
+    return TrainingDefects((), bank, [file_digest(entry.mask) for entry in found.entries], lineages)
+
+
+def _bank_of(
+    entries: Sequence[Pair | MaskEntry], config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding
+) -> DefectBank:
+    mode = get_mode(trained.source.dataset_mode)
+    masks = ((entry.stem, read_mask(entry.mask, encoding, upright=entry.upright).numpy()) for entry in entries)
+    unlabeled = mode.unlabeled_classes(encoding.names)
+    return DefectBank.build(masks, encoding.names, config.placing, background=mode.background, unlabeled=unlabeled)
 
 
 class OrdinaryClasses:

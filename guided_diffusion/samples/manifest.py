@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, ClassVar, Self
@@ -200,6 +200,19 @@ class MaskLineage(BaseModel):
     def flips(self) -> tuple[bool, bool]:
         """Whether it may be turned upside down, and left to right."""
         return self.upside_down, self.left_to_right
+
+
+def joined_lineage(parts: Sequence[MaskLineage]) -> MaskLineage | None:
+    """Return what several masks of one split were made of together; None without any."""
+    if not parts:
+        return None
+    return MaskLineage(
+        split=parts[0].split,
+        upside_down=any(part.upside_down for part in parts),
+        left_to_right=any(part.left_to_right for part in parts),
+        masks=list({each.digest: each for part in parts for each in part.masks}.values()),
+        images=list({each.digest: each for part in parts for each in part.images}.values()),
+    )
 
 
 class PredictedObject(BaseModel):

@@ -342,14 +342,17 @@ class SyntheticFolder(WrittenFolder):
         label: np.ndarray,
         defects: Sequence[PlacedDefect],
         skipped: Sequence[SkippedDefect] = (),
+        lineage: MaskLineage | None = None,
     ) -> None:
         """Write the pair of a good image, then its line of the manifest.
 
         save_image: writes the image as PNG (`NativeImage.save`). label: [H, W] class ids, of the image's own size.
+        lineage: of the masks whose shapes the defects have, where these are new.
         """
         notes = {
             "defects": [defect.model_dump(by_alias=True) for defect in defects],
             "skipped": [defect.model_dump(by_alias=True) for defect in skipped],
+            **({} if lineage is None else {"lineage": lineage.model_dump()}),
         }
         self._write_files(sample, save_image, label, notes)
 

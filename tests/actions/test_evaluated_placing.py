@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from error_lines import check_error
+from odd_images import write_png
 from parts import (
     NAMES,
     pixels_of,
@@ -63,6 +65,19 @@ def test_a_size_has_to_be_given(place, evaluate):
     code, _, errors = evaluate(folder, image_size=None)
     assert code == 2
     check_error(errors[0], "image_size", folder)
+
+
+def test_shapes_of_masks_of_the_test_split_are_refused(place, evaluate, isdm, parts, tmp_path):
+    data = shutil.copytree(parts, tmp_path / "parts")
+    for path in (data / "test/masks").iterdir():  # those of `parts` are training masks, too
+        write_png(path, np.ascontiguousarray(pixels_of(path)[::-1]))
+    values = {"data_dir": data, "dataset_mode": "multi-class", "num_masks": 2, "data_split": "test"}
+    code, _, errors = isdm("masks", **values, results_path=tmp_path / "new")
+    assert code == 0, errors
+    folder, _ = place("placed", data_dir="", bank_dir=tmp_path / "new", num_samples=4)
+    code, _, errors = evaluate(folder, data_dir=data)
+    assert code == 2
+    check_error(errors[0], folder)
 
 
 def test_good_images_of_the_test_split_are_refused(place, evaluate, parts):

@@ -25,6 +25,7 @@ from parts import (
 from scipy import ndimage
 
 from guided_diffusion.data.components import find_components
+from guided_diffusion.samples.manifest import file_digest
 
 
 class TestMaskSources:
@@ -42,6 +43,23 @@ class TestMaskSources:
             assert {defect["class"] for defect in line["defects"] + line["skipped"]} == {"crack"}
             assert len(line["defects"]) + len(line["skipped"]) == 3
             assert all(defect["source"].startswith("part_") for defect in line["defects"])
+
+    def test_shapes_of_new_masks(self, place, isdm, parts, tmp_path):
+        """They are those of the folder, and the manifest says which training masks they were made of."""
+        values = {"data_dir": parts, "dataset_mode": "multi-class", "num_masks": 3}
+        code, _, errors = isdm("masks", **values, results_path=tmp_path / "new")
+        assert code == 0, errors
+        folder, _ = place("new_shapes", data_dir="", bank_dir=tmp_path / "new", num_samples=4)
+        check_pairs(folder, margin=3)
+        names = {path.stem for path in (tmp_path / "new/masks").iterdir()}
+        known = {file_digest(path) for path in (parts / "train/masks").iterdir()}
+        lines = [line for line in lines_of(folder) if line["defects"]]
+        assert lines
+        for line in lines:
+            assert {defect["source"].partition("#")[0] for defect in line["defects"]} <= names
+            digests = {each["digest"] for each in line["lineage"]["masks"]}
+            assert digests
+            assert digests <= known
 
     def test_what_finds_no_place_is_counted(self, place, tmp_path):
         good = write_good(tmp_path / "small", {"a": (20, 20)})

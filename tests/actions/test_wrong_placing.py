@@ -41,6 +41,13 @@ def test_no_good_images(refused, tmp_path):
     refused("good_dir", "erase", good_dir="")
 
 
+def test_a_bank_of_other_masks(refused, tmp_path, parts):
+    refused("data_dir", "bank_dir", bank_dir=parts / "train/masks")
+    refused(tmp_path / "none", data_dir="", bank_dir=tmp_path / "none")
+    values = {"mask_source": "dir", "placed_masks": parts / "train/masks", "data_dir": ""}
+    refused("bank_dir", "mask_source", bank_dir=parts / "train/masks", **values)
+
+
 def test_other_channels(refused, tmp_path, color_painter, good):
     colored = write_good(tmp_path / "colored", {"a": (40, 56)}, channels=3)
     refused(colored / "a.png", "image_channels 3", good_dir=colored)

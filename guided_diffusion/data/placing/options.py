@@ -37,6 +37,12 @@ class PlacingOptions(OptionGroup):
         "where defects come from; bank: components of the training masks; dir: label maps of the good images in "
         "placed_masks; file: the list in placements",
     )
+    bank_dir: str = option(
+        "",
+        "for mask_source bank: folder of masks, such as those of the action masks, whose shapes are placed in place of "
+        "those of the training masks",
+        path=True,
+    )
     placed_masks: str = option(
         "", "for mask_source dir: folder of label maps, named as the good images and of their sizes", path=True
     )
@@ -63,6 +69,9 @@ class PlacingOptions(OptionGroup):
                 yield key, f"{key} is missing: mask_source {source} needs it"
             elif self.mask_source != source and getattr(self, key):
                 yield key, f"{key} is given, but mask_source is {self.mask_source}: set it to {source}, or leave it out"
+        if self.bank_dir and self.mask_source != "bank":
+            line = f"bank_dir is given, but mask_source is {self.mask_source}, which has other defects: leave it out"
+            yield "bank_dir", line
         for key, default in (("defects_per_image", None), ("place", "prior")):
             if self.mask_source != "bank" and getattr(self, key) != default:
                 yield key, f"{key} is given, but {self._said_by} says where defects go: leave one of the two out"

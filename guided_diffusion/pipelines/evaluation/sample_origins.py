@@ -156,7 +156,11 @@ class _PlacedOrigins(NamedTuple):
     donors: Indices
     """[N, at least 1] of the training images whose defects they have, or which they were painted into."""
     test: Indices
-    """[N] of the test image that each was painted into."""
+    """[N] of the test image that each was painted into, or whose mask the shape of a defect is of."""
+
+
+def _by_mask(pairs: Sequence[Pair]) -> dict[str, int]:
+    return {digest: index for index, digest in enumerate(mask_digests(pairs))}
 
 
 def _placed_origins(folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[Split, Split]) -> _PlacedOrigins:
@@ -166,12 +170,16 @@ def _placed_origins(folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[S
     by_image, test_by_image = (
         {file_digest(pair.image): index for index, pair in enumerate(each)} for each in (training, test_pairs)
     )
+    by_mask, test_by_mask = (_by_mask(each) if any(_lineages(folder, pairs)) else {} for each in (training, test_pairs))
     found, test = [], []
     for pair in pairs:
         line = folder.line_of(pair)
+        made_of = [] if line is None or line.lineage is None else [each.digest for each in line.lineage.masks]
         digest = "" if line is None else line.good_digest or ""
         defects = () if line is None else line.defects or ()
         donors = {by_stem.get(defect.source.rpartition("#")[0], UNKNOWN) for defect in defects}
+        donors |= {by_mask.get(each, UNKNOWN) for each in made_of}
         found.append(sorted({*donors, by_image.get(digest, UNKNOWN)} - {UNKNOWN}))
-        test.append(test_by_image.get(digest, UNKNOWN))
+        leaks = [test_by_mask[each] for each in made_of if each in test_by_mask and each not in by_mask]
+        test.append(test_by_image.get(digest, leaks[0] if leaks else UNKNOWN))
     return _PlacedOrigins(_filled_up(found), np.array(test, np.int64))
