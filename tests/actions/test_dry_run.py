@@ -123,6 +123,7 @@ READ = {
     "finetune": ("data_dir", "resume_checkpoint"),
     "sample": ("data_dir", "model_path"),
     "place": ("data_dir", "model_path", "good_dir"),
+    "import": ("source",),
     "masks": ("data_dir",),
     "segment": ("data_dir", "model_path"),
     "generate": ("model_path", "classifier_path"),

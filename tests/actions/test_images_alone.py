@@ -327,7 +327,10 @@ def test_exported_weights_draw_the_same(draw, painter_of_all, isdm, tmp_path, su
     if suffix == ".pt":  # no dataset_mode: the shapes tell that there are no masks
         config = load_checkpoint(painter_of_all / BEST).config
         options = {key: config[key] for key in ("image_size", "num_heads", "prediction", "diffusion_steps")}
-    exported, original = draw("exported", model_path=path, **options)[0], draw("original")[0]
+    exported, original = (
+        draw(name, **more, mark=False)[0]  # which names the file of the weights
+        for name, more in (("exported", {"model_path": path, **options}), ("original", {}))
+    )
     for file in (original / "images").iterdir():
         assert (exported / "images" / file.name).read_bytes() == file.read_bytes()
     images = load_pipeline(path, device="cpu", **options)(NoCondition(2, (16, 16)), [1, 2], steps=3)

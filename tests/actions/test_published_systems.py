@@ -141,6 +141,7 @@ def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
         ("bare", bare, {"eta_path": runs["finetune"] / "eta.npy", "image_size": 16}),
     ):
         values = {"model_path": model, "results_path": tmp_path / name, "data_dir": data, "precision": "fp32"}
+        values["mark"] = False  # it names the file of the weights
         code, _, errors = isdm("sample", folder / "sample.json", **values, **extra)
         assert code == 0, errors
         images[name] = [(tmp_path / name / "images" / f"{stem}.png").read_bytes() for stem in STEMS[mode]]

@@ -36,8 +36,11 @@ def _run(arguments: list[str], shown: str, environment: dict[str, str], start_me
         os.dup2(target, stream)
     os.environ.update(environment)
 
+    import torch
+
     from guided_diffusion import cli
 
+    torch.set_num_threads(torch.get_num_threads())  # of a forked process: see `study.at_once`
     sys.exit(cli.main(arguments))
 
 

@@ -26,7 +26,7 @@ from guided_diffusion.runtime.units import size_in_words
 LIBRARIES = (
     "torch", "torchvision", "numpy", "pillow", "pydantic", "scipy", "safetensors", "psutil", "filelock", "jinja2",
     "matplotlib", "timm", "segmentation-models-pytorch", "huggingface-hub", "torch-fidelity", "lpips", "blobfile",
-    "tqdm",
+    "tqdm", "defusedxml", "pyyaml",
 )  # fmt: skip
 SETTINGS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
@@ -49,6 +49,7 @@ EXTRAS = (
     Extra("tensorboard", "curves of a training", "pip install tensorboard"),
     Extra("mlflow-skinny", 'trackers "mlflow"', "pip install mlflow-skinny"),
     Extra("wandb", 'trackers "wandb"', "pip install wandb"),
+    Extra("faster-coco-eval", "box AP in evaluate", "pip install faster-coco-eval"),
     Extra("mpi4py", "processes started by mpiexec", "pip install mpi4py mpich"),
     Extra("monai", "scripts/benchmark", "pip install monai einops"),
     Extra("einops", "scripts/benchmark", "pip install monai einops"),

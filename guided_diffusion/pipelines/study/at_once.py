@@ -178,6 +178,8 @@ def _work(
     if gpus is not None:
         os.environ[VISIBLE] = gpus
     _end_with_parent()
+    # A forked process makes PyTorch's pool of threads anew at its first use, which fails if several threads are first.
+    torch.set_num_threads(torch.get_num_threads())
     with open(log, "a", encoding="utf-8", buffering=1) as file:
         sys.stdout = sys.stderr = file
         try:
