@@ -38,7 +38,8 @@ from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
 from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
-from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples
+from guided_diffusion.samples.plan import PlannedSample, plan_samples
+from guided_diffusion.samples.writer import SyntheticFolder
 
 SHEET_ROWS = 12
 

@@ -36,8 +36,9 @@ from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoin
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
+from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.reader import GeneratedMasks, find_generated_masks
-from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples, read_conditions
+from guided_diffusion.samples.writer import SyntheticFolder, read_conditions
 
 
 def run(config: SampleConfig) -> int:

@@ -47,8 +47,9 @@ from guided_diffusion.samples.classified_folder import (
 )
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
 from guided_diffusion.samples.manifest import ClassifiedMask, GenerateSettings, ManifestLine
+from guided_diffusion.samples.plan import FoundMask, PlannedSample, plan_generated
 from guided_diffusion.samples.published_file import PublishedFile, file_name, read_published, write_published
-from guided_diffusion.samples.writer import FoundMask, PlannedSample, SyntheticFolder, plan_generated
+from guided_diffusion.samples.writer import SyntheticFolder
 
 NULL_VALUE = 255
 """Of ignored pixels in published files; also what `generate` writes there where 255 is no class."""

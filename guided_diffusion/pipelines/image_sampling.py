@@ -14,7 +14,8 @@ from guided_diffusion.pipelines.work_left import begin_output, finish_output, ma
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.samples.manifest import IMAGES_ALONE, SampleSettings
-from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_generated
+from guided_diffusion.samples.plan import PlannedSample, plan_generated
+from guided_diffusion.samples.writer import SyntheticFolder
 
 
 def sample_images(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:

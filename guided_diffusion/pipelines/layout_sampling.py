@@ -20,8 +20,9 @@ from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import CheckpointError
 from guided_diffusion.samples.manifest import PredictedMask, SampleSettings
+from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.predicted import predicted_of, save_objects
-from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, plan_samples
+from guided_diffusion.samples.writer import SyntheticFolder
 
 
 @dataclass(frozen=True)

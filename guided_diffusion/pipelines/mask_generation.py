@@ -20,7 +20,8 @@ from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
 from guided_diffusion.samples.manifest import GeneratedMask, SampleSettings
-from guided_diffusion.samples.writer import AskedClass, PlannedSample, SyntheticFolder, plan_generated
+from guided_diffusion.samples.plan import AskedClass, PlannedSample, plan_generated
+from guided_diffusion.samples.writer import SyntheticFolder
 from guided_diffusion.training.mask_preview import spread_classes
 
 ATTEMPTS = 5

@@ -31,8 +31,8 @@ from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import ManifestLine, file_digest
+from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.reader import SampleFolder, find_samples
-from guided_diffusion.samples.writer import PlannedSample, plan_samples
 
 _CHANGED = "run place again, with the data that are there now"
 

@@ -16,7 +16,8 @@ from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
-from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder
+from guided_diffusion.samples.plan import PlannedSample
+from guided_diffusion.samples.writer import SyntheticFolder
 
 
 def begin_output(

@@ -15,8 +15,9 @@ from torch import Tensor
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.files import make_folder, reporting_os_errors
 from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, ClassifiedMask, ManifestLine, read_manifest
+from guided_diffusion.samples.plan import PlannedSample
 from guided_diffusion.samples.pseudo_folder import PlannedPair, refuse_foreign_pairs, write_pairs
-from guided_diffusion.samples.writer import PlannedSample, SyntheticFolder, to_picture
+from guided_diffusion.samples.writer import SyntheticFolder, to_picture
 from guided_diffusion.samples.written_folder import keep_classes
 
 CANDIDATES = "candidates"

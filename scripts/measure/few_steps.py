@@ -52,7 +52,7 @@ from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_chec
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import digest, write_text
-from guided_diffusion.samples.writer import plan_samples
+from guided_diffusion.samples.plan import plan_samples
 from scripts.benchmark.published_unet import PublishedUNet, guided
 from scripts.measure.image_statistics import STATISTICS, Pixels, Statistics, compare, halves_of, sums_of, table
 

@@ -43,7 +43,7 @@ from guided_diffusion.pipelines.mask_preview import share_of_copies
 from guided_diffusion.pipelines.training_data import open_training_data
 from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.logs import read_json_lines
-from guided_diffusion.samples.writer import AskedClass, plan_generated
+from guided_diffusion.samples.plan import AskedClass, plan_generated
 from guided_diffusion.training.mask_preview import measure_masks, spread_classes
 
 SETTINGS = ("v:bits:0.5", "x0:bits:0.5", "v:onehot:0.5", "v:bits:1", "v:bits:0.25")

@@ -32,8 +32,9 @@ from guided_diffusion.samples.manifest import (
     read_manifest,
 )
 from guided_diffusion.samples.place_sheet import PlacedRow, place_sheet, placed_rows
+from guided_diffusion.samples.plan import plan_samples
 from guided_diffusion.samples.reader import find_samples, open_samples
-from guided_diffusion.samples.writer import SyntheticFolder, plan_samples
+from guided_diffusion.samples.writer import SyntheticFolder
 
 SETTINGS = PlaceSettings(
     run_seed=0,

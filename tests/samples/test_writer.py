@@ -14,8 +14,9 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import MaskEntry
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, SampleSettings, file_digest
+from guided_diffusion.samples.plan import plan_samples
 from guided_diffusion.samples.reader import find_samples
-from guided_diffusion.samples.writer import SyntheticFolder, plan_samples
+from guided_diffusion.samples.writer import SyntheticFolder
 
 SETTINGS = SampleSettings(run_seed=0, sampler="ddim", steps=4, eta=0.0, s=1.0, weights="ema", checkpoint="0" * 16)
 
