@@ -19,9 +19,8 @@ from guided_diffusion.data.formats.writing import WRITERS
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.pipelines.dataset_export import export_dataset
 from guided_diffusion.pipelines.dataset_import import import_dataset
-from guided_diffusion.pipelines.export_source import origin_of
 from guided_diffusion.runtime.logs import write_run_record
-from guided_diffusion.samples.manifest import ManifestLine, MaskOrigin
+from guided_diffusion.samples.manifest import MaskOrigin
 from guided_diffusion.samples.mask_folder import MaskFolder
 
 HEIGHT, WIDTH = 36, 52
@@ -389,24 +388,3 @@ def test_samples_say_that_they_are_synthetic(isdm, trained, lemons, tmp_path):
     code, _, (line,) = isdm("export", data_dir=samples, format="hf", export_path=tmp_path / "hf")
     assert code == 2
     assert "not finished" in line
-
-
-PLAIN = {"index": 0, "image": "images/a.png", "mask": "masks/a.png", "source_mask": "m.png", "source_digest": "0" * 16}
-GOOD = {"index": 0, "image": "images/a.png", "mask": "masks/a.png", "good_image": "g.png", "good_digest": "0" * 16}
-PSEUDO = {"image": "a.png", "digest": "0", "score": 0.1, "confidence": 0.9, "ignored": 0.0, "classifier": "0"}
-
-
-@pytest.mark.parametrize(
-    ("line", "origin"),
-    [
-        (PLAIN, "synthetic image"),
-        (GOOD, "synthetic defects in a real image"),
-        ({**PLAIN, "pseudo": PSEUDO}, "real image, predicted mask"),
-        ({**PLAIN, "classified": {"score": 0.1, "ignored": 0.0}}, "synthetic image, predicted mask"),
-        ({**PLAIN, "predicted": {"objects": [], "steps": 1}}, "synthetic image, predicted mask"),
-        ({**PLAIN, "generates": "pair"}, "synthetic image and mask"),
-        ({**PLAIN, "generates": "mask"}, "synthetic mask"),
-    ],
-)
-def test_manifests_say_how_pairs_were_made(line, origin):
-    assert origin_of(ManifestLine.model_validate(line)) == origin

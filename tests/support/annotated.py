@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from guided_diffusion.config.load import load_config
+from guided_diffusion.pipelines.dataset_import import import_dataset
+
 HEIGHT, WIDTH = 24, 32
 NAMES = ("part_1", "part_2", "part_3", "part_4")
 CLASSES = ("dent", "scratch")
@@ -253,3 +256,15 @@ def png_text(mask: NDArray[np.bool_]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def imported(source, target, **values):
+    """Import a project with these keys."""
+    values = {"source": str(source), "output_dir": str(target), **values}
+    return import_dataset(load_config("import", values))
+
+
+def mask_of(folder: Path, name: str) -> np.ndarray:
+    """Return the mask values of an image, of whichever split."""
+    (path,) = folder.glob(f"*/masks/{name}.png")
+    return np.asarray(Image.open(path))

@@ -318,18 +318,15 @@ def _replaced_in_cuda(count: int) -> list[Replaced]:
     state = torch.zeros(16, dtype=torch.uint8)
     accelerator = getattr(torch, "accelerator", None)
     idle = SimpleNamespace(is_capturing=lambda: False)
+    silent = ("set_device", "manual_seed_all", "reset_peak_memory_stats", "empty_cache", "synchronize")
     return [
+        *((torch.cuda, name, lambda *given: None) for name in silent),
         (torch.cuda, "_lazy_init", lambda: None),
         (torch.cuda, "is_available", lambda: True),
         (torch.cuda, "device_count", lambda: count),
         (torch.cuda, "current_device", lambda: 0),
-        (torch.cuda, "set_device", lambda device: None),
         (torch.cuda, "is_current_stream_capturing", lambda: False),
         (torch.cuda, "max_memory_allocated", lambda device=None: 0),
-        (torch.cuda, "reset_peak_memory_stats", lambda device=None: None),
-        (torch.cuda, "empty_cache", lambda: None),
-        (torch.cuda, "synchronize", lambda device=None: None),
-        (torch.cuda, "manual_seed_all", lambda seed: None),
         (torch.cuda, "get_rng_state", lambda device="cuda": state),
         (torch.cuda, "set_rng_state", lambda new, device="cuda": None),
         (accelerator, "is_available", lambda: True),
