@@ -176,11 +176,11 @@ def test_a_batch_of_any_size_repeats_the_images():
 def test_peak_memory_sees_what_was_freed():
     with PeakMemory(torch.device("cpu")) as before:
         pass
-    with PeakMemory(torch.device("cpu")) as during:
-        with mmap.mmap(-1, 2**28) as held:  # new pages, where a tensor may get ones that the process has
-            for start in range(0, 2**28, mmap.PAGESIZE):
-                held[start] = 1
-            time.sleep(0.05)
+    # New pages, where a tensor may get ones that the process has.
+    with PeakMemory(torch.device("cpu")) as during, mmap.mmap(-1, 2**28) as held:
+        for start in range(0, 2**28, mmap.PAGESIZE):
+            held[start] = 1
+        time.sleep(0.05)
     assert during.bytes > before.bytes + 2**27
 
 
