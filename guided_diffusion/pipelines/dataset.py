@@ -190,6 +190,31 @@ def scan_split(
     )
 
 
+def scan_as_stored(
+    source: SourceOptions,
+    mode: DatasetMode,
+    split: str,
+    *,
+    encoding: LabelEncoding | None = None,
+    progress: bool = True,
+) -> ScanReport:
+    """Return the scan of a split whose masks are used at their own size, without instance maps.
+
+    mode: the layout, which the results of this project have without a dataset_mode.
+    """
+    return scan_dataset(
+        source.data_dir,
+        mode,
+        split,
+        num_classes=source.num_classes,
+        ignore_label=source.ignore_label,
+        exif=source.exif,
+        encoding=encoding,
+        with_instances=False,
+        progress=progress,
+    )
+
+
 def shared_with_training(test: ScanReport, training: ScanReport) -> list[Twin]:
     """Return the test pairs whose image is in the training split, too."""
     return find_shared((test.pairs, test.prints), (training.pairs, training.prints), training.encoding)

@@ -16,6 +16,7 @@ from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset, scan_masks
+from guided_diffusion.pipelines.dataset import scan_as_stored
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import (
@@ -99,16 +100,7 @@ def _of_dataset(source: SourceOptions, mode: DatasetMode) -> ExportSource:
             continue
         folder = Path(source.data_dir, split)
         _refuse_unfinished(folder)
-        report = scan_dataset(
-            source.data_dir,
-            mode,
-            split,
-            num_classes=source.num_classes,
-            ignore_label=source.ignore_label,
-            exif=source.exif,
-            encoding=encoding,
-            with_instances=False,
-        )
+        report = scan_as_stored(source, mode, split, encoding=encoding)
         encoding = encoding or report.raise_if_fatal()
         report.raise_if_fatal()
         splits.append(SourceSplit(split, report, _origins(folder)))

@@ -26,9 +26,9 @@ from guided_diffusion.data.placing.mask_editor import MaskEditor
 from guided_diffusion.data.placing.shapes import Label, ShapeBank
 from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
-from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.pipelines.box_masks import open_drawer
+from guided_diffusion.pipelines.dataset import scan_as_stored
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.memory import available_memory
 from guided_diffusion.samples.manifest import MaskOrigin, file_digest
@@ -94,7 +94,7 @@ def open_masks(config: MasksConfig, *, progress: bool) -> MaskSource:
     mode = get_mode(config.source.dataset_mode)
     drawer = open_drawer(config) if config.method == "boxes" else None
     known = None if drawer is None else drawer.encoding
-    report = _scan(config, config.data_split, encoding=known, progress=progress)
+    report = scan_as_stored(config.source, mode, config.data_split, encoding=known, progress=progress)
     encoding = report.raise_if_fatal()
     if progress:
         for line in problem_lines(problem for problem in report.warnings if problem.kind in _ABOUT_MASKS):
@@ -156,21 +156,6 @@ def _moved(bank: ShapeBank, names: Sequence[str]) -> str:
     return f"moved: {shown}{f' and {len(present) - 8} others' if len(present) > 8 else ''}"
 
 
-def _scan(config: MasksConfig, split: str, *, encoding: LabelEncoding | None = None, progress: bool) -> ScanReport:
-    source = config.source
-    return scan_dataset(
-        source.data_dir,
-        get_mode(source.dataset_mode),
-        split,
-        num_classes=source.num_classes,
-        ignore_label=source.ignore_label,
-        exif=source.exif,
-        encoding=encoding,
-        with_instances=False,
-        progress=progress,
-    )
-
-
 def _reader(pairs: Sequence[Pair], encoding: LabelEncoding, report: ScanReport) -> Callable[[int], Label]:
     """Return what reads a mask by its number, and keeps those that were read if they fit into memory."""
     size = sum(height * width for height, width in report.sizes) * np.dtype(encoding.dtype).itemsize
@@ -222,7 +207,7 @@ def _test_masks(config: MasksConfig, source: MaskSource) -> list[Label]:
     mode, data_dir = get_mode(config.source.dataset_mode), config.source.data_dir
     if config.data_split == "test" or not is_folder(mode.folder(mode.masks, data_dir, "test")):
         return []
-    report = _scan(config, "test", encoding=encoding, progress=False)
+    report = scan_as_stored(config.source, mode, "test", encoding=encoding, progress=False)
     if report.fatal:
         print(f"note: the test masks are not compared: {problem_lines(report.fatal)[0]}")
         return []
