@@ -27,8 +27,7 @@ def run(config: FinetuneConfig) -> int:
     """Finetune the model of `resume_checkpoint` in `output_dir`, or resume doing so."""
     _refuse_own_source(config)
     path, output_dir = Path(config.resume_checkpoint), config.run.output_dir
-    world = init_distributed(config.precision.device)
-    try:
+    with init_distributed(config.precision.device) as world:
         refuse_other_record("output_dir", output_dir, "finetune")
         with output_of("finetune", [output_dir], world):
             own = find_resume_state(output_dir)
@@ -38,8 +37,6 @@ def run(config: FinetuneConfig) -> int:
             if own is not None:
                 check_same_run(options, own)
             train(options, ResumePlan(source, continues=own is not None, own=own is not None), world, action="finetune")
-    finally:
-        world.close()
     return 0
 
 

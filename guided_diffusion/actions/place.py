@@ -34,7 +34,6 @@ from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
 from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
@@ -47,18 +46,13 @@ SHEET_ROWS = 12
 def run(config: PlaceConfig) -> int:
     """Write the pairs that `config` asks for and that are not there yet."""
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    with init_distributed(config.precision.device) as world:
         checkpoint = load_checkpoint(path)
         trained = _checked(config, checkpoint)
         folder = Path(config.results_path) / config.split
         refuse_other_record("results_path", folder, "place")
         with output_of("place", [folder], world):
             _place(config, checkpoint, trained, world)
-    finally:
-        world.close()
     return 0
 
 

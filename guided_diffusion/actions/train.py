@@ -22,8 +22,7 @@ from guided_diffusion.runtime.distributed import choose_device, init_distributed
 def run(config: TrainConfig) -> int:
     """Train the network of `output_dir`, or resume its training."""
     config = with_mode_defaults(config)
-    world = init_distributed(config.precision.device)
-    try:
+    with init_distributed(config.precision.device) as world:
         folder = config.run.output_dir
         refuse_written_sources(
             {"output_dir": Path(folder)}, [*dataset_folders(config.source), *image_folder(config.good.image_dir)]
@@ -31,8 +30,6 @@ def run(config: TrainConfig) -> int:
         refuse_other_record("output_dir", folder, "train")
         with output_of("train", [folder], world):
             train(config, find_resume_plan(config), world, action="train")
-    finally:
-        world.close()
     return 0
 
 
