@@ -7,6 +7,7 @@ from pathlib import Path
 
 from guided_diffusion.config.export import ExportConfig
 from guided_diffusion.pipelines.dataset_export import RECORD, export_dataset
+from guided_diffusion.runtime.card_file import DATASET_CARD
 from guided_diffusion.runtime.checkpoint import BEST, DESCRIBED, find_checkpoint, load_checkpoint, save_weights
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import write_text
@@ -20,7 +21,8 @@ def run(config: ExportConfig) -> int:
         return _export_weights(config)
     exported = export_dataset(config)
     print("\n".join(exported.lines()))
-    print(f"  {exported.folder}\n  {exported.folder / RECORD}")
+    for path in (exported.folder, exported.folder / RECORD, exported.folder / DATASET_CARD):
+        print(f"  {path}")
     return 0
 
 

@@ -16,6 +16,7 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config, warn_of_untrained_guidance
@@ -142,7 +143,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
     _paint(config, trained, sampling, plan, todo, output, world)
     world.barrier()
     if world.is_main:
-        _finish(config, trained, output, len(samples), encoding)
+        _finish(config, checkpoint, trained, output, len(samples))
     world.barrier()
 
 
@@ -209,9 +210,9 @@ def _paint(
 
 
 def _finish(
-    config: PlaceConfig, trained: TrainedConfig, output: SyntheticFolder, planned: int, encoding: LabelEncoding
+    config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, output: SyntheticFolder, planned: int
 ) -> None:
-    lines = output.finish()
+    lines, encoding = output.finish(), output.encoding
     placed = Counter(defect.name for line in lines for defect in line.defects or ())
     skipped = Counter((defect.name, defect.reason) for line in lines for defect in line.skipped or ())
     if lines:
@@ -222,9 +223,11 @@ def _finish(
             output.folder, shown, encoding, geometry.image_channels, geometry.image_range, upright=upright
         )
         visualize.save(place_sheet(rows, encoding.names), output.folder / SHEET)
+    card = write_sample_card(config, output, lines, checkpoint, trained)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
     print(f"{len(lines)} images ({planned} asked for); {'painted over' if config.erase else 'painted'}: {counts}")
     for (name, reason), count in sorted(skipped.items()):
         print(f"  not placed: {count} {name}, {reason}")
     for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
+    print(f"  {card}")

@@ -146,7 +146,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     make_batches(make, todo, config.batch_size, sampling.num_steps, output, world)
     world.barrier()
     if world.is_main:
-        finish_output(output, len(plan), "pairs", encoding.names)
+        finish_output(config, trained, checkpoint, output, len(plan), "pairs", encoding.names)
         if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
             print(f"warning: {output.folder}: {lost}")
     world.barrier()

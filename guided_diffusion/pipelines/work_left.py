@@ -11,6 +11,7 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
+from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.sampling import Progress, SamplingRun, spacing
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -78,10 +79,20 @@ def make_batches(
         output.close_part()
 
 
-def finish_output(output: SyntheticFolder, planned: int, what: str, names: Sequence[str] = ()) -> None:
-    """Complete the folder when all processes are done, save its contact sheet, and say where everything is."""
+def finish_output(
+    config: SampleConfig,
+    trained: TrainedConfig,
+    checkpoint: Checkpoint,
+    output: SyntheticFolder,
+    planned: int,
+    what: str,
+    names: Sequence[str] = (),
+) -> None:
+    """Complete the folder when all processes are done, save its contact sheet and card, and say where everything is."""
     lines = output.finish()
     save_contact_sheet(output, lines, names)
+    card = write_sample_card(config, output, lines, checkpoint, trained)
     print(f"{len(lines)} {what} ({planned} asked for)")
     for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
+    print(f"  {card}")

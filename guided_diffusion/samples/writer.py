@@ -310,6 +310,12 @@ class SyntheticFolder(WrittenFolder):
         self._unfinished.unlink(missing_ok=True)
         return list(lines.values())
 
+    def labels(self, lines: Iterable[ManifestLine]) -> Iterator[np.ndarray]:
+        """Yield the label maps [H, W] of written samples that have masks."""
+        for line in lines:
+            with Image.open(self.folder / line.mask) as file:
+                yield self.encoding.decode(file, line.mask)
+
     def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
         """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples, None for what one has not."""
         for line in lines:
