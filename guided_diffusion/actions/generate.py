@@ -6,6 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.pipelines.classified import generate_labeled
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     output_of,
@@ -19,6 +20,7 @@ from guided_diffusion.runtime.memory import keep_freed_memory
 
 def run(config: GenerateConfig) -> int:
     """Write the pairs that `config` asks for and that are not there yet."""
+    config = with_pinned_weights(config)
     world = init_distributed(config.precision.device)
     if world.device.type == "cpu":
         keep_freed_memory()

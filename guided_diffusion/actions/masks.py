@@ -15,6 +15,7 @@ from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.pipelines.cards.masks import write_masks_card
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.mask_editing import MaskSource, compare_masks, open_masks
 from guided_diffusion.pipelines.output import dataset_folders, output_of, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
@@ -30,6 +31,7 @@ _MANY = 5  # masks that were drawn too often, from which on it is said
 
 def run(config: MasksConfig) -> int:
     """Make the masks that `config` asks for and that are not there yet, and compare all with those of the dataset."""
+    config = with_pinned_weights(config)
     world = init_distributed("cpu")
     try:
         folder = Path(config.results_path)

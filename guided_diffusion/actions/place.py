@@ -18,6 +18,7 @@ from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.erasing import plan_erasing
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config, warn_of_untrained_guidance
 from guided_diffusion.pipelines.output import (
@@ -35,6 +36,7 @@ from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
@@ -47,6 +49,7 @@ SHEET_ROWS = 12
 
 def run(config: PlaceConfig) -> int:
     """Write the pairs that `config` asks for and that are not there yet."""
+    config = with_pinned_weights(config)
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
     world = init_distributed(config.precision.device)
     if world.device.type == "cpu":
@@ -68,7 +71,7 @@ def plan(config: PlaceConfig) -> list[str]:
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
     choose_device(config.precision.device)
     _checked(config, load_checkpoint(path, lazily=True))
-    return [f"weights of {path.absolute()}", *good_lines(config)]
+    return [f"weights of {shown(path)}", *good_lines(config)]
 
 
 def _checked(config: PlaceConfig, checkpoint: Checkpoint) -> TrainedConfig:

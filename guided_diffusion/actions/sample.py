@@ -14,6 +14,7 @@ from guided_diffusion.data.scan.lost_classes import written_losses
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.image_sampling import sample_images
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.layout_sampling import sample_layouts
@@ -34,6 +35,7 @@ from guided_diffusion.pipelines.sampling import Progress, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
+from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
 from guided_diffusion.samples.plan import PlannedSample, plan_samples
@@ -43,6 +45,7 @@ from guided_diffusion.samples.writer import SyntheticFolder, read_conditions
 
 def run(config: SampleConfig) -> int:
     """Write the samples that `config` asks for and that are not there yet."""
+    config = with_pinned_weights(config)
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
     world = init_distributed(config.precision.device)
     if world.device.type == "cpu":
@@ -68,7 +71,7 @@ def plan(config: SampleConfig) -> list[str]:
     choose_device(config.precision.device)
     trained = _checked(config, load_checkpoint(path, lazily=True))
     height, width = height_width(trained.geometry.image_size)
-    head = f"{width} x {height} px, weights of {path.absolute()}"
+    head = f"{width} x {height} px, weights of {shown(path)}"
     if trained.model.condition == "mask" and not trained.generation.makes_masks:
         return [head, *masks_lines(config, trained.source)]
     return [head, *made_lines(config, config.num_samples)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.output import (
     dataset_folders,
     image_folder,
@@ -21,6 +22,7 @@ from guided_diffusion.samples.manifest import FOLDERS
 
 def run(config: SegmentConfig) -> int:
     """Train the classifiers, score them, label the images; each stage goes on where it was interrupted."""
+    config = with_pinned_weights(config)
     world = init_distributed(config.precision.device)
     if world.device.type == "cpu":
         keep_freed_memory()

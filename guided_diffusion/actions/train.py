@@ -6,6 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.pipelines.dataset import with_mode_defaults
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.output import (
     dataset_folders,
     image_folder,
@@ -17,12 +18,15 @@ from guided_diffusion.pipelines.plans import training_lines
 from guided_diffusion.pipelines.resume import find_resume_plan
 from guided_diffusion.pipelines.train_misfits import refuse_idle_mask_keys
 from guided_diffusion.pipelines.training import train
+from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.distributed import choose_device, init_distributed
 
 
 def run(config: TrainConfig) -> int:
     """Train the network of `output_dir`, or resume its training."""
     config = _checked(config)
+    if not (Path(config.run.output_dir) / LAST).exists():
+        config = with_pinned_weights(config, "resume_checkpoint")
     world = init_distributed(config.precision.device)
     try:
         folder = config.run.output_dir

@@ -66,6 +66,17 @@ def class_order(encoding: LabelEncoding, background: int) -> tuple[tuple[str, ..
     return tuple(encoding.names[index] for index in order), lookup
 
 
+def exported_before(config: ExportConfig) -> Path | None:
+    """Return the folder of `export_path` where the same command has written it, to be pushed as it is; None if not."""
+    folder, source = Path(os.path.abspath(config.export_path)), Path(config.source.data_dir).absolute()
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        same = (record["format"], record["source"]) == (config.format, str(source))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder if same else None
+
+
 def export_dataset(config: ExportConfig) -> Exported:
     """Scan the dataset, and write it to `export_path` in `config.format`."""
     source = config.source

@@ -34,6 +34,7 @@ from guided_diffusion.pipelines.label_diffusion import label_process
 from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import digest
+from guided_diffusion.runtime.hub_address import origin_of
 
 Progress = Callable[[int, int], None]
 """(sampling steps done, steps in all), counted for each image."""
@@ -92,6 +93,7 @@ def recorded_settings(
         "weights": config.weights.weights,
         "precision": config.precision.precision,
         "checkpoint": digest(path),
+        "hub": origin_of(path) or None,
     }
 
 

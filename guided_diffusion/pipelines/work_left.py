@@ -15,6 +15,7 @@ from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.sampling import Progress, SamplingRun, spacing
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
 from guided_diffusion.samples.plan import PlannedSample
@@ -44,7 +45,7 @@ def begin_output(
         print(
             f"{len(plan)} {what}{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
             f"{sampling.num_steps} steps ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
-            f"{config.weights.weights} weights of {checkpoint.path.absolute()}"
+            f"{config.weights.weights} weights of {shown(checkpoint.path)}"
         )
         if compiling:
             print(COMPILING)

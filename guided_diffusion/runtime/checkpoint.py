@@ -34,6 +34,8 @@ from torch import Tensor
 
 from guided_diffusion.runtime.errors import CheckpointError, lacks_memory
 from guided_diffusion.runtime.files import atomic_write, is_endless
+from guided_diffusion.runtime.hub import fetch
+from guided_diffusion.runtime.hub_address import is_address
 from guided_diffusion.runtime.logs import library_versions
 
 FORMAT = "isdm"
@@ -100,8 +102,11 @@ class Checkpoint:
 def find_checkpoint(path: str | Path, prefer: str = LAST) -> Path:
     """Return `path` if it is a file, or the checkpoint file of a run's folder; CheckpointError if there is none.
 
-    prefer: which of a folder's two files to take: LAST to resume, BEST to use the weights.
+    prefer: which of a folder's two files to take: LAST to resume, BEST to use the weights. Of an address on the
+    Hugging Face Hub it is the file in the cache.
     """
+    if is_address(path):
+        return fetch(path)
     path = Path(path)
     if path.is_dir():
         for name in (prefer, LAST, BEST):

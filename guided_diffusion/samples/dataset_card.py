@@ -157,8 +157,8 @@ def card_text(facts: DatasetFacts, regions: Mapping[str, Region]) -> str:
 
 def _body(facts: DatasetFacts, title: str, regions: Mapping[str, Region]) -> str:
     sections = {
-        "Source": _table("made of", facts.sources),
-        "Settings": _table("setting", facts.settings),
+        "Source": table("made of", facts.sources),
+        "Settings": table("setting", facts.settings),
         "Classes": [] if facts.classes is None else facts.classes.table(),
         **facts.extra,
         "How to use": facts.use,
@@ -176,7 +176,8 @@ def _body(facts: DatasetFacts, title: str, regions: Mapping[str, Region]) -> str
     )
 
 
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+def table(title: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the lines of a table of names and values, none without rows."""
     return [f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)] if rows else []
 
 

@@ -221,8 +221,10 @@ def test_mistakes_are_one_line(lemons, isdm, tmp_path, values, subject):
 def test_samples_are_images_with_a_manifest_and_a_sheet(draw):
     folder, shown = draw("samples")
     assert {path.name for path in folder.iterdir()} == {
-        "images", "manifest.jsonl", "contact_sheet.png", "config.json", "environment.json",
+        "images", "manifest.jsonl", "contact_sheet.png", "config.json", "environment.json", "dataset_card.md",
     }  # fmt: skip
+    card = (folder / "dataset_card.md").read_text()
+    assert "- unconditional-image-generation" in card and "## Classes" not in card
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(SAMPLES))
     assert len({line["seed"] for line in lines}) == SAMPLES

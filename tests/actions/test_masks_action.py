@@ -17,7 +17,9 @@ from processes import finish, kill_at_files, start, start_pair
 
 from guided_diffusion.data.components import find_components
 
-FILES = {"classes.json", "manifest.jsonl", "statistics.json", "contact_sheet.png", "environment.json"}
+FILES = {
+    "classes.json", "manifest.jsonl", "statistics.json", "contact_sheet.png", "environment.json", "dataset_card.md",
+}  # fmt: skip
 
 
 def counts(label: np.ndarray) -> dict[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluations.metrics.base import Measurement
+from guided_diffusion import __version__
 from guided_diffusion.pipelines.evaluation.report import warnings_of
 from guided_diffusion.pipelines.training_source import last_name
 from guided_diffusion.runtime.card_file import DATASET_CARD, Region, plain, read_card, regions_of, with_regions
@@ -71,7 +72,7 @@ def _verdict(record: Mapping[str, Any], findings: Sequence[str]) -> list[str]:
     training = data["images"].get("training")
     of = f"{training} training and {data['images']['test']}" if training else str(data["images"]["test"])
     lines = [
-        f"Measured by `evaluate` of ISDM {record['versions']['isdm']}: {data['images']['samples']} samples against "
+        f"Measured by `evaluate` of ISDM {__version__}: {data['images']['samples']} samples against "
         f"{of} test images of {plain(last_name(data['data_dir']))} (digest of the test images "
         f"{data['digests']['test']}), at {width} x {height} px.",
         "",
