@@ -46,7 +46,7 @@ def fetch(path: str | Path) -> Path:
         address = parse_address(path)
     except ValueError as error:
         raise CheckpointError(f"{path} {error}") from None
-    if address.is_pinned and (cached := _cached(address)) is not None:
+    if address.is_pinned and address.file and (cached := _cached(address)) is not None:
         return _own(address, cached)
     try:
         with hub_errors(str(address), address.repo):
@@ -126,7 +126,8 @@ def _download(address: HubAddress) -> Path:
     commit = str(info.sha)
     if _cached(HubAddress(address.repo, commit, file)) is None:
         _refuse_foreign(address, file, _header(api, address.repo, file, commit))
-    return Path(hf_hub_download(address.repo, file, revision=commit, etag_timeout=PATIENCE))
+    # By its name, as the cache then knows which commit a branch was at, for when there is no network.
+    return Path(hf_hub_download(address.repo, file, revision=address.revision or None, etag_timeout=PATIENCE))
 
 
 def _file_of(address: HubAddress, names: list[str]) -> str:

@@ -65,13 +65,13 @@ class SampleSettings(BaseModel):
     augment_masks: bool | None = None
     precision: str | None = None
     checkpoint: str | None = None  # see `files.digest`
-    hub: str | None = None  # address of the checkpoint on the Hugging Face Hub, with its commit
     generates: str | None = None  # "mask" or "pair" of models that make masks, "image" without masks; None: given masks
     class_names: list[str] | None = None  # asked of these in turn; None: the mix of the training masks
     mask_checkpoint: str | None = None  # of the model that made the masks of mask_dir; see `files.digest`
     layout_source: str | None = None  # of a model of boxes, whose masks are predicted
     layouts: str | None = None  # digest of the layouts that there were to choose from
     style_seed: int | None = None
+    hub: str | None = None  # address of the checkpoint on the Hugging Face Hub, with its commit
 
     @property
     def kinds(self) -> tuple[str, ...]:

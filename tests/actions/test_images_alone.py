@@ -224,7 +224,8 @@ def test_samples_are_images_with_a_manifest_and_a_sheet(draw):
         "images", "manifest.jsonl", "contact_sheet.png", "config.json", "environment.json", "dataset_card.md",
     }  # fmt: skip
     card = (folder / "dataset_card.md").read_text()
-    assert "- unconditional-image-generation" in card and "## Classes" not in card
+    assert "- unconditional-image-generation" in card
+    assert "## Classes" not in card
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(SAMPLES))
     assert len({line["seed"] for line in lines}) == SAMPLES

@@ -12,8 +12,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 TOKEN = "hf_token_of_the_tests"
 
@@ -212,3 +215,22 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(content)
 
     return Handler
+
+
+@contextlib.contextmanager
+def used_hub(cache: Path, patch: pytest.MonkeyPatch, *, token: str | None = TOKEN) -> Iterator[Hub]:
+    """A hub that huggingface_hub talks to in this process, as it does by HF_ENDPOINT in another one."""
+    from huggingface_hub import constants
+
+    with running_hub() as hub:
+        patch.setattr(constants, "ENDPOINT", hub.address)
+        template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no token"))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            patch.delenv(name, raising=False)
+        if token is not None:
+            patch.setenv("HF_TOKEN", token)
+        yield hub

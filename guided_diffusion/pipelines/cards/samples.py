@@ -70,6 +70,8 @@ def sample_facts(
     if trained is not None and not isinstance(config, PlaceConfig):
         height, width = height_width(trained.geometry.image_size)
         rows.insert(0, ("image size", f"{width} x {height} px"))
+    if isinstance(config, GenerateConfig):
+        rows += settings_rows({"drop_uncertain": config.labels.drop_uncertain})
     title, what, unit, limits = _kind(config, settings, lines)
     pairs = "image" in settings.kinds and "mask" in settings.kinds
     return DatasetFacts(
