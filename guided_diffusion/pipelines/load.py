@@ -14,6 +14,7 @@ from guided_diffusion.config.pipeline import LoadConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.scan.images import NO_CLASSES
 from guided_diffusion.models.compilation import compile_network, wants_compiling
+from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES, network_from_checkpoint, trained_config
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
 from guided_diffusion.pipelines.label_diffusion import eta_of_sampling
@@ -48,6 +49,7 @@ def load_pipeline(
     pipeline = pipeline_of_config(config, checkpoint, options, names, choose_device(config.precision.device))
     label_diffusion = options.label_diffusion.cond_diffuse
     if wants_compiling(config.precision.compile, pipeline.device, label_diffusion=label_diffusion):
+        assert isinstance(pipeline.model, UNetModel)
         compile_network(pipeline.model)
     generation = generation_of_checkpoint(checkpoint)
     return pipeline if generation is None else GenerationPipeline(pipeline, generation.rules)

@@ -67,7 +67,6 @@ def hub_errors(subject: str, repo: str) -> Iterator[None]:
     from huggingface_hub.utils import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -89,19 +88,20 @@ def hub_errors(subject: str, repo: str) -> Iterator[None]:
         raise CheckpointError.of(subject, f"{repo} has no such file", "check its name there") from None
     except UserError:
         raise
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status is None or status >= 500:
-            raise Unreachable(f"the hub answers with an error ({status or one_line(str(error))})") from error
+    except Exception as error:
+        if not _is_of_network(error) or getattr(error, "filename", None) is not None:  # of the disk
+            raise
+        # Of the class of the client or of the library, by version.
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is None:
+            raise Unreachable(f"the hub cannot be reached ({_reason(error)})") from error
+        if status >= 500:
+            raise Unreachable(f"the hub answers with an error ({status})") from error
         if status == 404:
             raise CheckpointError.of(subject, f"the hub has no {repo}", "check the name, and HF_ENDPOINT") from None
         rights = " (the token may not do that)" if status in (401, 403) else ""
-        found = f"the hub refuses with {status}{rights}: {str(error).partition(chr(10))[0]}"
+        found = f"the hub refuses with {status}{rights}: {_reason(error)}"
         raise CheckpointError.of(subject, found, "check name, rights and token") from None
-    except Exception as error:
-        if not _is_of_network(error):
-            raise
-        raise Unreachable(f"the hub cannot be reached ({_reason(error)})") from error
 
 
 def _is_of_network(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import torch
 from error_lines import check_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from local_hub import TOKEN, used_hub
+from local_hub import TOKEN, point_at, used_hub
 from safetensors.torch import save
 
 from guided_diffusion.runtime.checkpoint import find_checkpoint, load_checkpoint
@@ -161,11 +161,9 @@ def test_other_weights_are_not_downloaded_to_be_refused(hub):
 
 
 def test_without_a_hub_the_cache_counts(hub, monkeypatch, capsys):
-    from huggingface_hub import constants
-
     hub.add("user/repo", {"w.safetensors": OURS})
     path = fetch("hf:user/repo")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    point_at("http://127.0.0.1:9", monkeypatch)
     assert fetch("hf:user/repo") == fetch("hf:user/repo/w.safetensors") == path
     assert "using the cache" in capsys.readouterr().err
     for address in ("hf:user/other", "hf:user/repo/other.safetensors"):

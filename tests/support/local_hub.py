@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 TOKEN = "hf_token_of_the_tests"
+KNOWING = [f"huggingface_hub.{name}" for name in ("constants", "hf_api", "file_download", "_snapshot_download")]
+"""Modules that know where the hub is; older versions of the library have it in several."""
 
 
 @dataclass
@@ -217,18 +220,21 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def point_at(address: str, patch: pytest.MonkeyPatch, **known: Any) -> None:
+    """Have huggingface_hub take the hub to be at `address`."""
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    known |= {"ENDPOINT": address, "HUGGINGFACE_CO_URL_TEMPLATE": template}
+    for module in map(import_module, KNOWING):
+        for name in known.keys() & vars(module).keys():
+            patch.setattr(module, name, known[name])
+
+
 @contextlib.contextmanager
 def used_hub(cache: Path, patch: pytest.MonkeyPatch, *, token: str | None = TOKEN) -> Iterator[Hub]:
     """A hub that huggingface_hub talks to in this process, as it does by HF_ENDPOINT in another one."""
-    from huggingface_hub import constants
-
     with running_hub() as hub:
-        patch.setattr(constants, "ENDPOINT", hub.address)
-        template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no token"))
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+        known = {"HF_HUB_CACHE": str(cache), "HF_TOKEN_PATH": str(cache / "no token"), "HF_HUB_DISABLE_XET": True}
+        point_at(hub.address, patch, **known)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             patch.delenv(name, raising=False)
         if token is not None:
