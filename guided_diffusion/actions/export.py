@@ -22,6 +22,15 @@ def run(config: ExportConfig) -> int:
     return 0
 
 
+def plan(config: ExportConfig) -> list[str]:
+    """Return what would be uploaded; the hub is not asked."""
+    if not config.push_to:
+        return ["nothing is uploaded"]
+    what = "the weights, their record" if config.format is None else "all exported files"
+    seen = "private" if config.push_private else "public"
+    return [f"{what} and the card would go to {config.push_to} of the Hugging Face Hub, {seen} if it is new"]
+
+
 def _export_weights(config: ExportConfig, target: PushTarget | None) -> None:
     exported = export_weights(config)
     print("\n".join(exported.lines(config.weights.weights)))

@@ -35,7 +35,7 @@ def load_pipeline(
     compile: Literal["auto"] | bool = "auto",
     **trained: Any,
 ) -> SamplingPipeline | GenerationPipeline:
-    """Return the pipeline of a run folder, a checkpoint file or bare weights (.pt, .safetensors).
+    """Return the pipeline of a run folder, a checkpoint file, bare weights (.pt, .safetensors) or `hf:user/repo`.
 
     That of a model trained with `generates` mask or pair is a GenerationPipeline, which takes classes for maps.
     weights: "ema", "raw" or an EMA rate. trained: keys of `sample` that bare weights need (dataset_mode, image_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from guided_diffusion.data.fingerprint import Fingerprint
@@ -15,8 +15,9 @@ from guided_diffusion.runtime.logs import read_run_record
 
 
 def last_name(path: str) -> str:
-    """Return the last name of a path or address, which tells nothing of the machine; "" for none."""
-    return PurePosixPath(path.replace("\\", "/")).name
+    """Return the last name of a path or address, which tells nothing of the machine; "" for an empty one."""
+    name = PurePosixPath(path.replace("\\", "/")).name
+    return Path(path).resolve().name if path and name in ("", "..") else name
 
 
 def training_source(checkpoint: Checkpoint) -> dict[str, Any]:

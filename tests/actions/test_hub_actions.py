@@ -98,6 +98,9 @@ def test_a_dry_run_says_where_weights_are_from(pushed, lemons, capsys, tmp_path)
     values = {"model_path": "hf:user/lemons", "data_dir": lemons, "results_path": tmp_path / "out", **FEW}
     assert cli.main([*command_line.arguments_of("sample", **values), "--dry-run"]) == 0
     assert "model_path: hf:user/lemons, from the Hugging Face Hub" in capsys.readouterr().out
+    values = {"model_path": pushed, "export_path": tmp_path / "out.safetensors", "push_to": "user/planned"}
+    assert cli.main([*command_line.arguments_of("export", **values), "--dry-run"]) == 0
+    assert "would go to user/planned of the Hugging Face Hub, private" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
