@@ -6,6 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.pipelines.classified import generate_labeled
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     output_of,
@@ -18,6 +19,7 @@ from guided_diffusion.runtime.distributed import init_distributed
 
 def run(config: GenerateConfig) -> int:
     """Write the pairs that `config` asks for and that are not there yet."""
+    config = with_pinned_weights(config)
     with init_distributed(config.precision.device) as world:
         folder = Path(config.results_path) / config.split
         read = [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.output import (
     dataset_folders,
     image_folder,
@@ -20,6 +21,7 @@ from guided_diffusion.samples.manifest import FOLDERS
 
 def run(config: SegmentConfig) -> int:
     """Train the classifiers, score them, label the images; each stage goes on where it was interrupted."""
+    config = with_pinned_weights(config)
     with init_distributed(config.precision.device) as world:
         folder = Path(config.output_dir)
         if config.source.dataset_mode:
