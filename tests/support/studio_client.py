@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guided_diffusion.config.load import load_config
+from guided_diffusion.studio.desk import Desk
 from guided_diffusion.studio.server import Studio, listening
 
 OCTETS = "application/octet-stream"
@@ -46,7 +47,9 @@ class Answer(NamedTuple):
 class Client:
     """Sends requests with the token of the page."""
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, desk: Desk | None = None):
+        """desk: of a studio in this process."""
+        self.desk = desk
         base, self.token = address.split("/#")
         self.host = base.removeprefix("http://")
         self.port = int(self.host.rpartition(":")[2])
@@ -121,7 +124,7 @@ def studio(**values: Any) -> Iterator[Client]:
         thread.start()
         try:
             server.desk.page_served.set()
-            client = Client(server.address)
+            client = Client(server.address, server.desk)
             while client.get("/api/run").json.get("loading"):
                 threading.Event().wait(0.02)
             yield client
