@@ -53,6 +53,7 @@ def test_the_page_is_served_before_torch_is_imported():
         ({"model_path": "nowhere"}, "nowhere"),
         ({"results_path": "{data}"}, "is read by way of data_dir"),
         ({"good_dir": "nowhere"}, "nowhere"),
+        ({"data_dir": "nowhere"}, "nowhere"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line(isdm, trained, lemons, tmp_path, values, named, monkeypatch):
