@@ -133,7 +133,7 @@ class Judge:
         self.real = _mean_figures(agreement(counts, self.background), counts, self.class_names)
 
     def _squashed(self, image: Pixels, label: NDArray[np.integer]) -> tuple[Pixels, NDArray[np.integer]]:
-        images, labels = to_rgb(image)[None], label[None]
+        images, labels = to_rgb(image).copy()[None], label[None]
         return (images, labels) if label.shape == self.size else squashed(images, labels, self.size)
 
     def _figures(self, found: Agreement) -> Figures:
