@@ -32,8 +32,7 @@ def run(config: FinetuneConfig) -> int:
     output_dir = config.run.output_dir
     if not (Path(output_dir) / LAST).exists():  # an interrupted finetuning needs its source no more
         config = with_pinned_weights(config, "resume_checkpoint")
-    world = init_distributed(config.precision.device)
-    try:
+    with init_distributed(config.precision.device) as world:
         refuse_other_record("output_dir", output_dir, "finetune")
         with output_of("finetune", [output_dir], world):
             own = find_resume_state(output_dir)
@@ -42,8 +41,6 @@ def run(config: FinetuneConfig) -> int:
             if own is not None:
                 check_same_run(options, own)
             train(options, ResumePlan(source, continues=own is not None, own=own is not None), world, action="finetune")
-    finally:
-        world.close()
     return 0
 
 

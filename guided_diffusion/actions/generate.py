@@ -15,16 +15,12 @@ from guided_diffusion.pipelines.output import (
     written_by_sample,
 )
 from guided_diffusion.runtime.distributed import init_distributed
-from guided_diffusion.runtime.memory import keep_freed_memory
 
 
 def run(config: GenerateConfig) -> int:
     """Write the pairs that `config` asks for and that are not there yet."""
     config = with_pinned_weights(config)
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    with init_distributed(config.precision.device) as world:
         folder = Path(config.results_path) / config.split
         read = [
             ReadFolder(key, path.absolute(), path.absolute())
@@ -35,6 +31,4 @@ def run(config: GenerateConfig) -> int:
         refuse_other_record("results_path", folder, "generate")
         with output_of("generate", [folder], world):
             generate_labeled(config, world)
-    finally:
-        world.close()
     return 0

@@ -32,16 +32,13 @@ _MANY = 5  # masks that were drawn too often, from which on it is said
 def run(config: MasksConfig) -> int:
     """Make the masks that `config` asks for and that are not there yet, and compare all with those of the dataset."""
     config = with_pinned_weights(config)
-    world = init_distributed("cpu")
-    try:
+    with init_distributed("cpu") as world:
         folder = Path(config.results_path)
         get_mode(config.source.dataset_mode)
         refuse_written_sources({"results_path": [folder, folder / MASKS]}, dataset_folders(config.source))
         refuse_other_record("results_path", folder, ACTION)
         with output_of(ACTION, [folder], world):
             _make(config, world)
-    finally:
-        world.close()
     return 0
 
 

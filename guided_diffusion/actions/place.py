@@ -37,7 +37,6 @@ from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoin
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.hub_address import shown
-from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
 from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
@@ -51,18 +50,13 @@ def run(config: PlaceConfig) -> int:
     """Write the pairs that `config` asks for and that are not there yet."""
     config = with_pinned_weights(config)
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    with init_distributed(config.precision.device) as world:
         checkpoint = load_checkpoint(path)
         trained = _checked(config, checkpoint)
         folder = Path(config.results_path) / config.split
         refuse_other_record("results_path", folder, "place")
         with output_of("place", [folder], world):
             _place(config, checkpoint, trained, world)
-    finally:
-        world.close()
     return 0
 
 

@@ -36,7 +36,6 @@ from guided_diffusion.pipelines.work_left import begin_output, finish_output, ma
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.hub_address import shown
-from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import SampleSettings
 from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.reader import GeneratedMasks, find_generated_masks
@@ -47,10 +46,7 @@ def run(config: SampleConfig) -> int:
     """Write the samples that `config` asks for and that are not there yet."""
     config = with_pinned_weights(config)
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    with init_distributed(config.precision.device) as world:
         checkpoint = load_checkpoint(path)
         trained = _checked(config, checkpoint)
         folder = Path(config.results_path) / config.split
@@ -60,8 +56,6 @@ def run(config: SampleConfig) -> int:
                 warn_of_untrained_guidance(checkpoint, config.sampler.s)
             work = _work_of(trained)
             work(config, checkpoint, trained, world)
-    finally:
-        world.close()
     return 0
 
 

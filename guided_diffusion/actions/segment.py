@@ -16,17 +16,13 @@ from guided_diffusion.pipelines.output import (
 )
 from guided_diffusion.pipelines.segment.run import FOLDS, PREDICTED, segment
 from guided_diffusion.runtime.distributed import init_distributed
-from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import FOLDERS
 
 
 def run(config: SegmentConfig) -> int:
     """Train the classifiers, score them, label the images; each stage goes on where it was interrupted."""
     config = with_pinned_weights(config)
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    with init_distributed(config.precision.device) as world:
         folder = Path(config.output_dir)
         if config.source.dataset_mode:
             get_mode(config.source.dataset_mode)
@@ -40,6 +36,4 @@ def run(config: SegmentConfig) -> int:
             if world.is_main:
                 for path in paths:
                     print(f"  {path.absolute()}")
-    finally:
-        world.close()
     return 0

@@ -27,8 +27,7 @@ def run(config: TrainConfig) -> int:
     config = _checked(config)
     if not (Path(config.run.output_dir) / LAST).exists():
         config = with_pinned_weights(config, "resume_checkpoint")
-    world = init_distributed(config.precision.device)
-    try:
+    with init_distributed(config.precision.device) as world:
         folder = config.run.output_dir
         refuse_written_sources(
             {"output_dir": Path(folder)}, [*dataset_folders(config.source), *image_folder(config.good.image_dir)]
@@ -36,8 +35,6 @@ def run(config: TrainConfig) -> int:
         refuse_other_record("output_dir", folder, "train")
         with output_of("train", [folder], world):
             train(config, find_resume_plan(config), world, action="train")
-    finally:
-        world.close()
     return 0
 
 
