@@ -17,8 +17,8 @@ from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.external import ExternalSegmenter, SegmenterFile
 from evaluations.segmentation.label_table import NO_CLASS, LabelTable, classes_of_outputs
 from evaluations.segmentation.models import encoder_features
-from evaluations.segmentation.training import evaluate_segmenter
-from evaluations.sets import Images, ImageSet
+from evaluations.segmentation.training import evaluate_segmenter, predict
+from evaluations.sets import Images, ImageSet, Labels
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class AgreementSegmenter:
 
     external: whether it was trained elsewhere. counts: pixel counts of its predictions. features: of its encoder,
     float32 [N, D], or None. left_out: names of the classes that it does not know, whose pixels are ignored.
+    predict: the class of each pixel, [N, H, W]; the number of classes where it is none of them.
     """
 
     record: dict[str, Any]
@@ -34,6 +35,7 @@ class AgreementSegmenter:
     counts: Callable[[ImageSet], Counts]
     features: Callable[[Images], np.ndarray] | None
     left_out: tuple[str, ...] = ()
+    predict: Callable[[Images], Labels] | None = None
 
 
 def trained_segmenter(
@@ -55,7 +57,9 @@ def trained_segmenter(
         return saved[1] if images is saved[0] else evaluate_segmenter(model, images, batch_size, device)
 
     record = {"segmenter": f"{name}, trained on the real training images {how}"}
-    return AgreementSegmenter(record, False, counts, partial(encoder_features, model, device=device))
+    features = partial(encoder_features, model, device=device)
+    predicted = partial(predict, model, batch_size=batch_size, device=device)
+    return AgreementSegmenter(record, False, counts, features, predict=predicted)
 
 
 def external_segmenter(
@@ -104,4 +108,5 @@ def external_segmenter(
     features = None
     if encoder is not None:
         features = partial(encoder_features, encoder, device=device, form=file.form, size=file.size)
-    return AgreementSegmenter(record, True, counts, features, left_out)
+    predicted = partial(predict, model, batch_size=batch_size, device=device, form=file.form)
+    return AgreementSegmenter(record, True, counts, features, left_out, predicted)

@@ -45,12 +45,8 @@ class Study:
 
     @property
     def candidates(self) -> list[Run]:
-        """The runs whose models can be the segmenter of mask agreement: trained on real images alone.
-
-        The validation images choose among them, as the standard augmentation helps unless training is short.
-        """
-        settings = [REAL_ONLY] if self.plan.augment_all else [REAL_ONLY, STANDARD_AUGMENTATION]
-        return [Run(self.architectures[0], setting, 0) for setting in settings] if self.with_agreement else []
+        """The runs whose models can be the segmenter of mask agreement: see `candidates_of`."""
+        return candidates_of(self.architectures[0], augment_all=self.plan.augment_all) if self.with_agreement else []
 
     @property
     def segmenter_run(self) -> Run:
@@ -62,6 +58,15 @@ class Study:
         """All trainings, the candidates first."""
         compared = runs_of(self.architectures, self.settings, self.seeds) if self.compared else []
         return [*self.candidates, *(run for run in compared if run not in self.candidates)]
+
+
+def candidates_of(architecture: str, *, augment_all: bool) -> list[Run]:
+    """Return the runs whose models can be the segmenter of mask agreement: trained on real images alone.
+
+    The validation images choose among them, as the standard augmentation helps unless training is short.
+    """
+    settings = [REAL_ONLY] if augment_all else [REAL_ONLY, STANDARD_AUGMENTATION]
+    return [Run(architecture, setting, 0) for setting in settings]
 
 
 def run_study(

@@ -13,7 +13,6 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.erasing import plan_erasing
@@ -27,7 +26,7 @@ from guided_diffusion.pipelines.output import (
     refuse_written_sources,
     written_by_sample,
 )
-from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
+from guided_diffusion.pipelines.placing import Finished, PlacePlan, painting_misfit, plan_placing
 from guided_diffusion.pipelines.plans import good_lines
 from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output
@@ -91,22 +90,8 @@ def _read_folders(config: PlaceConfig) -> list[ReadFolder]:
 
 def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedConfig) -> None:
     """Raise ConfigError for a network that fills no holes, or that saw whole images instead of windows."""
-    if checkpoint.is_bare:
-        found = "bare weights, which do not say what mask values mean: use a run folder or a checkpoint"
-    elif get_mode(trained.source.dataset_mode).masks is None:
-        found = "trained on images alone, which do not say what defects are: use one trained on pairs"
-    elif trained.generation.makes_masks:
-        makes = trained.generation.generates
-        found = f"trained with generates {makes}, so it fills no holes: train one of images, with inpaint true"
-    elif trained.latents.latent is not None:
-        found = "a network of latents, which fills no holes: train one of pixels (latent null), with inpaint true"
-    elif not trained.model.inpaint:
-        found = "a network that fills no holes: train or finetune one with inpaint true and resize window"
-    elif trained.geometry.resize != "window":
-        found = f'trained with resize {trained.geometry.resize}: train it with resize "window"'
-    else:
-        return
-    raise ConfigError.of_keys(("model_path", f"model_path is {path}, {found}"))
+    if found := painting_misfit(checkpoint, trained):
+        raise ConfigError.of_keys(("model_path", f"model_path is {path}, {found}"))
 
 
 def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:

@@ -24,6 +24,7 @@ from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.segment import SegmentConfig
+from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.config.study import StudyConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
@@ -49,6 +50,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "check": CheckConfig,
     "evaluate": EvaluateConfig,
     "study": StudyConfig,
+    "studio": StudioConfig,
     "demo": DemoConfig,
     "export": ExportConfig,
     "doctor": DoctorConfig,

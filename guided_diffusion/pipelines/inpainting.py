@@ -27,7 +27,7 @@ from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.averaging import fill_frame
 from guided_diffusion.pipelines.holes import GrownHole, Hole, grow_holes, part_of
-from guided_diffusion.pipelines.sampling import SamplingRun
+from guided_diffusion.pipelines.sampling import Progress, SamplingRun
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 _CONTEXT = 4  # this part of the window, on each side of a hole, is left to what is known
@@ -272,10 +272,14 @@ def fill_windows(
     paintings: Iterable[tuple[_Item, Painting]],
     batch_size: int,
     progress: Callable[[], None],
+    *,
+    steps: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[_Item]:
     """Fill the windows of many paintings, `batch_size` at a time, and yield the item of each one that is finished.
 
     A window is the same whatever other windows are filled with it. progress: called after each batch, and each frame.
+    steps: called after each step of a batch. Raises Cancelled where `cancelled()` is true.
     """
     rest, active = iter(paintings), []
     while True:
@@ -290,7 +294,7 @@ def fill_windows(
         jobs = [job for _, _, job in active]
         condition = run.pipeline.condition_of(torch.stack([job.label for job in jobs]))
         known = KnownRegion(torch.stack([job.image for job in jobs]), torch.stack([job.hole for job in jobs]))
-        filled = run(condition, [job.seed for job in jobs], known=known)
+        filled = run(condition, [job.seed for job in jobs], known=known, progress=steps, cancelled=cancelled)
         progress()
         waiting = []
         for (item, painting, _), window in zip(active, filled, strict=True):

@@ -30,6 +30,7 @@ from guided_diffusion.pipelines.good_images import check_good_images, header_siz
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
+from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.manifest import MaskLineage, file_digest, joined_lineage
@@ -62,6 +63,24 @@ class PlacePlan:
         """Return what the masks of an image's defects were made of; None for shapes of the dataset itself."""
         names = dict.fromkeys(defect.source.rpartition("#")[0] for defect in defects)
         return joined_lineage([self.lineages[name] for name in names if name in self.lineages])
+
+
+def painting_misfit(checkpoint: Checkpoint, trained: TrainedConfig) -> str:
+    """Return why a network paints nothing into good images, and what to do; "" if it does."""
+    if checkpoint.is_bare:
+        return "bare weights, which do not say what mask values mean: use a run folder or a checkpoint"
+    if get_mode(trained.source.dataset_mode).masks is None:
+        return "trained on images alone, which do not say what defects are: use one trained on pairs"
+    if trained.generation.makes_masks:
+        makes = trained.generation.generates
+        return f"trained with generates {makes}, so it fills no holes: train one of images, with inpaint true"
+    if trained.latents.latent is not None:
+        return "a network of latents, which fills no holes: train one of pixels (latent null), with inpaint true"
+    if not trained.model.inpaint:
+        return "a network that fills no holes: train or finetune one with inpaint true and resize window"
+    if trained.geometry.resize != "window":
+        return f'trained with resize {trained.geometry.resize}: train it with resize "window"'
+    return ""
 
 
 def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> PlacePlan:

@@ -20,6 +20,7 @@ from guided_diffusion.config.network import NetworkConfig, TrainedConfig
 from guided_diffusion.config.pipeline import SamplingConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.diffusion.denoiser import Denoiser, NetworkFunction, X0Hook
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import ConditionedModel, ConditionFn, GuidedNetwork, guided_steps
@@ -74,9 +75,16 @@ def recorded_settings(
 
     Keys that were added later are None where they are off, as folders from before do not have them.
     """
-    sampler, labels = config.sampler, trained.label_diffusion
     return {
         "run_seed": config.seed,
+        **sampler_settings(config.sampler, num_steps),
+        **network_settings(config, trained, path),
+    }
+
+
+def sampler_settings(sampler: SamplerOptions, num_steps: int) -> dict[str, Any]:
+    """Return what manifests record of how noise became an image; see `recorded_settings`."""
+    return {
         "sampler": sampler.sampler,
         "steps": num_steps,
         "time_grid": spacing(sampler),
@@ -85,6 +93,15 @@ def recorded_settings(
         "guidance_interval": list(sampler.guidance_interval) if sampler.guidance_interval else None,
         "clip_denoised": sampler.clip_denoised,
         "dynamic_threshold": sampler.dynamic_threshold,
+    }
+
+
+def network_settings(
+    config: SampleConfig | PlaceConfig | GenerateConfig | StudioConfig, trained: TrainedConfig, path: Path
+) -> dict[str, Any]:
+    """Return what manifests record of the network, whose file is read whole; see `recorded_settings`."""
+    labels = trained.label_diffusion
+    return {
         "extrapolation": config.extrapolation,
         "cond_diffuse": labels.cond_diffuse or None,
         "cond_opt": labels.cond_opt if labels.cond_diffuse else None,

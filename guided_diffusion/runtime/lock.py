@@ -64,6 +64,17 @@ def folder_lock(folder: str | Path, action: str) -> Iterator[None]:
                 path.rmdir()
 
 
+def current_holder(folder: str | Path) -> dict[str, Any]:
+    """Return the record (action, pid, host, since) of the process that writes into `folder`, empty if none does.
+
+    One on another machine counts as running as long as its record is there.
+    """
+    found = _read_record(_record_of(Path(folder) / LOCK))
+    if not found or (found["host"] == socket.gethostname() and not psutil.pid_exists(int(found["pid"]))):
+        return {}
+    return found
+
+
 @contextmanager
 def file_lock(path: str | Path, action: str) -> Iterator[None]:
     """Be the only process that writes the file `path`, in a folder that others may write into; as `folder_lock`."""
@@ -118,14 +129,21 @@ def _holder(lock_file: Path) -> dict[str, Any]:
     """Return the record of the process that holds the lock, which it may still be writing."""
     deadline = time.monotonic() + 5 * PATIENCE
     while True:
-        try:
-            found = json.loads(_record_of(lock_file).read_text(encoding="utf-8"))
-            known = isinstance(found, dict) and {"action", "pid", "host", "since"} <= found.keys()
-            # Otherwise a dead process left it, and the holder has not yet written its own.
-            if known and (found["host"] != socket.gethostname() or psutil.pid_exists(int(found["pid"]))):
-                return found
-        except (OSError, ValueError, TypeError):
-            pass
+        found = _read_record(_record_of(lock_file))
+        # Otherwise a dead process left it, and the holder has not yet written its own.
+        if found and (found["host"] != socket.gethostname() or psutil.pid_exists(int(found["pid"]))):
+            return found
         if time.monotonic() > deadline:
             return {}
         time.sleep(PATIENCE / 10)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return the record of a lock; empty where there is none, or half of one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and {"action", "pid", "host", "since"} <= found.keys() and int(found["pid"]) >= 0:
+            return found
+    except (OSError, ValueError, TypeError):
+        pass
+    return {}

@@ -238,8 +238,8 @@ class PredictedMask(BaseModel):
 
 class ManifestLine(PlaceSettings, GenerateSettings):
     """One finished pair, made from a mask by `sample`, from a good image by `place`, or from nothing by a model that
-    makes masks; a real one of `segment`; a drawn one that `generate` labeled; or one image or mask alone. Files are
-    relative to the manifest.
+    makes masks; a real one of `segment`; a drawn one that `generate` labeled; one of the studio; or one image or mask
+    alone. Files are relative to the manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -263,6 +263,10 @@ class ManifestLine(PlaceSettings, GenerateSettings):
     pseudo: PseudoLabel | None = None  # of a real image whose mask people have not drawn
     classified: ClassifiedMask | None = None  # of an image that was drawn without a mask
     predicted: PredictedMask | None = None  # of an image that was made of boxes
+    made_by: str | None = None  # "studio": a person painted the mask, and accepted the pair
+    source_split: str | None = None  # of the mask that painting began from; "" where it began from nothing
+    edited: bool | None = None  # whether the mask differs from that
+    run_index: int | None = None  # its number among the images of `run_seed`, as `sample` counts them
 
     @model_validator(mode="wrap")
     @classmethod

@@ -104,12 +104,12 @@ class View:
                 boxed, self.encoding, transform, maker, channels, image_range=image_range, progress=progress
             )
         if images.shape[1:3] != self.size:
-            images, labels = _squashed(images, labels, self.size)
+            images, labels = squashed(images, labels, self.size)
         names = tuple(pair.stem for pair in pairs)
         return ImageSet(images, labels, names, self.encoding.num_classes), as_objects(objects)
 
 
-def _squashed(images: Pixels, labels: np.ndarray, size: tuple[int, int]) -> tuple[Pixels, np.ndarray]:
+def squashed(images: Pixels, labels: np.ndarray, size: tuple[int, int]) -> tuple[Pixels, np.ndarray]:
     """Return images [N, H, W, 3] and label maps [N, H, W] at another size, as samples of other sizes are read."""
     placement = JointTransform(size, "squash", train=False).place((labels.shape[1], labels.shape[2]))
     scaled = [placement.image(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy() for image in images]

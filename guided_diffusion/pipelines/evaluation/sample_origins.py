@@ -13,7 +13,7 @@ from evaluations.objects import ImageObjects
 from evaluations.origins import UNKNOWN, MaskClue, RealMasks, origin_warnings, trace_origins
 from evaluations.sets import ImageSet, Indices
 from guided_diffusion.data.pairing import Pair
-from guided_diffusion.samples.manifest import MaskLineage, file_digest
+from guided_diffusion.samples.manifest import ManifestLine, MaskLineage, file_digest
 from guided_diffusion.samples.reader import SampleFolder, mask_digests
 
 
@@ -42,6 +42,8 @@ class ReadSamples:
     mask_flips: tuple[bool, bool]
     objects: tuple[ImageObjects, ...] = ()
     """Of each sample, where objects are measured."""
+    painted: np.ndarray | None = None
+    """[N], whether a person painted its mask from nothing, so that it has no origin to be known; None: no mask."""
 
     @property
     def made_from(self) -> Indices:
@@ -61,18 +63,21 @@ def traced(folder: SampleFolder, pairs: Sequence[Pair], images: ImageSet, splits
         origin, test_origin = trace_origins(images.labels, [_clue(folder, pair) for pair in pairs], masks)
         donors = _mask_donors(lineages, files, origin, test_origin)
     new_masks = np.array([folder.is_generated or made is not None for made in lineages])
-    return ReadSamples(folder, images, origin, test_origin, donors, new_masks, _mask_flips(folder, lineages))
+    painted = np.array([made is not None and not (made.masks or made.images) for made in lineages])
+    flips = _mask_flips(folder, lineages)
+    return ReadSamples(folder, images, origin, test_origin, donors, new_masks, flips, painted=painted)
 
 
 def origin_lines(samples: ReadSamples, training: Split, *, compared_with_test: bool) -> list[str]:
     """Return warnings on origins; none of generated masks, which are of no split, nor of `place`."""
     if samples.folder.has_native_depth or samples.folder.is_generated:
         return []
+    known = np.full(len(samples.images), True) if samples.painted is None else ~samples.painted
     return origin_warnings(
         samples.folder.folder,
-        samples.images.labels,
-        None if training.images is None else samples.origin,
-        samples.test_origin,
+        samples.images.labels[known],
+        None if training.images is None else samples.origin[known],
+        samples.test_origin[known],
         compared_with_test=compared_with_test,
     )
 
@@ -163,6 +168,15 @@ def _by_mask(pairs: Sequence[Pair]) -> dict[str, int]:
     return {digest: index for index, digest in enumerate(mask_digests(pairs))}
 
 
+def _digests_of_masks(line: ManifestLine | None) -> list[str]:
+    """Return digests of the masks that a pair's mask was made of: its lineage, or what a person began to paint on."""
+    if line is None:
+        return []
+    if line.lineage is not None:
+        return [each.digest for each in line.lineage.masks]
+    return [line.source_digest] if line.source_digest else []
+
+
 def _placed_origins(folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[Split, Split]) -> _PlacedOrigins:
     """Trace the samples of `place` by the manifest: by the names of masks and the bytes of good images."""
     training, test_pairs = (split.pairs or () for split in splits)
@@ -170,11 +184,11 @@ def _placed_origins(folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[S
     by_image, test_by_image = (
         {file_digest(pair.image): index for index, pair in enumerate(each)} for each in (training, test_pairs)
     )
-    by_mask, test_by_mask = (_by_mask(each) if any(_lineages(folder, pairs)) else {} for each in (training, test_pairs))
+    lines = [folder.line_of(pair) for pair in pairs]
+    traced_masks = [_digests_of_masks(line) for line in lines]
+    by_mask, test_by_mask = (_by_mask(each) if any(traced_masks) else {} for each in (training, test_pairs))
     found, test = [], []
-    for pair in pairs:
-        line = folder.line_of(pair)
-        made_of = [] if line is None or line.lineage is None else [each.digest for each in line.lineage.masks]
+    for line, made_of in zip(lines, traced_masks, strict=True):
         digest = "" if line is None else line.good_digest or ""
         defects = () if line is None else line.defects or ()
         donors = {by_stem.get(defect.source.rpartition("#")[0], UNKNOWN) for defect in defects}

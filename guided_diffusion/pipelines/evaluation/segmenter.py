@@ -12,7 +12,8 @@ from evaluations.errors import EvaluationError
 from evaluations.segmentation.external import read_segmenter
 from evaluations.segmentation.label_table import read_table
 from evaluations.segmentation.segmenter import AgreementSegmenter, external_segmenter
-from guided_diffusion.config.evaluate import EvaluateConfig
+from guided_diffusion.conditions.base import Size
+from guided_diffusion.config.evaluate import EvaluateConfig, SegmenterOptions
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.files import is_endless
 
@@ -21,11 +22,19 @@ SegmenterMaker = Callable[[Sequence[str]], AgreementSegmenter]
 
 
 def read_external(config: EvaluateConfig, device: torch.device) -> SegmenterMaker | None:
-    """Return the external segmenter of the (resolved) options, None for none.
+    """Return the external segmenter of the (resolved) options, None for none; see `read_segmenter_options`."""
+    size = height_width(config.view.image_size) if config.segmenter.segmenter else (0, 0)
+    return read_segmenter_options(config.segmenter, size, config.study.batch_size, device)
+
+
+def read_segmenter_options(
+    options: SegmenterOptions, size: Size, batch_size: int, device: torch.device
+) -> SegmenterMaker | None:
+    """Return the external segmenter of the options, None for none; size: of the images, unless it has its own.
 
     Raises EvaluationError for files that are missing, cannot be read or do not fit.
     """
-    options, table_path = config.segmenter, Path(config.segmenter.segmenter_labels)
+    table_path = Path(options.segmenter_labels)
     if not options.segmenter:
         return None
     if is_endless(table_path):
@@ -39,8 +48,8 @@ def read_external(config: EvaluateConfig, device: torch.device) -> SegmenterMake
     file = read_segmenter(
         options.segmenter,
         options.segmenter_model,
-        size=height_width(options.segmenter_size or config.view.image_size),
+        size=height_width(options.segmenter_size) if options.segmenter_size else size,
         form=options.segmenter_input,
         device=device,
     )
-    return partial(external_segmenter, file, table, table_path, batch_size=config.study.batch_size, device=device)
+    return partial(external_segmenter, file, table, table_path, batch_size=batch_size, device=device)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -215,6 +215,12 @@ def _refuse_unfit_samples(options: StudyOptions, data: EvaluationData, study: St
 def _refuse_leaks(samples: ReadSamples) -> None:
     """Raise DataError for samples that have something of the test images."""
     folder, count = samples.folder.folder, len(samples.images)
+    if begun := [PurePath(line.image).stem for line in samples.folder.lines.values() if line.source_split == "test"]:
+        named = ", ".join(begun[:3]) + (", ..." if len(begun) > 3 else "")
+        raise DataError(
+            f"{folder}: {len(begun)} of {count} samples were painted in the studio on masks of the test split "
+            f"({named}), so a model trained on them has seen the test: discard them there, or set study to false"
+        )
     if (of_test := int((samples.test_origin >= 0).sum())) and samples.folder.has_native_depth:
         raise DataError(
             f"{folder}: {of_test} of {count} samples were painted into images of the test split, or with shapes of its "

@@ -1,0 +1,141 @@
+"""The server of the studio: 127.0.0.1 alone, a token for each start, and gone soon after Ctrl-C."""
+
+from __future__ import annotations
+
+import html
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from guided_diffusion.config.studio import StudioConfig
+from guided_diffusion.runtime.errors import ConfigError, one_line
+from guided_diffusion.studio.app import Routes
+from guided_diffusion.studio.desk import Desk
+
+HOST = "127.0.0.1"
+"""No key changes it: from another machine the way is `ssh -L`."""
+_GRACE = 1  # seconds that open answers get
+_DESK_ENDS = 1.0  # seconds that the thread of the model gets
+_SHOWN_ERROR = 1.5  # seconds in which the page can read why the studio could not be opened
+
+
+class _Server(uvicorn.Server):
+    """Tells the desk at once that the studio is being left, so that streams and draws end."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk, routes: Routes):
+        super().__init__(config)
+        self._desk, self._routes = desk, routes
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._desk.close()
+        super().handle_exit(sig, frame)
+
+
+def serve(config: StudioConfig) -> None:
+    """Serve the studio until it is stopped; KeyboardInterrupt on Ctrl-C, UserError for what cannot be opened."""
+    token, server = secrets.token_urlsafe(32), None
+
+    def leave() -> None:
+        time.sleep(_SHOWN_ERROR)
+        if server is not None:
+            server.should_exit = True
+
+    desk = Desk(config, on_failure=leave)
+    routes = Routes(desk)
+    with _listening(config.port) as listener:
+        settings = uvicorn.Config(
+            routes.app(token),
+            log_level="error",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            http="h11",
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        server = _Server(settings, desk, routes)
+        address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
+        print(f"the studio is at  {address}\nCtrl-C ends it", flush=True)
+        desk.start()
+        with _browser(address, config.open_browser):
+            try:
+                server.run(sockets=[listener])
+            finally:
+                desk.close()
+                routes.close()
+                desk.join(_DESK_ENDS)
+                _leave_at_once(desk, server)
+    if desk.failure is not None:
+        raise desk.failure
+
+
+def _leave_at_once(desk: Desk, server: _Server) -> None:
+    """End this process where a thread is still in the midst of work, which Python would wait for, or crash on."""
+    busy = desk.is_alive() or any(not thread.daemon for thread in threading.enumerate() if thread is not _main())
+    signals = getattr(server, "_captured_signals", [])
+    if busy and (sys.exc_info()[0] is not None or signals):
+        code = 128 + int(signals[-1]) if signals else 130
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(code)
+
+
+def _main() -> threading.Thread:
+    return threading.main_thread()
+
+
+@contextmanager
+def _listening(port: int) -> Iterator[socket.socket]:
+    """Yield a socket that listens on this machine alone; ConfigError where the port is taken."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if os.name != "nt":  # there it would let a second program take the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+            listener.listen(64)
+        except OSError as error:
+            line = f"port is {port}, which cannot be used ({error.strerror}): choose another, or 0 for a free one"
+            raise ConfigError.of_keys(("port", one_line(line))) from error
+        yield listener
+    finally:
+        listener.close()
+
+
+@contextmanager
+def _browser(address: str, wanted: bool) -> Iterator[None]:
+    """Open the address by way of a file that only this user can read: other users see the arguments of a program."""
+    if not wanted or not _has_screen():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="isdm-studio-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "open.html"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(redirect_page(address))
+        threading.Thread(target=webbrowser.open, args=[path.as_uri()], daemon=True).start()
+        yield
+
+
+def redirect_page(address: str) -> str:
+    """Return a page that leads to `address`."""
+    shown = html.escape(address, quote=True)
+    head = f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={shown}">'
+    return f'{head}<a href="{shown}">studio</a>\n'
+
+
+def _has_screen() -> bool:
+    """Return whether there is one: without it, a browser in the terminal would be opened."""
+    if os.name == "nt" or sys.platform == "darwin":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
