@@ -20,7 +20,7 @@ export function agreementTable(run, draw, j, shown, ontoggle) {
   });
   const box = h("input", { type: "checkbox", id: "differences", checked: shown, onchange: ontoggle });
   return [
-    h("div", { class: "head" }, h("h3", {}, "Agreement with the mask"),
+    h("div", { class: "head", title: "How far a segmenter sees in the image what the mask says" }, h("h3", {}, "Agreement"),
       h("label", { class: "check", title: "Pixels in which the segmenter sees another class (D)" }, box, " Differences")),
     h("table", {},
       h("tr", {}, h("th", { scope: "col" }, "IoU"), h("th", { scope: "col" }, "here"), h("th", { scope: "col" }, "real images")),
@@ -33,7 +33,7 @@ export function agreementTable(run, draw, j, shown, ontoggle) {
 export function differences(draw, { data, width, height }, run) {
   const mask = Uint8Array.from(data, (label, at) => Number(draw.labels[at] !== label && draw.labels[at] !== run.null));
   const canvas = h("canvas", { class: "differences" });
-  paintMask(canvas, mask, width, height, DIFFERENT, 200);
+  paintMask(canvas, mask, width, height, DIFFERENT, 170);
   canvas.different = mask.reduce((sum, value) => sum + value, 0);
   return canvas;
 }

@@ -9,6 +9,8 @@ const MODES = ["image", "overlay", "outline", "labels"];
 const SIZES = [1, 100]; // of the brush, in pixels of the mask
 const PAUSE = 400; // ms after a stroke before pinholes are looked for
 
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+
 export class Bars {
   constructor(parts) {
     Object.assign(this, parts);
@@ -165,8 +167,7 @@ export class Bars {
   _under() {
     const { work, candidates, view } = this, { result } = candidates, { picture } = work;
     const { map: { width, height } } = work;
-    // A candidate of another size belongs to another mask.
-    const fits = result && result.naturalWidth === width && result.naturalHeight === height;
+    const fits = result && result.naturalWidth === width && result.naturalHeight === height && this._belongs();
     const possible = { source: Boolean(work.about.image), result: Boolean(fits) };
     const shown = possible[settings.under] ? settings.under : possible.source ? "source" : possible.result ? "result" : "source";
     choose(byId("unders"), "under", shown);
@@ -176,9 +177,15 @@ export class Bars {
     view.draw();
   }
 
+  // Was the candidate in hand drawn from the mask that is shown, edited or not?
+  _belongs() {
+    const { head } = this.candidates.chosen?.[0] ?? {}, { kind, start, base } = this.work.about;
+    return head !== undefined && same(kind === "good" ? [head.base, head.start] : [head.start], kind === "good" ? [base, start] : [start]);
+  }
+
   _hole() {
-    const draw = this.candidates.chosen?.[0] ?? this.draws.current, base = JSON.stringify(this.work.about.base);
-    this.view.hole = draw?.hole && JSON.stringify(draw.head.base) === base ? draw.hole : null;
+    const draw = this.candidates.chosen?.[0] ?? this.draws.current;
+    this.view.hole = draw?.hole && same(draw.head.base, this.work.about.base) ? draw.hole : null;
     this.view.draw();
   }
 
@@ -186,6 +193,8 @@ export class Bars {
     const { work, view, floating } = this;
     floating.vanish();
     this.view.places = [];
+    // On a good image the result is the image with its defect.
+    remember({ under: work.about.kind === "good" ? "result" : "source" });
     if (view.shownWidth !== work.map.width || view.shownHeight !== work.map.height) view.fit();
     Object.assign(view, { shownWidth: work.map.width, shownHeight: work.map.height });
   }

@@ -40,7 +40,7 @@ export function curve(points, name) {
   const sorted = known.map(([, value]) => value).sort((a, b) => a - b);
   // The first values of a training would press all others to the floor.
   const low = Math.min(...mean, sorted[Math.floor(sorted.length * 0.01)]);
-  const high = Math.max(mean.at(-1), sorted[Math.floor((sorted.length - 1) * 0.98)]);
+  const high = Math.max(mean.at(-1), sorted[Math.floor((sorted.length - 1) * (known.length > 50 ? 0.98 : 1))]);
   const first = known[0][0], last = known.at(-1)[0], range = high - low || 1;
   const x = step => LEFT + (WIDTH - LEFT - RIGHT) * (step - first) / (last - first || 1);
   const y = value => HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * Math.min(1, Math.max(0, (value - low) / range));

@@ -93,7 +93,7 @@ async function start() {
   const bars = new Bars({ run, work, view, floating, tools, draws, candidates });
   const sources = new Sources(run, work, floating, () => bars.tool("move"));
   candidates.addEventListener("accept", () => attempt(() => sources.refresh()));
-  new Training((running, what) => { if (running) say(what || "A training is running."); }).start();
+  new Training(say).start();
   new Jobs(run).start();
   new Keys({
     ...bars.actions(), class: number => palette.choose(Number(number)), sample: () => sampling.sample(), reroll: () => sampling.reroll(),

@@ -9,7 +9,7 @@ const PAUSE = 250; // ms after a stroke, in which another may begin
 export class Sampling {
   constructor(run, work, draws, floating, tools) {
     Object.assign(this, { run, work, draws, floating, tools });
-    this.seed = keptInTab("seed") ?? 0;
+    this.seed = keptInTab("seed") ?? run.sampler.seed ?? 0;
     this._fields();
     byId("sample").addEventListener("click", () => this.sample());
     byId("reroll").addEventListener("click", () => this.reroll());
@@ -19,15 +19,15 @@ export class Sampling {
     draws.addEventListener("change", () => this._progress());
     work.addEventListener("begin", () => this._about());
     work.addEventListener("change", () => {
-      if (work.finished) this.later();
-      else clearTimeout(this.waiting);
+      clearTimeout(this.waiting);
+      if (work.finished && work.edited) this.later();
     });
   }
 
   _fields() {
     const { sampler, limits, conditional } = this.run;
     byId("count").append(...COUNTS.filter(count => count <= limits.count)
-      .map(count => h("option", { value: count, textContent: count === 1 ? "1 image" : `${count} images` })));
+      .map(count => h("option", { value: count, textContent: String(count) })));
     byId("count").value = String(Math.min(settings.count, limits.count));
     byId("sampler").append(...sampler.choices.map(name => h("option", { value: name, textContent: name })));
     byId("sampler").value = sampler.sampler;

@@ -6,7 +6,11 @@ import { paintMask } from "./paint.js";
 import { remember, settings } from "./settings.js";
 
 const AT_ONCE = 6; // thumbnails asked for at a time
+const SHOWN = 10; // letters of a name
 const UNDO = "Take back: image and mask go to the folder's .trash";
+
+// Names differ at their ends.
+const short = name => (name.length > SHOWN ? `…${name.slice(1 - SHOWN)}` : name);
 
 export class Sources {
   constructor(run, work, floating, onpart) {
@@ -62,7 +66,7 @@ export class Sources {
     byId("strip").scrollLeft = 0;
     for (const tile of tiles) this.watcher.observe(tile.querySelector(".thumb"));
     const pages = Math.max(1, Math.ceil(listed.count / listed.page_size));
-    byId("source-count").textContent = pages > 1 ? `${page + 1} of ${pages}` : `${listed.count}`;
+    byId("source-count").textContent = pages > 1 ? `${page + 1} / ${pages}` : `${listed.count}`;
     byId("page-back").disabled = page === 0;
     byId("page-on").disabled = page + 1 >= pages;
     for (const id of ["page-back", "page-on"]) byId(id).hidden = pages === 1;
@@ -77,7 +81,7 @@ export class Sources {
 
   _tile(name, picture, given, onclick, ...more) {
     const button = h("button", { type: "button", title: name, onclick, "aria-pressed": "false", ...given },
-      picture, h("span", { class: "name" }, name));
+      picture, h("span", { class: "name" }, short(name)));
     return h("div", { class: "tile" }, button, ...more);
   }
 
@@ -101,10 +105,10 @@ export class Sources {
     return tile;
   }
 
-  _goods({ index, name, size }) {
-    const path = `/api/goods/${index}/image`;
-    return this._tile(name, this._picture(() => getPicture(path), path), { "data-good": String(index) },
-      () => this.work.beginGood(index, name, size));
+  _goods({ index, name, size: [height, width] }) {
+    const path = `/api/goods/${index}/image`, title = `${name}, ${width} x ${height} px`;
+    return this._tile(name, this._picture(() => getPicture(path), path), { "data-good": String(index), title },
+      () => attempt(() => this.work.beginGood(index, name)));
   }
 
   _parts({ index, class: label, size: [height, width] }) {

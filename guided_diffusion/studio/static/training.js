@@ -9,8 +9,8 @@ const PREVIEWS = 6;
 const AXIS = ["step", "epoch"];
 
 export class Training {
-  constructor(onstate) {
-    Object.assign(this, { onstate, rows: [], lines: [], previews: new Map(), names: [] });
+  constructor(onrunning) {
+    Object.assign(this, { onrunning, rows: [], lines: [], previews: new Map(), names: [] });
     byId("curve-key").addEventListener("change", () => this._curve());
   }
 
@@ -18,21 +18,22 @@ export class Training {
   start() {
     follow("/api/training/events", event => {
       if (event.type === "state") this._state(event);
-      else if (event.type === "metrics") this._metrics(event.rows);
+      else if (event.type === "metrics") this._metrics(event);
       else if (event.type === "log") this._log(event.lines);
       else if (event.type === "previews") this._previews(event.names);
     });
   }
 
-  _state({ running, what }) {
-    byId("training-state").textContent = what || (running ? "A training is running." : "No training is running.");
-    this.onstate(running, what);
+  _state({ running, what, name }) {
+    const line = running ? `${what || "A training"} is running in ${name}.` : `No training is running in ${name}.`;
+    byId("training-state").textContent = line;
+    if (running) this.onrunning(line);
   }
 
-  _metrics(rows) {
-    // A stream that is read again begins at the start.
-    const known = this.rows.at(-1)?.step ?? -Infinity;
-    this.rows.push(...(rows[0]?.step <= known ? rows.filter(({ step }) => step > known) : rows));
+  _metrics({ rows, reset }) {
+    // A stream that is read again, or a training that was resumed, begins at the start.
+    if (reset) this.rows = [];
+    this.rows.push(...rows);
     const keys = [...new Set(this.rows.flatMap(row => Object.keys(row).filter(key => typeof row[key] === "number" && !AXIS.includes(key))))];
     const select = byId("curve-key");
     if (select.options.length !== keys.length) {

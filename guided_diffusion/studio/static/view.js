@@ -2,7 +2,7 @@
 
 import { borders, LabelCanvas, paintMask, palette } from "./paint.js";
 
-const MARGIN = 20; // CSS pixels around the mask when it fits
+const MARGIN = 14; // CSS pixels around the mask when it fits
 const LIMITS = [0.05, 80];
 const DARK = "#10151e", LIGHT = "#ffffff";
 

@@ -12,7 +12,7 @@ export class Work extends EventTarget {
     super();
     this.run = run;
     this.type = run.label_type;
-    this.background = (run.classes.find(({ name }) => /^(background|_background_)$/i.test(name)) ?? run.classes[0])?.index ?? 0;
+    this.background = run.background ?? 0;
     this.label = (run.classes.find(({ index }) => index !== this.background) ?? run.classes[0])?.index ?? 0;
     this.map = new LabelMap(this.type, run.size[1], run.size[0], this.background);
     this.map.about = this._about({ kind: "empty", name: "Empty mask" });
@@ -59,7 +59,8 @@ export class Work extends EventTarget {
   /** Begin with a mask of background alone. */
   beginEmpty() {
     const [height, width] = this.run.size;
-    this._load(this._blank(width, height), width, height, { kind: "empty", name: "Empty mask" });
+    const blank = new Uint16Array(width * height).fill(this.background);
+    this._load(blank, width, height, { kind: "empty", name: "Empty mask" });
   }
 
   /** Begin with the mask of a pair. */
@@ -68,9 +69,10 @@ export class Work extends EventTarget {
     this._load(data, width, height, Work.pair(split, index, name));
   }
 
-  /** Begin with a good image, whose mask is background alone. */
-  beginGood(index, name, [height, width]) {
-    this._load(this._blank(width, height), width, height, Work.good(index, name));
+  /** Begin with a good image: its own classes, else background alone. */
+  async beginGood(index, name) {
+    const { data, width, height } = await getLabels(`/api/goods/${index}/labels`);
+    this._load(data, width, height, Work.good(index, name));
   }
 
   /** Begin anew with the mask as it was at the start. */
@@ -87,8 +89,6 @@ export class Work extends EventTarget {
   static good(index, name) {
     return { kind: "good", name, base: { good: index }, image: `/api/goods/${index}/image` };
   }
-
-  _blank(width, height) { return new Uint16Array(width * height).fill(this.background); }
 
   _load(data, width, height, about) {
     this.map.load(data, width, height);
