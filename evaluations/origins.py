@@ -71,7 +71,7 @@ def origin_warnings(
     labels: the samples' [N, H, W]. origin: None if the training images were not read.
     """
     # The origin of a label map of a single class cannot be known, nor does it matter.
-    varied = np.array([_is_varied(label) for label in labels])
+    varied = np.array([_is_varied(label) for label in labels], bool)
     count = len(labels)
     others = int((varied & (test_origin < 0)).sum()) if compared_with_test else 0
     unknown = 0 if origin is None else int((varied & (origin < 0) & (test_origin < 0)).sum())

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
 from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.studio.server import serve
 
 
 def run(config: StudioConfig) -> int:
     """Serve the page until Ctrl-C."""
-    serve(config)
+    try:
+        serve(config)
+    except KeyboardInterrupt as stop:
+        # Python would wait for threads in the midst of work, and take seconds to take torch apart.
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(128 + getattr(stop, "signal_number", signal.SIGINT))
     return 0
 
 

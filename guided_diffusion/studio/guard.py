@@ -13,6 +13,7 @@ import traceback
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guided_diffusion.runtime.errors import UserError, lacks_memory, one_line
@@ -71,6 +72,8 @@ class Guard:
             self._check(scope)
             scope["app"] = self  # the router raises what it would otherwise answer itself
             await self._app(scope, receive, guarded)
+        except ClientDisconnect:
+            return
         except Exception as error:
             status, line = _as_answer(error)
             if started:  # a stream, which ends here

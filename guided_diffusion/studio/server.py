@@ -33,29 +33,25 @@ _SHOWN_ERROR = 1.5  # seconds in which the page can read why the studio could no
 class _Server(uvicorn.Server):
     """Tells the desk at once that the studio is being left, so that streams and draws end."""
 
-    def __init__(self, config: uvicorn.Config, desk: Desk, routes: Routes):
+    def __init__(self, config: uvicorn.Config, desk: Desk):
         super().__init__(config)
-        self._desk, self._routes = desk, routes
+        self._desk = desk
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._desk.close()
         super().handle_exit(sig, frame)
 
 
-def serve(config: StudioConfig) -> None:
-    """Serve the studio until it is stopped; KeyboardInterrupt on Ctrl-C, UserError for what cannot be opened."""
-    token, server = secrets.token_urlsafe(32), None
+class Studio:
+    """A studio that listens on 127.0.0.1; `run` serves it in the thread that calls it."""
 
-    def leave() -> None:
-        time.sleep(_SHOWN_ERROR)
-        if server is not None:
-            server.should_exit = True
-
-    desk = Desk(config, on_failure=leave)
-    routes = Routes(desk)
-    with _listening(config.port) as listener:
+    def __init__(self, config: StudioConfig, listener: socket.socket):
+        token = secrets.token_urlsafe(32)
+        self.address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
+        self.desk = Desk(config, on_failure=self._leave)
+        self._listener, self._routes = listener, Routes(self.desk)
         settings = uvicorn.Config(
-            routes.app(token),
+            self._routes.app(token),
             log_level="error",
             access_log=False,
             lifespan="off",
@@ -65,38 +61,41 @@ def serve(config: StudioConfig) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=_GRACE,
         )
-        server = _Server(settings, desk, routes)
-        address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
-        print(f"the studio is at  {address}\nCtrl-C ends it", flush=True)
-        desk.start()
-        with _browser(address, config.open_browser):
-            try:
-                server.run(sockets=[listener])
-            finally:
-                desk.close()
-                routes.close()
-                desk.join(_DESK_ENDS)
-                _leave_at_once(desk, server)
-    if desk.failure is not None:
-        raise desk.failure
+        self._server = _Server(settings, self.desk)
+
+    def run(self) -> None:
+        """Serve until a signal or `stop`; raises why the workplace could not be opened, KeyboardInterrupt on Ctrl-C."""
+        self.desk.start()
+        try:
+            self._server.run(sockets=[self._listener])
+        finally:
+            self.desk.close()
+            self._routes.close()
+            self.desk.join(_DESK_ENDS)
+        if self.desk.failure is not None:
+            raise self.desk.failure
+
+    def stop(self) -> None:
+        """Have `run` end; called in any thread."""
+        self.desk.close()
+        self._server.should_exit = True
+
+    def _leave(self) -> None:
+        time.sleep(_SHOWN_ERROR)
+        self._server.should_exit = True
 
 
-def _leave_at_once(desk: Desk, server: _Server) -> None:
-    """End this process where a thread is still in the midst of work, which Python would wait for, or crash on."""
-    busy = desk.is_alive() or any(not thread.daemon for thread in threading.enumerate() if thread is not _main())
-    signals = getattr(server, "_captured_signals", [])
-    if busy and (sys.exc_info()[0] is not None or signals):
-        code = 128 + int(signals[-1]) if signals else 130
-        print("interrupted", file=sys.stderr, flush=True)
-        os._exit(code)
-
-
-def _main() -> threading.Thread:
-    return threading.main_thread()
+def serve(config: StudioConfig) -> None:
+    """Print the address, open it, and serve until a signal; see `Studio.run`. ConfigError where the port is taken."""
+    with listening(config.port) as listener:
+        studio = Studio(config, listener)
+        print(f"the studio is at  {studio.address}\nCtrl-C ends it", flush=True)
+        with _browser(studio.address, config.open_browser):
+            studio.run()
 
 
 @contextmanager
-def _listening(port: int) -> Iterator[socket.socket]:
+def listening(port: int) -> Iterator[socket.socket]:
     """Yield a socket that listens on this machine alone; ConfigError where the port is taken."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:

@@ -184,6 +184,7 @@ class Workplace:
             "seed": asked["seed"],
         }
         sampler = changed_sampler(self.config.sampler, **{key: asked[key] for key in ("sampler", "steps", "s")})
+        sampling_process(sampler, self.trained.diffusion)
         return load_config("sample", {**values, **sampler.model_dump(mode="json", exclude={"use_ddim"})}).to_json()
 
     def facts(self) -> dict[str, Any]:
