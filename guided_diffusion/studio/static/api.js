@@ -85,7 +85,10 @@ export async function unpackLabels(type, text) {
 
 /** Send a head of JSON, a line feed, and labels, compressed. */
 export async function postLabels(path, head, data) {
-  const body = new Blob([`${JSON.stringify(head)}\n`, await gzip(toBytes(data))]);
+  const line = new TextEncoder().encode(`${JSON.stringify(head)}\n`), labels = await gzip(toBytes(data));
+  const body = new Uint8Array(line.length + labels.length);
+  body.set(line);
+  body.set(labels, line.length);
   const headers = { "Content-Type": "application/octet-stream" };
   return (await request(path, { method: "POST", headers, body })).json();
 }
