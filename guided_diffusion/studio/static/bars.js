@@ -213,7 +213,7 @@ export class Bars {
   }
 
   _hint() {
-    const { places } = pinholes(this.work.map, PINHOLE, this.work.about.first);
+    const places = pinholes(this.work.map, PINHOLE, this.work.about.first);
     this.view.places = places;
     byId("pinholes").hidden = !places.length;
     byId("pinholes").textContent = `${places.length} ${places.length === 1 ? "speck" : "specks"} under ${PINHOLE} px: fill`;

@@ -84,25 +84,23 @@ export function toBoxes(map, left) {
   });
 }
 
-function relabel(map, { ids, chosen }) {
-  if (!chosen.size) return false;
-  return edit(map, () => {
-    for (let at = 0; at < ids.length; at++) {
-      if (!chosen.has(ids[at])) continue;
-      const x = at % map.width, y = (at - x) / map.width;
-      map.span(y, x, x + 1, chosen.get(ids[at]));
-    }
-  });
+function relabel(map, pixels, label) {
+  for (const at of pixels) {
+    const x = at % map.width, y = (at - x) / map.width;
+    map.span(y, x, x + 1, label);
+  }
 }
 
 /** Fill the holes of a class: parts of the background that it alone surrounds. */
 export function fillHoles(map, label, background) {
-  return relabel(map, holes(map, label, background));
+  const pixels = holes(map, label, background);
+  return edit(map, () => relabel(map, pixels, label));
 }
 
 /** Give each pinhole that is not in `reference` the label around it. */
 export function fillPinholes(map, reference) {
-  return relabel(map, pinholes(map, PINHOLE, reference));
+  const found = pinholes(map, PINHOLE, reference);
+  return edit(map, () => { for (const { pixels, label } of found) relabel(map, pixels, label); });
 }
 
 /** Lift the region at pixel (x, y) out of the map, which begins a stroke; what surrounds it is left behind. */

@@ -5,59 +5,46 @@
 
 const STEPS = [[-1, 0], [1, 0], [0, -1], [0, 1]];
 
+// Collect the region of the pixel `first` in `queue`, marking its pixels by `mark` in `marks`, which has `free` where
+// nothing was: {area, box}. The queue has room for the whole grid.
+function collect({ data, width, height }, first, queue, marks, free, mark) {
+  const label = data[first];
+  let count = 1, left = width, top = height, right = -1, bottom = -1;
+  queue[0] = first;
+  marks[first] = mark;
+  for (let next = 0; next < count; next++) {
+    const at = queue[next], y = Math.floor(at / width), x = at - y * width;
+    if (x < left) left = x;
+    if (x > right) right = x;
+    if (y < top) top = y;
+    if (y > bottom) bottom = y;
+    if (x > 0 && marks[at - 1] === free && data[at - 1] === label) { marks[at - 1] = mark; queue[count++] = at - 1; }
+    if (x < width - 1 && marks[at + 1] === free && data[at + 1] === label) { marks[at + 1] = mark; queue[count++] = at + 1; }
+    if (y > 0 && marks[at - width] === free && data[at - width] === label) { marks[at - width] = mark; queue[count++] = at - width; }
+    if (y < height - 1 && marks[at + width] === free && data[at + width] === label) { marks[at + width] = mark; queue[count++] = at + width; }
+  }
+  return { label, area: count, first, left, top, right, bottom };
+}
+
 /** Number the regions of a grid in the order of their first pixels: {ids, list of {label, area, first, box}}. */
-export function components({ data, width, height }) {
-  const ids = new Int32Array(data.length).fill(-1);
-  const list = [];
-  const stack = [];
-  for (let first = 0; first < data.length; first++) {
-    if (ids[first] >= 0) continue;
-    const label = data[first], id = list.length;
-    const found = { label, area: 0, first, left: width, top: height, right: -1, bottom: -1 };
-    stack.push(first);
-    ids[first] = id;
-    while (stack.length) {
-      const at = stack.pop(), x = at % width, y = (at - x) / width;
-      found.area++;
-      if (x < found.left) found.left = x;
-      if (x > found.right) found.right = x;
-      if (y < found.top) found.top = y;
-      if (y > found.bottom) found.bottom = y;
-      if (x > 0 && ids[at - 1] < 0 && data[at - 1] === label) { ids[at - 1] = id; stack.push(at - 1); }
-      if (x < width - 1 && ids[at + 1] < 0 && data[at + 1] === label) { ids[at + 1] = id; stack.push(at + 1); }
-      if (y > 0 && ids[at - width] < 0 && data[at - width] === label) { ids[at - width] = id; stack.push(at - width); }
-      if (y < height - 1 && ids[at + width] < 0 && data[at + width] === label) { ids[at + width] = id; stack.push(at + width); }
-    }
-    list.push(found);
+export function components(grid) {
+  const ids = new Int32Array(grid.data.length).fill(-1), queue = new Int32Array(grid.data.length), list = [];
+  for (let first = 0; first < ids.length; first++) {
+    if (ids[first] < 0) list.push(collect(grid, first, queue, ids, -1, list.length));
   }
   return { ids, list };
 }
 
 /** Return the region that has the pixel (x, y). */
-export function flood({ data, width, height }, x, y) {
-  const label = data[y * width + x];
-  const seen = new Uint8Array(data.length);
-  const stack = [y * width + x];
-  const pixels = [];
-  seen[stack[0]] = 1;
-  let left = x, right = x, top = y, bottom = y;
-  while (stack.length) {
-    const at = stack.pop(), px = at % width, py = (at - px) / width;
-    pixels.push(at);
-    left = Math.min(left, px); right = Math.max(right, px);
-    top = Math.min(top, py); bottom = Math.max(bottom, py);
-    for (const [dx, dy] of STEPS) {
-      const nx = px + dx, ny = py + dy, near = ny * width + nx;
-      if (nx < 0 || ny < 0 || nx >= width || ny >= height || seen[near] || data[near] !== label) continue;
-      seen[near] = 1;
-      stack.push(near);
-    }
-  }
-  const box = { x: left, y: top, width: right - left + 1, height: bottom - top + 1, area: pixels.length, label };
+export function flood(grid, x, y) {
+  const { width } = grid, queue = new Int32Array(grid.data.length);
+  const found = collect(grid, y * width + x, queue, new Uint8Array(grid.data.length), 0, 1);
+  const { left, top, right, bottom, area, label } = found;
+  const box = { x: left, y: top, width: right - left + 1, height: bottom - top + 1, area, label };
   box.mask = new Uint8Array(box.width * box.height);
-  for (const at of pixels) {
-    const px = at % width;
-    box.mask[((at - px) / width - top) * box.width + px - left] = 1;
+  for (let next = 0; next < area; next++) {
+    const row = Math.floor(queue[next] / width), column = queue[next] - row * width;
+    box.mask[(row - top) * box.width + column - left] = 1;
   }
   return box;
 }
@@ -90,52 +77,79 @@ export function surrounding({ data, width, height }, region, otherwise) {
   return mostFrequent(counts, otherwise);
 }
 
-// For each id of `chosen`: label -> how many 4-neighbors of the region have it.
-function rims({ data, width, height }, ids, chosen) {
-  const counts = new Map([...chosen].map(id => [id, new Map()]));
-  const seen = new Map([...chosen].map(id => [id, new Set()]));
+/** Pixels of the holes of a class: regions of the background that it alone surrounds, none at the border. */
+export function holes(grid, label, background) {
+  const { ids, list } = components(grid), pixels = [];
+  if (label === background) return pixels;
+  const inner = list.map((found, id) => [found, id]).filter(([found]) => found.label === background
+    && found.left > 0 && found.top > 0 && found.right < grid.width - 1 && found.bottom < grid.height - 1);
+  const open = openRegions(grid, ids, new Set(inner.map(([, id]) => id)), label);
+  const closed = new Set(inner.map(([, id]) => id).filter(id => !open.has(id)));
+  ids.forEach((id, at) => { if (closed.has(id)) pixels.push(at); });
+  return pixels;
+}
+
+// Those of `chosen` regions that have a neighbor of another label than this one.
+function openRegions({ data, width }, ids, chosen, label) {
+  const open = new Set();
   for (let at = 0; at < data.length; at++) {
     const id = ids[at];
-    if (!counts.has(id)) continue;
-    const x = at % width, y = (at - x) / width;
-    for (const [dx, dy] of STEPS) {
-      const nx = x + dx, ny = y + dy, near = ny * width + nx;
-      if (nx < 0 || ny < 0 || nx >= width || ny >= height || ids[near] === id || seen.get(id).has(near)) continue;
-      seen.get(id).add(near);
-      counts.get(id).set(data[near], (counts.get(id).get(data[near]) ?? 0) + 1);
+    if (!chosen.has(id) || open.has(id)) continue;
+    // None of them touches the border, so that every neighbor is one.
+    for (const near of [at - 1, at + 1, at - width, at + width]) {
+      if (ids[near] !== id && data[near] !== label) open.add(id);
     }
   }
-  return counts;
+  return open;
 }
 
-/** Holes of a class: regions of the background whose neighbors all have it, none at the border; [{first, label}]. */
-export function holes(grid, label, background) {
-  const { ids, list } = components(grid);
-  const inner = list.map((found, id) => [found, id]).filter(([found]) => found.label === background && label !== background
-    && found.left > 0 && found.top > 0 && found.right < grid.width - 1 && found.bottom < grid.height - 1);
-  const counts = rims(grid, ids, new Set(inner.map(([, id]) => id)));
-  const chosen = new Map();
-  for (const [, id] of inner) {
-    if (counts.get(id).size === 1 && counts.get(id).has(label)) chosen.set(id, label);
-  }
-  return { ids, chosen };
-}
-
-/** Regions below `limit` pixels of which a pixel is not as in `reference`, and the label around each. */
+/** Regions below `limit` pixels of which a pixel is not as in `reference`: [{pixels, label around, x, y}]. */
 export function pinholes(grid, limit, reference) {
-  const { ids, list } = components(grid);
-  const small = new Set();
-  for (let at = 0; at < ids.length; at++) {
-    if (list[ids[at]].area < limit && grid.data[at] !== reference[at]) small.add(ids[at]);
+  const { data, width } = grid, found = [], seen = new Set();
+  for (let at = 0; at < data.length; at++) {
+    if (data[at] === reference[at] || seen.has(at)) continue;
+    const pixels = smallRegion(grid, at, limit);
+    if (!pixels) continue;
+    const counts = new Map(), rim = new Set();
+    for (const pixel of pixels) {
+      seen.add(pixel);
+      for (const near of neighbors(grid, pixel)) {
+        if (pixels.includes(near) || rim.has(near)) continue;
+        rim.add(near);
+        counts.set(data[near], (counts.get(data[near]) ?? 0) + 1);
+      }
+    }
+    const columns = pixels.map(pixel => pixel % width), rows = pixels.map(pixel => Math.floor(pixel / width));
+    const middle = all => (Math.min(...all) + Math.max(...all) + 1) / 2;
+    found.push({ pixels, label: mostFrequent(counts, data[at]), x: middle(columns), y: middle(rows) });
   }
-  const counts = rims(grid, ids, small);
-  const chosen = new Map(), places = [];
-  for (const id of small) {
-    const { left, right, top, bottom, label } = list[id];
-    chosen.set(id, mostFrequent(counts.get(id), label));
-    places.push([(left + right + 1) / 2, (top + bottom + 1) / 2]);
+  return found;
+}
+
+function neighbors({ width, height }, at) {
+  const x = at % width, y = (at - x) / width, found = [];
+  if (x > 0) found.push(at - 1);
+  if (x < width - 1) found.push(at + 1);
+  if (y > 0) found.push(at - width);
+  if (y < height - 1) found.push(at + width);
+  return found;
+}
+
+// The pixels of the region at a pixel where there are fewer than `limit`, else null: it looks no farther.
+function smallRegion(grid, at, limit) {
+  const { data, width } = grid, label = data[at], x = at % width;
+  const alike = (x > 0 && data[at - 1] === label) + (x < width - 1 && data[at + 1] === label)
+    + (data[at - width] === label) + (data[at + width] === label);
+  if (alike + 1 >= limit) return null; // nearly all pixels, at once
+  const pixels = [at];
+  for (let next = 0; next < pixels.length; next++) {
+    for (const near of neighbors(grid, pixels[next])) {
+      if (grid.data[near] !== grid.data[at] || pixels.includes(near)) continue;
+      pixels.push(near);
+      if (pixels.length >= limit) return null;
+    }
   }
-  return { ids, chosen, places };
+  return pixels;
 }
 
 /** The boxes of all regions but those of `left` labels, the largest first: [{x, y, width, height, label}]. */

@@ -115,7 +115,7 @@ export class View {
     if (shown) context.drawImage(shown, 0, 0, width, height);
     if (this.mode !== "image") this._drawLabels(shown);
     if (this.hole && this.hole.width === width && this.mode !== "labels") this._line(borders(this.hole), LIGHT, 1.5, [6, 4]);
-    for (const [x, y] of this.places) this._ring(x, y, 7 / zoom);
+    for (const { x, y } of this.places) this._ring(x, y, 7 / zoom);
     if (this.piece) this._drawPiece();
     if (this.sketch) this._drawSketch();
     if (this.pointer) this._drawPointer();
