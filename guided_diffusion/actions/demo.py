@@ -49,6 +49,8 @@ def _run(config: DemoConfig) -> int:
         write_text(path, json.dumps(values, indent=2) + "\n")
         print(f"\n--- {stage}: main.py {action} -c {path}", flush=True)
         import_module(f"guided_diffusion.actions.{action}").run(load_config(action, values))
+    studio = root / "configs" / "studio.json"
+    write_text(studio, json.dumps(demo.demo_studio(config), indent=2) + "\n")
     picture = root / "demo.png"
     visualize.save(
         comparison(load_config("train", stages["train"]), root / "samples", root / "placed" / "train"), picture
@@ -66,6 +68,7 @@ def _run(config: DemoConfig) -> int:
         "report": root / "evaluate" / "report.html",
     }.items():
         print(f"  {name:16} {path.absolute()}")
+    print(f"paint lemons of your own, and see what the model makes of them: main.py studio -c {studio}")
     return 0
 
 

@@ -146,3 +146,19 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
         "sample_synthetic": synthetic,
         "evaluate": evaluate,
     }
+
+
+def demo_studio(config: DemoConfig) -> dict[str, Any]:
+    """Return the configuration of `studio` on what the stages have made."""
+    root = Path(config.output_dir)
+    return {
+        "model_path": str(root / "finetune"),
+        "data_dir": str(root / "dataset"),
+        "good_dir": str(root / "dataset_good"),
+        "evaluate_dir": str(root / "evaluate"),
+        "results_path": str(root / "studio"),
+        "hole_margin": 3,
+        "feather": 2,
+        "s": 1.5,
+        "device": config.compute.device,
+    }

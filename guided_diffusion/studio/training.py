@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ class Tail:
 
     def __init__(self, path: Path):
         self._path, self._offset, self._rest = path, 0, b""
+        self._file: tuple[int, int] | None = None
 
     def new_lines(self) -> tuple[list[str], bool]:
         """Return whole lines that came since the last call, and whether the file began anew before them."""
         anew = False
         try:
             with open(self._path, "rb") as file:
-                size = file.seek(0, 2)
-                if size < self._offset:  # a resumed run writes its metrics again
+                found = os.fstat(file.fileno())
+                known, self._file = self._file, (found.st_dev, found.st_ino)
+                # A resumed run puts another file in its place, with what it will not write again.
+                if known is not None and (known != self._file or found.st_size < self._offset):
                     self._offset, self._rest, anew = 0, b"", True
                 file.seek(self._offset)
                 content = file.read(_CHUNK)

@@ -21,6 +21,7 @@ from guided_diffusion.data.placing.scene import PlacedDefect
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.placing import plan_placing
+from guided_diffusion.pipelines.studio.workplace import Workplace
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -66,6 +67,11 @@ def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path, monkeypatch):
     assert (folder / "evaluate" / "report.html").is_file()
     with Image.open(folder / "demo.png") as picture:
         assert picture.width > 6 * 2 * demo.FILE_SIZE
+    studio = folder / "configs" / "studio.json"
+    assert f"main.py studio -c {studio}" in shown.splitlines()[-1]
+    opened = Workplace.open(load_config("studio", json.loads(studio.read_text()))).facts()
+    assert opened["inpaint"]
+    assert [each["what"] for each in opened["missing"]] == []
     for name in STAGES:
         assert json.loads((folder / "configs" / f"{name}.json").read_text())
     before = times_of(folder)

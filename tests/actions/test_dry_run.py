@@ -82,6 +82,15 @@ def test_samples(dry, lemons, trained, tmp_path):
     assert "20 asked for, 0 in the manifest already" in shown
 
 
+def test_a_studio(dry, lemons, trained, tmp_path):
+    values = {"model_path": trained, "results_path": tmp_path / "studio"}
+    code, shown, errors = dry("studio", **values, data_dir=lemons)
+    assert code == 0, errors
+    assert "16 x 16 px, 5 classes, 8 pairs of train, 4 pairs of test, 0 good images" in shown
+    assert "without judge: give evaluate_dir" in shown
+    assert "could start" in shown
+
+
 def test_placing_with_a_network_that_fills_no_holes(dry, lemons, trained, tmp_path):
     good = lemons / "train" / "images"
     values = {"model_path": trained, "data_dir": lemons, "good_dir": good, "results_path": tmp_path / "placed"}
@@ -130,6 +139,7 @@ READ = {
     "check": ("data_dir",),
     "evaluate": ("data_dir", "synthetic_dir"),
     "study": ("data_dir", "good_dir"),
+    "studio": ("model_path", "data_dir", "good_dir", "evaluate_dir"),
     "export": ("model_path",),
 }
 """What actions need that is read."""

@@ -6,9 +6,13 @@ import io
 import json
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
+from odd_images import write_png
 from PIL import Image
+from studio_client import studio
+from tiny import TINY
 
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
@@ -184,3 +188,26 @@ def test_what_cannot_be_drawn_is_one_line(page, head, named):
     answer = page.draw(page.label(), **head)
     line = answer.error if answer.status == 400 else page.events(answer.json["id"])[-1]["line"]
     assert named in line
+
+
+def test_more_than_255_classes_travel_in_16_bits(tmp_path):
+    data, results = tmp_path / "data", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        write_png(data / "train" / "images" / f"{number}.png", rng.integers(0, 255, (16, 16, 3), np.uint8))
+        write_png(data / "train" / "masks" / f"{number}.png", rng.integers(0, 300, (16, 16)).astype(np.uint16))
+    values = {**TINY, "num_classes": 300, "max_epochs": 1, "data_dir": data}
+    assert command_line.run("train", **values, output_dir=tmp_path / "run") == 0
+    with studio(model_path=tmp_path / "run", data_dir=data, results_path=results) as client:
+        run = client.get("/api/run").json
+        assert (run["label_type"], len(run["classes"])) == ("u16", 300)
+        label = client.label("train", 0)
+        assert label.dtype.itemsize == 2
+        assert label.max() > 255
+        name = accepted(client, label, start={"split": "train", "index": 0}, steps=1)
+        assert np.array_equal(client.get(f"/api/accepted/{name}/labels").label, label)
+        assert line_of(results, name).edited is False
+        label = label.copy()
+        label[0, 0] = 300
+        assert "the value 300" in client.draw(label).error
+        assert client.draw(label.astype(np.uint8)).status == 400

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gzip
 import http.client
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,7 +132,9 @@ def studio(**values: Any) -> Iterator[Client]:
             yield client
         finally:
             server.stop()
-            thread.join(20)
+            thread.join(60)
+            if thread.is_alive():
+                faulthandler.dump_traceback(file=sys.__stderr__)  # where it is stuck
             assert not thread.is_alive()
 
 

@@ -48,7 +48,8 @@ class RealPairs:
         geometry = self._trained.geometry
         found, problems = index_pairs(data_dir, self._mode, split, with_instances=not geometry.no_instance)
         if not found:
-            self.problems += [problem.line for problem in problems[:1]]
+            # A folder that both splits should be in is missing once.
+            self.problems += [problem.line for problem in problems[:1] if problem.line not in self.problems]
             return
         upright = self._trained.source.exif != "ignore"
         self.pairs[split] = tuple(replace(pair, upright=upright) for pair in found)

@@ -90,6 +90,8 @@ class Workplace:
         trained = trained.replaced(data_dir=data_dir)
         _refuse_written_sources(config, trained)
         pairs = RealPairs(trained, encoding, data_dir)
+        if config.source.data_dir and not pairs.pairs:
+            raise DataError(pairs.problems)
         misfit = painting_misfit(checkpoint, trained)
         goods = GoodImages(config, trained, encoding)
         background = get_mode(trained.source.dataset_mode).background
@@ -271,7 +273,7 @@ def _missing(
     """Return what a page cannot offer, and why, in one line each with the remedy."""
     lines: dict[str, str] = {}
     if not pairs.pairs:
-        lines["data"] = next(iter(pairs.problems), "give data_dir, the dataset, to begin with its masks")
+        lines["data"] = "give data_dir, the dataset, to begin with its masks"
     if misfit:
         lines["inpaint"] = f"the model is {misfit}"
     elif not goods.images:
