@@ -164,7 +164,7 @@ class Routes:
         return await self._png(self._place.pairs.image, *self._pair(request))
 
     async def pair_labels(self, request: Request) -> Response:
-        return _labels(await run_in_threadpool(self._place.pairs.label, *self._pair(request)))
+        return label_answer(await run_in_threadpool(self._place.pairs.label, *self._pair(request)))
 
     async def parts(self, request: Request) -> Response:
         parts = self._place.shelf.parts
@@ -177,7 +177,7 @@ class Routes:
 
     async def part(self, request: Request) -> Response:
         parts = self._place.shelf.parts
-        return _labels(parts[index_of(request.path_params["i"], len(parts))].mask.view("u1"))
+        return label_answer(parts[index_of(request.path_params["i"], len(parts))].mask.view("u1"))
 
     async def goods(self, request: Request) -> Response:
         goods = self._place.goods
@@ -201,7 +201,7 @@ class Routes:
 
     async def good_labels(self, request: Request) -> Response:
         index = self._good(request)
-        return _labels(await run_in_threadpool(lambda: self._place.goods.of(index).canvas_label))
+        return label_answer(await run_in_threadpool(lambda: self._place.goods.of(index).canvas_label))
 
     async def _png(self, picture: Callable[..., NDArray[np.uint8]], *which: Any) -> Response:
         def made() -> bytes:
@@ -277,7 +277,7 @@ class Routes:
         predicted = self._candidate(request).predicted
         if predicted is None:
             raise Refused(404, "no segmenter has looked at it")
-        return _labels(predicted)
+        return label_answer(predicted)
 
     def _candidate(self, request: Request) -> Any:
         draw = self._desk.draw_of(request.path_params["id"])
@@ -297,7 +297,7 @@ class Routes:
         found = await run_in_threadpool(hole)
         if found is None:
             raise Refused(404, "the whole image is drawn")
-        return _labels(found.view("u1"))
+        return label_answer(found.view("u1"))
 
     # --------------------------------------------------------------------------------------------- accepted pairs
 
@@ -329,7 +329,7 @@ class Routes:
 
             return read_mask(path, encoding).numpy().astype(encoding.dtype)
 
-        return _labels(await run_in_threadpool(label))
+        return label_answer(await run_in_threadpool(label))
 
     async def discard(self, request: Request) -> Response:
         await run_in_threadpool(self._desk.discard, request.path_params["name"])
@@ -408,7 +408,7 @@ class Routes:
         return JSONResponse({"ticket": self._tickets.issue(report)})
 
 
-def _labels(label: NDArray[Any]) -> Response:
+def label_answer(label: NDArray[Any]) -> Response:
     """Return a map [H, W] of numbers as raw bytes, row by row."""
     kind = "u8" if label.dtype.itemsize == 1 else "u16"
     content = label.astype("<u1" if kind == "u8" else "<u2").tobytes()

@@ -144,24 +144,9 @@ class Workplace:
         """Height and width that the network sees."""
         return height_width(self.trained.geometry.image_size)
 
-    @property
-    def null(self) -> int | None:
-        """The id of pixels without a class, None where masks cannot have any."""
-        encoding = self.encoding
-        return encoding.num_classes if encoding.ignore_values or encoding.ignore_colors else None
-
     def label_of(self, raw: bytes, size: Size) -> NDArray[np.integer]:
-        """Return the label map [H, W] in little-endian bytes; DataError for another length, and values of no class."""
-        kind = np.dtype(self.encoding.dtype).newbyteorder("<")
-        if len(raw) != size[0] * size[1] * kind.itemsize:
-            found = f"{len(raw)} bytes for {size[0]} x {size[1]} labels of {kind.itemsize}"
-            raise DataError.of("labels", found, "send one label for each pixel")
-        label = np.frombuffer(raw, kind).reshape(size).astype(self.encoding.dtype)
-        most = self.encoding.num_classes - (self.null is None)
-        if int(label.max()) > most:
-            found = f"the value {int(label.max())}, but the classes are 0 to {self.encoding.num_classes - 1}"
-            raise DataError.of("labels", found, "paint with the classes of the page")
-        return label
+        """Return the label map [H, W] that the page sent; see `label_of`."""
+        return label_of(raw, size, self.encoding)
 
     @property
     def label_bytes(self) -> int:
@@ -199,7 +184,7 @@ class Workplace:
             "size": list(self.size),
             "channels": self.trained.geometry.image_channels,
             "label_type": "u8" if encoding.dtype is np.uint8 else "u16",
-            "null": self.null,
+            "null": null_of(encoding),
             "classes": [
                 {"index": index, "name": name, "color": "#{:02x}{:02x}{:02x}".format(*palette[index].tolist())}
                 for index, name in enumerate(names)
@@ -303,3 +288,22 @@ def changed_sampler(
     if values["s"] == 1:
         values["guidance_interval"] = None
     return read_config(SamplingConfig, values).sampler
+
+
+def null_of(encoding: LabelEncoding) -> int | None:
+    """Return the id of pixels without a class, None where masks cannot have any."""
+    return encoding.num_classes if encoding.ignore_values or encoding.ignore_colors else None
+
+
+def label_of(raw: bytes, size: Size, encoding: LabelEncoding) -> NDArray[np.integer]:
+    """Return the label map [H, W] in little-endian bytes; DataError for another length, and values of no class."""
+    kind = np.dtype(encoding.dtype).newbyteorder("<")
+    if len(raw) != size[0] * size[1] * kind.itemsize:
+        found = f"{len(raw)} bytes for {size[0]} x {size[1]} labels of {kind.itemsize}"
+        raise DataError.of("labels", found, "send one label for each pixel")
+    label = np.frombuffer(raw, kind).reshape(size).astype(encoding.dtype)
+    most = encoding.num_classes - (null_of(encoding) is None)
+    if int(label.max()) > most:
+        found = f"the value {int(label.max())}, but the classes are 0 to {encoding.num_classes - 1}"
+        raise DataError.of("labels", found, "paint with the classes of the page")
+    return label
