@@ -200,6 +200,9 @@ def test_the_whole_journey(browser, client, folders, isdm):
         page.locator("#strip .tile").nth(0).wait_for()
 
         place_a_blemish(seen)
+        with page.context.expect_page() as opened:
+            page.click("#report")
+        opened.value.locator("#verdict").wait_for()
         seen.check()
     check_accepted(accepted, sent, isdm, folders)
 

@@ -181,6 +181,11 @@ def test_tools_by_mouse_and_keyboard(browser):
 
     page.evaluate("() => { settings.tool = 'brush'; settings.size = 1; }")
     page.mouse.move(*screen.at(0.5, 0.5))
+    page.keyboard.press("ArrowRight")  # the view was clicked at: arrows are not for the brush
+    page.keyboard.press("Enter")
+    assert np.array_equal(labels(page), expected)
+    page.evaluate("() => { view.canvas.blur(); view.canvas.focus(); }")
+    page.mouse.move(*screen.at(0.5, 0.5))
     for key in ("ArrowRight", "ArrowDown", "Enter"):
         page.keyboard.press(key)
     expected[1, 1] = 2

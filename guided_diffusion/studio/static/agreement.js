@@ -11,7 +11,8 @@ export const percent = value => (value === undefined || value === null ? "–" :
 /** Rows of a table for image j of a draw; `shown`: are differing pixels, which ontoggle() changes. */
 export function agreementTable(run, draw, j, shown, ontoggle) {
   const found = draw.agreement.get(j);
-  if (!found) return [];
+  const missing = run.missing.find(({ what }) => what === "judge");
+  if (!found) return missing ? [h("p", { class: "muted" }, `No agreement: ${missing.why}.`)] : [];
   const real = draw.real ?? { classes: {} };
   const rows = Object.entries(found.classes).map(([name, value]) => {
     const color = run.classes.find(each => each.name === name)?.color;

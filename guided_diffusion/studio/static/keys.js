@@ -8,17 +8,17 @@ const HELP = [
   ["[ ]", "brush size"], ["Alt", "erase with any tool"], ["Ctrl-Z, Ctrl-Y", "undo, redo"], ["Space", "drag the view"],
   ["Wheel, + −", "zoom"], ["0", "fit"], ["O", "image, overlay, outline, labels"], ["C", "source or result below the mask"],
   ["S, Ctrl-Enter", "sample"], ["N", "sample with new seeds"], ["← →", "candidate before, after"], ["A", "accept"], ["Delete", "discard; delete a lifted part"],
-  ["D", "show differences"], ["Enter", "put a part down"], ["H U", "flip a part"], ["Esc", "cancel; stop"], ["Arrows, Enter", "on the mask: move the brush, paint"],
+  ["D", "show differences"], ["Enter", "put a part down"], ["H U", "flip a part"], ["Esc", "cancel; stop"], ["Arrows, Enter", "on the mask (by Tab): move the brush, paint"],
 ];
 
-/** Let keys act: `actions` by name, name of an action by key. */
+/** Let keys act: `actions` by name; held(key, down) for Space and Alt; over(): is the pointer on the mask? */
 export class Keys {
-  constructor(actions, held) {
-    this.actions = actions;
-    this.held = held;
+  constructor(actions, held, over) {
+    Object.assign(this, { actions, held, over });
     byId("key-list").append(...HELP.map(([keys, meaning]) => h("p", {}, h("span", {}, meaning), h("kbd", {}, keys))));
     addEventListener("keydown", event => this._down(event));
     addEventListener("keyup", event => {
+      if (event.key === " " && over()) event.preventDefault(); // the button that has the focus
       if (event.key === " ") held("space", false);
       if (event.key === "Alt") held("alt", false);
     });
@@ -29,6 +29,7 @@ export class Keys {
   _taken(event) {
     const { target, key } = event, tag = target.tagName;
     if (byId("keys").open) return true;
+    if (key === " " && tag === "BUTTON" && this.over()) return false;
     if (tag === "SELECT" || (tag === "INPUT" && !["checkbox", "range"].includes(target.type))) return key !== "Escape";
     if (tag === "INPUT") return [" ", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].includes(key);
     return ["BUTTON", "SUMMARY"].includes(tag) && ["Enter", " "].includes(key);
@@ -49,7 +50,10 @@ export class Keys {
 
   _down(event) {
     if (event.isComposing || this._taken(event)) return;
-    if (event.key === "Alt") this.held("alt", true);
+    if (event.key === "Alt") {
+      this.held("alt", true);
+      if (this.over()) event.preventDefault(); // it would open the browser's menu
+    }
     if (event.key === " " && !event.ctrlKey) {
       this.held("space", true);
       event.preventDefault();

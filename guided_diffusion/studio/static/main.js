@@ -93,7 +93,7 @@ async function start() {
   const bars = new Bars({ run, work, view, floating, tools, draws, candidates });
   const sources = new Sources(run, work, floating, () => bars.tool("move"));
   candidates.addEventListener("accept", () => attempt(() => sources.refresh()));
-  new Training(say).start();
+  new Training().start();
   new Jobs(run).start();
   new Keys({
     ...bars.actions(), class: number => palette.choose(Number(number)), sample: () => sampling.sample(), reroll: () => sampling.reroll(),
@@ -103,7 +103,7 @@ async function start() {
   }, (name, down) => {
     tools[name] = down;
     tools.showPointer();
-  });
+  }, () => tools.over);
   waitForModel(run);
   await Promise.all([begin(run, work), sources.show(0), draws.goOn()]);
   document.body.dataset.ready = "true";

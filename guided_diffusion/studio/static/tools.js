@@ -10,13 +10,18 @@ export class Tools {
   constructor(work, view, floating) {
     Object.assign(this, { work, view, floating, action: null, space: false, touches: new Map(), alt: false });
     this.cursor = null; // [x, y] of the keyboard
+    this.last = null; // [x, y] of the pointer
+    this.typed = false; // was the view reached by Tab? Else arrow keys go through the candidates
     const { canvas } = view;
     for (const [name, handler] of Object.entries({
       pointerdown: this._down, pointermove: this._move, pointerup: this._up, pointercancel: this._cancel,
-      pointerleave: this._leave, wheel: this._wheel, keydown: this._key, blur: this._leave,
+      pointerleave: this._leave, wheel: this._wheel, keydown: this._key, blur: this._leave, focus: () => { this.typed = !this.pressed; },
     })) canvas.addEventListener(name, handler.bind(this), { passive: false });
     canvas.addEventListener("contextmenu", event => event.preventDefault());
   }
+
+  /** Is the pointer on the view? */
+  get over() { return this.last !== null; }
 
   get busy() { return this.action !== null; }
 
@@ -44,7 +49,9 @@ export class Tools {
   _label() { return this.tool === "eraser" ? this.work.background : this.work.label; }
 
   _down(event) {
+    this.pressed = true;
     this.view.canvas.focus({ preventScroll: true });
+    this.pressed = this.typed = false;
     this.alt = event.altKey;
     if (event.pointerType === "touch" && this._touch(event)) return;
     if (this.action || event.button > 1) return;
@@ -192,7 +199,8 @@ export class Tools {
   _wheel(event) {
     event.preventDefault();
     const lines = event.deltaMode === 1 ? 30 : 1;
-    this.view.zoomBy(Math.exp(-event.deltaY * lines * WHEEL), this.view.inView(event));
+    const pinch = event.ctrlKey ? 6 : 1; // a touchpad's pinch comes as small turns of the wheel with Ctrl
+    this.view.zoomBy(Math.exp(-event.deltaY * lines * pinch * WHEEL), this.view.inView(event));
     this.floating.refresh();
   }
 
@@ -213,7 +221,7 @@ export class Tools {
     const step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
     if (event.ctrlKey || event.metaKey || event.altKey || (!step && event.key !== "Enter")) return;
     const { floating, work: { map } } = this;
-    if (event.key === "Enter" && !this.cursor && !floating.piece) return;
+    if (!floating.piece && (!this.typed || (event.key === "Enter" && !this.cursor))) return;
     event.preventDefault();
     event.stopPropagation();
     const far = event.shiftKey ? 10 : 1;

@@ -2,15 +2,15 @@
 
 import { follow, getPicture } from "./api.js";
 import { curve } from "./curve.js";
-import { byId, h } from "./dom.js";
+import { byId, h, say } from "./dom.js";
 
 const LINES = 400; // of the log that are kept
 const PREVIEWS = 6;
 const AXIS = ["step", "epoch"];
 
 export class Training {
-  constructor(onrunning) {
-    Object.assign(this, { onrunning, rows: [], lines: [], previews: new Map(), names: [] });
+  constructor() {
+    Object.assign(this, { rows: [], lines: [], previews: new Map(), names: [] });
     byId("curve-key").addEventListener("change", () => this._curve());
   }
 
@@ -27,7 +27,9 @@ export class Training {
   _state({ running, what, name }) {
     const line = running ? `${what || "A training"} is running in ${name}.` : `No training is running in ${name}.`;
     byId("training-state").textContent = line;
-    if (running) this.onrunning(line);
+    byId("tab-training").classList.toggle("running", running);
+    byId("tab-training").title = line;
+    if (running) say(line);
   }
 
   _metrics({ rows, reset }) {

@@ -114,7 +114,10 @@ export class View {
     const shown = this.mode === "labels" ? null : this.picture;
     if (shown) context.drawImage(shown, 0, 0, width, height);
     if (this.mode !== "image") this._drawLabels(shown);
-    if (this.hole && this.hole.width === width && this.mode !== "labels") this._line(borders(this.hole), LIGHT, 1.5, [6, 4]);
+    if (this.hole && this.hole.width === width && this.mode !== "labels") {
+      this.hole.path ??= borders(this.hole);
+      this._line(this.hole.path, LIGHT, 1.5, [6, 4]);
+    }
     for (const { x, y } of this.places) this._ring(x, y, 7 / zoom);
     if (this.piece) this._drawPiece();
     if (this.sketch) this._drawSketch();
@@ -155,8 +158,11 @@ export class View {
 
   _drawPiece() {
     const { context, piece: { region, color, handles }, zoom } = this;
-    this.lifted ??= document.createElement("canvas");
-    paintMask(this.lifted, region.mask, region.width, region.height, color);
+    if (this.lifted?.region !== region) {
+      this.lifted ??= document.createElement("canvas");
+      this.lifted.region = region;
+      paintMask(this.lifted, region.mask, region.width, region.height, color);
+    }
     context.globalAlpha = this.mode === "labels" ? 1 : Math.max(0.6, this.opacity);
     context.drawImage(this.lifted, region.x, region.y);
     context.globalAlpha = 1;

@@ -19,14 +19,21 @@ export class Work extends EventTarget {
     this.picture = null;
     this.pictures = new Map();
     this.shown = null;
+    this.differs = null;
     this.finished = false; // the last change was the end of a stroke
   }
 
   get about() { return this.map.about; }
 
+  /** Is a label not as it was at the start? Known until the next change. */
   get edited() {
-    const { first } = this.about;
-    return this.map.data.some((label, at) => label !== first[at]);
+    if (this.differs === null) {
+      const { data } = this.map, { first } = this.about;
+      let at = 0;
+      while (at < data.length && data[at] === first[at]) at++;
+      this.differs = at < data.length;
+    }
+    return this.differs;
   }
 
   // What is known of a mask: its labels as they were, where painting began, the image that may be kept.
@@ -43,6 +50,7 @@ export class Work extends EventTarget {
   changed(finished = true) {
     if (this.map.editing) finished = false;
     this.finished = finished;
+    this.differs = null;
     if (this.about !== this.shown) this._begin();
     this._tell("change");
     if (finished) this._keep();
