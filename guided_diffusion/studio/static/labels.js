@@ -2,6 +2,8 @@
 
 export const CAP = 64 * 2 ** 20; // bytes of all that can be undone
 
+const BAND = 16; // rows
+
 const ARRAYS = { u8: Uint8Array, u16: Uint16Array };
 
 /** Join two rectangles {left, top, right, bottom} (right and bottom excluded); null is the empty one. */
@@ -13,6 +15,36 @@ export function join(a, b) {
   };
 }
 
+// What was changed since somebody looked: from where to where in each row.
+class Changes {
+  constructor(height) {
+    this.from = new Int32Array(height).fill(2 ** 31 - 1);
+    this.to = new Int32Array(height);
+    this.top = height;
+    this.bottom = 0;
+  }
+
+  add({ left, top, right, bottom }) {
+    for (let y = top; y < bottom; y++) {
+      if (left < this.from[y]) this.from[y] = left;
+      if (right > this.to[y]) this.to[y] = right;
+    }
+    this.top = Math.min(this.top, top);
+    this.bottom = Math.max(this.bottom, bottom);
+  }
+
+  // A rectangle for each few rows: that of a slanting stroke alone would be most of the map.
+  rectangles() {
+    const found = [];
+    for (let top = this.top; top < this.bottom; top += BAND) {
+      const bottom = Math.min(top + BAND, this.bottom);
+      const left = Math.min(...this.from.subarray(top, bottom)), right = Math.max(...this.to.subarray(top, bottom));
+      if (left < right) found.push({ left, top, right, bottom });
+    }
+    return found;
+  }
+}
+
 /** Labels [height, width], row by row. Every change lies between begin() and commit(), and is one step of undo. */
 export class LabelMap {
   constructor(type, width, height, fill = 0, cap = CAP) {
@@ -22,7 +54,6 @@ export class LabelMap {
     this.future = [];
     this.bytes = 0;
     this.open = null; // what the stroke that is being made has changed so far
-    this.fresh = null; // what was changed since take()
     this._set(new ARRAYS[type](width * height).fill(fill), width, height, null);
   }
 
@@ -32,7 +63,8 @@ export class LabelMap {
     this.width = width;
     this.height = height;
     this.about = about; // where the map came from
-    this.fresh = { left: 0, top: 0, right: width, bottom: height };
+    this.fresh = new Changes(height); // since take()
+    this.fresh.add({ left: 0, top: 0, right: width, bottom: height });
   }
 
   get editing() { return this.open !== null; }
@@ -46,7 +78,7 @@ export class LabelMap {
   touch(y, from, to) {
     const changed = { left: from, top: y, right: to, bottom: y + 1 };
     this.open.changed = join(this.open.changed, changed);
-    this.fresh = join(this.fresh, changed);
+    this.fresh.add(changed);
   }
 
   /** Give the pixels from `from` to `to` (excluded) of row y a label. */
@@ -76,8 +108,9 @@ export class LabelMap {
   cancel() {
     const { changed } = this.open;
     this.open = null;
-    if (changed) this._write(this.data, changed, this._patch(this.before, changed));
-    this.fresh = join(this.fresh, changed);
+    if (!changed) return;
+    this._write(this.data, changed, this._patch(this.before, changed));
+    this.fresh.add(changed);
   }
 
   /** Take another map, of whatever size: one step of undo as well. The array is copied. */
@@ -99,11 +132,11 @@ export class LabelMap {
     this.bytes = 0;
   }
 
-  /** What changed since the last call: a rectangle, or null. */
+  /** Rectangles that have all that changed since the last call. */
   take() {
     const { fresh } = this;
-    this.fresh = null;
-    return fresh;
+    this.fresh = new Changes(this.height);
+    return fresh.rectangles();
   }
 
   _whole() { return { whole: true, data: this.data, width: this.width, height: this.height, about: this.about }; }
@@ -129,7 +162,7 @@ export class LabelMap {
       opposite = { ...entry, data: this._patch(this.data, entry) };
       this._write(this.data, entry, entry.data);
       this._write(this.before, entry, entry.data);
-      this.fresh = join(this.fresh, entry);
+      this.fresh.add(entry);
     }
     this.bytes += opposite.data.byteLength;
     to.push(opposite);

@@ -94,10 +94,10 @@ export class View {
     const { map } = this.work;
     const colors = this.mode === "overlay" && this.picture ? this.clear : this.full;
     let fresh = map.take();
-    if (fresh) this.outline = null;
-    if (colors !== this.colors) fresh = { left: 0, top: 0, right: map.width, bottom: map.height };
+    if (fresh.length) this.outline = null;
+    if (colors !== this.colors) fresh = [{ left: 0, top: 0, right: map.width, bottom: map.height }];
     this.colors = colors;
-    if (fresh) this.labels.paint(map, colors, fresh);
+    for (const rectangle of fresh) this.labels.paint(map, colors, rectangle);
   }
 
   /** Draw now. */
