@@ -39,7 +39,7 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.data.lemons import write_demo_dataset
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.pipelines.studio.workplace import label_of
-from guided_diffusion.studio.app import label_answer
+from guided_diffusion.studio.answers import label_answer
 from guided_diffusion.studio.bodies import DrawBody
 from guided_diffusion.studio.guard import Guard
 from guided_diffusion.studio.server import Studio, listening
@@ -178,10 +178,8 @@ def drawn(run: Path, data: Path, results: Path, images: int, rounds: int) -> lis
                     told = get(f"/api/draws/{json.loads(answer)['id']}/events")
                     times.append(time.perf_counter() - started)
                     assert b'"done"' in told.splitlines()[-2], told[-200:]
-                side = "x".join(map(str, state["size"]))
-                rows.append(
-                    f"| {images} images of {side} px in {steps} steps, from the request | {span(times[1:])} s |"
-                )
+                what = f"{images} images of {'x'.join(map(str, state['size']))} px in {steps} steps, from the request"
+                rows.append(f"| {what} | {span(times[1:])} s |")
             return rows
         finally:
             studio.stop()

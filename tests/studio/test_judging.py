@@ -108,8 +108,9 @@ def test_a_folder_that_is_no_evaluation_has_no_judge(lemons, evaluation, tmp_pat
 
     with pytest.raises(DataError, match="output_dir of evaluate"):
         Judge.of_evaluation(lemons, NAMES, 0, torch.device("cpu"))
-    with pytest.raises(DataError, match="does not fit 4 classes"):
-        Judge.of_evaluation(evaluation, NAMES[:4], 0, torch.device("cpu"))
+    for others in (NAMES[:4], (*NAMES[:4], "rot")):
+        with pytest.raises(DataError, match="is of other classes"):
+            Judge.of_evaluation(evaluation, others, 0, torch.device("cpu"))
 
 
 def test_evaluate_refuses_masks_begun_from_the_test_split(judged, lemons, tmp_path, isdm):

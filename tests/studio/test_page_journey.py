@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from browser import FAINT, HEADINGS, TOO_WIDE, chromium
 from studio_client import Client, studio
+from studio_visit import Visit, visit, wait_for
 from tiny import TINY
 
 from guided_diffusion.data.lemons import write_demo_dataset, write_good_lemons
@@ -26,17 +25,6 @@ pytestmark = pytest.mark.slow
 EVIL = """<img src=x onerror="document.title='broken'">'&amp;"""
 MOULD, BLEMISH = "<script>document.title='broken'</script>", 2
 
-# Reading a canvas fails, as it does not fail but lie in browsers that protect from fingerprinting.
-UNREADABLE = """
-const refuse = () => { throw new Error("a canvas was read"); };
-for (const name of ["toBlob", "toDataURL", "captureStream"]) HTMLCanvasElement.prototype[name] = refuse;
-for (const kind of [CanvasRenderingContext2D, OffscreenCanvasRenderingContext2D]) kind.prototype.getImageData = refuse;
-for (const name of ["convertToBlob", "transferToImageBitmap"]) OffscreenCanvas.prototype[name] = refuse;
-for (const kind of [WebGLRenderingContext, WebGL2RenderingContext]) kind.prototype.readPixels = refuse;
-window.createImageBitmap = refuse;
-window.violations = [];
-document.addEventListener("securitypolicyviolation", event => violations.push(event.violatedDirective));
-"""
 # Bars of which the end is cut off.
 CUT_OFF = """() => [...document.querySelectorAll('.bar, .row, .tools, .fields')]
   .filter(bar => bar.scrollWidth > bar.clientWidth + 1).map(bar => bar.id + ' ' + bar.textContent.slice(0, 60))"""
@@ -93,67 +81,6 @@ def browser():
         yield opened
 
 
-class Visit:
-    """A page of the studio, and everything that its browser was asked for or told."""
-
-    def __init__(self, context: Any, client: Client):
-        self.client, self.problems, self.requests, self.draws = client, [], [], []
-        context.add_init_script(UNREADABLE)
-        self.page = page = context.new_page()
-        page.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("request", self._asked)
-        self.open()
-
-    def _asked(self, request: Any) -> None:
-        self.requests.append(request.url)
-        if request.method == "POST" and request.url.endswith("/api/draws"):
-            head, _, packed = request.post_data_buffer.partition(b"\n")
-            self.draws.append((json.loads(head), np.frombuffer(gzip.decompress(packed), np.uint8)))
-
-    def open(self) -> None:
-        self.page.goto(f"http://{self.client.host}/#{self.client.token}")
-        self.page.locator("body[data-ready]").wait_for()
-
-    def sampled(self, count: int) -> None:
-        """Wait until all images of the newest draw are there."""
-        self.page.locator("#grid .cell:not(.waiting) img").nth(count - 1).wait_for()
-        self.page.locator("#progress").wait_for(state="hidden")
-
-    def paint(self, label: int, *points: tuple[float, float]) -> None:
-        """Paint through places of the mask, as parts of its size."""
-        self.page.click(f'#classes [data-class="{label}"]')
-        box = self.page.locator("#canvas").bounding_box()
-        side = min(box["width"], box["height"]) - 28
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        mouse = self.page.mouse
-        places = [(x + (u - 0.5) * side, y + (v - 0.5) * side) for u, v in points]
-        mouse.move(*places[0])
-        mouse.down()
-        for place in places[1:]:
-            mouse.move(*place)
-        mouse.up()
-
-    def check(self) -> None:
-        """No message, no request beyond the server, no violation of the policy, no name that became HTML."""
-        assert not self.problems
-        here = f"http://{self.client.host}/"
-        assert [url for url in self.requests if not url.startswith((here, f"blob:{here}"))] == []
-        assert self.page.evaluate("violations") == []
-        assert "broken" not in self.page.title()
-        assert self.page.locator('img[src="x"], body script').count() == 0
-
-
-@contextmanager
-def visit(browser: Any, client: Client, size: tuple[int, int] = (1280, 800), scheme: str = "light") -> Iterator[Visit]:
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-    context.set_default_timeout(60_000)
-    try:
-        yield Visit(context, client)
-    finally:
-        context.close()
-
-
 def test_the_whole_journey(browser, client, folders, isdm):
     accepted = folders["root"] / "accepted"
     with visit(browser, client) as seen:
@@ -167,7 +94,7 @@ def test_the_whole_journey(browser, client, folders, isdm):
         head, sent = seen.draws[-1]
         assert (head["count"], head["steps"], head["edited"], head["base"]) == (4, 3, False, None)
         label = client.label("train", index_of(client, EVIL))
-        assert np.array_equal(sent.reshape(label.shape), label)
+        assert np.array_equal(sent, label)
 
         # A stroke is sampled by itself.
         page.click("#sample")
@@ -180,7 +107,7 @@ def test_the_whole_journey(browser, client, folders, isdm):
         head, sent = seen.draws[-1]
         assert head["edited"]
         assert head["start"] == {"split": "train", "index": index_of(client, EVIL)}
-        assert set(sent[sent != label.ravel()].tolist()) == {3}
+        assert set(sent[sent != label].tolist()) == {3}
 
         # Agreement, with the names of the classes as text.
         page.locator("#agreement tr", has_text=MOULD).wait_for()
@@ -226,7 +153,7 @@ def place_a_blemish(seen: Visit) -> None:
     page.click("#sample")
     wait_for(page, lambda: seen.draws[-1][0]["base"] == {"good": 1})
     seen.sampled(4)
-    assert set(seen.draws[-1][1].tolist()) >= {0, BLEMISH}
+    assert set(np.unique(seen.draws[-1][1]).tolist()) >= {0, BLEMISH}
     page.locator('#unders [data-under="result"][aria-checked="true"]').wait_for()
     assert page.evaluate("document.querySelector('#grid [aria-selected=true]') !== null")
     page.click("#accept")
@@ -250,14 +177,6 @@ def check_accepted(accepted: Path, sent: np.ndarray, isdm: Any, folders: dict[st
 def index_of(client: Client, name: str) -> int:
     pairs = client.get("/api/pairs?split=train").json["pairs"]
     return next(pair["index"] for pair in pairs if pair["name"] == name)
-
-
-def wait_for(page: Any, true: Any) -> None:
-    for _ in range(1200):
-        if true():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("it did not come")
 
 
 def test_a_reload_goes_on(browser, client):

@@ -25,7 +25,7 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.data.visualize import Pixels, to_rgb
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.evaluation.data import squashed
-from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.evaluation.results import SETTINGS, StudyResults
 from guided_diffusion.pipelines.evaluation.segmenter import read_segmenter_options
 from guided_diffusion.pipelines.evaluation.study import FOLDER, make_plan
 from guided_diffusion.runtime.checkpoint import read_content
@@ -73,6 +73,10 @@ class Judge:
         if not done:
             found = "has no trained segmenter"
             raise DataError.of(folder, found, "run evaluate with agreement true, or give segmenter, the file of one")
+        classes = read_run_record(results.folder, SETTINGS).get("classes")
+        if classes != list(names):
+            found = f"is of other classes ({', '.join(map(str, classes or ()))})"
+            raise DataError.of(folder, found, "give the evaluation of this dataset")
         run = max(done, key=lambda run: results[run.key]["validation_miou"])
         # Only the weights are loaded, whatever the encoder began with.
         model = make_plan(config.study.model_copy(update={"encoder_weights": "none"}), len(names), device).build(
@@ -83,8 +87,7 @@ class Judge:
             model.load_state_dict(read_content(path)["model"])
             counts = Counts.from_json(results[run.key]["counts"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            found = f"does not fit {len(names)} classes, or is damaged"
-            raise DataError.of(path, found, "give the evaluation of this dataset") from error
+            raise DataError.of(path, "is damaged", "delete it, and evaluate again") from error
         segmenter = trained_segmenter(
             model.to(device).eval(),
             run.architecture,
@@ -133,7 +136,7 @@ class Judge:
         self.real = _mean_figures(agreement(counts, self.background), counts, self.class_names)
 
     def _squashed(self, image: Pixels, label: NDArray[np.integer]) -> tuple[Pixels, NDArray[np.integer]]:
-        images, labels = to_rgb(image)[None], label[None]
+        images, labels = to_rgb(image).copy()[None], label[None]
         return (images, labels) if label.shape == self.size else squashed(images, labels, self.size)
 
     def _figures(self, found: Agreement) -> Figures:
