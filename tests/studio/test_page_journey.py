@@ -203,11 +203,13 @@ def test_a_reload_goes_on(browser, client):
         wait_for(page, lambda: len(seen.draws) == 2)
         assert np.array_equal(seen.draws[0][1], seen.draws[1][1])
         page.keyboard.press("Control+z")
+        page.select_option("#count", "16")  # long enough to be stopped
         page.click("#sample")
         wait_for(page, lambda: len(seen.draws) == 3)
-        assert not seen.draws[2][1].any()
         page.locator("#stop").click()
         page.locator("#progress").wait_for(state="hidden")
+        assert page.locator("#grid .cell:not(.waiting)").count() < 16
+        assert not seen.draws[2][1].any()
         seen.check()
 
 

@@ -59,7 +59,6 @@ def test_a_batch_survives_a_reload_and_is_stopped_and_resumed(browser, page: Cli
         assert 0 < done < 5000
         job.get_by_role("button", name="Resume").click()
         job.get_by_text("running").wait_for()
-        wait_for(shown, lambda: int(job.locator(".number").text_content().split()[0]) > done)
         job.get_by_role("button", name="Stop").click()
         job.get_by_role("button", name="Resume").wait_for()
         seen.check()

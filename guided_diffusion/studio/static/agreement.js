@@ -16,17 +16,46 @@ export function agreementTable(run, draw, j, shown, ontoggle) {
   const real = draw.real ?? { classes: {} };
   const rows = Object.entries(found.classes).map(([name, value]) => {
     const color = run.classes.find(each => each.name === name)?.color;
-    return h("tr", {}, h("th", { scope: "row" }, ...(color ? [swatch(color)] : []), name),
-      h("td", {}, percent(value)), h("td", { class: "muted" }, percent(real.classes?.[name])));
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, ...(color ? [swatch(color)] : []), name),
+      h("td", {}, percent(value)),
+      h("td", { class: "muted" }, percent(real.classes?.[name])),
+    );
   });
   const box = h("input", { type: "checkbox", id: "differences", checked: shown, onchange: ontoggle });
   return [
-    h("div", { class: "head", title: "How far a segmenter sees in the image what the mask says" }, h("h3", {}, "Agreement"),
-      h("label", { class: "check", title: "Pixels in which the segmenter sees another class (D)" }, box, " Differences")),
-    h("table", {},
-      h("tr", {}, h("th", { scope: "col" }, "IoU"), h("th", { scope: "col" }, "here"), h("th", { scope: "col" }, "real images")),
+    h(
+      "div",
+      { class: "head", title: "How far a segmenter sees in the image what the mask says" },
+      h("h3", {}, "Agreement"),
+      h(
+        "label",
+        { class: "check", title: "Pixels in which the segmenter sees another class (D)" },
+        box,
+        " Differences",
+      ),
+    ),
+    h(
+      "table",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col" }, "IoU"),
+        h("th", { scope: "col" }, "here"),
+        h("th", { scope: "col" }, "real images"),
+      ),
       ...rows,
-      h("tr", { class: "mean" }, h("th", { scope: "row" }, "Mean"), h("td", {}, percent(found.mean)), h("td", { class: "muted" }, percent(real.mean)))),
+      h(
+        "tr",
+        { class: "mean" },
+        h("th", { scope: "row" }, "Mean"),
+        h("td", {}, percent(found.mean)),
+        h("td", { class: "muted" }, percent(real.mean)),
+      ),
+    ),
   ];
 }
 

@@ -85,7 +85,8 @@ export async function unpackLabels(type, text) {
 
 /** Send a head of JSON, a line feed, and labels, compressed. */
 export async function postLabels(path, head, data) {
-  const line = new TextEncoder().encode(`${JSON.stringify(head)}\n`), labels = await gzip(toBytes(data));
+  const line = new TextEncoder().encode(`${JSON.stringify(head)}\n`),
+    labels = await gzip(toBytes(data));
   const body = new Uint8Array(line.length + labels.length);
   body.set(line);
   body.set(labels, line.length);
@@ -114,7 +115,10 @@ export async function events(path, onEvent, signal) {
 export async function follow(path, onEvent) {
   for (let pause = 1000; ; pause = Math.min(pause * 2, 30_000)) {
     try {
-      await events(path, event => { pause = 1000; onEvent(event); });
+      await events(path, event => {
+        pause = 1000;
+        onEvent(event);
+      });
     } catch (error) {
       if (error.status && error.status < 500) return; // there is no such stream
     }

@@ -23,7 +23,10 @@ export class Bars {
     work.addEventListener("change", () => this._changed());
     work.addEventListener("picture", () => this._under());
     candidates.addEventListener("select", () => this._under());
-    candidates.addEventListener("look", () => { remember({ under: "result" }); this._under(); });
+    candidates.addEventListener("look", () => {
+      remember({ under: "result" });
+      this._under();
+    });
     draws.addEventListener("change", () => this._hole());
     this.tool(settings.tool);
     this.size(settings.size);
@@ -34,13 +37,19 @@ export class Bars {
   /** What keys do here, by name. */
   actions() {
     return {
-      tool: name => this.tool(name), undo: () => this.undo(), redo: () => this.redo(),
-      smaller: () => this.size(settings.size - this._notch(-1)), larger: () => this.size(settings.size + this._notch(1)),
-      "zoom-in": () => this.zoom(1.25), "zoom-out": () => this.zoom(0.8), fit: () => this.view.fit(),
+      tool: name => this.tool(name),
+      undo: () => this.undo(),
+      redo: () => this.redo(),
+      smaller: () => this.size(settings.size - this._notch(-1)),
+      larger: () => this.size(settings.size + this._notch(1)),
+      "zoom-in": () => this.zoom(1.25),
+      "zoom-out": () => this.zoom(0.8),
+      fit: () => this.view.fit(),
       mode: () => this.mode(MODES[(MODES.indexOf(settings.mode) + 1) % MODES.length]),
       under: () => this.under(settings.under === "source" ? "result" : "source"),
       enter: () => (this.floating.piece ? this.floating.putDown() : false),
-      "flip-x": () => this._flip("flipX"), "flip-y": () => this._flip("flipY"),
+      "flip-x": () => this._flip("flipX"),
+      "flip-y": () => this._flip("flipY"),
     };
   }
 
@@ -73,14 +82,16 @@ export class Bars {
   }
 
   _edits() {
-    const { work, tools, floating } = this, { map } = work;
+    const { work, tools, floating } = this,
+      { map } = work;
     byId("undo").addEventListener("click", () => this.undo());
     byId("redo").addEventListener("click", () => this.redo());
-    const act = (id, change, nothing) => byId(id).addEventListener("click", () => {
-      floating.putDown();
-      if (change()) work.changed();
-      else say(nothing);
-    });
+    const act = (id, change, nothing) =>
+      byId(id).addEventListener("click", () => {
+        floating.putDown();
+        if (change()) work.changed();
+        else say(nothing);
+      });
     act("fill-holes", () => fillHoles(map, work.label, work.background), "The chosen class encloses no background.");
     act("to-boxes", () => toBoxes(map, [work.background, this.run.null ?? -1]), "Every part is a box already.");
     act("pinholes", () => fillPinholes(map, work.about.first), "");
@@ -102,7 +113,9 @@ export class Bars {
   _pieceBar() {
     const { floating } = this;
     // The slider is logarithmic: as far to half as to double the size.
-    byId("piece-scale").addEventListener("input", ({ target }) => floating.change({ scale: 2 ** (target.value / 100) }));
+    byId("piece-scale").addEventListener("input", ({ target }) =>
+      floating.change({ scale: 2 ** (target.value / 100) }),
+    );
     byId("piece-angle").addEventListener("input", ({ target }) => floating.change({ angle: Number(target.value) }));
     byId("flip-x").addEventListener("click", () => this._flip("flipX"));
     byId("flip-y").addEventListener("click", () => this._flip("flipY"));
@@ -132,7 +145,8 @@ export class Bars {
     roving(byId("modes"));
     roving(byId("unders"));
     for (const button of byId("modes").children) button.addEventListener("click", () => this.mode(button.dataset.mode));
-    for (const button of byId("unders").children) button.addEventListener("click", () => this.under(button.dataset.under));
+    for (const button of byId("unders").children)
+      button.addEventListener("click", () => this.under(button.dataset.under));
     byId("opacity").value = settings.opacity;
     byId("opacity").addEventListener("input", ({ target }) => {
       remember({ opacity: Number(target.value) });
@@ -141,7 +155,9 @@ export class Bars {
     byId("zoom-in").addEventListener("click", () => this.zoom(1.25));
     byId("zoom-out").addEventListener("click", () => this.zoom(0.8));
     byId("zoom-fit").addEventListener("click", () => this.view.fit());
-    this.view.onzoom = () => { byId("zoom-fit").textContent = `${Math.round(100 * this.view.zoom)} %`; };
+    this.view.onzoom = () => {
+      byId("zoom-fit").textContent = `${Math.round(100 * this.view.zoom)} %`;
+    };
   }
 
   zoom(factor) {
@@ -165,11 +181,21 @@ export class Bars {
   }
 
   _under() {
-    const { work, candidates, view } = this, { result } = candidates, { picture } = work;
-    const { map: { width, height } } = work;
+    const { work, candidates, view } = this,
+      { result } = candidates,
+      { picture } = work;
+    const {
+      map: { width, height },
+    } = work;
     const fits = result && result.naturalWidth === width && result.naturalHeight === height && this._belongs();
     const possible = { source: Boolean(work.about.image), result: Boolean(fits) };
-    const shown = possible[settings.under] ? settings.under : possible.source ? "source" : possible.result ? "result" : "source";
+    const shown = possible[settings.under]
+      ? settings.under
+      : possible.source
+        ? "source"
+        : possible.result
+          ? "result"
+          : "source";
     choose(byId("unders"), "under", shown);
     for (const button of byId("unders").children) button.disabled = !possible[button.dataset.under];
     view.picture = shown === "result" && fits ? result : picture;
@@ -179,8 +205,12 @@ export class Bars {
 
   // Was the candidate in hand drawn from the mask that is shown, edited or not?
   _belongs() {
-    const { head } = this.candidates.chosen?.[0] ?? {}, { kind, start, base } = this.work.about;
-    return head !== undefined && same(kind === "good" ? [head.base, head.start] : [head.start], kind === "good" ? [base, start] : [start]);
+    const { head } = this.candidates.chosen?.[0] ?? {},
+      { kind, start, base } = this.work.about;
+    return (
+      head !== undefined &&
+      same(kind === "good" ? [head.base, head.start] : [head.start], kind === "good" ? [base, start] : [start])
+    );
   }
 
   _hole() {
@@ -200,7 +230,8 @@ export class Bars {
   }
 
   _changed() {
-    const { work, view } = this, { map, about } = work;
+    const { work, view } = this,
+      { map, about } = work;
     view.draw();
     byId("undo").disabled = !map.past.length && !map.editing;
     byId("redo").disabled = !map.future.length;
@@ -208,7 +239,8 @@ export class Bars {
     if (!work.finished) return;
     const { edited } = work;
     byId("start-over").disabled = !edited;
-    byId("about").textContent = `${about.kind === "pair" ? `${about.start.split} · ` : ""}${about.name}${edited ? " · edited" : ""}`;
+    byId("about").textContent =
+      `${about.kind === "pair" ? `${about.start.split} · ` : ""}${about.name}${edited ? " · edited" : ""}`;
     this.waiting = setTimeout(() => this._hint(), PAUSE);
   }
 
@@ -216,7 +248,8 @@ export class Bars {
     const places = pinholes(this.work.map, PINHOLE, this.work.about.first);
     this.view.places = places;
     byId("pinholes").hidden = !places.length;
-    byId("pinholes").textContent = `${places.length} ${places.length === 1 ? "speck" : "specks"} under ${PINHOLE} px: fill`;
+    byId("pinholes").textContent =
+      `${places.length} ${places.length === 1 ? "speck" : "specks"} under ${PINHOLE} px: fill`;
     this.view.draw();
   }
 
@@ -224,7 +257,9 @@ export class Bars {
     const { map } = this.work;
     const [x, y] = (at ?? [-1, -1]).map(Math.floor);
     const inside = x >= 0 && y >= 0 && x < map.width && y < map.height;
-    const name = inside ? this.run.classes.find(({ index }) => index === map.data[y * map.width + x])?.name ?? "no class" : "";
+    const name = inside
+      ? (this.run.classes.find(({ index }) => index === map.data[y * map.width + x])?.name ?? "no class")
+      : "";
     byId("place").textContent = inside ? `${x}, ${y} · ${name}` : `${map.width} × ${map.height}`;
   }
 }

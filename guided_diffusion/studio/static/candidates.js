@@ -26,11 +26,17 @@ export class Candidates extends EventTarget {
   }
 
   /** All candidates that are there: [draw, j], those of the newest draw first. */
-  get all() { return this.draws.list.flatMap(draw => draw.shown.map(j => [draw, j])); }
+  get all() {
+    return this.draws.list.flatMap(draw => draw.shown.map(j => [draw, j]));
+  }
 
-  get columns() { return Math.ceil(Math.sqrt(this.draws.current?.head.count ?? 4)); }
+  get columns() {
+    return Math.ceil(Math.sqrt(this.draws.current?.head.count ?? 4));
+  }
 
-  _is(draw, j) { return this.chosen?.[0] === draw && this.chosen[1] === j; }
+  _is(draw, j) {
+    return this.chosen?.[0] === draw && this.chosen[1] === j;
+  }
 
   choose(draw, j) {
     this.chosen = [draw, j];
@@ -39,7 +45,8 @@ export class Candidates extends EventTarget {
 
   /** Go on to the next candidate, or to another one. */
   step(by) {
-    const { all } = this, at = all.findIndex(([draw, j]) => this._is(draw, j));
+    const { all } = this,
+      at = all.findIndex(([draw, j]) => this._is(draw, j));
     if (all.length) this.choose(...all[Math.min(all.length - 1, Math.max(0, at + by))]);
   }
 
@@ -56,7 +63,8 @@ export class Candidates extends EventTarget {
 
   discard() {
     if (!this.chosen) return;
-    const [draw, j] = this.chosen, { all } = this;
+    const [draw, j] = this.chosen,
+      { all } = this;
     const at = all.findIndex(each => each[0] === draw && each[1] === j);
     this.chosen = all[at + 1] ?? all[at - 1] ?? null;
     this.draws.discard(draw, j);
@@ -97,18 +105,30 @@ export class Candidates extends EventTarget {
   }
 
   _grid() {
-    const grid = byId("grid"), { current } = this.draws;
+    const grid = byId("grid"),
+      { current } = this.draws;
     grid.style.setProperty("--columns", this.columns);
     if (!current) {
-      this._fill(grid, [], this.run.conditional ? "Images that follow your mask appear here. Paint something, or press Sample."
-        : "Images appear here. Press Sample.");
+      this._fill(
+        grid,
+        [],
+        this.run.conditional
+          ? "Images that follow your mask appear here. Paint something, or press Sample."
+          : "Images appear here. Press Sample.",
+      );
       return;
     }
-    const { head: { count }, images, discarded } = current, previous = this.draws.list[1];
+    const {
+        head: { count },
+        images,
+        discarded,
+      } = current,
+      previous = this.draws.list[1];
     const cells = [];
     for (let j = 0; j < count; j++) {
       if (discarded.has(j)) continue;
-      const ready = images.get(j), source = ready ?? (current.running ? previous?.images.get(j) : undefined);
+      const ready = images.get(j),
+        source = ready ?? (current.running ? previous?.images.get(j) : undefined);
       if (source || current.running) cells.push({ draw: current, j, source, waiting: !ready });
     }
     this._fill(grid, cells, current.state === "failed" ? current.line : "No candidate is left.");
@@ -116,30 +136,54 @@ export class Candidates extends EventTarget {
   }
 
   _earlier() {
-    const cells = this.draws.list.slice(1).flatMap(draw => draw.shown.map(j => ({ draw, j, source: draw.images.get(j) })));
+    const cells = this.draws.list
+      .slice(1)
+      .flatMap(draw => draw.shown.map(j => ({ draw, j, source: draw.images.get(j) })));
     byId("earlier-block").hidden = !cells.length;
     this._fill(byId("earlier"), cells);
   }
 
   // Make the cells anew where something about them changed: pictures that stay do not flicker.
   _fill(place, cells, otherwise = "") {
-    const told = cells.map(({ draw, j, source, waiting }) => [draw.id, j, source, waiting, this._is(draw, j), draw.agreement.get(j)?.mean,
-      draw.accepted.has(j), settings.differences && this._is(draw, j) && draw.overlay?.j === j]);
+    const told = cells.map(({ draw, j, source, waiting }) => [
+      draw.id,
+      j,
+      source,
+      waiting,
+      this._is(draw, j),
+      draw.agreement.get(j)?.mean,
+      draw.accepted.has(j),
+      settings.differences && this._is(draw, j) && draw.overlay?.j === j,
+    ]);
     const key = JSON.stringify([told, otherwise]);
     if (place.told === key) return;
     place.told = key;
     const old = new Map([...place.querySelectorAll("img")].map(image => [image.src, image]));
-    place.replaceChildren(...(cells.length ? cells.map(cell => this._cell(cell, old))
-      : [h("p", { class: "invite", role: "option" }, otherwise)]));
+    place.replaceChildren(
+      ...(cells.length
+        ? cells.map(cell => this._cell(cell, old))
+        : [h("p", { class: "invite", role: "option" }, otherwise)]),
+    );
   }
 
   _cell({ draw, j, source, waiting }, old) {
-    const mean = draw.agreement.get(j)?.mean, kept = draw.accepted.has(j), chosen = !waiting && this._is(draw, j);
-    const [height, width] = draw.head.size, scored = mean !== undefined && mean !== null && !waiting;
-    const told = [`Candidate ${j + 1}`, ...(waiting ? ["not ready"] : []), ...(scored ? [`agreement ${percent(mean)}`] : []), ...(kept ? ["kept"] : [])];
+    const mean = draw.agreement.get(j)?.mean,
+      kept = draw.accepted.has(j),
+      chosen = !waiting && this._is(draw, j);
+    const [height, width] = draw.head.size,
+      scored = mean !== undefined && mean !== null && !waiting;
+    const told = [
+      `Candidate ${j + 1}`,
+      ...(waiting ? ["not ready"] : []),
+      ...(scored ? [`agreement ${percent(mean)}`] : []),
+      ...(kept ? ["kept"] : []),
+    ];
     const cell = h("div", {
-      class: `cell${waiting ? " waiting" : ""}${width > 256 ? " smooth" : ""}`, role: "option", id: `candidate-${draw.id}-${j}`,
-      "aria-label": told.join(", "), "aria-selected": String(chosen),
+      class: `cell${waiting ? " waiting" : ""}${width > 256 ? " smooth" : ""}`,
+      role: "option",
+      id: `candidate-${draw.id}-${j}`,
+      "aria-label": told.join(", "),
+      "aria-selected": String(chosen),
     });
     if (source) cell.append(old.get(source) ?? h("img", { src: source, alt: "", draggable: false }));
     if (chosen && settings.differences && draw.overlay?.j === j) cell.append(draw.overlay.canvas);
@@ -156,7 +200,9 @@ export class Candidates extends EventTarget {
   // Agreement of the candidate in hand, and where the segmenter sees something else.
   _details() {
     const [draw, j] = this.chosen ?? [];
-    byId("agreement").replaceChildren(...(draw ? agreementTable(this.run, draw, j, settings.differences, () => this.toggleDifferences()) : []));
+    byId("agreement").replaceChildren(
+      ...(draw ? agreementTable(this.run, draw, j, settings.differences, () => this.toggleDifferences()) : []),
+    );
     if (!draw?.agreement.has(j) || !draw.labels || !settings.differences || draw.overlay?.j === j) return;
     this.draws.predictedOf(draw, j).then(predicted => {
       if (!predicted || draw.overlay?.j === j) return;

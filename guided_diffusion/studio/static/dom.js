@@ -34,10 +34,12 @@ export function swatch(color) {
 
 /** Let one element of a group be reached by Tab, the others by arrow keys; `items` are the direct buttons. */
 export function roving(group) {
-  const items = () => [...group.querySelectorAll("button")].filter(item => !item.disabled && !item.hidden && !item.matches(".remove"));
+  const items = () =>
+    [...group.querySelectorAll("button")].filter(item => !item.disabled && !item.hidden && !item.matches(".remove"));
   group.addEventListener("keydown", event => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const all = items(), at = all.indexOf(document.activeElement);
+    const all = items(),
+      at = all.indexOf(document.activeElement);
     if (!step || at < 0) return;
     event.preventDefault();
     event.stopPropagation();
@@ -47,7 +49,8 @@ export function roving(group) {
   });
   return () => {
     const all = items();
-    const chosen = all.find(item => item.matches('[aria-checked="true"], [aria-selected="true"], [aria-pressed="true"]')) ?? all[0];
+    const chosen =
+      all.find(item => item.matches('[aria-checked="true"], [aria-selected="true"], [aria-pressed="true"]')) ?? all[0];
     for (const item of all) item.tabIndex = item === chosen ? 0 : -1;
   };
 }

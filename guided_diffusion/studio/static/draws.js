@@ -8,7 +8,11 @@ const KEPT = 8; // draws: older ones are dropped, discarded or not
 /** One request: `count` images of the same mask. */
 class Draw {
   constructor(given) {
-    Object.assign(this, { images: new Map(), agreement: new Map(), predicted: new Map(), hole: null, real: null, line: "" }, given);
+    Object.assign(
+      this,
+      { images: new Map(), agreement: new Map(), predicted: new Map(), hole: null, real: null, line: "" },
+      given,
+    );
     this.discarded = new Set(given.discarded);
     this.accepted = new Map(given.accepted);
     this.state = "queued";
@@ -16,10 +20,14 @@ class Draw {
     this.total = 0;
   }
 
-  get running() { return ["queued", "running", "stopping"].includes(this.state); }
+  get running() {
+    return ["queued", "running", "stopping"].includes(this.state);
+  }
 
   /** Numbers of the images that are there and not discarded. */
-  get shown() { return [...this.images.keys()].filter(j => !this.discarded.has(j)).sort((a, b) => a - b); }
+  get shown() {
+    return [...this.images.keys()].filter(j => !this.discarded.has(j)).sort((a, b) => a - b);
+  }
 
   kept() {
     const { id, head, quick, packed, discarded, accepted } = this;
@@ -34,11 +42,14 @@ export class Draws extends EventTarget {
     Object.assign(this, { type, list: [], stops: new Map(), asked: 0 });
   }
 
-  get current() { return this.list[0] ?? null; }
+  get current() {
+    return this.list[0] ?? null;
+  }
 
   /** Ask for images of `labels`; what runs is cancelled by the server. */
   async start(head, data, quick) {
-    const asked = ++this.asked, labels = data.slice();
+    const asked = ++this.asked,
+      labels = data.slice();
     const { id } = await postLabels("/api/draws", head, labels);
     for (const draw of this.list) {
       if (draw.running) draw.state = "cancelled";
@@ -88,7 +99,10 @@ export class Draws extends EventTarget {
   /** Labels that the segmenter sees in an image, or null. */
   async predictedOf(draw, j) {
     if (!draw.predicted.has(j)) {
-      draw.predicted.set(j, getLabels(`/api/draws/${draw.id}/${j}/predicted`).catch(() => null));
+      draw.predicted.set(
+        j,
+        getLabels(`/api/draws/${draw.id}/${j}/predicted`).catch(() => null),
+      );
     }
     return draw.predicted.get(j);
   }
@@ -114,7 +128,12 @@ export class Draws extends EventTarget {
 
   _take(draw, event) {
     const { type } = event;
-    if (type === "step") Object.assign(draw, { state: draw.state === "stopping" ? "stopping" : "running", done: event.done, total: event.total });
+    if (type === "step")
+      Object.assign(draw, {
+        state: draw.state === "stopping" ? "stopping" : "running",
+        done: event.done,
+        total: event.total,
+      });
     else if (type === "image") this._fetch(draw, event.j);
     else if (type === "agreement") {
       draw.agreement.set(event.j, { classes: event.classes, mean: event.mean });
@@ -147,7 +166,14 @@ export class Draws extends EventTarget {
     }
   }
 
-  _keep() { keepInTab("draws", this.list.map(draw => draw.kept())); }
+  _keep() {
+    keepInTab(
+      "draws",
+      this.list.map(draw => draw.kept()),
+    );
+  }
 
-  _tell(name) { this.dispatchEvent(new Event(name)); }
+  _tell(name) {
+    this.dispatchEvent(new Event(name));
+  }
 }

@@ -16,7 +16,8 @@ export class Stroke {
   /** Go on to (x, y), in pixels of the map; outside of it, too. */
   to(x, y) {
     const { map, diameter } = this;
-    const here = [snap(x, diameter), snap(y, diameter)], from = this.last ?? here;
+    const here = [snap(x, diameter), snap(y, diameter)],
+      from = this.last ?? here;
     this.last = here;
     capsule(...from, ...here, diameter, map.width, map.height, (row, left, right) => {
       if (this.source) map.copy(row, left, right, this.source);
@@ -24,7 +25,9 @@ export class Stroke {
     });
   }
 
-  end() { return this.map.commit(); }
+  end() {
+    return this.map.commit();
+  }
 }
 
 function edit(map, change) {
@@ -71,7 +74,9 @@ export function lasso(map, points, label) {
 
 /** Give the box with the pixels (ax, ay) and (bx, by) in opposite corners a label. */
 export function box(map, ax, ay, bx, by, label) {
-  return edit(map, () => rectangle(ax, ay, bx, by, map.width, map.height, (y, from, to) => map.span(y, from, to, label)));
+  return edit(map, () =>
+    rectangle(ax, ay, bx, by, map.width, map.height, (y, from, to) => map.span(y, from, to, label)),
+  );
 }
 
 /** Replace every part by its box, the largest first; parts of the labels `left` stay. */
@@ -86,7 +91,8 @@ export function toBoxes(map, left) {
 
 function relabel(map, pixels, label) {
   for (const at of pixels) {
-    const x = at % map.width, y = (at - x) / map.width;
+    const x = at % map.width,
+      y = (at - x) / map.width;
     map.span(y, x, x + 1, label);
   }
 }
@@ -100,7 +106,9 @@ export function fillHoles(map, label, background) {
 /** Give each pinhole that is not in `reference` the label around it. */
 export function fillPinholes(map, reference) {
   const found = pinholes(map, PINHOLE, reference);
-  return edit(map, () => { for (const { pixels, label } of found) relabel(map, pixels, label); });
+  return edit(map, () => {
+    for (const { pixels, label } of found) relabel(map, pixels, label);
+  });
 }
 
 /** Lift the region at pixel (x, y) out of the map, which begins a stroke; what surrounds it is left behind. */

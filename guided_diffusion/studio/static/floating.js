@@ -25,7 +25,10 @@ export class Floating {
   /** Let a part of the shelf float at the middle of what is seen. */
   bring(mask, width, height, label) {
     this.putDown();
-    const { view, work: { map } } = this;
+    const {
+      view,
+      work: { map },
+    } = this;
     const limit = (value, most) => Math.min(most, Math.max(0, value));
     const x = limit((view.canvas.offsetWidth / 2 - view.left) / view.zoom, map.width);
     const y = limit((view.canvas.offsetHeight / 2 - view.top) / view.zoom, map.height);
@@ -64,22 +67,27 @@ export class Floating {
   }
 
   /** Another mask has taken the place of the one it was lifted from. */
-  vanish() { if (this.piece) this._clear(); }
+  vanish() {
+    if (this.piece) this._clear();
+  }
 
   /** Is there something to be grasped at (x, y)? Then drag() follows. */
   press(x, y) {
     if (!this.piece) return false;
     const near = ([hx, hy]) => Math.hypot(hx - x, hy - y) * this.view.zoom <= REACH;
-    const handles = this._handles(), from = { ...this.piece };
-    const distance = Math.hypot(x - from.x, y - from.y) || 1, angle = Math.atan2(y - from.y, x - from.x);
+    const handles = this._handles(),
+      from = { ...this.piece };
+    const distance = Math.hypot(x - from.x, y - from.y) || 1,
+      angle = Math.atan2(y - from.y, x - from.x);
     if (near(handles.turn)) {
       this.grasp = (px, py, snapped) => {
-        const turned = from.angle + (Math.atan2(py - from.y, px - from.x) - angle) * 180 / Math.PI;
-        const step = snapped ? 15 : 1, wrapped = ((turned + 180) % 360 + 360) % 360 - 180;
+        const turned = from.angle + ((Math.atan2(py - from.y, px - from.x) - angle) * 180) / Math.PI;
+        const step = snapped ? 15 : 1,
+          wrapped = ((((turned + 180) % 360) + 360) % 360) - 180;
         this.change({ angle: Math.round(wrapped / step) * step });
       };
     } else if (near(handles.scale)) {
-      this.grasp = (px, py) => this.change({ scale: from.scale * Math.hypot(px - from.x, py - from.y) / distance });
+      this.grasp = (px, py) => this.change({ scale: (from.scale * Math.hypot(px - from.x, py - from.y)) / distance });
     } else if (this._within(x, y)) {
       // Whole pixels, so that a part that is only moved keeps its own.
       this.grasp = (px, py) => this.change({ x: from.x + Math.round(px - x), y: from.y + Math.round(py - y) });
@@ -87,15 +95,25 @@ export class Floating {
     return this.grasp !== null;
   }
 
-  drag(x, y, snapped) { this.grasp?.(x, y, snapped); }
+  drag(x, y, snapped) {
+    this.grasp?.(x, y, snapped);
+  }
 
-  release() { this.grasp = null; }
+  release() {
+    this.grasp = null;
+  }
 
   // On the part or close to it: thin parts are hard to hit.
   _within(x, y) {
-    const { region, view } = this, reach = REACH / view.zoom;
-    return covers(region, Math.floor(x), Math.floor(y)) || (x > region.x - reach && y > region.y - reach
-      && x < region.x + region.width + reach && y < region.y + region.height + reach);
+    const { region, view } = this,
+      reach = REACH / view.zoom;
+    return (
+      covers(region, Math.floor(x), Math.floor(y)) ||
+      (x > region.x - reach &&
+        y > region.y - reach &&
+        x < region.x + region.width + reach &&
+        y < region.y + region.height + reach)
+    );
   }
 
   _handles() {
@@ -119,7 +137,9 @@ export class Floating {
     this.view.draw();
   }
 
-  refresh() { if (this.piece) this._show(); }
+  refresh() {
+    if (this.piece) this._show();
+  }
 
   _clear() {
     Object.assign(this, { piece: null, region: null, grasp: null });

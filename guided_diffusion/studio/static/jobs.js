@@ -33,10 +33,15 @@ export class Jobs {
   async _begin(guided) {
     const number = id => (byId(id).value === "" ? null : Number(byId(id).value));
     byId("job-start").disabled = true;
-    await attempt(() => post("/api/jobs", {
-      num_samples: number("job-count"), seed: number("job-seed"), steps: number("job-steps"),
-      s: guided ? number("job-s") : null, sampler: byId("job-sampler").value,
-    }));
+    await attempt(() =>
+      post("/api/jobs", {
+        num_samples: number("job-count"),
+        seed: number("job-seed"),
+        steps: number("job-steps"),
+        s: guided ? number("job-s") : null,
+        sampler: byId("job-sampler").value,
+      }),
+    );
     byId("job-start").disabled = false;
   }
 
@@ -55,12 +60,27 @@ export class Jobs {
     const items = this.jobs.map(({ id, state, done, total, line, folder }) => {
       if (state !== "running") this.stopping.delete(id);
       const now = this.stopping.has(id) ? "stopping" : state;
-      const button = now === "running" ? h("button", { onclick: () => this._stop(id) }, "Stop")
-        : now === "stopped" || now === "failed" ? h("button", { onclick: () => this._resume(id) }, "Resume") : null;
-      return h("div", { class: "job" },
-        h("div", { class: "row" }, h("b", {}, STATES[now] ?? now), h("span", { class: "number" }, `${done} of ${total}`), h("span", { class: "space" }), button),
+      const button =
+        now === "running"
+          ? h("button", { onclick: () => this._stop(id) }, "Stop")
+          : now === "stopped" || now === "failed"
+            ? h("button", { onclick: () => this._resume(id) }, "Resume")
+            : null;
+      return h(
+        "div",
+        { class: "job" },
+        h(
+          "div",
+          { class: "row" },
+          h("b", {}, STATES[now] ?? now),
+          h("span", { class: "number" }, `${done} of ${total}`),
+          h("span", { class: "space" }),
+          button,
+        ),
         h("progress", { max: total || 1, value: done, "aria-label": `Images of ${folder}` }),
-        line ? h("p", { class: "line" }, line) : null, h("p", { class: "line" }, folder));
+        line ? h("p", { class: "line" }, line) : null,
+        h("p", { class: "line" }, folder),
+      );
     });
     byId("jobs").replaceChildren(...(items.length ? items : [h("p", { class: "muted" }, "No batch was started yet.")]));
   }

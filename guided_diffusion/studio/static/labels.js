@@ -10,8 +10,10 @@ const ARRAYS = { u8: Uint8Array, u16: Uint16Array };
 export function join(a, b) {
   if (!a || !b) return a ?? b;
   return {
-    left: Math.min(a.left, b.left), top: Math.min(a.top, b.top),
-    right: Math.max(a.right, b.right), bottom: Math.max(a.bottom, b.bottom),
+    left: Math.min(a.left, b.left),
+    top: Math.min(a.top, b.top),
+    right: Math.max(a.right, b.right),
+    bottom: Math.max(a.bottom, b.bottom),
   };
 }
 
@@ -38,7 +40,8 @@ class Changes {
     const found = [];
     for (let top = this.top; top < this.bottom; top += BAND) {
       const bottom = Math.min(top + BAND, this.bottom);
-      const left = Math.min(...this.from.subarray(top, bottom)), right = Math.max(...this.to.subarray(top, bottom));
+      const left = Math.min(...this.from.subarray(top, bottom)),
+        right = Math.max(...this.to.subarray(top, bottom));
       if (left < right) found.push({ left, top, right, bottom });
     }
     return found;
@@ -67,7 +70,9 @@ export class LabelMap {
     this.fresh.add({ left: 0, top: 0, right: width, bottom: height });
   }
 
-  get editing() { return this.open !== null; }
+  get editing() {
+    return this.open !== null;
+  }
 
   begin() {
     if (this.open) throw new Error("a stroke is being made already");
@@ -121,9 +126,13 @@ export class LabelMap {
     this._set(ARRAYS[this.type].from(data), width, height, about);
   }
 
-  undo() { return this._step(this.past, this.future); }
+  undo() {
+    return this._step(this.past, this.future);
+  }
 
-  redo() { return this._step(this.future, this.past); }
+  redo() {
+    return this._step(this.future, this.past);
+  }
 
   /** Forget all steps. */
   forget() {
@@ -139,7 +148,9 @@ export class LabelMap {
     return fresh.rectangles();
   }
 
-  _whole() { return { whole: true, data: this.data, width: this.width, height: this.height, about: this.about }; }
+  _whole() {
+    return { whole: true, data: this.data, width: this.width, height: this.height, about: this.about };
+  }
 
   _remember(entry) {
     for (const { data } of this.future) this.bytes -= data.byteLength;
@@ -175,7 +186,8 @@ export class LabelMap {
     let found = null;
     for (let y = rect.top; y < rect.bottom; y++) {
       const start = y * this.width;
-      let from = rect.left, to = rect.right;
+      let from = rect.left,
+        to = rect.right;
       while (from < to && this.data[start + from] === this.before[start + from]) from++;
       while (to > from && this.data[start + to - 1] === this.before[start + to - 1]) to--;
       if (from < to) found = join(found, { left: from, top: y, right: to, bottom: y + 1 });
@@ -184,7 +196,8 @@ export class LabelMap {
   }
 
   _patch(source, { left, top, right, bottom }) {
-    const wide = right - left, patch = new ARRAYS[this.type](wide * (bottom - top));
+    const wide = right - left,
+      patch = new ARRAYS[this.type](wide * (bottom - top));
     for (let y = top; y < bottom; y++) {
       patch.set(source.subarray(y * this.width + left, y * this.width + right), (y - top) * wide);
     }
@@ -202,7 +215,8 @@ export class LabelMap {
 /** Labels of the wire, `u8` or little-endian `u16`, as an array of their own. */
 export function fromBytes(type, buffer) {
   if (type === "u8") return new Uint8Array(buffer.slice(0));
-  const view = new DataView(buffer), data = new Uint16Array(buffer.byteLength / 2);
+  const view = new DataView(buffer),
+    data = new Uint16Array(buffer.byteLength / 2);
   for (let i = 0; i < data.length; i++) data[i] = view.getUint16(2 * i, true);
   return data;
 }
@@ -210,7 +224,8 @@ export function fromBytes(type, buffer) {
 /** The bytes of labels as they go over the wire. */
 export function toBytes(data) {
   if (data instanceof Uint8Array) return data.slice();
-  const bytes = new Uint8Array(2 * data.length), view = new DataView(bytes.buffer);
+  const bytes = new Uint8Array(2 * data.length),
+    view = new DataView(bytes.buffer);
   data.forEach((label, i) => view.setUint16(2 * i, label, true));
   return bytes;
 }

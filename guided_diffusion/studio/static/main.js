@@ -33,7 +33,8 @@ function frame(run) {
   byId("run-name").textContent = run.name;
   document.title = `${run.name} – ISDM studio`;
   roving(document.querySelector(".tabs"));
-  for (const tab of document.querySelectorAll(".tabs [role=tab]")) tab.addEventListener("click", () => showView(tab.dataset.view));
+  for (const tab of document.querySelectorAll(".tabs [role=tab]"))
+    tab.addEventListener("click", () => showView(tab.dataset.view));
   showView(["paint", "training", "batch"].includes(settings.view) ? settings.view : "paint");
   byId("guide").hidden = settings.guideSeen;
   byId("guide-close").addEventListener("click", () => {
@@ -42,10 +43,12 @@ function frame(run) {
   });
   byId("help").addEventListener("click", () => byId("keys").showModal());
   byId("report").hidden = run.missing.some(({ what }) => what === "report");
-  byId("report").addEventListener("click", () => attempt(async () => {
-    const { ticket } = await post("/api/tickets", { what: "report" });
-    window.open(`/view/${ticket}`, "_blank", "noopener");
-  }));
+  byId("report").addEventListener("click", () =>
+    attempt(async () => {
+      const { ticket } = await post("/api/tickets", { what: "report" });
+      window.open(`/view/${ticket}`, "_blank", "noopener");
+    }),
+  );
   const grave = run.missing.filter(({ what }) => ["model", "data"].includes(what));
   byId("missing").hidden = !grave.length;
   byId("missing").replaceChildren(...grave.map(({ why }) => h("li", {}, why)));
@@ -68,8 +71,9 @@ async function waitForModel(run) {
 async function begin(run, work) {
   if (await work.goOn()) return;
   const split = run.splits.find(({ count }) => count);
-  const first = split && await attempt(() => getJson(`/api/pairs?split=${encodeURIComponent(split.name)}&page=0`));
-  const pairs = first?.pairs ?? [], most = Math.max(0, ...pairs.slice(0, 12).map(({ classes }) => classes.length));
+  const first = split && (await attempt(() => getJson(`/api/pairs?split=${encodeURIComponent(split.name)}&page=0`)));
+  const pairs = first?.pairs ?? [],
+    most = Math.max(0, ...pairs.slice(0, 12).map(({ classes }) => classes.length));
   const shown = pairs.find(({ classes }) => classes.length === most); // one on which there is something to see
   if (shown) await attempt(() => work.beginPair(first.split, shown.index, shown.name));
   else work.beginEmpty();
@@ -84,7 +88,9 @@ async function start() {
   const run = await attempt(() => getJson("/api/run"));
   if (!run) return;
   frame(run);
-  const work = new Work(run), view = new View(byId("canvas"), work), draws = new Draws(run.label_type);
+  const work = new Work(run),
+    view = new View(byId("canvas"), work),
+    draws = new Draws(run.label_type);
   const floating = new Floating(work, view, starting => bars.piece(starting));
   const tools = new Tools(work, view, floating);
   const palette = new Palette(run, work);
@@ -95,15 +101,26 @@ async function start() {
   candidates.addEventListener("accept", () => attempt(() => sources.refresh()));
   new Training().start();
   new Jobs(run).start();
-  new Keys({
-    ...bars.actions(), class: number => palette.choose(Number(number)), sample: () => sampling.sample(), reroll: () => sampling.reroll(),
-    previous: () => candidates.step(-1), next: () => candidates.step(1), accept: () => candidates.accept(),
-    delete: () => (floating.piece ? floating.remove() : candidates.discard()), differences: () => candidates.toggleDifferences(),
-    escape: () => tools.cancel() || sampling.stop(), help: () => byId("keys").showModal(),
-  }, (name, down) => {
-    tools[name] = down;
-    tools.showPointer();
-  }, () => tools.over);
+  new Keys(
+    {
+      ...bars.actions(),
+      class: number => palette.choose(Number(number)),
+      sample: () => sampling.sample(),
+      reroll: () => sampling.reroll(),
+      previous: () => candidates.step(-1),
+      next: () => candidates.step(1),
+      accept: () => candidates.accept(),
+      delete: () => (floating.piece ? floating.remove() : candidates.discard()),
+      differences: () => candidates.toggleDifferences(),
+      escape: () => tools.cancel() || sampling.stop(),
+      help: () => byId("keys").showModal(),
+    },
+    (name, down) => {
+      tools[name] = down;
+      tools.showPointer();
+    },
+    () => tools.over,
+  );
   waitForModel(run);
   await Promise.all([begin(run, work), sources.show(0), draws.goOn()]);
   document.body.dataset.ready = "true";

@@ -27,9 +27,11 @@ export class LabelCanvas {
       canvas.height = map.height;
       rect = { left: 0, top: 0, right: map.width, bottom: map.height };
     }
-    const wide = rect.right - rect.left, high = rect.bottom - rect.top;
+    const wide = rect.right - rect.left,
+      high = rect.bottom - rect.top;
     if (wide <= 0 || high <= 0) return;
-    const image = new ImageData(wide, high), pixels = new Uint32Array(image.data.buffer);
+    const image = new ImageData(wide, high),
+      pixels = new Uint32Array(image.data.buffer);
     for (let y = 0, to = 0; y < high; y++) {
       const from = (rect.top + y) * map.width + rect.left;
       for (let x = 0; x < wide; x++) pixels[to++] = colors[map.data[from + x]];
@@ -42,7 +44,8 @@ export class LabelCanvas {
 export function paintMask(canvas, mask, width, height, color, alpha = 255) {
   canvas.width = width;
   canvas.height = height;
-  const image = new ImageData(width, height), pixel = [...rgb(color), alpha];
+  const image = new ImageData(width, height),
+    pixel = [...rgb(color), alpha];
   for (let at = 0; at < mask.length; at++) if (mask[at]) image.data.set(pixel, 4 * at);
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
@@ -54,14 +57,20 @@ export function borders({ data, width, height }) {
     for (let x = 0; x < width; x++) {
       const from = x;
       while (x < width && data[y * width + x] !== data[(y - 1) * width + x]) x++;
-      if (x > from) { path.moveTo(from, y); path.lineTo(x, y); }
+      if (x > from) {
+        path.moveTo(from, y);
+        path.lineTo(x, y);
+      }
     }
   }
   for (let x = 1; x < width; x++) {
     for (let y = 0; y < height; y++) {
       const from = y;
       while (y < height && data[y * width + x] !== data[y * width + x - 1]) y++;
-      if (y > from) { path.moveTo(x, from); path.lineTo(x, y); }
+      if (y > from) {
+        path.moveTo(x, from);
+        path.lineTo(x, y);
+      }
     }
   }
   return path;

@@ -9,9 +9,21 @@ export class Palette {
     this.work = work;
     const all = [...run.classes];
     if (run.null !== null) all.push({ index: run.null, name: "No class", color: "#808080" });
-    this.buttons = all.map(({ index, name, color }, at) => h("button", {
-      type: "button", role: "radio", "data-class": String(index), title: name, onclick: () => work.choose(index),
-    }, swatch(color), h("span", {}, name), at < 9 ? h("kbd", {}, String(at + 1)) : null));
+    this.buttons = all.map(({ index, name, color }, at) =>
+      h(
+        "button",
+        {
+          type: "button",
+          role: "radio",
+          "data-class": String(index),
+          title: name,
+          onclick: () => work.choose(index),
+        },
+        swatch(color),
+        h("span", {}, name),
+        at < 9 ? h("kbd", {}, String(at + 1)) : null,
+      ),
+    );
     byId("classes").append(...this.buttons);
     this.rove = roving(byId("classes"));
     const filter = byId("class-filter");
@@ -26,7 +38,9 @@ export class Palette {
   }
 
   /** Choose the class at a place of the list, from 1. */
-  choose(place) { this.buttons[place - 1]?.click(); }
+  choose(place) {
+    this.buttons[place - 1]?.click();
+  }
 
   _mark() {
     for (const button of this.buttons) {

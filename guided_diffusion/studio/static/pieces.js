@@ -9,33 +9,47 @@ const SNUG = 1e-9; // so that a pixel's edge falls on the same side whatever the
 /** A piece as it lies in the map: of a region (regions.js). */
 export function pieceOf(region) {
   return {
-    width: region.width, height: region.height, mask: region.mask, label: region.label,
-    x: region.x + region.width / 2, y: region.y + region.height / 2,
-    scale: 1, angle: 0, flipX: false, flipY: false,
+    width: region.width,
+    height: region.height,
+    mask: region.mask,
+    label: region.label,
+    x: region.x + region.width / 2,
+    y: region.y + region.height / 2,
+    scale: 1,
+    angle: 0,
+    flipX: false,
+    flipY: false,
   };
 }
 
 /** A piece of a 0/1 mask with its center as near to (x, y) as whole pixels allow. */
 export function pieceAt(mask, width, height, label, x, y) {
-  const left = Math.floor(x - width / 2 + 0.5), top = Math.floor(y - height / 2 + 0.5);
+  const left = Math.floor(x - width / 2 + 0.5),
+    top = Math.floor(y - height / 2 + 0.5);
   return pieceOf({ x: left, y: top, width, height, mask, label });
 }
 
-const QUARTERS = [[1, 0], [0, 1], [-1, 0], [0, -1]];
+const QUARTERS = [
+  [1, 0],
+  [0, 1],
+  [-1, 0],
+  [0, -1],
+];
 
 function turn(angle) {
   const quarter = angle / 90;
   if (Number.isInteger(quarter)) return QUARTERS[((quarter % 4) + 4) % 4];
-  const radians = angle * Math.PI / 180;
+  const radians = (angle * Math.PI) / 180;
   return [Math.cos(radians), Math.sin(radians)];
 }
 
 /** The pixels of the map that a piece covers, by the nearest of its own: a region. At least the one at its center. */
 export function covered(piece) {
   const [cos, sin] = turn(piece.angle);
-  const halfWidth = (Math.abs(cos) * piece.width + Math.abs(sin) * piece.height) * piece.scale / 2;
-  const halfHeight = (Math.abs(sin) * piece.width + Math.abs(cos) * piece.height) * piece.scale / 2;
-  const left = Math.floor(piece.x - halfWidth), top = Math.floor(piece.y - halfHeight);
+  const halfWidth = ((Math.abs(cos) * piece.width + Math.abs(sin) * piece.height) * piece.scale) / 2;
+  const halfHeight = ((Math.abs(sin) * piece.width + Math.abs(cos) * piece.height) * piece.scale) / 2;
+  const left = Math.floor(piece.x - halfWidth),
+    top = Math.floor(piece.y - halfHeight);
   const width = Math.max(1, Math.ceil(piece.x + halfWidth) - left);
   const height = Math.max(1, Math.ceil(piece.y + halfHeight) - top);
   const mask = new Uint8Array(width * height);
@@ -44,7 +58,8 @@ export function covered(piece) {
     const dy = top + row + 0.5 - piece.y;
     for (let column = 0; column < width; column++) {
       const dx = left + column + 0.5 - piece.x;
-      const u = (cos * dx + sin * dy) / piece.scale, v = (cos * dy - sin * dx) / piece.scale;
+      const u = (cos * dx + sin * dy) / piece.scale,
+        v = (cos * dy - sin * dx) / piece.scale;
       const sx = Math.floor((piece.flipX ? -u : u) + piece.width / 2 + SNUG);
       const sy = Math.floor((piece.flipY ? -v : v) + piece.height / 2 + SNUG);
       if (sx < 0 || sy < 0 || sx >= piece.width || sy >= piece.height || !piece.mask[sy * piece.width + sx]) continue;
@@ -61,7 +76,13 @@ export function covered(piece) {
 
 /** Does the piece cover the pixel (x, y)? */
 export function covers(region, x, y) {
-  const column = x - region.x, row = y - region.y;
-  return column >= 0 && row >= 0 && column < region.width && row < region.height
-    && region.mask[row * region.width + column] === 1;
+  const column = x - region.x,
+    row = y - region.y;
+  return (
+    column >= 0 &&
+    row >= 0 &&
+    column < region.width &&
+    row < region.height &&
+    region.mask[row * region.width + column] === 1
+  );
 }

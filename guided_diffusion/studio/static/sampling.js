@@ -15,7 +15,10 @@ export class Sampling {
     byId("reroll").addEventListener("click", () => this.reroll());
     byId("stop").addEventListener("click", () => this.stop());
     byId("auto").addEventListener("change", ({ target }) => remember({ auto: target.checked }));
-    byId("keep").addEventListener("change", ({ target }) => { remember({ keep: target.checked }); this.later(); });
+    byId("keep").addEventListener("change", ({ target }) => {
+      remember({ keep: target.checked });
+      this.later();
+    });
     draws.addEventListener("change", () => this._progress());
     work.addEventListener("begin", () => this._about());
     work.addEventListener("change", () => {
@@ -26,15 +29,19 @@ export class Sampling {
 
   _fields() {
     const { sampler, limits, conditional } = this.run;
-    byId("count").append(...COUNTS.filter(count => count <= limits.count)
-      .map(count => h("option", { value: count, textContent: String(count) })));
+    byId("count").append(
+      ...COUNTS.filter(count => count <= limits.count).map(count =>
+        h("option", { value: count, textContent: String(count) }),
+      ),
+    );
     byId("count").value = String(Math.min(settings.count, limits.count));
     byId("sampler").append(...sampler.choices.map(name => h("option", { value: name, textContent: name })));
     byId("sampler").value = sampler.sampler;
     Object.assign(byId("steps"), { value: sampler.steps ?? "", max: limits.steps });
     byId("guidance").value = sampler.s ?? 1;
     byId("guidance").disabled = !sampler.guided;
-    byId("guidance").title = sampler.guided ? "1: none; higher: closer to the mask, with more contrast"
+    byId("guidance").title = sampler.guided
+      ? "1: none; higher: closer to the mask, with more contrast"
       : "Needs a network that was trained with drop_rate above 0";
     byId("seed").value = this.seed;
     byId("auto").checked = settings.auto;
@@ -75,16 +82,25 @@ export class Sampling {
 
   _head(quick) {
     const number = id => (byId(id).value === "" ? null : Number(byId(id).value));
-    const { map, about, edited } = this.work, { sampler } = this.run;
+    const { map, about, edited } = this.work,
+      { sampler } = this.run;
     return {
-      size: [map.height, map.width], count: Number(byId("count").value), seed: this.seed,
-      steps: quick ? sampler.quick_steps : number("steps"), s: sampler.guided ? number("guidance") : null,
-      sampler: byId("sampler").value, start: about.start, edited, base: this._base(),
+      size: [map.height, map.width],
+      count: Number(byId("count").value),
+      seed: this.seed,
+      steps: quick ? sampler.quick_steps : number("steps"),
+      s: sampler.guided ? number("guidance") : null,
+      sampler: byId("sampler").value,
+      start: about.start,
+      edited,
+      base: this._base(),
     };
   }
 
   /** Can anything be drawn? A good image as it is has nothing to be painted. */
-  get _possible() { return !(this._base() && !this.work.edited); }
+  get _possible() {
+    return !(this._base() && !this.work.edited);
+  }
 
   /** Sample with few steps soon, unless another stroke begins. */
   later() {
@@ -133,8 +149,14 @@ export class Sampling {
     if (!draw) return;
     const { state, done, total } = draw;
     byId("bar").value = total ? done / total : 0;
-    byId("progress-text").textContent = state === "stopping" ? "Stopping…"
-      : state === "queued" ? (this.run.loading ? "Loading the model…" : "Waiting…") : `${done} of ${total}`;
+    byId("progress-text").textContent =
+      state === "stopping"
+        ? "Stopping…"
+        : state === "queued"
+          ? this.run.loading
+            ? "Loading the model…"
+            : "Waiting…"
+          : `${done} of ${total}`;
     byId("stop").disabled = state === "stopping";
   }
 }

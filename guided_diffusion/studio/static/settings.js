@@ -2,16 +2,33 @@
 
 const KEY = "isdm-studio";
 const STANDARD = {
-  tool: "brush", size: 6, mode: "overlay", opacity: 55, under: "source", count: 4, auto: true, keep: true,
-  guideSeen: false, view: "paint", source: "pairs", split: null, settingsOpen: false, differences: true,
+  tool: "brush",
+  size: 6,
+  mode: "overlay",
+  opacity: 55,
+  under: "source",
+  count: 4,
+  auto: true,
+  keep: true,
+  guideSeen: false,
+  view: "paint",
+  source: "pairs",
+  split: null,
+  settingsOpen: false,
+  differences: true,
 };
 
 function stored() {
   try {
     const found = JSON.parse(localStorage.getItem(KEY) ?? "{}");
     // Only what is known and of its type: a page of another version may have written here.
-    return Object.fromEntries(Object.entries(found).filter(([key, value]) => key in STANDARD
-      && (typeof value === typeof STANDARD[key] || (STANDARD[key] === null && typeof value === "string"))));
+    return Object.fromEntries(
+      Object.entries(found).filter(
+        ([key, value]) =>
+          key in STANDARD &&
+          (typeof value === typeof STANDARD[key] || (STANDARD[key] === null && typeof value === "string")),
+      ),
+    );
   } catch {
     return {};
   }

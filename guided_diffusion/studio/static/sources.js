@@ -19,20 +19,34 @@ export class Sources {
     this.named = new Map(run.classes.map(({ index, name }) => [index, name]));
     this.rove = roving(byId("strip"));
     roving(byId("source-tabs"));
-    byId("split").append(...run.splits.map(({ name, count }) => h("option", { value: name, textContent: `${name} (${count})` })));
+    byId("split").append(
+      ...run.splits.map(({ name, count }) => h("option", { value: name, textContent: `${name} (${count})` })),
+    );
     if (run.splits.some(({ name }) => name === settings.split)) byId("split").value = settings.split;
-    byId("split").addEventListener("change", () => { remember({ split: byId("split").value }); this.show(0); });
+    byId("split").addEventListener("change", () => {
+      remember({ split: byId("split").value });
+      this.show(0);
+    });
     for (const tab of byId("source-tabs").children) {
-      tab.addEventListener("click", () => { remember({ source: tab.dataset.source }); this.show(0); });
+      tab.addEventListener("click", () => {
+        remember({ source: tab.dataset.source });
+        this.show(0);
+      });
     }
-    byId("empty").addEventListener("click", () => { work.beginEmpty(); this._mark(); });
+    byId("empty").addEventListener("click", () => {
+      work.beginEmpty();
+      this._mark();
+    });
     byId("page-back").addEventListener("click", () => this.show(this.page - 1));
     byId("page-on").addEventListener("click", () => this.show(this.page + 1));
     work.addEventListener("begin", () => this._mark());
     // Thumbnails are asked for when they come into sight.
-    this.watcher = new IntersectionObserver(entries => {
-      for (const { isIntersecting, target } of entries) if (isIntersecting) this._want(target);
-    }, { root: byId("strip"), rootMargin: "0px 400px" });
+    this.watcher = new IntersectionObserver(
+      entries => {
+        for (const { isIntersecting, target } of entries) if (isIntersecting) this._want(target);
+      },
+      { root: byId("strip"), rootMargin: "0px 400px" },
+    );
     this.accepted(run.accepted);
   }
 
@@ -51,11 +65,13 @@ export class Sources {
 
   /** Show a page of the chosen source. */
   async show(page = this.page) {
-    const asked = ++this.asked, { source } = settings;
+    const asked = ++this.asked,
+      { source } = settings;
     choose(byId("source-tabs"), "source", source, "aria-selected");
     byId("split").hidden = source !== "pairs";
     const split = byId("split").value;
-    const query = source === "pairs" ? `/api/pairs?split=${encodeURIComponent(split)}&page=${page}` : `/api/${source}?page=${page}`;
+    const query =
+      source === "pairs" ? `/api/pairs?split=${encodeURIComponent(split)}&page=${page}` : `/api/${source}?page=${page}`;
     const listed = await attempt(() => getJson(query));
     if (!listed || asked !== this.asked) return;
     this.page = page;
@@ -76,12 +92,21 @@ export class Sources {
   _nothing(source) {
     const what = { goods: ["goods", "inpaint"], pairs: ["data"], parts: ["data"] }[source] ?? [];
     const why = this.run.missing.find(each => what.includes(each.what))?.why;
-    return why ?? (source === "accepted" ? "Nothing is kept yet. Accept a candidate, and the pair appears here." : "There is nothing here.");
+    return (
+      why ??
+      (source === "accepted"
+        ? "Nothing is kept yet. Accept a candidate, and the pair appears here."
+        : "There is nothing here.")
+    );
   }
 
   _tile(name, picture, given, onclick, ...more) {
-    const button = h("button", { type: "button", title: name, onclick, "aria-pressed": "false", ...given },
-      picture, h("span", { class: "name" }, short(name)));
+    const button = h(
+      "button",
+      { type: "button", title: name, onclick, "aria-pressed": "false", ...given },
+      picture,
+      h("span", { class: "name" }, short(name)),
+    );
     return h("div", { class: "tile" }, button, ...more);
   }
 
@@ -91,49 +116,87 @@ export class Sources {
   }
 
   _pairs({ index, name, classes }, split) {
-    const dots = h("span", { class: "dots", "aria-hidden": "true" }, ...classes.filter(each => each !== this.work.background)
-      .slice(0, 8).map(each => {
-        const dot = h("i");
-        dot.style.backgroundColor = this.color.get(each);
-        return dot;
-      }));
+    const dots = h(
+      "span",
+      { class: "dots", "aria-hidden": "true" },
+      ...classes
+        .filter(each => each !== this.work.background)
+        .slice(0, 8)
+        .map(each => {
+          const dot = h("i");
+          dot.style.backgroundColor = this.color.get(each);
+          return dot;
+        }),
+    );
     const path = `/api/pairs/${split}/${index}/image`;
     const told = `${name}: ${classes.map(each => this.named.get(each)).join(", ")}`;
-    const tile = this._tile(name, this._picture(() => getPicture(path), path), { title: told, "data-pair": `${split}/${index}` },
-      () => attempt(() => this.work.beginPair(split, index, name)));
+    const tile = this._tile(
+      name,
+      this._picture(() => getPicture(path), path),
+      { title: told, "data-pair": `${split}/${index}` },
+      () => attempt(() => this.work.beginPair(split, index, name)),
+    );
     tile.firstChild.append(dots);
     return tile;
   }
 
   _goods({ index, name, size: [height, width] }) {
-    const path = `/api/goods/${index}/image`, title = `${name}, ${width} x ${height} px`;
-    return this._tile(name, this._picture(() => getPicture(path), path), { "data-good": String(index), title },
-      () => attempt(() => this.work.beginGood(index, name)));
+    const path = `/api/goods/${index}/image`,
+      title = `${name}, ${width} x ${height} px`;
+    return this._tile(
+      name,
+      this._picture(() => getPicture(path), path),
+      { "data-good": String(index), title },
+      () => attempt(() => this.work.beginGood(index, name)),
+    );
   }
 
   _parts({ index, class: label, size: [height, width] }) {
     const canvas = h("canvas", { class: "thumb", width: 1, height: 1 });
-    const path = `/api/parts/${index}`, name = this.named.get(label) ?? String(label);
+    const path = `/api/parts/${index}`,
+      name = this.named.get(label) ?? String(label);
     canvas.show = async () => {
       const part = await getLabels(path);
       paintMask(canvas, part.data, part.width, part.height, this.color.get(label) ?? "#808080");
     };
-    return this._tile(name, canvas, { title: `${name}, ${width} x ${height} px: put it onto the mask`, "aria-pressed": null }, () => attempt(async () => {
-      const part = await getLabels(path);
-      this.onpart();
-      this.floating.bring(part.data, part.width, part.height, label);
-    }));
+    return this._tile(
+      name,
+      canvas,
+      { title: `${name}, ${width} x ${height} px: put it onto the mask`, "aria-pressed": null },
+      () =>
+        attempt(async () => {
+          const part = await getLabels(path);
+          this.onpart();
+          this.floating.bring(part.data, part.width, part.height, label);
+        }),
+    );
   }
 
   _accepted({ name }) {
     const path = `/api/accepted/${encodeURIComponent(name)}`;
-    const back = h("button", { type: "button", class: "remove", title: UNDO, "aria-label": `Take back ${name}`,
-      onclick: () => attempt(async () => {
-        await remove(path);
-        say(`${name} lies in the folder's .trash.`);
-        await this.refresh();
-      }) }, "×");
-    return this._tile(name, this._picture(() => getPicture(`${path}/image`), path), { "aria-pressed": null }, () => say(`${name}: in ${this.run.results_path}`), back);
+    const back = h(
+      "button",
+      {
+        type: "button",
+        class: "remove",
+        title: UNDO,
+        "aria-label": `Take back ${name}`,
+        onclick: () =>
+          attempt(async () => {
+            await remove(path);
+            say(`${name} lies in the folder's .trash.`);
+            await this.refresh();
+          }),
+      },
+      "×",
+    );
+    return this._tile(
+      name,
+      this._picture(() => getPicture(`${path}/image`), path),
+      { "aria-pressed": null },
+      () => say(`${name}: in ${this.run.results_path}`),
+      back,
+    );
   }
 
   // Mark the tile that the mask came from.
@@ -159,7 +222,7 @@ export class Sources {
     this.loading++;
     try {
       if (thumb.show) await thumb.show();
-      else thumb.src = this.pictures.get(thumb.key) ?? await this._load(thumb);
+      else thumb.src = this.pictures.get(thumb.key) ?? (await this._load(thumb));
     } catch {
       thumb.alt = "no picture"; // one that cannot be read
     }

@@ -14,19 +14,35 @@ export class Tools {
     this.typed = false; // was the view reached by Tab? Else arrow keys go through the candidates
     const { canvas } = view;
     for (const [name, handler] of Object.entries({
-      pointerdown: this._down, pointermove: this._move, pointerup: this._up, pointercancel: this._cancel,
-      pointerleave: this._leave, wheel: this._wheel, keydown: this._key, blur: this._leave, focus: () => { this.typed = !this.pressed; },
-    })) canvas.addEventListener(name, handler.bind(this), { passive: false });
+      pointerdown: this._down,
+      pointermove: this._move,
+      pointerup: this._up,
+      pointercancel: this._cancel,
+      pointerleave: this._leave,
+      wheel: this._wheel,
+      keydown: this._key,
+      blur: this._leave,
+      focus: () => {
+        this.typed = !this.pressed;
+      },
+    }))
+      canvas.addEventListener(name, handler.bind(this), { passive: false });
     canvas.addEventListener("contextmenu", event => event.preventDefault());
   }
 
   /** Is the pointer on the view? */
-  get over() { return this.last !== null; }
+  get over() {
+    return this.last !== null;
+  }
 
-  get busy() { return this.action !== null; }
+  get busy() {
+    return this.action !== null;
+  }
 
   /** The tool in hand: with Alt it erases. */
-  get tool() { return this.alt && settings.tool !== "move" ? "eraser" : settings.tool; }
+  get tool() {
+    return this.alt && settings.tool !== "move" ? "eraser" : settings.tool;
+  }
 
   /** Another tool was chosen: a part that floats is put down. */
   chosen() {
@@ -46,7 +62,9 @@ export class Tools {
     return true;
   }
 
-  _label() { return this.tool === "eraser" ? this.work.background : this.work.label; }
+  _label() {
+    return this.tool === "eraser" ? this.work.background : this.work.label;
+  }
 
   _down(event) {
     this.pressed = true;
@@ -66,7 +84,11 @@ export class Tools {
   }
 
   _begin(x, y, pointer) {
-    const { work: { map, about }, tool, floating } = this;
+    const {
+      work: { map, about },
+      tool,
+      floating,
+    } = this;
     const at = [Math.floor(x), Math.floor(y)];
     if (tool === "move" || floating.piece) {
       if (!floating.press(x, y) && !floating.lift(...at)) floating.putDown();
@@ -120,7 +142,8 @@ export class Tools {
   _sketch() {
     const { points, tool } = this.action;
     if (tool === "box") {
-      const [left, right] = this._ends(0), [top, bottom] = this._ends(1);
+      const [left, right] = this._ends(0),
+        [top, bottom] = this._ends(1);
       this.view.sketch = { box: [left, top, right + 1 - left, bottom + 1 - top] };
     } else this.view.sketch = { points };
     this.view.draw();
@@ -145,13 +168,17 @@ export class Tools {
   }
 
   _finish(done) {
-    const { action, work: { map } } = this;
+    const {
+      action,
+      work: { map },
+    } = this;
     let changed = false;
     if (done && action.stroke) changed = action.stroke.end();
     if (done && action.points) {
       if (action.tool === "lasso") changed = lasso(map, action.points, this._label());
       else {
-        const [left, right] = this._ends(0), [top, bottom] = this._ends(1);
+        const [left, right] = this._ends(0),
+          [top, bottom] = this._ends(1);
         changed = box(map, left, top, right, bottom, this._label());
       }
     }
@@ -206,12 +233,16 @@ export class Tools {
 
   /** Show the brush, a cross, or the hand, where the pointer or the keyboard is. */
   showPointer() {
-    const { canvas } = this.view, at = this.cursor ?? this.last, brush = BRUSHES.includes(this.tool);
+    const { canvas } = this.view,
+      at = this.cursor ?? this.last,
+      brush = BRUSHES.includes(this.tool);
     const plain = this.tool === "move" || this.floating.piece !== null;
     canvas.classList.toggle("hand", this.space);
     canvas.classList.toggle("point", plain && !this.space);
-    this.view.pointer = at && !this.space && (!plain || this.cursor)
-      ? { x: at[0], y: at[1], diameter: brush && !plain ? settings.size : 0 } : null;
+    this.view.pointer =
+      at && !this.space && (!plain || this.cursor)
+        ? { x: at[0], y: at[1], diameter: brush && !plain ? settings.size : 0 }
+        : null;
     this.view.draw();
     this.onmove?.(at);
   }
@@ -220,7 +251,10 @@ export class Tools {
   _key(event) {
     const step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
     if (event.ctrlKey || event.metaKey || event.altKey || (!step && event.key !== "Enter")) return;
-    const { floating, work: { map } } = this;
+    const {
+      floating,
+      work: { map },
+    } = this;
     if (!floating.piece && (!this.typed || (event.key === "Enter" && !this.cursor))) return;
     event.preventDefault();
     event.stopPropagation();

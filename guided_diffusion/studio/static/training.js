@@ -36,14 +36,21 @@ export class Training {
     // A stream that is read again, or a training that was resumed, begins at the start.
     if (reset) this.rows = [];
     this.rows.push(...rows);
-    const keys = [...new Set(this.rows.flatMap(row => Object.keys(row).filter(key => typeof row[key] === "number" && !AXIS.includes(key))))];
+    const keys = [
+      ...new Set(
+        this.rows.flatMap(row => Object.keys(row).filter(key => typeof row[key] === "number" && !AXIS.includes(key))),
+      ),
+    ];
     const select = byId("curve-key");
     if (select.options.length !== keys.length) {
       const chosen = select.value;
       select.replaceChildren(...keys.map(key => h("option", { value: key, textContent: key })));
-      select.value = keys.includes(chosen) ? chosen : keys.includes("loss") ? "loss" : keys[0] ?? "";
+      select.value = keys.includes(chosen) ? chosen : keys.includes("loss") ? "loss" : (keys[0] ?? "");
     }
-    this.waiting ??= requestAnimationFrame(() => { this.waiting = null; this._curve(); });
+    this.waiting ??= requestAnimationFrame(() => {
+      this.waiting = null;
+      this._curve();
+    });
   }
 
   _curve() {
@@ -51,11 +58,14 @@ export class Training {
     const points = this.rows.filter(row => typeof row[key] === "number").map(row => [row.step, row[key]]);
     byId("curve").replaceChildren(curve(points, key));
     const last = this.rows.at(-1);
-    byId("curve-last").textContent = last ? `step ${last.step}${last.epoch === undefined ? "" : `, epoch ${last.epoch}`}` : "";
+    byId("curve-last").textContent = last
+      ? `step ${last.step}${last.epoch === undefined ? "" : `, epoch ${last.epoch}`}`
+      : "";
   }
 
   _log(lines) {
-    const place = byId("log"), atEnd = place.scrollTop + place.clientHeight >= place.scrollHeight - 30;
+    const place = byId("log"),
+      atEnd = place.scrollTop + place.clientHeight >= place.scrollHeight - 30;
     this.lines = [...this.lines, ...lines].slice(-LINES);
     place.textContent = this.lines.join("\n");
     if (atEnd) place.scrollTop = place.scrollHeight;
@@ -68,8 +78,11 @@ export class Training {
       const source = await getPicture(`/api/training/previews/${encodeURIComponent(name)}`).catch(() => null);
       if (source) this.previews.set(name, source);
     }
-    const figures = this.names.filter(name => this.previews.has(name))
-      .map(name => h("figure", {}, h("img", { src: this.previews.get(name), alt: `Preview ${name}` }), h("figcaption", {}, name)));
+    const figures = this.names
+      .filter(name => this.previews.has(name))
+      .map(name =>
+        h("figure", {}, h("img", { src: this.previews.get(name), alt: `Preview ${name}` }), h("figcaption", {}, name)),
+      );
     byId("previews").replaceChildren(...(figures.length ? figures : [h("p", { class: "muted" }, "No previews.")]));
   }
 }

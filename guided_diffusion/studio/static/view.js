@@ -4,7 +4,8 @@ import { borders, LabelCanvas, paintMask, palette } from "./paint.js";
 
 const MARGIN = 14; // CSS pixels around the mask when it fits
 const LIMITS = [0.05, 80];
-const DARK = "#10151e", LIGHT = "#ffffff";
+const DARK = "#10151e",
+  LIGHT = "#ffffff";
 
 export class View {
   constructor(canvas, work) {
@@ -37,14 +38,15 @@ export class View {
   inView({ clientX, clientY }) {
     const box = this.canvas.getBoundingClientRect();
     return [
-      (clientX - box.left) * this.canvas.offsetWidth / box.width,
-      (clientY - box.top) * this.canvas.offsetHeight / box.height,
+      ((clientX - box.left) * this.canvas.offsetWidth) / box.width,
+      ((clientY - box.top) * this.canvas.offsetHeight) / box.height,
     ];
   }
 
   fit() {
     const { width, height } = this.work.map;
-    const wide = this.canvas.offsetWidth - 2 * MARGIN, high = this.canvas.offsetHeight - 2 * MARGIN;
+    const wide = this.canvas.offsetWidth - 2 * MARGIN,
+      high = this.canvas.offsetHeight - 2 * MARGIN;
     if (wide <= 0 || high <= 0) return;
     const zoom = Math.min(wide / width, high / height);
     this.zoom = zoom >= 1 ? Math.floor(zoom * 4) / 4 : zoom;
@@ -58,8 +60,8 @@ export class View {
   /** Zoom by a factor about a place of the view, by default its middle. */
   zoomBy(factor, [x, y] = [this.canvas.offsetWidth / 2, this.canvas.offsetHeight / 2]) {
     const zoom = Math.min(LIMITS[1], Math.max(LIMITS[0], this.zoom * factor));
-    this.left = x - (x - this.left) * zoom / this.zoom;
-    this.top = y - (y - this.top) * zoom / this.zoom;
+    this.left = x - ((x - this.left) * zoom) / this.zoom;
+    this.top = y - ((y - this.top) * zoom) / this.zoom;
     this.zoom = zoom;
     this.fitted = false;
     this.onzoom();
@@ -103,7 +105,14 @@ export class View {
   /** Draw now. */
   paint() {
     this._update();
-    const { context, canvas, zoom, work: { map: { width, height } } } = this;
+    const {
+      context,
+      canvas,
+      zoom,
+      work: {
+        map: { width, height },
+      },
+    } = this;
     const ratio = canvas.width / canvas.offsetWidth || 1;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
@@ -125,7 +134,10 @@ export class View {
   }
 
   _drawLabels(shown) {
-    const { context, work: { map } } = this;
+    const {
+      context,
+      work: { map },
+    } = this;
     if (this.mode === "outline" && shown) {
       this.outline ??= borders(map);
       this._line(this.outline, LIGHT, 1.25);
@@ -140,7 +152,10 @@ export class View {
   _line(path, color, width, dashes = []) {
     const { context, zoom } = this;
     context.setLineDash(dashes.map(length => length / zoom));
-    for (const [stroke, wide] of [[color === LIGHT ? DARK : LIGHT, width + 2], [color, width]]) {
+    for (const [stroke, wide] of [
+      [color === LIGHT ? DARK : LIGHT, width + 2],
+      [color, width],
+    ]) {
       context.strokeStyle = stroke;
       context.globalAlpha = stroke === color ? 1 : 0.6;
       context.lineWidth = wide / zoom;
@@ -157,7 +172,11 @@ export class View {
   }
 
   _drawPiece() {
-    const { context, piece: { region, color, handles }, zoom } = this;
+    const {
+      context,
+      piece: { region, color, handles },
+      zoom,
+    } = this;
     if (this.lifted?.region !== region) {
       this.lifted ??= document.createElement("canvas");
       this.lifted.region = region;
@@ -183,7 +202,8 @@ export class View {
   }
 
   _drawSketch() {
-    const path = new Path2D(), { points, box } = this.sketch;
+    const path = new Path2D(),
+      { points, box } = this.sketch;
     if (box) path.rect(...box);
     else {
       points.forEach(([x, y], at) => path[at ? "lineTo" : "moveTo"](x, y));
@@ -199,8 +219,15 @@ export class View {
       const at = value => (diameter % 2 ? Math.floor(value) + 0.5 : Math.floor(value + 0.5));
       return this._ring(at(x), at(y), diameter / 2);
     }
-    const path = new Path2D(), arm = 9 / this.zoom, gap = 3 / this.zoom;
-    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+    const path = new Path2D(),
+      arm = 9 / this.zoom,
+      gap = 3 / this.zoom;
+    for (const [dx, dy] of [
+      [1, 0],
+      [-1, 0],
+      [0, 1],
+      [0, -1],
+    ]) {
       path.moveTo(x + dx * gap, y + dy * gap);
       path.lineTo(x + dx * arm, y + dy * arm);
     }

@@ -23,12 +23,15 @@ export class Work extends EventTarget {
     this.finished = false; // the last change was the end of a stroke
   }
 
-  get about() { return this.map.about; }
+  get about() {
+    return this.map.about;
+  }
 
   /** Is a label not as it was at the start? Known until the next change. */
   get edited() {
     if (this.differs === null) {
-      const { data } = this.map, { first } = this.about;
+      const { data } = this.map,
+        { first } = this.about;
       let at = 0;
       while (at < data.length && data[at] === first[at]) at++;
       this.differs = at < data.length;
@@ -130,8 +133,13 @@ export class Work extends EventTarget {
   _keep() {
     clearTimeout(this.keeping);
     this.keeping = setTimeout(async () => {
-      const { map, type, about: { first, ...about } } = this;
-      const { width, height } = map, edited = this.edited;
+      const {
+        map,
+        type,
+        about: { first, ...about },
+      } = this;
+      const { width, height } = map,
+        edited = this.edited;
       const [labels, start] = await Promise.all([packLabels(map.data), packLabels(first)]);
       keepInTab("work", { type, width, height, about, edited, labels, start, label: this.label });
     }, 300);
@@ -157,7 +165,9 @@ export class Work extends EventTarget {
     }
   }
 
-  _tell(name) { this.dispatchEvent(new Event(name)); }
+  _tell(name) {
+    this.dispatchEvent(new Event(name));
+  }
 }
 
 /** An image of the server that can be drawn. */
