@@ -116,6 +116,9 @@ def test_the_whole_journey(browser, client, folders, isdm):
         page.keyboard.press("d")
         assert page.locator("#grid canvas.differences").count() == 0
 
+        assert not page.evaluate(FAINT)
+        assert not page.evaluate(CUT_OFF)
+
         # The second candidate is accepted, the first discarded.
         page.locator("#grid .cell").nth(1).click()
         page.click("#accept")
@@ -241,6 +244,33 @@ def test_contrast_headings_and_width(browser, client, size, scheme):
           .filter(each => !(each.textContent.trim() || each.getAttribute('aria-label') || each.labels?.length))
           .map(each => each.id)"""
         assert page.evaluate(unnamed) == []
+        seen.check()
+
+
+def test_undo_goes_back_over_another_mask(browser, client):
+    with visit(browser, client) as seen:
+        page = seen.page
+        page.uncheck("#auto")
+        page.uncheck("#keep")
+        page.click('#strip [data-pair="train/0"]')
+        page.locator('#strip [data-pair="train/0"][aria-pressed="true"]').wait_for()
+        seen.paint(1, (0.2, 0.2), (0.8, 0.3))
+        page.click('#strip [data-pair="train/3"]')
+        page.locator('#strip [data-pair="train/3"][aria-pressed="true"]').wait_for()
+        for keys, index, edited in (
+            ("", 3, False),
+            ("Control+z", 0, True),
+            ("Control+z", 0, False),
+            ("Control+y", 0, True),
+        ):
+            if keys:
+                page.keyboard.press(keys)
+            before = len(seen.draws)
+            page.keyboard.press("s")
+            wait_for(page, lambda before=before: len(seen.draws) > before)
+            head, sent = seen.draws[-1]
+            assert (head["start"]["index"], head["edited"]) == (index, edited)
+            assert np.array_equal(sent, client.label("train", index)) != edited
         seen.check()
 
 

@@ -197,12 +197,22 @@ export class Candidates extends EventTarget {
     return cell;
   }
 
+  _table(draw, j) {
+    const place = byId("agreement");
+    const key = JSON.stringify([draw?.id, j, draw?.agreement.get(j), draw?.real, settings.differences]);
+    if (place.told === key) return;
+    place.told = key;
+    const quick = draw?.quick
+      ? [h("p", { class: "muted" }, `Drawn in ${draw.head.steps} steps. Sample takes all steps.`)]
+      : [];
+    const table = draw ? agreementTable(this.run, draw, j, settings.differences, () => this.toggleDifferences()) : [];
+    place.replaceChildren(...quick, ...table);
+  }
+
   // Agreement of the candidate in hand, and where the segmenter sees something else.
   _details() {
     const [draw, j] = this.chosen ?? [];
-    byId("agreement").replaceChildren(
-      ...(draw ? agreementTable(this.run, draw, j, settings.differences, () => this.toggleDifferences()) : []),
-    );
+    this._table(draw, j);
     if (!draw?.agreement.has(j) || !draw.labels || !settings.differences || draw.overlay?.j === j) return;
     this.draws.predictedOf(draw, j).then(predicted => {
       if (!predicted || draw.overlay?.j === j) return;

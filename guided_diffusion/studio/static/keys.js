@@ -56,8 +56,11 @@ export class Keys {
     return ["BUTTON", "SUMMARY"].includes(tag) && ["Enter", " "].includes(key);
   }
 
-  _name({ key, ctrlKey, metaKey, shiftKey, altKey }) {
-    const control = ctrlKey || metaKey,
+  _name(event) {
+    const { key, ctrlKey, metaKey, shiftKey } = event;
+    const graph = event.getModifierState("AltGraph"); // which some keyboards need for a bracket; it comes with Ctrl and Alt
+    const altKey = event.altKey && !graph;
+    const control = (ctrlKey || metaKey) && !graph,
       letter = key.length === 1 ? key.toLowerCase() : key;
     if (control) return { z: shiftKey ? "redo" : "undo", y: "redo", Enter: "sample" }[letter];
     if (altKey) return undefined;

@@ -84,11 +84,16 @@ export class View {
   }
 
   _resize() {
-    const ratio = window.devicePixelRatio;
-    this.canvas.width = Math.round(this.canvas.offsetWidth * ratio);
-    this.canvas.height = Math.round(this.canvas.offsetHeight * ratio);
     if (this.fitted) this.fit();
     this.paint();
+  }
+
+  // As many pixels as the screen has there: also on another screen, to which a window is moved.
+  _sharpen() {
+    const { canvas } = this;
+    const [wide, high] = [canvas.offsetWidth, canvas.offsetHeight].map(size => Math.round(size * devicePixelRatio));
+    if (canvas.width !== wide) canvas.width = wide;
+    if (canvas.height !== high) canvas.height = high;
   }
 
   // Bring the colors of the labels up to date: only what changed, unless other colors are asked for.
@@ -105,6 +110,7 @@ export class View {
   /** Draw now. */
   paint() {
     this._update();
+    this._sharpen();
     const {
       context,
       canvas,
