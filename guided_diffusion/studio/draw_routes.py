@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from guided_diffusion.pipelines.studio.drawing import GoodRef, PairRef, Wish
+    from guided_diffusion.pipelines.studio.drawing import Candidate, GoodRef, PairRef, Wish
     from guided_diffusion.pipelines.studio.workplace import Workplace
 
 
@@ -131,7 +131,7 @@ class DrawRoutes:
             raise Refused(404, "no segmenter has looked at it")
         return label_answer(predicted)
 
-    def _candidate(self, request: Request) -> Any:
+    def _candidate(self, request: Request) -> Candidate:
         draw = self._desk.draw_of(request.path_params["id"])
         found = draw.candidates.get(index_of(request.path_params["j"], draw.wish.count))
         if found is None:

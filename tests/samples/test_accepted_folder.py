@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import random
 import shutil
@@ -13,30 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accepting import accepting, killed_at, opened, pair
 from PIL import Image
+from processes import finish, start_function
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.errors import DataError, UserError
 from guided_diffusion.runtime.logs import write_run_record
-from guided_diffusion.samples.accepted_folder import TRASH, AcceptedFolder, AcceptedPair
-from guided_diffusion.samples.manifest import UNFINISHED, SampleSettings, is_whole_png, read_manifest
-
-ENCODING = LabelEncoding.identity(3)
-forked = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
-
-
-def pair(number: int = 0) -> AcceptedPair:
-    content = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)).save(content, format="PNG")
-    label = np.full((32, 32), number % 3, np.uint8)
-    settings = SampleSettings(run_seed=number, sampler="ddim", steps=number + 1, s=1.0)
-    return AcceptedPair(content.getvalue(), label, settings, number, 0, None, "", True, None)
-
-
-def opened(root: Path) -> AcceptedFolder:
-    folder = AcceptedFolder(root, "train", ENCODING)
-    folder.begin()
-    return folder
+from guided_diffusion.samples.accepted_folder import TRASH, AcceptedFolder
+from guided_diffusion.samples.manifest import UNFINISHED, is_whole_png, read_manifest
 
 
 def check_whole(folder: AcceptedFolder) -> None:
@@ -94,34 +78,11 @@ KILLS = {
 }
 
 
-def _killed_at(root: Path, call: str, count: int) -> None:
-    """Accept a pair in a process that is killed at a call of the system."""
-    import builtins
-
-    folder = opened(root)
-    module, name = (os, "replace") if call == "replace" else (builtins, "open")
-    original, calls = getattr(module, name), 0
-
-    def killing(*arguments, **options):
-        nonlocal calls
-        if call == "replace" or "manifest.jsonl" in str(arguments[0]):
-            if calls == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-            calls += 1
-        return original(*arguments, **options)
-
-    setattr(module, name, killing)
-    folder.accept(pair(1))
-
-
-@forked
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL here")
 @pytest.mark.parametrize("moment", KILLS)
 def test_a_pair_is_absent_where_its_writer_was_killed(tmp_path, moment):
     opened(tmp_path).accept(pair(0))
-    process = multiprocessing.get_context("fork").Process(target=_killed_at, args=(tmp_path, *KILLS[moment]))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert finish(start_function(killed_at, tmp_path, *KILLS[moment])) == -signal.SIGKILL
     check_before_recovery(tmp_path)
     folder = opened(tmp_path)
     assert folder.names == ["studio_000000"]
@@ -130,33 +91,31 @@ def test_a_pair_is_absent_where_its_writer_was_killed(tmp_path, moment):
     check_whole(folder)
 
 
-def _accepting(root: Path, ready) -> None:
-    folder = opened(root)
-    ready.set()
-    for number in range(10_000):
-        folder.accept(pair(number))
-        if number % 5 == 4:
-            folder.discard(folder.names[0])
-
-
-@forked
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL here")
 @pytest.mark.slow
 def test_pairs_are_whole_or_absent_after_fifty_kills(tmp_path):
-    context, draw = multiprocessing.get_context("fork"), random.Random(0)
-    count = 0
+    draw, most = random.Random(0), 0
     for _ in range(50):
-        ready = context.Event()
-        process = context.Process(target=_accepting, args=(tmp_path, ready))
-        process.start()
-        ready.wait(20)
-        time.sleep(draw.random() * 0.03)
+        process = start_function(accepting, tmp_path)
+        wait_for_change(tmp_path / "train" / "manifest.jsonl", process)
+        time.sleep(draw.random() * 0.02)
         process.kill()
         process.join()
         check_before_recovery(tmp_path)
         folder = opened(tmp_path)
         check_whole(folder)
-        count += len(folder.names)
-    assert count > 50
+        most = max(most, len(folder.names))
+    assert most > 25
+
+
+def wait_for_change(path: Path, process) -> None:
+    """Wait until a process has changed a file, so that it is in the midst of its work."""
+    before, deadline = path.stat().st_size if path.exists() else 0, time.monotonic() + 60
+    while process.is_alive() and time.monotonic() < deadline:
+        if path.exists() and path.stat().st_size != before:
+            return
+        time.sleep(0.001)
+    raise AssertionError("the process wrote nothing")
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):

@@ -11,13 +11,13 @@ from studio_client import Client, studio
 from tiny import TINY
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     """The results_path of `page`."""
     return tmp_path_factory.mktemp("studio") / "accepted"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(trained, lemons, results) -> Iterator[Client]:
     """A studio on the tiny run: masks of 16 px, five classes, no judge, no good images."""
     with studio(model_path=trained, data_dir=lemons, results_path=results) as client:

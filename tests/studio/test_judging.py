@@ -154,3 +154,30 @@ def test_evaluate_finds_a_test_mask_by_its_bytes_too(judged, lemons, tmp_path, i
     assert "made from masks of the test split" in errors[0]
     for name in names:
         client.delete(f"/api/accepted/{name}")
+
+
+def test_a_segmenter_from_a_file_looks_too(judged, evaluation, trained, lemons, tmp_path):
+    """The same weights say the same of an image; the yardstick is measured on the test images."""
+    client, _ = judged
+    label, head = client.label(), {"seed": 8, "steps": 2}
+    ours = next(event for event in client.events(client.drawn(label, **head)) if event["type"] == "agreement")
+    chosen = max(
+        (evaluation / "study").glob("fpn-*.json"), key=lambda path: json.loads(path.read_text())["validation_miou"]
+    )
+    values = {"segmenter": chosen.with_suffix(".pt"), "segmenter_model": "smp/fpn/resnet18", "segmenter_size": 32}
+    with studio(model_path=trained, data_dir=lemons, results_path=tmp_path, **values) as other:
+        assert "judge" not in {each["what"] for each in other.get("/api/run").json["missing"]}
+        theirs = next(event for event in other.events(other.drawn(label, **head)) if event["type"] == "agreement")
+    assert theirs["classes"] == pytest.approx(ours["classes"])
+    assert theirs["mean"] == pytest.approx(ours["mean"])
+    assert 0 <= theirs["real"]["mean"] <= 1
+
+
+def test_a_segmenter_that_cannot_be_used_is_said_on_the_page(trained, lemons, tmp_path):
+    file = tmp_path / "segmenter.pt"
+    file.write_bytes(b"nothing")
+    values = {"segmenter": file, "segmenter_model": "smp/fpn/resnet18", "segmenter_size": 32}
+    with studio(model_path=trained, data_dir=lemons, results_path=tmp_path / "out", **values) as client:
+        missing = {each["what"]: each["why"] for each in client.get("/api/run").json["missing"]}
+        assert "segmenter.pt" in missing["judge"]
+        assert client.events(client.drawn(client.label()))[-1] == {"type": "done"}

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,13 @@ def start(
     arguments = arguments_of(action, **values)
     own = (arguments, str(shown), dict(environment or {}), multiprocessing.get_start_method())
     process = _CONTEXT.Process(target=_run, args=own)
+    process.start()
+    return process
+
+
+def start_function(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start a function of a module of tests/support, in a process forked from one without threads."""
+    process = _CONTEXT.Process(target=function, args=arguments)
     process.start()
     return process
 

@@ -23,7 +23,7 @@ SegmenterMaker = Callable[[Sequence[str]], AgreementSegmenter]
 
 def read_external(config: EvaluateConfig, device: torch.device) -> SegmenterMaker | None:
     """Return the external segmenter of the (resolved) options, None for none; see `read_segmenter_options`."""
-    size = height_width(config.view.image_size) if config.segmenter.segmenter else (0, 0)
+    size = (0, 0) if config.view.image_size is None else height_width(config.view.image_size)
     return read_segmenter_options(config.segmenter, size, config.study.batch_size, device)
 
 

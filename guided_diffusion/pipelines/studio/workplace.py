@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.accepted_folder import MADE_BY, AcceptedFolder
 
+if TYPE_CHECKING:
+    from guided_diffusion.pipelines.evaluation.judge import Judge  # imports the metrics: seconds
+
 QUICK_STEPS = 8
 """Steps of what is drawn at the end of a stroke, at most."""
 _MEASURED = 64  # real test images whose agreement is the yardstick of a segmenter from a file
@@ -66,8 +69,8 @@ class Workplace:
     inpaints: bool
     missing: list[dict[str, str]]
     pipeline: SamplingPipeline | None = None
-    judge: Any = None
-    """A `Judge`; None without one, and before `load`."""
+    judge: Judge | None = None
+    """None without one, and before `load`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What manifests record of the network."""
 
@@ -124,11 +127,11 @@ class Workplace:
             self.missing.append({"what": "judge", "why": error.messages[0]})
         self.pipeline = pipeline
 
-    def _judge(self) -> Any:
+    def _judge(self) -> Judge | None:
         config = self.config
         if not (config.evaluate_dir or config.segmenter.segmenter):
             return None
-        from guided_diffusion.pipelines.evaluation.judge import Judge  # imports the metrics: seconds
+        from guided_diffusion.pipelines.evaluation.judge import Judge
 
         background = get_mode(self.trained.source.dataset_mode).background
         if not config.segmenter.segmenter:
