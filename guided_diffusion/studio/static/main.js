@@ -49,9 +49,9 @@ function frame(run) {
       window.open(`/view/${ticket}`, "_blank", "noopener");
     }),
   );
-  const grave = run.missing.filter(({ what }) => ["model", "data"].includes(what));
+  const grave = run.missing.filter(({ what }) => what === "data");
   byId("missing").hidden = !grave.length;
-  byId("missing").replaceChildren(...grave.map(({ why }) => h("li", {}, why)));
+  byId("missing").replaceChildren(...grave.map(({ why }) => h("li", {}, h("b", {}, "No real pairs: "), why)));
 }
 
 // Ask until the model is loaded: the page is used meanwhile.
@@ -78,6 +78,7 @@ async function begin(run, work) {
   if (shown) await attempt(() => work.beginPair(first.split, shown.index, shown.name));
   else work.beginEmpty();
   work.map.forget();
+  work.changed();
 }
 
 async function start() {

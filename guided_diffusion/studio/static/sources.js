@@ -68,21 +68,27 @@ export class Sources {
     const asked = ++this.asked,
       { source } = settings;
     choose(byId("source-tabs"), "source", source, "aria-selected");
-    byId("split").hidden = source !== "pairs";
     const split = byId("split").value;
+    byId("split").hidden = source !== "pairs" || !split;
+    if (source === "pairs" && !split) return this._fill([], { count: 0, page_size: 1 }, source);
     const query =
       source === "pairs" ? `/api/pairs?split=${encodeURIComponent(split)}&page=${page}` : `/api/${source}?page=${page}`;
     const listed = await attempt(() => getJson(query));
     if (!listed || asked !== this.asked) return;
     this.page = page;
+    const tiles = listed[source].map(item => this[`_${source}`](item, split));
+    return this._fill(tiles, listed, source);
+  }
+
+  _fill(tiles, { count, page_size: size }, source) {
     this.watcher.disconnect();
     this.queue = [];
-    const tiles = listed[source].map(item => this[`_${source}`](item, split));
     byId("strip").replaceChildren(...(tiles.length ? tiles : [h("p", {}, this._nothing(source))]));
     byId("strip").scrollLeft = 0;
     for (const tile of tiles) this.watcher.observe(tile.querySelector(".thumb"));
-    const pages = Math.max(1, Math.ceil(listed.count / listed.page_size));
-    byId("source-count").textContent = pages > 1 ? `${page + 1} / ${pages}` : `${listed.count}`;
+    const { page } = this,
+      pages = Math.max(1, Math.ceil(count / size));
+    byId("source-count").textContent = pages > 1 ? `${page + 1} / ${pages}` : `${count}`;
     byId("page-back").disabled = page === 0;
     byId("page-on").disabled = page + 1 >= pages;
     for (const id of ["page-back", "page-on"]) byId(id).hidden = pages === 1;

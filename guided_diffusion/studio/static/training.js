@@ -12,6 +12,7 @@ export class Training {
   constructor() {
     Object.assign(this, { rows: [], lines: [], previews: new Map(), names: [] });
     byId("curve-key").addEventListener("change", () => this._curve());
+    this._stayAtEnd(byId("log"));
   }
 
   /** Read what comes, for as long as the page is open. */
@@ -22,6 +23,17 @@ export class Training {
       else if (event.type === "log") this._log(event.lines);
       else if (event.type === "previews") this._previews(event.names);
     });
+  }
+
+  // The newest lines are in sight unless somebody scrolls back; also when the view is shown later.
+  _stayAtEnd(place) {
+    this.atEnd = true;
+    place.addEventListener("scroll", () => {
+      if (place.clientHeight) this.atEnd = place.scrollTop + place.clientHeight >= place.scrollHeight - 30;
+    });
+    new ResizeObserver(() => {
+      if (this.atEnd) place.scrollTop = place.scrollHeight;
+    }).observe(place);
   }
 
   _state({ running, what, name }) {
@@ -64,11 +76,10 @@ export class Training {
   }
 
   _log(lines) {
-    const place = byId("log"),
-      atEnd = place.scrollTop + place.clientHeight >= place.scrollHeight - 30;
+    const place = byId("log");
     this.lines = [...this.lines, ...lines].slice(-LINES);
     place.textContent = this.lines.join("\n");
-    if (atEnd) place.scrollTop = place.scrollHeight;
+    if (this.atEnd) place.scrollTop = place.scrollHeight;
   }
 
   async _previews(names) {
