@@ -16,6 +16,7 @@ from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.scan import scan_masks
 from guided_diffusion.pipelines.dataset import plain_transform, scan_split
 from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.samples.accepted_folder import accepted_masks
 from guided_diffusion.samples.manifest import MaskLineage
 from guided_diffusion.samples.mask_folder import edited_masks
 
@@ -53,7 +54,7 @@ def find_masks(
         encoding = encoding.ignoring(also_ignored)
     mode, with_edges = get_mode(source.dataset_mode), not geometry.no_instance
     lineages: dict[str, MaskLineage] = {}
-    if mask_dir and (made := edited_masks(mask_dir)) is not None:
+    if mask_dir and (made := edited_masks(mask_dir) or accepted_masks(mask_dir)) is not None:
         mask_dir, lineages = str(made[0]), made[1]
     if mask_dir:
         transform = plain_transform(geometry, mode)

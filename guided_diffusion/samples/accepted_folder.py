@@ -225,6 +225,34 @@ class AcceptedFolder:
             os.replace(path, target)
 
 
+def accepted_masks(mask_dir: str | Path) -> tuple[Path, dict[str, MaskLineage]] | None:
+    """Return the masks of a folder of accepted pairs, and what each was made of, by its absolute path.
+
+    mask_dir: that folder, or masks/ in it. None for any other folder. DataError where it is not finished.
+    """
+    if "://" in str(mask_dir):
+        return None
+    given = Path(mask_dir)
+    root = given if (given / FOLDERS[1]).is_dir() else given.parent
+    if given not in (root, root / FOLDERS[1]):
+        return None
+    if read_run_record(root, "environment.json").get("action") != MADE_BY or not (root / MANIFEST).is_file():
+        return None
+    if (root / UNFINISHED).exists():
+        raise DataError.of(root, "its pairs are not finished", "open it in the studio first")
+    lines = read_manifest(root / MANIFEST)
+    return root / FOLDERS[1], {str((root / line.mask).absolute()): _lineage(line) for line in lines}
+
+
+def _lineage(line: ManifestLine) -> MaskLineage:
+    """Return what the mask of a pair was made of: one that was not edited is the mask that painting began from."""
+    if line.lineage is not None:
+        return line.lineage
+    source = MaskOrigin(mask=line.source_mask, digest=line.source_digest)
+    split = line.source_split or ""
+    return MaskLineage(split=split, upside_down=False, left_to_right=False, masks=[source])
+
+
 def _name(line: ManifestLine) -> str:
     return Path(line.image).stem
 

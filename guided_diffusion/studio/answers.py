@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ def routes_of(**tables: Mapping[str, Handler]) -> list[Route]:
     return [
         Route(path, handler, methods=[method]) for method, table in tables.items() for path, handler in table.items()
     ]
+
+
+def json_answer(content: Any, status: int = 200) -> Response:
+    """Return an answer in JSON; names of files may hold bytes that are no text, which stay escaped."""
+    return Response(json.dumps(content, allow_nan=False), status, media_type="application/json")
 
 
 def label_answer(label: NDArray[Any]) -> Response:

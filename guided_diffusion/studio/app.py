@@ -10,10 +10,10 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Router
 
-from guided_diffusion.studio.answers import routes_of
+from guided_diffusion.studio.answers import json_answer, routes_of
 from guided_diffusion.studio.desk import Desk
 from guided_diffusion.studio.draw_routes import DrawRoutes
 from guided_diffusion.studio.guard import Guard, Refused
@@ -69,4 +69,4 @@ class Routes:
         # The page comes before torch: what it asks first waits here for the model to be opened.
         while not self._desk.opened.is_set() and not self._desk.closing():
             await asyncio.sleep(0.05)
-        return JSONResponse(await run_in_threadpool(self._desk.state))
+        return json_answer(await run_in_threadpool(self._desk.state))

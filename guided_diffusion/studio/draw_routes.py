@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from guided_diffusion.studio.answers import LISTED, label_answer, routes_of
+from guided_diffusion.studio.answers import LISTED, json_answer, label_answer, routes_of
 from guided_diffusion.studio.bodies import (
     AcceptBody,
     DrawBody,
@@ -76,7 +76,7 @@ class DrawRoutes:
             raise Refused(400, f"size is {head.size}, but the canvas has {list(size)}")
         labels = await body.labels(size[0] * size[1] * place.label_bytes)
         draw = self._desk.submit(await run_in_threadpool(self._wish, head, labels, start, base))
-        return JSONResponse({"id": draw.id}, status_code=202)
+        return json_answer({"id": draw.id}, status=202)
 
     def _refs(self, head: DrawHead) -> tuple[PairRef | None, PairRef | GoodRef | None]:
         """Return start and base of a wish, which have to be there."""
@@ -155,14 +155,14 @@ class DrawRoutes:
     async def accept(self, request: Request) -> Response:
         """Accept an image as a pair; answer its name."""
         body = await json_body(request, AcceptBody)
-        return JSONResponse({"name": await run_in_threadpool(self._desk.accept, body.draw, body.j)})
+        return json_answer({"name": await run_in_threadpool(self._desk.accept, body.draw, body.j)})
 
     async def accepted(self, request: Request) -> Response:
         """Answer a page of the list of accepted pairs, the newest first."""
         names = self._place.accepted.names[::-1]
         shown = page_of(request, LISTED, len(names))
         record = page_record(request, LISTED, len(names))
-        return JSONResponse({**record, "accepted": [{"name": names[index]} for index in shown]})
+        return json_answer({**record, "accepted": [{"name": names[index]} for index in shown]})
 
     def _files(self, request: Request) -> tuple[Path, Path]:
         files = self._place.accepted.files(request.path_params["name"])

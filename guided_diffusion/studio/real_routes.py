@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from guided_diffusion.studio.answers import LISTED, label_answer, routes_of
+from guided_diffusion.studio.answers import LISTED, json_answer, label_answer, routes_of
 from guided_diffusion.studio.bodies import index_of, page_of, page_record
 from guided_diffusion.studio.desk import Desk
 from guided_diffusion.studio.guard import Refused
@@ -68,7 +68,7 @@ class RealRoutes:
             return [{"index": i, "name": name, "classes": pairs.classes(split, i)} for i, name in named]
 
         record = page_record(request, LISTED, len(pairs.pairs[split]))
-        return JSONResponse({"split": split, **record, "pairs": await run_in_threadpool(listed)})
+        return json_answer({"split": split, **record, "pairs": await run_in_threadpool(listed)})
 
     async def pair_image(self, request: Request) -> Response:
         """Answer the image of a pair, as PNG."""
@@ -86,7 +86,7 @@ class RealRoutes:
             {"index": index, "class": parts[index].class_id, "size": list(parts[index].mask.shape)}
             for index in page_of(request, _PARTS, count)
         ]
-        return JSONResponse({**page_record(request, _PARTS, count), "parts": listed})
+        return json_answer({**page_record(request, _PARTS, count), "parts": listed})
 
     async def part(self, request: Request) -> Response:
         """Answer the mask of a part, 0 and 1."""
@@ -102,7 +102,7 @@ class RealRoutes:
             return [{"index": i, "name": goods.images[i].stem, "size": goods.size(i)} for i in shown]
 
         record = page_record(request, LISTED, len(goods.images))
-        return JSONResponse({**record, "goods": await run_in_threadpool(listed)})
+        return json_answer({**record, "goods": await run_in_threadpool(listed)})
 
     def _good(self, request: Request) -> int:
         return index_of(request.path_params["i"], len(self._place.goods.images))

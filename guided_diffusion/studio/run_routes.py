@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from guided_diffusion.studio.answers import routes_of
+from guided_diffusion.studio.answers import json_answer, routes_of
 from guided_diffusion.studio.bodies import JobBody, NoBody, TicketBody, json_body
 from guided_diffusion.studio.desk import Desk
 from guided_diffusion.studio.guard import REPORT_POLICY, Refused
@@ -87,7 +87,7 @@ class RunRoutes:
         """Start a batch; answer its id."""
         body = await json_body(request, JobBody)
         jobs = await run_in_threadpool(self._batches)
-        return JSONResponse({"id": await run_in_threadpool(jobs.begin, body.model_dump())}, status_code=202)
+        return json_answer({"id": await run_in_threadpool(jobs.begin, body.model_dump())}, status=202)
 
     async def resume_job(self, request: Request) -> Response:
         """Go on with a batch that stopped."""
@@ -128,7 +128,7 @@ class RunRoutes:
         report = Path(folder) / "report.html"
         if not folder or not report.is_file():
             raise Refused(404, "there is no report: give evaluate_dir, the output_dir of evaluate")
-        return JSONResponse({"ticket": self._tickets.issue(report)})
+        return json_answer({"ticket": self._tickets.issue(report)})
 
     async def view(self, request: Request) -> Response:
         """Answer the report to a ticket."""

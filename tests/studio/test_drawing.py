@@ -105,6 +105,24 @@ def test_sample_makes_the_same_bytes_of_the_same_seed(page, results, trained, tm
     assert (twin.seed, twin.run_seed, twin.steps, twin.s) == (line.seed, line.run_seed, line.steps, line.s)
 
 
+def test_samples_of_accepted_masks_tell_what_these_were_made_of(page, results, trained, tmp_path, isdm):
+    label = page.label("test", 3).copy()
+    label[2:5, 2:5] = 4
+    edited = accepted(page, label, start={"split": "test", "index": 3})
+    same = accepted(page, page.label("test", 1), start={"split": "test", "index": 1})
+    for mask_dir in (results / "train", results / "train" / "masks"):
+        out = tmp_path / mask_dir.name
+        values = {"model_path": trained, "mask_dir": mask_dir, "results_path": out, "steps": 1}
+        assert isdm("sample", **values)[0] == 0
+        sampled = {Path(line.image).stem: line for line in read_manifest(out / "manifest.jsonl")}
+        assert sampled.keys() == set(page_names(page))
+        for name, index in ((edited, 3), (same, 1)):
+            lineage = sampled[name].lineage
+            assert lineage.split == "test"
+            # That of the dataset's own file, by which `evaluate` refuses them.
+            assert [each.digest for each in lineage.masks] == [line_of(results, name).source_digest], index
+
+
 def test_what_is_shown_is_what_is_accepted(page):
     name = page.drawn(page.label(), count=2, seed=3)
     shown = page.get(f"/api/draws/{name}/1/image").body

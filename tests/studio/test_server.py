@@ -186,3 +186,13 @@ def test_it_is_gone_soon_after_a_signal(trained, lemons, tmp_path, number, code)
 def _read(client: Client, path: str) -> None:
     with contextlib.suppress(http.client.HTTPException, OSError):  # it ends in the midst of it
         client.get(path)
+
+
+def test_while_the_device_is_taken_a_wish_is_told_so(page):
+    page.desk.refusal = lambda: "batch_0001 is sampling on the same device: wait for it, or stop it"
+    try:
+        told = page.events(page.draw(page.label()).json["id"])[-1]
+    finally:
+        page.desk.refusal = lambda: ""
+    assert told == {"type": "error", "line": "batch_0001 is sampling on the same device: wait for it, or stop it"}
+    page.drawn(page.label())
