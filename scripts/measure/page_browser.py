@@ -34,9 +34,9 @@ def headless() -> Iterator[Any]:
             browser.close()
 
 
-def open_modules(browser: Any) -> Any:
-    """Return a page in which `await import("/static/….js")` works, without a server."""
-    page = browser.new_page()
+def open_modules(browser: Any, **options: Any) -> Any:
+    """Return a page in which `await import("/static/….js")` works, without a server; options of its context."""
+    page = browser.new_context(**options).new_page()
 
     def answer(route: Any) -> None:
         name = route.request.url.removeprefix(f"{HOST}/static/")

@@ -183,7 +183,7 @@ def index_of(client: Client, name: str) -> int:
 
 
 def test_a_reload_goes_on(browser, client):
-    with visit(browser, client) as seen:
+    with visit(browser, client, scheme="dark") as seen:
         page = seen.page
         page.uncheck("#auto")
         page.select_option("#count", "2")
@@ -201,6 +201,7 @@ def test_a_reload_goes_on(browser, client):
         seen.sampled(2)
         # The same labels as before, though the page was read anew; what was chosen is remembered.
         assert page.locator("#about").text_content() == "Empty mask · edited"
+        assert not page.evaluate(FAINT)
         assert not page.is_checked("#auto")
         page.click("#sample")
         wait_for(page, lambda: len(seen.draws) == 2)

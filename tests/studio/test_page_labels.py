@@ -10,8 +10,10 @@ from typing import Any
 import label_oracle as oracle
 import numpy as np
 import pytest
-from page_modules import modules
+from browser import chromium
 from scipy import ndimage
+
+from scripts.measure.page_browser import open_modules
 
 SEQUENCES, LENGTH = 110, 12  # of each type: 220 sequences
 TYPES = {"u8": np.uint8, "u16": np.dtype("<u2")}
@@ -74,8 +76,8 @@ RUN = """async ({type, sequences}) => {
 
 @pytest.fixture(scope="module")
 def page():
-    with modules() as opened:
-        yield opened
+    with chromium() as browser:
+        yield open_modules(browser)
 
 
 def encode(labels: np.ndarray) -> str:

@@ -9,8 +9,9 @@ import label_oracle as oracle
 import numpy as np
 import pytest
 from browser import chromium
-from page_modules import HOST, serve_static
 from PIL import Image
+
+from scripts.measure.page_browser import open_modules
 
 WIDTH, HEIGHT = 13, 9  # of the map
 BOX = {"left": 37.5, "top": 21.25, "width": 403, "height": 301}  # of the canvas, in CSS pixels
@@ -51,9 +52,7 @@ def browser():
 def opened(browser, zoom: float, ratio: float, css_zoom: float = 1):
     """A page at a browser's zoom: that many device pixels for a CSS pixel, and a window of fewer CSS pixels."""
     viewport = {"width": round(900 / zoom), "height": round(700 / zoom)}
-    page = browser.new_context(viewport=viewport, device_scale_factor=ratio * zoom).new_page()
-    serve_static(page)
-    page.goto(HOST)
+    page = open_modules(browser, viewport=viewport, device_scale_factor=ratio * zoom)
     page.evaluate(OPEN, {"box": BOX, "width": WIDTH, "height": HEIGHT, "zoom": css_zoom})
     return page
 

@@ -88,6 +88,11 @@ def test_three_hundred_classes_are_found_and_painted(browser, tmp_path):
             seen.sampled(4)
             seen.page.click("#accept")
             seen.page.locator("#grid .badge.kept").wait_for()
+            name = client.get("/api/accepted").json["accepted"][0]["name"]
+            assert np.array_equal(client.get(f"/api/accepted/{name}/labels").label, sent)
+            # It can be taken back.
+            seen.page.click('#source-tabs [data-source="accepted"]')
+            seen.page.get_by_label(f"Take back {name}").click()
+            seen.page.locator("#strip", has_text="Nothing is kept yet").wait_for()
+            assert client.get("/api/accepted").json["count"] == 0
             seen.check()
-        name = client.get("/api/accepted").json["accepted"][0]["name"]
-        assert np.array_equal(client.get(f"/api/accepted/{name}/labels").label, sent)

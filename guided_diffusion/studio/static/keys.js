@@ -98,7 +98,7 @@ export class Keys {
   }
 
   _down(event) {
-    if (event.isComposing || this._taken(event)) return;
+    if (!event.key || event.isComposing || this._taken(event)) return; // a browser that fills in a field names no key
     if (event.key === "Alt") {
       this.held("alt", true);
       if (this.over()) event.preventDefault(); // it would open the browser's menu
