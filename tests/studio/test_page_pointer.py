@@ -202,6 +202,29 @@ def test_tools_by_mouse_and_keyboard(browser):
     page.context.close()
 
 
+def test_a_mask_that_comes_in_the_midst_of_a_stroke_ends_it(browser):
+    page = opened(browser, 1, 1)
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    screen = Screen(page, 1)
+    page.mouse.move(*screen.at(2.5, 2.5))
+    page.mouse.down()
+    page.mouse.move(*screen.at(4.5, 2.5))
+    page.evaluate("""() => {
+      work.map.load(new Uint8Array(work.map.data.length), work.map.width, work.map.height);
+      work.map.about = {first: work.map.data.slice()};
+      work.changed();
+    }""")
+    page.mouse.move(*screen.at(6.5, 6.5))
+    page.mouse.up()
+    assert not labels(page).any()
+    page.mouse.click(*screen.at(1.5, 1.5))
+    assert labels(page).sum() == 2
+    page.keyboard.press("Control+z")
+    assert problems == []
+    page.context.close()
+
+
 def test_a_second_finger_takes_back_the_stroke_and_zooms(browser):
     page = opened(browser, 1, 1)
     result = page.evaluate("""() => {

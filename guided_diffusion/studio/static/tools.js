@@ -28,6 +28,11 @@ export class Tools {
     }))
       canvas.addEventListener(name, handler.bind(this), { passive: false });
     canvas.addEventListener("contextmenu", event => event.preventDefault());
+    // Another mask has come in the midst of a stroke: it has taken the stroke back.
+    work.addEventListener("begin", () => {
+      this.action = null;
+      view.sketch = null;
+    });
   }
 
   /** Is the pointer on the view? */
