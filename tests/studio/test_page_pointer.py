@@ -14,6 +14,7 @@ from PIL import Image
 from scripts.measure.page_browser import open_modules
 
 WIDTH, HEIGHT = 13, 9  # of the map
+PROBLEMS: list[str] = []  # what a page threw
 BOX = {"left": 37.5, "top": 21.25, "width": 403, "height": 301}  # of the canvas, in CSS pixels
 
 # A map of class 1 in a canvas, with the tools of the page; class 2 is painted.
@@ -32,6 +33,7 @@ OPEN = """async ({box, width, height, zoom}) => {
   const work = new Work({size: [height, width], label_type: "u8", classes, null: null, background: 0});
   work.map.load(new Uint8Array(width * height).fill(1), width, height);
   work.map.about = {first: work.map.data.slice()};
+  work.changed();
   work.choose(2);
   const view = new View(canvas, work);
   view.mode = "labels";
@@ -53,8 +55,14 @@ def opened(browser, zoom: float, ratio: float, css_zoom: float = 1):
     """A page at a browser's zoom: that many device pixels for a CSS pixel, and a window of fewer CSS pixels."""
     viewport = {"width": round(900 / zoom), "height": round(700 / zoom)}
     page = open_modules(browser, viewport=viewport, device_scale_factor=ratio * zoom)
+    page.on("pageerror", lambda error: PROBLEMS.append(str(error)))
     page.evaluate(OPEN, {"box": BOX, "width": WIDTH, "height": HEIGHT, "zoom": css_zoom})
     return page
+
+
+def close(page) -> None:
+    page.context.close()
+    assert PROBLEMS == []
 
 
 def shot(page) -> np.ndarray:
@@ -127,7 +135,7 @@ def test_the_pixel_under_the_pointer_is_painted(browser, zoom, ratio, css_zoom):
     screen.drag(path)
     expected[oracle.disc_stroke(expected.shape, [list(point) for point in path], 3)] = 2
     assert np.array_equal(labels(page), expected)
-    page.context.close()
+    close(page)
 
 
 def test_zoom_and_pan_keep_the_pixel_under_the_pointer(browser):
@@ -150,7 +158,7 @@ def test_zoom_and_pan_keep_the_pixel_under_the_pointer(browser):
     assert page.evaluate("() => view.zoom") > 31
     assert page.evaluate("() => work.map.past.length") == 3  # the map, the stroke, the eraser on the same pixel
     assert np.array_equal(labels(page), expected)
-    page.context.close()
+    close(page)
 
 
 def test_tools_by_mouse_and_keyboard(browser):
@@ -199,13 +207,11 @@ def test_tools_by_mouse_and_keyboard(browser):
     page.keyboard.up("Alt")
     expected[1, 1] = 0
     assert np.array_equal(labels(page), expected)
-    page.context.close()
+    close(page)
 
 
 def test_a_mask_that_comes_in_the_midst_of_a_stroke_ends_it(browser):
     page = opened(browser, 1, 1)
-    problems = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
     screen = Screen(page, 1)
     page.mouse.move(*screen.at(2.5, 2.5))
     page.mouse.down()
@@ -220,9 +226,7 @@ def test_a_mask_that_comes_in_the_midst_of_a_stroke_ends_it(browser):
     assert not labels(page).any()
     page.mouse.click(*screen.at(1.5, 1.5))
     assert labels(page).sum() == 2
-    page.keyboard.press("Control+z")
-    assert problems == []
-    page.context.close()
+    close(page)
 
 
 def test_a_second_finger_takes_back_the_stroke_and_zooms(browser):
@@ -248,4 +252,4 @@ def test_a_second_finger_takes_back_the_stroke_and_zooms(browser):
     assert result["painted"] > 0
     assert result["pinched"] == pytest.approx(2)
     assert result["left"] == 1  # the third finger paints again
-    page.context.close()
+    close(page)
