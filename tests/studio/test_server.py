@@ -196,3 +196,11 @@ def test_while_the_device_is_taken_a_wish_is_told_so(page):
         page.desk.refusal = lambda: ""
     assert told == {"type": "error", "line": "batch_0001 is sampling on the same device: wait for it, or stop it"}
     page.drawn(page.label())
+
+
+def test_answers_are_sent_at_once():
+    """asyncio turns off the collecting of small packets only for sockets that name their protocol."""
+    with listening(0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
