@@ -13,9 +13,11 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 
 from guided_diffusion import __version__
 from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_keys
+from guided_diffusion.config.shipped import found_config
 from guided_diffusion.runtime.errors import Interrupted, UserError, lacks_memory, one_line
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
@@ -142,6 +144,10 @@ def _run(arguments: list[str]) -> int:
     values, left_aside = read_keys(action, parsed.config) if parsed.config is not None else ({}, "")
     values |= parse_overrides(parsed.set, ACTIONS[action])
     config = load_config(action, values)
+    if parsed.config is not None and launched_as()[0] == 0:
+        path = Path(os.path.expanduser(parsed.config))
+        if (example := found_config(path)) != path:
+            print(f"note: {parsed.config} is the example that isdm brings along, {example}")
     if left_aside and launched_as()[0] == 0:
         print(f"note: {parsed.config}: {left_aside}")
     module = import_module(f"guided_diffusion.actions.{action}")

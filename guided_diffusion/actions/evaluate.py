@@ -6,20 +6,14 @@ from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.pipelines.evaluation.evaluate import evaluate, plan_lines
 from guided_diffusion.runtime.distributed import choose_device, init_distributed
 from guided_diffusion.runtime.errors import UserError
-from guided_diffusion.runtime.memory import keep_freed_memory
 
 
 def run(config: EvaluateConfig) -> int:
     """Measure the samples and write the report; results of an earlier start are not computed again."""
-    world = init_distributed(config.compute.device)
-    try:
+    with init_distributed(config.compute.device) as world:
         if world.size > 1:
             raise UserError("evaluate runs in one process: start it without torchrun or mpiexec", collective=True)
-        if world.device.type == "cpu":
-            keep_freed_memory()
         evaluate(config, world)
-    finally:
-        world.close()
     return 0
 
 

@@ -1,52 +1,57 @@
-"""`export`: the weights of a run, or a dataset, for other tools."""
+"""`export`: the weights of a run, or a dataset, for other tools, and to the Hugging Face Hub."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from guided_diffusion.config.export import ExportConfig
-from guided_diffusion.pipelines.dataset_export import RECORD, export_dataset
-from guided_diffusion.runtime.checkpoint import BEST, DESCRIBED, find_checkpoint, load_checkpoint, save_weights
-from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.files import write_text
-from guided_diffusion.runtime.lock import file_lock
-from guided_diffusion.runtime.logs import library_versions
+from guided_diffusion.pipelines.dataset_export import RECORD, export_dataset, exported_before
+from guided_diffusion.pipelines.weights_export import export_weights
+from guided_diffusion.runtime.card_file import DATASET_CARD
+from guided_diffusion.runtime.hub_push import PushTarget, check_push, push
 
 
 def run(config: ExportConfig) -> int:
-    """Write a dataset in `config.format`, or weights where there is none."""
+    """Write a dataset in `config.format`, or weights where there is none; push them where `push_to` names a place."""
+    target = None
+    if config.push_to:
+        target = PushTarget(config.push_to, "model" if config.format is None else "dataset", config.push_private)
+        check_push(target)
     if config.format is None:
-        return _export_weights(config)
-    exported = export_dataset(config)
-    print("\n".join(exported.lines()))
-    print(f"  {exported.folder}\n  {exported.folder / RECORD}")
+        _export_weights(config, target)
+    else:
+        _export_dataset(config, target)
     return 0
 
 
-def _export_weights(config: ExportConfig) -> int:
-    """Write the chosen weights of `config.weights.model_path` to `config.export_path`."""
-    source = find_checkpoint(config.weights.model_path, prefer=BEST)
-    target = Path(config.export_path)
-    # Bare weights do not say how they were made: a file beside them does.
-    record = target.with_name(target.name + ".json")
-    with file_lock(target, "export"):
-        for path in (target, record):
-            if path.exists():
-                line = f"export_path: {path} exists already and is not overwritten: choose another name"
-                raise ConfigError.of_keys(("export_path", line))
-        checkpoint = load_checkpoint(source)
-        if (checkpoint.generation or checkpoint.latent) and target.suffix == ".pt":
-            what = "mask code of a model that makes masks" if checkpoint.generation else "autoencoder of a latent model"
-            line = f"export_path ends in .pt, which does not keep the {what}: use "
-            raise ConfigError.of_keys(("export_path", f"{line}.safetensors"))
-        content = {key: getattr(checkpoint, key) for key in DESCRIBED}
-        content |= {"weights": config.weights.weights, "library": library_versions()}
-        save_weights(target, checkpoint.weights(config.weights.weights), checkpoint)
-        try:
-            write_text(record, json.dumps(content, indent=2) + "\n")
-        except BaseException:  # both or none: one of them alone would stop the same command
-            target.unlink()
-            raise
-    print(f"{config.weights.weights} weights of {source.absolute()}:\n  {target.absolute()}\n  {record.absolute()}")
-    return 0
+def plan(config: ExportConfig) -> list[str]:
+    """Return what would be uploaded; the hub is not asked."""
+    if not config.push_to:
+        return ["nothing is uploaded"]
+    what = "the weights, their record" if config.format is None else "all exported files"
+    seen = "private" if config.push_private else "public"
+    return [f"{what} and the card would go to {config.push_to} of the Hugging Face Hub, {seen} if it is new"]
+
+
+def _export_weights(config: ExportConfig, target: PushTarget | None) -> None:
+    exported = export_weights(config)
+    print("\n".join(exported.lines(config.weights.weights)))
+    if target is not None:
+        files = {path.name: path for path in (exported.weights, exported.record)}
+        print("\n".join(push(target, files, exported.card, f"Weights {exported.weights.name} of isdm")))
+
+
+def _export_dataset(config: ExportConfig, target: PushTarget | None) -> None:
+    folder = exported_before(config) if target is not None else None
+    if folder is None:
+        exported = export_dataset(config)
+        folder = exported.folder
+        print("\n".join(exported.lines()))
+        for path in (folder, folder / RECORD, folder / DATASET_CARD):
+            print(f"  {path}")
+    else:
+        print(f"{folder} was exported already")
+    if target is not None:
+        # The record has paths of this machine.
+        left = (RECORD, DATASET_CARD)
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        chosen = {name: path for name, path in files.items() if name not in left}
+        print("\n".join(push(target, chosen, folder / DATASET_CARD, f"Dataset in the format {config.format} of isdm")))

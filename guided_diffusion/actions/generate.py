@@ -6,6 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.pipelines.classified import generate_labeled
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     output_of,
@@ -14,15 +15,12 @@ from guided_diffusion.pipelines.output import (
     written_by_sample,
 )
 from guided_diffusion.runtime.distributed import init_distributed
-from guided_diffusion.runtime.memory import keep_freed_memory
 
 
 def run(config: GenerateConfig) -> int:
     """Write the pairs that `config` asks for and that are not there yet."""
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    config = with_pinned_weights(config)
+    with init_distributed(config.precision.device) as world:
         folder = Path(config.results_path) / config.split
         read = [
             ReadFolder(key, path.absolute(), path.absolute())
@@ -33,6 +31,4 @@ def run(config: GenerateConfig) -> int:
         refuse_other_record("results_path", folder, "generate")
         with output_of("generate", [folder], world):
             generate_labeled(config, world)
-    finally:
-        world.close()
     return 0

@@ -14,6 +14,8 @@ from tqdm import tqdm
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.pipelines.cards.masks import write_masks_card
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.mask_editing import MaskSource, compare_masks, open_masks
 from guided_diffusion.pipelines.output import dataset_folders, output_of, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
@@ -29,16 +31,14 @@ _MANY = 5  # masks that were drawn too often, from which on it is said
 
 def run(config: MasksConfig) -> int:
     """Make the masks that `config` asks for and that are not there yet, and compare all with those of the dataset."""
-    world = init_distributed("cpu")
-    try:
+    config = with_pinned_weights(config)
+    with init_distributed("cpu") as world:
         folder = Path(config.results_path)
         get_mode(config.source.dataset_mode)
         refuse_written_sources({"results_path": [folder, folder / MASKS]}, dataset_folders(config.source))
         refuse_other_record("results_path", folder, ACTION)
         with output_of(ACTION, [folder], world):
             _make(config, world)
-    finally:
-        world.close()
     return 0
 
 
@@ -94,6 +94,7 @@ def _finish(config: MasksConfig, source: MaskSource, output: MaskFolder, planned
     statistics = compare_masks(config, source, output.labels(compared), [line.novelty for line in compared])
     write_text(output.folder / STATISTICS, json.dumps(statistics.to_json(), indent=2) + "\n")
     visualize.save(_sheet(source, output, lines), output.folder / SHEET)
+    card = write_masks_card(config, output, lines, statistics.summary())
     print("value over the 95 % of random parts of the training masks, for each class; above 1 it is out:")
     for line in statistics.table():
         print(f"  {line}")
@@ -107,6 +108,7 @@ def _finish(config: MasksConfig, source: MaskSource, output: MaskFolder, planned
     print(f"{len(lines)} masks ({planned} asked for)")
     for path in (output.folder / MASKS, output.manifest, output.folder / STATISTICS, output.folder / SHEET):
         print(f"  {path.absolute()}")
+    print(f"  {card}")
 
 
 def _sheet(source: MaskSource, output: MaskFolder, lines: Sequence[MaskLine]) -> Image.Image:

@@ -15,7 +15,9 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.erasing import plan_erasing
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config, warn_of_untrained_guidance
 from guided_diffusion.pipelines.output import (
@@ -33,7 +35,7 @@ from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
 from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
@@ -45,19 +47,15 @@ SHEET_ROWS = 12
 
 def run(config: PlaceConfig) -> int:
     """Write the pairs that `config` asks for and that are not there yet."""
+    config = with_pinned_weights(config)
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    with init_distributed(config.precision.device) as world:
         checkpoint = load_checkpoint(path)
         trained = _checked(config, checkpoint)
         folder = Path(config.results_path) / config.split
         refuse_other_record("results_path", folder, "place")
         with output_of("place", [folder], world):
             _place(config, checkpoint, trained, world)
-    finally:
-        world.close()
     return 0
 
 
@@ -66,7 +64,7 @@ def plan(config: PlaceConfig) -> list[str]:
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
     choose_device(config.precision.device)
     _checked(config, load_checkpoint(path, lazily=True))
-    return [f"weights of {path.absolute()}", *good_lines(config)]
+    return [f"weights of {shown(path)}", *good_lines(config)]
 
 
 def _checked(config: PlaceConfig, checkpoint: Checkpoint) -> TrainedConfig:
@@ -127,7 +125,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
     _paint(config, trained, sampling, plan, todo, output, world)
     world.barrier()
     if world.is_main:
-        _finish(config, trained, output, len(samples), encoding)
+        _finish(config, checkpoint, trained, output, len(samples))
     world.barrier()
 
 
@@ -194,9 +192,9 @@ def _paint(
 
 
 def _finish(
-    config: PlaceConfig, trained: TrainedConfig, output: SyntheticFolder, planned: int, encoding: LabelEncoding
+    config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, output: SyntheticFolder, planned: int
 ) -> None:
-    lines = output.finish()
+    lines, encoding = output.finish(), output.encoding
     placed = Counter(defect.name for line in lines for defect in line.defects or ())
     skipped = Counter((defect.name, defect.reason) for line in lines for defect in line.skipped or ())
     if lines:
@@ -207,9 +205,11 @@ def _finish(
             output.folder, shown, encoding, geometry.image_channels, geometry.image_range, upright=upright
         )
         visualize.save(place_sheet(rows, encoding.names), output.folder / SHEET)
+    card = write_sample_card(config, output, lines, checkpoint, trained)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
     print(f"{len(lines)} images ({planned} asked for); {'painted over' if config.erase else 'painted'}: {counts}")
     for (name, reason), count in sorted(skipped.items()):
         print(f"  not placed: {count} {name}, {reason}")
     for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
+    print(f"  {card}")

@@ -14,6 +14,7 @@ from guided_diffusion.data.scan.lost_classes import written_losses
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.dataset import plain_transform
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.image_sampling import sample_images
 from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.layout_sampling import sample_layouts
@@ -34,7 +35,7 @@ from guided_diffusion.pipelines.sampling import Progress, recorded_settings
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
-from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.samples.manifest import SampleSettings
 from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.reader import GeneratedMasks, find_generated_masks
@@ -43,11 +44,9 @@ from guided_diffusion.samples.writer import SyntheticFolder, read_conditions
 
 def run(config: SampleConfig) -> int:
     """Write the samples that `config` asks for and that are not there yet."""
+    config = with_pinned_weights(config)
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    with init_distributed(config.precision.device) as world:
         checkpoint = load_checkpoint(path)
         trained = _checked(config, checkpoint)
         folder = Path(config.results_path) / config.split
@@ -57,8 +56,6 @@ def run(config: SampleConfig) -> int:
                 warn_of_untrained_guidance(checkpoint, config.sampler.s)
             work = _work_of(trained)
             work(config, checkpoint, trained, world)
-    finally:
-        world.close()
     return 0
 
 
@@ -68,7 +65,7 @@ def plan(config: SampleConfig) -> list[str]:
     choose_device(config.precision.device)
     trained = _checked(config, load_checkpoint(path, lazily=True))
     height, width = height_width(trained.geometry.image_size)
-    head = f"{width} x {height} px, weights of {path.absolute()}"
+    head = f"{width} x {height} px, weights of {shown(path)}"
     if trained.model.condition == "mask" and not trained.generation.makes_masks:
         return [head, *masks_lines(config, trained.source)]
     return [head, *made_lines(config, config.num_samples)]
@@ -146,7 +143,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     make_batches(make, todo, config.batch_size, sampling.num_steps, output, world)
     world.barrier()
     if world.is_main:
-        finish_output(output, len(plan), "pairs", encoding.names)
+        finish_output(config, trained, checkpoint, output, len(plan), "pairs", encoding.names)
         if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
             print(f"warning: {output.folder}: {lost}")
     world.barrier()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.output import (
     dataset_folders,
     image_folder,
@@ -15,16 +16,13 @@ from guided_diffusion.pipelines.output import (
 )
 from guided_diffusion.pipelines.segment.run import FOLDS, PREDICTED, segment
 from guided_diffusion.runtime.distributed import init_distributed
-from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.manifest import FOLDERS
 
 
 def run(config: SegmentConfig) -> int:
     """Train the classifiers, score them, label the images; each stage goes on where it was interrupted."""
-    world = init_distributed(config.precision.device)
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    try:
+    config = with_pinned_weights(config)
+    with init_distributed(config.precision.device) as world:
         folder = Path(config.output_dir)
         if config.source.dataset_mode:
             get_mode(config.source.dataset_mode)
@@ -38,6 +36,4 @@ def run(config: SegmentConfig) -> int:
             if world.is_main:
                 for path in paths:
                     print(f"  {path.absolute()}")
-    finally:
-        world.close()
     return 0

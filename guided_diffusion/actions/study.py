@@ -9,18 +9,14 @@ from guided_diffusion.config.study import StudyConfig
 from guided_diffusion.pipelines.study.study import plan_lines, study
 from guided_diffusion.runtime.distributed import choose_device, init_distributed
 from guided_diffusion.runtime.errors import UserError
-from guided_diffusion.runtime.memory import keep_freed_memory
 
 
 def run(config: StudyConfig) -> int:
     """Train generators and segmentation models and write the report; what is there already is not made again."""
-    world = init_distributed(config.compute.device)
-    size, device = world.size, world.device
-    world.close()  # the actions of the generators have their own
+    with init_distributed(config.compute.device) as world:
+        size, device = world.size, world.device  # the actions of the generators join anew
     if size > 1:
         raise UserError("study runs in one process: start it without torchrun or mpiexec", collective=True)
-    if device.type == "cpu":
-        keep_freed_memory()
     study(config, device, _run_action)
     return 0
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from guided_diffusion.config.pipeline import WeightsOptions
 from guided_diffusion.data.formats.options import ExportFormat
 from guided_diffusion.data.options import SourceOptions
+from guided_diffusion.runtime.hub_address import SUFFIX, is_repo
 from guided_diffusion.runtime.options import ActionConfig, Problem, option
 
 
@@ -24,13 +25,25 @@ class ExportConfig(ActionConfig):
     format: ExportFormat | None = option(
         None, "of a dataset that is written in place of weights; hf: an imagefolder of Hugging Face datasets"
     )
+    push_to: str = option(
+        "", "also upload what is exported to this repository of the Hugging Face Hub, user/name; nothing by default"
+    )
+    push_private: bool = option(True, "with push_to: make the repository private, and refuse one that is public")
+    evaluate_dir: str = option(
+        "", "of weights: output_dir of evaluate on samples of theirs, whose verdict the card then has", path=True
+    )
     export_path: str = option(
         "", "weights: file to write, ending in .pt or .safetensors; a dataset: new folder", written=True
     )
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
+        if self.push_to and not is_repo(self.push_to):
+            yield ("push_to", f"push_to is {self.push_to!r}: give the name of a repository, such as user/name")
         if self.format is not None:
+            if self.evaluate_dir:
+                line = "evaluate_dir is given, but format is of a dataset, whose own card has its verdict: leave it out"
+                yield ("evaluate_dir", line)
             if not self.source.data_dir:
                 line = f"data_dir is missing, but format is {self.format}: give the dataset or the folder of results"
                 yield ("data_dir", line)
@@ -47,3 +60,6 @@ class ExportConfig(ActionConfig):
             yield ("model_path", f"{line}, or format and data_dir for a dataset")
         if self.export_path and Path(self.export_path).suffix not in (".pt", ".safetensors"):
             yield ("export_path", f"export_path is {self.export_path!r}: it must end in .pt or .safetensors")
+        elif self.push_to and Path(self.export_path).suffix != SUFFIX:
+            line = f"export_path is {self.export_path!r}, but only {SUFFIX} is pushed, which cannot hold code: use that"
+            yield ("export_path", line)

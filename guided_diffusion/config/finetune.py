@@ -50,7 +50,7 @@ class FinetuneConfig(FromCheckpointConfig, ActionConfig):
     layouts: LayoutTrainingOptions
     precision: PrecisionOptions
     run: RunOptions
-    resume_checkpoint: str = option("", "checkpoint file or run folder of the trained model", path=True)
+    resume_checkpoint: str = option("", "checkpoint file or run folder of the trained model; or hf:user/repo", hub=True)
 
     def as_training(self, trained: TrainedConfig) -> TrainConfig:
         """Return the configuration of the training: this one, with its open keys as in `trained`.

@@ -24,6 +24,7 @@ from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.segment import SegmentConfig
+from guided_diffusion.config.shipped import found_config
 from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.config.study import StudyConfig
 from guided_diffusion.config.train import TrainConfig
@@ -64,7 +65,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     """
     if not str(path).strip():
         raise ConfigError("-c: the name of the config file is empty: give one, or leave -c out")
-    path = Path(os.path.expanduser(path))
+    path = found_config(Path(os.path.expanduser(path)))
     if is_endless(path):
         raise ConfigError(f"{path}: a pipe or device, not a config file: give a file")
     try:
@@ -134,7 +135,7 @@ def read_keys(action: str, path: str | Path) -> tuple[dict[str, Any], str]:
     if not isinstance(name, str) or not name.strip():
         found = json.dumps(name, ensure_ascii=False)
         raise ConfigError.of_keys((BASE, f"{path}: {BASE} is {found}: give the name of another config file"))
-    file = Path(os.path.expanduser(path)).parent / os.path.expanduser(name)
+    file = found_config(Path(os.path.expanduser(path))).parent / os.path.expanduser(name)
     try:
         below = read_config_file(file)
     except ConfigError as error:

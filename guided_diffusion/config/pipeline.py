@@ -15,7 +15,12 @@ class WeightsOptions(OptionGroup):
     """Weights of a trained network."""
 
     title: ClassVar = "weights"
-    model_path: str = option("", "checkpoint file, run folder, or published weights (.pt, .safetensors)", path=True)
+    model_path: str = option(
+        "",
+        "checkpoint file, run folder, or published weights (.pt, .safetensors); hf:user/repo[@revision][/file]: from "
+        "the Hugging Face Hub",
+        hub=True,
+    )
     weights: str = option("ema", 'which weights: ema, raw, or one of several EMA rates such as "0.999"')
 
 

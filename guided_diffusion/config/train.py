@@ -57,6 +57,7 @@ class TrainConfig(NetworkConfig, ActionConfig):
         "auto",
         'checkpoint file or run folder to go on from; "auto": this run where it stopped; "": from scratch only',
         words=True,
+        hub=True,
         resume="may change",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -189,6 +189,16 @@ class UNetModel(nn.Module):
     def _conditioned_blocks(self) -> Iterator[ConditionedResBlock]:
         for layers in (self.middle_block, *self.output_blocks):
             yield from (layer for layer in layers if isinstance(layer, ConditionedResBlock))
+
+    @overload
+    def decode(
+        self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations, *, with_masks: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def decode(
+        self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations, *, with_masks: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
 
     def decode(
         self, skips: Sequence[Tensor], emb: Tensor, modulations: Modulations, *, with_masks: bool = False

@@ -15,6 +15,7 @@ from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, DataError
 from guided_diffusion.runtime.files import digest
+from guided_diffusion.runtime.hub_address import is_address
 from guided_diffusion.samples.reader import SampleFolder
 
 
@@ -63,7 +64,7 @@ def changes_since_sampling(folder: SampleFolder, report: ScanReport) -> tuple[Pa
     None where they agree, and where that checkpoint is gone or does not tell them.
     """
     named = folder.config.get("model_path")
-    if not isinstance(named, str) or not named:
+    if not isinstance(named, str) or not named or is_address(named):  # exported weights do not tell their pairs
         return None
     try:
         path = find_checkpoint(named, prefer=BEST)

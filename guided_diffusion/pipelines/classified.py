@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from guided_diffusion.labeling.files import PixelClassifier, classifier_digest, 
 from guided_diffusion.labeling.uncertainty import keep_certain, needed_before_dropping, published_keep
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.features import features_of_checkpoint, no_mask, published_features
 from guided_diffusion.pipelines.load import class_names_of, encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline, recorded_settings
@@ -59,10 +60,19 @@ def generate_labeled(config: GenerateConfig, world: ProcessGroup) -> None:
     """Write what `config` asks for: all images that were drawn, and the certain ones as a folder of samples."""
     folder = Path(config.results_path) / config.split
     world.run_on_main(lambda: refuse_foreign_samples(folder))
-    lines, output = (_read if config.read_npz else _draw)(config, folder, world)
+    drawn = (_read if config.read_npz else _draw)(config, folder, world)
     if world.is_main:
-        _finish(config, folder, output, lines)
+        _finish(config, folder, drawn)
     world.barrier()
+
+
+class _Drawn(NamedTuple):
+    """The lines of all images that are wanted, their folder, and what drew them: None of a published file."""
+
+    lines: Sequence[ManifestLine]
+    folder: CandidateFolder
+    checkpoint: Checkpoint | None = None
+    trained: TrainedConfig | None = None
 
 
 def _begin(config: GenerateConfig, folder: Path, encoding: LabelEncoding, record: dict[str, Any]) -> None:
@@ -183,8 +193,8 @@ def _refuse_masks(checkpoint: Checkpoint, trained: TrainedConfig) -> None:
     raise ConfigError.of_keys(("model_path", f"model_path is {path}, which {found}"))
 
 
-def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> tuple[list[ManifestLine], CandidateFolder]:
-    """Draw and label what is not there yet; return the lines of all images that are wanted."""
+def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:
+    """Draw and label what is not there yet."""
     painter = _open(config, world)
     config = painter.config
     sampling = painter.pipeline.begin(config.sampler, extrapolation=config.extrapolation)
@@ -211,7 +221,7 @@ def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> tuple[li
             output.write_classified(sample, image, *painter.label(image, sample.seed))
 
     make_batches(make, todo, config.batch_size, sampling.num_steps, output, world)
-    return _lines(output, len(plan), world), output
+    return _Drawn(_lines(output, len(plan), world), output, painter.checkpoint, trained)
 
 
 def _lines(output: CandidateFolder, wanted: int, world: ProcessGroup) -> list[ManifestLine]:
@@ -223,8 +233,8 @@ def _lines(output: CandidateFolder, wanted: int, world: ProcessGroup) -> list[Ma
 # ------------------------------------------------------------------------------------------------- a published file
 
 
-def _read(config: GenerateConfig, folder: Path, world: ProcessGroup) -> tuple[list[ManifestLine], CandidateFolder]:
-    """Write the pairs of a published file that are not there yet, in the main process; return their lines."""
+def _read(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:
+    """Write the pairs of a published file that are not there yet, in the main process."""
     path = Path(config.read_npz)
     file: PublishedFile = world.run_on_main(lambda: read_published(path))
     wanted = len(file) if config.num_samples is None else drawn_for(config)
@@ -236,7 +246,7 @@ def _read(config: GenerateConfig, folder: Path, world: ProcessGroup) -> tuple[li
     output = CandidateFolder(folder / CANDIDATES, "", encoding, settings, mark=config.mark)
     plan = plan_generated([FoundMask()] * wanted, config.seed)
     world.run_on_main(lambda: _copy(config, folder, file, output, plan))
-    return _lines(output, wanted, world), output
+    return _Drawn(_lines(output, wanted, world), output)
 
 
 def _encoding_of_file(config: GenerateConfig, file: PublishedFile) -> LabelEncoding:
@@ -278,7 +288,8 @@ def _copy(
 # ------------------------------------------------------------------------------------------------------ the choice
 
 
-def _finish(config: GenerateConfig, folder: Path, candidates: CandidateFolder, lines: Sequence[ManifestLine]) -> None:
+def _finish(config: GenerateConfig, folder: Path, drawn: _Drawn) -> None:
+    lines, candidates = drawn.lines, drawn.folder
     scores = [line.classified.score for line in lines]
     chosen = (published_keep if config.published_filter else keep_certain)(scores, config.labels.drop_uncertain)
     if not len(chosen):
@@ -289,6 +300,7 @@ def _finish(config: GenerateConfig, folder: Path, candidates: CandidateFolder, l
     samples = SyntheticFolder(config.results_path, config.split, candidates.encoding, candidates.settings)
     # From the most certain to the most uncertain.
     save_contact_sheet(samples, sorted(kept, key=lambda line: line.classified.score), candidates.encoding.names)
+    card = write_sample_card(config, samples, kept, drawn.checkpoint, drawn.trained)
     ignored = np.mean([line.classified.ignored for line in kept])
     worst = max(line.classified.score for line in kept)
     print(
@@ -302,6 +314,7 @@ def _finish(config: GenerateConfig, folder: Path, candidates: CandidateFolder, l
         write_published(paths[-1], folder, kept)
     for path in paths:
         print(f"  {path.absolute()}")
+    print(f"  {card}")
 
 
 def _size_of(samples: SyntheticFolder, line: ManifestLine) -> tuple[int, int]:

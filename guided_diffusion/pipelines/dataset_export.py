@@ -22,12 +22,14 @@ from guided_diffusion.data.formats.writers.nnunet import NnunetWriter
 from guided_diffusion.data.formats.writing import WRITERS
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import Pair
-from guided_diffusion.pipelines.export_source import ExportSource, find_export_source
+from guided_diffusion.pipelines.cards.exported import ExportedFacts, write_export_card
+from guided_diffusion.pipelines.export_source import REAL, ExportSource, find_export_source
 from guided_diffusion.pipelines.output import dataset_folders, refuse_written_sources
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import library_versions
 from guided_diffusion.runtime.whole_folder import new_folder
+from guided_diffusion.samples.dataset_card import ClassCounts
 
 RECORD = "export.json"
 _GRAY = ("1", "L", "I", "I;16", "I;16B")
@@ -49,7 +51,7 @@ class Exported:
         """Return what was written, for people."""
         counted = ", ".join(f"{count} {split}" for split, count in self.splits.items())
         lines = [f"{self.title}: {sum(self.splits.values())} pairs ({counted}), {len(self.names)} classes"]
-        lines += [f"  {count} {origin}" for origin, count in self.origins.items() if origin != "real"]
+        lines += [f"  {count} {origin}" for origin, count in self.origins.items() if origin != REAL]
         return lines + [f"note: {count} {what}" for what, count in self.counts.items()]
 
 
@@ -62,6 +64,17 @@ def class_order(encoding: LabelEncoding, background: int) -> tuple[tuple[str, ..
     lookup = np.full(encoding.num_classes + 1, IGNORED_ID, np.int32)
     lookup[order] = np.arange(encoding.num_classes)
     return tuple(encoding.names[index] for index in order), lookup
+
+
+def exported_before(config: ExportConfig) -> Path | None:
+    """Return the folder of `export_path` where the same command has written it, to be pushed as it is; None if not."""
+    folder, source = Path(os.path.abspath(config.export_path)), Path(config.source.data_dir).absolute()
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        same = (record["format"], record["source"]) == (config.format, str(source))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder if same else None
 
 
 def export_dataset(config: ExportConfig) -> Exported:
@@ -83,7 +96,8 @@ def export_dataset(config: ExportConfig) -> Exported:
         if isinstance(writer, NnunetWriter):
             modes = {mode for split in found.splits for mode in split.report.image_modes}
             writer.channels = 1 if modes <= set(_GRAY) else 3
-        record, origins, splits = _write(found, lookup, writer)
+        counted = ClassCounts(names, [str(index) for index in range(len(names))], title="class id")
+        record, origins, splits = _write(found, lookup, writer, counted)
         writer.finish()
         counts = {what: count for what, count in writer.counts.items() if count}
         exported = Exported(target, kind.title, names, splits, origins, counts)
@@ -98,11 +112,13 @@ def export_dataset(config: ExportConfig) -> Exported:
             "pairs": record,
         }
         write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
+        facts = ExportedFacts(str(config.format), kind.title, splits, origins, counts, counted)
+        write_export_card(folder, source.data_dir, found, facts)
     return exported
 
 
 def _write(
-    found: ExportSource, lookup: NDArray[np.int32], writer: Any
+    found: ExportSource, lookup: NDArray[np.int32], writer: Any, counted: ClassCounts
 ) -> tuple[list[dict[str, str]], dict[str, int], dict[str, int]]:
     entries = [(split, entry) for split in found.splits for entry in split.entries]
     names = safe_names([f"{split.split}/{entry.stem}.png" for split, entry in entries])
@@ -111,6 +127,7 @@ def _write(
     splits: Counter[str] = Counter()
     for (split, entry), name in zip(tqdm(entries, desc="exporting", unit="pair"), names, strict=True):
         label = lookup[read_mask(entry.mask, found.encoding, upright=entry.upright).numpy()]
+        counted.add(label)
         image = ExportedImage(entry.image, entry.upright) if isinstance(entry, Pair) else None
         pair = ExportedPair(name, split.split, label, image, split.origin(entry))
         writer.add(pair)

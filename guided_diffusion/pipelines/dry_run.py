@@ -12,6 +12,7 @@ from typing import Any
 
 from guided_diffusion.pipelines.output import refuse_other_record
 from guided_diffusion.runtime.errors import ConfigError, one_line
+from guided_diffusion.runtime.hub_address import is_address
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.runtime.options import ActionConfig
 from guided_diffusion.runtime.units import size_in_words
@@ -76,7 +77,9 @@ def _read(config: ActionConfig) -> tuple[list[str], list[tuple[str, str]]]:
     lines, missing = [], []
     for key, value in _paths(config, written=False):
         path = Path(value).absolute()
-        if "://" in value:
+        if config.facts(key).hub and is_address(value):
+            lines.append(f"{key}: {value}, from the Hugging Face Hub; its files are downloaded to the cache")
+        elif "://" in value:
             lines.append(f"{key}: {value}, in the cloud, which is not asked")
         elif path.exists():
             lines.append(f"{key}: {path}, {content_of(path)}")

@@ -30,6 +30,8 @@ from guided_diffusion.samples.mask_folder import ACTION as MASKS_ACTION
 from guided_diffusion.samples.reader import LAYOUT
 
 SPLITS = ("train", "test")
+REAL, PREDICTED_MASK = "real", "real image, predicted mask"
+"""Origins of pairs whose images are no model's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +42,16 @@ class SourceSplit:
     report: ScanReport
     origins: Mapping[str, str]
     """By absolute path of the mask; those that are missing are real."""
+    folder: Path | None = None
+    """Where its manifest and card lie, if it has them."""
 
     @property
     def entries(self) -> tuple[Pair, ...] | tuple[MaskEntry, ...]:
         return self.report.pairs
 
     def origin(self, entry: Pair | MaskEntry) -> str:
-        """Return how a pair was made, "real" for one that was photographed and annotated."""
-        return self.origins.get(os.path.abspath(entry.mask), "real")
+        """Return how a pair was made, `REAL` for one that was photographed and annotated."""
+        return self.origins.get(os.path.abspath(entry.mask), REAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +107,7 @@ def _of_dataset(source: SourceOptions, mode: DatasetMode) -> ExportSource:
         report = scan_as_stored(source, mode, split, encoding=encoding)
         encoding = encoding or report.raise_if_fatal()
         report.raise_if_fatal()
-        splits.append(SourceSplit(split, report, _origins(folder)))
+        splits.append(SourceSplit(split, report, _origins(folder), folder))
     return ExportSource(tuple(splits), encoding, mode)
 
 
@@ -119,7 +123,7 @@ def _of_samples(folder: Path) -> ExportSource:
     encoding = None if classes is None else encoding_of(classes)
     report = scan_dataset(folder, flat, split, encoding=encoding)
     encoding = report.raise_if_fatal()
-    return ExportSource((SourceSplit(split, report, _origins(folder)),), encoding, mode)
+    return ExportSource((SourceSplit(split, report, _origins(folder), folder),), encoding, mode)
 
 
 def _of_masks(root: Path) -> ExportSource:
@@ -134,7 +138,7 @@ def _masks_alone(root: Path, split: str, classes: ClassesFile | None) -> ExportS
     report = scan_masks(root / "masks", encoding)
     report.raise_if_fatal()
     origins = {os.path.abspath(entry.mask): "synthetic mask" for entry in report.pairs}
-    return ExportSource((SourceSplit(split, report, origins),), encoding, get_mode(LAYOUT))
+    return ExportSource((SourceSplit(split, report, origins, root),), encoding, get_mode(LAYOUT))
 
 
 def _classes(root: Path) -> ClassesFile | None:
@@ -176,7 +180,7 @@ def _origins(folder: Path) -> dict[str, str]:
 def origin_of(line: ManifestLine) -> str:
     """Return how a pair was made, in words."""
     if line.pseudo is not None:
-        return "real image, predicted mask"
+        return PREDICTED_MASK
     if line.good_image is not None:
         return "synthetic defects in a real image"
     if line.classified is not None or line.predicted is not None:

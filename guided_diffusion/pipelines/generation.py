@@ -93,15 +93,16 @@ def generation_of_checkpoint(checkpoint: Checkpoint) -> Generation | None:
 
 def read_training_labels(config: TrainConfig | CheckConfig, report: ScanReport) -> NDArray[np.integer]:
     """Read every mask of a training as the model sees it, without augmentation: [N, H, W], pairs before good images."""
-    transform = plain_transform(config.geometry, get_mode(config.source.dataset_mode))
+    transform, encoding = plain_transform(config.geometry, get_mode(config.source.dataset_mode)), report.encoding
+    assert encoding is not None
 
     def read(entry: Any) -> NDArray[np.integer]:
         if entry.mask is None:  # a good image, or an image alone
-            kind = np.uint8 if report.encoding.num_classes < 256 else np.int16
+            kind = np.uint8 if encoding.num_classes < 256 else np.int16
             return np.full(transform.image_size, transform.background, kind)
         if isinstance(entry, GoodImage):
             entry = MaskEntry(entry.stem, entry.mask, upright=entry.upright)
-        return read_condition(entry, report.encoding, transform).label.numpy()
+        return read_condition(entry, encoding, transform).label.numpy()
 
     labels = in_threads(read, [*report.pairs, *report.good_images], "reading masks", progress=len(report.pairs) > 500)
     return np.stack(labels)
@@ -111,6 +112,7 @@ def read_training_masks(config: TrainConfig, report: ScanReport) -> TrainedMasks
     """Read every mask of a training as the model sees it, and count what is in them."""
     labels = read_training_labels(config, report)
     background = get_mode(config.source.dataset_mode).background
+    assert report.encoding is not None
     return TrainedMasks(labels, count_masks(labels, report.encoding.num_classes, background))
 
 
@@ -118,6 +120,7 @@ def generation_of_training(
     config: TrainConfig, report: ScanReport, masks: TrainedMasks, source: Checkpoint | None
 ) -> Generation:
     """Return code and rules of a training; the code is that of `source`, the checkpoint it begins with, if any."""
+    assert report.encoding is not None
     num_classes = report.encoding.num_classes
     before = None if source is None else generation_of_checkpoint(source)
     with_null = masks.counts.has_null or config.geometry.resize == "pad"
@@ -214,6 +217,12 @@ class GenerationPipeline:
     sampling: SamplingPipeline
     rules: MaskRules
 
+    @property
+    def code(self) -> Code:
+        """How images and masks are written in what the network makes."""
+        assert self.sampling.code is not None
+        return self.sampling.code
+
     def __call__(
         self, classes: Sequence[str | int | None], seeds: Sequence[int], *, clean: bool = True, **settings: Any
     ) -> Decoded:
@@ -227,7 +236,7 @@ class GenerationPipeline:
             self.sampling.num_classes,
             self.sampling.image_shape[1:],
         )
-        made = self.sampling.code.decode(self.sampling(condition, seeds, **settings))
+        made = self.code.decode(self.sampling(condition, seeds, **settings))
         if not clean or not len(seeds):
             return made
         return made._replace(
@@ -251,7 +260,7 @@ class GenerationPipeline:
         """Return one batch of `run`, not cleaned; classes by number."""
         size = self.sampling.image_shape[1:]
         condition = class_condition(torch.tensor(classes, dtype=torch.int64), self.sampling.num_classes, size)
-        return self.sampling.code.decode(run(condition, seeds, **settings))
+        return self.code.decode(run(condition, seeds, **settings))
 
 
 def preview_draw(
@@ -264,7 +273,8 @@ def preview_draw(
         run = pipeline.sampling.begin(SamplerOptions(steps=steps, time_grid="logsnr"), noise_device="cpu")
         parts = [slice(start, start + batch_size) for start in range(0, len(seeds), batch_size)]
         made = [pipeline.draw(run, classes[part], seeds[part]) for part in parts]
-        image, label, margin = (None if each[0] is None else torch.cat(each) for each in zip(*made, strict=True))
-        return Decoded(image, label, margin)
+        images = [part.image for part in made if part.image is not None]
+        image = torch.cat(images) if images else None
+        return Decoded(image, torch.cat([part.label for part in made]), torch.cat([part.margin for part in made]))
 
     return draw

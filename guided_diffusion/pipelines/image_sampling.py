@@ -38,5 +38,5 @@ def sample_images(config: SampleConfig, checkpoint: Checkpoint, trained: Trained
     make_batches(make, todo, config.batch_size, sampling.num_steps, output, world)
     world.barrier()
     if world.is_main:
-        finish_output(output, len(plan), "images")
+        finish_output(config, trained, checkpoint, output, len(plan), "images")
     world.barrier()

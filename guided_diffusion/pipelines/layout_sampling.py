@@ -95,7 +95,8 @@ def sample_layouts(config: SampleConfig, checkpoint: Checkpoint, trained: Traine
     world.barrier()
     if world.is_main:
         objects = save_objects(output)
-        finish_output(output, len(plan), "images with predicted masks", encoding.names)
+        what = "images with predicted masks"
+        finish_output(config, trained, checkpoint, output, len(plan), what, encoding.names)
         print(f"  {objects.absolute()}")
         print("the masks are predicted: what the model says of where it drew the objects, not drawn by people")
     world.barrier()

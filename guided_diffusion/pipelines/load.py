@@ -14,6 +14,7 @@ from guided_diffusion.config.pipeline import LoadConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.scan.images import NO_CLASSES
 from guided_diffusion.models.compilation import compile_network, wants_compiling
+from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.build import AMP_DTYPES, network_from_checkpoint, trained_config
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
 from guided_diffusion.pipelines.label_diffusion import eta_of_sampling
@@ -34,7 +35,7 @@ def load_pipeline(
     compile: Literal["auto"] | bool = "auto",
     **trained: Any,
 ) -> SamplingPipeline | GenerationPipeline:
-    """Return the pipeline of a run folder, a checkpoint file or bare weights (.pt, .safetensors).
+    """Return the pipeline of a run folder, a checkpoint file, bare weights (.pt, .safetensors) or `hf:user/repo`.
 
     That of a model trained with `generates` mask or pair is a GenerationPipeline, which takes classes for maps.
     weights: "ema", "raw" or an EMA rate. trained: keys of `sample` that bare weights need (dataset_mode, image_size,
@@ -48,6 +49,7 @@ def load_pipeline(
     pipeline = pipeline_of_config(config, checkpoint, options, names, choose_device(config.precision.device))
     label_diffusion = options.label_diffusion.cond_diffuse
     if wants_compiling(config.precision.compile, pipeline.device, label_diffusion=label_diffusion):
+        assert isinstance(pipeline.model, UNetModel)
         compile_network(pipeline.model)
     generation = generation_of_checkpoint(checkpoint)
     return pipeline if generation is None else GenerationPipeline(pipeline, generation.rules)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
@@ -19,7 +20,7 @@ from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
-from guided_diffusion.samples.manifest import GeneratedMask, SampleSettings
+from guided_diffusion.samples.manifest import GeneratedMask, ManifestLine, SampleSettings
 from guided_diffusion.samples.plan import AskedClass, PlannedSample, plan_generated
 from guided_diffusion.samples.writer import SyntheticFolder
 from guided_diffusion.training.mask_preview import spread_classes
@@ -55,7 +56,9 @@ def generate(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfi
         output.close_part()
     world.barrier()
     if world.is_main:
-        _finish(output, encoding.names)
+        lines = output.finish()
+        save_contact_sheet(output, lines, encoding.names)
+        _say(output, lines, write_sample_card(config, output, lines, checkpoint, trained))
     world.barrier()
 
 
@@ -132,9 +135,8 @@ def _checked(
     return MadeMask(image, cleaned, changed, float(margin.mean()), faults, attempt)
 
 
-def _finish(output: SyntheticFolder, names: Sequence[str]) -> None:
-    lines = output.finish()
-    save_contact_sheet(output, lines, names)
+def _say(output: SyntheticFolder, lines: Sequence[ManifestLine], card: str) -> None:
+    """Print how the masks came out, and where everything is."""
     made = [line.generated for line in lines if line.generated is not None]
     redrawn = sum(each.attempts - 1 for each in made)
     kept = [each for each in made if each.faults]
@@ -152,3 +154,4 @@ def _finish(output: SyntheticFolder, names: Sequence[str]) -> None:
         )
     for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
+    print(f"  {card}")

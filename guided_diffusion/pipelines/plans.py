@@ -18,6 +18,7 @@ from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.build import build_network
 from guided_diffusion.pipelines.dataset import good_folder, leaves_masks_aside
 from guided_diffusion.pipelines.resume import ResumePlan
+from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.logs import read_json_lines
 from guided_diffusion.runtime.units import size_in_words
 from guided_diffusion.samples.manifest import MANIFEST, PART
@@ -43,7 +44,7 @@ def training_lines(config: TrainConfig, start: ResumePlan) -> list[str]:
         over = ", which is finished" if start.is_over(config.optimizer) else ""
         lines.append(f"goes on after epoch {done.get('epoch', 0)}, step {done.get('step', 0)}{over}")
     elif start.checkpoint is not None:
-        lines.append(f"begins with the weights of {start.checkpoint.path.absolute()}")
+        lines.append(f"begins with the weights of {shown(start.checkpoint.path)}")
     return [*lines, *_network_lines(config)]
 
 

@@ -31,6 +31,7 @@ from guided_diffusion.runtime.checkpoint import (
 )
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.runtime.files import digest, reporting_os_errors
+from guided_diffusion.runtime.hub_address import origin_of
 from guided_diffusion.training.options import OptimizerOptions
 from guided_diffusion.training.progress import Progress
 
@@ -194,13 +195,20 @@ def lineage(options: OptimizerOptions, start: ResumePlan, folder: Path, *, conve
     seen = {"saw_dropped_masks": dropped or (False if converted else before.get("saw_dropped_masks"))}
     if start.own:
         return {**before, **seen}
-    path = start.checkpoint.path.resolve()
-    with contextlib.suppress(ValueError):  # another drive on Windows
-        path = Path(os.path.relpath(path, folder.resolve()))
-    source = {"path": path.as_posix(), "digest": digest(start.checkpoint.path)}
+    source = {"path": _path_from(folder, start.checkpoint.path), "digest": digest(start.checkpoint.path)}
     if start.continues:
         return {**before, "continued_from": source, **seen}
     return {"started_from": source, **({"converted": CONVERTED} if converted else {}), **seen}
+
+
+def _path_from(folder: Path, file: Path) -> str:
+    """Return the path of a checkpoint relative to a run's folder, or its address on the hub."""
+    if origin := origin_of(file):
+        return origin
+    path = file.resolve()
+    with contextlib.suppress(ValueError):  # another drive on Windows
+        path = Path(os.path.relpath(path, folder.resolve()))
+    return path.as_posix()
 
 
 def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from guided_diffusion.conditions.base import Condition
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.no_condition import NoCondition
+from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.load import read_config
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
@@ -35,6 +36,7 @@ from guided_diffusion.pipelines.label_diffusion import label_process
 from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import digest
+from guided_diffusion.runtime.hub_address import origin_of
 
 Progress = Callable[[int, int], None]
 """(sampling steps done, steps in all), counted for each image."""
@@ -109,6 +111,7 @@ def network_settings(
         "weights": config.weights.weights,
         "precision": config.precision.precision,
         "checkpoint": digest(path),
+        "hub": origin_of(path) or None,
     }
 
 
@@ -146,7 +149,10 @@ class SamplingPipeline:
             return condition
         if isinstance(condition, NoCondition):
             return NoCondition(len(condition), self.network_shape[1:])
-        return latent_reduction(self.options)(condition)
+        reduction = latent_reduction(self.options)
+        assert reduction is not None
+        assert isinstance(condition, SemanticMap)  # latents know no boxes
+        return reduction(condition)
 
     def images_of(self, samples: Tensor) -> Tensor:
         """Return the images of what the network made; samples that are none stay as they are."""

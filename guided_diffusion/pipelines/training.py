@@ -53,7 +53,6 @@ from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import make_folder, remove_leftovers
 from guided_diffusion.runtime.logs import RunLog, write_run_record
-from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.runtime.trackers import PACKAGES, is_installed
 from guided_diffusion.training.ema import EMA
@@ -77,8 +76,6 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
         if world.is_main:
             _print_finished(config, start)
         return
-    if world.device.type == "cpu":
-        keep_freed_memory()
     wants_compiling(config.precision.compile, world.device)  # refused here, with nothing written
     _refuse_missing_trackers(config.run.trackers)
     world.run_on_main(lambda: make_folder(folder))

@@ -11,9 +11,11 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
+from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.sampling import Progress, SamplingRun, spacing
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
 from guided_diffusion.samples.plan import PlannedSample
@@ -43,7 +45,7 @@ def begin_output(
         print(
             f"{len(plan)} {what}{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
             f"{sampling.num_steps} steps ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
-            f"{config.weights.weights} weights of {checkpoint.path.absolute()}"
+            f"{config.weights.weights} weights of {shown(checkpoint.path)}"
         )
         if compiling:
             print(COMPILING)
@@ -78,10 +80,20 @@ def make_batches(
         output.close_part()
 
 
-def finish_output(output: SyntheticFolder, planned: int, what: str, names: Sequence[str] = ()) -> None:
-    """Complete the folder when all processes are done, save its contact sheet, and say where everything is."""
+def finish_output(
+    config: SampleConfig,
+    trained: TrainedConfig,
+    checkpoint: Checkpoint,
+    output: SyntheticFolder,
+    planned: int,
+    what: str,
+    names: Sequence[str] = (),
+) -> None:
+    """Complete the folder when all processes are done, save its contact sheet and card, and say where everything is."""
     lines = output.finish()
     save_contact_sheet(output, lines, names)
+    card = write_sample_card(config, output, lines, checkpoint, trained)
     print(f"{len(lines)} {what} ({planned} asked for)")
     for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
+    print(f"  {card}")

@@ -10,6 +10,7 @@ A checkpoint is one dictionary of plain values and tensors:
     generation          of a model that makes masks: their code, and the rules of the training masks
     latent              of a model of latents: the architecture of its autoencoder, and what its gate measured
     fingerprint         names and digests of the training pairs
+    trained_on          of exported weights, in place of that: name, numbers and one digest of the training images
     progress            epoch, position in the epoch, step, best loss, history, counters of the random streams
     model               raw weights, by the published names
     ema                 rate -> averaged weights
@@ -33,15 +34,17 @@ from torch import Tensor
 
 from guided_diffusion.runtime.errors import CheckpointError, lacks_memory
 from guided_diffusion.runtime.files import atomic_write, is_endless
+from guided_diffusion.runtime.hub import fetch
+from guided_diffusion.runtime.hub_address import is_address
 from guided_diffusion.runtime.logs import library_versions
 
 FORMAT = "isdm"
 VERSION = 1
 LAST = "last.pt"
 BEST = "best.pt"
-DESCRIBED = ("config", "encoding", "lineage", "generation", "latent")
+DESCRIBED = ("config", "encoding", "lineage", "generation", "latent", "trained_on")
 """The fields that a `.safetensors` file keeps, as JSON."""
-ADDED = ("generation", "latent")
+ADDED = ("generation", "latent", "trained_on")
 """Those of them that are left out where they are empty."""
 
 
@@ -56,6 +59,7 @@ class Checkpoint:
     lineage: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     latent: dict[str, Any] = field(default_factory=dict)
+    trained_on: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -98,8 +102,11 @@ class Checkpoint:
 def find_checkpoint(path: str | Path, prefer: str = LAST) -> Path:
     """Return `path` if it is a file, or the checkpoint file of a run's folder; CheckpointError if there is none.
 
-    prefer: which of a folder's two files to take: LAST to resume, BEST to use the weights.
+    prefer: which of a folder's two files to take: LAST to resume, BEST to use the weights. Of an address on the
+    Hugging Face Hub it is the file in the cache.
     """
+    if is_address(path):
+        return fetch(path)
     path = Path(path)
     if path.is_dir():
         for name in (prefer, LAST, BEST):

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.launcher import launched_as, processes_here
+from guided_diffusion.runtime.memory import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -72,6 +73,12 @@ class ProcessGroup:
             raise outcome[1]
         return outcome[0]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Leave the process group."""
         if self.size > 1 and dist.is_initialized():
@@ -115,7 +122,7 @@ def choose_device(name: str, local_rank: int = 0, processes: int = 1) -> torch.d
 
 
 def init_distributed(device_name: str) -> ProcessGroup:
-    """Join the other processes of the run, if any.
+    """Join the other processes of the run, if any; `with` leaves them at its end. A CPU keeps the memory it freed.
 
     Raises UserError if the device does not exist, or if mpiexec started several processes without mpi4py.
     """
@@ -127,6 +134,8 @@ def init_distributed(device_name: str) -> ProcessGroup:
         error.collective = processes == size  # then all of them see the same GPUs, and one of them tells it
         error.already_printed = error.collective and rank > 0
         raise
+    if device.type == "cpu":
+        keep_freed_memory()
     if size == 1:
         return ProcessGroup(0, 1, 0, device)
     if "MASTER_ADDR" not in os.environ:

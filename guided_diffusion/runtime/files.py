@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import psutil
 
@@ -115,6 +115,12 @@ def remove_leftovers(folder: str | Path) -> None:
     for path in leftovers(folder):
         if path.is_file():
             path.unlink(missing_ok=True)
+
+
+def stays_inside(path: str) -> bool:
+    """Return whether a relative path with forward slashes leads to a file below its folder, also on Windows."""
+    parts = PureWindowsPath(path)
+    return bool(parts.parts) and not parts.anchor and ".." not in parts.parts and "\\" not in path
 
 
 def digest(path: str | Path) -> str:

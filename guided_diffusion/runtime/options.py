@@ -17,6 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.fields import FieldInfo
 
+from guided_diffusion.runtime.hub_address import address_mistake, is_address
+
 Problem = tuple[str, str]  # a key, and a line with what is wrong and what to do
 
 RULES = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=False, allow_inf_nan=False)
@@ -36,6 +38,7 @@ class KeyFacts(NamedTuple):
     former: str = ""  # a former name of the key, which is still read
     written: bool = False  # a path that results go to
     words: bool = False  # a path that may also be a word: auto, none, the name of weights
+    hub: bool = False  # a path that may also be the address of weights on the Hugging Face Hub
 
 
 FACTS = "isdm"
@@ -53,11 +56,12 @@ def option(
     former: str = "",
     written: bool = False,
     words: bool = False,
+    hub: bool = False,
     **constraints: Any,
 ) -> Any:
     """Declare one key: its default, its one line of meaning, its facts (`KeyFacts`) and limits in pydantic's terms."""
-    is_path = path or cloud or written or words
-    facts = KeyFacts(is_path, cloud, resume, sampling, spelling_of, former, written, words)
+    is_path = path or cloud or written or words or hub
+    facts = KeyFacts(is_path, cloud, resume, sampling, spelling_of, former, written, words, hub)
     return Field(default, description=meaning, json_schema_extra={FACTS: facts._asdict()}, **constraints)
 
 
@@ -116,10 +120,10 @@ _CLOUD = re.compile(r"gs://[^/]|az://[^/]|https://[^/]+\.blob\.core\.windows\.ne
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\\\\\")
 
 
-def path_mistake(path: str, *, cloud: bool = False) -> str:
+def path_mistake(path: str, *, cloud: bool = False, hub: bool = False) -> str:
     """Return what is wrong with the text of a path and what to do, "" if nothing is.
 
-    cloud: gs:// and Azure addresses may be given.
+    cloud: gs:// and Azure addresses may be given. hub: those of weights on the Hugging Face Hub may be.
     """
     if any(ord(character) < 32 for character in path):
         return (
@@ -131,6 +135,8 @@ def path_mistake(path: str, *, cloud: bool = False) -> str:
         os.fsencode(path)
     except UnicodeEncodeError:
         return "has half of a character, which no file name has: write the name as it is"
+    if is_address(path):
+        return address_mistake(path) if hub else "is an address of weights, which are not read here: give a path"
     if os.name != "nt" and _WINDOWS.match(path):
         return "is a path of Windows, which this system does not have: give the path here"
     if path[:1] == "~" and os.path.expanduser(path)[:1] == "~":
@@ -276,7 +282,11 @@ class FlatConfig(_Options):
         """Yield every path that cannot be one and every contradiction, those within the groups first."""
         for key in self.fields():
             facts, value = self.facts(key), self.get(key)
-            if facts.path and isinstance(value, str) and (mistake := path_mistake(value, cloud=facts.cloud)):
+            if (
+                facts.path
+                and isinstance(value, str)
+                and (mistake := path_mistake(value, cloud=facts.cloud, hub=facts.hub))
+            ):
                 yield key, f"{key} is {value!r}, which {mistake}"
         for group in self.groups():
             yield from getattr(self, group).check()

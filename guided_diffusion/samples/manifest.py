@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from annotated_types import Len
@@ -23,7 +23,7 @@ from pydantic import (
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.files import read_bytes
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import is_endless, write_text
+from guided_diffusion.runtime.files import is_endless, stays_inside, write_text
 
 MANIFEST = "manifest.jsonl"
 PART = ".manifest-{}.jsonl"  # pairs that the process of a rank has finished since the run started
@@ -71,6 +71,7 @@ class SampleSettings(BaseModel):
     layout_source: str | None = None  # of a model of boxes, whose masks are predicted
     layouts: str | None = None  # digest of the layouts that there were to choose from
     style_seed: int | None = None
+    hub: str | None = None  # address of the checkpoint on the Hugging Face Hub, with its commit
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -332,12 +333,6 @@ def read_manifest(path: Path, *, sound_only: bool = False) -> list[ManifestLine]
 def write_manifest(path: Path, lines: Iterable[ManifestLine]) -> None:
     """Replace a manifest; UserError if it cannot be written."""
     write_text(path, "".join(line.text() for line in lines))
-
-
-def stays_inside(path: str) -> bool:
-    """Return whether a relative path with forward slashes leads to a file below its folder, also on Windows."""
-    parts = PureWindowsPath(path)
-    return bool(parts.parts) and not parts.anchor and ".." not in parts.parts and "\\" not in path
 
 
 def is_whole_png(path: Path) -> bool:

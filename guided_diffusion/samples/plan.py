@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from guided_diffusion.data.boxes.asked import AskedLayout
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.files import stays_inside
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-from guided_diffusion.samples.manifest import stays_inside
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class SyntheticFolder(WrittenFolder):
     def _refuse_other_settings(self, lines: Mapping[int, ManifestLine]) -> None:
         for line in lines.values():
             for key, value in self.settings:
-                if getattr(line, key) != value:
+                if key != "hub" and getattr(line, key) != value:  # another commit may have the same weights
                     before, now = json.dumps(getattr(line, key)), json.dumps(value)
                     found = f"holds samples with {key} {before}, these would have {now}"
                     if key == "inputs":  # a digest, which tells nobody anything
@@ -309,6 +309,12 @@ class SyntheticFolder(WrittenFolder):
         lines = self._merge()
         self._unfinished.unlink(missing_ok=True)
         return list(lines.values())
+
+    def labels(self, lines: Iterable[ManifestLine]) -> Iterator[np.ndarray]:
+        """Yield the label maps [H, W] of written samples that have masks."""
+        for line in lines:
+            with Image.open(self.folder / line.mask) as file:
+                yield self.encoding.decode(file, line.mask)
 
     def tiles(self, lines: Iterable[ManifestLine]) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
         """Yield (image uint8 [H, W] or [H, W, 3], label [H, W]) of written samples, None for what one has not."""

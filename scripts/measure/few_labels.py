@@ -45,12 +45,9 @@ from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.area import reduce_label
 from guided_diffusion.data.datasets import read_image
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.labeling.classifier import PixelEnsemble
 from guided_diffusion.labeling.recipes import recipe_of
-from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.features import feature_store
 from guided_diffusion.pipelines.segment.folds import Trainer, predict_tiles
 from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled
@@ -59,6 +56,7 @@ from guided_diffusion.pipelines.study.amounts import nested_order, read_presence
 from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
+from scripts.measure.whole_splits import open_splits
 
 FEATURES, VALUES, UNET = METHODS = ("features", "values", "unet")
 NAMES = {
@@ -86,19 +84,10 @@ class Data:
 
 def read_data(arguments: argparse.Namespace) -> Data:
     """Return the images that the arguments name; UserError for what is wrong with them."""
-    source = SourceOptions(data_dir=arguments.data_dir, dataset_mode=arguments.dataset_mode)
-    geometry = GeometryOptions(
-        image_size=arguments.crop, image_channels=arguments.channels, resize="window", scale=arguments.scale
-    )
-    report = scan_split(source, geometry, "train")
-    encoding = report.raise_if_fatal()
-    test = scan_split(source, geometry, "test", encoding=encoding)
-    test.raise_if_fatal()
-    background = get_mode(source.dataset_mode).background
-    view = StudyView(encoding, geometry.image_channels, geometry.scale, geometry.image_range, background)
-    presence = read_presence(report.pairs, encoding, background)
+    training, test, view = open_splits(arguments)
+    presence = read_presence(training, view.encoding, view.background)
     orders = [nested_order(presence, seed) for seed in range(arguments.seeds)]
-    return Data(report.pairs, orders, test.pairs, view.read_pairs(test.pairs, "test"), view)
+    return Data(training, orders, test, view.read_pairs(test, "test"), view)
 
 
 def result_file(arguments: argparse.Namespace, method: str, amount: int, seed: int) -> Path:

@@ -35,12 +35,9 @@ from evaluations.segmentation.models import build_segmenter, input_form
 from evaluations.segmentation.sliding import predict_whole
 from evaluations.study.training_sets import split_validation
 from evaluations.whole_images import WholeImages
-from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import list_good_images
-from guided_diffusion.pipelines.dataset import scan_split
-from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.errors import UserError
+from scripts.measure.whole_splits import open_splits
 
 HELD_OUT = 0.2  # of the training images
 ARMS = {"plain": "no augmentation", "augmented": "usual augmentation"}
@@ -62,22 +59,13 @@ class Data:
 
 def read_data(arguments: argparse.Namespace) -> Data:
     """Return the images that the arguments name; UserError for what is wrong with them."""
-    source = SourceOptions(data_dir=arguments.data_dir, dataset_mode=arguments.dataset_mode)
-    geometry = GeometryOptions(
-        image_size=arguments.crop, image_channels=arguments.channels, resize="window", scale=arguments.scale
-    )
-    report = scan_split(source, geometry, "train")
-    encoding = report.raise_if_fatal()
-    background = get_mode(source.dataset_mode).background
-    view = StudyView(encoding, geometry.image_channels, geometry.scale, geometry.image_range, background)
-    training = view.read_pairs(report.pairs, "training")
+    pairs, test, view = open_splits(arguments)
+    training, encoding = view.read_pairs(pairs, "training"), view.encoding
     good, good_training = None, None
     if arguments.good_dir:
         good_training = view.read_good(list_good_images(str(arguments.good_dir / "train")), "good images")
     if arguments.on == "test":
-        test = scan_split(source, geometry, "test", encoding=encoding)
-        test.raise_if_fatal()
-        measured = view.read_pairs(test.pairs, "test")
+        measured = view.read_pairs(test, "test")
         if arguments.good_dir:
             good = view.read_good(list_good_images(str(arguments.good_dir / "test")), "good test images")
     else:

@@ -10,6 +10,7 @@ import command_line
 import numpy as np
 import pytest
 import torch
+from cards import check_card
 from colored import FAST, NAMES, train, write_labeled, write_unlabeled
 from error_lines import check_error, check_errors
 from odd_images import write_png
@@ -93,6 +94,8 @@ class TestPairs:
         assert (folder / "train/contact_sheet.png").is_file()
         for path in ("images", "masks", "manifest.jsonl", "contact_sheet.png", "candidates"):
             assert str(folder / "train" / path) in shown
+        check_card(folder / "train", 5, "pixel classifiers | digest", "`drop_uncertain` | 0.3", "No person drew")
+        assert str(folder / "train" / "dataset_card.md") in shown
 
     def test_masks_are_those_that_segment_finds_in_the_images(self, generate, keys, isdm, tmp_path):
         """Features are those of the whole process, however few steps have drawn the images."""

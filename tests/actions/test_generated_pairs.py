@@ -9,6 +9,7 @@ import command_line
 import numpy as np
 import pytest
 import torch
+from cards import check_card
 from error_lines import check_error, check_errors
 from PIL import Image
 from tiny import TINY
@@ -139,6 +140,7 @@ def test_pairs_have_the_layout_of_samples(sample):
             assert image.size == mask.size == (16, 16)
             assert np.asarray(mask).max() < len(CLASSES)
     assert (folder / "contact_sheet.png").exists()
+    check_card(folder, SAMPLES, "one diffusion model made both", "No person drew or checked the masks")
 
 
 @pytest.mark.slow

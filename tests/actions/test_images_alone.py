@@ -82,7 +82,7 @@ def test_masks_are_left_aside(lemons, isdm, tmp_path):
         mask.unlink() if index % 2 else mask.write_bytes(b"no picture")
     weights = []
     for name, values in {
-        "aside": {"data_dir": data, "dataset_mode": "multi-class", "condition": "none", "num_classes": 9},
+        "aside": {"data_dir": data, "dataset_mode": "multi-class", "condition": "none"},
         "images": {"data_dir": data, "dataset_mode": "images"},
         "folder": {"image_dir": data / "train" / "images"},
     }.items():
@@ -201,6 +201,8 @@ def test_images_that_cannot_be_used_are_named(pictures, isdm, tmp_path):
         ({"image_dir": "data/train/images", "mask_dir": "data/train/masks"}, "mask_dir"),
         ({"image_dir": "data/train/images", "cond_diffuse": True, "condition": "none"}, "cond_diffuse"),
         ({"image_dir": "data/train/images", "output_dir": "data/train/images/run"}, "output_dir"),
+        ({**DATA, "condition": "none", "num_classes": 9}, "num_classes"),
+        ({"image_dir": "data/train/images", "drop_rate": 0.1}, "drop_rate"),
     ],
 )
 def test_mistakes_are_one_line(lemons, isdm, tmp_path, values, subject):
@@ -219,8 +221,11 @@ def test_mistakes_are_one_line(lemons, isdm, tmp_path, values, subject):
 def test_samples_are_images_with_a_manifest_and_a_sheet(draw):
     folder, shown = draw("samples")
     assert {path.name for path in folder.iterdir()} == {
-        "images", "manifest.jsonl", "contact_sheet.png", "config.json", "environment.json",
+        "images", "manifest.jsonl", "contact_sheet.png", "config.json", "environment.json", "dataset_card.md",
     }  # fmt: skip
+    card = (folder / "dataset_card.md").read_text()
+    assert "- unconditional-image-generation" in card
+    assert "## Classes" not in card
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(SAMPLES))
     assert len({line["seed"] for line in lines}) == SAMPLES

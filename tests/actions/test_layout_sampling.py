@@ -11,6 +11,7 @@ import pytest
 import torch
 from box_model import box_model
 from boxed import boxed_copy
+from cards import check_card
 from error_lines import check_errors
 from parts import bytes_of, lines_of, pixels_of
 from processes import finish, kill_at_files, start, start_pair
@@ -85,6 +86,7 @@ class TestSameBytes:
         alone, some = (sample(f"b{size}", batch_size=size)[0] for size in (1, 3))
         assert_same(alone, some)
         assert len(list((alone / "images").iterdir())) == 4
+        check_card(alone, 4, "the masks are what the model says".capitalize(), "layouts | digest", "`layout_source`")
 
     @pytest.mark.slow
     def test_for_one_batch(self, sample):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cards import check_card
 from error_lines import check_error
 from odd_images import write_png
 from parts import NAMES, bytes_of, lines_of, pixels_of, write_parts
@@ -17,7 +18,9 @@ from processes import finish, kill_at_files, start, start_pair
 
 from guided_diffusion.data.components import find_components
 
-FILES = {"classes.json", "manifest.jsonl", "statistics.json", "contact_sheet.png", "environment.json"}
+FILES = {
+    "classes.json", "manifest.jsonl", "statistics.json", "contact_sheet.png", "environment.json", "dataset_card.md",
+}  # fmt: skip
 
 
 def counts(label: np.ndarray) -> dict[int, int]:
@@ -49,6 +52,7 @@ class TestResults:
             assert counts(label) == counts(base)
             assert line["split"] == "train"
         assert {path.name for path in folder.iterdir()} >= FILES
+        check_card(folder, 18, "6 of parts (train)", "There are no images", "Against the masks of the dataset")
         assert str(folder / "contact_sheet.png") in shown
         assert "novelty" in shown
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from cards import check_card
 from error_lines import check_error
 from odd_images import write_png
 from parts import (
@@ -78,6 +79,11 @@ class TestSameBytes:
             kinds = [b"compositeWithTrained" in (folder / line["image"]).read_bytes() for folder in (marked, plain)]
             assert kinds == [bool(line["defects"]), False]
             assert line["synthetic"] == bool(line["defects"])
+        count = len(lines_of(plain))
+        text = check_card(
+            plain, count, "## Defects", f"good images | {count} of good,", "Only the defects are synthetic"
+        )
+        assert text == check_card(marked, count)  # whatever the folder is called
 
     def test_other_seeds_give_others(self, place):
         first, second = (pairs_of(place(f"seed{seed}", seed=seed)[0]) for seed in (0, 1))

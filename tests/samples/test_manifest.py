@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.files import stays_inside
 from guided_diffusion.samples.manifest import (
     IMAGES_ALONE,
     MANIFEST,
@@ -16,7 +17,6 @@ from guided_diffusion.samples.manifest import (
     ManifestLine,
     SampleSettings,
     read_manifest,
-    stays_inside,
     write_manifest,
 )
 
@@ -51,6 +51,7 @@ LINE = {
     "layout_source": None,
     "layouts": None,
     "style_seed": None,
+    "hub": None,
 }
 OWN = ("index", "image", "mask", "source_mask", "source_digest", "seed")
 

@@ -51,7 +51,7 @@ def compiled(device: str) -> str:
     import torch
 
     def function(x: torch.Tensor) -> torch.Tensor:
-        return (torch.nn.functional.silu(x) * 2 + x.mean(dim=0)).sum(dim=1)
+        return torch.nn.functional.silu(x) * 2 + x.square()
 
     x = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).to(device)
     started = time.perf_counter()

@@ -19,6 +19,7 @@ from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.scan.problems import refuse_fatal
+from guided_diffusion.pipelines.evaluation.card import update_card
 from guided_diffusion.pipelines.evaluation.data import EvaluationData, ScannedData, load_data, scan_data
 from guided_diffusion.pipelines.evaluation.metrics import MetricContext, make_metrics
 from guided_diffusion.pipelines.evaluation.options import needs_training, resolve_options, without_masks
@@ -156,6 +157,8 @@ def _evaluate_into(
     page = report_page(record, sets, measurements, samples.config, config.quality.report_images)
     write_text(folder / REPORT, page)
     _finish(record, measurements, folder)
+    for line in update_card(samples, record, measurements):
+        print(line)
 
 
 def write_filtered(scanned: ScannedData, scores: np.ndarray, threshold: float, target: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from guided_diffusion.features.extractor import digest_of
 from guided_diffusion.features.store import FeatureStore
 from guided_diffusion.labeling.files import PixelClassifier, classifier_digest, load_classifier
 from guided_diffusion.labeling.recipes import recipe_of
+from guided_diffusion.pipelines.cards.masks import write_segment_card
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.features import feature_store
 from guided_diffusion.pipelines.segment.folds import (
@@ -308,6 +309,8 @@ def _report(run: Segmentation, lines: Sequence[PredictedLine], kept: Sequence[Pr
     run.written += [] if run.labeled is None else [run.classifier_file]
     run.written += write_report(config, record, run.scores, shown, output, upright)
     _say(record)
+    if run.unlabeled is not None:
+        print(f"card: {write_segment_card(config, run.encoding, record)}")
 
 
 def _say(record: dict[str, Any]) -> None:

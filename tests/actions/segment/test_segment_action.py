@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cards import check_card
 from colored import NAMES, masks_of, picture, train, write_labeled, write_unlabeled
 from odd_images import write_png
 from parts import lines_of, pixels_of
@@ -181,6 +182,8 @@ class TestPairs:
             assert np.array_equal(pixels_of(plain / "train" / line["mask"]), pixels_of(source))
             image = labeled / "train/images" / source.name
             assert (plain / "train" / line["image"]).read_bytes() == image.read_bytes()
+        text = check_card(plain / "train", 14, "labeled pairs | 6 of", "no person drew", synthetic=False)
+        assert "IoU on held-out labeled images" in text
         assert not (segment(add_labeled=False, folds=0)[0] / "train/masks/labeled/0.png").exists()
 
     def test_check_and_train_read_it(self, segment, isdm, tmp_path):

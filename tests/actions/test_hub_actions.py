@@ -1,0 +1,202 @@
+"""Weights and datasets to a hub on this machine and back, by the actions that a user runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import command_line
+import numpy as np
+import pytest
+import torch
+from error_lines import check_error
+from local_hub import TOKEN, used_hub
+from PIL import Image
+from tiny import TINY
+
+from guided_diffusion import cli, load_pipeline
+from guided_diffusion.runtime.checkpoint import LAST, load_checkpoint
+from guided_diffusion.runtime.files import digest
+
+ROOT = Path(__file__).parents[2]
+FEW = {"steps": 2, "data_split": "train", "num_samples": 3}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, used_hub(tmp_path_factory.mktemp("cache"), patch) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, trained, tmp_path_factory) -> Path:
+    """The weights of the shared run, exported, and pushed to user/lemons."""
+    path = tmp_path_factory.mktemp("exported") / "lemons.safetensors"
+    assert command_line.run("export", model_path=trained, export_path=path, push_to="user/lemons") == 0
+    return path
+
+
+def test_a_repository_has_exactly_what_was_exported(hub, pushed):
+    repo = hub.repos["models/user/lemons"]
+    assert repo.private
+    files = {path.name: path.read_bytes() for path in pushed.parent.iterdir()}
+    files["README.md"] = files.pop("model_card.md")
+    assert repo.files == {".gitattributes": b"", **files}
+
+
+def test_samples_of_an_address_are_those_of_the_file(hub, pushed, lemons, isdm, tmp_path):
+    folders = {}
+    for name, model in (("file", pushed), ("hub", "hf:user/lemons")):
+        folders[name] = tmp_path / name
+        values = {"model_path": model, "data_dir": lemons, "results_path": folders[name], **FEW}
+        code, shown, errors = isdm("sample", **values)
+        assert (code, errors) == (0, [])
+    commit = hub.repos["models/user/lemons"].commits[-1][0]
+    exact = f"hf:user/lemons@{commit}/lemons.safetensors"
+    assert f"weights of {exact}" in shown
+    lines = {name: (folder / "manifest.jsonl").read_text().splitlines() for name, folder in folders.items()}
+    for ours, theirs in zip(*(map(json.loads, each) for each in lines.values()), strict=True):
+        assert (ours["hub"], theirs["hub"]) == (None, exact)
+        assert ours["checkpoint"] == theirs["checkpoint"] == digest(pushed)
+        first, second = (np.asarray(Image.open(folder / ours["image"])) for folder in folders.values())
+        assert np.array_equal(first, second)
+    assert json.loads((folders["hub"] / "config.json").read_text())["model_path"] == exact
+    assert exact in (folders["hub"] / "dataset_card.md").read_text()
+    # A commit that changes nothing of the weights is no reason to refuse going on.
+    hub.repos["models/user/lemons"].commit({"more.txt": b""})
+    values = {"model_path": "hf:user/lemons", "data_dir": lemons, "results_path": folders["hub"], **FEW}
+    assert isdm("sample", **{**values, "num_samples": 4})[0] == 0
+
+
+def test_python_loads_it(pushed):
+    pipelines = [load_pipeline(path) for path in (pushed, "hf:user/lemons")]
+    labels = np.zeros((1, *pipelines[0].image_shape[1:]), np.uint8)
+    first, second = (pipeline(labels, seeds=[0], steps=2) for pipeline in pipelines)
+    assert torch.equal(first, second)
+    assert pipelines[0].class_names == pipelines[1].class_names
+
+
+def test_finetuning_begins_from_it(pushed, hub, lemons, isdm, tmp_path):
+    values = {key: TINY[key] for key in ("batch_size", "preview_interval", "tensorboard")}
+    values |= {"data_dir": lemons, "resume_checkpoint": "hf:user/lemons", "output_dir": tmp_path / "run"}
+    code, _, errors = isdm("finetune", **values, max_epochs=1)
+    assert (code, errors) == (0, [])
+    began = load_checkpoint(tmp_path / "run" / LAST).lineage["started_from"]
+    assert began["digest"] == digest(pushed)
+    assert began["path"].startswith("hf:user/lemons@")
+    # An interrupted run needs its source no more.
+    hub.requests.clear()
+    assert isdm("finetune", **values, max_epochs=2)[0] == 0
+    assert not hub.requests
+
+
+def test_a_dry_run_says_where_weights_are_from(pushed, lemons, capsys, tmp_path):
+    values = {"model_path": "hf:user/lemons", "data_dir": lemons, "results_path": tmp_path / "out", **FEW}
+    assert cli.main([*command_line.arguments_of("sample", **values), "--dry-run"]) == 0
+    assert "model_path: hf:user/lemons, from the Hugging Face Hub" in capsys.readouterr().out
+    values = {"model_path": pushed, "export_path": tmp_path / "out.safetensors", "push_to": "user/planned"}
+    assert cli.main([*command_line.arguments_of("export", **values), "--dry-run"]) == 0
+    assert "would go to user/planned of the Hugging Face Hub, private" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_command_pushes_again_and_another_export_is_refused(pushed, hub, trained, isdm):
+    commits = hub.repos["models/user/lemons"].commits
+    before = len(commits)
+    values = {"model_path": trained, "export_path": pushed}
+    code, shown, _ = isdm("export", **values, push_to="user/lemons")
+    assert code == 0
+    assert "were there already" in shown
+    assert len(commits) == before + 1
+    for other in ({"push_to": "user/lemons", "weights": "raw"}, {}):
+        code, _, (line,) = isdm("export", **{**values, **other})
+        assert code == 2
+        check_error(line, "export_path", "exists already")
+    assert len(commits) == before + 1
+
+
+def test_a_dataset_is_pushed_without_what_names_this_machine(hub, lemons, isdm, tmp_path):
+    values = {"data_dir": lemons, "dataset_mode": "multi-class", "format": "hf", "export_path": tmp_path / "hf"}
+    assert isdm("export", **values, push_to="user/lemons", push_private=False)[0] == 0
+    repo = hub.repos["datasets/user/lemons"]
+    assert not repo.private
+    there = {path.relative_to(tmp_path / "hf").as_posix() for path in (tmp_path / "hf").rglob("*") if path.is_file()}
+    assert repo.files.keys() - {".gitattributes"} == there - {"export.json", "dataset_card.md"} | {"README.md"}
+    assert not [name for name, content in repo.files.items() if str(tmp_path).encode() in content]
+    assert isdm("export", **values, push_to="user/lemons", push_private=False)[0] == 0  # as it is
+    code, _, (line,) = isdm("export", **values, push_to="user/lemons")
+    assert code == 2
+    check_error(line, "push_to", "public")
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"push_to": "lemons", "export_path": "a.safetensors"}, "push_to"),
+        ({"push_to": "user/../lemons", "export_path": "a.safetensors"}, "push_to"),
+        ({"push_to": "user/lemons", "export_path": "a.pt"}, "export_path"),
+        (
+            {"format": "coco", "data_dir": "d", "model_path": "", "evaluate_dir": "e", "export_path": "a"},
+            "evaluate_dir",
+        ),
+        ({"model_path": "hf:user", "export_path": "a.pt"}, "model_path"),
+        ({"model_path": "", "format": "coco", "data_dir": "hf:user/data", "export_path": "a"}, "data_dir"),
+    ],
+)
+def test_mistakes_are_one_line(isdm, values, key):
+    code, _, (line,) = isdm("export", **{"model_path": "run", **values})
+    assert code == 2
+    check_error(line, key)
+
+
+def test_without_a_token_nothing_is_written(hub, trained, isdm, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    values = {"model_path": trained, "export_path": tmp_path / "a.safetensors", "push_to": "user/new"}
+    code, _, (line,) = isdm("export", **values)
+    assert code == 2
+    check_error(line, "push_to", "no token", "HF_TOKEN")
+    assert not any(tmp_path.iterdir())
+    assert "models/user/new" not in hub.repos
+
+
+def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in another process, which knows the hub by its environment alone."""
+    known = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        env={**known, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own(hub, pushed, trained, tmp_path):
+    """By HF_ENDPOINT, HF_HOME and HF_TOKEN, and then without a network."""
+    places = {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    arguments = ["export", "--set=model_path=hf:user/lemons", f"--set=export_path={tmp_path / 'a.safetensors'}"]
+    done = shell(*arguments, "--set=push_to=user/again", **places, HF_ENDPOINT=hub.address)
+    assert done.returncode == 0, done.stderr
+    assert hub.repos["models/user/again"].private
+    assert load_checkpoint(tmp_path / "a.safetensors").config == load_checkpoint(pushed).config
+    nowhere = {**places, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    again = [*arguments[:2], f"--set=export_path={tmp_path / 'b.safetensors'}"]
+    done = shell(*again, **nowhere)
+    assert done.returncode == 0, done.stderr  # the cache has it
+    assert "using the cache" in done.stderr
+    begun = time.monotonic()
+    done = shell("export", "--set=model_path=hf:user/other", again[2], **nowhere)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: hf:user/other: the hub cannot be reached")
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begun < 60  # most of it is the start of Python, on a busy machine
+    done = shell("export", f"--set=model_path={trained}", f"--set=export_path={tmp_path / 'c.safetensors'}",
+                 "--set=push_to=user/other", **nowhere)  # fmt: skip
+    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
+    assert not (tmp_path / "c.safetensors").exists()

@@ -1,0 +1,59 @@
+"""Keys about masks that a training without a condition would leave aside in silence."""
+
+from __future__ import annotations
+
+import pytest
+from error_lines import check_errors
+
+from guided_diffusion.config.load import load_config
+from guided_diffusion.pipelines.train_misfits import READ_WITH_MASKS, refuse_idle_mask_keys
+from guided_diffusion.runtime.checkpoint import LAST
+from guided_diffusion.runtime.errors import ConfigError
+
+BASE = {"data_dir": "data", "dataset_mode": "multi-class", "condition": "none", "drop_rate": 0.1}
+ABOUT_MASKS = {
+    "num_classes": 3, "ignore_label": 9, "flip_pairs": [["a", "b"]], "mask_resize": "area", "no_instance": False,
+}  # fmt: skip
+
+
+def config_of(tmp_path, **values):
+    return load_config("train", {**BASE, "output_dir": str(tmp_path / "run"), **values})
+
+
+def lines_of(config) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        refuse_idle_mask_keys(config, config.given)
+    return list(caught.value.messages)
+
+
+def test_there_is_a_line_for_each_of_them(tmp_path):
+    assert set(ABOUT_MASKS) == set(READ_WITH_MASKS)
+    check_errors(lines_of(config_of(tmp_path, **ABOUT_MASKS)), "drop_rate", *READ_WITH_MASKS)
+
+
+@pytest.mark.parametrize("reading", [{"inpaint": True}, {"resize": "window"}])
+def test_where_holes_and_windows_lie_on_masks_only_dropping_them_is_idle(tmp_path, reading):
+    check_errors(lines_of(config_of(tmp_path, **ABOUT_MASKS, **reading)), "drop_rate")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {**ABOUT_MASKS, "condition": "mask"},
+        {"drop_rate": 0, "num_classes": None, "flip_pairs": None},  # what is so without being given
+    ],
+)
+def test_what_changes_something_passes(tmp_path, values):
+    config = config_of(tmp_path, **values)
+    refuse_idle_mask_keys(config, config.given)
+
+
+def test_keys_that_the_user_did_not_give_pass(tmp_path):
+    refuse_idle_mask_keys(config_of(tmp_path, **ABOUT_MASKS), ("condition",))
+
+
+def test_a_run_that_was_begun_with_them_goes_on(tmp_path):
+    config = config_of(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LAST).touch()
+    refuse_idle_mask_keys(config, config.given)
