@@ -161,7 +161,7 @@ def place_a_blemish(seen: Visit) -> None:
     assert page.evaluate("document.querySelector('#grid [aria-selected=true]') !== null")
     page.click("#accept")
     page.locator("#grid .badge.kept").wait_for()
-    assert page.locator("#accepted-count").text_content() == "2"
+    page.locator("#accepted-count", has_text="2").wait_for()
 
 
 def check_accepted(accepted: Path, sent: np.ndarray, isdm: Any, folders: dict[str, Path]) -> None:
