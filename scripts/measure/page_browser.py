@@ -12,6 +12,7 @@ from typing import Any
 from guided_diffusion.runtime.errors import DataError
 
 STATIC = Path(__file__).parents[2] / "guided_diffusion" / "studio" / "static"
+PATIENCE = 180_000  # ms, for a busy machine
 HOST = "http://studio.invalid"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -37,6 +38,7 @@ def headless() -> Iterator[Any]:
 def open_modules(browser: Any, **options: Any) -> Any:
     """Return a page in which `await import("/static/….js")` works, without a server; options of its context."""
     page = browser.new_context(**options).new_page()
+    page.set_default_timeout(PATIENCE)
 
     def answer(route: Any) -> None:
         name = route.request.url.removeprefix(f"{HOST}/static/")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from browser import FAINT, HEADINGS, TOO_WIDE, chromium
 from studio_client import Client, studio
-from studio_visit import Visit, visit, wait_for
+from studio_visit import PATIENCE, Visit, visit, wait_for
 from tiny import TINY
 
 from guided_diffusion.data.lemons import write_demo_dataset, write_good_lemons
@@ -219,6 +219,7 @@ def test_a_reload_goes_on(browser, client):
 
 def test_the_page_without_its_token_says_so(browser, client):
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto(f"http://{client.host}/")
     page.locator("#message", has_text="lacks the part after #").wait_for()

@@ -24,6 +24,9 @@ document.addEventListener("securitypolicyviolation", event => violations.push(ev
 """
 
 
+PATIENCE = 180_000  # ms: other tests may have the processor
+
+
 class Visit:
     """A page of the studio, and everything that its browser was asked for or told."""
 
@@ -81,7 +84,7 @@ class Visit:
 @contextmanager
 def visit(browser: Any, client: Client, size: tuple[int, int] = (1280, 800), scheme: str = "light") -> Iterator[Visit]:
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(PATIENCE)
     try:
         yield Visit(context, client)
     finally:
@@ -89,7 +92,7 @@ def visit(browser: Any, client: Client, size: tuple[int, int] = (1280, 800), sch
 
 
 def wait_for(page: Any, true: Callable[[], bool]) -> None:
-    for _ in range(1200):
+    for _ in range(PATIENCE // 50):
         if true():
             return
         page.wait_for_timeout(50)
