@@ -18,6 +18,8 @@ from guided_diffusion.labeling.uncertainty import Answers, Prediction, Vote
 CPU_TILE = (32, 32)
 """Rows and columns of the image that are upsampled at once: with 256 hidden channels they fit a core's cache."""
 GPU_TILE = (256, 256)
+AT_ONCE = 5
+"""Members whose first layer is one product; more are no faster, and take more memory."""
 
 
 class _NativeImage:
@@ -34,14 +36,19 @@ class _NativeImage:
             parts = [torch.arange(ends[number] - maps.dims[number], ends[number]) for number in chosen]
             self.columns.append(torch.cat(parts).to(device))
 
-    def first_layer(self, member: FoldedMember) -> list[Tensor]:
-        """Return the first layer at each resolution, [h, w, a]: its bias is added once, to the smallest map."""
+    def first_layers(self, members: Sequence[FoldedMember]) -> Iterator[list[Tensor]]:
+        """Yield the first layer of each member at each resolution, [h, w, a]: its bias is added once, to the smallest.
+
+        One product for several members: the maps are read once for all of them.
+        """
+        weights = torch.cat([member.weight1 for member in members])
         parts = [
-            (table @ member.weight1[:, columns].T).unflatten(0, side)
+            (table @ weights[:, columns].T).unflatten(0, side)
             for table, columns, side in zip(self.tables, self.columns, self.sides, strict=True)
         ]
-        parts[0] += member.bias1
-        return parts
+        parts[0] += torch.cat([member.bias1 for member in members])
+        widths = [len(member.bias1) for member in members]
+        yield from (list(each) for each in zip(*(part.split(widths, dim=-1) for part in parts), strict=True))
 
 
 class _Tiles:
@@ -97,12 +104,13 @@ def member_logits(ensemble: PixelEnsemble, maps: ImageMaps, size: tuple[int, int
     device = ensemble.first_weight.device
     image = _NativeImage(maps, device)
     tiles = _Tiles(image.sides, size or maps.size, device)
-    for number in range(ensemble.members):
-        member = ensemble.folded(number)
-        logits = torch.empty(*tiles.size, ensemble.classes, device=device)
-        for rows, columns, first in tiles(image.first_layer(member)):
-            logits[rows, columns] = member.finish(first.flatten(0, 1)).view(*first.shape[:2], -1)
-        yield logits
+    for start in range(0, ensemble.members, AT_ONCE):
+        members = [ensemble.folded(number) for number in range(start, min(start + AT_ONCE, ensemble.members))]
+        for member, layer in zip(members, image.first_layers(members), strict=True):
+            logits = torch.empty(*tiles.size, ensemble.classes, device=device)
+            for rows, columns, first in tiles(layer):
+                logits[rows, columns] = member.finish(first.flatten(0, 1)).view(*first.shape[:2], -1)
+            yield logits
 
 
 def predict(

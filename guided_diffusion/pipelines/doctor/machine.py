@@ -26,7 +26,7 @@ from guided_diffusion.runtime.units import size_in_words
 LIBRARIES = (
     "torch", "torchvision", "numpy", "pillow", "pydantic", "scipy", "safetensors", "psutil", "filelock", "jinja2",
     "matplotlib", "timm", "segmentation-models-pytorch", "huggingface-hub", "torch-fidelity", "lpips", "blobfile",
-    "tqdm", "defusedxml", "pyyaml",
+    "tqdm", "defusedxml", "pyyaml", "starlette", "uvicorn",
 )  # fmt: skip
 SETTINGS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
