@@ -20,6 +20,7 @@ import uvicorn
 
 from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.runtime.errors import ConfigError, one_line
+from guided_diffusion.runtime.signals import StopRequested
 from guided_diffusion.studio.app import Routes
 from guided_diffusion.studio.desk import Desk
 
@@ -36,8 +37,10 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, desk: Desk):
         super().__init__(config)
         self._desk = desk
+        self.left_by: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.left_by = sig
         self._desk.close()
         super().handle_exit(sig, frame)
 
@@ -72,6 +75,9 @@ class Studio:
             self.desk.close()
             self._routes.close()
             self.desk.join(_DESK_ENDS)
+        if self._server.left_by is not None:
+            # uvicorn sends the signal on, which does nothing where it was ignored, as in what a shell starts by `&`.
+            raise StopRequested(self._server.left_by)
         if self.desk.failure is not None:
             raise self.desk.failure
 

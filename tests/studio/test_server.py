@@ -19,6 +19,7 @@ from processes import finish, start
 from studio_client import Client, studio
 
 from guided_diffusion.config.load import load_config
+from guided_diffusion.pipelines.studio.workplace import Workplace
 from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.studio.jobs import ask_to_stop, detached
 from guided_diffusion.studio.server import Studio, listening, redirect_page
@@ -66,6 +67,12 @@ def test_what_cannot_be_opened_is_one_line(isdm, trained, lemons, tmp_path, valu
     assert named in errors[0]
     assert "http://127.0.0.1:" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_the_dataset_of_the_training_is_opened(trained, tmp_path):
+    config = load_config("studio", {"model_path": str(trained), "results_path": str(tmp_path / "out")})
+    counts = {split["name"]: split["count"] for split in Workplace.open(config).facts()["splits"]}
+    assert counts == {"train": 8, "test": 4}
 
 
 def test_the_page_is_told_why_nothing_can_be_opened(tmp_path):

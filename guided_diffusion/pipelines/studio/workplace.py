@@ -40,7 +40,7 @@ from guided_diffusion.pipelines.studio.real_pairs import SPLITS, RealPairs, Shel
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
-from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.logs import read_run_record, write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.accepted_folder import MADE_BY, AcceptedFolder
 
@@ -89,7 +89,7 @@ class Workplace:
             encoding = encoding.with_ignore()
         trained = trained.replaced(num_classes=encoding.num_classes)
         sampling_process(config.sampler, trained.diffusion)
-        data_dir = _data_dir(config, trained)
+        data_dir = config.source.data_dir or _training_data_dir(path)
         trained = trained.replaced(data_dir=data_dir)
         _refuse_written_sources(config, trained)
         pairs = RealPairs(trained, encoding, data_dir)
@@ -236,12 +236,10 @@ def _refuse_other_networks(path: Path, trained: TrainedConfig) -> None:
     raise ConfigError.of_keys(("model_path", line))
 
 
-def _data_dir(config: StudioConfig, trained: TrainedConfig) -> str:
-    """Return the dataset: as given, else that of the training where it is still there, else ""."""
-    if config.source.data_dir:
-        return config.source.data_dir
-    before = trained.source.data_dir
-    return before if before and "://" not in before and is_folder(before) else ""
+def _training_data_dir(path: Path) -> str:
+    """Return the dataset of the training that wrote the checkpoint `path`, "" where it is not known or gone."""
+    before = read_run_record(path.parent).get("data_dir")
+    return before if isinstance(before, str) and before and "://" not in before and is_folder(before) else ""
 
 
 def _refuse_written_sources(config: StudioConfig, trained: TrainedConfig) -> None:
