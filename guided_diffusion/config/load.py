@@ -74,7 +74,9 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a text file in UTF-8: -c takes a JSON config") from None
     except OSError as error:
         beside = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
-        hint = f"; in that folder: {', '.join(beside[:8])}" if beside else ""
+        near = difflib.get_close_matches(path.name, beside, 8) or beside[:8]
+        more = f" and {len(beside) - len(near)} more" if len(beside) > len(near) else ""
+        hint = f"; in that folder: {', '.join(near)}{more}" if beside else ""
         raise ConfigError(f"{path}: config file cannot be read ({error.strerror}){hint}") from None
     values = strict_json(text, str(path))
     if not isinstance(values, dict):

@@ -28,7 +28,7 @@ from guided_diffusion.samples.dataset_card import (
     state_of,
     write_dataset_card,
 )
-from guided_diffusion.samples.manifest import IMAGES_ALONE, MASKS_ALONE, ManifestLine, SampleSettings
+from guided_diffusion.samples.manifest import IMAGES_ALONE, MASKS_ALONE, ManifestLine, PlaceSettings, SampleSettings
 from guided_diffusion.samples.writer import SyntheticFolder
 
 SEEN = (
@@ -225,10 +225,12 @@ def _use(settings: SampleSettings, pairs: bool) -> list[str]:
     lines.append("`manifest.jsonl` has a line for each: its files, its seed, and what it was made of.")
     text = [" ".join(lines)]
     if pairs:
+        # Placed pairs have the sizes of the good images, so that evaluate has to be told one.
+        size = " --set image_size=SIDE" if isinstance(settings, PlaceSettings) else ""
         text += [
             "",
             "```bash",
-            "isdm evaluate --set data_dir=REAL_DATASET --set synthetic_dir=THIS_FOLDER --set output_dir=runs/evaluate",
+            f"isdm evaluate --set data_dir=REAL_DATA --set synthetic_dir=THIS_FOLDER --set output_dir=runs/eval{size}",
             "isdm export --set data_dir=THIS_FOLDER --set format=coco --set export_path=exported",
             "```",
         ]
