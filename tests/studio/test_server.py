@@ -28,17 +28,29 @@ from guided_diffusion.studio.tickets import Tickets
 ROOT = Path(__file__).parents[2]
 BEFORE_TORCH = """
 import http.client, os, sys, threading
+
+class Watch:
+    server, early = None, []
+
+    def find_spec(self, name, path=None, target=None):
+        # The thread of the model imports them as soon as the page is on its way.
+        if name in ("torch", "numpy", "PIL", "scipy") and not (self.server and self.server.desk.page_served.is_set()):
+            self.early.append(name)
+
+watch = Watch()
+sys.meta_path.insert(0, watch)
 from guided_diffusion.cli import main
 from guided_diffusion.config.load import load_config
 from guided_diffusion.actions import studio
 from guided_diffusion.studio.server import Studio, listening
 with listening(0) as listener:
     server = Studio(load_config("studio", {"model_path": "nowhere", "results_path": "nowhere"}), listener)
+    watch.server = server
     threading.Thread(target=server.run, daemon=True).start()
     connection = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=60)
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
-    print(sorted({"torch", "numpy", "PIL", "scipy"} & sys.modules.keys()), flush=True)
+    print(watch.early, flush=True)
     os._exit(0)
 """
 
