@@ -23,6 +23,7 @@ from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     dataset_folders,
+    named_folders,
     output_of,
     refuse_other_record,
     refuse_written_sources,
@@ -79,11 +80,9 @@ def _checked(config: PlaceConfig, checkpoint: Checkpoint) -> TrainedConfig:
 
 
 def _read_folders(config: PlaceConfig) -> list[ReadFolder]:
-    """Return the folders that are read beside the dataset; results may not lie around them either."""
+    """Return the folders that are read beside the dataset."""
     named = {"good_dir": config.good_dir, "region": config.region, "bank_dir": config.placing.bank_dir}
-    named["placed_masks"] = config.placing.placed_masks
-    paths = {key: Path(value).absolute() for key, value in named.items() if value and "://" not in value}
-    return [ReadFolder(key, path, Path(path.anchor)) for key, path in paths.items() if not path.is_file()]
+    return named_folders({**named, "placed_masks": config.placing.placed_masks})
 
 
 def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedConfig) -> None:

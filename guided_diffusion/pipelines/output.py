@@ -49,6 +49,12 @@ def _same(first: Path, second: Path) -> bool:
         return first.resolve() == second.resolve()
 
 
+def named_folders(paths: Mapping[str, str]) -> list[ReadFolder]:
+    """Return the local folders among `paths`, by the keys that name them; results may not lie around them either."""
+    local = {key: Path(path).absolute() for key, path in paths.items() if path and "://" not in path}
+    return [ReadFolder(key, path, Path(path.anchor)) for key, path in local.items() if not path.is_file()]
+
+
 def dataset_folders(source: SourceOptions) -> list[ReadFolder]:
     """Return the folders of images, masks and instance maps of each split, and the folder that holds a split's."""
     data_dir, read = source.data_dir, []

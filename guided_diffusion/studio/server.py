@@ -20,6 +20,7 @@ import uvicorn
 
 from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.runtime.errors import ConfigError, one_line
+from guided_diffusion.runtime.signals import StopRequested
 from guided_diffusion.studio.app import Routes
 from guided_diffusion.studio.desk import Desk
 
@@ -76,8 +77,6 @@ class Studio:
             self.desk.join(_DESK_ENDS)
         if self._server.left_by is not None:
             # uvicorn sends the signal on, which does nothing where it was ignored, as in what a shell starts by `&`.
-            from guided_diffusion.runtime.signals import StopRequested  # imports what the first page need not wait for
-
             raise StopRequested(self._server.left_by)
         if self.desk.failure is not None:
             raise self.desk.failure

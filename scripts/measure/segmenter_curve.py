@@ -59,7 +59,7 @@ class Data:
 
 def read_data(arguments: argparse.Namespace) -> Data:
     """Return the images that the arguments name; UserError for what is wrong with them."""
-    pairs, test, view = open_splits(arguments)
+    pairs, test, view = open_splits(arguments, with_test=arguments.on == "test")
     training, encoding = view.read_pairs(pairs, "training"), view.encoding
     good, good_training = None, None
     if arguments.good_dir:

@@ -14,14 +14,14 @@ from guided_diffusion.pipelines.study.images import StudyView
 
 
 class Splits(NamedTuple):
-    """The pairs of both splits, and what reads them."""
+    """The pairs of the splits, and what reads them; test: none where it was not asked for."""
 
     training: Sequence[Pair]
     test: Sequence[Pair]
     view: StudyView
 
 
-def open_splits(arguments: argparse.Namespace) -> Splits:
+def open_splits(arguments: argparse.Namespace, *, with_test: bool = True) -> Splits:
     """Return what data_dir, dataset_mode, crop, channels and scale name; UserError for what is wrong with them."""
     source = SourceOptions(data_dir=arguments.data_dir, dataset_mode=arguments.dataset_mode)
     geometry = GeometryOptions(
@@ -29,8 +29,11 @@ def open_splits(arguments: argparse.Namespace) -> Splits:
     )
     report = scan_split(source, geometry, "train")
     encoding = report.raise_if_fatal()
-    test = scan_split(source, geometry, "test", encoding=encoding)
-    test.raise_if_fatal()
+    test: Sequence[Pair] = ()
+    if with_test:
+        tested = scan_split(source, geometry, "test", encoding=encoding)
+        tested.raise_if_fatal()
+        test = tested.pairs
     background = get_mode(source.dataset_mode).background
     view = StudyView(encoding, geometry.image_channels, geometry.scale, geometry.image_range, background)
-    return Splits(report.pairs, test.pairs, view)
+    return Splits(report.pairs, test, view)

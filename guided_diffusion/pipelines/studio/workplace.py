@@ -27,8 +27,8 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.masks import encoding_of_mode
 from guided_diffusion.pipelines.output import (
-    ReadFolder,
     dataset_folders,
+    named_folders,
     refuse_other_record,
     refuse_written_sources,
     written_by_sample,
@@ -245,11 +245,7 @@ def _training_data_dir(path: Path) -> str:
 def _refuse_written_sources(config: StudioConfig, trained: TrainedConfig) -> None:
     """Raise ConfigError where results would lie among what is read."""
     read = dataset_folders(trained.source)
-    named = {"good_dir": config.good_dir, "evaluate_dir": config.evaluate_dir}
-    for key, value in named.items():
-        if value and "://" not in value:
-            path = Path(value).absolute()
-            read.append(ReadFolder(key, path, Path(path.anchor)))
+    read += named_folders({"good_dir": config.good_dir, "evaluate_dir": config.evaluate_dir})
     refuse_written_sources({"results_path": written_by_sample(config.results_path, config.split)}, read)
 
 
