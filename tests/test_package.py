@@ -49,6 +49,7 @@ def files_below(folder: Path) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_a_wheel_has_all_modules_and_what_they_read(wheel):
     there = set(wheel.namelist())
     for package in PACKAGES:

@@ -220,6 +220,7 @@ def test_finetuning_cannot_begin_to_fill_holes_of_boxes(learned, solids, tmp_pat
     assert "inpaint is true, but condition is boxes" in errors[0]
 
 
+@pytest.mark.slow
 def test_a_network_of_masks_does_not_become_one_of_boxes(trained, lemons, tmp_path, isdm):
     values = {"data_dir": lemons, "resume_checkpoint": trained, "output_dir": tmp_path / "run", "condition": "boxes"}
     for action, more in (("finetune", {}), ("train", TINY)):

@@ -15,6 +15,7 @@ def checked(isdm, data, out, mode="boxes", **values):
     return isdm("check", None, data_dir=str(data), dataset_mode=mode, output_dir=str(out), **values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_boxes_are_measured_and_drawn(isdm, lemons, tmp_path, kind):
     data = boxed_copy(lemons, tmp_path / "data", kind)

@@ -54,6 +54,7 @@ def test_masks_are_functions_of_seed_and_number(masks):
     assert all(content != other[name] for name, content in bytes_of(folder / "masks").items())
 
 
+@pytest.mark.slow
 def test_recombined_boxes_have_several_donors(masks):
     lines = lines_of(masks("new", layout_source="recombine", num_masks=8)[0])
     assert any(len(line["donors"]) > 1 for line in lines)

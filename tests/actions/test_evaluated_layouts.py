@@ -11,6 +11,8 @@ from boxed import boxed_copy
 from error_lines import check_errors
 from parts import lines_of
 
+pytestmark = pytest.mark.slow
+
 FEW = {"steps": 2, "s": 1.5, "batch_size": 8}
 QUICK = {
     "inception_weights": "none",

@@ -20,6 +20,8 @@ from processes import finish, kill_when, start, start_pair
 from guided_diffusion.labeling.files import load_classifier, save_published
 from guided_diffusion.runtime.files import digest
 
+pytestmark = pytest.mark.slow
+
 NULL = 255
 STEPS = {"steps": 4, "batch_size": 3}
 
@@ -127,7 +129,6 @@ class TestPairs:
         assert [classes[str(index)]["name"] for index in range(3)] == list(NAMES)
         assert classes["ignore"] == {"values": [NULL]}
 
-    @pytest.mark.slow
     def test_a_model_with_masks_draws_without_one(self, generate, labeled, isdm, tmp_path):
         from tiny import TINY
 
@@ -144,7 +145,6 @@ class TestPairs:
             16,
         )
 
-    @pytest.mark.slow
     def test_noises_are_averaged(self, generate, labeled, network, isdm, tmp_path):
         values = {"model_path": network, "data_dir": labeled, "dataset_mode": "multi-class", "folds": 0}
         assert isdm("segment", **{**FAST, **values}, noise_draws=3, output_dir=tmp_path / "segment")[0] == 0
@@ -166,7 +166,6 @@ class TestDownstream:
         assert code == 0, errors
         assert "5 masks of train are pseudo labels of generate" in shown
 
-    @pytest.mark.slow
     def test_evaluate_knows_them(self, out, labeled, isdm, tmp_path):
         data = tmp_path / "data"
         shutil.copytree(labeled, data)
@@ -186,7 +185,6 @@ class TestDownstream:
         assert code == 2
         check_error(errors[0], out / "train", 6)
 
-    @pytest.mark.slow
     def test_sample_renders_the_masks(self, out, labeled, isdm, tmp_path):
         from tiny import TINY
 
@@ -205,7 +203,6 @@ class TestDownstream:
 
 
 class TestSameBytes:
-    @pytest.mark.slow
     def test_whatever_the_batch_and_more_later(self, generate, tmp_path):
         whole, _ = generate(num_samples=8)
         grown, _ = generate(num_samples=3, batch_size=1, results_path=tmp_path / "grown")
@@ -222,13 +219,11 @@ class TestSameBytes:
         assert kept.keys() == set(sorted(first, key=drawn.get)[:4])
         assert {path.stem for path in (grown / "train/images").iterdir()} == kept.keys()
 
-    @pytest.mark.slow
     def test_another_seed_draws_others_and_reads_them_alike(self, generate, tmp_path):
         first, second = generate()[0], generate(seed=1, results_path=tmp_path / "other")[0]
         assert bytes_of(first / "train/images") != bytes_of(second / "train/images")
         assert lines_of(first / "train")[0]["features"] == lines_of(second / "train")[0]["features"]
 
-    @pytest.mark.slow
     def test_other_settings_are_refused_in_a_finished_folder(self, generate, keys, isdm):
         folder, _ = generate()
         before = bytes_of(folder)
@@ -241,7 +236,6 @@ class TestSameBytes:
             check_error(errors[0], folder / "train/candidates/manifest.jsonl", shown)
         assert bytes_of(folder) == before
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("pattern", [("train/candidates/masks/*.png", 2), ("train/masks/*.png", 2)])
     def test_killed_and_started_again(self, generate, keys, tmp_path, pattern):
         whole, _ = generate(num_samples=10)
@@ -251,7 +245,6 @@ class TestSameBytes:
         generate(num_samples=10, results_path=tmp_path / "killed")
         assert bytes_of(tmp_path / "killed") == bytes_of(whole)
 
-    @pytest.mark.slow
     def test_in_two_processes(self, generate, keys, tmp_path):
         one, _ = generate(num_samples=7)
         processes = start_pair("generate", {**keys, "num_samples": 7, "results_path": tmp_path / "two"}, tmp_path / "x")
@@ -295,7 +288,6 @@ class TestPublishedForms:
         assert names == {"sample_000001", "sample_000000"}  # of the first three
         assert len(json.loads((folder / "classes.json").read_text())) == 5 + 1
 
-    @pytest.mark.slow
     def test_published_filter(self, generate, refused):
         (line,) = refused(published_filter=True)
         check_error(line, "published_filter")

@@ -80,6 +80,7 @@ def test_python_loads_it(pushed):
     assert pipelines[0].class_names == pipelines[1].class_names
 
 
+@pytest.mark.slow
 def test_finetuning_begins_from_it(pushed, hub, lemons, isdm, tmp_path):
     values = {key: TINY[key] for key in ("batch_size", "preview_interval", "tensorboard")}
     values |= {"data_dir": lemons, "resume_checkpoint": "hf:user/lemons", "output_dir": tmp_path / "run"}
@@ -163,40 +164,51 @@ def test_without_a_token_nothing_is_written(hub, trained, isdm, tmp_path, monkey
     assert "models/user/new" not in hub.repos
 
 
-def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in another process, which knows the hub by its environment alone."""
+def shells(*commands: list[str], **environment: str) -> tuple[list[int], str]:
+    """Run commands in one other process, which knows the hub by its environment alone: their codes, and stderr."""
     known = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *arguments],
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
         env={**known, **environment},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+COMMANDS = """
+import json, sys
+from guided_diffusion import cli
+codes = [cli.main(command) for command in json.loads(sys.argv[1])]
+print(json.dumps(codes))
+"""
 
 
 @pytest.mark.slow
-def test_in_a_process_of_its_own(hub, pushed, trained, tmp_path):
+def test_in_processes_of_their_own(hub, pushed, trained, tmp_path):
     """By HF_ENDPOINT, HF_HOME and HF_TOKEN, and then without a network."""
     places = {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
-    arguments = ["export", "--set=model_path=hf:user/lemons", f"--set=export_path={tmp_path / 'a.safetensors'}"]
-    done = shell(*arguments, "--set=push_to=user/again", **places, HF_ENDPOINT=hub.address)
-    assert done.returncode == 0, done.stderr
+
+    def export(source: str, name: str, *more: str) -> list[str]:
+        return ["export", f"--set=model_path={source}", f"--set=export_path={tmp_path / name}.safetensors", *more]
+
+    push = export("hf:user/lemons", "a", "--set=push_to=user/again")
+    codes, errors = shells(push, **places, HF_ENDPOINT=hub.address)
+    assert codes == [0], errors
     assert hub.repos["models/user/again"].private
     assert load_checkpoint(tmp_path / "a.safetensors").config == load_checkpoint(pushed).config
-    nowhere = {**places, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    again = [*arguments[:2], f"--set=export_path={tmp_path / 'b.safetensors'}"]
-    done = shell(*again, **nowhere)
-    assert done.returncode == 0, done.stderr  # the cache has it
-    assert "using the cache" in done.stderr
     begun = time.monotonic()
-    done = shell("export", "--set=model_path=hf:user/other", again[2], **nowhere)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: hf:user/other: the hub cannot be reached")
-    assert "Traceback" not in done.stderr
-    assert time.monotonic() - begun < 60  # most of it is the start of Python, on a busy machine
-    done = shell("export", f"--set=model_path={trained}", f"--set=export_path={tmp_path / 'c.safetensors'}",
-                 "--set=push_to=user/other", **nowhere)  # fmt: skip
-    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
-    assert not (tmp_path / "c.safetensors").exists()
+    offline = [export("hf:user/lemons", "b"), export("hf:user/other", "c")]
+    offline.append(export(str(trained), "d", "--set=push_to=user/other"))
+    codes, errors = shells(*offline, **places, HF_ENDPOINT="http://127.0.0.1:9")
+    assert codes == [0, 2, 2], errors  # the cache has the first
+    assert "using the cache" in errors
+    assert "\nerror: hf:user/other: the hub cannot be reached" in errors
+    assert errors.count("error: ") == 2
+    assert "Traceback" not in errors
+    assert time.monotonic() - begun < 90  # most of it is the start of Python, on a busy machine
+    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {"a", "b"}

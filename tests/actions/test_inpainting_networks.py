@@ -187,6 +187,7 @@ SEEDS = (1, 2, 3)
 MAPS = torch.randint(5, (3, 16, 16), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s", [1.0, 2.0])
 @pytest.mark.parametrize("sampler", SAMPLER_DEFAULTS)
 def test_holes_are_filled_and_the_rest_is_given(pipeline, sampler, s):

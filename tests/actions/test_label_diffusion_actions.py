@@ -76,6 +76,7 @@ def test_a_run_with_label_diffusion_samples(runs, sample, kind):
         assert np.abs(one - other).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_written_masks_are_the_clean_ones(runs, sample, lemons):
     for path in (sample(runs[UNIFORM], "out") / "masks").iterdir():
         original = Image.open(lemons / "test" / "masks" / path.name).resize((16, 16), Image.Resampling.NEAREST)

@@ -312,6 +312,7 @@ class TestLineage:
         quality = {"inception_weights": "none", "lpips_weights": "none", "agreement": False, "image_size": 32}
         return isdm("evaluate", **{**base, **quality, "study": False, **values})
 
+    @pytest.mark.slow
     def test_evaluate_knows_where_they_come_from(self, new_masks, sampled, isdm, lemons):
         samples = sampled(new_masks("train"))
         code, shown, errors = self.evaluate(isdm, lemons, samples)

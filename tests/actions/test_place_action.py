@@ -56,6 +56,7 @@ class TestPixels:
 
 
 class TestSameBytes:
+    @pytest.mark.slow
     def test_whatever_the_batch(self, place):
         folders = [place(f"batch{size}", batch_size=size, num_samples=6)[0] for size in (1, 5, 8)]
         first, *others = (pairs_of(folder) for folder in folders)
@@ -145,6 +146,7 @@ class TestGoingOn:
         assert code == 0, errors
         assert bytes_of(folder) == before
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "other",
         [

@@ -53,6 +53,7 @@ def test_every_published_config_is_tested():
     assert sorted(CASES) == sorted((path.parent.name, path.name) for path in CONFIGS.glob("s*dm/*") if path.is_dir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("system", "mode"), CASES)
 def test_the_training_config_makes_the_published_network(system, mode):
     options, weights = published_network(system, mode)
@@ -66,6 +67,7 @@ def test_the_training_config_makes_the_published_network(system, mode):
     assert (options["prediction"], options["noise_schedule"], options["diffusion_steps"]) == ("eps", "linear", 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["finetune", "sample"])
 @pytest.mark.parametrize(("system", "mode"), CASES)
 def test_bare_weights_and_a_config_of_the_mode_tell_all_of_the_network(system, mode, action):

@@ -80,6 +80,7 @@ def test_worker_processes_change_nothing(options, isdm, tmp_path, runs):
     assert weights_equal(runs / "two" / LAST, tmp_path / "run" / LAST)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_longer(options, isdm, tmp_path, runs):
     shutil.copytree(runs / "two", tmp_path / "run")
     assert isdm("train", **{**options, "max_epochs": 4})[0] == 0
@@ -138,6 +139,7 @@ def test_finetuning_of_bare_published_weights(trained, lemons, isdm, tmp_path):
     assert load_checkpoint(tmp_path / "ft" / LAST).config["prediction"] == "eps"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

@@ -65,6 +65,7 @@ def test_check_shows_what_is_not_seen(data, tmp_path, isdm):
     assert "16-bit" not in isdm("check", **values, image_range=RANGE)[1]
 
 
+@pytest.mark.slow
 def test_the_range_is_that_of_the_checkpoint(data, run_folder, tmp_path, isdm):
     assert load_checkpoint(run_folder / BEST).config["image_range"] == RANGE
     places = {"model_path": run_folder, "data_dir": data, "results_path": tmp_path / "s", "steps": 2}

@@ -89,6 +89,7 @@ def test_means_are_exact_also_of_a_part(size, reduced, seed, data):
     assert torch.allclose(reduce_image(image.double(), reduced, rows, columns)[0], floats, rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(size=sizes, reduced=sizes, seed=st.integers(0, 10_000), classes=st.integers(1, 6), data=st.data())
 def test_classes_follow_the_area_rule(size, reduced, seed, classes, data):

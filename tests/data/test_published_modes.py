@@ -269,6 +269,7 @@ def write_fields(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_mode_added_by_a_record_alone_trains_and_samples(tmp_path, isdm, monkeypatch):
     monkeypatch.setattr(modes, "MODES", (*modes.MODES, FIELDS))
     data, folder = write_fields(tmp_path / "data"), tmp_path / "run"

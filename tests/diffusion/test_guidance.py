@@ -265,6 +265,7 @@ def test_autocast_runs_the_network_low_and_answers_in_float32(condition: Semanti
     torch.testing.assert_close(low, full, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("learned", [True, False])
 def test_indices_stay_on_the_cpu_wherever_the_images_are(condition: SemanticMap, name: str, learned: bool) -> None:

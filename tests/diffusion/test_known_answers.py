@@ -35,6 +35,7 @@ FIXED_SMALL = {"learn_sigma": False, "sigma_small": True}
 @pytest.mark.parametrize("schedule", SCHEDULES)
 class TestGaussianData:
     # The order in which the standard deviation comes right; that of the SDE solver is its weak order.
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "order", "options"),
         [("ddpm", 1, FIXED_SMALL), ("ddim", 1, {}), ("dpm++2m", 2, {}), ("dpm++2m-sde", 2, {})],

@@ -186,6 +186,7 @@ def sample(
     return sample_ddpm(Denoiser(guided, diffusion, [clip]), diffusion, draw_noise(own, (3, 16, 16)), generators=own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 def test_labels_that_never_vanish_give_the_same_image(network: UNetModel, scale: float) -> None:
     condition = maps(2, edges=False)
@@ -194,6 +195,7 @@ def test_labels_that_never_vanish_give_the_same_image(network: UNetModel, scale:
     assert not torch.allclose(sample(network, [0, 1], condition, process()[1], scale), plain, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 def test_labels_that_always_vanish_give_the_null_image(network: UNetModel, scale: float) -> None:
     condition = maps(2, edges=False)

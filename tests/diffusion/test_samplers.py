@@ -44,6 +44,7 @@ def sample(
     return SAMPLERS[name](denoise, diffusion, draw_noise(own, shape), generators=own, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -75,6 +75,7 @@ class TestEverySampler:
         }
         assert len(draws) == 4
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("sizes", [[16, 16, 16, 5], [7], [1, 1, 1], pytest.param([3] * 40, marks=pytest.mark.slow)])
     def test_weighted_loss_is_unbiased(self, name: str, sizes: list[int]) -> None:
         sampler = build(name)

@@ -70,6 +70,7 @@ def test_the_published_mae():
     assert record["published"].startswith(published)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (40, 72), (33, 50)])
 def test_sizes_of_maps(swav_file, size):
     found = SwavFeatures(swav_file, image_size=size, **FP32)

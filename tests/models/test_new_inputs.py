@@ -59,6 +59,7 @@ def test_loading_names_the_option(file, network, named, train):
     assert "channel_mult" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "learn_sigma", "augment", "prefix", "share"),
     [(1, True, 0.0, "", 0.5), (3, True, 0.2, "module.", 0.0), (3, False, 0.0, "", 1.0), (1, False, 0.2, "", 0.1)],
@@ -115,6 +116,7 @@ def test_without_augmentation_the_network_is_one_that_knows_none(tiny, noise, la
         assert torch.equal(told(x, T, label_map(), augment=zeros), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(AUGMENT_PARAMETERS)))
 def test_each_parameter_reaches_its_image_alone(tiny, noise, label_map, index):
     model, x = tiny(augment=0.1), noise(2, 3, 16, 16)

@@ -101,6 +101,7 @@ def test_the_config_of_samples_from_bare_masks_can_be_given_again(trained, lemon
     assert sorted(image.tobytes() for image in again) == sorted(image.tobytes() for image in images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "setting"),
     [

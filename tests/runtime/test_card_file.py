@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ def test_a_seal_fits_what_it_was_written_for():
         assert not is_untouched(edited)
 
 
+@pytest.mark.slow
 @given(st.text(), st.text(max_size=5), st.integers(0, 50))
 def test_no_insertion_goes_unseen(text, added, place):
     card = sealed(f"{text}\n")

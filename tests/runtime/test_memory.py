@@ -25,6 +25,7 @@ def test_peak_memory_is_not_that_of_the_process_which_started_this_one():
     assert 0.05 < float(shown.stdout) < 0.9
 
 
+@pytest.mark.slow
 def test_peak_memory_holds_what_was_freed():
     before = peak_memory_gib(torch.device("cpu"))
     torch.ones(2**28)

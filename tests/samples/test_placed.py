@@ -288,6 +288,7 @@ def test_the_sheet_shows_pairs_in_the_range_of_the_good_image(fill):
     assert sheet.width > 5 * 240  # small images are enlarged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (40, 40), (256, 256), (257, 100), (1500, 2000)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tiles_of_any_size_fit(size, channels):

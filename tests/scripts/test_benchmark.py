@@ -25,7 +25,7 @@ from scripts.benchmark.forms import (
 )
 from scripts.benchmark.growth import growth_cases, growth_lines, measure_growth
 from scripts.benchmark.published_unet import PublishedUNet, guided
-from scripts.benchmark.timing import interleaved, peak_training_memory, ratio
+from scripts.benchmark.timing import interleaved, ratio
 from scripts.benchmark.variants import perturb
 
 TINY = Case(16, 32, 3, 2)
@@ -65,11 +65,6 @@ def test_writes_table_and_json(quick, capsys, tmp_path):
         for found in row["ratios"].values():
             assert all(math.isfinite(value) and value > 0 for value in (found["value"], *found["quartiles"]))
         assert row["parameters"]["reference"] == row["parameters"]["ours"] > row["parameters"]["floor"]
-
-
-@pytest.mark.slow
-def test_memory_is_measured_in_a_process_of_its_own():
-    assert 0.01 < peak_training_memory(TINY, "ours") < 2
 
 
 @pytest.mark.slow
@@ -199,11 +194,10 @@ def maps_of(kind: str, edges: bool) -> SemanticMap:
     return SemanticMap(label, 5, edge)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["blocks", "noise", "null"])
 @pytest.mark.parametrize("edges", [False, True])
-@pytest.mark.parametrize(
-    "architecture", [pytest.param(name, marks=[pytest.mark.slow] if own else []) for name, own in ARCHITECTURES.items()]
-)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
 def test_published_path_gives_our_output(architecture, edges, kind):
     torch.manual_seed(0)
@@ -247,7 +241,7 @@ def test_latents_are_measured_beside_pixels(quick, capsys):
     assert row["case"]["size"] == 32
     assert row["seconds"].keys() == row["memory"].keys() == {"pixels", "latent 4", "latent 8"}
     assert all(len(times) == 2 and min(times) > 0 for times in row["seconds"].values())
-    assert all(value > 0 for value in row["memory"].values())
+    assert all(0.001 < value < 2 for value in row["memory"].values())  # each in a process of its own
     assert row["ratios"].keys() == {"latent 4", "latent 8"}
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 32 px")]
     assert len(table) == 1

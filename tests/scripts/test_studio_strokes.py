@@ -10,6 +10,7 @@ from guided_diffusion.runtime.errors import DataError
 from scripts.measure import page_browser, studio_strokes
 
 
+@pytest.mark.slow
 def test_every_kind_of_work_is_measured():
     try:
         figures = studio_strokes.measure([64, 128], repeats=3)

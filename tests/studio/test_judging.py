@@ -11,6 +11,8 @@ from studio_client import studio
 from guided_diffusion.pipelines.evaluation.judge import Judge
 from guided_diffusion.runtime.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("background", "lemon", "blemish", "mould", "gangrene")
 QUICK = {
     "architectures": ["fpn"],

@@ -15,6 +15,8 @@ from scipy import ndimage
 
 from scripts.measure.page_browser import open_modules
 
+pytestmark = pytest.mark.slow
+
 SEQUENCES, LENGTH = 110, 12  # of each type: 220 sequences
 TYPES = {"u8": np.uint8, "u16": np.dtype("<u2")}
 CLASSES = {"u8": [0, 1, 2, 3, 254], "u16": [0, 1, 300, 40_000, 65_535]}

@@ -13,6 +13,8 @@ from PIL import Image
 
 from scripts.measure.page_browser import open_modules
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT = 13, 9  # of the map
 PROBLEMS: list[str] = []  # what a page threw
 BOX = {"left": 37.5, "top": 21.25, "width": 403, "height": 301}  # of the canvas, in CSS pixels
@@ -110,7 +112,6 @@ CASES = [(zoom, ratio, 1) for zoom in (0.8, 1, 1.25, 1.5) for ratio in (1, 2)] +
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("zoom", "ratio", "css_zoom"), CASES)
 def test_the_pixel_under_the_pointer_is_painted(browser, zoom, ratio, css_zoom):
     page = opened(browser, zoom, ratio, css_zoom)

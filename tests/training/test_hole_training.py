@@ -31,6 +31,7 @@ def gradients(trainer, batch) -> torch.Tensor:
     return torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"learn_sigma": True}, {"learn_sigma": True, "use_kl": True}])
 def test_microbatches_have_the_gradient_of_the_batch(trainer_for, more):
     found = []

@@ -48,6 +48,7 @@ def test_masks_learn_and_are_logged_by_themselves(trainer_for):
     assert gradient > 3 * no_gradient
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_same_gradient(trainer_for):
     found = [step(trainer_for(f"micro{size}", **BOXES, drop_rate=0.3, microbatch=size)) for size in (-1, 1, 3)]
     for other in found[1:]:

@@ -105,6 +105,7 @@ def test_a_run_whose_last_step_is_bad_is_saved(trainer_for):
     assert last.progress["step"] == 5
 
 
+@pytest.mark.slow
 def test_best_is_the_epoch_of_the_lowest_mean_loss(trainer_for):
     trainer = trainer_for(max_epochs=4)
     progress = trainer.fit()

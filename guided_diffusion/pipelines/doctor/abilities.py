@@ -32,11 +32,12 @@ class Ability(NamedTuple):
     detail: str
 
 
-def try_out(names: Sequence[str], device: str, *, seconds: float = TRIAL_SECONDS) -> dict[str, Ability]:
+def try_out(names: Sequence[str], device: str, *, seconds: float | None = None) -> dict[str, Ability]:
     """Return whether each of `names` (keys of `trial.TRIALS`) works on `device`.
 
-    They are tried by one process, one after the other, which is ended after `seconds`.
+    They are tried by one process, one after the other, which is ended after `seconds` (TRIAL_SECONDS).
     """
+    seconds = TRIAL_SECONDS if seconds is None else seconds
     arguments = [word for name in names for word in (name, device)]
     # A process of a job would be taken for one more of it.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(_OF_LAUNCHERS)}

@@ -52,6 +52,7 @@ def test_exchanged_classes_are_learned_as_they_are_shown():
     assert record["training_on_test"]["balanced"] == 1
 
 
+@pytest.mark.slow
 def test_a_seed_decides_everything(good):
     few = CropPlan("test_resnet", 2, 2)
     assert measure(CLASSES, few).record == measure(CLASSES, few).record

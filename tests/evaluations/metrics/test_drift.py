@@ -68,6 +68,7 @@ def told(drift: Drift, class_names: Sequence[str] = CLASSES) -> list[tuple[str, 
     return [(kind, name, found.change > 0) for kind, name, found in drift.notable(class_names)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [5, 2 * COUNT])
 def test_random_halves_of_one_set_raise_no_warning(lemons: ImageSet, count: int) -> None:
     warned = [told(compare_sets(*halves(lemons.subset(range(count)), seed))) for seed in range(40)]

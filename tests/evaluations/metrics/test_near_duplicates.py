@@ -106,6 +106,7 @@ def planted(lemons: Lemons) -> tuple[list[int], Pixels]:
 # ---------------------------------------------------------------------------------------------------- the rule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gray", [False, True])
 def test_all_of_ten_planted_copies_and_none_of_a_hundred_others(lemons: Lemons, gray: bool) -> None:
     originals, copies = planted(lemons)

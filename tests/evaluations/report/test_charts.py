@@ -98,6 +98,7 @@ def page_variables() -> set[str]:
     return set(re.findall(r"(--[\w-]+):", page[: page.index("@media")]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHARTS)
 def test_every_chart_can_be_drawn_and_has_the_colors_of_the_page(name: str, page_variables: set[str]) -> None:
     with warnings.catch_warnings():

@@ -53,6 +53,7 @@ def test_weights_of_smp_give_what_the_model_gives(architecture, tmp_path):
         torch.testing.assert_close(file.network(images), model(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_last_weights_of_every_architecture_are_of_its_logits(architecture):
     model = build_segmenter(architecture, ENCODERS.get(architecture, "resnet18"), num_classes=7, seed=0)
@@ -294,6 +295,7 @@ def test_unknown_models(model, named, tmp_path):
     assert named in error.found + error.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["smp/fpn/resnet34", "smp/unet/resnet18", "torchvision/lraspp_mobilenet_v3_large"])
 def test_weights_of_another_model(model, tmp_path):
     torch.save(build_segmenter("fpn", "resnet18", num_classes=3, seed=0).state_dict(), tmp_path / "weights.pt")

@@ -165,6 +165,7 @@ def test_size_that_does_not_fit(architecture: str, height: int, width: int, uses
     assert error.value.remedy.endswith(uses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [*DEFAULT_ARCHITECTURES, "pan", "pspnet"])
 @pytest.mark.parametrize("size", [(64, 96), (144, 128), (128, 160), (100, 96)])
 def test_size_check_is_right_about_the_model(architecture: str, size: tuple[int, int]) -> None:
@@ -225,6 +226,7 @@ def test_features_of_a_vision_transformer() -> None:
 # --------------------------------------------------------------------------------------------------- weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapping", ["bare", "state_dict", "module.", "encoder.", "module.encoder.", "safetensors"])
 def test_local_weights_come_back(tmp_path: Path, wrapping: str) -> None:
     source = untouched("fpn", 1)
@@ -310,6 +312,7 @@ def misfit(kind: str, path: Path) -> str:
     return "could not be read"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

@@ -24,6 +24,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
 def test_every_property_of_an_object_matters_and_empty_slots_do_not(tiny_boxes, noise, layout, form):
@@ -111,6 +112,7 @@ def test_moving_an_object_leaves_what_is_outside_alone(tiny_boxes, noise, layout
     assert differs[:, ~outside].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_all_weights_learn_also_from_a_batch_without_any_object(tiny_boxes, noise, layout, form):
     model, x = tiny_boxes(**form), noise(2, 3, 16, 16)

@@ -50,6 +50,7 @@ def same(first: WholeImages, second: WholeImages) -> bool:
     return first.digest == second.digest and first.names == second.names
 
 
+@pytest.mark.slow
 def test_pasting_arms_have_the_same_masks(sets):
     labels = [each.labels for each in sets.values()]
     assert len(labels) == 3
