@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ import torch
 
 from evaluations.mask_novelty import NEAR, nearest_novelty
 from evaluations.mask_statistics import MaskReference, mask_statistics
-from guided_diffusion.actions import train
 from guided_diffusion.config.load import load_config, read_config_file
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data import visualize
@@ -45,9 +45,10 @@ from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.logs import read_json_lines
 from guided_diffusion.samples.plan import AskedClass, plan_generated
 from guided_diffusion.training.mask_preview import measure_masks, spread_classes
+from scripts.measure.timed_training import train_for
 
 SETTINGS = ("v:bits:0.5", "x0:bits:0.5", "v:onehot:0.5", "v:bits:1", "v:bits:0.25")
-RESULTS, TURNS = "results.jsonl", "turns.jsonl"
+RESULTS = "results.jsonl"
 SHOWN, STEPS, BATCH = 16, 20, 16
 
 
@@ -78,27 +79,6 @@ def config_of(arguments: argparse.Namespace, setting: Setting, epochs: int) -> T
     if arguments.lemons:
         values |= {"data_dir": str(Path(arguments.results) / "dataset"), "dataset_mode": "multi-class"}
     return load_config("train", values)
-
-
-# --- training ----------------------------------------------------------------------------------------------------
-
-
-def train_for(arguments: argparse.Namespace, setting: Setting) -> tuple[int, float]:
-    """Train until the time is over; return the epochs and the seconds that they took."""
-    path = Path(arguments.results) / setting.name / TURNS
-    turns = read_json_lines(path) if path.exists() else []
-    while sum(turn["seconds"] for turn in turns) < 60 * arguments.minutes:
-        epochs = (turns[-1]["epochs"] if turns else 0) + arguments.every
-        config = config_of(arguments, setting, epochs)
-        clock = time.monotonic if torch.cuda.is_available() else time.process_time
-        started = clock()
-        train.run(config)
-        turns.append({"epochs": epochs, "seconds": clock() - started})
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(turns[-1]) + "\n")
-        spent = sum(turn["seconds"] for turn in turns) / 60
-        print(f"{setting.name}: {epochs} epochs, {spent:.1f} of {arguments.minutes:g} minutes", flush=True)
-    return turns[-1]["epochs"], sum(turn["seconds"] for turn in turns)
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------
@@ -247,7 +227,7 @@ def main() -> None:
         write_demo_dataset(results / "dataset", num_train=arguments.lemons, num_test=64, size=side, seed=arguments.seed)
     path = results / RESULTS
     for setting in map(Setting.of, arguments.settings):
-        epochs, seconds = train_for(arguments, setting)
+        epochs, seconds = train_for(arguments.minutes, partial(config_of, arguments, setting), every=arguments.every)
         records = read_json_lines(path) if path.exists() else []
         if any(record["setting"] == setting.name and record["epochs"] == epochs for record in records):
             continue

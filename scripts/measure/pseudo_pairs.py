@@ -39,7 +39,7 @@ from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.samples.pseudo_folder import PSEUDO
 from scripts.measure.augment import losses
-from scripts.measure.pretrained_start import Real, read_real, real_segmenter, sampled, scored
+from scripts.measure.mask_agreement import Real, add_segmenter_options, read_real, real_segmenter, sampled, scored
 
 RESULTS, TABLE = "results.jsonl", "results.md"
 _, WITH_PSEUDO = ARMS = ("real", "pseudo")
@@ -188,9 +188,7 @@ def main(given: Sequence[str] | None = None) -> None:
     add("--steps", type=int, default=1500, help="of each training")
     add("--seeds", type=int, default=3)
     add("--guidance", type=float, default=1.5)
-    add("--encoder", default="tu-tf_efficientnet_lite0", help="of the segmenter")
-    add("--encoder-weights", default="none")
-    add("--segmenter-steps", type=int, default=1000)
+    add_segmenter_options(parser)
     arguments = parser.parse_args(given)
     arguments.results.mkdir(parents=True, exist_ok=True)
     path = arguments.results / RESULTS
