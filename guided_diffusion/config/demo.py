@@ -37,7 +37,7 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
     """
     root = Path(config.output_dir)
     data_dir, good_dir = str(root / "dataset"), str(root / "dataset_good")
-    data = {"data_dir": data_dir, "dataset_mode": "lemon-multi-class"}
+    data = {"data_dir": data_dir, "dataset_mode": "multi-class"}
     # At this scale a window shows the whole image, so that one network fills holes and samples whole lemons.
     geometry = {"image_size": 48, "image_channels": 3, "resize": "window", "scale": 48 / FILE_SIZE}
     compute = {"seed": config.seed, "device": config.compute.device}

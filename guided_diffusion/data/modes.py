@@ -89,8 +89,8 @@ class DatasetMode:
         return self.unlabeled or tuple(index for index, name in enumerate(names) if name in UNLABELED)
 
 
-_LEMON_IMAGES = FileRule("{split}/images", (".jpg", ".jpeg", ".png"))
-_LEMON_MASKS = FileRule("{split}/masks", (".png",))
+_OWN_IMAGES = FileRule("{split}/images", (".jpg", ".jpeg", ".png"))
+_OWN_MASKS = FileRule("{split}/masks", (".png",))
 
 _PNG = (".png",)
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
@@ -199,15 +199,15 @@ _DDPMSEG_MODES = (
 
 MODES: tuple[DatasetMode, ...] = (
     DatasetMode(
-        "lemon-binary",
-        _LEMON_IMAGES,
-        _LEMON_MASKS,
-        aliases=("binary",),
+        "binary",
+        _OWN_IMAGES,
+        _OWN_MASKS,
+        aliases=("lemon-binary",),
         binary=True,
         num_classes=2,
         names=("background", "foreground"),
     ),
-    DatasetMode("lemon-multi-class", _LEMON_IMAGES, _LEMON_MASKS, aliases=("multi-class",)),
+    DatasetMode("multi-class", _OWN_IMAGES, _OWN_MASKS, aliases=("lemon-multi-class",)),
     # Every pixel is of one class, which is no condition.
     DatasetMode(IMAGES, FileRule("{split}/images", PICTURES), None, num_classes=1, names=("image",)),
     # What is not in a box is class 0, the background.

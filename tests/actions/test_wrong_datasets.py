@@ -125,7 +125,7 @@ DATASETS: dict[Break, tuple[str, ...]] = {
     sizes_differ: ("train/images/lemon_0000.png", "24x24", "train/masks/lemon_0000.png", "30x24"),
     white_on_black_masks: ("train/masks/lemon_0000.png", "255", "binary", "classes.json"),
     value_outside_the_classes: ("train/masks/lemon_0000.png", "9", "num_classes", "0..4"),
-    binary_with_three_values: ("classes.json", "5 classes", "lemon-binary"),
+    binary_with_three_values: ("classes.json", "5 classes", "dataset_mode binary"),
     colors_without_a_map: ("train/masks/lemon_0000.png", "(0, 255, 255)", "classes.json"),
     broken_classes_file: ("classes.json", "line 1", "column 20"),
     classes_with_a_gap: ("classes.json", "0, 2"),

@@ -98,7 +98,7 @@ def test_the_samples_themselves_are_fine(isdm, lemons, synthetic, tmp_path):
         ({"filtered_dir": "x"}, ("filtered_dir", "filter_below")),
         ({"ratio": 1}, ("ratio", "evaluate", "'ratios'")),
         ({"dataset_mode": ""}, ("dataset_mode", "lemons/train", "config.json")),
-        ({"dataset_mode": "binary"}, ("{data}/classes.json", "5", "lemon-binary")),
+        ({"dataset_mode": "binary"}, ("{data}/classes.json", "5", "dataset_mode binary")),
         ({"device": "gpu"}, ("device", "'gpu'", "cuda")),
     ],
     ids=str,

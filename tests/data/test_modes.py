@@ -8,7 +8,7 @@ from guided_diffusion.runtime.errors import ConfigError
 
 @pytest.mark.parametrize("name", ["binary", "lemon-binary"])
 def test_aliases_name_the_same_record(name):
-    assert get_mode(name).name == "lemon-binary"
+    assert get_mode(name).name == "binary"
 
 
 def test_names_are_unique():

@@ -169,7 +169,7 @@ def check_accepted(accepted: Path, sent: np.ndarray, isdm: Any, folders: dict[st
     lines = read_manifest(accepted / "train" / "manifest.jsonl")
     assert len(lines) == 2
     assert sum(bool(getattr(line, "good_image", None)) for line in lines) == 1
-    data = {"data_dir": accepted, "dataset_mode": "lemon-multi-class", "image_size": 32}
+    data = {"data_dir": accepted, "dataset_mode": "multi-class", "image_size": 32}
     code, _, errors = isdm("check", **data, output_dir=accepted.parent / "check")
     assert (code, errors) == (0, [])
     values = {**JUDGE, "data_dir": folders["data"], "synthetic_dir": accepted / "train"}

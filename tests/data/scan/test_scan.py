@@ -157,7 +157,7 @@ UNKNOWN = ProblemKind.UNKNOWN_VALUES
             {"mode": "binary", "classes": {"0": "a"}},
             ProblemKind.CLASSES_FILE,
             "classes.json",
-            ["1 classes", "lemon-binary has 2"],
+            ["1 classes", "dataset_mode binary has 2"],
         ),
         (
             {"a": mask(0, 1), "b": mask(0, 255)},
