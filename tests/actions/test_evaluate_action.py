@@ -12,6 +12,7 @@ import command_line
 import numpy as np
 import pytest
 from browser import check_report
+from cards import check_card
 from error_lines import check_error
 from PIL import Image
 
@@ -160,6 +161,7 @@ def test_the_filtered_copy_is_a_dataset_with_its_manifest(evaluated, record, sam
     scores = {name: entry["score"] for name, entry in record["agreement"]["by_sample"].items()}
     kept = {name for name, score in scores.items() if score >= 0.001}
     assert record["filtered"]["kept"] == len(lines) == len(kept)
+    check_card(copy, len(kept), "`filter_below` | 0.001", f"{len(kept)} of 24", "A segmenter chose them")
     assert {Path(line["image"]).stem for line in lines} == kept
     for line in lines:
         assert line["agreement"] == pytest.approx(scores[Path(line["image"]).stem], abs=1e-4)

@@ -19,6 +19,7 @@ from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.scan.problems import refuse_fatal
+from guided_diffusion.pipelines.cards.selected import write_selected_card
 from guided_diffusion.pipelines.evaluation.card import update_card
 from guided_diffusion.pipelines.evaluation.data import EvaluationData, ScannedData, load_data, scan_data
 from guided_diffusion.pipelines.evaluation.metrics import MetricContext, make_metrics
@@ -150,8 +151,7 @@ def _evaluate_into(
         "versions": library_versions() | library_versions(METRIC_LIBRARIES),
     }
     if threshold is not None:
-        scores = measured["agreement"].sample_scores[SCORE]
-        record["filtered"] = write_filtered(scanned, scores, threshold, filtered_folder)
+        record["filtered"] = write_filtered(scanned, measured["agreement"], threshold, filtered_folder)
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     measurements = list(measured.values())
     page = report_page(record, sets, measurements, samples.config, config.quality.report_images)
@@ -161,12 +161,16 @@ def _evaluate_into(
         print(line)
 
 
-def write_filtered(scanned: ScannedData, scores: np.ndarray, threshold: float, target: Path) -> dict[str, Any]:
+def write_filtered(scanned: ScannedData, found: Measurement, threshold: float, target: Path) -> dict[str, Any]:
     """Copy the samples whose agreement is at least `threshold`, and return the entry in report.json."""
+    scores = found.sample_scores[SCORE]
     passing = np.flatnonzero(scores >= threshold)
     notes = [{"agreement": round(float(score), 4)} for score in scores[passing]]
     pairs = [scanned.samples[index] for index in passing]
-    folder = write_selection(scanned.folder, pairs, scanned.view.encoding, target, notes)
+    encoding = scanned.view.encoding
+    folder = write_selection(scanned.folder, pairs, encoding, target, notes)
+    if scanned.folder.lines:
+        write_selected_card(folder, scanned.folder, pairs, encoding, threshold, found.record["segmenter"])
     return {"folder": str(folder), "threshold": threshold, "kept": len(pairs)}
 
 
