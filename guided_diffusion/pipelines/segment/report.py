@@ -117,6 +117,12 @@ def report_warnings(scores: FoldScores | None, record: Mapping[str, Any]) -> lis
         once = [name for name, images in record["scores"]["images_with"].items() if images == 1]
         if once:
             lines.append(f"in one labeled image alone, so held out without ever being seen: {', '.join(once)}")
+        missed = [name for name in record["scores"]["weak"] if name not in once]
+        if missed and record.get("unlabeled") is not None:
+            lines.append(
+                f"hardly found in held-out images: {', '.join(missed)}. Where the new masks miss them, they say "
+                "another class, often with certainty: label more of them before a model learns from these pairs"
+            )
         if record["scores"]["difference"]["mean"] is not None and record["scores"]["difference"]["kind"] == "hurts":
             lines.append("the values of the pixel alone are better than the features: try other blocks or steps")
     unlabeled = record.get("unlabeled")
