@@ -59,6 +59,7 @@ def test_a_wheel_has_all_modules_and_what_they_read(wheel):
     assert {name.split("/")[0] for name in there} == {*PACKAGES, f"isdm-{__version__}.dist-info"}
 
 
+@pytest.mark.slow
 def test_a_wheel_has_the_example_configs_and_schemas(wheel):
     there, configs = set(wheel.namelist()), files_below(ROOT / "configs")
     assert {f"schema/{action}.json" for action in ACTIONS} <= configs

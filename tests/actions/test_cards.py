@@ -56,6 +56,7 @@ def own(sampled, tmp_path) -> Path:
 
 
 class TestSamples:
+    @pytest.mark.slow
     def test_it_says_what_is_in_the_files(self, sampled, trained):
         text = check_card(sampled / "train", COUNT, "lemons, 8 pairs, digest", "8 of lemons (train), digest")
         assert f"digest {digest(trained / BEST)}, weights ema" in text

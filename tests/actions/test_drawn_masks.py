@@ -61,6 +61,7 @@ def test_recombined_boxes_have_several_donors(masks):
     assert all(line["donors"][0] == line["base"] for line in lines)
 
 
+@pytest.mark.slow
 def test_samples_of_them_keep_the_lineage(masks, trained, isdm, tmp_path):
     folder, _ = masks("new", num_masks=2)
     out = tmp_path / "samples"

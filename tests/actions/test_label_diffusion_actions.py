@@ -83,6 +83,7 @@ def test_the_written_masks_are_the_clean_ones(runs, sample, lemons):
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(original))
 
 
+@pytest.mark.slow
 def test_eta_is_computed_written_and_stored(runs, lemons, isdm, tmp_path):
     expected = eta_from_statistics(*class_statistics(lemons))
     assert np.allclose(np.load(runs[CLASSWISE] / "eta.npy"), expected)

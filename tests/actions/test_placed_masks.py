@@ -185,6 +185,7 @@ class TestErase:
             assert len(line["defects"]) == len(find_components(label, (SPOT, CRACK)))
         assert "painted over" in shown
 
+    @pytest.mark.slow
     def test_healed_images_are_good_images(self, place, plates, plate_painter):
         values = {"model_path": plate_painter, "data_dir": plates}
         healed, _ = place("healed", erase=True, good_dir="", split="train", **values)

@@ -192,6 +192,7 @@ def test_weights_with_an_output_for_every_class_need_no_table(evaluate, tmp_path
     assert record["filtered"]["kept"] == 3
 
 
+@pytest.mark.slow
 def test_samples_of_other_masks_are_told(evaluate, painted_samples, tmp_path):
     folder = tmp_path / "others"
     shutil.copytree(painted_samples, folder)

@@ -48,6 +48,7 @@ def sample(trained, lemons, tmp_path, isdm):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

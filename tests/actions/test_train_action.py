@@ -41,6 +41,7 @@ def weights_equal(first: Path, second: Path) -> bool:
     return all(torch.equal(value, other[name]) for weights, other in pairs for name, value in weights.items())
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises_and_previews_change_nothing(options, isdm, tmp_path, runs):
     code, shown, _ = isdm("train", **{**options, "preview_interval": 1, "preview_images": 2, "preview_steps": 3})
     assert code == 0

@@ -80,6 +80,7 @@ def test_the_range_is_that_of_the_checkpoint(data, run_folder, tmp_path, isdm):
     assert isdm("train", **other, image_range="percentile")[0] == 0  # as the new data may need it
 
 
+@pytest.mark.slow
 def test_samples_and_their_evaluation(data, run_folder, tmp_path, isdm):
     places = {"model_path": run_folder, "data_dir": data, "results_path": tmp_path / "samples"}
     code, shown, _ = isdm("sample", **places, num_samples=9, steps=2)

@@ -184,6 +184,7 @@ MISTAKES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", MISTAKES)
 def test_mistakes_are_one_line_in_train_and_check(what, copied, tmp_path, isdm):
     options, begin = spoil(copied, what)

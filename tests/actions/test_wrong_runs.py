@@ -179,6 +179,7 @@ def test_damaged_manifests(text, trained, lemons, tmp_path, isdm):
     check_error(errors[0], out / "manifest.jsonl")
 
 
+@pytest.mark.slow
 def test_both_splits_make_one_dataset(trained, lemons, tmp_path, isdm):
     values = {"model_path": str(trained), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2}
     for split in ("train", "test"):

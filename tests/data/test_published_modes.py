@@ -79,6 +79,7 @@ def test_every_value_has_its_class_and_comes_back(name, values, classes):
     assert len(set(encoding.names)) == encoding.num_classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_check_works(name, tmp_path, isdm):
     data = write_tree(tmp_path / "data", name)

@@ -107,6 +107,7 @@ def chi_square(t: Tensor, num_timesteps: int) -> float:
     return (statistic - (num_timesteps - 1)) / (2 * (num_timesteps - 1)) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("global_size", "num_batches", "batch", "batch_index"),
     [
@@ -148,6 +149,7 @@ def spread(name: str, sizes: list[int], noise: float) -> float:
     return float(np.std(means))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[16] * 4, [16, 16, 16, 5], [8] * 8])
 def test_stratified_calms_the_epoch_loss(sizes: list[int]) -> None:
     assert spread("stratified", sizes, noise=0.1) < spread("uniform", sizes, noise=0.1) / 3

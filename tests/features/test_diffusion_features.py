@@ -53,6 +53,7 @@ def published() -> nn.Module:
     return fill(build_published(RECORD)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("converted", [False, True])
 def test_recorded_features(published, converted):
     """Those of the published network, and of the network with masks that it converts into, without a mask."""

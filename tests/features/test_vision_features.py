@@ -49,6 +49,7 @@ def test_recorded_features_of_mae(mae_file):
     np.testing.assert_allclose(probed(maps, record, 32)[0], golden["features"], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["swav", pytest.param("swav_w2", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_recorded_features_of_swav(name, tmp_path):

@@ -127,6 +127,7 @@ def test_a_stopped_member_keeps_its_weights_while_others_go_on(data):
     assert torch.equal(result.first_weight[1], fit.ensemble.first_weight[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [QUICK, FEW_EPOCHS], ids=["fast", "published"])
 def test_a_resumed_fit_has_the_same_bytes(data, recipe, tmp_path):
     images, pool, *_ = data

@@ -31,6 +31,7 @@ def test_shapes_tell_whether_a_network_fills_holes(condition, channels, learn_si
     assert {key: getattr(found, key) for key in options} == options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "network", "named"),
     [

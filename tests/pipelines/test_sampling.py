@@ -227,6 +227,7 @@ def test_progress_is_counted_in_steps_of_images(pipeline, batch_size):
     assert done[-1] == 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 1, 4, 6])
 def test_cancelling_stops_at_the_next_step_and_leaves_the_pipeline_usable(pipeline, at):
     options = {"steps": 3, "batch_size": 2, "s": 1.5}

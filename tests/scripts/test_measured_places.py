@@ -105,6 +105,7 @@ def test_the_plan_is_that_of_the_run(which, request):
         assert not changed[~inside].any()
 
 
+@pytest.mark.slow
 def test_patches_are_the_pixels_of_the_training_image(results):
     folder = PlacedFolder.open(results)
     patch_of, pairs = folder.patches(), folder.pairs("train")

@@ -200,6 +200,7 @@ def test_many_bad_steps_stop_training_and_keep_the_last_good_checkpoint(trainer_
     assert all(torch.isfinite(value).all() for value in last.model.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [{"precision": "bf16"}, *(pytest.param({k: v}, marks=pytest.mark.slow) for k, v in OTHERWISE.items())],

@@ -105,6 +105,7 @@ def _with_hot_row(image: np.ndarray) -> np.ndarray:
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("spoil", [_with_hot_pixel, _with_hot_row])
 @pytest.mark.parametrize("spoilt", [0, 1, 6])

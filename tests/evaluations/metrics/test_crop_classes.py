@@ -38,6 +38,7 @@ def good():
     return measure(CLASSES)
 
 
+@pytest.mark.slow
 def test_what_samples_show_is_learned(good):
     for name in ("samples_on_test", "training_on_test", "training_on_samples"):
         assert good.record[name]["balanced"] == 1, name

@@ -92,6 +92,7 @@ def flat(images: np.ndarray) -> np.ndarray:
     return images * 0.7 + images.mean((0, 1, 2)) * 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -70,6 +70,7 @@ def by_the_library(net: str, file: Path, groups: list[np.ndarray]) -> list[list[
     return [[distance(first, second) for first, second in combinations(group, 2)] for group in groups]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
 def test_equals_the_library_pair_by_pair(net: str, files: dict[str, Path]) -> None:
     groups = [samples(4, 1), samples(3, 2, (32, 48), noise=20), samples(2, 3)]
@@ -157,6 +158,7 @@ BAD_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_file(name: str, files: dict[str, Path], tmp_path: Path) -> None:
     content, found = BAD_FILES[name]

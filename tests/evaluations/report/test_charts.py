@@ -119,6 +119,7 @@ def test_rules_of_a_chart_are_of_charts_only() -> None:
     assert re.fullmatch(r"\.chart \*\{[^{}]*\}", style.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["arms", "classes", "scores", "distances", "loss"])
 def test_equal_input_gives_an_equal_chart_and_leaves_no_trace(name: str) -> None:
     before = dict(matplotlib.rcParams)

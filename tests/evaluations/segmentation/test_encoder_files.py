@@ -35,6 +35,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("published", [False, True], ids=["random", "published"])
 def test_features_are_those_of_timm(random_weights: Path, published: bool):
     if published and not SHARED.is_file():

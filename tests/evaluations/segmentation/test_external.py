@@ -60,6 +60,7 @@ def test_the_last_weights_of_every_architecture_are_of_its_logits(architecture):
     assert next(reversed(model.state_dict().values())).shape == (7,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", ["state_dict", "model"])
 def test_weights_as_trainers_wrap_them(wrapped, tmp_path):
     model = build_segmenter("fpn", "resnet18", num_classes=3, seed=0)
@@ -68,6 +69,7 @@ def test_weights_as_trainers_wrap_them(wrapped, tmp_path):
     assert read(tmp_path / "w.pt", "smp/fpn/resnet18").outputs == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"), [("lraspp_mobilenet_v3_large", {}), ("deeplabv3_mobilenet_v3_large", {"aux_loss": True})]
 )

@@ -50,6 +50,7 @@ def test_more_slots_are_inert_in_a_norm(tiny_boxes, noise, layout):
     assert torch.equal(few, many)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
 def test_an_image_does_not_depend_on_its_batch(tiny_boxes, noise, layout, form):
@@ -81,6 +82,7 @@ def test_a_dropped_layout_is_plain_normalization(tiny_boxes, noise, layout, form
     torch.testing.assert_close(half[0], model(x, T, given)[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
 def test_guidance_joins_both_branches(tiny_boxes, noise, layout, form):

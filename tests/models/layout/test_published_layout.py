@@ -97,6 +97,7 @@ def recorded_inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(x), torch.from_numpy(arrays["t"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_network(network, recorded_inputs):
     arrays = arrays_of("stay_unet_64px")

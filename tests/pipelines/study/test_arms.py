@@ -63,6 +63,7 @@ def test_pasting_arms_have_the_same_masks(sets):
     assert len({each.digest for each in sets.values()}) == 3
 
 
+@pytest.mark.slow
 def test_pasting_changes_pixels_under_the_masks_alone(folder):
     patch_of = folder.patches()
     for scene in list(folder.scenes())[:6]:
