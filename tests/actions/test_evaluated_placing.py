@@ -16,6 +16,8 @@ from parts import (
     write_good,
 )
 
+pytestmark = pytest.mark.slow
+
 TINY_STUDY = {
     "image_size": 32,
     "architectures": "fpn",
@@ -40,7 +42,6 @@ def evaluate(parts, tmp_path, isdm):
     return run
 
 
-@pytest.mark.slow
 def test_placed_images_are_evaluated(place, evaluate, tmp_path):
     folder, _ = place("placed", num_samples=8)
     code, shown, errors = evaluate(folder)
@@ -53,7 +54,6 @@ def test_placed_images_are_evaluated(place, evaluate, tmp_path):
     assert record["memorisation"]
 
 
-@pytest.mark.slow
 def test_healed_images_are_traced_to_their_images(place, evaluate):
     folder, _ = place("healed", erase=True, good_dir="")
     code, _, errors = evaluate(folder, study=False, agreement=False)

@@ -20,6 +20,8 @@ from guided_diffusion.pipelines.generation import LEAST_PAIRS
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 from guided_diffusion.runtime.files import digest
 
+pytestmark = pytest.mark.slow
+
 PAIRS, SAMPLES = 56, 6
 TINY_PAIRS = {**TINY, "batch_size": 14, "max_epochs": 2, "ema_rate": [0.9, 0.99]}
 SAMPLED = {"num_samples": SAMPLES, "steps": 3, "batch_size": 4}
@@ -101,7 +103,6 @@ def test_previews_show_a_row_for_each_class_and_measure_masks(pair_run):
     assert "novelty" in (pair_run / "log.txt").read_text()
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(many_lemons, tmp_path):
     whole = train(many_lemons, tmp_path / "whole", generates="pair", max_epochs=2)
     train(many_lemons, tmp_path / "halves", generates="pair", max_epochs=1)
@@ -111,7 +112,6 @@ def test_an_interrupted_training_ends_with_the_same_weights(many_lemons, tmp_pat
     assert first.generation == second.generation
 
 
-@pytest.mark.slow
 def test_finetuning_keeps_the_code_and_generates_the_same(pair_run, many_lemons, tmp_path, isdm):
     folder = tmp_path / "finetuned"
     values = {"data_dir": many_lemons, "resume_checkpoint": pair_run, "output_dir": folder, "batch_size": 14}
@@ -143,7 +143,6 @@ def test_pairs_have_the_layout_of_samples(sample):
     check_card(folder, SAMPLES, "one diffusion model made both", "No person drew or checked the masks")
 
 
-@pytest.mark.slow
 def test_pairs_depend_on_seed_and_index_alone(sample):
     folders = [sample(f"batch{size}", batch_size=size)[0] for size in (1, SAMPLES)]
     fewer, _ = sample("fewer", num_samples=4)
@@ -160,7 +159,6 @@ def test_pairs_depend_on_seed_and_index_alone(sample):
     assert bytes_of(again) == first
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(sample):
     whole, _ = sample("whole")
     folder, _ = sample("stopped")
@@ -174,14 +172,12 @@ def test_a_run_goes_on_where_it_stopped(sample):
     assert all((folder / name).read_bytes() == (whole / name).read_bytes() for name in pictures)
 
 
-@pytest.mark.slow
 def test_classes_are_asked_for_in_turn(sample):
     folder, _ = sample("asked", class_names=["mould", "gangrene"])
     names = [line["generated"]["class"] for line in lines_of(folder)]
     assert names == ["mould", "gangrene"] * (SAMPLES // 2)
 
 
-@pytest.mark.slow
 def test_masks_alone_are_read_by_sample(mask_run, trained, lemons, tmp_path, isdm):
     folder, target = tmp_path / "masks", tmp_path / "images"
     code, _, errors = isdm("sample", model_path=mask_run, results_path=folder, **SAMPLED)
@@ -202,7 +198,6 @@ def test_masks_alone_are_read_by_sample(mask_run, trained, lemons, tmp_path, isd
         )
 
 
-@pytest.mark.slow
 def test_pairs_are_evaluated_filtered_and_checked(sample, many_lemons, tmp_path, isdm):
     folder, _ = sample("judged", split="train", num_samples=24, batch_size=24)
     values = {

@@ -42,6 +42,7 @@ def chosen(kind: str) -> dict:
     return {"classes": list(CLASSES), **options.get(kind, {})} if kind in ("folder", "label-studio-png") else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_a_project_becomes_a_dataset_that_check_passes(isdm, projects, tmp_path, kind):
     target = tmp_path / "data"
@@ -211,6 +212,7 @@ def value_of(tasks, number: int) -> dict:
 CASES = [(kind, number) for kind, faults in FAULTS.items() for number in range(len(faults))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), CASES, ids=[f"{kind}-{number}" for kind, number in CASES])
 def test_a_mistake_is_one_line_and_nothing_is_written(isdm, project, tmp_path, kind, number):
     source, target = project(kind), tmp_path / "out" / "data"

@@ -21,6 +21,8 @@ from guided_diffusion.data.class_statistics import eta_from_statistics
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
+pytestmark = pytest.mark.slow
+
 UNIFORM, CLASSWISE = "discrete_zero_uniform", "discrete_zero_classwise"
 
 
@@ -63,7 +65,6 @@ def class_statistics(lemons: Path) -> tuple[np.ndarray, np.ndarray]:
     return counts.sum(0) / counts.sum(), (counts > 0).mean(0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [UNIFORM, CLASSWISE])
 def test_a_run_with_label_diffusion_samples(runs, sample, kind):
     folder = sample(runs[kind], "out")
@@ -76,14 +77,12 @@ def test_a_run_with_label_diffusion_samples(runs, sample, kind):
         assert np.abs(one - other).max() <= 1
 
 
-@pytest.mark.slow
 def test_the_written_masks_are_the_clean_ones(runs, sample, lemons):
     for path in (sample(runs[UNIFORM], "out") / "masks").iterdir():
         original = Image.open(lemons / "test" / "masks" / path.name).resize((16, 16), Image.Resampling.NEAREST)
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(original))
 
 
-@pytest.mark.slow
 def test_eta_is_computed_written_and_stored(runs, lemons, isdm, tmp_path):
     expected = eta_from_statistics(*class_statistics(lemons))
     assert np.allclose(np.load(runs[CLASSWISE] / "eta.npy"), expected)
@@ -147,7 +146,6 @@ def test_parts_of_a_batch_see_what_the_whole_sees(trainer_for):
     assert torch.allclose(whole, torch.cat(parts, dim=1), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_run_gone_on_with_is_bit_for_bit_one_that_was_longer(lemons, isdm, tmp_path):
     values = {**TINY, "data_dir": str(lemons), "cond_diffuse": True, "cond_opt": CLASSWISE, "drop_rate": 0.2}
     for name, epochs in (("whole", [3]), ("parts", [1, 3])):
@@ -158,7 +156,6 @@ def test_a_run_gone_on_with_is_bit_for_bit_one_that_was_longer(lemons, isdm, tmp
     assert all(torch.equal(value, parts.ema["0.99"][name]) for name, value in whole.ema["0.99"].items())
 
 
-@pytest.mark.slow
 def test_eta_stays_what_it_was_when_the_masks_change(runs, lemons, isdm, tmp_path):
     data, folder = tmp_path / "data", tmp_path / "run"
     shutil.copytree(lemons, data)
@@ -176,7 +173,6 @@ def test_eta_stays_what_it_was_when_the_masks_change(runs, lemons, isdm, tmp_pat
     assert (config["cond_diffuse"], config["cond_opt"]) == (True, CLASSWISE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "weights"),
     [
@@ -212,7 +208,6 @@ def test_samplers_extras_are_recorded_and_do_something(runs, sample):
     assert any(not np.array_equal(*pair) for pair in zip(images(plain), images(ahead), strict=True))
 
 
-@pytest.mark.slow
 def test_the_unlabeled_class_becomes_null(trained, lemons, sample, tmp_path):
     """Sampling from masks that are all unlabeled is sampling from null maps, though the masks are written as given."""
     data = tmp_path / "data"
@@ -245,7 +240,6 @@ def test_maps_without_a_class_keep_their_edges():
         assert torch.equal(maps.edge, edge)
 
 
-@pytest.mark.slow
 def test_folders_and_checkpoints_of_before_go_on(trained, sample, tmp_path):
     folder = sample(trained, "before", num_samples=2)
     new = ("extrapolation", "cond_diffuse", "cond_opt", "eta_path", "unlabeled_to_zero")

@@ -27,6 +27,8 @@ from scipy import ndimage
 from guided_diffusion.data.components import find_components
 from guided_diffusion.samples.manifest import file_digest
 
+pytestmark = pytest.mark.slow
+
 
 class TestMaskSources:
     def test_the_results_are_a_dataset(self, place, isdm, tmp_path):
@@ -104,7 +106,6 @@ class TestMaskSources:
         assert abs((top + bottom) / 2 - 20) <= 1
         assert len(second["defects"]) == len(second["skipped"]) == 1
 
-    @pytest.mark.slow
     def test_a_region(self, place, good, tmp_path):
         left = np.zeros((40, 56), np.uint8)
         left[:, :28] = 255
@@ -162,7 +163,6 @@ class TestMaskSources:
         assert np.isin(written[:4], ignored).all()
         assert np.array_equal(written[4:], label[4:])
 
-    @pytest.mark.slow
     def test_with_edges(self, place, parts, tmp_path):
         model = train(parts, tmp_path / "edges", no_instance=False)
         folder, _ = place("edges_results", model_path=model, num_samples=2)
@@ -185,7 +185,6 @@ class TestErase:
             assert len(line["defects"]) == len(find_components(label, (SPOT, CRACK)))
         assert "painted over" in shown
 
-    @pytest.mark.slow
     def test_healed_images_are_good_images(self, place, plates, plate_painter):
         values = {"model_path": plate_painter, "data_dir": plates}
         healed, _ = place("healed", erase=True, good_dir="", split="train", **values)
