@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.card_file import (
@@ -26,6 +27,7 @@ from guided_diffusion.samples.manifest import ManifestLine
 SEGMENTATION, UNCONDITIONAL = "image-segmentation", "unconditional-image-generation"
 EVALUATION, LIMITS = "evaluation", "limits"
 """Names of the regions that `evaluate` writes."""
+_MANY = 2.0  # seconds from which on counting shows a progress bar
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 NOT_EVALUATED = (
     "Nothing of it was evaluated: not whether images follow their masks, not whether images of the source are copied, "
@@ -50,11 +52,11 @@ class ClassCounts:
         self.ignored = 0
 
     @classmethod
-    def of_masks(cls, labels: Iterable[NDArray[np.integer]], encoding: LabelEncoding) -> ClassCounts:
-        """Count label maps [H, W] in 0..num_classes, of which the last is ignored."""
+    def of_masks(cls, labels: Iterable[NDArray[np.integer]], encoding: LabelEncoding, count: int) -> ClassCounts:
+        """Count `count` label maps [H, W] in 0..num_classes, of which the last is ignored; shows progress."""
         values = [str(group[0]) for group in encoding.values] or [str(list(color)) for color in encoding.colors]
         counts = cls(encoding.names, values)
-        for label in labels:
+        for label in tqdm(labels, "counting classes", count, unit="mask", delay=_MANY):
             counts.add(label)
         return counts
 

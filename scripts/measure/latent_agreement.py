@@ -9,7 +9,7 @@ without guidance and with `--guidance`, in which a segmenter (U-Net) that was tr
 for the masks; its score on the real test images is beside it, and on these as they went through the autoencoder, which
 is the best that its latents can do.
 
-It goes on where it was stopped. Writes results.jsonl, results.md and samples.png.
+It goes on where it was stopped. Writes results.jsonl, results.md, pixels.png and latent.png.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from guided_diffusion.runtime.logs import read_json_lines
 from scripts.measure.mask_agreement import Real, add_segmenter_options, read_real, real_segmenter, sampled, scored
 from scripts.measure.timed_training import train_for
 
-RESULTS, TABLE, PICTURE = "results.jsonl", "results.md", "samples.png"
+RESULTS, TABLE = "results.jsonl", "results.md"
 TEST_PAIRS, SHOWN = 64, 6
 NETWORK = {
     "dataset_mode": "multi-class",

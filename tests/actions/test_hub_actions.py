@@ -210,5 +210,5 @@ def test_in_processes_of_their_own(hub, pushed, trained, tmp_path):
     assert "\nerror: hf:user/other: the hub cannot be reached" in errors
     assert errors.count("error: ") == 2
     assert "Traceback" not in errors
-    assert time.monotonic() - begun < 90  # most of it is the start of Python, on a busy machine
+    assert time.monotonic() - begun < 60  # most of it is the start of Python, on a busy machine
     assert {path.stem for path in tmp_path.glob("*.safetensors")} == {"a", "b"}

@@ -39,7 +39,7 @@ def gradients(model: UNetModel, *inputs) -> tuple[torch.Tensor, torch.Tensor]:
     return out.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("form", ["lookup", "mixed"])  # dense has no patches whose number could matter
+@pytest.mark.parametrize("form", ["lookup", "mixed", "dense"])
 def test_one_compilation_serves_all_batches_the_last_short_one_too(tiny, form):
     plain, compiled = (tiny(spade=form, **SMALLEST) for _ in range(2))
     compile_network(compiled, backend="aot_eager")

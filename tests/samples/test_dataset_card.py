@@ -36,7 +36,9 @@ def test_sizes_are_those_of_the_hub(count, name):
 
 def test_classes_are_counted_by_mask_and_by_pixel():
     labels = [np.array([[0, 0], [1, 2]], np.uint8), np.array([[0, 2], [2, 2]], np.uint8)]
-    counts = ClassCounts.of_masks(labels, LabelEncoding(2, ("good", "a|b"), ((0,), (255, 1)), kind="grey8"))
+    counts = ClassCounts.of_masks(
+        labels, LabelEncoding(2, ("good", "a|b"), ((0,), (255, 1)), kind="grey8"), len(labels)
+    )
     assert (counts.masks.tolist(), counts.pixels.tolist(), counts.ignored) == ([2, 1], [3, 1], 4)
     assert counts.table()[2:] == [
         "| 0 | good | 2 | 37.500% |",

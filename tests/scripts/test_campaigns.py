@@ -26,7 +26,7 @@ def test_disturbed_runs_end_as_undisturbed_ones(tmp_path, monkeypatch):
     for action, values in shorter.items():
         monkeypatch.setitem(campaigns.RUNS, action, {**campaigns.RUNS[action], **values})
     with charts_left_out():  # in the processes, too, which are forked from this one
-        table, wrong = campaigns.run_campaigns(tmp_path, (4, 2, 1), seed=3, workers=0)
+        table, wrong = campaigns.run_campaigns(tmp_path, (4, 4, 2), seed=3, workers=0)
     assert not wrong
     assert len(table) == 2 + 3 * 4
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from guided_diffusion import __version__
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.config.segment import SegmentConfig
@@ -26,8 +24,6 @@ from guided_diffusion.samples.dataset_card import (
 )
 from guided_diffusion.samples.manifest import MANIFEST, read_manifest
 from guided_diffusion.samples.mask_folder import ACTION, MaskFolder, MaskLine
-
-_MANY = 2.0  # seconds from which on counting shows a progress bar
 
 
 def write_masks_card(config: MasksConfig, output: MaskFolder, lines: Sequence[MaskLine], summary: str) -> str:
@@ -53,7 +49,6 @@ def write_masks_card(config: MasksConfig, output: MaskFolder, lines: Sequence[Ma
     limits = ["There are no images: `sample` and `place` make them.", "No person checked whether such shapes occur."]
     if output.split == "test":
         limits.append("They are made of the test split: what learns from them has seen the test.")
-    counted = tqdm(lines, "counting classes", unit="mask", delay=_MANY)
     facts = DatasetFacts(
         title="Synthetic masks",
         what=what,
@@ -67,7 +62,7 @@ def write_masks_card(config: MasksConfig, output: MaskFolder, lines: Sequence[Ma
         use=_USE_OF_MASKS,
         state=joined_digest(f"{line.index} {line.base.digest} {line.draws}" for line in lines),
         version=__version__,
-        classes=ClassCounts.of_masks((output.labels([line])[0] for line in counted), output.encoding),
+        classes=ClassCounts.of_masks((output.labels([line])[0] for line in lines), output.encoding, len(lines)),
         evaluation=f"{NO_IMAGES}\nAgainst the masks of the dataset: {plain(summary)}",
     )
     return write_dataset_card(output.folder, facts)
@@ -107,7 +102,7 @@ def write_segment_card(config: SegmentConfig, encoding: LabelEncoding, record: M
     limits = ["Masks of images without masks are predicted: no person drew or checked them."]
     if record["scores"] is None:
         limits.append("The classifiers were not scored on held-out images in this run.")
-    counted = tqdm(lines, "counting classes", unit="mask", delay=_MANY)
+    labels = (read_mask(folder / line.mask, encoding).numpy() for line in lines)
     facts = DatasetFacts(
         title="Real images with predicted masks",
         what=f"Real images: {len(pseudo)} with masks that pixel classifiers predicted, {len(drawn)} with masks of the "
@@ -122,7 +117,7 @@ def write_segment_card(config: SegmentConfig, encoding: LabelEncoding, record: M
         use=_USE_OF_PAIRS,
         state=state_of(lines),
         version=__version__,
-        classes=ClassCounts.of_masks((read_mask(folder / line.mask, encoding).numpy() for line in counted), encoding),
+        classes=ClassCounts.of_masks(labels, encoding, len(lines)),
         tags=["pseudo-labels"],
         evaluation="Not evaluated: whether a segmentation model becomes better with these pairs. `evaluate` measures "
         "it, and writes its verdict here.",

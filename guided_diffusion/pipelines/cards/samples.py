@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from guided_diffusion import __version__
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.network import TrainedConfig
@@ -37,7 +35,6 @@ SEEN = (
 )
 COPIES = "Models of few images may copy them. Treat these files as confidential as the source."
 OF_TEST = "They were made of the test split: no model that is trained on them may be tested on that split."
-_MANY = 2.0  # seconds from which on counting shows a progress bar
 _NOT_SETTINGS = ("checkpoint", "classifier", "mask_checkpoint", "layouts", "inputs", "features", "read_npz", "eta_path")
 """Settings that are digests: of sources, which have a table of their own."""
 
@@ -99,8 +96,7 @@ def _counts(output: SyntheticFolder, lines: Sequence[ManifestLine]) -> ClassCoun
     if output.encoding is None:
         return None
     with_masks = [line for line in lines if line.mask]
-    labels = tqdm(output.labels(with_masks), "counting classes", len(with_masks), unit="mask", delay=_MANY)
-    return ClassCounts.of_masks(labels, output.encoding)
+    return ClassCounts.of_masks(output.labels(with_masks), output.encoding, len(with_masks))
 
 
 def _kind(

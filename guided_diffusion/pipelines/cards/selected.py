@@ -38,6 +38,7 @@ def write_selected_card(
     synthetic = not samples.pseudo_labels
     parents = [("pairs", f"{len(lines)} of {len(samples.lines)}, digest {state_of(samples.lines.values())}")]
     name = last_name(str(samples.folder.parent if samples.split else samples.folder))
+    labels = (read_mask(pair.mask, encoding).numpy() for pair in pairs)
     facts = DatasetFacts(
         title="Synthetic pairs, selected" if synthetic else "Real images with predicted masks, selected",
         what=f"Copies of the pairs of {plain(name)} in which a segmenter finds the mask. The card there says how these "
@@ -52,6 +53,6 @@ def write_selected_card(
         use=["As the folder that they are copies of: `images/` and `masks/`, an image and its mask by the same name."],
         state=state_of(lines),
         version=__version__,
-        classes=ClassCounts.of_masks((read_mask(pair.mask, encoding).numpy() for pair in pairs), encoding),
+        classes=ClassCounts.of_masks(labels, encoding, len(pairs)),
     )
     return write_dataset_card(folder, facts)

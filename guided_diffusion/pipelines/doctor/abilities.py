@@ -32,12 +32,11 @@ class Ability(NamedTuple):
     detail: str
 
 
-def try_out(names: Sequence[str], device: str, *, seconds: float | None = None) -> dict[str, Ability]:
+def try_out(names: Sequence[str], device: str, *, seconds: float) -> dict[str, Ability]:
     """Return whether each of `names` (keys of `trial.TRIALS`) works on `device`.
 
-    They are tried by one process, one after the other, which is ended after `seconds` (TRIAL_SECONDS).
+    They are tried by one process, one after the other, which is ended after `seconds`.
     """
-    seconds = TRIAL_SECONDS if seconds is None else seconds
     arguments = [word for name in names for word in (name, device)]
     # A process of a job would be taken for one more of it.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(_OF_LAUNCHERS)}
@@ -64,14 +63,16 @@ def try_out(names: Sequence[str], device: str, *, seconds: float | None = None) 
 
 def abilities(device: torch.device) -> Part:
     """Return the part on bf16, fp16, torch.compile and MPI."""
-    found = try_out(["bf16", "fp16", "compile"], str(device))
+    found = try_out(["bf16", "fp16", "compile"], str(device), seconds=TRIAL_SECONDS)
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     tools = f"C++ compiler {Path(compiler).name if compiler else 'not found'}, Triton {_version('triton')}"
     labels = {"bf16": "autocast bf16", "fp16": "autocast fp16", "compile": "torch.compile"}
     rows = [(labels[name], _yes(each.works), each.detail) for name, each in found.items()]
     rows[-1] = (*rows[-1][:2], f"{rows[-1][2]}; {tools}")
     _, processes, _ = launched_as()
-    found["mpi"] = try_out(["mpi"], "cpu")["mpi"] if _version("mpi4py") != "not found" else Ability(False, "no mpi4py")
+    found["mpi"] = Ability(False, "no mpi4py")
+    if _version("mpi4py") != "not found":
+        found |= try_out(["mpi"], "cpu", seconds=TRIAL_SECONDS)
     started = f"started as one of {processes} processes" if processes > 1 else "not started by mpiexec or torchrun"
     rows.append(("MPI", _yes(found["mpi"].works), f"{found['mpi'].detail}; {started}"))
     record = {name: each._asdict() for name, each in found.items()}
