@@ -47,7 +47,6 @@ NETWORK = {
     "channel_mult": "1,2,2,2",
     "num_res_blocks": 1,
     "num_head_channels": 32,
-    "attention_resolutions": "8",
     "resblock_updown": False,
     "learn_sigma": False,
     "noise_schedule": "cosine",
@@ -74,6 +73,8 @@ ARMS: dict[str, dict[str, Any]] = {
 def config_of(arguments: argparse.Namespace, arm: str, epochs: int) -> TrainConfig:
     """Return the configuration of a setting that ends after `epochs`."""
     values = {**NETWORK, **ARMS[arm], "image_size": arguments.size, "max_epochs": epochs, "seed": arguments.seed}
+    lowest = arguments.size // values.get("latent", 1) // 8  # the side of the fourth level: both networks are the same
+    values["attention_resolutions"] = str(lowest)
     values |= {"data_dir": str(arguments.results / "dataset"), "output_dir": str(arguments.results / arm)}
     return load_config("train", values)
 
