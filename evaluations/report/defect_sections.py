@@ -96,8 +96,8 @@ def _differences_table(record: Record) -> Table:
     return Table(header, rows, "Placed defects against what costs nothing, in points of mIoU")
 
 
-def classes_section(record: Record) -> Section:
-    """Return the IoU of each class."""
+def classes_section(record: Record, baseline: str) -> Section:
+    """Return the IoU of each class, and for what models of the arm `baseline` take the defects of each."""
     tables = []
     for name, table in record["architectures"].items():
         for amount, arms in table.items():
@@ -109,6 +109,14 @@ def classes_section(record: Record) -> Section:
             tables.append(
                 Table(["trained on", *classes], rows, f"{name}, {amount} images: IoU in percent, mean of seeds")
             )
+    for name, table in record["architectures"].items():
+        rows: list[list[str | int]] = []
+        for amount, arms in table.items():
+            called = arms.get(baseline, {}).get("called") or {}
+            rows += [[f"{true}, {amount} images", *map(percent, shares.values())] for true, shares in called.items()]
+        if rows:
+            caption = f"{name}, {record['arms'][baseline]}: for what the pixels of a class are taken, in percent"
+            tables.append(Table(["pixels of", *record["data"]["classes"]], rows, caption))
     return Section("Classes", tables=tables)
 
 

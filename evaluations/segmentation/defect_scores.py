@@ -65,27 +65,55 @@ def false_alarms(predictions: Sequence[Labels], num_classes: int) -> FalseAlarms
     return FalseAlarms(pixels, largest, np.array([predicted.size for predicted in predictions], np.int64))
 
 
+def confusion(labels: Sequence[Labels], predictions: Sequence[Labels], num_classes: int) -> Integers:
+    """Return how many pixels of each class are called what, [C, C]: rows by the labels, columns by the predictions.
+
+    Pixels of label `num_classes` are ignored.
+    """
+    found = np.zeros((num_classes, num_classes), np.int64)
+    for label, predicted in zip(labels, predictions, strict=True):
+        counted = label < num_classes
+        pairs = label[counted].astype(np.int64) * num_classes + predicted[counted]
+        found += np.bincount(pairs, minlength=found.size).reshape(found.shape)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class DefectTest:
-    """Pixel counts on images with defects, and on good images, if there are any, with the false alarms there."""
+    """Pixel counts on images with defects, and on good images, if there are any, with the false alarms there.
+
+    confused: `confusion` of the images with defects; None where it was not measured.
+    """
 
     counts: Counts
     good_counts: Counts | None = None
     alarms: FalseAlarms | None = None
+    confused: Integers | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for a JSON file."""
-        return {name: None if part is None else part.to_json() for name, part in vars(self).items()}
+        parts = {"counts": self.counts, "good_counts": self.good_counts, "alarms": self.alarms}
+        written = {name: None if part is None else part.to_json() for name, part in parts.items()}
+        return {**written, "confused": None if self.confused is None else self.confused.tolist()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> DefectTest:
-        """Return what `to_json` has written."""
-        good, alarms = content["good_counts"], content["alarms"]
+        """Return what `to_json` has written; results of earlier versions do not say what was confused."""
+        good, alarms, confused = content["good_counts"], content["alarms"], content.get("confused")
         return cls(
             Counts.from_json(content["counts"]),
             None if good is None else Counts.from_json(good),
             None if alarms is None else FalseAlarms.from_json(alarms),
+            None if confused is None else np.array(confused, np.int64),
         )
+
+    def called(self, class_names: Sequence[str]) -> dict[str, dict[str, float | None]] | None:
+        """Return for what the pixels of each defect class are taken, shares by class; null for a class without any."""
+        if self.confused is None:
+            return None
+        shares = self.confused / np.where(self.confused.sum(1) > 0, self.confused.sum(1), np.nan)[:, None]
+        rows = {name: map(plain, row) for name, row in zip(class_names, shares, strict=True)}
+        return {name: dict(zip(class_names, row, strict=True)) for name, row in list(rows.items())[1:]}
 
     def summary(self, class_names: Sequence[str], *, least: int = LEAST_PIXELS) -> dict[str, Any]:
         """Return all scores as plain values, null where undefined; IoUs and shares in 0..1.
@@ -120,8 +148,9 @@ def measure_defects(
     predict: Callable[[Sequence[Images]], Sequence[Labels]], defects: WholeImages, good: WholeImages | None = None
 ) -> DefectTest:
     """Return the test of a model on images with defects and on good ones; `predict` as `predict_whole` does."""
-    counts = whole_counts(defects, predict(defects.images))
+    found = predict(defects.images)
+    counts, confused = whole_counts(defects, found), confusion(defects.labels, found, defects.num_classes)
     if good is None or len(good) == 0:
-        return DefectTest(counts)
-    predictions = predict(good.images)
-    return DefectTest(counts, whole_counts(good, predictions), false_alarms(predictions, good.num_classes))
+        return DefectTest(counts, confused=confused)
+    found = predict(good.images)
+    return DefectTest(counts, whole_counts(good, found), false_alarms(found, good.num_classes), confused)

@@ -6,7 +6,7 @@ An arm at an amount is its tests by repeat; tests of the same repeat had the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,16 @@ def arm_record(tests: ArmTests, class_names: Sequence[str]) -> dict[str, Any]:
         "repeats": sorted(tests),
         **{key: _over_seeds([each[key] for each in summaries]) for key in keys},
         "classes": classes,
+        "called": _called(list(tests.values()), class_names),
     }
+
+
+def _called(tests: Sequence[DefectTest], class_names: Sequence[str]) -> dict[str, dict[str, float | None]] | None:
+    """Return what the defects of all seeds together are called; None unless all tests have counted that."""
+    counted = [test.confused for test in tests if test.confused is not None]
+    if len(counted) < len(tests):
+        return None
+    return replace(tests[0], confused=sum(counted)).called(class_names)
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:

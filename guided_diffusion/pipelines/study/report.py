@@ -114,7 +114,7 @@ def write_report(record: dict[str, Any], images: StudyImages, picture: Sheet | N
     if not record["architectures"]:
         return
     draw = partial(draw_sheet, class_names=images.setup.class_names)
-    sections = [amounts_section(record), classes_section(record), alarms_section(record)]
+    sections = [amounts_section(record), classes_section(record, REAL_GOOD), alarms_section(record)]
     if "agreement" in record:
         sections.append(agreement_section(record["agreement"]))
     if picture is not None:

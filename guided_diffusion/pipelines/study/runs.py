@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -216,6 +216,6 @@ def _as_record(run: SegmenterRun) -> dict[str, Any]:
     }
 
 
-def tested(result: Mapping[str, Any]) -> DefectTest:
+def tested(result: dict[str, Any]) -> DefectTest:
     """Return the test of a result."""
-    return DefectTest.from_json({name: result[name] for name in ("counts", "good_counts", "alarms")})
+    return DefectTest.from_json(result)

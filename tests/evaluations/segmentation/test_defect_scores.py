@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from whole import whole_shapes
 
-from evaluations.segmentation.defect_scores import DefectTest, FalseAlarms, false_alarms, measure_defects
+from evaluations.metrics.segmentation import Counts
+from evaluations.segmentation.defect_scores import DefectTest, FalseAlarms, confusion, false_alarms, measure_defects
 from evaluations.whole_images import WholeImages
 
 NAMES = ("background", "bright", "dark")
@@ -74,12 +75,31 @@ def test_an_absent_class_is_not_scored_and_good_images_may_be_missing():
     assert "miou_with_good" not in summary
 
 
+def test_confused_classes_are_told_and_ignored_pixels_are_not_counted():
+    label, predicted = np.zeros((2, 6), np.uint8), np.zeros((2, 6), np.int16)
+    label[0] = (1, 1, 1, 1, 3, 3)  # 3: ignored
+    predicted[0] = (1, 2, 2, 0, 1, 2)
+    found = confusion([label, label[:1]], [predicted, predicted[:1]], 3)
+    assert found.tolist() == [[6, 0, 0], [2, 2, 4], [0, 0, 0]]
+    nothing = np.zeros((1, 3), np.int64)
+    test = DefectTest(Counts(nothing, nothing, nothing), confused=found)
+    assert test.called(NAMES) == {
+        "bright": {"background": 0.25, "bright": 0.25, "dark": 0.5},
+        "dark": dict.fromkeys(NAMES),
+    }
+
+
 @pytest.mark.parametrize("with_good", [False, True])
 def test_a_test_comes_back_from_json(with_good: bool):
     images, good = whole_shapes(2), whole_shapes(2, good=True)
     found = measure_defects(perfect(images.joined(good)), images, good if with_good else None)
     again = DefectTest.from_json(json.loads(json.dumps(found.to_json())))
     assert again.summary(NAMES) == found.summary(NAMES)
+    assert (
+        again.called(NAMES) == found.called(NAMES) == {name: {**dict.fromkeys(NAMES, 0), name: 1} for name in NAMES[1:]}
+    )
+    older = {key: value for key, value in found.to_json().items() if key != "confused"}
+    assert DefectTest.from_json(older).called(NAMES) is None
     if with_good:
         assert isinstance(again.alarms, FalseAlarms)
         assert again.alarms.pixels.dtype == np.int64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,15 @@ def test_a_record_has_means_and_seeds():
     assert list(record["classes"]) == ["crack", "spot"]
     assert record["miou_with_good"]["mean"] < record["miou"]["mean"]
     json.dumps(record, allow_nan=False)
+
+
+def test_what_classes_are_called_is_summed_over_seeds():
+    tests = {repeat: replace(test, confused=np.diag([5, 1, repeat])) for repeat, test in planted(0.5).items()}
+    tests[1].confused[1] = (0, 1, 2)
+    called = arm_record(tests, NAMES)["called"]
+    assert called["crack"] == {"background": 0, "crack": pytest.approx(3 / 5), "spot": pytest.approx(2 / 5)}
+    assert called["spot"] == {"background": 0, "crack": 0, "spot": 1}
+    assert arm_record({**tests, 3: planted(0.5)[0]}, NAMES)["called"] is None
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,14 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     assert list(record["architectures"]["fpn"]["4"]) == list(ARMS)
     assert set(record["data"]["subsets"]["4"]) < set(record["data"]["subsets"]["all"])
     assert record["data"]["finished"] == record["data"]["planned"] == 12
+    for arms in record["architectures"]["fpn"].values():
+        called = arms["real_good"]["called"]
+        assert all(list(shares) == record["data"]["classes"] for shares in called.values())
+        shown = {name: shares for name, shares in called.items() if None not in shares.values()}
+        assert shown
+        for name, shares in shown.items():
+            assert sum(shares.values()) == pytest.approx(1)  # all pixels of a class, whatever they are called
+            assert shares[name] >= arms["real_good"]["classes"][name]["iou"] - 1e-9  # recall
     assert {each["label"] for each in record["agreement"]["sets"]} >= {
         "placed defects, all images",
         "placed defects, 4 images",
