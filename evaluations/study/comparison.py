@@ -6,7 +6,7 @@ A setting is a list with one `Counts` per seed, all of the same test images. Int
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +177,36 @@ def weighted_score(counts: Counts, score: str, weights: Floats) -> Floats:
     return summary(score, *(weights @ pixels.astype(np.float64) for pixels in counts.columns))
 
 
+def constant_score(counts: Counts, score: str = "miou") -> float:
+    """Return the best score of calling all pixels of all images one class, whichever that is; NaN of no pixel."""
+    truth, count = counts.truth, counts.truth.shape[1]
+    pixels = truth.sum(axis=1, keepdims=True)
+    constants = []
+    for class_id in range(count):
+        chosen = np.arange(count) == class_id
+        called = Counts(truth * chosen, (pixels - truth) * chosen, truth * ~chosen)
+        constants.append(weighted_score(called, score, np.ones((1, len(counts))))[0])
+    return float(np.max(constants))
+
+
+def learned_nothing(settings: Iterable[Sequence[Counts]], score: str = "miou") -> str | None:
+    """Return in words that no setting is better than one class everywhere; None where one is, by its mean over seeds.
+
+    Differences between such settings are those of noise, however sure they are.
+    """
+    best, constant = -np.inf, np.nan
+    for setting in settings:
+        ones = np.ones((1, len(setting[0])))
+        best = max(best, float(np.mean([weighted_score(counts, score, ones)[0] for counts in setting])))
+        constant = constant_score(setting[0], score)
+    if not best <= constant:
+        return None
+    name = _IN_WORDS.get(score, score)
+    return (
+        f"no model has learned anything: {name} {100 * best:.1f} at best, and one class everywhere {100 * constant:.1f}"
+    )
+
+
 # -------------------------------------------------------------------------------------------------- verdicts
 
 
@@ -184,14 +214,15 @@ def weighted_score(counts: Counts, score: str, weights: Floats) -> Floats:
 class ArchitectureVerdict:
     """The verdict on all mixing ratios of one architecture: a kind, a line in plain words, differences by ratio.
 
-    kind: "helps" if at least one ratio helps and none hurts, "hurts" the other way round, "mixed", or "cannot tell".
-    differences: their intervals are simultaneous: all of them hold with probability `confidence`.
+    kind: "helps" if at least one ratio helps and none hurts, "hurts" the other way round, "mixed", or "cannot tell",
+    also where nothing was learned. differences: all of their intervals together hold with probability `confidence`.
     """
 
     kind: str
     line: str
     differences: Mapping[str, Difference]
     confidence: float
+    learned: bool = True
 
     @property
     def tentative(self) -> bool:
@@ -202,7 +233,7 @@ class ArchitectureVerdict:
         """Return plain values for a JSON file."""
         differences = {ratio: difference.to_json() for ratio, difference in self.differences.items()}
         chosen = {"kind": self.kind, "line": self.line, "tentative": self.tentative, "confidence": self.confidence}
-        return {**chosen, "differences": differences}
+        return {**chosen, "learned": self.learned, "differences": differences}
 
 
 def judge_architecture(
@@ -223,6 +254,10 @@ def judge_architecture(
     each = 1 - (1 - confidence) / len(mixes)
     by_ratio = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
     differences = dict(zip(mixes, by_ratio, strict=True))
+    nothing = learned_nothing([baseline, *mixes.values()], score)
+    if nothing is not None:
+        line = f"{architecture}: cannot tell: {nothing}"
+        return ArchitectureVerdict("cannot tell", line, differences, confidence, learned=False)
     kind = kind_of_all([difference.kind for difference in by_ratio])
     line = f"{architecture}: {kind}: {_findings(kind, differences, _IN_WORDS.get(score, score), confidence)}"
     if by_ratio[0].tentative:

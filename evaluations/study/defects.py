@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluations.metrics.segmentation import Counts, joined, plain
 from evaluations.segmentation.defect_scores import DefectTest
-from evaluations.study.comparison import Difference, bootstrap_difference, kind_of_all
+from evaluations.study.comparison import Difference, bootstrap_difference, kind_of_all, learned_nothing
 
 SCORE = "foreground_miou"
 """The mean IoU over the defect classes that the test images have."""
@@ -77,8 +77,8 @@ class DefectVerdict:
     """The answer for one architecture: a kind, a headline, and a line for each amount.
 
     kind: "helps" if at least one amount helps and none hurts, "hurts" the other way round, "mixed", "cannot tell", or
-    "not measured". differences, rivals: of the placed defects to the baseline and to the cheap rival, by amount; the
-    intervals of the differences hold for all amounts at once.
+    "not measured"; an amount at which nothing was learned does not count. differences, rivals: of the placed defects to
+    the baseline and the cheap rival, by amount; the intervals of the differences hold for all amounts at once.
     """
 
     kind: str
@@ -119,9 +119,19 @@ def judge_defects(
     if not differences:
         headline = "Whether placed defects help was not measured"
         return DefectVerdict("not measured", headline, (), differences, rivals)
-    kind = kind_of_all([found.kind for found in differences.values()])
-    lines = tuple(_line(amount, differences[amount], rivals.get(amount)) for amount in differences)
-    return DefectVerdict(kind, _headline(kind, differences, rivals), lines, differences, rivals)
+    found, cheap, lines = {}, {}, []
+    for amount in differences:
+        arms = (tests.get(amount, {}) for tests in (baseline, placed, rival))
+        nothing = learned_nothing([[test.counts for test in arm.values()] for arm in arms if arm], SCORE)
+        if nothing is not None:
+            lines.append(f"{amount} images: cannot tell: {nothing}")
+            continue
+        found[amount] = differences[amount]
+        if amount in rivals:
+            cheap[amount] = rivals[amount]
+        lines.append(_line(amount, found[amount], cheap.get(amount)))
+    kind = kind_of_all([each.kind for each in found.values()])
+    return DefectVerdict(kind, _headline(kind, found, cheap), tuple(lines), differences, rivals)
 
 
 def _differences(

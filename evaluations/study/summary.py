@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluations.metrics.segmentation import SUMMARIES, Counts, plain, scores
-from evaluations.study.comparison import bootstrap_difference, judge_architecture, overall
+from evaluations.study.comparison import ArchitectureVerdict, bootstrap_difference, judge_architecture, overall
 from evaluations.study.run import Study, counts_of
 from evaluations.study.settings import REAL_ONLY, STANDARD_AUGMENTATION, Run, Setting
 
@@ -29,7 +29,7 @@ def summarize(study: Study, class_names: Sequence[str], settings: Mapping[str, A
         if mixes:
             verdicts[name] = judge_architecture(counts[REAL_ONLY.name], mixes, architecture=name, seed=study.plan.seed)
             entry["verdict"] = verdicts[name].to_json()
-            entry["rivals"] = _against_baselines(study, name, counts)
+            entry["rivals"] = _against_baselines(study, name, counts) if verdicts[name].learned else None
         entry["arms"] = [_setting_entry(study, name, setting, counts, class_names) for setting in study.settings]
         architectures[name] = entry
     kind, headline = overall(verdicts)
@@ -45,7 +45,7 @@ def summarize(study: Study, class_names: Sequence[str], settings: Mapping[str, A
         "seeds": study.seeds,
         "test_images": len(first),
         "absent_classes": scores(first).absent(class_names),
-        "warnings": _signs_of_short_training(architectures, study.plan.training.steps),
+        "warnings": _signs_of_short_training(architectures, verdicts, study.plan.training.steps),
         "settings": dict(settings),
         "architectures": architectures,
     }
@@ -82,8 +82,16 @@ def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": plain(np.mean(values)), "std": std, "by_seed": [plain(value) for value in values]}
 
 
-def _signs_of_short_training(architectures: Mapping[str, Any], steps: int) -> list[str]:
-    """Return a line where the standard augmentation hurts, which is a sign of too short a training."""
+def _signs_of_short_training(
+    architectures: Mapping[str, Any], verdicts: Mapping[str, ArchitectureVerdict], steps: int
+) -> list[str]:
+    """Return a line where nothing was learned, or where the standard augmentation hurts."""
+    unlearned = [name for name, verdict in verdicts.items() if not verdict.learned]
+    if unlearned:
+        return [
+            f"{', '.join(unlearned)} learned nothing: train_steps {steps} is too short, or lr does not fit; raise "
+            "train_steps, or start from encoder_weights"
+        ]
     hurt = [
         name
         for name, entry in architectures.items()

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluations.metrics.segmentation import SUMMARIES, Counts, scores
+from evaluations.metrics.segmentation import SUMMARIES, Counts, count, scores
 from evaluations.study import comparison
 from evaluations.study.comparison import (
     ArchitectureVerdict,
     Difference,
     bootstrap_difference,
+    constant_score,
     judge_architecture,
     overall,
 )
@@ -251,6 +252,26 @@ def test_cannot_tell_names_the_best_ratio_and_one_seed() -> None:
     assert verdict.line.startswith("fpn: cannot tell: ")
     assert f"ratio {best} " in verdict.line
     assert "one seed" in verdict.line
+
+
+@pytest.mark.parametrize("score", ["miou", "foreground_miou", "pixel_accuracy"])
+def test_the_constant_score_is_that_of_the_best_class_everywhere(score: str) -> None:
+    labels = np.random.default_rng(0).choice(4, (5, 8, 8), p=[0.6, 0.2, 0.0, 0.2])
+    each = [getattr(scores(count(labels, np.full_like(labels, class_id), 4)), score) for class_id in range(4)]
+    assert constant_score(count(labels, labels, 4), score) == pytest.approx(max(each))
+
+
+def test_a_sure_gain_of_models_that_learned_nothing_cannot_be_told() -> None:
+    images = split()
+    worse, bad = images.arm(-4.0, luck=0.02), images.arm(-3.0, luck=0.02)
+    verdict = judge_architecture(worse, {"1": bad}, architecture="fpn", resamples=500)
+    assert verdict.differences["1"].kind == "helps"
+    assert verdict.kind == "cannot tell"
+    assert not verdict.learned
+    assert f"{100 * constant_score(worse[0]):.1f}" in verdict.line
+    found = judge_architecture(worse, {"1": bad, "2": images.arm()}, architecture="fpn", resamples=500)
+    assert found.learned  # by one of them
+    assert found.kind == "helps"
 
 
 def test_more_ratios_widen_each_interval() -> None:

@@ -123,6 +123,17 @@ def test_one_seed_is_tentative():
     assert "tentative" in verdict.lines[0]
 
 
+def test_amounts_at_which_nothing_was_learned_do_not_count():
+    """An eighth of all pixels are spots, so calling all pixels that has a mean IoU of a sixteenth."""
+    nothing = {"20": planted(0.01, seed=1), "60": planted(0.4, seed=1)}
+    verdict = judge({"20": planted(0.04, seed=2), "60": planted(0.4, seed=2)}, nothing, {})
+    assert verdict.differences["20"].kind == "helps"
+    assert verdict.kind == "cannot tell"
+    assert verdict.headline.startswith("Cannot tell")
+    assert "learned" in verdict.lines[0]
+    assert "learned" not in verdict.lines[1]
+
+
 def test_amounts_without_results_are_left_out():
     verdict = judge({"20": planted(0.6), "60": {}}, {"20": planted(0.4, seed=5), "60": planted(0.4)}, {})
     assert list(verdict.differences) == ["20"]
