@@ -100,7 +100,7 @@ def _ignored(config: SampleConfig, made: GeneratedMasks | None) -> int | None:
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     path = checkpoint.path
     made = world.run_on_main(lambda: find_generated_masks(config.mask_dir))
-    sources, encoding, losses, lineages = world.run_on_main(
+    found = world.run_on_main(
         lambda: find_masks(
             trained.source,
             trained.geometry,
@@ -110,6 +110,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
             also_ignored=_ignored(config, made),
         )
     )
+    sources, encoding, lineages = found.entries, found.encoding, found.lineages
     trained = trained.replaced(num_classes=encoding.num_classes)
     # Built before anything is written, so that a mistake in the options leaves no files.
     mode = get_mode(trained.source.dataset_mode)
@@ -119,6 +120,8 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     pipeline = pipeline_of_config(config, checkpoint, trained, encoding.names, world.device)
     sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     plan = plan_samples(sources, config.num_samples, config.seed)
+    if world.is_main and (line := found.left_out(len(plan))):
+        print(f"warning: {line}")
     settings = SampleSettings(
         **recorded_settings(config, trained, path, sampling.num_steps),
         unlabeled_to_zero=config.unlabeled_to_zero or None,
@@ -144,6 +147,6 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     world.barrier()
     if world.is_main:
         finish_output(config, trained, checkpoint, output, len(plan), "pairs", encoding.names)
-        if lost := written_losses([sample.source.mask for sample in plan], losses, encoding.names):
+        if lost := written_losses([sample.source.mask for sample in plan], found.losses, encoding.names):
             print(f"warning: {output.folder}: {lost}")
     world.barrier()

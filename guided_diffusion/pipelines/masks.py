@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
 from guided_diffusion.data.modes import get_mode
@@ -29,6 +30,27 @@ class FoundMasks(NamedTuple):
     losses: tuple[MaskLoss, ...]
     lineages: Mapping[str, MaskLineage]
     """Of masks that were made from others, by their paths."""
+    shown: tuple[str, ...] = ()
+    """The classes that any of them has."""
+
+    def left_out(self, used: int) -> str:
+        """Return which classes the first `used` masks lack, as the line of a warning; "" if none.
+
+        Masks are often named after their classes, so the first of them show one class alone.
+        """
+        if used >= len(self.entries):
+            return ""
+        seen: set[int] = set()
+        for entry in self.entries[:used]:
+            seen.update(read_mask(entry.mask, self.encoding, upright=entry.upright).unique().tolist())
+        names = self.encoding.names
+        lacking = [name for name in self.shown if names.index(name) not in seen]
+        if not lacking:
+            return ""
+        return (
+            f"num_samples is {used}, so the first {used} of {len(self.entries)} masks by name are used, and these do "
+            f"not show {', '.join(lacking)}: raise it (null: each mask once), or choose masks by mask_dir"
+        )
 
 
 def find_masks(
@@ -74,7 +96,8 @@ def find_masks(
     for line in problem_lines(problem for problem in report.warnings if problem.kind is not ProblemKind.EMPTY_CLASS):
         print(f"warning: {line}")
     encoding = encoding.with_ignore() if geometry.resize in ("pad", "window") else encoding
-    return FoundMasks(report.pairs, encoding, report.losses, known_lineages(report.pairs, lineages))
+    shown = tuple(each.name for each in report.classes if each.images)
+    return FoundMasks(report.pairs, encoding, report.losses, known_lineages(report.pairs, lineages), shown)
 
 
 def known_lineages(entries: Sequence[Pair | MaskEntry], lineages: Mapping[str, MaskLineage]) -> dict[str, MaskLineage]:

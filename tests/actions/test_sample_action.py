@@ -224,6 +224,23 @@ def test_masks_alone_are_enough(sample, lemons):
     assert len(list((folder / "images").iterdir())) == 4
 
 
+def test_classes_that_the_first_masks_lack_are_told_before_sampling(sample, tmp_path):
+    """Files named after their classes: the first ones show one class."""
+    (tmp_path / "m").mkdir()
+    for name, values in {"blemish": [0, 1, 2], "gangrene": [0, 1, 4], "mould": [0, 1, 3]}.items():
+        Image.fromarray(np.resize(np.array(values, np.uint8), (24, 24))).save(tmp_path / "m" / f"{name}.png")
+    said = {}
+    for count in (1, 2, 3):
+        _, shown = sample(str(count), data_dir="", mask_dir=str(tmp_path / "m"), num_samples=count)
+        said[count] = [line for line in shown.splitlines() if line.startswith("warning: num_samples")]
+    assert len(said[1]) == len(said[2]) == 1
+    assert "mould" in said[1][0]
+    assert "gangrene" in said[1][0]
+    assert "mould" in said[2][0]
+    assert "gangrene" not in said[2][0]
+    assert said[3] == []
+
+
 @pytest.mark.slow
 def test_checkpoints_of_before_an_option_was_added_still_sample(sample, trained, tmp_path):
     state = torch.load(trained / "best.pt", weights_only=True)
@@ -241,7 +258,7 @@ def test_guidance_without_finetuning_warns(lemons, tmp_path, isdm, trained):
 
     never = {**TINY, "data_dir": str(lemons), "output_dir": str(tmp_path / "never"), "max_epochs": 1}
     assert isdm("train", **never)[0] == 0
-    base = {"data_dir": str(lemons), "steps": 2, "num_samples": 1}
+    base = {"data_dir": str(lemons), "steps": 2}
     said = {}
     for name, model, scale in (("a", tmp_path / "never", 1.5), ("b", tmp_path / "never", 1.0), ("c", trained, 1.5)):
         said[name] = isdm("sample", **base, model_path=str(model), s=scale, results_path=str(tmp_path / name))[1]
