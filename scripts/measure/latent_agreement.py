@@ -35,6 +35,7 @@ from guided_diffusion.pipelines.sampling import SamplingPipeline
 from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import read_json_lines
+from scripts.measure.augment import pixels_of
 from scripts.measure.mask_agreement import Real, add_segmenter_options, read_real, real_segmenter, sampled, scored
 from scripts.measure.timed_training import train_for
 
@@ -87,7 +88,7 @@ def decoded(pipeline: SamplingPipeline, real: Real) -> ImageSet | None:
     images = 2 * torch.from_numpy(real.test.images).permute(0, 3, 1, 2).float() / 255 - 1
     with torch.inference_mode():
         back = code.decode_images(code.encode(images, None))
-    return ImageSet(visualize.to_pixels(back.numpy()), real.test.labels, real.test.names, real.test.num_classes)
+    return ImageSet(pixels_of(back), real.test.labels, real.test.names, real.test.num_classes)
 
 
 def measure(arguments: argparse.Namespace, real: Real, arm: str) -> dict[str, Any]:
