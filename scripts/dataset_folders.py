@@ -50,7 +50,8 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], descri
     executor = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
     try:
         futures = [executor.submit(function, item) for item in items]
-        return [future.result() for future in tqdm(futures, desc=description, unit="file")]
+        with tqdm(futures, desc=description, unit="file") as progress:  # ends its line before an error is printed
+            return [future.result() for future in progress]
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

@@ -371,13 +371,24 @@ def test_importing_the_package_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_the_example_of_the_readme(trained, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def gray(lemons: Path, tmp_path_factory) -> Path:
+    """A run of gray images."""
+    folder = tmp_path_factory.mktemp("runs") / "gray"
+    values = {**TINY, "data_dir": lemons, "output_dir": folder, "max_epochs": 1, "drop_rate": 0.2}
+    assert command_line.run("train", **values, image_channels=1) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("model", "color"), [("trained", "RGB"), ("gray", "L")])
+def test_the_example_of_the_readme(model, color, request, tmp_path, monkeypatch):
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## From Python")[2]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
-    shutil.copytree(trained, tmp_path / "runs" / "demo" / "finetune")
+    shutil.copytree(request.getfixturevalue(model), tmp_path / "runs" / "demo" / "finetune")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
     assert pictures == [f"sample_{index}.png" for index in range(4)]
     with Image.open(tmp_path / "sample_0.png") as picture:
         assert picture.size == (SIZE, SIZE)
+        assert picture.mode == color
