@@ -51,6 +51,7 @@ from guided_diffusion.runtime.errors import DataError
 _KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
 _COUNTED = 1 << 20  # pixels counted at a time, as counting makes them eight bytes each
 _MUCH_BACKGROUND = 0.5
+_PAIR = "the pair"  # what goes if one of its files does
 _AS_IN_TRAINING = (
     "use the values of the training masks, which fixed what values mean (in sampling, ignore_label adds a value of "
     "ignored pixels)"
@@ -187,11 +188,11 @@ def _scan_pair(
     image = mask = how = None
     content = mask_content = b""
     with _collecting(problems, ProblemKind.UNREADABLE):
-        mask_content = read_bytes(pair.mask)
-        mask = open_mask(pair.mask, mask_content, upright=False)
+        mask_content = read_bytes(pair.mask, removed=_PAIR)
+        mask = open_mask(pair.mask, mask_content, upright=False, removed=_PAIR)
     with _collecting(problems, ProblemKind.UNREADABLE):
-        content = read_bytes(pair.image)
-        image = open_image(pair.image, content, upright=False)
+        content = read_bytes(pair.image, removed=_PAIR)
+        image = open_image(pair.image, content, upright=False, removed=_PAIR)
     if image is not None and mask is not None:
         how = turned(image, mask, exif)
     upright = exif != "ignore" if how is None else how.upright
@@ -245,9 +246,9 @@ def _mask_facts(
         elif transform is not None:
             facts = replace(facts, left=codes_left(raw.values, counted.raw.values, transform))
         if entry.instance is not None:
-            content = read_bytes(entry.instance)
+            content = read_bytes(entry.instance, removed=_PAIR)
             facts = replace(facts, digests=(digests[0], content_digest(content)))
-            stored = open_mask(entry.instance, content, upright=False)
+            stored = open_mask(entry.instance, content, upright=False, removed=_PAIR)
             if entry.upright:
                 problems += instance_problems(entry.mask, tag, entry.instance, orientation(stored))
                 turn_upright(stored)
