@@ -33,7 +33,14 @@ from guided_diffusion.data.scan.duplicates import (
 )
 from guided_diffusion.data.scan.images import color_problems, short_batch_problems
 from guided_diffusion.data.scan.lost_by_area import left_by_area, may_lose
-from guided_diffusion.data.scan.lost_classes import CodesLeft, MaskLoss, codes_left, count_losses, loss_problems
+from guided_diffusion.data.scan.lost_classes import (
+    CodesLeft,
+    MaskLoss,
+    codes_left,
+    count_losses,
+    loss_note,
+    loss_problems,
+)
 from guided_diffusion.data.scan.orientation import (
     Exif,
     Turned,
@@ -294,6 +301,7 @@ def _report(
     classes: list[ClassStats] = []
     losses: list[MaskLoss] = []
     ignored_share, all_background = 0.0, 0
+    notes: tuple[str, ...] = ()
     if encoding is not None and masks:
         problems += _unexpected_codes(masks, encoding, remedy)
         pixels, images, all_background = _count_classes(masks, encoding)
@@ -306,6 +314,7 @@ def _report(
         problems += _class_warnings(classes, all_background, len(masks))
         if transform is not None:
             problems += loss_problems(by_class, encoding.names, background, transform)
+            notes = (loss_note(by_class, encoding.names, background, transform),)
     return ScanReport(
         tuple(entries),
         encoding,
@@ -317,6 +326,7 @@ def _report(
         tuple(fact.image_mode for fact in facts if fact.image_mode),
         tuple(fact.brightness for fact in facts if fact.brightness is not None),
         tuple(losses),
+        notes=tuple(filter(None, notes)),
     )
 
 
