@@ -15,7 +15,7 @@ from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
-from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.histogram import save_histogram
 from guided_diffusion.data.scan.report import ScanReport
@@ -40,6 +40,7 @@ from guided_diffusion.pipelines.output import dataset_folders, image_folder, ref
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.runtime.logs import write_run_record
 
 SPLITS = ("train", "test")
@@ -51,6 +52,12 @@ def run(config: CheckConfig) -> int:
     source, mode, folder = config.source, get_mode(config.source.dataset_mode), Path(config.output_dir)
     refuse_written_sources({"output_dir": folder}, [*dataset_folders(source), *image_folder(config.good.image_dir)])
     refuse_other_record("output_dir", folder, "check")
+    with folder_lock(folder, "check"):  # before everything is read: the folder may be one that cannot be written
+        return _run(config, mode, folder)
+
+
+def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
+    source = config.source
     fatal: list[str] = []
     texts = []
     encoding = training = None

@@ -89,8 +89,11 @@ def list_files(folder: str | Path) -> list[tuple[str, str]]:
     return sorted(files)
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Return the bytes of a file; DataError if it is missing, empty, no regular file, or cannot be read."""
+def read_bytes(path: str | Path, *, removed: str = "it") -> bytes:
+    """Return the bytes of a file; DataError if it is missing, empty, no regular file, or cannot be read.
+
+    removed: what the error advises to remove where the file cannot be mended ("the pair").
+    """
     with _reading(path, "check that it exists and its permissions"):
         # A pipe or device would be read for ever.
         if os.path.lexists(path) and not stat.S_ISREG(os.stat(path).st_mode):
@@ -98,28 +101,32 @@ def read_bytes(path: str | Path) -> bytes:
         with bf.BlobFile(str(path), "rb") as file:
             content = file.read()
     if not content:
-        raise DataError.of(path, "the file is empty (0 bytes)", "copy it again or remove the pair")
+        raise DataError.of(path, "the file is empty (0 bytes)", f"copy it again or remove {removed}")
     return content
 
 
-def open_image(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> Image.Image:
+def open_image(
+    path: str | Path, content: bytes | None = None, *, upright: bool = True, removed: str = "it"
+) -> Image.Image:
     """Return the decoded picture; DataError for a missing, empty or corrupted file.
 
-    content: of the file, where it is read already. upright: turn it as its EXIF orientation says.
+    content: of the file, where it is read already. upright: turn it as its EXIF orientation says. removed: as above.
     """
-    return _load(path, content, upright)[0]
+    return _load(path, content, upright, removed)[0]
 
 
-def open_mask(path: str | Path, content: bytes | None = None, *, upright: bool = True) -> Image.Image:
+def open_mask(
+    path: str | Path, content: bytes | None = None, *, upright: bool = True, removed: str = "it"
+) -> Image.Image:
     """Return the decoded label picture with the sample values that the file stores (PIL stretches 2 and 4 bits).
 
     Arrays of NumPy are pictures, too. Raises DataError as `open_image` does, and for files whose values are lost: lossy
     formats, and colors of 16 bits, of which PIL reads 8.
     """
-    content = read_bytes(path) if content is None else content
+    content = read_bytes(path, removed=removed) if content is None else content
     if content.startswith(_NUMPY):
         return _label_array(path, content)
-    image, raw_mode = _load(path, content, upright)
+    image, raw_mode = _load(path, content, upright, removed)
     if not _is_lossless(image):
         found = f"mask is a {image.format} file, whatever its name says: lossy compression has changed labels at edges"
         raise DataError.of(path, found, "export the masks anew as PNG from their source")
@@ -170,9 +177,9 @@ def turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _load(path: str | Path, content: bytes | None, upright: bool) -> tuple[Image.Image, str]:
+def _load(path: str | Path, content: bytes | None, upright: bool, removed: str) -> tuple[Image.Image, str]:
     """Return the decoded picture and PIL's raw mode of the file, "" where the format has none."""
-    content = read_bytes(path) if content is None else content
+    content = read_bytes(path, removed=removed) if content is None else content
     try:
         image, raw_mode = _decoded(content)
         if upright:
@@ -184,7 +191,7 @@ def _load(path: str | Path, content: bytes | None, upright: bool) -> tuple[Image
             raise DataError.of(path, f"is a {named} file, which is not read", "convert it to PNG or JPEG") from error
         reason = "not a known picture format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         found = f"unreadable or truncated ({reason})"
-        raise DataError.of(path, found, "replace the file or remove the pair") from error
+        raise DataError.of(path, found, f"replace the file or remove {removed}") from error
     return image, raw_mode
 
 

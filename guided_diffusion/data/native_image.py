@@ -43,7 +43,7 @@ class NativeImage:
 
         Raises DataError if it cannot be read, has floating point values, or other channels than the model.
         """
-        image = open_image(path, upright=upright)
+        image = open_image(path, upright=upright, removed="the image")
         if image.mode == "F":
             raise DataError.of(path, "image has floating point values", "save it with 8 or 16 bits per channel")
         color, alpha = stored_samples(image, str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -252,8 +253,12 @@ def _missing_folder(folder: str) -> Problem:
     listing = f"{parent} has {', '.join(present[:8])}" if present else f"{parent} has no folders"
     wanted = _FOLDER_SYNONYMS.get(name.lower(), ())
     alike = [entry for entry in present if entry.lower() == name.lower() or entry.lower() in wanted]
+    by_lower = {entry.lower(): entry for entry in present}
+    near = () if name in _FOLDER_SYNONYMS else difflib.get_close_matches(name.lower(), by_lower, n=1)
     if alike:
         remedy = f"rename {alike[0]!r} to {name!r}"
+    elif near:
+        remedy = f"did you mean {by_lower[near[0]]!r}?"
     elif "images" in present and name not in _FOLDER_SYNONYMS["images"]:
         remedy = f"move its contents into {missing}, or point data_dir at the folder that holds {name!r}"
     else:

@@ -87,6 +87,18 @@ def test_results_in_place_of_a_file(lemons, tmp_path, isdm):
     assert "room" not in line
 
 
+def test_check_reads_nothing_where_it_cannot_write(lemons, tmp_path, isdm):
+    file = tmp_path / "file"
+    file.touch()
+    folders = {"data_dir": lemons, "dataset_mode": TINY["dataset_mode"]}
+    code, shown, (line,) = isdm("check", **folders, output_dir=file / "check")
+    assert (code, shown) == (2, "")
+    check_error(line, file / "check", f"{file} is no folder")
+    code, _, _ = isdm("check", **folders, output_dir=tmp_path / "check", preview_images=0)
+    assert code == 0
+    assert not [path for path in (tmp_path / "check").iterdir() if "lock" in path.name]
+
+
 def tampered(trained, tmp_path, change):
     """A copy of a run's best weights after `change`."""
     content = torch.load(trained / BEST, weights_only=True)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
+from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, list_good_images
+from guided_diffusion.data.scan.good_images import scan_good_images
+from guided_diffusion.data.scan.problems import ProblemKind
 from guided_diffusion.runtime.errors import DataError
 
 
@@ -60,3 +64,31 @@ def test_what_is_refused_names_the_file_or_folder(tmp_path, name):
         list_good_images(tmp_path / folder)
     assert len(error.value.messages) == 1
     assert str(error.value).startswith(f"{tmp_path / named}: ")
+
+
+@pytest.mark.parametrize(("masks", "removed"), [(False, "remove the image"), (True, "remove the pair")])
+def test_damaged_images_are_named_with_what_goes_with_them(tmp_path, masks, removed):
+    for stem in ("cut", "empty", "sound"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.effect_noise((16, 16), 50).save(tmp_path / "images" / f"{stem}.png")
+        if masks:
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            Image.new("L", (16, 16)).save(tmp_path / "masks" / f"{stem}.png")
+    cut, empty = (tmp_path / "images" / f"{stem}.png" for stem in ("cut", "empty"))
+    cut.write_bytes(cut.read_bytes()[:100])
+    empty.write_bytes(b"")
+    images, _, problems = scan_good_images(str(tmp_path), 3, "auto", progress=False)
+    assert [good.stem for good in images] == ["sound"]
+    assert [(problem.kind, problem.path) for problem in problems] == [
+        (ProblemKind.UNREADABLE, str(cut)),
+        (ProblemKind.UNREADABLE, str(empty)),
+    ]
+    assert all(removed in problem.remedy for problem in problems)
+
+
+def test_painting_into_a_damaged_image_names_no_pair(tmp_path):
+    for content in (b"", b"no picture"):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(DataError) as error:
+            NativeImage.read(tmp_path / "a.png", 3)
+        assert "remove the image" in error.value.remedy

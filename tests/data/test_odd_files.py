@@ -142,6 +142,18 @@ def test_one_cause_is_one_line():
     assert problem_lines(alike[:3]) == [problem.line for problem in alike[:3]]
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_few_repeated_files_are_one_line_with_what_they_repeat(count):
+    kind = ProblemKind.LOOK_ALIKE
+    repeated = [
+        Problem(f"/d/b{i}.png", f"is /d/a{i}.png again", "keep one", kind, fatal=False, like=f"/d/a{i}.png")
+        for i in range(count)
+    ]
+    (line,) = problem_lines(repeated)
+    assert all(f"{name}{i}.png" in line for name in "ab" for i in range(count))
+    assert problem_lines(repeated[:1]) == [repeated[0].line]
+
+
 def test_masks_with_a_suffix_are_one_cause(build):
     masks = {f"p{i}.png": LABEL for i in range(8)}
     data = build(masks)

@@ -182,3 +182,23 @@ def test_masks_alone_of_a_mode_that_names_them(tmp_path):
     for kind in ("a", "b"):
         (tmp_path / f"ulm/{kind}_labelIds.png").unlink()
     assert [entry.stem for entry in index_masks(tmp_path, CITY)[0]] == ["ulm/a_color", "ulm/a_instanceIds"]
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "hint"),
+    [("magnetic_tyle", "did you mean 'magnetic_tile'?"), ("Magnetik-Tile", "did you mean 'magnetic_tile'?"), ("x", "")],
+)
+def test_a_mistyped_folder_gets_the_near_name(tmp_path, data_dir, hint):
+    for name in ("magnetic_tile", "magnetic_tile_good"):
+        (tmp_path / name).mkdir()
+    problem = index_pairs(tmp_path / data_dir, get_mode("multi-class"), "train")[1][0]
+    assert (problem.kind, Path(problem.path)) == (ProblemKind.FOLDER, tmp_path / data_dir)
+    assert hint in problem.remedy
+    assert bool(hint) == ("did you mean" in problem.remedy)
+
+
+def test_a_mistyped_folder_of_the_layout_is_not_asked_for(tmp_path):
+    (tmp_path / "trian").mkdir()
+    problem = index_pairs(tmp_path, get_mode("multi-class"), "train")[1][0]
+    assert Path(problem.path) == tmp_path / "train"
+    assert "did you mean" not in problem.remedy

@@ -53,6 +53,12 @@ def suggest_fix(present: Sequence[int], num_classes: int | None, *, binary: bool
         )
     if len(values) > max(16, 2 * (num_classes or 0)):
         return f"{_LOSSY.format('values')}; if they are classes, raise num_classes"
+    if num_classes is None and len(values) <= values[-1]:
+        lines = _class_lines(values)
+        return (
+            f"correct the masks if a value is a slip; else map the values in classes.json ({lines}), or set "
+            f"num_classes to {values[-1] + 1} if values between them are classes, too"
+        )
     if num_classes is None:
         return f"set num_classes to {values[-1] + 1}, or name the classes in classes.json"
     if values[0] > 0 and values[-1] == num_classes:
@@ -67,8 +73,13 @@ def suggest_fix(present: Sequence[int], num_classes: int | None, *, binary: bool
         spread = [round(step * index) for index in range(num_classes)]
         return f"labels seem to be spread out for viewing: map them in classes.json ({_class_lines(spread)})"
     if unexpected == [num_classes]:
-        return f"set num_classes to {num_classes + 1}, or map {num_classes} in classes.json"
-    return "correct the masks, raise num_classes, or map the values in classes.json or ignore_label"
+        line = f'"{num_classes}": "class {num_classes}"'
+        return f"set num_classes to {num_classes + 1}, or list the class in classes.json ({line})"
+    ignore = json.dumps({"values": unexpected[:LISTED]})
+    return (
+        "correct the masks, raise num_classes, or leave the pixels out of all classes: with ignore_label, or with "
+        f'"ignore": {ignore} in classes.json'
+    )
 
 
 def _suggest_binary_fix(values: Sequence[int]) -> str:

@@ -75,7 +75,7 @@ def infer_encoding(
     elif label is not None:
         ignore.append(label)
     ignore_values = tuple(dict.fromkeys(ignore))
-    count = _class_count(mode, classes, options.num_classes, present_values(masks), problems)
+    count = _class_count(mode, classes, options.num_classes, masks, problems)
     values: Groups = ()
     if count is not None and not problems and not colors_only:
         values = _class_values(mode, classes, masks, count, ignore_values, problems)
@@ -106,7 +106,11 @@ def _colors_without_map(colored: Sequence[MaskFacts], total: int) -> Problem:
 
 
 def _class_count(
-    mode: DatasetMode, classes: ClassesFile | None, asked: int | None, present: np.ndarray, problems: list[Problem]
+    mode: DatasetMode,
+    classes: ClassesFile | None,
+    asked: int | None,
+    masks: Sequence[MaskFacts],
+    problems: list[Problem],
 ) -> int | None:
     """Return the number of classes; adds a problem if mode, classes.json and option do not agree on one."""
     listed = len(classes.names) if classes else None
@@ -117,8 +121,12 @@ def _class_count(
     count = mode.num_classes or listed or asked
     if count is None:
         found, remedy = f"not set, and there is no {FILE_NAME}", "set it"
-        if present.size:
-            found += f"; the masks have values {describe_values(present)}"
+        if (present := present_values(masks)).size:
+            # Those past a gap, if there are any: a slip in one mask is no class.
+            odd = [value for index, value in enumerate(present.tolist()) if value != index] or [int(present[-1])]
+            value, holders = _rarest(masks, odd[::-1])
+            found += f"; the masks have values {describe_values(present)} ({value} in {len(holders)} of {len(masks)} "
+            found += f"masks, first in {holders[0]})"
             remedy = suggest_fix(present, None, binary=False)
         problems.append(Problem("num_classes", found, remedy, ProblemKind.NUM_CLASSES))
     elif asked not in (None, count):
@@ -166,14 +174,21 @@ def _binary_value(masks: Sequence[MaskFacts], taken: set[int], problems: list[Pr
     if not others:
         return 255 if 255 not in taken else 1
     if len(others) > 1:
-        holders = {value: [mask.path for mask in masks if value in present_values([mask])] for value in others}
-        rarest = min(others, key=lambda value: len(holders[value]))
+        rarest, holders = _rarest(masks, others)
         remaining = [value for value in present if value == 0 or value in others]
         found = f"binary masks have the values {describe_values(remaining)}"
-        found += f" ({rarest} in {len(holders[rarest])} of {len(masks)} masks)"
+        found += f" ({rarest} in {len(holders)} of {len(masks)} masks)"
         remedy = suggest_fix(remaining, 2, binary=True)
-        problems.append(Problem(holders[rarest][0], found, remedy, ProblemKind.BINARY_VALUES))
+        problems.append(Problem(holders[0], found, remedy, ProblemKind.BINARY_VALUES))
     return others[0]
+
+
+def _rarest(masks: Sequence[MaskFacts], values: Sequence[int]) -> tuple[int, list[str]]:
+    """Return the one of `values` that the fewest masks have, the first of several, and the paths of these masks."""
+    shown = [(mask.path, set(present_values([mask]).tolist())) for mask in masks]
+    counts = Counter(value for _, present in shown for value in present)
+    rarest = min(values, key=lambda value: counts[value])
+    return rarest, [path for path, present in shown if rarest in present]
 
 
 def _largest(values: Groups) -> int:

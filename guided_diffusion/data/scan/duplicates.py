@@ -165,7 +165,7 @@ def twin_problems(twins: Sequence[Twin], images: int) -> list[Problem]:
             found += f" ({doubled} of {images} images of this split repeat another)"
             kind = ProblemKind.LOOK_ALIKE if twin.likeness == "look-alike" else ProblemKind.REPEATED_IMAGE
             remedy = "keep one of them, unless it is meant to count more"
-            problems.append(Problem(twin.pair.image, found, remedy, kind, fatal=False))
+            problems.append(Problem(twin.pair.image, found, remedy, kind, fatal=False, like=twin.of.image))
     return problems
 
 
@@ -178,7 +178,7 @@ def shared_problems(twins: Sequence[Twin], images: int) -> list[Problem]:
         found = f"{_LIKE[twin.likeness]} {twin.of.image} in train{masks} ({len(twins)} of {images} test images are)"
         remedy = "remove it from train or from test: a model knows what it was trained on, so the test says too much"
         kind = ProblemKind.LOOK_ALIKE_IN_TRAIN if twin.likeness == "look-alike" else ProblemKind.TEST_IN_TRAIN
-        problems.append(Problem(twin.pair.image, found, remedy, kind, fatal=False))
+        problems.append(Problem(twin.pair.image, found, remedy, kind, fatal=False, like=twin.of.image))
     return problems
 
 

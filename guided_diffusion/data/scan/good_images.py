@@ -35,11 +35,12 @@ def scan_good_images(
     images = list_good_images(folder, upright=upright)
 
     def scan(good: GoodImage) -> tuple[PairPrint, str] | Problem:
+        removed = "the image" if good.mask is None else "the pair"
         try:
-            content = read_bytes(good.image)
-            image = open_image(good.image, content, upright=upright)
+            content = read_bytes(good.image, removed=removed)
+            image = open_image(good.image, content, upright=upright, removed=removed)
             pixels = image_tensor(image, image_channels, good.image, image_range).numpy()
-            of_mask = b"" if good.mask is None else content_digest(read_bytes(good.mask))
+            of_mask = b"" if good.mask is None else content_digest(read_bytes(good.mask, removed=removed))
             if good.mask is not None and encoding is not None:
                 size = read_mask(good.mask, encoding, upright=upright).shape
                 check_sizes(good.image, pixels.shape[1:], good.mask, size)

@@ -104,8 +104,8 @@ def scan_image(
 ) -> ImageFacts:
     """Open one image. decide: what is done about its EXIF orientation, None as `entry.upright` says."""
     try:
-        content = read_bytes(entry.image)
-        image = open_image(entry.image, content, upright=False)
+        content = read_bytes(entry.image, removed="the image")
+        image = open_image(entry.image, content, upright=False, removed="the image")
         tagged, turned = orientation(image) != 1, decide(image)
         if entry.upright if turned is None else turned.upright:
             turn_upright(image)

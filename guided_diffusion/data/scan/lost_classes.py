@@ -5,7 +5,8 @@ This is the rule of nearest pixels; `lost_by_area` has the area rule. Windows li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -163,7 +164,7 @@ def loss_problems(
     """Return a warning for each class, except the background, that many of its masks lose."""
     problems = []
     for index, loss in enumerate(losses):
-        if index == background or loss.scaling + loss.cropping < max(1, _MUCH * loss.masks):
+        if index == background or not _is_much(loss):
             continue
         where = f"class {index}"
         if loss.scaling:
@@ -181,6 +182,34 @@ def loss_problems(
             found += "random crops of training may"
             problems.append((where, found, _other_resize(loss), ProblemKind.LOST_BY_CROPPING))
     return [Problem(*problem, fatal=False) for problem in problems]
+
+
+def _is_much(loss: ClassLoss) -> bool:
+    return loss.scaling + loss.cropping >= max(1, _MUCH * loss.masks)
+
+
+def loss_note(losses: Sequence[ClassLoss], names: Sequence[str], background: int, transform: JointTransform) -> str:
+    """Return a line on the classes, except the background, that too few masks lose for a warning; "" without any."""
+    few = [
+        (name, loss)
+        for index, (name, loss) in enumerate(zip(names, losses, strict=True))
+        if index != background and loss.scaling + loss.cropping and not _is_much(loss)
+    ]
+    parts = []
+    if scaled := {name: (loss.scaling, loss.masks) for name, loss in few if loss.scaling}:
+        factors = [factor for _, loss in few for factor in loss.factors]
+        parts.append(f"{_shares(scaled)} by scaling to {_setting(transform, 1)}; {_larger_size(factors, transform)}")
+    if cropped := {name: (loss.cropping, loss.masks) for name, loss in few if loss.cropping}:
+        kept = Counter[str]()
+        for _, loss in few:
+            kept.update(dict(loss.kept))
+        total = ClassLoss(0, cropping=sum(count for count, _ in cropped.values()), kept=tuple(kept.items()))
+        parts.append(f"{_shares(cropped)} by resize crop; {_other_resize(total)}")
+    return f"few masks lose a class: {'; '.join(parts)}" if parts else ""
+
+
+def _shares(lost: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{name!r} is lost in {count} of {masks} masks" for name, (count, masks) in lost.items())
 
 
 def _setting(transform: JointTransform, factor: int) -> str:

@@ -77,6 +77,7 @@ class Problem:
     remedy: str
     kind: Enum  # a ProblemKind, in the library
     fatal: bool = True
+    like: str = ""  # the file that the one at `path` repeats, if that is the finding
 
     @classmethod
     def of(cls, error: DataError, kind: Enum) -> Problem:
@@ -99,19 +100,26 @@ class Problem:
 def problem_lines(problems: Iterable[Problem]) -> list[str]:
     """Return a line for each cause: of more than 3 alike findings in a folder the first one, and the others' names.
 
-    Of more than 20 lines of a kind the first five and a count.
+    Of repeated files so from 2 on. Of more than 20 lines of a kind the first five and a count.
     """
     by_cause: dict[object, list[Problem]] = {}
     for problem in problems:
         by_cause.setdefault(problem.cause, []).append(problem)
-    merged = [one for alike in by_cause.values() for one in (alike if len(alike) <= ALIKE_SHOWN else [_merged(alike)])]
+    merged: list[Problem] = []
+    for alike in by_cause.values():
+        # Other findings have sizes or values of their own, which a few lines keep.
+        separate = 1 if all(problem.like for problem in alike) else ALIKE_SHOWN
+        merged += alike if len(alike) <= separate else [_merged(alike)]
     return _counted(merged)
 
 
 def _merged(alike: Sequence[Problem]) -> Problem:
     """Return the first of several findings of one cause, which names the next ones and says how many there are."""
     first = alike[0]
-    names = [problem.path.rpartition("/")[2] for problem in alike[1 : 1 + ALIKE_SHOWN]]
+    names = [
+        " like ".join(path.rpartition("/")[2] for path in (problem.path, problem.like) if path)
+        for problem in alike[1 : 1 + ALIKE_SHOWN]
+    ]
     more = ", ..." if len(names) < len(alike) - 1 else ""
     return replace(first, remedy=f"{first.remedy} (and {len(alike) - 1} more like it: {', '.join(names)}{more})")
 

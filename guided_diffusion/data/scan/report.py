@@ -46,7 +46,7 @@ class ScanReport:
     good_images: tuple[GoodImage, ...] = ()  # beside the pairs
     good_prints: tuple[PairPrint, ...] = ()
     beside: int = 0  # images in `image_dir`
-    notes: tuple[str, ...] = ()  # what was read of annotations
+    notes: tuple[str, ...] = ()  # on classes that few masks lose, or on what was read of annotations
     boxes: BoxStatistics | None = None  # of the layouts, where boxes are the condition
 
     @property

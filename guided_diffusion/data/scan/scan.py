@@ -33,7 +33,14 @@ from guided_diffusion.data.scan.duplicates import (
 )
 from guided_diffusion.data.scan.images import color_problems, short_batch_problems
 from guided_diffusion.data.scan.lost_by_area import left_by_area, may_lose
-from guided_diffusion.data.scan.lost_classes import CodesLeft, MaskLoss, codes_left, count_losses, loss_problems
+from guided_diffusion.data.scan.lost_classes import (
+    CodesLeft,
+    MaskLoss,
+    codes_left,
+    count_losses,
+    loss_note,
+    loss_problems,
+)
 from guided_diffusion.data.scan.orientation import (
     Exif,
     Turned,
@@ -51,6 +58,7 @@ from guided_diffusion.runtime.errors import DataError
 _KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
 _COUNTED = 1 << 20  # pixels counted at a time, as counting makes them eight bytes each
 _MUCH_BACKGROUND = 0.5
+_PAIR = "the pair"  # what goes if one of its files does
 _AS_IN_TRAINING = (
     "use the values of the training masks, which fixed what values mean (in sampling, ignore_label adds a value of "
     "ignored pixels)"
@@ -187,11 +195,11 @@ def _scan_pair(
     image = mask = how = None
     content = mask_content = b""
     with _collecting(problems, ProblemKind.UNREADABLE):
-        mask_content = read_bytes(pair.mask)
-        mask = open_mask(pair.mask, mask_content, upright=False)
+        mask_content = read_bytes(pair.mask, removed=_PAIR)
+        mask = open_mask(pair.mask, mask_content, upright=False, removed=_PAIR)
     with _collecting(problems, ProblemKind.UNREADABLE):
-        content = read_bytes(pair.image)
-        image = open_image(pair.image, content, upright=False)
+        content = read_bytes(pair.image, removed=_PAIR)
+        image = open_image(pair.image, content, upright=False, removed=_PAIR)
     if image is not None and mask is not None:
         how = turned(image, mask, exif)
     upright = exif != "ignore" if how is None else how.upright
@@ -245,9 +253,9 @@ def _mask_facts(
         elif transform is not None:
             facts = replace(facts, left=codes_left(raw.values, counted.raw.values, transform))
         if entry.instance is not None:
-            content = read_bytes(entry.instance)
+            content = read_bytes(entry.instance, removed=_PAIR)
             facts = replace(facts, digests=(digests[0], content_digest(content)))
-            stored = open_mask(entry.instance, content, upright=False)
+            stored = open_mask(entry.instance, content, upright=False, removed=_PAIR)
             if entry.upright:
                 problems += instance_problems(entry.mask, tag, entry.instance, orientation(stored))
                 turn_upright(stored)
@@ -293,6 +301,7 @@ def _report(
     classes: list[ClassStats] = []
     losses: list[MaskLoss] = []
     ignored_share, all_background = 0.0, 0
+    notes: tuple[str, ...] = ()
     if encoding is not None and masks:
         problems += _unexpected_codes(masks, encoding, remedy)
         pixels, images, all_background = _count_classes(masks, encoding)
@@ -305,6 +314,7 @@ def _report(
         problems += _class_warnings(classes, all_background, len(masks))
         if transform is not None:
             problems += loss_problems(by_class, encoding.names, background, transform)
+            notes = (loss_note(by_class, encoding.names, background, transform),)
     return ScanReport(
         tuple(entries),
         encoding,
@@ -316,6 +326,7 @@ def _report(
         tuple(fact.image_mode for fact in facts if fact.image_mode),
         tuple(fact.brightness for fact in facts if fact.brightness is not None),
         tuple(losses),
+        notes=tuple(filter(None, notes)),
     )
 
 

@@ -132,6 +132,27 @@ def test_a_loss_counts_from_five_percent_on(build, lost, warned):
     report = scan(build(masks), size=(8, 8))
     assert counts(report)[1] == (39, lost, 0)
     assert bool(found(report)) == warned
+    assert bool(report.notes) != warned
+
+
+def test_one_line_has_all_classes_that_few_masks_lose(build):
+    large = {f"m{i:02d}": dotted(64, 400, (1, 180, 30, 40), (33, 180, 30, 40), values=(1, 2)) for i in range(40)}
+    small = {"s": dotted(64, 400, (33, 180, 1, 1), values=(1,)), "t": dotted(64, 400, (1, 190, 1, 1), values=(2,))}
+    outside = {"u": dotted(64, 400, (1, 2, 60, 60), values=(2,))}
+    report = scan(build({**large, **small, **outside}), (16, 16), num_classes=3)
+    assert counts(report)[1:] == [(41, 1, 0), (42, 1, 1)]
+    assert not found(report)
+    (line,) = report.notes
+    assert line in report.table()
+    for part in ("1 of 41", "1 of 42", "image_size 64", "all 2 of these", "pad or squash"):
+        assert part in line
+
+
+def test_the_note_names_only_what_is_lost(build):
+    masks = {f"m{i:02d}": dotted(64, 64, (10, 10, 40, 40)) for i in range(30)} | {"s": dotted(64, 64, (1, 1, 1, 1))}
+    (line,) = scan(build(masks), size=(8, 8)).notes
+    assert "resize" not in line.replace("mask_resize", "")
+    assert scan(build(masks), size=(64, 64)).notes == ()
 
 
 def test_the_background_may_be_lost(build):

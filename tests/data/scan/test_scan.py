@@ -136,6 +136,14 @@ UNKNOWN = ProblemKind.UNKNOWN_VALUES
         ({"a": mask(0, 255)}, {"num_classes": 2}, UNKNOWN, "a.png", ["values 255 ", "dataset_mode to binary"]),
         ({"a": mask(0, 255)}, {}, ProblemKind.NUM_CLASSES, "num_classes", ["values 0, 255", "dataset_mode to binary"]),
         ({"a": mask(0, 1, 2)}, {}, ProblemKind.NUM_CLASSES, "num_classes", ["0..2", "num_classes to 3"]),
+        (
+            {"a": mask(0, 1), "b": mask(0, 1, 9), "c": mask(0, 1)},
+            {},
+            ProblemKind.NUM_CLASSES,
+            "num_classes",
+            ["9 in 1 of 3 masks", "masks/b.png", '"2": {"name": "class 2", "value": 9}'],
+        ),
+        ({"a": mask(0, 1, 9)}, {"num_classes": 2}, UNKNOWN, "a.png", ["values 9 ", '"ignore": {"values": [9]}']),
         ({"a": mask(1, 2), "b": mask(3)}, {"num_classes": 3}, UNKNOWN, "b.png", ["values 3 ", '"value": 1']),
         ({"a": mask(0, 1, 2)}, {"classes": CLASSES}, UNKNOWN, "a.png", ["values 2 ", "num_classes is 2"]),
         (
@@ -212,6 +220,27 @@ def test_labels_that_do_not_fit(build, masks, options, kind, path, tokens):
     problem = scan(root, **options).fatal[0]
     assert (problem.kind, Path(problem.path).name) == (kind, path)
     assert all(token in f"{problem.found}; {problem.remedy}" for token in tokens), problem.line
+
+
+@pytest.mark.parametrize(
+    ("masks", "named"),
+    [
+        ([(0, 1, 2), (0, 1, 2, 3), (0, 9), (0, 9)], "9 in 2 of 4 masks"),  # not 3, which is a class
+        ([(0, 100, 200), (0, 100, 200), (0, 37, 100)], "37 in 1 of 3 masks"),
+        ([(0, 1, 2), (0, 2), (0, 1)], "2 in 2 of 3 masks"),  # no gap: the highest
+        ([(0, 1, 3, 9), (0, 1)], "9 in 1 of 2 masks"),
+    ],
+)
+def test_the_value_that_may_be_a_slip_is_named(build, masks, named):
+    report = scan(build({f"m{index}": mask(*values) for index, values in enumerate(masks)}))
+    assert named in fatal(report).found
+
+
+def test_the_lines_that_are_named_make_a_classes_file(build):
+    remedy = fatal(scan(build({"a": mask(0, 1, 9), "b": mask(0, 4)}))).remedy
+    lines = remedy[remedy.index("{") : remedy.rindex("}") + 1]
+    root = build({"a": mask(0, 1, 9), "b": mask(0, 4)}, classes=lines)
+    assert scan(root).raise_if_fatal().values == ((0,), (1,), (4,), (9,))
 
 
 def test_all_mistakes_are_collected_with_a_line_each(build):
