@@ -334,4 +334,4 @@ def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunL
                 f"them; new are the weights for masks of {report.encoding.num_classes} classes"
             )
     batches = counted(trainer.loader.batch_plan.num_batches, "batch", "batches")
-    log.info(f"{batches} an epoch, seed {trainer.run.seed}")
+    log.info(f"an epoch has {batches}; the seed is {trainer.run.seed}")
