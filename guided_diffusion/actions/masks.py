@@ -51,7 +51,7 @@ def _make(config: MasksConfig, world: ProcessGroup) -> None:
         write_run_record(output.folder, ACTION, config.to_json())
         there = sum(number in done for number in range(count))
         print(
-            f"{count} masks{f', {there} are there already' if there else ''}, made of {len(source.pairs)} of "
+            f"{output.counts(count, there, 'mask')}, made of {len(source.pairs)} of "
             f"data_split {config.data_split}; {source.summary}"
         )
         if config.data_split == "test":

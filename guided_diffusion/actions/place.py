@@ -37,6 +37,7 @@ from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoin
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.hub_address import shown
+from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
 from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
@@ -120,7 +121,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
         ),
         mark=config.mark,
     )
-    todo = begin_output(config, trained, checkpoint, sampling, output, samples, world, "images")
+    todo = begin_output(config, trained, checkpoint, sampling, output, samples, world, "image")
     _paint(config, trained, sampling, plan, todo, output, world)
     world.barrier()
     if world.is_main:
@@ -206,7 +207,8 @@ def _finish(
         visualize.save(place_sheet(rows, encoding.names), output.folder / SHEET)
     card = write_sample_card(config, output, lines, checkpoint, trained)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
-    print(f"{len(lines)} images ({planned} asked for); {'painted over' if config.erase else 'painted'}: {counts}")
+    verb = "painted over" if config.erase else "painted"
+    print(f"{counted(len(lines), 'image')} ({planned} asked for); {verb}: {counts}")
     for (name, reason), count in sorted(skipped.items()):
         print(f"  not placed: {count} {name}, {reason}")
     for path in (*output.places, output.folder / SHEET):

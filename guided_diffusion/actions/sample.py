@@ -131,7 +131,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     if made is not None:
         lineages = {**lineages, **known_lineages(sources, made.lineages)}
     output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages, mark=config.mark)
-    todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "samples")
+    todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "sample")
     with_edges = not trained.geometry.no_instance
 
     def make(batch: Sequence[PlannedSample], progress: Progress) -> None:
@@ -146,7 +146,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     make_batches(make, todo, config.batch_size, sampling.num_steps, output, world)
     world.barrier()
     if world.is_main:
-        finish_output(config, trained, checkpoint, output, len(plan), "pairs", encoding.names)
+        finish_output(config, trained, checkpoint, output, len(plan), "pair", encoding.names)
         if lost := written_losses([sample.source.mask for sample in plan], found.losses, encoding.names):
             print(f"warning: {output.folder}: {lost}")
     world.barrier()

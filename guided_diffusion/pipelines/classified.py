@@ -208,7 +208,7 @@ def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:
     )
     output = CandidateFolder(folder / CANDIDATES, "", painter.encoding, settings, mark=config.mark)
     plan = plan_generated([FoundMask()] * drawn_for(config), config.seed)
-    todo = begin_output(config, trained, painter.checkpoint, sampling, output, plan, world, "images to draw and label")
+    todo = begin_output(config, trained, painter.checkpoint, sampling, output, plan, world, "image to draw and label")
     filled = config.fill_from_checkpoint(trained)
     if trained.model.condition == "none":  # images have no classes, and the pairs are of another kind of dataset
         filled = filled.replaced(dataset_mode="", num_classes=None)

@@ -27,7 +27,7 @@ def sample_images(config: SampleConfig, checkpoint: Checkpoint, trained: Trained
         **recorded_settings(config, trained, checkpoint.path, sampling.num_steps), generates=IMAGES_ALONE
     )
     output = SyntheticFolder(config.results_path, config.split, None, settings, mark=config.mark)
-    todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "images")
+    todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "image")
     size = height_width(trained.geometry.image_size)
 
     def make(batch: Sequence[PlannedSample], progress: Progress) -> None:
@@ -38,5 +38,5 @@ def sample_images(config: SampleConfig, checkpoint: Checkpoint, trained: Trained
     make_batches(make, todo, config.batch_size, sampling.num_steps, output, world)
     world.barrier()
     if world.is_main:
-        finish_output(config, trained, checkpoint, output, len(plan), "images")
+        finish_output(config, trained, checkpoint, output, len(plan), "image")
     world.barrier()

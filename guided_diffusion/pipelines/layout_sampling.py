@@ -89,14 +89,14 @@ def sample_layouts(config: SampleConfig, checkpoint: Checkpoint, trained: Traine
         style_seed=config.layouts.style_seed,
     )
     output = SyntheticFolder(config.results_path, config.split, source.encoding, settings, mark=config.mark)
-    todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "samples of layouts")
+    todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "sample of layouts")
     work = LayoutWork(config, trained, source, sampling, output)
     make_batches(work.make, todo, config.batch_size, sampling.num_steps, output, world)
     world.barrier()
     if world.is_main:
         objects = save_objects(output)
-        what = "images with predicted masks"
-        finish_output(config, trained, checkpoint, output, len(plan), what, encoding.names)
+        noun = "image with predicted masks"
+        finish_output(config, trained, checkpoint, output, len(plan), noun, encoding.names)
         print(f"  {objects.absolute()}")
         print("the masks are predicted: what the model says of where it drew the objects, not drawn by people")
     world.barrier()

@@ -44,7 +44,7 @@ def generate(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfi
         class_names=None if config.class_names is None else list(config.class_names),
     )
     output = SyntheticFolder(config.results_path, config.split, encoding, settings, mark=config.mark)
-    todo = begin_output(config, trained, checkpoint, run, output, plan, world, f"{makes}s")
+    todo = begin_output(config, trained, checkpoint, run, output, plan, world, makes)
     output.open_part(world.rank)
     bar = tqdm(total=len(todo), unit=makes, disable=not world.is_main, desc="sampling")
     try:

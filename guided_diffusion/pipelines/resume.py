@@ -32,6 +32,7 @@ from guided_diffusion.runtime.checkpoint import (
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.runtime.files import digest, reporting_os_errors
 from guided_diffusion.runtime.hub_address import origin_of
+from guided_diffusion.runtime.units import counted
 from guided_diffusion.training.options import OptimizerOptions
 from guided_diffusion.training.progress import Progress
 
@@ -108,7 +109,8 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
         raise ConfigError.of_keys(*problems)
     start = ResumePlan(source, continues=source.resumable and not changed)
     if start.is_over(config.optimizer):
-        line = f"resume_checkpoint is {source.path}, which is trained to the end ({source.progress['epoch']} epochs)"
+        done = counted(source.progress["epoch"], "epoch")
+        line = f"resume_checkpoint is {source.path}, which is trained to the end ({done})"
         raise ConfigError.of_keys(("resume_checkpoint", f"{line}: raise max_epochs to train on"))
     return start
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,7 @@ from guided_diffusion.runtime.files import make_folder, remove_leftovers
 from guided_diffusion.runtime.logs import RunLog, write_run_record
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.runtime.trackers import PACKAGES, is_installed
+from guided_diffusion.runtime.units import counted
 from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.loss_curve import loss_curve
 from guided_diffusion.training.mask_supervision import MaskSupervision
@@ -100,7 +100,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
         if world.is_main:
             drop_reproduced(folder)
             loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
-            log.info(f"finished after {progress.epoch} epochs, {progress.step} steps")
+            log.info(f"finished after {counted(progress.step, 'step')}, in epoch {progress.epoch}")
             for path in (folder / name for name in (BEST, LAST, LOSS_CURVE, "log.txt")):
                 if path.exists():
                     log.info(f"  {path.absolute()}")
@@ -309,10 +309,8 @@ def _print_finished(config: TrainConfig, start: ResumePlan) -> None:
         loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
     annealed = "its learning rate has fallen to 0 (lr_anneal_steps)"
     remedy = annealed if progress.epoch < config.optimizer.max_epochs else "raise max_epochs to train on"
-    print(
-        f"{folder.absolute()}: this run is finished ({progress.epoch} epochs, best loss {progress.best_loss:.5f} in "
-        f"epoch {progress.best_epoch}); {remedy}, or choose another output_dir for a new run"
-    )
+    done = f"{counted(progress.epoch, 'epoch')}, best loss {progress.best_loss:.5f} in epoch {progress.best_epoch}"
+    print(f"{folder.absolute()}: this run is finished ({done}); {remedy}, or choose another output_dir for a new run")
 
 
 def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunLog) -> None:
@@ -326,7 +324,8 @@ def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunL
     )
     if start.continues:
         progress = trainer.progress
-        log.info(f"resuming after {progress.epoch} epochs, {progress.step} steps: {start.checkpoint.path}")
+        done = f"{counted(progress.epoch, 'epoch')}, {counted(progress.step, 'step')}"
+        log.info(f"resuming after {done}: {start.checkpoint.path}")
     elif start.checkpoint is not None:
         log.info(f"starting from the weights of {start.checkpoint.path}")
         if "converted" in trainer.describe["lineage"]:
@@ -334,4 +333,5 @@ def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunL
                 "converted from condition none to mask: the network makes the same of every mask until it has learned "
                 f"them; new are the weights for masks of {report.encoding.num_classes} classes"
             )
-    log.info(json.dumps({"seed": trainer.run.seed, "batches an epoch": trainer.loader.batch_plan.num_batches}))
+    batches = counted(trainer.loader.batch_plan.num_batches, "batch", "batches")
+    log.info(f"an epoch has {batches}; the seed is {trainer.run.seed}")

@@ -17,6 +17,7 @@ from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
 from guided_diffusion.samples.plan import PlannedSample
 from guided_diffusion.samples.writer import SyntheticFolder
@@ -30,11 +31,11 @@ def begin_output(
     output: SyntheticFolder,
     plan: Sequence[PlannedSample],
     world: ProcessGroup,
-    what: str,
+    noun: str,
 ) -> list[PlannedSample]:
     """Prepare the folder and the network of `sampling`; return this process's share of what is not there yet.
 
-    what: "samples", say, for the line that is printed. Raises DataError for a folder of other samples.
+    noun: "sample", say, for the line that is printed. Raises DataError for a folder of other samples.
     """
     done = world.run_on_main(lambda: output.begin(plan))
     label_diffusion = trained.label_diffusion.cond_diffuse
@@ -43,8 +44,8 @@ def begin_output(
         write_run_record(output.folder, output.settings.action, config.fill_from_checkpoint(trained).to_json())
         there = sum(sample.index in done for sample in plan)
         print(
-            f"{len(plan)} {what}{f', {there} are there already' if there else ''}; {config.sampler.sampler} in "
-            f"{sampling.num_steps} steps ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
+            f"{output.counts(len(plan), there, noun)}; {config.sampler.sampler} in "
+            f"{counted(sampling.num_steps, 'step')} ({spacing(config.sampler) or 'uniform'}), s {config.sampler.s:g}, "
             f"{config.weights.weights} weights of {shown(checkpoint.path)}"
         )
         if compiling:
@@ -86,14 +87,14 @@ def finish_output(
     checkpoint: Checkpoint,
     output: SyntheticFolder,
     planned: int,
-    what: str,
+    noun: str,
     names: Sequence[str] = (),
 ) -> None:
     """Complete the folder when all processes are done, save its contact sheet and card, and say where everything is."""
     lines = output.finish()
     save_contact_sheet(output, lines, names)
     card = write_sample_card(config, output, lines, checkpoint, trained)
-    print(f"{len(lines)} {what} ({planned} asked for)")
+    print(f"{counted(len(lines), noun)} ({planned} asked for)")
     for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
     print(f"  {card}")

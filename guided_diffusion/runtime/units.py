@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return "1 pair of masks", "2 pairs of masks"; plural: where the first word takes more than an s."""
+    first, space, rest = noun.partition(" ")
+    return f"{count} {noun if count == 1 else plural or f'{first}s{space}{rest}'}"
+
+
 def size_in_words(size: float) -> str:
     """Return a number of bytes: "120 bytes", "24 KiB", "512 MiB", "1.5 GiB"."""
     if size < 2**10:

@@ -112,8 +112,11 @@ class MaskFolder(WrittenFolder):
         make_folder(self.folder / MASKS)
         for folder in (self.folder, self.folder / MASKS):
             remove_leftovers(folder)
+        finished = not self._unfinished.exists()
         self._mark_unfinished()
-        return set(self._merge())
+        whole = self._merge()
+        self._find_damage({index: [self._file_of(index)] for index in range(count)}, lines, whole, finished=finished)
+        return set(whole)
 
     @property
     def _is_ours(self) -> bool:

@@ -145,8 +145,11 @@ class SyntheticFolder(WrittenFolder):
             make_folder(self.folder / f"{kind}s")
         for folder in {self.folder, *((self.folder / file).parent for sample in plan for file in sample.files)}:
             remove_leftovers(folder)
+        finished = not self._unfinished.exists()
         self._mark_unfinished()
-        return self._merge()
+        whole = self._merge()
+        self._find_damage({sample.index: sample.files for sample in plan}, lines, whole, finished=finished)
+        return whole
 
     def _refuse_other_settings(self, lines: Mapping[int, ManifestLine]) -> None:
         for line in lines.values():

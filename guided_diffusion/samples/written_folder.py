@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -13,9 +14,11 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import reporting_os_errors, write_text
 from guided_diffusion.runtime.logs import read_json_lines
-from guided_diffusion.samples.manifest import MANIFEST, PART, UNFINISHED
+from guided_diffusion.runtime.units import counted
+from guided_diffusion.samples.manifest import MANIFEST, PART, UNFINISHED, is_whole_png
 
 Line = TypeVar("Line", bound=BaseModel)
+_NAMED = 3  # damaged files, at most
 
 
 class WrittenFolder:
@@ -26,6 +29,8 @@ class WrittenFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.damaged: list[str] = []
+        """A file of each sample that was damaged when the folder was begun and is to be made again."""
         self._part: TextIO | None = None
 
     @property
@@ -51,6 +56,28 @@ class WrittenFolder:
             write_text(self.manifest, lines)
         for path in self._parts:
             path.unlink()
+
+    def _find_damage(
+        self, files: Mapping[int, Sequence[str]], lines: Container[int], whole: Container[int], *, finished: bool
+    ) -> None:
+        """Note samples, their files by number, whose files are not `whole`, or have no line in a folder once finished.
+
+        lines: the numbers that have lines. In an unfinished folder, files without a line are what a kill interrupted.
+        """
+        for number, names in files.items():
+            lost = finished and any((self.folder / name).exists() for name in names)
+            if number not in whole and (number in lines or lost):
+                self.damaged.append(next((name for name in names if not is_whole_png(self.folder / name)), names[0]))
+
+    def counts(self, planned: int, there: int, noun: str) -> str:
+        """Return "4 images, 1 is there already, 1 was damaged and is made again (images/a.png)"."""
+        text = counted(planned, noun)
+        if there:
+            text += f", {counted(there, 'is there already', 'are there already')}"
+        if self.damaged:
+            again = counted(len(self.damaged), "was damaged and is made again", "were damaged and are made again")
+            text += f", {again} ({', '.join(self.damaged[:_NAMED])}{', ...' if len(self.damaged) > _NAMED else ''})"
+        return text
 
     def open_part(self, rank: int) -> None:
         """Open this process's part of the manifest."""

@@ -7,12 +7,10 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.runtime.errors import UserError, lacks_memory, one_line
-from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.studio.guard import Refused
 from guided_diffusion.studio.streams import EventLog
 
@@ -44,7 +42,7 @@ class Draw:
 
 
 class Desk(threading.Thread):
-    """Opens the workplace, then draws. What other threads read of it is only ever added to."""
+    """Opens the workplace, whose folder is taken, then draws. What other threads read of it is only ever added to."""
 
     def __init__(self, config: StudioConfig, on_failure: Callable[[], None] = lambda: None):
         super().__init__(name="studio desk", daemon=True)
@@ -105,14 +103,13 @@ class Desk(threading.Thread):
         if self._closed:
             return
         workplace = Workplace.open(self.config)
-        with folder_lock(Path(self.config.results_path) / self.config.split, "studio"):
-            workplace.begin_results()
-            self._workplace = workplace
-            self.opened.set()
-            threading.Thread(target=workplace.shelf.fill, args=[self.closing], daemon=True).start()
-            workplace.load()
-            while (draw := self._wait()) is not None:
-                self._draw(workplace, draw)
+        workplace.begin_results()
+        self._workplace = workplace
+        self.opened.set()
+        threading.Thread(target=workplace.shelf.fill, args=[self.closing], daemon=True).start()
+        workplace.load()
+        while (draw := self._wait()) is not None:
+            self._draw(workplace, draw)
 
     def _wait(self) -> Draw | None:
         with self._changed:

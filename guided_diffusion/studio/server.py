@@ -12,7 +12,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +20,7 @@ import uvicorn
 
 from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.runtime.errors import ConfigError, one_line
+from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.runtime.signals import StopRequested
 from guided_diffusion.studio.app import Routes
 from guided_diffusion.studio.desk import Desk
@@ -52,6 +53,7 @@ class Studio:
         token = secrets.token_urlsafe(32)
         self.address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
         self.desk = Desk(config, on_failure=self._leave)
+        self._folder = Path(config.results_path) / config.split
         self._listener, self._routes = listener, Routes(self.desk)
         settings = uvicorn.Config(
             self._routes.app(token),
@@ -66,8 +68,15 @@ class Studio:
         )
         self._server = _Server(settings, self.desk)
 
-    def run(self) -> None:
-        """Serve until a signal or `stop`; raises why the workplace could not be opened, KeyboardInterrupt on Ctrl-C."""
+    def run(self, announced: AbstractContextManager[None] | None = None) -> None:
+        """Serve until a signal or `stop`, within `announced` as soon as the folder of accepted pairs is taken.
+
+        Raises InUseError, why the workplace could not be opened, KeyboardInterrupt on Ctrl-C.
+        """
+        with folder_lock(self._folder, "studio"), announced or nullcontext():
+            self._serve()
+
+    def _serve(self) -> None:
         self.desk.start()
         try:
             self._server.run(sockets=[self._listener])
@@ -95,9 +104,7 @@ def serve(config: StudioConfig) -> None:
     """Print the address, open it, and serve until a signal; see `Studio.run`. ConfigError where the port is taken."""
     with listening(config.port) as listener:
         studio = Studio(config, listener)
-        print(f"the studio is at  {studio.address}\nCtrl-C ends it", flush=True)
-        with _browser(studio.address, config.open_browser):
-            studio.run()
+        studio.run(_announced(studio.address, config.open_browser))
 
 
 @contextmanager
@@ -120,9 +127,13 @@ def listening(port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _browser(address: str, wanted: bool) -> Iterator[None]:
-    """Open the address by way of a file that only this user can read: other users see the arguments of a program."""
-    if not wanted or not _has_screen():
+def _announced(address: str, open_browser: bool) -> Iterator[None]:
+    """Print the address, and open it by way of a file that only this user can read.
+
+    Other users see the arguments of a program.
+    """
+    print(f"the studio is at  {address}\nCtrl-C ends it", flush=True)
+    if not open_browser or not _has_screen():
         yield
         return
     with tempfile.TemporaryDirectory(prefix="isdm-studio-", ignore_cleanup_errors=True) as folder:

@@ -166,7 +166,7 @@ def test_a_run_goes_on_where_it_stopped(sample):
     (folder / "manifest.jsonl").write_text("".join(lines[:2]))
     (folder / "images" / "sample_000001.png").unlink()
     _, shown = sample("stopped")
-    assert "1 are there already" in shown
+    assert "1 is there already" in shown
     pictures = [name for name in bytes_of(whole) if name.startswith("masks")]
     assert len(pictures) == SAMPLES
     assert all((folder / name).read_bytes() == (whole / name).read_bytes() for name in pictures)

@@ -115,7 +115,9 @@ class TestSameBytes:
         before = bytes_of(folder)
         (folder / "masks/edited_000002.png").write_bytes(before["masks/edited_000002.png"][:40])
         (folder / "masks/edited_000003.png").unlink()
-        masks("new")
+        _, shown = masks("new")
+        assert "2 were damaged" in shown
+        assert "(masks/edited_000002.png, masks/edited_000003.png)" in shown
         assert bytes_of(folder) == before
 
     def test_the_config_that_is_left_can_be_given_again(self, masks, isdm):

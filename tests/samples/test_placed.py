@@ -241,7 +241,8 @@ def test_a_damaged_pair_is_made_again(fill):
     image, mask = output.folder / "images/a.png", output.folder / "masks/sub/b.png"
     image.write_bytes(image.read_bytes()[:-20])
     mask.unlink()
-    assert fill(3)[1] == 1
+    again, done = fill(3)
+    assert (done, again.damaged) == (1, ["images/a.png", "masks/sub/b.png"])
     assert bytes_of(output.folder) == whole
 
 

@@ -57,6 +57,23 @@ def fill(tmp_path, encoding, sources):
     return run
 
 
+def test_what_is_damaged_is_told_from_what_is_not_done_yet(fill):
+    output, _ = fill(4)
+    assert output.damaged == []
+    lines = output.manifest.read_text().splitlines(keepends=True)
+    output.manifest.write_text("".join([lines[0], lines[1][:9] + "\n", *lines[2:]]))
+    (output.folder / "images/m0_rep001.png").unlink()
+    (output.folder / "masks/m1_rep001.png").write_bytes(b"")
+    again, done = fill(6)
+    assert (done, again.damaged) == (1, ["images/m1.png", "images/m0_rep001.png", "masks/m1_rep001.png"])
+    text = "6 samples, 1 is there already, 3 were damaged and are made again ("
+    assert again.counts(6, done, "sample") == f"{text}{', '.join(again.damaged)})"
+    output.manifest.write_text(lines[0])
+    (output.folder / UNFINISHED).touch()  # as a kill leaves it
+    again, done = fill(6)
+    assert (done, again.damaged) == (1, [])
+
+
 def lines_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
 

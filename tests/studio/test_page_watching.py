@@ -31,7 +31,7 @@ def test_a_training_is_shown_as_it_goes_on(browser, page: Client, trained: Path)
         seen.page.locator("#curve .smooth").wait_for()
         last = rows[-1]
         assert seen.page.text_content("#curve-last") == f"step {last['step']}, epoch {last['epoch']}"
-        assert "finished after 3 epochs" in seen.page.text_content("#log")
+        assert "in epoch 3" in seen.page.text_content("#log")
         seen.page.select_option("#curve-key", "lr")
         assert "lr from step" in seen.page.get_attribute("#curve svg", "aria-label")
         # The view is the same after a reload.

@@ -44,7 +44,7 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.actions import studio
 from guided_diffusion.studio.server import Studio, listening
 with listening(0) as listener:
-    server = Studio(load_config("studio", {"model_path": "nowhere", "results_path": "nowhere"}), listener)
+    server = Studio(load_config("studio", {"model_path": "nowhere", "results_path": sys.argv[1]}), listener)
     watch.server = server
     threading.Thread(target=server.run, daemon=True).start()
     connection = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=60)
@@ -55,8 +55,9 @@ with listening(0) as listener:
 """
 
 
-def test_the_page_is_served_before_torch_is_imported():
-    run = subprocess.run([sys.executable, "-c", BEFORE_TORCH], cwd=ROOT, capture_output=True, text=True, timeout=60)
+def test_the_page_is_served_before_torch_is_imported(tmp_path):
+    command = [sys.executable, "-c", BEFORE_TORCH, tmp_path]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, "[]\n", "")
 
 
@@ -79,6 +80,7 @@ def test_what_cannot_be_opened_is_one_line(isdm, trained, lemons, tmp_path, valu
     assert named in errors[0]
     assert "http://127.0.0.1:" in out
     assert not (tmp_path / "out").exists()
+    assert not (lemons / "train" / "images" / "train").exists()
 
 
 def test_the_dataset_of_the_training_is_opened(trained, tmp_path):
@@ -108,11 +110,10 @@ def test_the_page_is_told_why_nothing_can_be_opened(tmp_path):
     assert "nowhere" in str(failed[0])
 
 
-def test_a_second_studio_waits_for_the_first(page, trained, lemons, results, isdm, monkeypatch):
-    monkeypatch.setattr("guided_diffusion.studio.server._SHOWN_ERROR", 0.0)
+def test_a_second_studio_waits_for_the_first(page, trained, lemons, results, isdm):
     keys = {"model_path": trained, "data_dir": lemons, "results_path": results, "open_browser": False}
-    code, _, errors = isdm("studio", **keys)
-    assert code == 2
+    code, out, errors = isdm("studio", **keys)
+    assert (code, out) == (2, "")  # no address of a server that is gone
     assert "studio (process" in errors[0]
 
 

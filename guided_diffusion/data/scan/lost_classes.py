@@ -168,17 +168,13 @@ def loss_problems(
             continue
         where = f"class {index}"
         if loss.scaling:
-            found = f"{names[index]!r} is lost by scaling to {_setting(transform, 1)} in {loss.scaling} of the "
-            found += f"{loss.masks} masks that have it: not a pixel of it is left"
+            found = f"{names[index]!r} is lost by scaling to {_setting(transform, 1)} in "
+            found += f"{_share(loss.scaling, loss.masks)}: not a pixel of it is left"
             remedy = _larger_size(loss.factors, transform)
             problems.append((where, found, remedy, ProblemKind.LOST_BY_SCALING))
         if loss.cropping:
-            found = (
-                f"{names[index]!r} is outside the window of resize crop in {loss.cropping} of the {loss.masks} masks "
-            )
-            found += (
-                "that have it: sampling, previews and evaluation, which crop at the center, do not see it there; the "
-            )
+            found = f"{names[index]!r} is outside the window of resize crop in {_share(loss.cropping, loss.masks)}: "
+            found += "sampling, previews and evaluation, which crop at the center, do not see it there; the "
             found += "random crops of training may"
             problems.append((where, found, _other_resize(loss), ProblemKind.LOST_BY_CROPPING))
     return [Problem(*problem, fatal=False) for problem in problems]
@@ -212,6 +208,10 @@ def _shares(lost: Mapping[str, tuple[int, int]]) -> str:
     return ", ".join(f"{name!r} is lost in {count} of {masks} masks" for name, (count, masks) in lost.items())
 
 
+def _share(count: int, masks: int) -> str:
+    return "the only mask that has it" if masks == 1 else f"{count} of the {masks} masks that have it"
+
+
 def _setting(transform: JointTransform, factor: int) -> str:
     """Return the key and value that decide about the scale, `factor` times as large."""
     if transform.resize == "window":
@@ -232,7 +232,8 @@ def _larger_size(factors: Sequence[int], transform: JointTransform) -> str:
             return f"use scale 1, which keeps everything{other}"
         return f"cut the pictures into smaller ones around it: no image_size up to {_LARGEST} keeps it"
     share = f"all {len(factors)}" if len(reached) == len(factors) else f"{len(reached)} of {len(factors)}"
-    text = f"use {_setting(transform, reached[-1])}, which keeps it in {share} of these"
+    share = "this one" if len(factors) == 1 else f"{share} of these"
+    text = f"use {_setting(transform, reached[-1])}, which keeps it in {share}"
     most = reached[max(0, int(np.ceil(_MOST * len(reached))) - 1)]
     if most < reached[-1]:
         count = sum(factor <= most for factor in reached)
@@ -246,7 +247,8 @@ def _other_resize(loss: ClassLoss) -> str:
         return "use resize pad or squash with a larger image_size, or cut the pictures into smaller ones around it"
     values = " or ".join(resize for resize, _ in kept)
     counts = " and ".join(str(count) for _, count in kept)
-    return f"set resize to {values}, which keeps it in {counts} of these {loss.cropping}"
+    share = "this one" if loss.cropping == 1 else f"{counts} of these {loss.cropping}"
+    return f"set resize to {values}, which keeps it in {share}"
 
 
 def written_losses(used: Sequence[str], losses: Sequence[MaskLoss], names: Sequence[str]) -> str:
@@ -261,5 +263,7 @@ def written_losses(used: Sequence[str], losses: Sequence[MaskLoss], names: Seque
     empty = sorted({loss.path.rpartition("/")[2] for loss in lost if loss.empty})
     if empty:
         shown = ", ".join(empty[:_NAMES]) + (", ..." if len(empty) > _NAMES else "")
-        text += f"; {sum(loss.empty for loss in lost)} are empty, only background is left in them: {shown}"
+        count = sum(loss.empty for loss in lost)
+        left = "is empty, only background is left in it" if count == 1 else "are empty, only background is left in them"
+        text += f"; {count} {left}: {shown}"
     return text

@@ -15,6 +15,7 @@ from guided_diffusion.pipelines.training_source import source_text, training_sou
 from guided_diffusion.runtime.card_file import MODEL_CARD, Region, plain, read_card, regions_of, write_card
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.dataset_card import EVALUATION, LICENSE, LIMITS, settings_rows, table
 
 _REPORT = "report.json"
@@ -153,7 +154,8 @@ def _what_it_is(weights: Path, checkpoint: Checkpoint, record: Mapping[str, Any]
     rows += settings_rows({key: checkpoint.config.get(key) for key in _SHOWN})
     done = checkpoint.progress
     if done:
-        rows.append(("trained for", f"{done.get('epoch', 0)} epochs, {done.get('step', 0)} steps"))
+        epochs, steps = counted(done.get("epoch", 0), "epoch"), counted(done.get("step", 0), "step")
+        rows.append(("trained for", f"{epochs}, {steps}"))
     return rows
 
 

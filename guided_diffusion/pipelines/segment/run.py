@@ -49,6 +49,7 @@ from guided_diffusion.pipelines.segment.scored_split import score_split
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.files import make_folder
 from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.pseudo_folder import PredictedFolder, PredictedLine, refuse_foreign_pairs
 from guided_diffusion.samples.written_folder import keep_classes
 
@@ -272,7 +273,8 @@ def _begin_labels(run: Segmentation, output: PredictedFolder) -> set[str]:
     unlabeled = run.unlabeled
     done = output.begin(unlabeled.by_stem)
     left_out = f", {unlabeled.known} others are labeled ones" if unlabeled.known else ""
-    print(f"{len(unlabeled)} images to label{left_out}{f', {len(done)} are labeled already' if done else ''}")
+    there = f", {counted(len(done), 'is labeled already', 'are labeled already')}" if done else ""
+    print(f"{counted(len(unlabeled), 'image to label')}{left_out}{there}")
     return done
 
 

@@ -123,6 +123,8 @@ def test_only_a_resize_that_keeps_the_class_is_advised(build):
     (problem,) = (problem for problem in report.warnings if problem.kind is CROPPING)
     assert "squash" in problem.remedy
     assert "pad" not in problem.remedy
+    assert "1" not in problem.remedy  # "in 1 of these 1"
+    assert "1 masks" not in problem.found
 
 
 @pytest.mark.parametrize(("lost", "warned"), [(1, False), (2, True)])
