@@ -6,7 +6,7 @@ A setting is a list with one `Counts` per seed, all of the same test images. Int
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,16 +189,14 @@ def constant_score(counts: Counts, score: str = "miou") -> float:
     return float(np.max(constants))
 
 
-def learned_nothing(settings: Iterable[Sequence[Counts]], score: str = "miou") -> str | None:
+def learned_nothing(settings: Sequence[Sequence[Counts]], score: str = "miou") -> str | None:
     """Return in words that no setting is better than one class everywhere; None where one is, by its mean over seeds.
 
     Differences between such settings are those of noise, however sure they are.
     """
-    best, constant = -np.inf, np.nan
-    for setting in settings:
-        ones = np.ones((1, len(setting[0])))
-        best = max(best, float(np.mean([weighted_score(counts, score, ones)[0] for counts in setting])))
-        constant = constant_score(setting[0], score)
+    once = np.ones((1, len(settings[0][0])))
+    best = max(float(np.mean([weighted_score(counts, score, once) for counts in setting])) for setting in settings)
+    constant = constant_score(settings[0][0], score)
     if not best <= constant:
         return None
     name = _IN_WORDS.get(score, score)

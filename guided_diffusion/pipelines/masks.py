@@ -40,16 +40,18 @@ class FoundMasks(NamedTuple):
         """
         if used >= len(self.entries):
             return ""
-        seen: set[int] = set()
-        for entry in self.entries[:used]:
-            seen.update(read_mask(entry.mask, self.encoding, upright=entry.upright).unique().tolist())
         names = self.encoding.names
-        lacking = [name for name in self.shown if names.index(name) not in seen]
+        lacking = {names.index(name) for name in self.shown}
+        for entry in self.entries[:used]:
+            if not lacking:
+                return ""
+            lacking -= set(read_mask(entry.mask, self.encoding, upright=entry.upright).unique().tolist())
         if not lacking:
             return ""
+        missing = ", ".join(names[index] for index in sorted(lacking))
         return (
             f"num_samples is {used}, so the first {used} of {len(self.entries)} masks by name are used, and these do "
-            f"not show {', '.join(lacking)}: raise it (null: each mask once), or choose masks by mask_dir"
+            f"not show {missing}: raise it (null: each mask once), or choose masks by mask_dir"
         )
 
 

@@ -65,8 +65,9 @@ class WrittenFolder:
         lines: the numbers that have lines. In an unfinished folder, files without a line are what a kill interrupted.
         """
         for number, names in files.items():
-            lost = finished and any((self.folder / name).exists() for name in names)
-            if number not in whole and (number in lines or lost):
+            if number in whole:
+                continue
+            if number in lines or (finished and any((self.folder / name).exists() for name in names)):
                 self.damaged.append(next((name for name in names if not is_whole_png(self.folder / name)), names[0]))
 
     def counts(self, planned: int, there: int, noun: str) -> str:

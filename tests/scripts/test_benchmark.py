@@ -241,7 +241,7 @@ def test_latents_are_measured_beside_pixels(quick, capsys):
     assert row["case"]["size"] == 32
     assert row["seconds"].keys() == row["memory"].keys() == {"pixels", "latent 4", "latent 8"}
     assert all(len(times) == 2 and min(times) > 0 for times in row["seconds"].values())
-    assert all(0 < value < 2 for value in row["memory"].values())  # each in a process of its own
+    assert all(0.001 < value < 2 for value in row["memory"].values())  # each in a process of its own
     assert row["memory"]["pixels"] > 0.01
     assert row["ratios"].keys() == {"latent 4", "latent 8"}
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 32 px")]
