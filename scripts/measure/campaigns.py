@@ -201,6 +201,7 @@ def _child(arguments: Sequence[str], place: Path, shown: Path, largest: int | No
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
         sys.stdout = open(1, "w", closefd=False, buffering=1)  # noqa: SIM115 - this process's own
         sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+        torch.set_num_threads(1)  # of a forked process: see `study.at_once`
         code = cli.main(arguments)
         with contextlib.suppress(OSError):
             print(ENDED)
