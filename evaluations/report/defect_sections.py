@@ -53,6 +53,12 @@ def amounts_section(record: Record) -> Section:
         "seeds). Those of the verdict hold for all amounts at once. The stratified ones are a bootstrap of seeds and "
         "images, for comparison.",
     ]
+    data = record["data"]
+    if (groups := data.get("test_groups", data["test_images"])) < data["test_images"]:
+        text.append(
+            f"The {data['test_images']} test images with defects show {groups} objects (group_pattern), and intervals "
+            "draw these: images of one object are hardly more evidence than one image."
+        )
     return Section("Does it help?", text, tables, [curve])
 
 

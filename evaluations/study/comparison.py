@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
+from evaluations.groups import Groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, plain, summary
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
@@ -26,6 +28,7 @@ class Difference:
 
     mean: over the seeds. low, high: the interval that holds the true value with probability `confidence`.
     stratified: the interval of a bootstrap over both seeds and images (Agarwal et al. 2021), for comparison.
+    groups: how many of the images, which are drawn by groups; as many as images where each is of its own.
     """
 
     mean: float
@@ -35,6 +38,7 @@ class Difference:
     by_seed: tuple[float, ...]
     images: int
     stratified: tuple[float, float] = (float("nan"), float("nan"))
+    groups: int | None = None
 
     @property
     def std(self) -> float:
@@ -68,6 +72,7 @@ class Difference:
             "confidence": self.confidence,
             "by_seed": [plain(value) for value in self.by_seed],
             "images": self.images,
+            "groups": self.groups,
             "kind": self.kind,
             "tentative": self.tentative,
         }
@@ -78,6 +83,7 @@ def bootstrap_difference(
     second: Sequence[Counts],
     *,
     score: str = "miou",
+    groups: Groups | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -85,9 +91,10 @@ def bootstrap_difference(
     """Return the score (of SUMMARIES) of `second` minus that of `first`, the mean over seeds, with its interval.
 
     first, second: one `Counts` per seed; those at one index are of the same seed, and all of the same test images.
-    A class that a resample of the images does not have is left out on both sides.
+    A class that a resample of the images does not have is left out on both sides. groups: are resampled whole (a
+    cluster bootstrap, Davison & Hinkley 1997, section 3.8): images of one object are not independent.
     """
-    (difference,) = _differences(first, [second], score, confidence, resamples, seed)
+    (difference,) = _differences(first, [second], score, groups, confidence, resamples, seed)
     return difference
 
 
@@ -95,12 +102,15 @@ def _differences(
     baseline: Sequence[Counts],
     settings: Sequence[Sequence[Counts]],
     score: str,
+    groups: Groups | None,
     confidence: float,
     resamples: int,
     seed: int,
 ) -> list[Difference]:
     """Return the difference of each setting, from resamples that all settings share."""
-    values, resampled = _scores_of([baseline, *settings], score, resamples, seed)
+    images = len(baseline[0])
+    numbers = numbered(groups, images)
+    values, resampled = _scores_of([baseline, *settings], score, numbers, resamples, seed)
     values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
     errors, seeds = _seed_errors(values, resamples, seed), values.shape[1]
     shares = draw_weights(np.random.default_rng([seed, 2]), resamples, seeds) / seeds
@@ -109,7 +119,8 @@ def _differences(
         low, high = _percentiles(resampled[:, setting].mean(axis=1) + errors, confidence)
         stratified = _percentiles((resampled[:, setting] * shares).sum(axis=1), confidence)
         mean, each = float(by_seed.mean()), tuple(by_seed.tolist())
-        differences.append(Difference(mean, low, high, confidence, each, len(baseline[0]), stratified))
+        drawn = 1 + int(numbers.max())
+        differences.append(Difference(mean, low, high, confidence, each, images, stratified, drawn))
     return differences
 
 
@@ -142,8 +153,10 @@ def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
     return np.stack([errors, -errors])
 
 
-def _scores_of(settings: Sequence[Sequence[Counts]], score: str, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Return the scores of all images, [A, S] by setting and seed, and those of each resample, [R, A, S]."""
+def _scores_of(
+    settings: Sequence[Sequence[Counts]], score: str, groups: NDArray[np.int64], resamples: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Return the scores of all images, [A, S] by setting and seed, and those of each resample of groups, [R, A, S]."""
     reference = settings[0][0].truth
     for setting in settings:
         assert len(setting) == len(settings[0]), "every setting needs the same seeds"
@@ -156,7 +169,7 @@ def _scores_of(settings: Sequence[Sequence[Counts]], score: str, resamples: int,
 
     generator, rows = np.random.default_rng([seed, 0]), max(1, _CHUNK // max(reference.shape))
     chunks = [
-        scored(draw_weights(generator, min(rows, resamples - start), len(reference)))
+        scored(draw_weights(generator, min(rows, resamples - start), 1 + int(groups.max()))[:, groups])
         for start in range(0, resamples, rows)
     ]
     return scored(np.ones((1, len(reference))))[0], np.concatenate(chunks)
@@ -240,6 +253,7 @@ def judge_architecture(
     *,
     architecture: str,
     score: str = "miou",
+    groups: Groups | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -250,7 +264,7 @@ def judge_architecture(
     """
     # Bonferroni: the best of many ratios looks good by chance more often than one.
     each = 1 - (1 - confidence) / len(mixes)
-    by_ratio = _differences(baseline, list(mixes.values()), score, each, resamples, seed)
+    by_ratio = _differences(baseline, list(mixes.values()), score, groups, each, resamples, seed)
     differences = dict(zip(mixes, by_ratio, strict=True))
     nothing = learned_nothing([baseline, *mixes.values()], score)
     if nothing is not None:

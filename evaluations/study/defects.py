@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluations.groups import Groups
 from evaluations.metrics.segmentation import Counts, joined, plain
 from evaluations.segmentation.defect_scores import DefectTest
 from evaluations.study.comparison import Difference, bootstrap_difference, kind_of_all, learned_nothing
@@ -53,17 +54,25 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def difference(
-    baseline: ArmTests, arm: ArmTests, *, with_good: bool = False, confidence: float = 0.95, seed: int = 0
+    baseline: ArmTests,
+    arm: ArmTests,
+    *,
+    with_good: bool = False,
+    groups: Groups | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Difference | None:
     """Return the mean IoU of an arm less that of the baseline, over the repeats that both have; None without any.
 
-    with_good: of the good test images, too, where every predicted defect is wrong.
+    with_good: of the good test images, too, where every predicted defect is wrong. groups: of the images with defects
+    and then of the good ones, see `bootstrap_difference`.
     """
     repeats = sorted(baseline.keys() & arm.keys())
     if not repeats:
         return None
     first, second = ([_counts(tests[repeat], with_good) for repeat in repeats] for tests in (baseline, arm))
-    return bootstrap_difference(first, second, score=SCORE, confidence=confidence, seed=seed)
+    groups = None if groups is None else groups[: len(first[0])]
+    return bootstrap_difference(first, second, score=SCORE, groups=groups, confidence=confidence, seed=seed)
 
 
 def _counts(test: DefectTest, with_good: bool) -> Counts:
@@ -104,16 +113,17 @@ def judge_defects(
     placed: Mapping[str, ArmTests],
     rival: Mapping[str, ArmTests],
     *,
+    groups: Groups | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> DefectVerdict:
     """Return whether placed defects help against the baseline, and whether they are worse than a cheap rival.
 
-    baseline, placed, rival: the tests by amount; an amount that lacks some is left out.
+    baseline, placed, rival: the tests by amount; an amount that lacks some is left out. groups: see `difference`.
     """
     # Bonferroni: the best of several amounts looks good by chance more often than one.
     each = 1 - (1 - confidence) / max(1, len(amounts))
-    options = {"confidence": each, "seed": seed}
+    options = {"groups": groups, "confidence": each, "seed": seed}
     differences = _differences(amounts, baseline, placed, options)
     rivals = _differences(amounts, rival, placed, options)
     if not differences:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evaluations.groups import Groups
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.augmentation import DefectBank, standard_augmentation
 from evaluations.segmentation.training import Augmentation, evaluate_segmenter, train_segmenter
@@ -31,7 +32,7 @@ class Study:
     """The trainings of a study and their results.
 
     compared: whether settings are compared, or only one segmenter is trained. with_agreement: whether one of the models
-    is the segmenter of mask agreement.
+    is the segmenter of mask agreement. test_groups: of the test images, by which intervals draw them.
     """
 
     data: StudyData
@@ -42,6 +43,7 @@ class Study:
     compared: bool
     with_agreement: bool
     results: Results
+    test_groups: Groups | None = None
 
     @property
     def candidates(self) -> list[Run]:

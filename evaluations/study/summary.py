@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from evaluations.metrics.segmentation import SUMMARIES, Counts, plain, scores
-from evaluations.study.comparison import ArchitectureVerdict, bootstrap_difference, judge_architecture, overall
+from evaluations.study.comparison import (
+    ArchitectureVerdict,
+    Difference,
+    bootstrap_difference,
+    judge_architecture,
+    overall,
+)
 from evaluations.study.run import Study, counts_of
 from evaluations.study.settings import REAL_ONLY, STANDARD_AUGMENTATION, Run, Setting
 
@@ -27,7 +33,9 @@ def summarize(study: Study, class_names: Sequence[str], settings: Mapping[str, A
         mixes = {f"{setting.ratio:g}": counts[setting.name] for setting in study.settings if setting.is_mix}
         entry: dict[str, Any] = {}
         if mixes:
-            verdicts[name] = judge_architecture(counts[REAL_ONLY.name], mixes, architecture=name, seed=study.plan.seed)
+            verdicts[name] = judge_architecture(
+                counts[REAL_ONLY.name], mixes, architecture=name, groups=study.test_groups, seed=study.plan.seed
+            )
             entry["verdict"] = verdicts[name].to_json()
             entry["rivals"] = _against_baselines(study, name, counts) if verdicts[name].learned else None
         entry["arms"] = [_setting_entry(study, name, setting, counts, class_names) for setting in study.settings]
@@ -68,12 +76,16 @@ def _setting_entry(
     }
     if setting != REAL_ONLY:
         pair = counts[REAL_ONLY.name], counts[setting.name]
-        entry["difference"] = bootstrap_difference(*pair, seed=study.plan.seed).to_json()
+        entry["difference"] = _difference(study, *pair).to_json()
     if setting.source:
         (judged,) = (each for each in study.settings if each.is_mix and each.ratio == setting.ratio)
         pair = counts[judged.name], counts[setting.name]
-        entry["to_judged"] = bootstrap_difference(*pair, seed=study.plan.seed).to_json()
+        entry["to_judged"] = _difference(study, *pair).to_json()
     return entry
+
+
+def _difference(study: Study, first: Sequence[Counts], second: Sequence[Counts]) -> Difference:
+    return bootstrap_difference(first, second, groups=study.test_groups, seed=study.plan.seed)
 
 
 def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -122,7 +134,7 @@ def _against_baselines(study: Study, architecture: str, counts: CountsBySetting)
 
     mixes = [setting for setting in study.settings if setting.is_mix]
     mix, baseline = max(mixes, key=validated), max(baselines, key=validated)
-    difference = bootstrap_difference(counts[baseline.name], counts[mix.name], seed=study.plan.seed)
+    difference = _difference(study, counts[baseline.name], counts[mix.name])
     best, cheap = f"its best mix ({mix.label})", f"its best cheap rival ({baseline.label})"
     opening = {
         "helps": f"{best} is better than {cheap}",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from evaluations.errors import EvaluationError
+from evaluations.groups import Groups, numbered
 from evaluations.sets import ImageSet, Indices, Labels
 from evaluations.study.settings import Setting, StudyPlan
 
@@ -16,7 +18,7 @@ class StudyData:
     """What the models of a study are trained and tested on.
 
     origin: [len(samples)] or [len(samples), M], indices of the training images whose masks a sample was made from, -1
-        where unknown. others: other samples and their origins, by name.
+        where unknown. others: other samples and their origins, by name. groups: of the training images, see `Groups`.
     """
 
     training: ImageSet
@@ -24,6 +26,7 @@ class StudyData:
     samples: ImageSet
     origin: Indices
     others: Mapping[str, tuple[ImageSet, Indices]] = field(default_factory=dict)
+    groups: Groups | None = None
 
     def of(self, setting: Setting) -> tuple[ImageSet, Indices]:
         """Return the samples of a setting and their origins."""
@@ -49,7 +52,7 @@ class TrainingSets:
 def training_sets(data: StudyData, setting: Setting, plan: StudyPlan, repeat: int) -> TrainingSets:
     """Return what a setting is trained on and chosen by in one repeat."""
     images, origin = data.of(setting)
-    train, validation, usable = _division(data.training, origin, plan, repeat)
+    train, validation, usable = _division(data, origin, plan, repeat)
     wanted = len(usable) if setting.ratio is None else min(len(usable), round(setting.ratio * len(train)))
     # A permutation of all, so that a larger ratio contains the samples of a smaller one.
     chosen = np.random.default_rng([plan.seed, repeat, 1]).permutation(usable)[:wanted]
@@ -63,43 +66,50 @@ def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPla
     lacking: dict[str, int] = {}
     for repeat in range(seeds):
         for setting in settings:
-            train, _, usable = _division(data.training, data.of(setting)[1], plan, repeat)
+            train, _, usable = _division(data, data.of(setting)[1], plan, repeat)
             wanted = 1 if setting.ratio is None else round(setting.ratio * len(train))
             if wanted > len(usable):
                 lacking[setting.source] = max(lacking.get(setting.source, 0), wanted - len(usable))
     return lacking
 
 
-def _division(real: ImageSet, origin: Indices, plan: StudyPlan, repeat: int) -> tuple[Indices, Indices, Indices]:
+def _division(data: StudyData, origin: Indices, plan: StudyPlan, repeat: int) -> tuple[Indices, Indices, Indices]:
     """Return the real images that train, those that validate, and the samples that may train.
 
     Samples made from the mask of a validation image may not: a model would be chosen by masks that it has seen.
     """
-    train, validation = split_validation(real.labels, real.num_classes, plan.validation_share, plan.seed_of(repeat))
+    real, share = data.training, plan.validation_share
+    train, validation = split_validation(real.labels, real.num_classes, share, plan.seed_of(repeat), data.groups)
     of_validation = np.isin(origin, validation).reshape(len(origin), -1).any(axis=1)
     return train, validation, np.flatnonzero(~of_validation)
 
 
-def split_validation(labels: Labels, num_classes: int, share: float, seed: int) -> tuple[Indices, Indices]:
-    """Return (training indices, validation indices) of label maps [N, H, W], neither empty.
+def split_validation(
+    labels: Labels, num_classes: int, share: float, seed: int, groups: Groups | None = None
+) -> tuple[Indices, Indices]:
+    """Return (training indices, validation indices) of label maps [N, H, W], neither empty; groups stay whole.
 
-    Images are grouped by the rarest class that they show, and `share` of each group goes to validation, so that a
-    rare class is in both where it can be; a class of one image stays in training.
+    Groups are sorted by the rarest class that they show, and `share` of each kind goes to validation, so that a rare
+    class is in both where it can be; a class of one group stays in training. EvaluationError if there is one group.
     """
-    assert len(labels) >= 2
-    shown = np.stack([np.isin(np.arange(num_classes), label) for label in labels])  # [N, C]
-    rarest = np.where(shown, shown.sum(0), len(labels) + 1).argmin(1)
+    numbers = numbered(groups, len(labels))
+    if (count := 1 + int(numbers.max())) < 2:
+        found = f"makes one group of all {len(labels)} training images, of which some are to validate"
+        raise EvaluationError("group_pattern", found, "leave it out, or correct it")
+    shown = np.zeros((count, num_classes), bool)
+    for number, label in zip(numbers, labels, strict=True):
+        shown[number] |= np.isin(np.arange(num_classes), label)
+    rarest = np.where(shown, shown.sum(0), count + 1).argmin(1)
     rng = np.random.default_rng([seed, len(labels)])
     chosen: list[int] = []
     for index in np.unique(rarest):
-        group = rng.permutation(np.flatnonzero(rarest == index))
-        chosen += group[: min(round(share * len(group)), len(group) - 1)].tolist()
+        kind = rng.permutation(np.flatnonzero(rarest == index))
+        chosen += kind[: min(round(share * len(kind)), len(kind) - 1)].tolist()
     if not chosen:
         chosen = [int(rng.permutation(np.flatnonzero(rarest == np.bincount(rarest).argmax()))[0])]
-    wanted = min(round(share * len(labels)), len(labels) - 1)
-    if len(chosen) < wanted / 2:  # many small groups give hardly any image
-        others = np.setdiff1d(np.arange(len(labels)), chosen)
+    wanted = min(round(share * count), count - 1)
+    if len(chosen) < wanted / 2:  # many classes of few groups give hardly any
+        others = np.setdiff1d(np.arange(count), chosen)
         chosen += rng.permutation(others)[: wanted - len(chosen)].tolist()
-    held = np.zeros(len(labels), bool)
-    held[chosen] = True
+    held = np.isin(numbers, chosen)
     return np.flatnonzero(~held), np.flatnonzero(held)

@@ -12,6 +12,7 @@ from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.datasets import ExampleKey
 from guided_diffusion.data.files import is_folder
+from guided_diffusion.data.groups import shared_group_problems
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
@@ -75,6 +76,7 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
             training = report
         else:
             shared = shared_problems(shared_with_training(report, training), len(report.pairs))
+            shared += shared_group_problems(source.group_pattern, report.pairs, training.pairs)
             report = replace(report, problems=(*report.problems, *shared))
         encoding = encoding or (None if report.fatal else report.encoding)
         if encoding is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -103,6 +104,20 @@ class SourceOptions(OptionGroup):
         "differ in left and right alone; []: none",
         sampling="free",
     )
+    group_pattern: str = option(
+        "",
+        'regular expression: images whose names have the same in its parentheses show one object, as "(tile\\d+)" '
+        "or the number of a video; belongs into one split, and tests count objects",
+        resume="may change",
+        sampling="free",
+    )
+
+    def check(self) -> Iterator[Problem]:
+        try:
+            re.compile(self.group_pattern)
+        except re.error as error:
+            found = f"group_pattern is {self.group_pattern!r}, which is no regular expression ({error})"
+            yield ("group_pattern", f"{found}: write one, such as (tile\\d+)")
 
 
 class GeometryOptions(OptionGroup):

@@ -35,6 +35,7 @@ from evaluations.segmentation.models import build_segmenter, input_form
 from evaluations.segmentation.sliding import predict_whole
 from evaluations.study.training_sets import split_validation
 from evaluations.whole_images import WholeImages
+from guided_diffusion.data.groups import groups_of
 from guided_diffusion.data.pairing import list_good_images
 from guided_diffusion.runtime.errors import UserError
 from scripts.measure.whole_splits import open_splits
@@ -69,12 +70,13 @@ def read_data(arguments: argparse.Namespace) -> Data:
         if arguments.good_dir:
             good = view.read_good(list_good_images(str(arguments.good_dir / "test")), "good test images")
     else:
-        chosen, held = split_validation(training.labels, encoding.num_classes, HELD_OUT, 0)
+        groups = groups_of(arguments.group_pattern, training.names)
+        chosen, held = split_validation(training.labels, encoding.num_classes, HELD_OUT, 0, groups)
         training, measured = training.subset(chosen), training.subset(held)
         if good_training is not None:
-            order = np.random.default_rng(0).permutation(len(good_training))
-            cut = round(HELD_OUT * len(order))
-            good, good_training = good_training.subset(order[:cut]), good_training.subset(order[cut:])
+            groups = groups_of(arguments.group_pattern, good_training.names)
+            chosen, held = split_validation(good_training.labels, encoding.num_classes, HELD_OUT, 0, groups)
+            good, good_training = good_training.subset(held), good_training.subset(chosen)
     if arguments.train_on_good and good_training is not None:
         training = training.joined(good_training)
     return Data(training, measured, good, tuple(encoding.names))
@@ -201,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--data-dir", required=True, help="the dataset, as data_dir of a configuration")
     add("--dataset-mode", default="multi-class")
     add("--good-dir", type=Path, help="a folder with good images in train and test; theirs count as false positives")
+    add("--group-pattern", default="", help="images of one object by their names; one is held out whole")
     add("--train-on-good", action="store_true", help="train on good images, too")
     add("--on", choices=("validation", "test"), default="validation", help="what models are measured on")
     add("--output", type=Path, required=True, help="a folder for the results and the checkpoints")

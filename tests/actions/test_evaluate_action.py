@@ -212,6 +212,7 @@ def test_what_the_samples_say_need_not_be_said_again(samples, lemons, isdm, tmp_
 @pytest.mark.slow
 def test_the_question_can_be_asked_on_top_of_augmentation(samples, lemons, isdm, tmp_path):
     values = {**TINY_STUDY, "seeds": 1, "ratios": [1], "augment_all": True, "memorisation": False}
+    values |= {"group_pattern": r"0*(\d)$"}  # one number in both splits
     code, _, errors = isdm("evaluate", data_dir=lemons, synthetic_dir=samples, output_dir=tmp_path / "out", **values)
     assert (code, errors) == (0, [])
     record = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -219,6 +220,10 @@ def test_the_question_can_be_asked_on_top_of_augmentation(samples, lemons, isdm,
     arms = [arm["name"] for arm in record["study"]["architectures"]["fpn"]["arms"]]
     assert arms == ["real", "mix_1", "synthetic", "copy_paste"]
     assert record["options"]["augment_all"] is True
+    assert any("is of the group" in line for line in record["data"]["warnings"])
+    tests, groups = record["study"]["test_images"], len({path.stem for path in (lemons / "test").rglob("*.png")})
+    (difference,) = record["study"]["architectures"]["fpn"]["verdict"]["differences"].values()
+    assert (difference["images"], difference["groups"]) == (tests, groups)
 
 
 def test_planted_copies_are_in_the_report(samples, lemons, isdm, tmp_path):

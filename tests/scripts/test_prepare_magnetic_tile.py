@@ -13,7 +13,7 @@ import prepare_magnetic_tile
 import pytest
 from error_lines import check_error
 from PIL import Image
-from prepare_magnetic_tile import FOLDERS, TEST_IMAGES, read_names
+from prepare_magnetic_tile import FOLDERS, TEST_IMAGES, Tile, name_tiles, read_names
 
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import list_good_images
@@ -21,10 +21,11 @@ from guided_diffusion.data.scan.scan import scan_dataset
 
 Run = Callable[..., tuple[object, list[str]]]
 HEIGHT, WIDTH = 9, 7
-STEMS = ("exp1_num_10", "exp1_num_2", "exp3_num_305")
+STEMS = ("exp1_num_10", "exp1_num_2", "exp3_num_805")
 FREE = (*STEMS, "exp5_num_8")
+TILES = {"exp1_num_2": 1, "exp1_num_10": 1, "exp5_num_8": 1, "exp3_num_805": 2}
 NAMES = ("background", "blowhole", "break", "crack", "fray", "uneven")
-IN_TEST = {f"{name}_exp1_num_2" for name in NAMES[1:]} | {"crack_exp3_num_305", "free_exp1_num_10", "free_exp5_num_8"}
+IN_TEST = {f"{name}_exp1_num_2" for name in NAMES[1:]} | {"crack_exp3_num_805", "free_exp1_num_10", "free_exp5_num_8"}
 
 
 def defect(folder: str, stem: str) -> np.ndarray:
@@ -97,6 +98,7 @@ def test_the_datasets(prepare: Run, download: Path, tmp_path: Path) -> None:
         kind = folder.removeprefix("MT_").lower()
         good, name = kind == "free", f"{kind}_{stem}"
         inside = f"magnetic_tile{'_good' * good}/{'test' if name in IN_TEST else 'train'}"
+        name += f"_tile{TILES[stem]:03d}"
         image = f"{inside}/images/{name}.jpg"
         assert (data / image).read_bytes() == (download / folder / "Imgs" / f"{stem}.jpg").read_bytes()
         expected.add(image)
@@ -131,22 +133,46 @@ def test_gray_edges_of_a_mask_go_to_the_nearer_value(prepare: Run, download: Pat
     mask[1:4, 2] = (127, 128, 254)
     save(mask, download / "MT_Uneven" / "Imgs" / "exp1_num_10.png")
     assert prepare()[0] == 0
-    (written,) = (tmp_path / "data/magnetic_tile").glob("*/masks/uneven_exp1_num_10.png")
+    (written,) = (tmp_path / "data/magnetic_tile").glob("*/masks/uneven_exp1_num_10_tile001.png")
     assert np.array_equal(np.asarray(Image.open(written)), np.where(mask >= 128, 5, 0))
 
 
 def test_links_share_the_files(prepare: Run, download: Path, tmp_path: Path) -> None:
     prepare("--link")
-    image = tmp_path / "data/magnetic_tile/train/images/fray_exp1_num_10.jpg"
+    image = tmp_path / "data/magnetic_tile/train/images/fray_exp1_num_10_tile001.jpg"
     assert os.path.samefile(image, download / "MT_Fray/Imgs/exp1_num_10.jpg")
 
 
-def test_the_split_of_the_results() -> None:
-    lines = TEST_IMAGES.read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize(
+    ("numbers", "tiles"),
+    [
+        ((5, 400, 800, 1201), (1, 1, 1, 2)),
+        ((85000, 85602, 86064, 86828, 88201, 88602), (1, 2, 2, 2, 2, 3)),
+        ((86000, 87000, 88250), (1, 1, 2)),
+    ],
+)
+def test_images_of_close_numbers_are_of_one_tile(numbers: tuple[int, ...], tiles: tuple[int, ...]) -> None:
+    images = [Tile(f"crack_exp{index % 6}_num_{number}", "") for index, number in enumerate(numbers)]
+    for order in (images, images[::-1]):
+        named = name_tiles(order)
+        assert {each.name for each in named} == {
+            f"{image.name}_tile{tile:03d}" for image, tile in zip(images, tiles, strict=True)
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("test_images.txt", {"blowhole": 50, "break": 32, "crack": 27, "fray": 12, "uneven": 42, "free": 321}),
+        ("test_images_mixed.txt", {"blowhole": 23, "break": 17, "crack": 12, "fray": 7, "uneven": 21, "free": 252}),
+    ],
+)
+def test_the_splits_of_the_results(name: str, expected: dict[str, int]) -> None:
+    path = TEST_IMAGES.with_name(name)
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
     assert len(set(lines)) == len(lines)
-    counts = Counter(name.partition("_")[0] for name in read_names(TEST_IMAGES))
-    assert counts == {"blowhole": 23, "break": 17, "crack": 12, "fray": 7, "uneven": 21, "free": 252}
+    assert Counter(name.partition("_")[0] for name in read_names(path)) == expected
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------
@@ -173,7 +199,7 @@ def mask_of_another_size(download: Path) -> None:
 
 
 def damaged_image(download: Path) -> None:
-    path = download / "MT_Blowhole" / "Imgs" / "exp3_num_305.jpg"
+    path = download / "MT_Blowhole" / "Imgs" / "exp3_num_805.jpg"
     path.write_bytes(path.read_bytes()[:200])
 
 
@@ -194,7 +220,7 @@ def incomplete(download: Path) -> None:
         (image_without_mask, ("MT_Break/Imgs/exp1_num_10.jpg", "exp1_num_10.png")),
         (mask_without_image, ("MT_Fray/Imgs/exp1_num_10.png", "exp1_num_10.jpg")),
         (mask_of_another_size, ("MT_Uneven/Imgs/exp1_num_10.png", "8x9", "7x9")),
-        (damaged_image, ("MT_Blowhole/Imgs/exp3_num_305.jpg",)),
+        (damaged_image, ("MT_Blowhole/Imgs/exp3_num_805.jpg",)),
         (no_good_images, ("MT_Free/Imgs", "*.jpg")),
         (incomplete, ("", "free_exp5_num_8", "test_images.txt")),
     ],

@@ -44,6 +44,7 @@ class ProblemKind(Enum):
     LOOK_ALIKE = "images that look alike"
     TEST_IN_TRAIN = "test images in train"
     LOOK_ALIKE_IN_TRAIN = "test images that look like images in train"
+    GROUP_IN_TRAIN = "test images of groups in train"
     LOST_BY_SCALING = "classes lost by scaling"
     LOST_BY_CROPPING = "classes lost by cropping"
     TRANSPARENCY = "transparent images"

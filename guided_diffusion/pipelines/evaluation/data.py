@@ -18,6 +18,7 @@ from evaluations.sets import Images, ImageSet
 from guided_diffusion.config.evaluate import EvaluateConfig, ViewOptions
 from guided_diffusion.data.arrays import load_arrays, load_boxed_arrays
 from guided_diffusion.data.files import open_mask
+from guided_diffusion.data.groups import shared_group_problems
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
@@ -169,7 +170,8 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     warnings += problem_lines(problem for problem in report.warnings if problem.kind in DUPLICATES)
     if real is not None:
         shared = shared_with_training(report, real)
-        warnings += problem_lines(shared_problems(shared, len(test)))
+        of_groups = shared_group_problems(config.source.group_pattern, test, real.pairs)
+        warnings += problem_lines([*shared_problems(shared, len(test)), *of_groups])
     view = config.view
     if view.resize in ("pad", "window"):
         # Borders are ignored pixels, and samples were written with them.

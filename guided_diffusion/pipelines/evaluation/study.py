@@ -26,6 +26,7 @@ from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, se
 from evaluations.study.summary import summarize
 from evaluations.study.training_sets import StudyData, lacking_samples, training_sets
 from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions
+from guided_diffusion.data.groups import groups_of
 from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
 from guided_diffusion.pipelines.evaluation.results import StudyResults
@@ -119,6 +120,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
         others=tuple(data.others),
     )
     results = StudyResults(folder / FOLDER, _settings(config, sets), _digests(data))
+    pattern = config.source.group_pattern
     study = Study(
         StudyData(
             sets.training,
@@ -126,6 +128,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
             sets.samples,
             data.samples.made_from,
             {name: (other.images, other.made_from) for name, other in data.others.items()},
+            groups_of(pattern, sets.training.names),
         ),
         replace(make_plan(options, len(sets.class_names), device), relabel=_relabel(config, sets.class_names)),
         architectures,
@@ -134,6 +137,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
         options.study,
         config.quality.agreement and not config.segmenter.segmenter,
         results,
+        groups_of(pattern, sets.test.names),
     )
     for name in dict.fromkeys(run.architecture for run in study.runs):
         check_size(*sets.size, study.plan.build(name, 0))
@@ -175,6 +179,7 @@ def _settings(config: EvaluateConfig, sets: EvaluationSets) -> dict[str, Any]:
     return {
         # Results from before this option are of classes that are not exchanged.
         **({"flip_pairs": [list(pair) for pair in pairs]} if pairs else {}),
+        **({"group_pattern": config.source.group_pattern} if config.source.group_pattern else {}),
         "image_channels": view.image_channels,
         "resize": view.resize,
         **({"scale": view.scale} if view.resize == "window" else {}),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evaluations.groups import numbered
 from evaluations.report import charts
 from evaluations.report.defect_sections import (
     CURVE,
@@ -63,7 +64,9 @@ def study_record(
     verdicts = {}
     for name, by_amount in tests.items():
         arms = [{amount: found.get(arm, {}) for amount, found in by_amount.items()} for arm in _JUDGED]
-        verdicts[name] = judge_defects(list(by_amount), *arms, seed=setup.config.seed).to_json()
+        verdicts[name] = judge_defects(
+            list(by_amount), *arms, groups=setup.test_groups, seed=setup.config.seed
+        ).to_json()
     return {
         "verdicts": verdicts,
         "arms": {arm: LABELS[arm] for arm in setup.arms},
@@ -80,6 +83,7 @@ def study_record(
             "test_images": len(setup.test),
             "good_images": len(setup.good),
             "good_test_images": len(setup.good_test),
+            "test_groups": len(set(numbered(setup.test_groups[: len(setup.test)], len(setup.test)))),
             "subsets": {amount_name(amount): [pair.stem for pair in pairs] for amount, pairs in setup.subsets.items()},
             "planned": len(planned),
             "finished": len(finished),
@@ -96,12 +100,12 @@ _JUDGED = (REAL_GOOD, PLACE, COPY_PASTE)  # baseline, what is judged, the cheap 
 def _arms_record(images: StudyImages, found: dict[str, ArmTests]) -> dict[str, Any]:
     """Return the record of each arm at an amount, with its differences to real + good images."""
     record = {}
-    seed = images.setup.config.seed
+    options = {"groups": images.setup.test_groups, "seed": images.setup.config.seed}
     for arm in (arm for arm in images.setup.arms if arm in found):
         record[arm] = arm_record(found[arm], images.setup.class_names)
         if arm != REAL_GOOD:
             for key, with_good in (("difference", False), ("difference_with_good", True)):
-                each = difference(found.get(REAL_GOOD, {}), found[arm], with_good=with_good, seed=seed)
+                each = difference(found.get(REAL_GOOD, {}), found[arm], with_good=with_good, **options)
                 if each is not None:
                     record[arm][key] = each.to_json()
     return record

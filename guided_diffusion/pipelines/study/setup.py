@@ -12,10 +12,12 @@ import numpy as np
 from guided_diffusion.config.load import load_config, read_keys
 from guided_diffusion.config.study import ARMS, GENERATED, PLACED, SDM, StudyConfig, amount_name
 from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.groups import Groups, groups_of, shared_group_problems
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
+from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.dataset import scan_split, shared_with_training
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.pipelines.study.amounts import Presence, nested_order, read_presence, subset_of
@@ -62,6 +64,11 @@ class StudySetup:
         return good_folders(self.config)
 
     @property
+    def test_groups(self) -> Groups:
+        """The groups of the test images, those with defects first."""
+        return groups_of(self.source.group_pattern, [image.stem for image in (*self.test, *self.good_test)])
+
+    @property
     def exchanged(self) -> tuple[tuple[int, int], ...]:
         """Pairs of classes that change places in a mirrored image."""
         return flip_pairs(self.class_names, self.source.flip_pairs)
@@ -101,6 +108,8 @@ def prepare(config: StudyConfig) -> StudySetup:
         found = f"{len(shared)} images of the test split are in the training split, too (such as {shared[0].pair.stem})"
         raise DataError.of(source.data_dir, found, "keep each in one split")
     _refuse_shared_good(good, good_test, config)
+    every = (*report.pairs, *good), (*tested.pairs, *good_test)
+    refuse_fatal(shared_group_problems(source.group_pattern, every[1], every[0], fatal=True))
     presence = read_presence(report.pairs, encoding, mode.background)
     order = nested_order(presence, config.seed)
     subsets = {amount: subset_of(report.pairs, order, amount) for amount in config.design.repeats}

@@ -64,6 +64,22 @@ def test_equal_arms_differ_by_nothing() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
+def test_copies_of_an_image_are_no_more_evidence_than_the_image(seeds: int) -> None:
+    images = split()
+    first, second = images.arm(luck=0.02, seeds=seeds), images.arm(0.1, luck=0.02, seeds=seeds)
+    alone = bootstrap_difference(first, second)
+    four_times = [[redrawn(counts, list(range(60)) * 4) for counts in arm] for arm in (first, second)]
+    grouped = bootstrap_difference(*four_times, groups=list(range(60)) * 4)
+    for key in ("mean", "low", "high", "stratified"):
+        assert getattr(grouped, key) == pytest.approx(getattr(alone, key))
+    assert (alone.images, alone.groups, grouped.images, grouped.groups) == (60, 60, 240, 60)
+    each = bootstrap_difference(*four_times, groups=[None] * 240)
+    assert each == bootstrap_difference(*four_times)
+    if seeds == 1:  # nothing but the chance of images
+        assert each.high - each.low == pytest.approx((alone.high - alone.low) / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize(("gain", "kind"), [(1.0, "helps"), (-1.0, "hurts"), (0.0, "cannot tell")])
 def test_clear_gains_and_losses(gain: float, kind: str, seeds: int) -> None:
     images = split()

@@ -53,6 +53,12 @@ def test_known_differences_are_found():
     assert found.mean == pytest.approx(0.1, abs=0.015)
     assert found.low < 0.1 < found.high
     assert found.kind == "helps"
+    few = difference(planted(0.5, seed=1), planted(0.6, seed=2), groups=[0] * 30 + [1] * 30 + [None] * GOOD)
+    assert (few.mean, few.groups) == (found.mean, 2)
+    with_good = difference(
+        planted(0.5, seed=1), planted(0.6, seed=2), with_good=True, groups=[0] * 30 + [1] * (30 + GOOD)
+    )
+    assert (with_good.images, with_good.groups) == (60 + GOOD, 2)
     back = difference(planted(0.6, seed=2), planted(0.5, seed=1))
     assert back.mean == -found.mean
     assert back.kind == "hurts"

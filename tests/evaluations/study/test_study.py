@@ -10,6 +10,7 @@ import pytest
 import torch
 from shapes import shapes
 
+from evaluations.errors import EvaluationError
 from evaluations.segmentation.models import build_segmenter
 from evaluations.segmentation.training import TrainingPlan
 from evaluations.study.run import counts_of, run_study
@@ -124,6 +125,33 @@ def test_validation_has_a_share_of_every_class():
     assert len(split_validation(many, 20, 0.2, seed=0)[1]) == 8
     two = split_validation(labels[:2], 4, 0.01, seed=0)
     assert [len(part) for part in two] == [1, 1]
+
+
+def test_groups_are_not_divided_for_validation():
+    groups = [f"tile {number % 12}" for number in range(48)] + [None] * 4
+    labels = np.zeros((52, 2, 2), np.int64) + (np.arange(52) % 3)[:, None, None]  # four tiles of each class
+    kept, held = split_validation(labels, 3, 0.25, 0, groups)
+    assert sorted([*kept, *held]) == list(range(52))
+    in_both = {groups[index] for index in kept} & {groups[index] for index in held}
+    assert in_both <= {None}
+    for label in range(3):
+        assert len({groups[index] for index in held if labels[index, 0, 0] == label}) >= 1
+    np.testing.assert_array_equal(
+        split_validation(labels, 3, 0.25, 0, [None] * 52)[1], split_validation(labels, 3, 0.25, 0)[1]
+    )
+    with pytest.raises(EvaluationError, match="group_pattern"):
+        split_validation(labels, 3, 0.25, 0, ["one"] * 52)
+
+
+def test_the_groups_of_the_training_images_reach_the_training_sets(data):
+    grouped = replace(data, groups=[f"tile {number // 5}" for number in range(20)])
+    sets = training_sets(grouped, SETTINGS["real"], plan_of(), 0)
+    tiles = [
+        {grouped.groups[data.training.names.index(name)] for name in part.names}
+        for part in (sets.training, sets.validation)
+    ]
+    assert not tiles[0] & tiles[1]
+    assert tiles[1]
 
 
 @pytest.mark.slow

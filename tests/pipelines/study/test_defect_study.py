@@ -121,7 +121,7 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
 
 def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
     plain = {**keys, "arms": "real,real_good", "amounts": "4", "seeds": 2, "train_config": "", "place_config": ""}
-    plain |= {"scale": 0.5, "image_channels": 1}
+    plain |= {"scale": 0.5, "image_channels": 1, "group_pattern": r"part_[89](x?)$"}  # of the test images 8, 9 and 10
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert isdm("study", **plain, output_dir=whole)[0] == 0
     process = start("study", {**plain, "output_dir": killed})
@@ -136,6 +136,10 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
     record = json.loads((killed / "report.json").read_text())
     assert "agreement" not in record
     assert record["verdicts"]["fpn"]["kind"] == "not measured"
+    (arms,) = record["architectures"]["fpn"].values()
+    assert (record["data"]["test_images"], record["data"]["test_groups"]) == (3, 2)
+    assert (arms["real"]["difference"]["images"], arms["real"]["difference"]["groups"]) == (3, 2)
+    assert arms["real"]["difference_with_good"]["groups"] == 2 + 2  # and good images of their own
 
 
 def test_several_processes_find_what_one_does(keys, tmp_path, isdm):
@@ -180,6 +184,7 @@ def test_what_is_wrong_in_a_process_is_one_line(keys, tmp_path, isdm):
         ({"encoder": "resnet19"}, "encoder"),
         ({"architectures": "fpn,FPN", "other_amount": "all"}, "architectures"),
         ({"crop": 40}, "crop"),
+        ({"group_pattern": "(part"}, "group_pattern"),
         ({"image_channels": 3}, "image_channels"),
         ({"scale": 0.25}, "scale"),
         ({"encoder_weights": "missing.pt"}, "encoder_weights"),
@@ -227,6 +232,17 @@ def test_good_images_of_the_test_are_not_trained_on(keys, good_parts, tmp_path, 
     code, _, errors = isdm("study", **flat, good_test_dir=copy, output_dir=tmp_path / "out")
     assert code == 2
     check_error(errors[0], copy / "a.png")
+
+
+def test_groups_are_in_one_split(keys, parts, good_parts, tmp_path, isdm):
+    for pattern, image in ((r"^(part)", parts / "test/images/part_10.png"), (r"^(\w)$", None), ("^([ae])$", None)):
+        code, _, errors = isdm("study", **keys, group_pattern=pattern, estimate_only=True, output_dir=tmp_path / "out")
+        assert code == (0 if image is None else 2), errors
+        if image is not None:
+            check_error(errors[0], image, "group")
+    code, _, errors = isdm("study", **keys, group_pattern="^()[be]$", output_dir=tmp_path / "out")
+    assert code == 2
+    check_error(errors[0], good_parts / "test/e.png", "train/b.png")
 
 
 def test_results_do_not_go_among_the_data(keys, parts, good_parts, isdm):
