@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evaluations.groups import Groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, class_score, joined, plain, scores
 from evaluations.study.comparison import bootstrap_difference, draw_weights, weighted_score
 
@@ -113,6 +114,7 @@ class FoldScores:
     """The held-out images of all folds, segmented by features and by the values of the pixel alone.
 
     images_with: in how many of them each class is. favor, favor_of_fold: see `choose_favor`; a value, and indices.
+    groups: of the images, by which intervals draw them.
     """
 
     counts: Counts
@@ -122,11 +124,14 @@ class FoldScores:
     images_with: tuple[int, ...]
     favor: float = 0.0
     favor_of_fold: Mapping[str, int] = field(default_factory=dict)
+    groups: Groups | None = None
 
     def record(self, seed: int = 0) -> dict[str, Any]:
         """Return all scores with their intervals as plain values in 0..1, null where undefined, for report.json."""
-        difference = bootstrap_difference([self.values], [self.counts], resamples=RESAMPLES, seed=seed)
-        kind = difference.kind if len(self.counts) > 1 else "cannot tell"
+        difference = bootstrap_difference(
+            [self.values], [self.counts], groups=self.groups, resamples=RESAMPLES, seed=seed
+        )
+        kind = difference.kind if difference.groups != 1 else "cannot tell"
         return {
             "images": len(self.counts),
             "favor_rare": self.favor,
@@ -145,7 +150,9 @@ class FoldScores:
         return [name for name, value, images in each if images == 1 or (images and not value >= WEAK_IOU)]
 
     def _scored(self, counts: Counts, seed: int) -> dict[str, Any]:
-        found, weights = scores(counts), draw_weights(np.random.default_rng(seed), RESAMPLES, len(counts))
+        numbers = numbered(self.groups, len(counts))
+        weights = draw_weights(np.random.default_rng(seed), RESAMPLES, 1 + int(numbers.max()))[:, numbers]
+        found = scores(counts)
         miou = _interval(weighted_score(counts, "miou", weights))
         columns = [weights @ pixels.astype(np.float64) for pixels in counts.columns]
         per_class = class_score("iou", *columns)

@@ -4,7 +4,9 @@
 
 Images and masks pair by name. Every image counts for the rarest mask value in it (the one in the fewest images), and
 the test images are spread evenly over the images so grouped: systematic sampling with implicit stratification. An image
-that is the only one with its rarest value is for training, as long as others are left for testing. A table of the mask
+that is the only one with its rarest value is for training, as long as others are left for testing. Pairs that show one
+object (frames of a video, a part at several exposures) have to stay together, or the test measures memory: with
+`--group-pattern` they do, and count as one. A table of the mask
 values of both sides is printed. Which images are drawn depends on `--seed` and on the names and masks alone.
 
 Files are copied (`--link`: hard links, for files on the same disk), with classes.json where there is one; the source
@@ -21,10 +23,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from dataset_folders import in_threads, natural, put, refuse_filled, refuse_inside, share
+from dataset_folders import in_threads, natural, pattern, put, refuse_filled, refuse_inside, share
 
+from evaluations.groups import numbered
 from guided_diffusion.data.files import open_mask
-from guided_diffusion.data.held_out import draw_test, rarest_values
+from guided_diffusion.data.groups import groups_of
+from guided_diffusion.data.held_out import draw_test_groups
 from guided_diffusion.data.masks.classes_file import FILE_NAME
 from guided_diffusion.data.masks.encoding import raw_mask
 from guided_diffusion.data.modes import DatasetMode, FileRule
@@ -34,6 +38,7 @@ from guided_diffusion.runtime.errors import DataError, UserError
 
 PLAIN = DatasetMode("plain", FileRule("images", (".jpg", ".jpeg", ".png")), FileRule("masks", (".png",)))
 SHOWN_VALUES = 30
+SIDES = ("train", "test")
 
 
 def values_in(path: str) -> tuple[int, ...]:
@@ -56,14 +61,20 @@ def split(arguments: argparse.Namespace) -> None:
     if len(pairs) < 2:
         raise DataError(f"{source}: has {len(pairs)} pair, and a split needs one for each side; add more")
     values = in_threads(lambda pair: values_in(pair.mask), pairs, "reading masks")
-    in_test = draw_test(rarest_values(values), arguments.test_share, arguments.seed).tolist()
-    splits = ["test" if chosen else "train" for chosen in in_test]
+    groups = numbered(groups_of(arguments.group_pattern, [pair.stem for pair in pairs]), len(pairs)).tolist()
+    if len(set(groups)) < 2:
+        raise DataError(f"--group-pattern {arguments.group_pattern!r} makes one group of all pairs; correct it")
+    in_test = draw_test_groups(values, groups, arguments.test_share, arguments.seed).tolist()
+    splits = [SIDES[chosen] for chosen in in_test]
     write = partial(_write, source=source, output=output, link=arguments.link)
     in_threads(write, list(zip(pairs, splits, strict=True)), "writing pairs")
     if (source / FILE_NAME).is_file():
         put(source / FILE_NAME, output / FILE_NAME, link=False)
     for line in _table(values, in_test):
         print(line)
+    if arguments.group_pattern:
+        sides = [len({group for group, side in zip(groups, splits, strict=True) if side == each}) for each in SIDES]
+        print(f"{sides[0]} groups for training, {sides[1]} for testing")
     print(f"{splits.count('train')} pairs for training, {splits.count('test')} for testing: {output}")
 
 
@@ -89,7 +100,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True, help="the folder with images/ and masks/")
     parser.add_argument("--output", required=True, help="a new folder")
-    parser.add_argument("--test-share", type=share, default=0.2)
+    parser.add_argument("--test-share", type=share, default=0.2, help="of the groups, or of the pairs without any")
+    parser.add_argument(
+        "--group-pattern",
+        default="",
+        type=pattern,
+        help="regular expression: pairs whose names have the same in its parentheses, as (tile\\d+), stay together",
+    )
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--link", action="store_true", help="hard links instead of copies")
     arguments = parser.parse_args(argv)

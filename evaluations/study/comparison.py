@@ -218,6 +218,15 @@ def learned_nothing(settings: Sequence[Sequence[Counts]], score: str = "miou") -
     )
 
 
+def augmentation_warning(where: str, key: str, steps: int) -> str:
+    """Return what it means that the usual augmentation hurts; `key` is the option of the steps."""
+    return (
+        f"the usual augmentation hurts {where}, which it rarely does: either the test images show the objects of "
+        f"training images, so that memory is rewarded (see group_pattern), or {key} {steps} is too short to learn from "
+        "varied images; both favor whatever trains on the fewest, and no other comparison here can be trusted"
+    )
+
+
 # -------------------------------------------------------------------------------------------------- verdicts
 
 

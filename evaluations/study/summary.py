@@ -11,6 +11,7 @@ from evaluations.metrics.segmentation import SUMMARIES, Counts, plain, scores
 from evaluations.study.comparison import (
     ArchitectureVerdict,
     Difference,
+    augmentation_warning,
     bootstrap_difference,
     judge_architecture,
     overall,
@@ -112,11 +113,7 @@ def _signs_of_short_training(
     ]
     if not hurt:
         return []
-    return [
-        f"the usual augmentation hurts {', '.join(hurt)}, which it rarely does when training is long enough: "
-        f"train_steps {steps} is probably too short to learn from varied images, and favors the setting with the "
-        "fewest; raise it, or start from encoder_weights"
-    ]
+    return [augmentation_warning(", ".join(hurt), "train_steps", steps)]
 
 
 def _against_baselines(study: Study, architecture: str, counts: CountsBySetting) -> dict[str, Any] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from guided_diffusion.data.formats.options import Crowds, ImportFormat
+from guided_diffusion.data.options import pattern_problems
 from guided_diffusion.data.placing.options import ClassNames
-from guided_diffusion.runtime.options import ActionConfig, option
+from guided_diffusion.runtime.options import ActionConfig, Problem, option
 
 
 class ImportConfig(ActionConfig):
@@ -27,6 +29,9 @@ class ImportConfig(ActionConfig):
     test_share: float = option(
         0.2, "share of the images drawn for test, where the source does not have both; 0: none", ge=0, lt=1
     )
+    group_pattern: str = option(
+        "", "regular expression: images whose names have the same in its parentheses are drawn for test together"
+    )
     seed: int = option(0, "seed of the images drawn for test", ge=0, lt=2**63)
     crowds: Crowds = option(
         "keep",
@@ -34,3 +39,6 @@ class ImportConfig(ActionConfig):
         "pixels of no class, where nothing else is",
     )
     link: bool = option(False, "hard links to the images in place of copies, where the disk is the same")
+
+    def check(self) -> Iterator[Problem]:
+        yield from pattern_problems(self.group_pattern)

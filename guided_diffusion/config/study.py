@@ -12,7 +12,9 @@ from guided_diffusion.runtime.options import ActionConfig, IntTuple, NameList, O
 from guided_diffusion.training.options import DeviceOptions
 
 REAL, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM = "real", "real_good", "copy_paste", "poisson", "place", "sdm"
-ARMS = (REAL, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM)
+UNAUGMENTED = "unaugmented"
+"""Real and good images without the usual augmentation: where that hurts, no arm can be judged."""
+ARMS = (REAL, UNAUGMENTED, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM)
 PLACED = (COPY_PASTE, POISSON, PLACE)
 """The arms that need a folder of `place`."""
 GENERATED = (*PLACED, SDM)

@@ -39,3 +39,16 @@ def draw_test(groups: Sequence[Hashable], test_share: float, seed: int) -> NDArr
     chosen = np.zeros(len(groups), dtype=bool)
     chosen[np.asarray(pool)[positions]] = True
     return chosen
+
+
+def draw_test_groups(
+    values: Sequence[Sequence[int]], groups: Sequence[int], test_share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Return which of N images are for testing, [N]: whole groups, of the rarest values by `draw_test`.
+
+    values: those of each image. groups: the number of the group of each image, from 0 on, of at least two.
+    """
+    shown: list[set[int]] = [set() for _ in range(1 + max(groups))]
+    for present, group in zip(values, groups, strict=True):
+        shown[group].update(present)
+    return draw_test(rarest_values([sorted(present) for present in shown]), test_share, seed)[list(groups)]

@@ -70,6 +70,15 @@ ImageRangeOption = Annotated[  # an `intensity.ImageRange`
 ]
 
 
+def pattern_problems(pattern: str) -> Iterator[Problem]:
+    """Yield that a `group_pattern` is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        found = f"group_pattern is {pattern!r}, which is no regular expression ({error})"
+        yield ("group_pattern", f"{found}: write one, such as (tile\\d+)")
+
+
 class SourceOptions(OptionGroup):
     """Where the pairs lie and what mask values mean."""
 
@@ -113,11 +122,7 @@ class SourceOptions(OptionGroup):
     )
 
     def check(self) -> Iterator[Problem]:
-        try:
-            re.compile(self.group_pattern)
-        except re.error as error:
-            found = f"group_pattern is {self.group_pattern!r}, which is no regular expression ({error})"
-            yield ("group_pattern", f"{found}: write one, such as (tile\\d+)")
+        yield from pattern_problems(self.group_pattern)
 
 
 class GeometryOptions(OptionGroup):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evaluations.groups import numbered
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.import_dataset import ImportConfig
 from guided_diffusion.data.files import open_image, orientation, read_bytes
@@ -30,7 +31,8 @@ from guided_diffusion.data.formats.names import safe_names
 from guided_diffusion.data.formats.painting import ClassIds, PaintedMask, paint
 from guided_diffusion.data.formats.reading import read_source
 from guided_diffusion.data.formats.source_files import SourceFiles, first_names
-from guided_diffusion.data.held_out import draw_test, rarest_values
+from guided_diffusion.data.groups import groups_of
+from guided_diffusion.data.held_out import draw_test_groups
 from guided_diffusion.data.masks.classes_file import FILE_NAME, MAX_NAME, classes_text
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, LabelEncoding
 from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
@@ -238,11 +240,15 @@ def _write(
     for split in {*splits, *(["test"] if drawn and config.test_share else [])}:
         for kind in ("images", "masks"):
             (folder / split / kind).mkdir(parents=True)
+    groups = numbered(groups_of(config.group_pattern, [picture.name for picture in pictures]), len(pictures)).tolist()
+    if drawn and config.test_share and len(pictures) > 1 and len(set(groups)) == 1:
+        line = f"group_pattern is {config.group_pattern!r}, which makes one group of all images: none is for test"
+        raise ConfigError.of_keys(("group_pattern", f"{line}: correct it, or set test_share to 0"))
     ids = ClassIds({name: index for index, name in enumerate(encoding.names)}, encoding.num_classes, config.crowds)
     write = partial(_write_pair, folder=folder, encoding=encoding, ids=ids, names=annotated.names, link=config.link)
     pairs = in_threads(write, list(zip(pictures, splits, names, strict=True)), "importing", True)
     if drawn and config.test_share and len(pairs) > 1:
-        chosen = draw_test(rarest_values([pair.classes for pair in pairs]), config.test_share, config.seed)
+        chosen = draw_test_groups([pair.classes for pair in pairs], groups, config.test_share, config.seed)
         pairs = [_moved(folder, pair) if test else pair for pair, test in zip(pairs, chosen.tolist(), strict=True)]
     elif drawn and config.test_share:
         shutil.rmtree(folder / "test")

@@ -14,6 +14,7 @@ from annotated import CLASSES, CORNERS, HEIGHT, NAMES, WIDTH, WRITTEN, imported,
 from PIL import Image
 
 from guided_diffusion.data.masks.classes_file import read_classes
+from guided_diffusion.runtime.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +345,19 @@ def test_the_same_seed_draws_the_same_images(projects, tmp_path):
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
     assert all(len(names) == 2 for names in drawn)
+
+
+def test_groups_are_drawn_for_test_together(projects, tmp_path):
+    tested = set()
+    for seed in range(4):
+        options = {"group_pattern": "part_[12](.?)", "test_share": 0.34, "seed": seed}  # of three groups one
+        result = imported(projects["coco"], tmp_path / str(seed), **options)
+        tested.add(tuple(pair.name for pair in result.pairs if pair.split == "test"))
+    assert len(tested) > 1
+    assert tested <= {("part_1", "part_2"), ("part_3",), ("part_4",)}
+    with pytest.raises(ConfigError, match="group_pattern"):
+        imported(projects["coco"], tmp_path / "one", group_pattern="^(part)", test_share=0.5)
+    assert not (tmp_path / "one").exists()
 
 
 def test_an_interrupt_leaves_nothing(projects, tmp_path, monkeypatch):

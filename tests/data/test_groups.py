@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from guided_diffusion.config.load import load_config
 from guided_diffusion.data.groups import groups_of, shared_group_problems
-from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.data.pairing import GoodImage, Pair
 from guided_diffusion.data.scan.problems import ProblemKind
 from guided_diffusion.runtime.errors import ConfigError
@@ -50,11 +50,12 @@ def test_images_without_a_group_and_groups_of_one_split_are_no_finding() -> None
     assert shared_group_problems("", pairs("a", split="test"), pairs("a")) == []
 
 
+@pytest.mark.parametrize("action", ["check", "study", "import"])
 @pytest.mark.parametrize("pattern", ["(tile", "[", "*"])
-def test_what_is_no_regular_expression_is_refused(pattern: str) -> None:
-    ((key, line),) = SourceOptions(group_pattern=pattern).check()
-    assert key == "group_pattern"
-    assert line.startswith("group_pattern is ")
+def test_what_is_no_regular_expression_is_refused(pattern: str, action: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(action, {"group_pattern": pattern})
+    assert [line for line in caught.value.messages if line.startswith("group_pattern") and "regular expression" in line]
 
 
 def test_check_warns_of_groups_in_both_splits(lemons, isdm, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -119,6 +120,18 @@ class TestFoldScores:
         for each in (uneven["miou"], even["miou"]):
             assert each["low"] <= each["mean"] <= each["high"]
         assert uneven["miou"]["high"] - uneven["miou"]["low"] > 2 * (even["miou"]["high"] - even["miou"]["low"])
+
+    def test_copies_of_an_image_are_no_more_evidence_than_the_image(self, labels):
+        predicted = labels.copy()
+        predicted[:3, ::2] = 0
+        alone = scores_of(labels, predicted, labels)
+        twice = scores_of(np.concatenate([labels] * 2), np.concatenate([predicted] * 2), np.concatenate([labels] * 2))
+        grouped = replace(twice, groups=[*range(len(labels))] * 2).record()
+        for key in ("features", "values"):
+            assert grouped[key]["miou"] == pytest.approx(alone.record()[key]["miou"])
+        for key in ("mean", "low", "high"):
+            assert grouped["difference"][key] == pytest.approx(alone.record()["difference"][key])
+        assert replace(twice, groups=["one"] * len(twice.counts)).record()["difference"]["kind"] == "cannot tell"
 
     def test_classes_to_label_more_of(self, labels):
         predicted = np.where(labels == 2, 0, labels)

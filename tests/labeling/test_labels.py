@@ -57,3 +57,13 @@ def test_each_image_is_held_out_once(images, folds):
     assert {len(fold) for fold in split} <= {images // folds, -(-images // folds)}
     assert split == split_folds(images, folds, 3)
     assert images < 7 or split != split_folds(images, folds, 4)
+    assert split == split_folds(images, folds, 3, list(range(images)))
+
+
+def test_groups_are_held_out_whole():
+    groups = [0, 0, 0, 1, 2, 2, 3, 4, 4, 4]
+    split = split_folds(10, 3, 3, groups)
+    assert sorted(image for fold in split for image in fold) == list(range(10))
+    held = [{groups[image] for image in fold} for fold in split]
+    assert sum(map(len, held)) == 5
+    assert {len(fold) for fold in held} == {1, 2}

@@ -13,8 +13,8 @@ import pytest
 import split_dataset
 from error_lines import check_error
 from PIL import Image
-from split_dataset import draw_test, rarest_values
 
+from guided_diffusion.data.held_out import draw_test, draw_test_groups, rarest_values
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.scan import scan_dataset
 
@@ -112,6 +112,29 @@ def test_every_pair_is_on_one_side(split: Run, plain: Path, tmp_path: Path) -> N
     for value in range(3):
         assert [str(value), str(found["train"][value]), str(found["test"][value])] in rows
     assert (found["train"][2], found["test"][2]) == (3, 1)
+
+
+def test_groups_stay_together(split: Run, tmp_path: Path) -> None:
+    shown = split("--group-pattern", r"(\d)\d$", "--test-share", "0.5")  # 00 to 09, and 10 to 19
+    assert "1 groups for training, 1 for testing" in shown
+    names = {side: {path.stem for path in (tmp_path / "split" / side).rglob("*.png")} for side in ("train", "test")}
+    assert {len(found) for found in names.values()} == {10}
+    assert {name[0] for name in names["train"]} != {name[0] for name in names["test"]}
+    for pattern, message in (("^(x)", "group_pattern"), ("()", "--group-pattern"), ("(", "2")):
+        assert message in split("--group-pattern", pattern, output="other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_whole_groups_are_drawn_by_what_they_show() -> None:
+    groups = [0, 0, 1, 1, 2, 2, 3, 3, 4]
+    values = [(0,), (0, 1), (0, 1), (0,), (0,), (0, 2), (0,), (0, 2), (0, 5)]
+    for seed in range(20):
+        chosen = draw_test_groups(values, groups, 0.4, seed)
+        by_group = {group: {bool(chosen[i]) for i in range(9) if groups[i] == group} for group in groups}
+        assert all(len(found) == 1 for found in by_group.values())
+        assert by_group[4] == {False}  # the only group with class 5
+        assert by_group[0] != by_group[1]  # class 1 on both sides
+        assert by_group[2] != by_group[3]
 
 
 def test_paths_may_go_up(split: Run, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,8 +114,9 @@ def _joined(parts: Sequence[Prediction], tiles: Sequence[Tile], size: tuple[int,
 def score_folds(trainer: Trainer, store: FeatureStore, values: FeatureStore, results: StudyResults) -> None:
     """Train and score what `results` does not have yet, fold by fold."""
     labeled, config = trainer.labeled, trainer.config
-    folds = folds_of(config, len(labeled))
-    parts = split_folds(len(labeled), folds, config.seed) if folds else []
+    groups = labeled.groups(config.source.group_pattern)
+    folds = folds_of(config, len(set(groups)))
+    parts = split_folds(len(labeled), folds, config.seed, groups) if folds else []
     for number, held_out in enumerate(parts):
         key = f"fold_{number:03d}"
         if key in results:
@@ -138,9 +139,9 @@ def score_folds(trainer: Trainer, store: FeatureStore, values: FeatureStore, res
         results[key] = {"counts": len(images), "trained_on": others, "images": images}
 
 
-def folds_of(config: SegmentConfig, images: int) -> int:
-    """Return the number of folds: not more than images, and 0 where there is nothing to train on."""
-    return min(config.labels.folds, images) if images > 1 else 0
+def folds_of(config: SegmentConfig, groups: int) -> int:
+    """Return the number of folds: not more than groups of images, and 0 where there is nothing to train on."""
+    return min(config.labels.folds, groups) if groups > 1 else 0
 
 
 def _measured(
@@ -197,8 +198,9 @@ class HeldOut:
     uncertainty: NDArray[np.floating]
 
 
-def fold_scores(labeled: LabeledImages, results: StudyResults, favors: Sequence[float]) -> FoldScores | None:
+def fold_scores(labeled: LabeledImages, results: StudyResults, config: SegmentConfig) -> FoldScores | None:
     """Return the scores of all folds together, None without folds."""
+    favors, groups = config.classifier.favors, labeled.groups(config.source.group_pattern)
     folds = {key: fold["images"] for key, fold in sorted(results.items()) if fold["images"]}
     if not folds:
         return None
@@ -225,6 +227,7 @@ def fold_scores(labeled: LabeledImages, results: StudyResults, favors: Sequence[
         tuple(labeled.images_with),
         favors[best],
         dict(zip(folds, of_fold, strict=True)),
+        [groups[image["number"]] for image, *_ in chosen],
     )
 
 
@@ -248,6 +251,8 @@ def held_out(labeled: LabeledImages, results: StudyResults, scores: FoldScores, 
 def settings_of(config: SegmentConfig, recipe: Recipe, reader: ImageReader) -> dict[str, Any]:
     """Return the options that classifiers and their scores depend on."""
     own = {"folds": config.labels.folds, "flip": config.labels.flip, "min_region": min_region_of(config)}
+    if pattern := config.source.group_pattern:
+        own["group_pattern"] = pattern
     own |= {"members": config.classifier.members, "seed": config.seed, "favor_rare": list(config.classifier.favors)}
     # By the names of their keys, so that what differs can be set back.
     keys = {"name": "recipe", "batch": "classifier_batch", "steps": "classifier_steps", "lr": "classifier_lr"}

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluations.groups import numbered
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.groups import groups_of
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
@@ -67,6 +69,10 @@ class LabeledImages:
     @property
     def names(self) -> tuple[str, ...]:
         return self.encoding.names
+
+    def groups(self, pattern: str) -> list[int]:
+        """Return the number of the group of each image, see `group_pattern`; ConfigError if it matches none."""
+        return numbered(groups_of(pattern, [pair.stem for pair in self.pairs]), len(self)).tolist()
 
     @cached_property
     def first_tiles(self) -> list[int]:

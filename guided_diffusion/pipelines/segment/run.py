@@ -89,7 +89,7 @@ def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
         world.run_on_main(lambda: _fit(run))
     run.classifier = load_classifier(run.classifier_file)
     if run.labeled is not None and not world.is_main:
-        run.scores = fold_scores(run.labeled, run.results, run.config.classifier.favors)
+        run.scores = fold_scores(run.labeled, run.results, run.config)
     run.classifier.ensemble.to(world.device)
     if run.test is not None:
         world.run_on_main(lambda: _score_test(run))
@@ -170,13 +170,14 @@ def _fit(run: Segmentation) -> None:
     results.begin()
     keep_classes(run.folder, run.encoding, "output_dir")
     recipe = recipe_of(config.classifier)
-    folds = folds_of(config, len(labeled))
+    folds = folds_of(config, len(set(labeled.groups(config.source.group_pattern))))
     print(
         f"{len(labeled)} labeled images, {labeled.classes} classes, {sum(run.reader.extractor.dims)} features; "
         f"{config.classifier.members} classifiers, {folds or 'no'} folds"
     )
     if config.labels.folds and not folds:
-        print("warning: with one labeled image nothing is left to train on when it is held out: there is no score")
+        one = "labeled image" if len(labeled) == 1 else "group of labeled images"
+        print(f"warning: with one {one} nothing is left to train on when it is held out: there is no score")
     trainer = Trainer(config, labeled, run.reader, recipe, run.world.device)
     if len(results) < folds or not run.classifier_file.exists():
         values = run.reader.values()
@@ -185,7 +186,7 @@ def _fit(run: Segmentation) -> None:
             _filled(run, values, run.folder / FEATURES / "values", "reading values"),
         ]
         score_folds(trainer, *stores, results)
-    run.scores = fold_scores(labeled, results, config.classifier.favors)
+    run.scores = fold_scores(labeled, results, config)
     if not run.classifier_file.exists():
         _train_on_all(run, trainer, stores[0])
     shutil.rmtree(run.folder / FEATURES, ignore_errors=True)

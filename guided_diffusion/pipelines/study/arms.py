@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluations.blending import paste, poisson_blend
+from evaluations.study.comparison import augmentation_warning
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD, SDM
+from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD, SDM, UNAUGMENTED
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.placing.scene import PlacedDefect
@@ -24,6 +26,7 @@ PASTING = (COPY_PASTE, POISSON, PLACE)
 
 LABELS = {
     REAL: "real",
+    UNAUGMENTED: "real + good, not augmented",
     REAL_GOOD: "real + good",
     COPY_PASTE: "+ copy-paste",
     POISSON: "+ Poisson-blended",
@@ -71,6 +74,20 @@ def arm_set(
         images = images.joined(more)
     weights = np.concatenate([np.full(len(part), total / max(1, len(part))) for part, total in parts])
     return ArmSet(images, weights, len(real), len(good), 0 if synthetic is None else len(synthetic))
+
+
+def signs_of_hurt(architectures: Mapping[str, Mapping[str, Any]], steps: int) -> list[str]:
+    """Return a line if the usual augmentation hurts somewhere; architectures: arms by amount, as report.json has them.
+
+    Arms are compared with real and good images that are augmented, so that those which are not must not help.
+    """
+    hurt = [
+        f"{architecture} at {amount} images"
+        for architecture, by_amount in architectures.items()
+        for amount, arms in by_amount.items()
+        if arms.get(UNAUGMENTED, {}).get("difference", {}).get("kind") == "helps"
+    ]
+    return [augmentation_warning(", ".join(hurt), "steps", steps)] if hurt else []
 
 
 def pasting_sets(folder: PlacedFolder, view: StudyView, arms: Sequence[str]) -> dict[str, WholeImages]:

@@ -34,7 +34,7 @@ from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
-from guided_diffusion.pipelines.study.arms import LABELS, filled, seen
+from guided_diffusion.pipelines.study.arms import LABELS, filled, seen, signs_of_hurt
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import atomic_write, write_text
@@ -67,14 +67,16 @@ def study_record(
         verdicts[name] = judge_defects(
             list(by_amount), *arms, groups=setup.test_groups, seed=setup.config.seed
         ).to_json()
+    architectures = {
+        name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
+        for name, by_amount in tests.items()
+    }
     return {
         "verdicts": verdicts,
+        "warnings": signs_of_hurt(architectures, setup.config.segmenter.steps),
         "arms": {arm: LABELS[arm] for arm in setup.arms},
         "amounts": amounts,
-        "architectures": {
-            name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
-            for name, by_amount in tests.items()
-        },
+        "architectures": architectures,
         **measures,
         "settings": results.record,
         "data": {
@@ -131,7 +133,7 @@ def write_report(record: dict[str, Any], images: StudyImages, picture: Sheet | N
         title=f"Do placed defects help? {Path(record['data']['data_dir']).name}",
         verdict=defect_verdict(record),
         facts=study_facts(record),
-        warnings=[*_unfinished(record), *record["data"]["warnings"]],
+        warnings=[*_unfinished(record), *record["warnings"], *record["data"]["warnings"]],
         sections=sections,
         footer=f"isdm {record['versions']['isdm']}, torch {record['versions']['torch']}; report.json has all numbers",
         draw=draw,

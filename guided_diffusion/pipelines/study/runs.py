@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from evaluations.segmentation.sliding import predict_whole
 from evaluations.segmentation.weights import weights_digest
 from evaluations.sets import Images, Labels
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import CropSegmenterOptions, DesignOptions, amount_name
+from guided_diffusion.config.study import UNAUGMENTED, CropSegmenterOptions, DesignOptions, amount_name
 from guided_diffusion.data.mirror import exchanged
 from guided_diffusion.pipelines.study.arms import ArmSet
 from guided_diffusion.pipelines.study.setup import StudySetup
@@ -180,7 +180,7 @@ def train_and_test(
         trained = train_on_crops(
             training.build(run.architecture, run.repeat),
             arm.images,
-            training.crops,
+            replace(training.crops, augment=run.arm != UNAUGMENTED),
             training.plan(),
             seed=seed,
             device=training.device,

@@ -128,8 +128,10 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
 
 def _finish(config: StudyConfig, measures: dict[str, Any]) -> None:
     folder = Path(config.output_dir)
-    verdicts = json.loads((folder / RECORD).read_text(encoding="utf-8"))["verdicts"]
-    for name, verdict in verdicts.items():
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    for line in record["warnings"]:
+        print(f"warning: {line}")
+    for name, verdict in record["verdicts"].items():
         print(f"{name}: {verdict['headline']}")
         for line in verdict["lines"]:
             print(f"  {line}")

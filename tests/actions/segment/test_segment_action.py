@@ -110,12 +110,15 @@ class TestColors:
 
 class TestFolds:
     def test_folds_never_train_on_what_they_score(self, segment):
-        folder, _, _ = segment(image_dir=None, folds=3, members=1)
+        # Images 0, 1 and 2 show one object.
+        folder, record, _ = segment(image_dir=None, folds=3, members=1, group_pattern="^[012](x?)$")
         folds = [json.loads(path.read_text()) for path in sorted((folder / "folds").glob("fold_*.json"))]
         held_out = [[image["number"] for image in fold["images"]] for fold in folds]
         assert sorted(chain(*held_out)) == list(range(6))
         for fold, numbers in zip(folds, held_out, strict=True):
             assert sorted(fold["trained_on"] + numbers) == list(range(6))
+            assert len({number in numbers for number in range(3)}) == 1
+        assert record["scores"]["difference"]["groups"] == 4
 
     def test_a_class_of_one_image_is_unknown_to_its_own_fold(self, segment, tmp_path):
         """Blue is only in image 5: held out it cannot be known, and the classifiers of all images know it."""

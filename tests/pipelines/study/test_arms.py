@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD
+from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD, UNAUGMENTED
 from guided_diffusion.data.area import reduce_image, reduce_label
 from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs, list_good_images
 from guided_diffusion.pipelines.placed import PlacedFolder
-from guided_diffusion.pipelines.study.arms import PASTING, arm_set, filled, pasting_sets
+from guided_diffusion.pipelines.study.arms import PASTING, arm_set, filled, pasting_sets, signs_of_hurt
 from guided_diffusion.pipelines.study.images import StudyView, seen
 
 SCALE = 0.5
@@ -103,12 +103,12 @@ def test_what_is_seen_of_a_good_image_is_what_is_read(folder):
 
 
 def test_real_images_are_the_same_in_all_arms(real, good, sets):
-    for arm in (REAL, REAL_GOOD, *PASTING):
+    for arm in (REAL, UNAUGMENTED, REAL_GOOD, *PASTING):
         made = arm_set(arm, real, good, sets.get(arm), **SHARES)
         assert same(made.images.subset(range(len(real))), real)
         assert made.real == len(real) == 8
         assert made.weights.shape == (len(made.images),)
-        expected = {REAL: (0, 0), REAL_GOOD: (4, 0)}.get(arm, (4, 12))
+        expected = {REAL: (0, 0), UNAUGMENTED: (4, 0), REAL_GOOD: (4, 0)}.get(arm, (4, 12))
         assert (made.good, made.synthetic) == expected
         if arm != REAL:
             assert same(made.images.subset(range(8, 12)), good)
@@ -126,3 +126,14 @@ def test_weights_are_the_shares(real, good, sets):
 def test_good_images_are_background(good):
     assert all(label.max() == 0 for label in good.labels)
     assert good.images[0].shape == (20, 28, 3)
+
+
+def test_hurtful_augmentation_is_a_warning():
+    def arms(kind: str | None) -> dict:
+        return {"real_good": {}, "unaugmented": {} if kind is None else {"difference": {"kind": kind}}}
+
+    for kind in ("hurts", "cannot tell", None):
+        assert signs_of_hurt({"fpn": {"20": arms(kind), "all": {"real_good": {}}}}, 1500) == []
+    (line,) = signs_of_hurt({"fpn": {"20": arms("helps"), "60": arms("hurts")}, "unet": {"all": arms("helps")}}, 1500)
+    assert "fpn at 20 images, unet at all images" in line
+    assert "group_pattern" in line

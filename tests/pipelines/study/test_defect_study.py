@@ -80,7 +80,7 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     assert record["amounts"] == {"4": 4, "all": 8}
     assert list(record["architectures"]["fpn"]["4"]) == list(ARMS)
     assert set(record["data"]["subsets"]["4"]) < set(record["data"]["subsets"]["all"])
-    assert record["data"]["finished"] == record["data"]["planned"] == 12
+    assert record["data"]["finished"] == record["data"]["planned"] == 2 * len(ARMS)
     for arms in record["architectures"]["fpn"].values():
         called = arms["real_good"]["called"]
         assert all(list(shares) == record["data"]["classes"] for shares in called.values())
@@ -104,6 +104,10 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     assert Path(trained_on) == folder / "n4" / "dataset"
     digests = {key: result["images"] for key, result in results.items() if "images" in result}
     assert len(set(digests.values())) == 12
+    for amount in ("4", "all"):  # the same images, and other crops of them
+        augmented, plain = (f"fpn-n{amount}-{arm}-0" for arm in ("real_good", "unaugmented"))
+        assert digests[augmented] == digests[plain]
+        assert results[augmented]["counts"] != results[plain]["counts"]
     assert {
         (result["real"], result["arm"] == "real") for result in results.values() if result.get("amount") == "4"
     } == {
