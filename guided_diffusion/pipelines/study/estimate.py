@@ -15,6 +15,7 @@ from pathlib import Path
 
 from evaluations.segmentation.crop_training import train_on_crops
 from guided_diffusion.config.load import load_config
+from guided_diffusion.config.study import REAL
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.generator import (
     PLACE,
@@ -221,7 +222,7 @@ def _model_seconds(name: str, training: SegmenterTraining, images: StudyImages) 
     model = train_on_crops(
         training.build(name, 0),
         images.whole,
-        training.crops,
+        training.crops(REAL),
         training.plan(STEPS + 1),
         seed=0,
         device=training.device,

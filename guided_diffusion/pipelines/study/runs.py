@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,10 +124,12 @@ class SegmenterTraining:
             return self.options.num_workers
         return 0 if self.device.type == "cpu" else min(4, os.cpu_count() or 1)
 
-    @property
-    def crops(self) -> CropPlan:
+    def crops(self, arm: str) -> CropPlan:
+        """Return how the crops of an arm are drawn."""
         relabel = partial(exchanged, pairs=self.exchanged) if self.exchanged else None
-        return CropPlan(self.options.crop, vertical_flip=self.options.vertical_flip, relabel=relabel)
+        options = self.options
+        augment = arm != UNAUGMENTED
+        return CropPlan(options.crop, augment=augment, vertical_flip=options.vertical_flip, relabel=relabel)
 
     def predict(self, model: nn.Module, images: Sequence[Images]) -> list[Labels]:
         """Return the most likely class of each pixel of whole images."""
@@ -180,7 +182,7 @@ def train_and_test(
         trained = train_on_crops(
             training.build(run.architecture, run.repeat),
             arm.images,
-            replace(training.crops, augment=run.arm != UNAUGMENTED),
+            training.crops(run.arm),
             training.plan(),
             seed=seed,
             device=training.device,

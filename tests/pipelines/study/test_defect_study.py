@@ -107,7 +107,6 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     for amount in ("4", "all"):  # the same images, and other crops of them
         augmented, plain = (f"fpn-n{amount}-{arm}-0" for arm in ("real_good", "unaugmented"))
         assert digests[augmented] == digests[plain]
-        assert results[augmented]["counts"] != results[plain]["counts"]
     assert {
         (result["real"], result["arm"] == "real") for result in results.values() if result.get("amount") == "4"
     } == {

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from guided_diffusion.config.load import load_config
-from guided_diffusion.config.study import ARMS, StudyConfig
+from guided_diffusion.config.study import ARMS, UNAUGMENTED, StudyConfig
 from guided_diffusion.pipelines.study.at_once import gpus_of, visible_gpus
 from guided_diffusion.pipelines.study.estimate import Work, table
 from guided_diffusion.pipelines.study.progress import duration
-from guided_diffusion.pipelines.study.runs import runs_of
+from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
 from guided_diffusion.pipelines.study.trainings import agreement_run
 
 REQUIRED = {"data_dir": "a", "dataset_mode": "multi-class", "good_dir": "b", "output_dir": "c", "train_config": "d"}
@@ -31,6 +31,11 @@ def test_first_seeds_of_all_arms_and_amounts_come_first():
     first = [run for run in runs if run.repeat == 0]
     assert [(run.amount, run.arm) for run in first] == [(amount, arm) for amount in (20, 60, None) for arm in ARMS]
     assert {run.amount for run in runs if run.repeat == 4} == {20, 60}
+
+
+def test_one_arm_is_not_augmented():
+    training = SegmenterTraining(config_of().segmenter, 4, torch.device("cpu"), 0)
+    assert [arm for arm in ARMS if not training.crops(arm).augment] == [UNAUGMENTED]
 
 
 def test_other_architectures_are_trained_at_one_amount():
