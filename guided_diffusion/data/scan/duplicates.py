@@ -177,6 +177,8 @@ def shared_problems(twins: Sequence[Twin], images: int) -> list[Problem]:
         masks = f", with another {other}" if twin.other_mask else ""
         found = f"{_LIKE[twin.likeness]} {twin.of.image} in train{masks} ({len(twins)} of {images} test images are)"
         remedy = "remove it from train or from test: a model knows what it was trained on, so the test says too much"
+        if twin.likeness == "look-alike":
+            remedy += "; if names tell what shows one object, group_pattern finds all that do"
         kind = ProblemKind.LOOK_ALIKE_IN_TRAIN if twin.likeness == "look-alike" else ProblemKind.TEST_IN_TRAIN
         problems.append(Problem(twin.pair.image, found, remedy, kind, fatal=False, like=twin.of.image))
     return problems
