@@ -29,8 +29,8 @@ class ImportConfig(ActionConfig):
     test_share: float = option(
         0.2, "share of the images drawn for test, where the source does not have both; 0: none", ge=0, lt=1
     )
-    group_pattern: str = option(
-        "", "regular expression: images whose names have the same in its parentheses are drawn for test together"
+    group_pattern: str | None = option(
+        None, "regular expression: images whose names have the same in its parentheses are drawn for test together"
     )
     seed: int = option(0, "seed of the images drawn for test", ge=0, lt=2**63)
     crowds: Crowds = option(

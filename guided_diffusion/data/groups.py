@@ -19,10 +19,10 @@ Groups = tuple[str | None, ...]
 """The group of each image; None for an image of its own."""
 
 
-def groups_of(pattern: str, stems: Sequence[str]) -> Groups:
-    """Return what `pattern` finds in each stem: its parentheses, or all of it where it has none; "" finds nothing.
+def groups_of(pattern: str | None, stems: Sequence[str]) -> Groups:
+    """Return what `pattern` finds in each stem: its parentheses, or all of it where it has none.
 
-    Raises ConfigError for a pattern that matches none of the stems.
+    None or "" finds nothing. Raises ConfigError for a pattern that matches none of the stems.
     """
     if not pattern:
         return (None,) * len(stems)
@@ -38,7 +38,7 @@ def _parts(match: re.Match[str]) -> Sequence[str | None]:
 
 
 def shared_group_problems(
-    pattern: str, test: Sequence[Pair | GoodImage], train: Sequence[Pair | GoodImage], *, fatal: bool = False
+    pattern: str | None, test: Sequence[Pair | GoodImage], train: Sequence[Pair | GoodImage], *, fatal: bool = False
 ) -> list[Problem]:
     """Return a finding if groups of test images are in train, too; it names the first of them.
 

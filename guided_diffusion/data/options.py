@@ -70,10 +70,10 @@ ImageRangeOption = Annotated[  # an `intensity.ImageRange`
 ]
 
 
-def pattern_problems(pattern: str) -> Iterator[Problem]:
+def pattern_problems(pattern: str | None) -> Iterator[Problem]:
     """Yield that a `group_pattern` is no regular expression."""
     try:
-        re.compile(pattern)
+        re.compile(pattern or "")
     except re.error as error:
         found = f"group_pattern is {pattern!r}, which is no regular expression ({error})"
         yield ("group_pattern", f"{found}: write one, such as (tile\\d+)")
@@ -113,8 +113,8 @@ class SourceOptions(OptionGroup):
         "differ in left and right alone; []: none",
         sampling="free",
     )
-    group_pattern: str = option(
-        "",
+    group_pattern: str | None = option(
+        None,
         'regular expression: images whose names have the same in its parentheses show one object, as "(tile\\d+)" '
         "or the number of a video; belongs into one split, and tests count objects",
         resume="may change",

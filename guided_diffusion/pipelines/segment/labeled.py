@@ -70,7 +70,7 @@ class LabeledImages:
     def names(self) -> tuple[str, ...]:
         return self.encoding.names
 
-    def groups(self, pattern: str) -> list[int]:
+    def groups(self, pattern: str | None) -> list[int]:
         """Return the number of the group of each image, see `group_pattern`; ConfigError if it matches none."""
         return numbered(groups_of(pattern, [pair.stem for pair in self.pairs]), len(self)).tolist()
 
