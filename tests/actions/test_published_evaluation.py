@@ -226,7 +226,8 @@ def test_samples_are_compared_at_their_own_size_where_nothing_is_trained(tmp_pat
 
 
 def test_what_is_left_open_is_as_the_samples_were_made(tmp_path):
-    data = ("dataset_mode", "num_classes", "ignore_label", "exif", "flip_pairs", "max_objects", "min_object_size")
+    data = ("dataset_mode", "num_classes", "ignore_label", "exif", "flip_pairs", "group_pattern")
+    data += ("max_objects", "min_object_size")
     assert set(FROM_SAMPLES) == {*data, "image_size", "image_channels", "image_range", "resize", "scale", "mask_resize"}
     made = {"image_size": 64, "dataset_mode": "cityscapes", "ignore_label": 255, "image_channels": 1}
     config = {"data_dir": "-", "synthetic_dir": "-", "output_dir": "-", "ignore_label": 7}

@@ -12,7 +12,7 @@ FLOORS = (
     ("metrics", "study", "defect_copies", "mask_statistics", "fold_scores"),
     ("segmentation", "report"),
     ("origins", "symmetry", "published_weights", "blending", "seams", "mask_novelty", "mask_features"),
-    ("objects", "sets", "whole_images", "errors"),
+    ("objects", "sets", "whole_images", "groups", "errors"),
 )
 FREE = ("evaluations.metrics.segmentation",)
 """Counts and scores, which import nothing: for all."""

@@ -102,7 +102,7 @@ def test_the_whole_journey(browser, client, folders, isdm):
         before = len(seen.draws)
         seen.paint(3, (0.3, 0.3), (0.6, 0.5))
         page.locator("#about", has_text="edited").wait_for()
-        wait_for(page, lambda: len(seen.draws) > before)
+        wait_for(page, lambda: any(head["edited"] for head, _ in seen.draws[before:]))
         seen.sampled(4)
         head, sent = seen.draws[-1]
         assert head["edited"]
