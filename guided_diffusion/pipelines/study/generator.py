@@ -12,6 +12,7 @@ from typing import Any
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.study import PLACED, SDM, amount_name
+from guided_diffusion.data.groups import KEY as GROUP_KEY
 from guided_diffusion.pipelines.study.amounts import write_subset
 from guided_diffusion.pipelines.study.setup import StudySetup
 from guided_diffusion.runtime.errors import ConfigError
@@ -72,8 +73,9 @@ def _stages(setup: StudySetup, amount: int | None, folder: Path) -> dict[str, di
         return {}
     config, common = setup.config, {"seed": setup.config.seed, "device": setup.config.compute.device}
     data_dir = setup.source.data_dir if amount is None else str(folder / "dataset")
+    # A generator depends on no groups: to name them later must not train it again.
     train = {
-        **setup.train_keys,
+        **{key: value for key, value in setup.train_keys.items() if key != GROUP_KEY},
         **common,
         "data_dir": data_dir,
         "good_dir": setup.good_dirs[0],

@@ -115,8 +115,9 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     }
 
     after = times_of(folder)
-    assert isdm("study", **keys, output_dir=folder)[0] == 0
+    assert isdm("study", **keys, group_pattern=r"part_[89](x?)$", output_dir=folder)[0] == 0  # named later
     assert times_of(folder) == after
+    assert json.loads((folder / "report.json").read_text())["data"]["test_groups"] == 2
     code, _, errors = isdm("study", **{**keys, "steps": 3}, output_dir=folder)
     assert code == 2
     check_error(errors[0], "steps")
