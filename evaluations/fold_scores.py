@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evaluations.groups import Groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, class_score, joined, plain, scores
-from evaluations.study.comparison import bootstrap_difference, draw_weights, weighted_score
+from evaluations.study.comparison import bootstrap_difference, draw_group_weights, weighted_score
 
 Integers = NDArray[np.int64]
 
@@ -150,8 +150,8 @@ class FoldScores:
         return [name for name, value, images in each if images == 1 or (images and not value >= WEAK_IOU)]
 
     def _scored(self, counts: Counts, seed: int) -> dict[str, Any]:
-        numbers = numbered(self.groups, len(counts))
-        weights = draw_weights(np.random.default_rng(seed), RESAMPLES, 1 + int(numbers.max()))[:, numbers]
+        groups = numbered(self.groups, len(counts))
+        weights = draw_group_weights(np.random.default_rng(seed), RESAMPLES, groups)
         found = scores(counts)
         miou = _interval(weighted_score(counts, "miou", weights))
         columns = [weights @ pixels.astype(np.float64) for pixels in counts.columns]

@@ -169,7 +169,7 @@ def _scores_of(
 
     generator, rows = np.random.default_rng([seed, 0]), max(1, _CHUNK // max(reference.shape))
     chunks = [
-        scored(draw_weights(generator, min(rows, resamples - start), 1 + int(groups.max()))[:, groups])
+        scored(draw_group_weights(generator, min(rows, resamples - start), groups))
         for start in range(0, resamples, rows)
     ]
     return scored(np.ones((1, len(reference))))[0], np.concatenate(chunks)
@@ -182,6 +182,11 @@ def draw_weights(generator: np.random.Generator, resamples: int, images: int) ->
     """
     drawn = generator.integers(images, size=(resamples, images)) + images * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * images).reshape(resamples, images).astype(np.float64)
+
+
+def draw_group_weights(generator: np.random.Generator, resamples: int, groups: NDArray[np.int64]) -> Floats:
+    """Return what `draw_weights` does where whole groups are drawn; groups: the number of each image's, [N]."""
+    return draw_weights(generator, resamples, 1 + int(groups.max()))[:, groups]
 
 
 def weighted_score(counts: Counts, score: str, weights: Floats) -> Floats:

@@ -152,7 +152,7 @@ class TestSameBytes:
         kill_at_files(process, made, 5)
         assert 5 <= len(list(made.glob("*.png"))) < 200
         folder, shown = masks("killed", num_masks=200)
-        assert " there already" in shown
+        assert "are there already" in shown
         assert bytes_of(folder) == bytes_of(masks("whole", num_masks=200)[0])
 
 
