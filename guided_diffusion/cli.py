@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, 
 from guided_diffusion.config.shipped import found_config
 from guided_diffusion.runtime.errors import Interrupted, UserError, lacks_memory, one_line
 from guided_diffusion.runtime.launcher import launched_as
+from guided_diffusion.runtime.near_names import suggestion
 from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
 from guided_diffusion.runtime.signals import stop_signals_raise
 
@@ -130,8 +130,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     if action not in ACTIONS:
         known = [*ACTIONS, "schema"]
-        near = difflib.get_close_matches(action, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}"
+        hint = suggestion(action, known, f"use one of {', '.join(known)}")
         raise UserError(f"{action!r} is not an action: {hint}")
     if "-h" in rest or "--help" in rest:
         print(_help(action, everything="all" in rest))

@@ -30,6 +30,7 @@ from guided_diffusion.config.study import StudyConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import is_endless
+from guided_diffusion.runtime.near_names import suggestion
 from guided_diffusion.runtime.option_help import expected, is_choice
 from guided_diffusion.runtime.options import ActionConfig, FlatConfig, is_text
 from guided_diffusion.runtime.strict_json import parse_json, strict_json
@@ -190,14 +191,12 @@ def read_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
 def _unknown(kind: type[FlatConfig], key: str) -> str:
     """Return one line for a key that `kind`, an action's configuration or that of a Python call, does not have."""
     action = next((name for name, other in ACTIONS.items() if other is kind), None)
-    near = difflib.get_close_matches(key, kind.fields(), n=1)
     elsewhere = [name for name, other in ACTIONS.items() if key in other.fields()]
-    if near:
-        hint = f"did you mean {near[0]!r}?"
-    elif action and elsewhere:
+    if action and elsewhere:
         hint = f"it belongs to {', '.join(elsewhere)}: leave it out"
     else:
         hint = "leave it out" + (f"; `main.py {action} --help` lists the keys" if action else "")
+    hint = suggestion(key, kind.fields(), hint)
     return f"{key if key.strip() else repr(key)} is not {f'a key of {action}' if action else 'an option here'}: {hint}"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
 from guided_diffusion.data.boxes.json_records import entry_problem, file_problem
 from guided_diffusion.data.boxes.records import AnnotationFile, BoxedImage
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
+from guided_diffusion.runtime.near_names import suggestion
 
 BACKGROUND = "background"
 """Class 0, that of a picture as a whole."""
@@ -56,7 +56,6 @@ def _renumbered(
             objects.append(replace(each, class_id=class_id))
             continue
         name = file.names[each.class_id]
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the classes are {', '.join(names)}"
+        hint = suggestion(name, names, f"the classes are {', '.join(names)}")
         problems.append(entry_problem(file.path, each.entry, f"class {name!r} is not known", hint))
     return replace(image, objects=tuple(objects))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,6 +24,7 @@ from guided_diffusion.data.boxes.placed_layouts import LayoutPlacer
 from guided_diffusion.data.boxes.records import Corners
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.near_names import suggestion
 
 LAYOUT_FILE = "objects.json"
 """The file of this form that `sample` leaves beside its images."""
@@ -237,9 +237,8 @@ class _Reader:
             found = f"class {self.names[class_id]!r} is that of the background"
             self._wrong(entry, found, 'write it as the "background" of the layout, or name another class')
             return None
-        near = difflib.get_close_matches(str(name), self.names, n=1)
         listed = ", ".join(f"{number} {each}" for number, each in enumerate(self.names))
-        remedy = f"did you mean {near[0]!r}?" if near else f"the classes are {listed}"
+        remedy = suggestion(str(name), self.names, f"the classes are {listed}")
         self._wrong(entry, f"class {name!r} is not known", remedy)
         return None
 

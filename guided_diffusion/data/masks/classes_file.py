@@ -8,7 +8,6 @@ is its index; if classes have colors and none has values, colors alone tell the 
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from guided_diffusion.data.masks.advice import describe_values
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.near_names import suggestion
 from guided_diffusion.runtime.strict_json import Mistake, parse_json
 
 FILE_NAME = "classes.json"
@@ -168,8 +168,7 @@ def _mistake(where: str, entry: Any, model: type[_Ignore], place: tuple[int | st
         return f"{where} is {json.dumps(entry)[:60]}", f"write {model.form}"
     key = str(place[0])
     if key not in model.model_fields:
-        nearest = difflib.get_close_matches(key, model.model_fields, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(model.model_fields)}"
+        hint = suggestion(key, model.model_fields, f"known are {', '.join(model.model_fields)}")
         return f"{where} has the unknown key {key!r}", hint
     found = entry.get(key, "")
     if key in ("values", "colors") and len(place) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from scipy import ndimage
 from guided_diffusion.data.components import Box, Component, find_components
 from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.runtime.near_names import suggestion
 
 RING = 2  # px around a part in which its hosts are
 _HOST_SHARE = 0.2  # of the ring, from which on a class is a host: less is where the outlines of two classes meet
@@ -207,8 +207,7 @@ def class_ids(key: str, wanted: Sequence[str] | None, names: Sequence[str]) -> t
     """Return the ids of the classes that the option `key` names; ConfigError for names that are not known."""
     for name in wanted or ():
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+            hint = suggestion(name, names, f"known are {', '.join(names)}")
             raise ConfigError.of_keys((key, f"{key} names {name!r}, which is no class: {hint}"))
     return tuple(sorted(names.index(name) for name in wanted or ()))
 

@@ -11,7 +11,6 @@ and `angle` (degrees, counterclockwise) are 1 and 0 unless given; with `edit`, t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from guided_diffusion.data.placing.edit import EditedPart, edit_part
 from guided_diffusion.data.placing.scene import Ground, PlacedDefect, Scene, Skipped
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.near_names import suggestion
 from guided_diffusion.runtime.strict_json import strict_json
 
 
@@ -189,8 +189,5 @@ def _key(name: str | int = "", *rest: str | int) -> str:
 
 
 def _hint(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    shown = ", ".join(sorted(known)[:5])
-    return f"known are {shown}{' ...' if len(known) > 5 else ''}" if known else "there is none"
+    listed = f"known are {', '.join(sorted(known)[:5])}{' ...' if len(known) > 5 else ''}"
+    return suggestion(name, known, listed if known else "there is none")
