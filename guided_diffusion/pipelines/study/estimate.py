@@ -84,7 +84,7 @@ def estimate(
     """Return the work that is left, and the seconds of one unit of each kind."""
     seconds = _finished_seconds(generators, training, results)
     folder = Path(setup.config.output_dir)
-    needed = [key for key in _keys(generators, training) if key not in seconds]
+    needed = [key for key in _keys(setup, generators, training) if key not in seconds]
     if needed:
         measured = _measured(setup, generators, training, images, run_action, needed, folder)
         seconds = {**measured, **seconds}
@@ -100,9 +100,10 @@ def estimate(
     return work, seconds
 
 
-def _keys(generators: Sequence[Generator], training: SegmenterTraining) -> list[str]:
-    stages = {stage: None for generator in generators for stage in generator.stages if not generator.is_done(stage)}
-    return [*stages, *training.architectures]
+def _keys(setup: StudySetup, generators: Sequence[Generator], training: SegmenterTraining) -> list[str]:
+    """Return the stages of which something is left to do, and the architectures."""
+    left = {stage for each in generators for stage in each.stages if _stage_work(setup, each, stage, {}).left}
+    return [*(stage for stage in (TRAIN, PLACE, SAMPLE) if stage in left), *training.architectures]
 
 
 def _stage_work(setup: StudySetup, generator: Generator, stage: str, seconds: Seconds) -> Work:

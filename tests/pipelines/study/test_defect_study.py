@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -121,6 +122,15 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     code, _, errors = isdm("study", **{**keys, "steps": 3}, output_dir=folder)
     assert code == 2
     check_error(errors[0], "steps")
+
+    longer = tmp_path / "longer"  # the generator goes along
+    shutil.copytree(folder / "n4", longer / "n4")
+    code, _, errors = isdm("study", **{**keys, "steps": 3, "arms": "place", "amounts": 4}, output_dir=longer)
+    assert code == 0, errors
+    assert "train" not in json.loads((longer / "estimate.json").read_text())["seconds"]
+    for path in ("train/metrics.jsonl", "placed/manifest.jsonl"):
+        assert (longer / "n4" / path).read_bytes() == (folder / "n4" / path).read_bytes()
+    assert results_of(longer)["fpn-n4-place-0"]["images"] == digests["fpn-n4-place-0"]
 
 
 def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
