@@ -170,6 +170,37 @@ def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def looks_section(found: Record) -> Section:
+    """Return how much the defects of each class stand out from what surrounds them, in real and synthetic images."""
+    classes = list(found["sets"][0]["classes"])
+    rows = []
+    for each in found["sets"]:
+        looks = [each["classes"][name] for name in classes]
+        rows.append([each["label"], *map(_contrast, looks)])
+        if "arm" in each:
+            rows.append([f"{each['label']}: times", *(_ratio(look["ratio"]) if look else "–" for look in looks)])
+        rows.append([f"{each['label']}: texture", *map(_texture, looks)])
+    text = [
+        "Contrast: how much brighter or darker a defect is than the pixels around it, in percent of these; median and "
+        "quartiles over defects. Times: the median of its size, over that of the real training images. Texture: the "
+        "fine differences of brightness inside over those around it, median.",
+        "Models learn from synthetic defects how faint a defect can be: where these stand out much more than real ones,"
+        " faint real defects are missed. For placed defects, a lower guidance scale s paints them fainter.",
+    ]
+    return Section("Do they stand out as real defects do?", text, [Table(["images", *classes], rows)])
+
+
+def _contrast(look: Record | None) -> str:
+    if look is None:
+        return "–"
+    low, middle, high = look["contrast"]
+    return f"{points(middle)} ({points(low)} to {points(high)})"
+
+
+def _texture(look: Record | None) -> str:
+    return "–" if look is None or look["texture"] is None else f"{look['texture'][1]:.2f}"
+
+
 def distances_section(found: Record) -> Section:
     """Return distances between windows around real and synthetic defects."""
     rows = []

@@ -20,6 +20,7 @@ from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config, warn_of_untrained_guidance
+from guided_diffusion.pipelines.looks import compare_looks
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     dataset_folders,
@@ -205,12 +206,15 @@ def _finish(
             output.folder, shown, encoding, geometry.image_channels, geometry.image_range, upright=upright
         )
         visualize.save(place_sheet(rows, encoding.names), output.folder / SHEET)
-    card = write_sample_card(config, output, lines, checkpoint, trained)
+    looks = None if config.erase else compare_looks(config, trained, encoding, output.folder, lines)
+    card = write_sample_card(config, output, lines, checkpoint, trained, looks)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
     verb = "painted over" if config.erase else "painted"
     print(f"{counted(len(lines), 'image')} ({planned} asked for); {verb}: {counts}")
     for (name, reason), count in sorted(skipped.items()):
         print(f"  not placed: {count} {name}, {reason}")
+    for line in looks.warnings(config.sampler.s) if looks else ():
+        print(f"warning: {line}")
     for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
     print(f"  {card}")

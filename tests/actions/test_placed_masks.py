@@ -21,6 +21,7 @@ from parts import (
     pixels_of,
     train,
     write_good,
+    write_parts,
 )
 from scipy import ndimage
 
@@ -62,6 +63,22 @@ class TestMaskSources:
             digests = {each["digest"] for each in line["lineage"]["masks"]}
             assert digests
             assert digests <= known
+
+    @pytest.mark.parametrize(("level", "says"), [(250, False), (130, True)])
+    def test_defects_that_are_too_faint_are_named(self, place, tmp_path, level, says):
+        """The training defects are at 250, on noise around 106; what was placed is changed, and looked at again."""
+        values = {"data_dir": write_parts(tmp_path / "more", pairs=10), "classes": ["spot"], "num_samples": 12}
+        folder, _ = place("seen", defects_per_image=1, **values)
+        for line in lines_of(folder):
+            image, label = pixels_of(folder / line["image"]).copy(), pixels_of(folder / line["mask"])
+            image[label == SPOT] = level
+            write_png(folder / line["image"], image)
+        _, shown = place("seen", defects_per_image=1, **values)
+        warnings = [line for line in shown.splitlines() if line.startswith("warning:")]
+        assert ["spot" in line for line in warnings] == [True] * says
+        card = (folder / "dataset_card.md").read_text()
+        (row,) = (line for line in card[card.index("## Contrast") :].splitlines() if line.startswith("| spot |"))
+        assert float(row.split("|")[-2]) == pytest.approx((level - 106) / (250 - 106), abs=0.1)
 
     def test_what_finds_no_place_is_counted(self, place, tmp_path):
         good = write_good(tmp_path / "small", {"a": (20, 20)})

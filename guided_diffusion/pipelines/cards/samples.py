@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from guided_diffusion import __version__
 from guided_diffusion.config.generate import GenerateConfig
@@ -11,6 +12,7 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.pipelines.looks import ComparedLooks
 from guided_diffusion.pipelines.training_source import last_name, source_text, training_source
 from guided_diffusion.runtime.card_file import plain
 from guided_diffusion.runtime.checkpoint import Checkpoint
@@ -45,12 +47,16 @@ def write_sample_card(
     lines: Sequence[ManifestLine],
     checkpoint: Checkpoint | None,
     trained: TrainedConfig | None,
+    looks: ComparedLooks | None = None,
 ) -> str:
     """Write the card of the finished folder `output` and return its path, as it is printed.
 
-    checkpoint, trained: None for pairs of a published file.
+    checkpoint, trained: None for pairs of a published file. looks: of placed defects, beside real ones.
     """
-    return write_dataset_card(output.folder, sample_facts(config, output, lines, checkpoint, trained))
+    facts = sample_facts(config, output, lines, checkpoint, trained)
+    if looks is not None:
+        facts = replace(facts, extra={**facts.extra, "Contrast": looks.card_lines()})
+    return write_dataset_card(output.folder, facts)
 
 
 def sample_facts(

@@ -65,9 +65,14 @@ class StudyView:
     def read_pairs(self, pairs: Sequence[Pair], name: str) -> WholeImages:
         """Return pairs of the real dataset; `name` is that of the progress bar. DataError for files that changed."""
         bar = tqdm(pairs, desc=f"reading {name}", unit="pair")
-        return self.gathered((pair.stem, *self._pair(pair)) for pair in bar)
+        return self.gathered((pair.stem, *self.pixels(pair)) for pair in bar)
 
-    def _pair(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    def read(self, pair: Pair) -> tuple[Images, Labels]:
+        """Return image [h, w, 3] and label map [h, w] of a pair as the study has them. DataError as `read_pairs`."""
+        return self.reduced(*self.pixels(pair))
+
+    def pixels(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        """Return image [H, W, C] and label map [H, W] of a pair at their own size. DataError as `read_pairs`."""
         image = read_image(pair.image, self.channels, upright=pair.upright, image_range=self.image_range)
         label = read_mask(pair.mask, self.encoding, upright=pair.upright)
         check_sizes(pair.image, image.shape[-2:], pair.mask, label.shape)
@@ -80,7 +85,7 @@ class StudyView:
 
     def _good(self, good: GoodImage) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         if good.mask is not None:
-            return self._pair(Pair(good.stem, good.image, good.mask, upright=good.upright))
+            return self.pixels(Pair(good.stem, good.image, good.mask, upright=good.upright))
         image = read_image(good.image, self.channels, upright=good.upright, image_range=self.image_range).numpy()
         return image.transpose(1, 2, 0), np.full(image.shape[-2:], self.background, np.uint8)
 

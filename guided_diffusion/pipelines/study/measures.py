@@ -1,4 +1,4 @@
-"""What is measured on the synthetic images of a study themselves: mask agreement, distances to real defects."""
+"""What is measured on the synthetic images of a study themselves: looks, mask agreement, distances to real defects."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from evaluations.defect_looks import Looks, differs, strength_ratio
 from evaluations.metrics.base import FeatureExtractor, Skipped, load_optional
 from evaluations.metrics.fidelity import Distance
 from evaluations.metrics.inception import load_inception
@@ -23,6 +24,7 @@ from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import PLACE, SDM, amount_name
 from guided_diffusion.data.components import find_components
 from guided_diffusion.data.visualize import evenly_spaced
+from guided_diffusion.pipelines.looks import looks_by_class
 from guided_diffusion.pipelines.study.arms import LABELS
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining
 from guided_diffusion.pipelines.study.trainings import StudyImages
@@ -54,7 +56,7 @@ Sets = Sequence[SyntheticSet]
 def measure_images(
     images: StudyImages, training: SegmenterTraining, model: nn.Module | None, run: SegmenterRun | None, weights: Path
 ) -> Record:
-    """Return the entries "agreement" (with a model) and "distances" of the record, as measured now or before.
+    """Return the entries "looks", "agreement" (with a model) and "distances" of the record, as measured now or before.
 
     run, weights: of the model that looks for masks.
     """
@@ -66,10 +68,10 @@ def measure_images(
     asked += [each.images.digest for each in sets]
     key = sha256(json.dumps([*asked, training.settings()], sort_keys=True).encode()).hexdigest()[:16]
     there = read_run_record(config.output_dir, RECORD)
-    if there.get("of") == key:
+    if there.get("of") == key and "looks" in there:  # earlier versions wrote none
         return {name: value for name, value in there.items() if name != "of"}
     print("comparing synthetic with real defects")
-    found: Record = {"distances": distances(images, training, sets)}
+    found: Record = {"looks": looks(images, sets), "distances": distances(images, training, sets)}
     if model is not None and run is not None:
         found["agreement"] = agreement(images, training, model, run, sets)
     write_text(Path(config.output_dir) / RECORD, json.dumps({"of": key, **found}, indent=1) + "\n")
@@ -117,6 +119,37 @@ def _found(images: WholeImages, training: SegmenterTraining, model: nn.Module, n
 
 def _ratio(value: float | None, real: float | None) -> float | None:
     return None if value is None or not real else value / real
+
+
+# --------------------------------------------------------------------------------------------------------- looks
+
+
+def looks(images: StudyImages, sets: Sets) -> Record:
+    """Return how much the defects of each class stand out in each set, and how many times as much as in training."""
+    names = images.setup.class_names
+    real = _looks_of(images.whole, names)
+    test = _looks_of(images.test.defects, names)
+    entries: list[Record] = [
+        {"label": label, "classes": _plain_looks(found, real, names)}
+        for label, found in (("real training images", real), ("real test images", test))
+    ]
+    for each in sets:
+        found = _looks_of(each.images, names)
+        entries.append({"label": each.label, "arm": each.arm, "classes": _plain_looks(found, real, names)})
+    return {"sets": entries}
+
+
+def _looks_of(images: WholeImages, names: Sequence[str]) -> dict[int, Looks | None]:
+    return looks_by_class(zip(images.images, images.labels, strict=True), range(1, len(names)), images.num_classes)
+
+
+def _plain_looks(
+    found: Mapping[int, Looks | None], real: Mapping[int, Looks | None], names: Sequence[str]
+) -> dict[str, Record | None]:
+    return {
+        names[class_id]: None if each is None else {**each.to_json(), "ratio": strength_ratio(each, real[class_id])}
+        for class_id, each in found.items()
+    }
 
 
 # ----------------------------------------------------------------------------------------------------- distances
@@ -177,4 +210,14 @@ def agreement_lines(found: Mapping[str, Any]) -> list[str]:
         f"mask agreement of {each['label']}: {each['ratio']:.2f} of that of real test images"
         for each in found.get("sets", ())
         if each["arm"] == PLACE and each["ratio"] is not None
+    ]
+
+
+def looks_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return a line for each class that stands out much more or less in placed images than in real ones."""
+    return [
+        f"{each['label']}: {name} stands out {look['ratio']:.1f} times as much as in real training images"
+        for each in found.get("sets", ())
+        for name, look in each["classes"].items()
+        if each.get("arm") == PLACE and look is not None and differs(look["ratio"])
     ]

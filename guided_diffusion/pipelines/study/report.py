@@ -22,6 +22,7 @@ from evaluations.report.defect_sections import (
     curve_of,
     defect_verdict,
     distances_section,
+    looks_section,
     study_facts,
 )
 from evaluations.report.drawing import chart_png
@@ -123,6 +124,8 @@ def write_report(record: dict[str, Any], images: StudyImages, picture: Sheet | N
     sections = [amounts_section(record), classes_section(record, REAL_GOOD), alarms_section(record)]
     if "agreement" in record:
         sections.append(agreement_section(record["agreement"]))
+    if "looks" in record:
+        sections.append(looks_section(record["looks"]))
     if picture is not None:
         sections.append(Section("Pictures", figures=[picture]))
         _write_bytes(folder / PICTURE_FILE, draw(picture))

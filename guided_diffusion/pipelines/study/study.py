@@ -24,7 +24,7 @@ from guided_diffusion.pipelines.output import (
 from guided_diffusion.pipelines.study.at_once import work_at_once
 from guided_diffusion.pipelines.study.estimate import estimate, table
 from guided_diffusion.pipelines.study.generator import RunAction, generator_of
-from guided_diffusion.pipelines.study.measures import agreement_lines, measure_images
+from guided_diffusion.pipelines.study.measures import agreement_lines, looks_lines, measure_images
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.report import CURVE_FILE, PICTURE_FILE, picture_of, study_record, write_report
 from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
@@ -137,6 +137,8 @@ def _finish(config: StudyConfig, measures: dict[str, Any]) -> None:
             print(f"  {line}")
     for line in agreement_lines(measures.get("agreement", {})):
         print(line)
+    for line in looks_lines(measures.get("looks", {})):
+        print(f"warning: {line}")
     for name in (REPORT, RECORD, CURVE_FILE, PICTURE_FILE):
         if (folder / name).exists():
             print(f"  {(folder / name).absolute()}")

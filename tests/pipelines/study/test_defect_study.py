@@ -94,6 +94,11 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
         "placed defects, all images",
         "placed defects, 4 images",
     }
+    looks = {each["label"]: each["classes"] for each in record["looks"]["sets"]}
+    assert {"real training images", "real test images", "copy-paste, all images"} <= looks.keys()
+    real, pasted = (looks[name]["spot"] for name in ("real training images", "copy-paste, all images"))
+    assert (real["count"], real["ratio"]) == (8, pytest.approx(1))
+    assert pasted["contrast"] == pytest.approx(real["contrast"], rel=0.3)  # their pixels
     assert "not Inception" in record["distances"]["features"]
     assert "Placed" in (folder / "report.html").read_text() or "placed" in (folder / "report.html").read_text()
     assert (folder / "curve.png").exists()
