@@ -102,7 +102,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
         warn_of_untrained_guidance(checkpoint, config.sampler.s)
     network = trained.replaced(num_classes=encoding.num_classes)
     pipeline = pipeline_of_config(config, checkpoint, network, encoding.names, world.device)
-    sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
+    sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation, start_level=config.paste_noise)
     samples = plan_samples(plan.images, config.num_samples, config.seed)
     output = SyntheticFolder(
         config.results_path,
@@ -119,6 +119,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
             defects_per_image=config.placing.defects_per_image,
             classes=list(config.placing.classes) if config.placing.classes else None,
             inputs=plan.inputs,
+            paste_noise=config.paste_noise,
         ),
         mark=config.mark,
     )
@@ -161,10 +162,9 @@ def _paint(
             good = sample.source
             image = NativeImage.read(good.image, geometry.image_channels, geometry.image_range, upright=good.upright)
             finished = plan.finished(good, image.size, sample.index)
-            yield (
-                (sample, image, finished),
-                paint_image(image, finished.label, finished.holes, settings, sample.seed),
-            )
+            begun = plan.begun(image, finished.defects, good.stem)
+            painting = paint_image(image, finished.label, finished.holes, settings, sample.seed, begun)
+            yield (sample, image, finished), painting
 
     names = output.encoding.names
     output.open_part(world.rank)

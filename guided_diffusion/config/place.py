@@ -32,6 +32,12 @@ class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
     )
     hole_margin: int = option(6, "pixels, as the model sees them, by which a hole is larger than its mask", ge=2, le=64)
     feather: int = option(3, "pixels from the rim of a hole over which the painting sets in; 0: none", ge=0, le=64)
+    paste_noise: float | None = option(
+        None,
+        "noise level (noise / image) at which painting begins with the pixels of the training defect, pasted under its "
+        "mask: the lower, the more of it stays; null: begin with noise alone",
+        gt=0,
+    )
     results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", written=True)
     split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
     num_samples: int | None = option(
@@ -61,6 +67,13 @@ class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
                     yield (key, f"{key} is given, but so is bank_dir, and {where}: leave one of the two out")
         elif not self.source.data_dir and (self.erase or self.placing.mask_source != "dir"):
             yield ("data_dir", "data_dir is missing: give the dataset whose training masks have the defects")
+        if self.paste_noise is not None:
+            what = f"paste_noise is {self.paste_noise:g}, but there is no training defect to paste"
+            if self.erase:
+                yield ("paste_noise", f"{what} where erase is true: leave it out")
+            elif self.placing.bank_dir or self.placing.mask_source == "dir":
+                key = "bank_dir" if self.placing.bank_dir else "mask_source dir"
+                yield ("paste_noise", f"{what} with {key}: leave one of the two out")
         if self.feather > self.hole_margin:
             line = f"feather is {self.feather}, but hole_margin is {self.hole_margin}: the painting sets in outside of "
             yield ("feather", f"{line}the mask, so use at most {self.hole_margin}")

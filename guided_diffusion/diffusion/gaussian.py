@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
 from guided_diffusion.diffusion.time_grid import pick_timesteps
+from guided_diffusion.runtime.errors import ConfigError
 
 Prediction = Literal["eps", "x0", "v"]
 Variance = Literal["learned", "fixed_large", "fixed_small"]
@@ -83,6 +84,21 @@ class GaussianDiffusion:
     def posterior_variance(self) -> NDArray[np.float64]:
         """Variance of q(x_{t-1} | x_t, x0), [T] float64, read-only; 0 at step 0."""
         return self.tables["posterior_variance"]
+
+    @property
+    def noise_levels(self) -> NDArray[np.float64]:
+        """sigma = sqrt((1 - abar) / abar), the noise relative to the image, [T] float64."""
+        return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
+
+    def below(self, level: float) -> GaussianDiffusion:
+        """Return the process of the steps up to a noise level (noise / image): sampling begins at an image with so
+        much noise. Raises ConfigError where it has no such step.
+        """
+        count = int((self.noise_levels <= level).sum())
+        if count == 0:
+            lowest = float(self.noise_levels[0])
+            raise ConfigError(f"the lowest noise level of sampling is {lowest:.3g}, but it should begin at {level:g}")
+        return replace(self, betas=self.betas[:count], timestep_map=self.timestep_map[:count])
 
     def model_t(self, t: Tensor) -> Tensor:
         """Return the network's timesteps [N] for the indices `t`: int64, or float32 with `rescale_timesteps`."""

@@ -50,7 +50,7 @@ def guided_steps(diffusion: GaussianDiffusion, interval: Sequence[float] | None)
     """
     if interval is None:
         return np.ones(diffusion.num_timesteps, dtype=bool)
-    sigma = np.sqrt((1 - diffusion.alphas_cumprod) / diffusion.alphas_cumprod)
+    sigma = diffusion.noise_levels
     inside = (interval[0] < sigma) & (sigma <= interval[1])
     if not inside.any():
         raise ConfigError(

@@ -80,11 +80,17 @@ class AveragedDenoiser:
         return self._known.to(x.device).keep(x0 / count, x, t), variance / count
 
 
-def fill_frame(run: SamplingRun, label: Tensor, known: KnownRegion, *, seed: int, batch_size: int) -> Tensor:
-    """Return a frame with its hole filled, [C, h, w] float32 on the CPU; arguments as `AveragedDenoiser` takes them."""
+def fill_frame(
+    run: SamplingRun, label: Tensor, known: KnownRegion, *, seed: int, batch_size: int, start: Tensor | None = None
+) -> Tensor:
+    """Return a frame with its hole filled, [C, h, w] float32 on the CPU; arguments as `AveragedDenoiser` takes them.
+
+    start: [C, h, w], what a run with a `start_level` begins with.
+    """
     with torch.inference_mode():
         denoise = AveragedDenoiser(run, label, known, seed=seed, batch_size=batch_size)
-        image = run.sample(denoise, known.image.shape[1:], [seed])[0].cpu()
+        begun = None if start is None else start[None]
+        image = run.sample(denoise, known.image.shape[1:], [seed], start=begun)[0].cpu()
     if not torch.isfinite(image).all():
         raise UserError("sampling: the images have values that are not finite; lower s, or set precision to fp32")
     return image

@@ -79,6 +79,7 @@ class FillJob:
     image: Tensor  # [C, H, W] in [-1, 1]
     hole: Tensor  # [H, W] booleans
     seed: int
+    start: Tensor | None = None  # [C, H, W], what sampling begins with, for a run with a `start_level`
 
 
 Painting = Generator[FillJob, Tensor, None]
@@ -87,15 +88,21 @@ _Item = TypeVar("_Item")
 
 
 def paint_image(
-    image: NativeImage, label: NDArray[np.integer], holes: Sequence[Hole], settings: PaintSettings, seed: int
+    image: NativeImage,
+    label: NDArray[np.integer],
+    holes: Sequence[Hole],
+    settings: PaintSettings,
+    seed: int,
+    begun: NativeImage | None = None,
 ) -> Painting:
     """Paint `holes` into `image` one after the other; those that meet when they have grown are one.
 
-    label: class ids [H, W] of the finished image. Pixels outside the grown holes keep their samples.
+    label: class ids [H, W] of the finished image. Pixels outside the grown holes keep their samples. begun: the image
+    that sampling begins with, of the same size, for a run with a `start_level`.
     """
     grown = grow_holes(holes, settings.native_margin, image.size)
     for number, hole in enumerate(grown):
-        patch = Patch(image, label, hole, grown[number + 1 :], settings)
+        patch = Patch(image, label, hole, grown[number + 1 :], settings, begun)
         yield from patch.paint(derive_seed(Stream.PAINT, seed, number))
 
 
@@ -119,9 +126,10 @@ class Patch:
         own: GrownHole,
         others: Sequence[GrownHole],
         settings: PaintSettings,
+        begun: NativeImage | None = None,
     ):
         """others: holes that are painted later; what they have in a window is not known yet."""
-        self.image, self.label, self.settings = image, label, settings
+        self.image, self.label, self.settings, self.begun = image, label, settings, begun
         self.own, self.others = own, tuple(others)
         size, box = image.size, own.box
         self.reduced = reduced_size(size, settings.scale)
@@ -142,7 +150,8 @@ class Patch:
         if not hole.any():
             return
         box = _one_window(hole.numpy(), self.settings.window) or Box(0, 0, *hole.shape)
-        filled = yield FillJob(self.label_of(box), known[:, *box.slices].float(), unpainted[box.slices], seed)
+        start = None if self.begun is None else self._reduced(self.begun.region, border=-1.0)[:, *box.slices].float()
+        filled = yield FillJob(self.label_of(box), known[:, *box.slices].float(), unpainted[box.slices], seed, start)
         painted = known.clone()
         painted[:, *box.slices] = torch.where(hole[box.slices], filled.double(), known[:, *box.slices])
         self.put(known, painted)
@@ -294,7 +303,15 @@ def fill_windows(
         jobs = [job for _, _, job in active]
         condition = run.pipeline.condition_of(torch.stack([job.label for job in jobs]))
         known = KnownRegion(torch.stack([job.image for job in jobs]), torch.stack([job.hole for job in jobs]))
-        filled = run(condition, [job.seed for job in jobs], known=known, progress=steps, cancelled=cancelled)
+        starts = [job.start for job in jobs if job.start is not None]
+        filled = run(
+            condition,
+            [job.seed for job in jobs],
+            known=known,
+            start=torch.stack(starts) if starts else None,
+            progress=steps,
+            cancelled=cancelled,
+        )
         progress()
         waiting = []
         for (item, painting, _), window in zip(active, filled, strict=True):
@@ -324,6 +341,7 @@ def _next_window(
                 KnownRegion(job.image[None], job.hole[None]),
                 seed=job.seed,
                 batch_size=batch_size,
+                start=job.start,
             )
             progress()
             job = painting.send(frame)

@@ -5,9 +5,9 @@ A folder of `place` has images and masks, but not how the mask of a defect was m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, index_pairs
-from guided_diffusion.data.placing.scene import PlacedDefect
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import PaintSettings
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
+from guided_diffusion.pipelines.pasting import Patches, training_patches
 from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import DataError
@@ -140,25 +139,6 @@ class PlacedFolder:
         image = read_image(path, geometry.image_channels, upright=self.upright, image_range=geometry.image_range)
         return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
 
-    def patches(self) -> Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]:
-        """Return what gives the pixels of the training image that come to lie in a box of a good image.
-
-        (defect with its edit, box, good image) -> [h, w, C] in the units of the good image, warped as the mask was.
-        Training images are read in 8 bits; beyond them their borders are repeated.
-        """
-        pairs = self.pairs("train")
-
-        @lru_cache(maxsize=8)
-        def training_image(stem: str) -> NDArray[np.uint8]:
-            return self.read_image(pairs[stem].image)
-
-        def patch(defect: PlacedDefect, box: Box, good: NativeImage) -> NDArray[np.float32]:
-            assert defect.edited is not None
-            image = training_image(defect.edited.part.name)
-            own = defect.box
-            margin = max(own.top - box.top, own.left - box.left, box.bottom - own.bottom, box.right - own.right, 0)
-            top, left = box.top - own.top + margin, box.left - own.left + margin
-            warped = defect.edited.warp(image, margin)[top : top + box.size[0], left : left + box.size[1]]
-            return good.low + warped / np.float32(255) * max(good.high - good.low, 1)
-
-        return patch
+    def patches(self) -> Patches:
+        """Return what gives the pixels of training defects."""
+        return training_patches(self.pairs("train").values(), self.trained)

@@ -20,6 +20,7 @@ from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.files import check_sizes, open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair, list_good_images
 from guided_diffusion.data.placing.bank import DefectBank, class_ids, healed
 from guided_diffusion.data.placing.options import PlacingOptions
@@ -30,6 +31,7 @@ from guided_diffusion.pipelines.good_images import check_good_images, header_siz
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
+from guided_diffusion.pipelines.pasting import Patches, pasted, training_patches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
@@ -58,6 +60,14 @@ class PlacePlan:
     """Lines to be printed once."""
     lineages: Mapping[str, MaskLineage] = field(default_factory=dict)
     """What the masks of new shapes were made of, by their names."""
+    patch_of: Patches | None = None
+    """The pixels of training defects, where painting begins with these."""
+
+    def begun(self, good: NativeImage, defects: Sequence[PlacedDefect], name: str) -> NativeImage | None:
+        """Return the image that painting begins with: the training defects pasted; None for noise alone."""
+        if self.patch_of is None:
+            return None
+        return NativeImage(pasted(good, defects, self.patch_of, name), good.alpha, good.low, good.high)
 
     def lineage_of(self, defects: Sequence[PlacedDefect]) -> MaskLineage | None:
         """Return what the masks of an image's defects were made of; None for shapes of the dataset itself."""
@@ -113,8 +123,12 @@ def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
                 skipped.append(Skipped(defect.class_id, "too thin for the scale of the model"))
         return Finished(label, [Hole(defect.box, defect.mask) for defect in placements], placements, skipped)
 
-    lineages = {} if training is None else training.lineages
-    return PlacePlan(source.images, joined(config, inputs + source.digests), finished, source.notes, lineages)
+    lineages, patch_of = ({}, None) if training is None else (training.lineages, None)
+    if training is not None and config.paste_noise is not None:
+        patch_of = training_patches(training.pairs, trained)
+        inputs += [file_digest(pair.image) for pair in training.pairs]
+    digest = joined(config, inputs + source.digests)
+    return PlacePlan(source.images, digest, finished, source.notes, lineages, patch_of)
 
 
 class _Source(NamedTuple):

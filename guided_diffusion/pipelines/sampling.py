@@ -165,13 +165,16 @@ class SamplingPipeline:
         extrapolation: float | None = None,
         noise_device: torch.device | str | None = None,
         network: BuildNetwork | None = None,
+        start_level: float | None = None,
     ) -> SamplingRun:
         """Return the run that samples batch by batch with one setting, whose published spellings are resolved.
 
         noise_device: where noise is drawn, None for the pipeline's. network: in place of the guided network.
-        Raises ConfigError where the setting does not fit the noise process.
+        start_level: noise level of given images that it begins with; None: noise alone. Raises ConfigError where the
+        setting does not fit the noise process.
         """
-        return SamplingRun(self, sampler, extrapolation, torch.device(noise_device or self.device), network)
+        device = torch.device(noise_device or self.device)
+        return SamplingRun(self, sampler, extrapolation, device, network, start_level)
 
     def __call__(
         self,
@@ -239,6 +242,7 @@ class SamplingRun:
     extrapolation: float | None
     noise_device: torch.device
     build_network: BuildNetwork | None
+    start_level: float | None = None
 
     def __post_init__(self) -> None:
         options = self.pipeline.options
@@ -246,6 +250,8 @@ class SamplingRun:
             line = f"s is {self.sampler.s:g}, but the model has no condition to guide towards: set s to 1"
             raise ConfigError.of_keys(("s", line))
         self.process = sampling_process(self.sampler, options.diffusion)
+        if self.start_level is not None:
+            self.process = self.process.below(self.start_level)
         guided_steps(self.process, self.sampler.guidance_interval)
         self._guided: GuidedNetwork | None = None
         self._label_diffusion = label_process(options, self.process, self.pipeline.num_classes, self.pipeline.eta)
@@ -267,6 +273,7 @@ class SamplingRun:
         *,
         known: KnownRegion | None = None,
         inside: Tensor | None = None,
+        start: Tensor | None = None,
         watch: Callable[[NetworkFunction], X0Hook] | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
@@ -275,6 +282,7 @@ class SamplingRun:
 
         Image i depends on condition i, seed i and what is known of it alone. known: an inpainting network fills its
         holes; None: it makes whole images. inside: [N, H, W], the others are the black border of a small picture.
+        start: [N, C, H, W] in [-1, 1], what a run with a `start_level` begins with, under noise.
         watch: makes one more hook of the network of the batch. Raises Cancelled where `cancelled()` is true.
         """
         assert len(condition) == len(seeds), "one seed an image"
@@ -302,7 +310,7 @@ class SamplingRun:
             network = self._network(pipeline.condition_of_network(condition).to(pipeline.device), seeds, known)
             hooks = hooks if watch is None else [watch(network), *hooks]
             denoise = Denoiser(network, self.process, hooks)
-            samples = self.sample(denoise, pipeline.network_shape, seeds, callback=after_step)
+            samples = self.sample(denoise, pipeline.network_shape, seeds, start=start, callback=after_step)
             images = pipeline.images_of(samples).cpu()
         if not torch.isfinite(images).all():
             remedy = "lower s or extrapolation, or set precision to fp32 or bf16"
@@ -310,12 +318,24 @@ class SamplingRun:
         return images
 
     def sample(
-        self, denoise: Denoiser, shape: Sequence[int], seeds: Sequence[int], *, callback: Callback | None = None
+        self,
+        denoise: Denoiser,
+        shape: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        start: Tensor | None = None,
+        callback: Callback | None = None,
     ) -> Tensor:
-        """Return the images [N, *shape] that the sampler makes by `denoise`, of noise drawn for each seed."""
+        """Return the images [N, *shape] that the sampler makes by `denoise`, of noise drawn for each seed, and of
+        `start`, images of the same shape, where the run has a `start_level`.
+        """
+        assert (start is None) == (self.start_level is None)
         generators = [torch.Generator(self.noise_device).manual_seed(seed) for seed in seeds]
         keywords = {"eta": self.sampler.eta} if self.sampler.sampler == "ddim" else {}
         noise = draw_noise(generators, shape, self.pipeline.device)
+        if start is not None:
+            last = torch.full((len(seeds),), self.process.num_timesteps - 1, dtype=torch.int64)
+            noise = self.process.q_sample(start.to(noise), last, noise)
         sampler = SAMPLERS[self.sampler.sampler]
         return sampler(denoise, self.process, noise, generators=generators, callback=callback, **keywords)
 

@@ -93,6 +93,7 @@ class PlaceSettings(SampleSettings):
     defects_per_image: JsonValue = None
     classes: list[str] | None = None
     inputs: str | None = None  # digest of what defects are made of
+    paste_noise: float | None = None
 
 
 class GenerateSettings(SampleSettings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluations.blending import paste, poisson_blend
 from evaluations.study.comparison import augmentation_warning
 from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD, SDM, UNAUGMENTED
-from guided_diffusion.data.components import Box
-from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.data.placing.scene import PlacedDefect
+from guided_diffusion.pipelines.pasting import Patches, Pixels, pasted
 from guided_diffusion.pipelines.placed import PlacedFolder, PlacedScene
 from guided_diffusion.pipelines.study.images import StudyView, seen
-from guided_diffusion.runtime.errors import DataError
 
 PASTING = (COPY_PASTE, POISSON, PLACE)
 """The arms of the same defects at the same places in the same good images."""
@@ -34,9 +30,6 @@ LABELS = {
     SDM: "+ SDM windows",
 }
 """Of the arms, in the report."""
-
-Pixels = NDArray[np.integer]
-PatchMaker = Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,7 @@ def pasting_sets(folder: PlacedFolder, view: StudyView, arms: Sequence[str]) -> 
     return sets
 
 
-def filled(scene: PlacedScene, patch_of: PatchMaker, arm: str) -> Pixels:
+def filled(scene: PlacedScene, patch_of: Patches, arm: str) -> Pixels:
     """Return the good image of a scene, [H, W, C] in its own units, with its defects as an arm has them.
 
     copy_paste: the training defects, warped as their masks were, the brightness matched at the rim. poisson: the same
@@ -118,24 +111,4 @@ def filled(scene: PlacedScene, patch_of: PatchMaker, arm: str) -> Pixels:
     """
     if arm == PLACE:
         return scene.result
-    image = scene.good.pixels
-    for defect in scene.finished.defects:
-        if defect.edited is None:
-            found = f"{scene.name}: its masks do not come from training defects, so there is nothing to paste"
-            raise DataError.of("place_config", found, "use mask_source bank or file, or arms without pasting")
-        # A pixel wider than the mask: both methods use what surrounded the defect.
-        box = _wider(defect.box, scene.good.size)
-        mask = np.zeros(box.size, bool)
-        inner = Box(defect.top - box.top, defect.left - box.left, *_ends(defect.box, box))
-        mask[inner.slices] = defect.mask
-        where = (image, patch_of(defect, box, scene.good), mask, box.top, box.left)
-        image = poisson_blend(*where) if arm == POISSON else paste(*where, True)
-    return image
-
-
-def _wider(box: Box, size: tuple[int, int]) -> Box:
-    return Box(max(box.top - 1, 0), max(box.left - 1, 0), min(box.bottom + 1, size[0]), min(box.right + 1, size[1]))
-
-
-def _ends(box: Box, outer: Box) -> tuple[int, int]:
-    return box.bottom - outer.top, box.right - outer.left
+    return pasted(scene.good, scene.finished.defects, patch_of, scene.name, poisson=arm == POISSON)
