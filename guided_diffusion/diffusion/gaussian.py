@@ -20,7 +20,6 @@ from torch import Tensor
 from guided_diffusion.diffusion.options import DiffusionOptions
 from guided_diffusion.diffusion.schedule import named_betas, respace_betas, space_timesteps
 from guided_diffusion.diffusion.time_grid import pick_timesteps
-from guided_diffusion.runtime.errors import ConfigError
 
 Prediction = Literal["eps", "x0", "v"]
 Variance = Literal["learned", "fixed_large", "fixed_small"]
@@ -91,13 +90,11 @@ class GaussianDiffusion:
         return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
 
     def below(self, level: float) -> GaussianDiffusion:
-        """Return the process of the steps up to a noise level (noise / image): sampling begins at an image with so
-        much noise. Raises ConfigError where it has no such step.
+        """Return the process of the steps up to a noise level, of which there is at least one: sampling begins at an
+        image with so much noise.
         """
         count = int((self.noise_levels <= level).sum())
-        if count == 0:
-            lowest = float(self.noise_levels[0])
-            raise ConfigError(f"the lowest noise level of sampling is {lowest:.3g}, but it should begin at {level:g}")
+        assert count > 0
         return replace(self, betas=self.betas[:count], timestep_map=self.timestep_map[:count])
 
     def model_t(self, t: Tensor) -> Tensor:

@@ -251,6 +251,10 @@ class SamplingRun:
             raise ConfigError.of_keys(("s", line))
         self.process = sampling_process(self.sampler, options.diffusion)
         if self.start_level is not None:
+            lowest = float(self.process.noise_levels[0])
+            if self.start_level < lowest:
+                line = f"paste_noise is {self.start_level:g}, but the lowest noise level of sampling is {lowest:.3g}"
+                raise ConfigError.of_keys(("paste_noise", f"{line}: use at least as much, or null"))
             self.process = self.process.below(self.start_level)
         guided_steps(self.process, self.sampler.guidance_interval)
         self._guided: GuidedNetwork | None = None

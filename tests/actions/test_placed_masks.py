@@ -80,6 +80,23 @@ class TestMaskSources:
         (row,) = (line for line in card[card.index("## Contrast") :].splitlines() if line.startswith("| spot |"))
         assert float(row.split("|")[-2]) == pytest.approx((level - 106) / (250 - 106), abs=0.1)
 
+    def test_training_defects_are_pasted_first(self, place):
+        """They are at 250, on noise around 106. This network has learned nothing, and keeps of them what it has to."""
+        means = {}
+        for level in (None, 3, 0.05):
+            folder, _ = place(f"from_{level}", classes=["spot"], num_samples=4, steps=20, paste_noise=level)
+            check_pairs(folder, margin=3)
+            pixels = [
+                pixels_of(folder / line["image"])[pixels_of(folder / line["mask"]) == SPOT] for line in lines_of(folder)
+            ]
+            means[level] = np.concatenate(pixels).mean()
+        assert means[0.05] > 200
+        assert max(means[None], means[3]) < 170
+        assert {line["paste_noise"] for line in lines_of(folder)} == {0.05}
+        base = {"classes": ["spot"], "num_samples": 4, "steps": 20, "paste_noise": 0.1}
+        with pytest.raises(AssertionError):  # another level, in a folder that has pairs
+            place("from_0.05", **base)
+
     def test_what_finds_no_place_is_counted(self, place, tmp_path):
         good = write_good(tmp_path / "small", {"a": (20, 20)})
         folder, shown = place("crowded", good_dir=good, defects_per_image=12)

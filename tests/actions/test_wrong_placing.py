@@ -48,6 +48,21 @@ def test_a_bank_of_other_masks(refused, tmp_path, parts):
     refused("bank_dir", "mask_source", bank_dir=parts / "train/masks", **values)
 
 
+def test_no_training_defects_to_paste(refused, parts):
+    values = {"mask_source": "dir", "placed_masks": parts / "train/masks", "paste_noise": 0.1}
+    refused("paste_noise", "mask_source", **values)
+    refused("paste_noise", "bank_dir", bank_dir=parts / "train/masks", data_dir="", paste_noise=0.1)
+    refused("paste_noise", "erase", good_dir="", erase=True, paste_noise=0.1)
+    refused("paste_noise", paste_noise=0)
+
+
+def test_a_start_below_all_noise_levels(painter, parts, good, tmp_path, isdm):
+    base = {"model_path": painter, "data_dir": parts, "good_dir": good, "results_path": tmp_path / "out"}
+    code, _, (line,) = isdm("place", **{**base, **FEW_STEPS, "paste_noise": 1e-6})
+    assert code == 2
+    check_error(line, "paste_noise", "1e-06")
+
+
 def test_other_channels(refused, tmp_path, color_painter, good):
     colored = write_good(tmp_path / "colored", {"a": (40, 56)}, channels=3)
     refused(colored / "a.png", "image_channels 3", good_dir=colored)

@@ -103,6 +103,26 @@ MODES, WIDTHS, PRIOR = (-0.5, 0.4), (0.2, 0.1), (0.7, 0.3)
 SCALE = 2.0
 
 
+@pytest.mark.parametrize("level", [0.1, 0.6, 3.0])
+def test_sampling_that_begins_with_images_keeps_their_distribution(level: float) -> None:
+    """Images of the data, noised and sampled from there, are of the data again; with little noise the same ones."""
+    std, diffusion = 0.5, noise_process(noise_schedule="cosine", steps=40, time_grid="logsnr").below(level)
+    assert diffusion.noise_levels[-1] <= level < 2 * diffusion.noise_levels[-1]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    start = MEAN + std * draw_noise(generators, (1, 100, 100))
+    last = torch.full((2,), diffusion.num_timesteps - 1)
+    x = diffusion.q_sample(start, last, draw_noise(generators, (1, 100, 100)))
+    images = sample_dpmpp_2m(
+        Denoiser(exact_network(diffusion, MEAN, std), diffusion), diffusion, x, generators=generators
+    )
+    assert float(images.mean()) == pytest.approx(MEAN, abs=0.02)
+    assert float(images.std()) == pytest.approx(std, rel=0.03)
+    # A pixel of the start, and one of the data that has its noisy pixel: Gaussians whose correlation is known.
+    share = std**2 / (std**2 + diffusion.noise_levels[-1] ** 2)
+    found = torch.corrcoef(torch.stack([images.flatten(), start.flatten()]))[0, 1]
+    assert float(found) == pytest.approx(math.sqrt(share), abs=0.03)
+
+
 class Weights(NamedTuple):
     """How likely each class is at each pixel: [N, 2, H, W]."""
 

@@ -78,6 +78,30 @@ def as_it_is(job: FillJob) -> Tensor:
     return job.image
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_what_painting_begins_with(scale):
+    """The network begins with the other image, as it sees the first; a network that keeps it paints that."""
+    options, image = replace(SETTINGS, scale=scale), noise(*SIZE)
+    begun, before = copy_of(image), image.pixels.copy()
+    hole = rectangle(18, 16, 14, 14)
+    begun.pixels[hole.box.slices] = 200
+    label = label_of(image, [hole])
+    painting = paint_image(image, label, [hole], options, 5, begun)
+    job = next(painting)
+    assert job.start is not None
+    outside = ~job.hole
+    assert torch.equal(job.start[:, outside], job.image[:, outside])
+    with pytest.raises(StopIteration):
+        painting.send(job.start)
+    inner = np.s_[22:28, 20:26]
+    if scale == 1:
+        assert np.array_equal(image.pixels, begun.pixels)
+    else:  # what the reduced image does not show stays as it was
+        after, grain = (pixels[inner].astype(float) for pixels in (image.pixels, before))
+        assert after.mean() == pytest.approx(200, abs=25)  # grain is cut off at 255
+        assert np.corrcoef(after.ravel(), grain.ravel())[0, 1] > 0.5
+
+
 PLACES = {
     "middle": (20, 22),
     "top": (0, 20),

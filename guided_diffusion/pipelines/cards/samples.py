@@ -146,8 +146,10 @@ def _kind_of_placed(config: PlaceConfig) -> tuple[str, str, str, list[str]]:
         limit = "Where a defect was painted over, the image is synthetic; traces of it may be left around the hole."
         return "Images with defects painted over", what, "pairs", [limit]
     what = "Real images without defects, into which a diffusion model painted defects, and the masks of these."
-    limit = "Only the defects are synthetic. No person judged whether they look like real ones."
-    return "Synthetic defects in real images", what, "pairs", [limit]
+    limits = ["Only the defects are synthetic. No person judged whether they look like real ones."]
+    if config.paste_noise is not None:
+        limits.append("Painting began with the pixels of training defects, of which these are variations.")
+    return "Synthetic defects in real images", what, "pairs", limits
 
 
 def _of_test(config: SampleConfig) -> list[str]:
