@@ -53,6 +53,30 @@ def reduce_part(part: Tensor, size: Size, reduced: Size, rows: Span, columns: Sp
     return _cover_sums(part.double(), box, size, reduced, rows, columns) / (size[0] * size[1])
 
 
+def enlarge_part(values: Tensor, size: Size, reduced: Size, rows: Span, columns: Span) -> Tensor:
+    """Return what `covered` says of a picture of `size`, float64 [..., H, W], of which `reduce_part` makes `values`.
+
+    values: [..., h, w], a part of the picture reduced to the size `reduced`. Between them it is bilinear. Bilinear
+    interpolation of the values themselves would lose up to half of their finest differences on each axis.
+    """
+    box = covered(size, reduced, rows, columns)
+    enlarged = _enlarge_columns(values.double(), size[1], reduced[1], columns, (box.left, box.right))
+    return _enlarge_columns(enlarged.mT, size[0], reduced[0], rows, (box.top, box.bottom)).mT
+
+
+def _enlarge_columns(values: Tensor, old: int, new: int, span: Span, box: Span) -> Tensor:
+    """Return values [..., span] at the pixels of `box`, of `old` pixels that are reduced to `new`."""
+    pixels, cells = torch.arange(*box, dtype=torch.float64), torch.arange(*span, dtype=torch.float64)
+    # Of the pixels, [pixels, cells]: the shares of the cells in their bilinear values, beyond the last ones these.
+    where = ((pixels + 0.5) * new / old - 0.5).clamp(span[0], span[1] - 1)
+    interpolation = (1 - (where[:, None] - cells).abs()).clamp(min=0)
+    # Of the cells, [cells, pixels]: the shares of the pixels in their means.
+    low, high = cells[:, None] * old / new, (cells[:, None] + 1) * old / new
+    means = (torch.minimum(high, pixels + 1) - torch.maximum(low, pixels)).clamp(min=0) * new / old
+    nodes = torch.linalg.solve(means @ interpolation, values.mT)
+    return (interpolation @ nodes).mT
+
+
 def _cover_sums(part: Tensor, box: Box, size: Size, reduced: Size, rows: Span, columns: Span) -> Tensor:
     part = part.double() if part.is_floating_point() else part.long()
     part = _sums(part.transpose(-2, -1), rows, size[0], reduced[0], box.top).transpose(-2, -1)

@@ -20,7 +20,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.data.area import covered, reduce_label_part, reduce_part
+from guided_diffusion.data.area import covered, enlarge_part, reduce_label_part, reduce_part
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
@@ -178,18 +178,16 @@ class Patch:
         self.image.put(box, before + alpha * (after - before), self.own.hole)
 
     def _enlarged(self, values: Tensor) -> Tensor:
-        """Return values [C, h, w] of the reduced frame at the pixels of the hole's box, bilinear."""
-        box, where = self.own.box, []
+        """Return values [C, h, w] of the reduced frame at the pixels of the hole's box: the network would see them."""
+        frame, shown, box = self.frame, self.shown, self.own.box
         # Of the border around small images nothing is mixed in.
-        part = self.shown.top - self.frame.top, self.shown.left - self.frame.left
-        shown = values[:, part[0] : part[0] + self.shown.size[0], part[1] : part[1] + self.shown.size[1]]
-        for axis, (first, length) in enumerate(zip((box.top, box.left), box.size, strict=True)):
-            ratio = self.reduced[axis] / self.image.size[axis]
-            start = (self.shown.top, self.shown.left)[axis]
-            where.append((np.arange(first, first + length) + 0.5) * ratio - 0.5 - start)
-        grid = np.meshgrid(*where, indexing="ij")
-        planes = [ndimage.map_coordinates(plane, grid, order=1, mode="nearest") for plane in shown.numpy()]
-        return torch.from_numpy(np.stack(planes))
+        top, left = shown.top - frame.top, shown.left - frame.left
+        part = values[:, top : top + shown.size[0], left : left + shown.size[1]]
+        spans = (shown.top, shown.bottom), (shown.left, shown.right)
+        whole = covered(self.image.size, self.reduced, *spans)
+        enlarged = enlarge_part(part, self.image.size, self.reduced, *spans)
+        rows, columns = box.top - whole.top, box.left - whole.left
+        return enlarged[:, rows : rows + box.size[0], columns : columns + box.size[1]]
 
     def _reduced(self, read: Callable[[Box], Tensor], *, border: float) -> Tensor:
         """Return what `read` gives of the image, [C, *] float64 of the frame; `border` outside the image."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from guided_diffusion.data.area import (
     cover_sums,
     covered,
+    enlarge_part,
     reduce_image,
     reduce_label,
     reduce_label_at,
@@ -157,3 +158,16 @@ def test_a_window_of_a_large_picture_touches_its_own_part_only():
     part = reduce_image(large, (1500, 2000), (700, 764), (100, 164))
     assert part.shape == (1, 64, 64)
     assert covered((3000, 4000), (1500, 2000), (700, 764), (100, 164)).size == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("size", "reduced", "rows", "columns"),
+    [((40, 60), (20, 30), (3, 17), (0, 30)), ((41, 67), (15, 25), (2, 15), (4, 20)), ((9, 9), (9, 9), (0, 9), (2, 9))],
+)
+def test_an_enlarged_picture_has_the_means_it_was_made_of(size, reduced, rows, columns):
+    values = torch.from_numpy(np.random.default_rng(0).normal(size=(2, rows[1] - rows[0], columns[1] - columns[0])))
+    enlarged = enlarge_part(values, size, reduced, rows, columns)
+    assert tuple(enlarged.shape[1:]) == covered(size, reduced, rows, columns).size
+    assert torch.allclose(reduce_part(enlarged, size, reduced, rows, columns), values)
+    flat = torch.full_like(values, 0.3)
+    assert torch.allclose(enlarge_part(flat, size, reduced, rows, columns), torch.tensor(0.3).double())
