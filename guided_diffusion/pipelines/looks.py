@@ -40,7 +40,7 @@ def looks_by_class(
             around = Box(
                 max(box.top - FARTHEST, 0), max(box.left - FARTHEST, 0), box.bottom + FARTHEST, box.right + FARTHEST
             )
-            mask = np.zeros_like(ground)[around.slices]
+            mask = np.zeros(ground[around.slices].shape, bool)
             top, left = box.top - around.top, box.left - around.left
             mask[top : top + box.size[0], left : left + box.size[1]] = component.mask
             look = look_of(image[around.slices], mask, ground[around.slices])

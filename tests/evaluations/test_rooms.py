@@ -11,7 +11,16 @@ ROOT = Path(__file__).parents[2] / "evaluations"
 FLOORS = (
     ("metrics", "study", "defect_copies", "mask_statistics", "fold_scores"),
     ("segmentation", "report"),
-    ("origins", "symmetry", "published_weights", "blending", "seams", "mask_novelty", "mask_features"),
+    (
+        "origins",
+        "symmetry",
+        "published_weights",
+        "blending",
+        "seams",
+        "defect_looks",
+        "mask_novelty",
+        "mask_features",
+    ),
     ("objects", "sets", "whole_images", "groups", "errors"),
 )
 FREE = ("evaluations.metrics.segmentation",)
