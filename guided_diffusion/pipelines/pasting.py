@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +24,20 @@ Patches = Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]
 in the units of the good image, warped as the mask was."""
 
 
+def seen_in_training(path: str | Path, trained: TrainedConfig) -> NDArray[np.uint8]:
+    """Return an image as training reads it, [H, W, C]."""
+    geometry, upright = trained.geometry, trained.source.exif != "ignore"
+    image = read_image(path, geometry.image_channels, upright=upright, image_range=geometry.image_range)
+    return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+
+
 def training_patches(pairs: Iterable[Pair], trained: TrainedConfig) -> Patches:
     """Return the patches of training images, which are read in 8 bits; beyond them their borders are repeated."""
     by_stem: Mapping[str, Pair] = {pair.stem: pair for pair in pairs}
-    geometry, upright = trained.geometry, trained.source.exif != "ignore"
 
     @lru_cache(maxsize=8)
     def training_image(stem: str) -> NDArray[np.uint8]:
-        path = by_stem[stem].image
-        image = read_image(path, geometry.image_channels, upright=upright, image_range=geometry.image_range)
-        return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+        return seen_in_training(by_stem[stem].image, trained)
 
     def patch(defect: PlacedDefect, box: Box, good: NativeImage) -> NDArray[np.float32]:
         assert defect.edited is not None

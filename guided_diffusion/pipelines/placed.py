@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.data.datasets import read_image, read_mask
+from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
@@ -25,7 +25,7 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import PaintSettings
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
-from guided_diffusion.pipelines.pasting import Patches, training_patches
+from guided_diffusion.pipelines.pasting import Patches, seen_in_training, training_patches
 from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import DataError
@@ -135,9 +135,7 @@ class PlacedFolder:
 
     def read_image(self, path: str | Path) -> NDArray[np.uint8]:
         """Return an image as training reads it, [H, W, C]."""
-        geometry = self.trained.geometry
-        image = read_image(path, geometry.image_channels, upright=self.upright, image_range=geometry.image_range)
-        return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+        return seen_in_training(path, self.trained)
 
     def patches(self) -> Patches:
         """Return what gives the pixels of training defects."""
