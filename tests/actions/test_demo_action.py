@@ -26,7 +26,7 @@ from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_chec
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 1
+EPOCHS = 3
 
 STAGES = ["check", "train", "finetune", "place", "sample", "sample_synthetic", "evaluate"]
 MADE = (
@@ -106,7 +106,7 @@ def with_paste(good: np.ndarray, defect: PlacedDefect, source: np.ndarray, hole:
 
 
 def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(isdm, tmp_path):
-    """A training of EPOCHS suffices, as the seam is smooth long before the defects are."""
+    """A training of EPOCHS suffices, as the seam is smooth long before the defects are; after 1 they are noise."""
     stages = demo_stages(load_config("demo", {"output_dir": str(tmp_path), "max_epochs": EPOCHS}))
     write_demo_dataset(tmp_path / "dataset", num_train=32, num_test=1, size=demo.FILE_SIZE)
     write_good_lemons(tmp_path / "dataset_good", count=demo.GOOD_IMAGES, size=demo.FILE_SIZE)
@@ -137,4 +137,4 @@ def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(is
             pasted.append((with_paste(good, defect, source, hole), good, hole))
         assert (result[~touched] == good[~touched]).all()
     assert len(ours) > 20
-    assert rim_jumps(ours).median < 0.3 * rim_jumps(pasted).median
+    assert rim_jumps(ours).median < 0.25 * rim_jumps(pasted).median
