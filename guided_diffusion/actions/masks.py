@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def run(config: MasksConfig) -> int:
 
 
 def _make(config: MasksConfig, world: ProcessGroup) -> None:
-    source = _open(config, world)
+    source = world.run_everywhere(partial(open_masks, config, progress=world.is_main))
     output = MaskFolder(config.results_path, source.encoding, config.data_split, _settings(config, source))
     count = len(source.pairs) if config.num_masks is None else config.num_masks
     done = world.run_on_main(lambda: output.begin(count))
@@ -68,16 +69,6 @@ def _make(config: MasksConfig, world: ProcessGroup) -> None:
     if world.is_main:
         _finish(config, source, output, count)
     world.barrier()
-
-
-def _open(config: MasksConfig, world: ProcessGroup) -> MaskSource:
-    """Return the dataset, which every process reads: it has functions. One says what is wrong."""
-    if not world.is_main:
-        world.run_on_main(lambda: None)  # waits, and ends where the main process found a mistake
-        return open_masks(config, progress=False)
-    opened: list[MaskSource] = []
-    world.run_on_main(lambda: opened.append(open_masks(config, progress=True)))
-    return opened[0]
 
 
 def _settings(config: MasksConfig, source: MaskSource) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ from tqdm import tqdm
 
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.data import visualize
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.build import trained_config
@@ -33,19 +31,16 @@ from guided_diffusion.pipelines.output import (
 from guided_diffusion.pipelines.placing import Finished, PlacePlan, painting_misfit, plan_placing
 from guided_diffusion.pipelines.plans import good_lines
 from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
+from guided_diffusion.pipelines.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.hub_address import shown
-from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.contact_sheet import SHEET
-from guided_diffusion.samples.manifest import PlacedDefect, PlaceSettings, SkippedDefect
-from guided_diffusion.samples.place_sheet import place_sheet, placed_rows
+from guided_diffusion.samples.manifest import PlaceSettings
 from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.writer import SyntheticFolder
-
-SHEET_ROWS = 12
 
 
 def run(config: PlaceConfig) -> int:
@@ -113,13 +108,8 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
             scale=trained.geometry.scale,
             hole_margin=config.hole_margin,
             feather=float(config.feather),
-            mask_source="erase" if config.erase else config.placing.mask_source,
-            place=config.placing.place,
-            edit=config.placing.edit,
-            defects_per_image=config.placing.defects_per_image,
-            classes=list(config.placing.classes) if config.placing.classes else None,
-            inputs=plan.inputs,
             paste_noise=config.paste_noise,
+            **scene_settings(config.placing, plan) | ({"mask_source": "erase"} if config.erase else {}),
         ),
         mark=config.mark,
     )
@@ -132,16 +122,10 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
 
 
 def _plan(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding, world: ProcessGroup) -> PlacePlan:
-    """Return the plan, which every process makes: it has functions, which cannot be sent. One says what is wrong."""
-    make = partial(plan_erasing if config.erase else plan_placing, config, trained, encoding)
-    if not world.is_main:
-        world.run_on_main(lambda: None)  # waits, and ends where the main process found a mistake
-        return make()
-    plans: list[PlacePlan] = []
-    world.run_on_main(lambda: plans.append(make()))
-    for line in plans[0].notes:
+    plan = world.run_everywhere(partial(plan_erasing if config.erase else plan_placing, config, trained, encoding))
+    for line in plan.notes if world.is_main else ():
         print(line)
-    return plans[0]
+    return plan
 
 
 def _paint(
@@ -162,11 +146,10 @@ def _paint(
             good = sample.source
             image = NativeImage.read(good.image, geometry.image_channels, geometry.image_range, upright=good.upright)
             finished = plan.finished(good, image.size, sample.index)
-            begun = plan.begun(image, finished.defects, good.stem)
+            begun = plan.pasted(image, finished.defects, good.stem)
             painting = paint_image(image, finished.label, finished.holes, settings, sample.seed, begun)
             yield (sample, image, finished), painting
 
-    names = output.encoding.names
     output.open_part(world.rank)
     bar = tqdm(total=len(todo), unit="image", disable=not world.is_main, desc="painting")
     windows = 0
@@ -182,8 +165,7 @@ def _paint(
                 sample,
                 image.save,
                 finished.label,
-                [PlacedDefect.of(names[defect.class_id], defect.box, defect.source) for defect in finished.defects],
-                [SkippedDefect(name=names[skipped.class_id], reason=skipped.reason) for skipped in finished.skipped],
+                *recorded_defects(finished, output.encoding.names),
                 plan.lineage_of(finished.defects),
             )
             bar.update()
@@ -195,24 +177,12 @@ def _paint(
 def _finish(
     config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, output: SyntheticFolder, planned: int
 ) -> None:
-    lines, encoding = output.finish(), output.encoding
-    placed = Counter(defect.name for line in lines for defect in line.defects or ())
-    skipped = Counter((defect.name, defect.reason) for line in lines for defect in line.skipped or ())
-    if lines:
-        geometry = trained.geometry
-        shown = visualize.evenly_spaced(lines, SHEET_ROWS)
-        upright = trained.source.exif != "ignore"
-        rows = placed_rows(
-            output.folder, shown, encoding, geometry.image_channels, geometry.image_range, upright=upright
-        )
-        visualize.save(place_sheet(rows, encoding.names), output.folder / SHEET)
-    looks = None if config.erase else compare_looks(config, trained, encoding, output.folder, lines)
+    lines = output.finish()
+    save_scene_sheet(output, lines, trained)
+    looks = None if config.erase else compare_looks(config, trained, output.encoding, output.folder, lines)
     card = write_sample_card(config, output, lines, checkpoint, trained, looks)
-    counts = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
-    verb = "painted over" if config.erase else "painted"
-    print(f"{counted(len(lines), 'image')} ({planned} asked for); {verb}: {counts}")
-    for (name, reason), count in sorted(skipped.items()):
-        print(f"  not placed: {count} {name}, {reason}")
+    for line in defect_lines(lines, planned, "painted over" if config.erase else "painted"):
+        print(line)
     for line in looks.warnings(config.sampler.s) if looks else ():
         print(f"warning: {line}")
     for path in (*output.places, output.folder / SHEET):

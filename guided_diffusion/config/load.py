@@ -21,6 +21,7 @@ from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.import_dataset import ImportConfig
 from guided_diffusion.config.masks import MasksConfig
+from guided_diffusion.config.paste import PasteConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.segment import SegmentConfig
@@ -45,6 +46,7 @@ ACTIONS: dict[str, type[ActionConfig]] = {
     "finetune": FinetuneConfig,
     "sample": SampleConfig,
     "place": PlaceConfig,
+    "paste": PasteConfig,
     "masks": MasksConfig,
     "segment": SegmentConfig,
     "generate": GenerateConfig,

@@ -44,4 +44,4 @@ class SamplingConfig(FlatConfig):
 class MarkedConfig(FlatConfig):
     """The key of what is written into synthetic images."""
 
-    mark: bool = option(True, "write into each image file that a model made it: IPTC digital source type and settings")
+    mark: bool = option(True, "write into each image file that it is synthetic: IPTC digital source type and settings")

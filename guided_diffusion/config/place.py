@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from guided_diffusion.config.pipeline import LoadConfig, MarkedConfig, SamplingConfig
-from guided_diffusion.data.placing.options import PlacingOptions
-from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
+from guided_diffusion.config.scenes import ScenesConfig
+from guided_diffusion.runtime.options import ActionConfig, Problem, option
 
 
-class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
+class PlaceConfig(LoadConfig, SamplingConfig, ScenesConfig, MarkedConfig, ActionConfig):
     """Keys of `place`."""
 
     required: ClassVar = ("model_path", "results_path")
@@ -20,16 +20,7 @@ class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
         "mask_source", "defects_per_image", "classes", "s", "steps",
     )  # fmt: skip
 
-    placing: PlacingOptions
-    good_dir: str = option(
-        "",
-        "folder of good images, or one with images/ and masks/ of their ordinary classes (the lemon on a table)",
-        cloud=True,
-    )
     erase: bool = option(False, "paint over the defects of data_dir's own images, in place of good_dir")
-    region: str = option(
-        "", "mask of where defects may be, white, or a folder of such masks named as the good images", path=True
-    )
     hole_margin: int = option(6, "pixels, as the model sees them, by which a hole is larger than its mask", ge=2, le=64)
     feather: int = option(3, "pixels from the rim of a hole over which the painting sets in; 0: none", ge=0, le=64)
     paste_noise: float | None = option(
@@ -38,13 +29,14 @@ class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
         "mask: the lower, the more of it stays; null: begin with noise alone",
         gt=0,
     )
-    results_path: str = option("", "folder for images/, masks/, manifest.jsonl and contact_sheet.png", written=True)
-    split: str = option("", "write into this sub-folder, such as train, so that results_path is itself a data_dir")
-    num_samples: int | None = option(
-        None, "pairs to write, good images are used in turn; null: one for each", ge=1, le=1_000_000
-    )
     batch_size: int = option(8, "windows painted at a time", ge=1, le=65536)
-    seed: int = option(0, "seed of places and paintings", ge=0, lt=2**63)
+
+    @property
+    def takes_pixels(self) -> bool:
+        return self.paste_noise is not None
+
+    def space_between(self, scale: float) -> int:
+        return round(self.hole_margin / scale)
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
@@ -54,9 +46,8 @@ class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
             yield ("good_dir", "good_dir is missing: give the folder of good images, or set erase to true")
         if self.erase and self.region:
             yield ("region", "region is given, but erase paints where the defects are: leave it out")
-        if self.region and not self.erase and self.placing.mask_source != "bank":
-            line = f"region is given, but mask_source is {self.placing.mask_source}, which says where defects go"
-            yield ("region", f"{line}: leave it out")
+        if not self.erase:
+            yield from self.region_problem()
         if self.erase and self.placing.mask_source != "bank":
             line = f"mask_source is {self.placing.mask_source}, but erase paints where the defects are: leave it out"
             yield ("mask_source", line)
@@ -77,4 +68,3 @@ class PlaceConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
         if self.feather > self.hole_margin:
             line = f"feather is {self.feather}, but hole_margin is {self.hole_margin}: the painting sets in outside of "
             yield ("feather", f"{line}the mask, so use at most {self.hole_margin}")
-        yield from split_problem(self.split)

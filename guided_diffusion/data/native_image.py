@@ -48,11 +48,11 @@ class NativeImage:
             raise DataError.of(path, "image has floating point values", "save it with 8 or 16 bits per channel")
         color, alpha = stored_samples(image, str(path))
         if channels == 3 and (image.mode in _GRAY_MODES or color.shape[2] == 1):
-            found = "is a gray image, but the model has 3 channels"
-            raise DataError.of(path, found, "save it as RGB, or use a model of image_channels 1")
+            found = "is a gray image, but image_channels is 3"
+            raise DataError.of(path, found, "save it as RGB, or use image_channels 1")
         if channels == 1 and not _is_gray(color):
-            found = "has colors, but the model has 1 channel"
-            raise DataError.of(path, found, "save it as gray, or use a model of image_channels 3")
+            found = "has colors, but image_channels is 1"
+            raise DataError.of(path, found, "save it as gray, or use image_channels 3")
         low, high = limits(color, None if alpha is None else to_8_bits(alpha), image_range)
         return cls(np.require(color[..., :channels], requirements=["C", "W"]), alpha, low, high)
 

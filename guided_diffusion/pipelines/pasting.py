@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from evaluations.blending import paste, poisson_blend
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import read_image
+from guided_diffusion.data.deep_color import deep_samples
+from guided_diffusion.data.files import open_image
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.placing.scene import PlacedDefect
@@ -22,6 +25,8 @@ Pixels = NDArray[np.integer]
 Patches = Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]
 """(defect with its edit, box, good image) -> [h, w, C], the pixels of the training image that come to lie in the box,
 in the units of the good image, warped as the mask was."""
+Blend = Literal["match", "poisson", "none"]
+"""match: the brightness at the rim becomes that of the good image; poisson: gradients are pasted; none: as it is."""
 
 
 def seen_in_training(path: str | Path, trained: TrainedConfig) -> NDArray[np.uint8]:
@@ -32,12 +37,12 @@ def seen_in_training(path: str | Path, trained: TrainedConfig) -> NDArray[np.uin
 
 
 def training_patches(pairs: Iterable[Pair], trained: TrainedConfig) -> Patches:
-    """Return the patches of training images, which are read in 8 bits; beyond them their borders are repeated."""
+    """Return the patches of training images, at the depth of their files; beyond them their borders are repeated."""
     by_stem: Mapping[str, Pair] = {pair.stem: pair for pair in pairs}
 
     @lru_cache(maxsize=8)
-    def training_image(stem: str) -> NDArray[np.uint8]:
-        return seen_in_training(by_stem[stem].image, trained)
+    def training_image(stem: str) -> NDArray[np.float32]:
+        return _values_in_training(by_stem[stem].image, trained)
 
     def patch(defect: PlacedDefect, box: Box, good: NativeImage) -> NDArray[np.float32]:
         assert defect.edited is not None
@@ -46,16 +51,27 @@ def training_patches(pairs: Iterable[Pair], trained: TrainedConfig) -> Patches:
         margin = max(own.top - box.top, own.left - box.left, box.bottom - own.bottom, box.right - own.right, 0)
         top, left = box.top - own.top + margin, box.left - own.left + margin
         warped = defect.edited.warp(image, margin)[top : top + box.size[0], left : left + box.size[1]]
-        return good.low + warped / np.float32(255) * max(good.high - good.low, 1)
+        return good.low + warped * max(good.high - good.low, 1)
 
     return patch
 
 
+def _values_in_training(path: str | Path, trained: TrainedConfig) -> NDArray[np.float32]:
+    """Return an image as training sees it, [H, W, C] from 0, black, to 1; one of 16 bits is not rounded to 8."""
+    geometry, upright = trained.geometry, trained.source.exif != "ignore"
+    if deep_samples(open_image(path, upright=upright), str(path)) is None:
+        return seen_in_training(path, trained) / np.float32(255)
+    deep = NativeImage.read(path, geometry.image_channels, geometry.image_range, upright=upright)
+    seen = deep.region(Box(0, 0, *deep.size)).numpy()
+    return np.ascontiguousarray((seen.transpose(1, 2, 0) + 1) / 2)
+
+
 def pasted(
-    good: NativeImage, defects: Sequence[PlacedDefect], patch_of: Patches, name: str, *, poisson: bool = False
+    good: NativeImage, defects: Sequence[PlacedDefect], patch_of: Patches, name: str, blend: Blend = "match"
 ) -> Pixels:
-    """Return the pixels of a good image, [H, W, C], with the training defects in it: their brightness matched at the
-    rim, or Poisson-blended. DataError naming the image `name` for masks that are not of training defects.
+    """Return the pixels of a good image, [H, W, C], with the training defects in it; fully transparent ones stay.
+
+    Raises DataError naming the image `name` for masks that are not of training defects.
     """
     image = good.pixels
     for defect in defects:
@@ -68,8 +84,8 @@ def pasted(
         inner = Box(defect.top - box.top, defect.left - box.left, *_ends(defect.box, box))
         mask[inner.slices] = defect.mask
         where = (image, patch_of(defect, box, good), mask, box.top, box.left)
-        image = poisson_blend(*where) if poisson else paste(*where, True)
-    return image
+        image = poisson_blend(*where) if blend == "poisson" else paste(*where, blend == "match")
+    return image if good.alpha is None else np.where(good.alpha[..., None] > 0, image, good.pixels)
 
 
 def _wider(box: Box, size: tuple[int, int]) -> Box:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
-from guided_diffusion.config.place import PlaceConfig
+from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.files import check_sizes, open_mask
@@ -26,12 +26,13 @@ from guided_diffusion.data.placing.bank import DefectBank, class_ids, healed
 from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.data.placing.scene import PlacedDefect, Scene, Skipped, plan_scene
 from guided_diffusion.data.placing.sources import LabelMaps, PlacementsFile
+from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.good_images import check_good_images, header_size
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
-from guided_diffusion.pipelines.pasting import Patches, pasted, training_patches
+from guided_diffusion.pipelines.pasting import Blend, Patches, pasted, training_patches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.seeding import Stream, derive_seed
@@ -61,13 +62,15 @@ class PlacePlan:
     lineages: Mapping[str, MaskLineage] = field(default_factory=dict)
     """What the masks of new shapes were made of, by their names."""
     patch_of: Patches | None = None
-    """The pixels of training defects, where painting begins with these."""
+    """The pixels of training defects, where these are pasted."""
 
-    def begun(self, good: NativeImage, defects: Sequence[PlacedDefect], name: str) -> NativeImage | None:
-        """Return the image that painting begins with: the training defects pasted; None for noise alone."""
+    def pasted(
+        self, good: NativeImage, defects: Sequence[PlacedDefect], name: str, blend: Blend = "match"
+    ) -> NativeImage | None:
+        """Return a good image with the training defects pasted into it; None where their pixels are not used."""
         if self.patch_of is None:
             return None
-        return NativeImage(pasted(good, defects, self.patch_of, name), good.alpha, good.low, good.high)
+        return NativeImage(pasted(good, defects, self.patch_of, name, blend), good.alpha, good.low, good.high)
 
     def lineage_of(self, defects: Sequence[PlacedDefect]) -> MaskLineage | None:
         """Return what the masks of an image's defects were made of; None for shapes of the dataset itself."""
@@ -93,15 +96,18 @@ def painting_misfit(checkpoint: Checkpoint, trained: TrainedConfig) -> str:
     return ""
 
 
-def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> PlacePlan:
+def plan_placing(
+    config: ScenesConfig, trained: TrainedConfig, encoding: LabelEncoding, training: TrainingDefects | None = None
+) -> PlacePlan:
     """Read the training masks, label maps or placements that `config` names, and list the good images.
 
-    Raises UserError for what is missing or contradicts the images.
+    training: the training split, where it was read already. Raises UserError for what is missing or contradicts the
+    images.
     """
     if config.placing.bank_dir:
         training = read_shapes(config, trained, encoding)
-    else:
-        training = read_training(config, trained, encoding) if config.source.data_dir else None
+    elif training is None and config.source.data_dir:
+        training = read_training(config, trained, encoding)
     bank, inputs = (None, []) if training is None else (training.bank, training.digests)
     images = list_good_images(config.good_dir, upright=trained.source.exif != "ignore")
     source = _sources(config, trained, encoding, bank, images)
@@ -124,7 +130,7 @@ def plan_placing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
         return Finished(label, [Hole(defect.box, defect.mask) for defect in placements], placements, skipped)
 
     lineages, patch_of = ({}, None) if training is None else (training.lineages, None)
-    if training is not None and config.paste_noise is not None:
+    if training is not None and config.takes_pixels:
         patch_of = training_patches(training.pairs, trained)
         inputs += [file_digest(pair.image) for pair in training.pairs]
     digest = joined(config, inputs + source.digests)
@@ -145,7 +151,7 @@ class _Source(NamedTuple):
 
 
 def _sources(
-    config: PlaceConfig,
+    config: ScenesConfig,
     trained: TrainedConfig,
     encoding: LabelEncoding,
     bank: DefectBank | None,
@@ -157,7 +163,7 @@ def _sources(
     assert bank is not None
     if options.mask_source == "file":
         return _from_list(options, bank, images)
-    region, margin = _Region(config.region), round(config.hole_margin / trained.geometry.scale)
+    region, margin = _Region(config.region), config.space_between(trained.geometry.scale)
 
     def scene(good: GoodImage, label: NDArray[np.integer], rng: np.random.Generator) -> Scene:
         size = label.shape[0], label.shape[1]
@@ -244,7 +250,7 @@ def _generator(seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(Stream.SCENE, seed, number))
 
 
-def joined(config: PlaceConfig, digests: Sequence[str]) -> str:
+def joined(config: ScenesConfig, digests: Sequence[str]) -> str:
     """Return a digest of files' digests and of the options that no line of a manifest has."""
     options = [config.placing.defect_classes, config.source.ignore_label, config.source.exif]
     return sha256(json.dumps([options, sorted(digests)]).encode()).hexdigest()[:16]
@@ -270,15 +276,22 @@ class TrainingDefects(NamedTuple):
     lineages: Mapping[str, MaskLineage] = {}  # of masks that were made of others, by their names
 
 
-def read_training(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> TrainingDefects:
+def read_training(config: ScenesConfig, trained: TrainedConfig, encoding: LabelEncoding) -> TrainingDefects:
     """Read the masks of the training split; UserError for what cannot be used, or has no defects."""
     report = scan_split(trained.source, trained.geometry, "train", encoding=encoding)
+    return defects_of(report, config, trained, encoding)
+
+
+def defects_of(
+    report: ScanReport, config: ScenesConfig, trained: TrainedConfig, encoding: LabelEncoding
+) -> TrainingDefects:
+    """Read the masks of a scanned training split; UserError for what cannot be used, or has no defects."""
     report.raise_if_fatal()
     bank = _bank_of(report.pairs, config, trained, encoding)
     return TrainingDefects(report.pairs, bank, [each.mask.hex() for each in report.prints if each is not None])
 
 
-def read_shapes(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> TrainingDefects:
+def read_shapes(config: ScenesConfig, trained: TrainedConfig, encoding: LabelEncoding) -> TrainingDefects:
     """Read the masks of `bank_dir`, and what they were made of; UserError as `read_training`."""
     found = find_masks(trained.source, trained.geometry, mask_dir=config.placing.bank_dir, encoding=encoding)
     bank = _bank_of(found.entries, config, trained, found.encoding)
@@ -287,7 +300,7 @@ def read_shapes(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnco
 
 
 def _bank_of(
-    entries: Sequence[Pair | MaskEntry], config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding
+    entries: Sequence[Pair | MaskEntry], config: ScenesConfig, trained: TrainedConfig, encoding: LabelEncoding
 ) -> DefectBank:
     mode = get_mode(trained.source.dataset_mode)
     masks = ((entry.stem, read_mask(entry.mask, encoding, upright=entry.upright).numpy()) for entry in entries)

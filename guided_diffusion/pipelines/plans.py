@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from guided_diffusion.config.paste import PasteConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.train import TrainConfig
@@ -115,18 +116,19 @@ def masks_lines(config: SampleConfig, source: SourceOptions) -> list[str]:
     return [f"{len(masks)} {what}", *made_lines(config, config.num_samples or len(masks))]
 
 
-def good_lines(config: PlaceConfig) -> list[str]:
+def good_lines(config: PlaceConfig | PasteConfig) -> list[str]:
     """Return how many pairs there will be of which good images, or of the defects that are painted over."""
-    if config.erase:
+    if isinstance(config, PlaceConfig) and config.erase:
         return made_lines(config, config.num_samples)
     good = list_good_images(config.good_dir)
     return [f"{len(good)} good images", *made_lines(config, config.num_samples or len(good))]
 
 
-def made_lines(config: SampleConfig | PlaceConfig, count: int | None) -> list[str]:
+def made_lines(config: SampleConfig | PlaceConfig | PasteConfig, count: int | None) -> list[str]:
     """Return how many of `count` samples are there already; None: as many as there turn out to be."""
     folder = Path(config.results_path) / config.split
     files = [folder / MANIFEST, *folder.glob(PART.format("*"))] if folder.is_dir() else []
     there = sum(len(read_json_lines(path)) for path in files if path.exists())
     asked = "one for each" if count is None else f"{count} asked for"
-    return [f"{asked}, {there} in the manifest already; {config.batch_size} at a time"]
+    at_once = "" if isinstance(config, PasteConfig) else f"; {config.batch_size} at a time"
+    return [f"{asked}, {there} in the manifest already{at_once}"]

@@ -73,6 +73,15 @@ class ProcessGroup:
             raise outcome[1]
         return outcome[0]
 
+    def run_everywhere(self, make: Callable[[], T]) -> T:
+        """Return what each process makes for itself, for what cannot be sent; the main one first.
+
+        A UserError of the main process is raised in every process, so that it is told once.
+        """
+        made: list[T] = []
+        self.run_on_main(lambda: made.append(make()) if self.is_main else None)
+        return made[0] if self.is_main else make()
+
     def __enter__(self) -> Self:
         return self
 

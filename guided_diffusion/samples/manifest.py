@@ -34,7 +34,7 @@ IMAGES_ALONE, MASKS_ALONE = "image", "mask"
 """Values of `generates` for images without masks, of a network without a condition, and for masks without images."""
 _RESTORE = "restore it, or use another folder"
 MASK_KEYS, GOOD_KEYS = ("source_mask", "source_digest"), ("good_image", "good_digest")
-"""Keys of path and digest of what a pair was made from, by `sample` and by `place`."""
+"""Keys of path and digest of what a pair was made from, a mask or a good image."""
 
 
 class SampleSettings(BaseModel):
@@ -79,21 +79,35 @@ class SampleSettings(BaseModel):
         return (self.generates,) if self.generates in (IMAGES_ALONE, MASKS_ALONE) else ("image", "mask")
 
 
-class PlaceSettings(SampleSettings):
-    """Settings that all pairs of a run of `place` share; those of `sample` that it has not are None."""
+class ScenesSettings(SampleSettings):
+    """Settings of defects in good images; those of `sample` that they have not are None."""
 
-    action: ClassVar[str] = "place"
-
-    scale: float | None = None
-    hole_margin: int | None = None
-    feather: float | None = None
     mask_source: str | None = None
     place: JsonValue = None  # these three as the options give them
     edit: JsonValue = None
     defects_per_image: JsonValue = None
     classes: list[str] | None = None
     inputs: str | None = None  # digest of what defects are made of
+
+
+class PlaceSettings(ScenesSettings):
+    """Settings that all pairs of a run of `place` share."""
+
+    action: ClassVar[str] = "place"
+
+    scale: float | None = None
+    hole_margin: int | None = None
+    feather: float | None = None
     paste_noise: float | None = None
+
+
+class PasteSettings(ScenesSettings):
+    """Settings that all pairs of a run of `paste` share."""
+
+    action: ClassVar[str] = "paste"
+
+    blend: str | None = None
+    gap: int | None = None
 
 
 class GenerateSettings(SampleSettings):
@@ -109,7 +123,7 @@ class GenerateSettings(SampleSettings):
 
 
 class PlacedDefect(BaseModel):
-    """A defect that was painted: its class by name, its box [left, top, right, bottom], and what it was made from."""
+    """A defect in a good image: its class by name, its box [left, top, right, bottom], and what it was made from."""
 
     model_config = ConfigDict(strict=True, frozen=True, populate_by_name=True)
 
@@ -238,10 +252,10 @@ class PredictedMask(BaseModel):
     """The last steps of sampling over which the masks of the objects are averaged."""
 
 
-class ManifestLine(PlaceSettings, GenerateSettings):
-    """One finished pair, made from a mask by `sample`, from a good image by `place`, or from nothing by a model that
-    makes masks; a real one of `segment`; a drawn one that `generate` labeled; one of the studio; or one image or mask
-    alone. Files are relative to the manifest.
+class ManifestLine(PlaceSettings, PasteSettings, GenerateSettings):
+    """One finished pair, made from a mask by `sample`, from a good image by `place` or `paste`, or from nothing by a
+    model that makes masks; a real one of `segment`; a drawn one that `generate` labeled; one of the studio; or one
+    image or mask alone. Files are relative to the manifest.
 
     A line is written with the keys it was read with, in their order: other versions, and people, add keys.
     """
@@ -252,12 +266,12 @@ class ManifestLine(PlaceSettings, GenerateSettings):
     index: int
     image: str = ""  # "" for masks alone
     mask: str = ""  # "" for images alone
-    source_mask: str = ""  # "" in lines of `place`, and of what a model made from nothing
+    source_mask: str = ""  # "" in lines of good images, and of what a model made from nothing
     source_digest: str = ""
     good_image: str | None = None  # None in lines of `sample`
     good_digest: str | None = None
     seed: int | None = None
-    synthetic: bool | None = None  # whether a model made any of the image; None: not said by the version that wrote it
+    synthetic: bool | None = None  # whether any of the image was made; None: not said by the version that wrote it
     defects: list[PlacedDefect] | None = None
     skipped: list[SkippedDefect] | None = None
     generated: GeneratedMask | None = None

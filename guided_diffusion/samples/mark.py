@@ -15,8 +15,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from guided_diffusion.samples.manifest import PNG_START, SampleSettings
 
-SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
-"""An image that a trained model made, or a photograph of which it made a part."""
+SourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeCapture"]
+"""An image that a trained model made, a photograph of which it made a part, or one that is made of photographs."""
+_MADE: dict[SourceType, str] = {
+    "trainedAlgorithmicMedia": "made by a diffusion model",
+    "compositeWithTrainedAlgorithmicMedia": "partly made by a diffusion model",
+    "compositeCapture": "made of parts of photographs",
+}
 _AFTER_HEADER = len(PNG_START) + 25  # of a header chunk of 13 bytes
 _XMP = (
     "<?xpacket begin='\ufeff' id='W5M0MpCehiHzreSzNTczkc9d'?>"
@@ -32,11 +37,10 @@ def mark_of(kind: SourceType, settings: SampleSettings, seed: int) -> PngInfo:
     """Return the chunks that mark an image of `settings` and `seed`; they name no file of the computer."""
     named = [f"seed {seed}"]
     named += [f"{key} {value}" for key in _SHOWN if (value := getattr(settings, key)) is not None]
-    made = "made" if kind == "trainedAlgorithmicMedia" else "partly made"
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", _XMP.format(kind=kind))
     info.add_text("Software", "ISDM")
-    info.add_text("Comment", f"synthetic: {made} by a diffusion model; {settings.action}, {', '.join(named)}")
+    info.add_text("Comment", f"synthetic: {_MADE[kind]}; {settings.action}, {', '.join(named)}")
     return info
 
 

@@ -39,6 +39,7 @@ from guided_diffusion.samples.manifest import (
     GeneratedMask,
     ManifestLine,
     MaskLineage,
+    PasteSettings,
     PlacedDefect,
     PredictedMask,
     SampleSettings,
@@ -88,11 +89,13 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
-def _source_type(sample: PlannedSample, notes: Mapping[str, Any]) -> SourceType | None:
-    """Return what made the pixels of a sample; None for a good image into which no defect could be painted."""
+def _source_type(sample: PlannedSample, settings: SampleSettings, notes: Mapping[str, Any]) -> SourceType | None:
+    """Return what made the pixels of a sample; None for a good image into which no defect could be put."""
     if not isinstance(sample.source, GoodImage):
         return "trainedAlgorithmicMedia"
-    return "compositeWithTrainedAlgorithmicMedia" if notes.get("defects") else None
+    if not notes.get("defects"):
+        return None
+    return "compositeCapture" if isinstance(settings, PasteSettings) else "compositeWithTrainedAlgorithmicMedia"
 
 
 class SyntheticFolder(WrittenFolder):
@@ -194,7 +197,7 @@ class SyntheticFolder(WrittenFolder):
 
     @property
     def _is_ours(self) -> bool:
-        """True if `sample` (`place` for its own settings) made the folder."""
+        """True if the action of the settings made the folder."""
         action = read_run_record(self.folder, "environment.json").get("action")
         return self._unfinished.exists() or action == self.settings.action
 
@@ -277,7 +280,7 @@ class SyntheticFolder(WrittenFolder):
     ) -> None:
         """Write image and mask, each None where the sample has none, then their line of the manifest."""
         save_mask = None if label is None else partial(self.encoding.encode(label).save, format="PNG")
-        made = _source_type(sample, notes)
+        made = _source_type(sample, self.settings, notes)
         files = {}
         for kind, file, save in (("image", sample.image, save_image), ("mask", sample.mask, save_mask)):
             assert bool(file) == (save is not None)

@@ -132,6 +132,7 @@ READ = {
     "finetune": ("data_dir", "resume_checkpoint"),
     "sample": ("data_dir", "model_path"),
     "place": ("data_dir", "model_path", "good_dir"),
+    "paste": ("data_dir", "good_dir"),
     "import": ("source",),
     "masks": ("data_dir",),
     "segment": ("data_dir", "model_path"),

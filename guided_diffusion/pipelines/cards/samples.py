@@ -1,4 +1,4 @@
-"""The card of a folder of `sample`, `place` or `generate`."""
+"""The card of a folder of `sample`, `place`, `paste` or `generate`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import replace
 from guided_diffusion import __version__
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.paste import PasteConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.looks import ComparedLooks
 from guided_diffusion.pipelines.training_source import last_name, source_text, training_source
@@ -28,12 +30,17 @@ from guided_diffusion.samples.dataset_card import (
     state_of,
     write_dataset_card,
 )
-from guided_diffusion.samples.manifest import IMAGES_ALONE, MASKS_ALONE, ManifestLine, PlaceSettings, SampleSettings
+from guided_diffusion.samples.manifest import IMAGES_ALONE, MASKS_ALONE, ManifestLine, SampleSettings, ScenesSettings
 from guided_diffusion.samples.writer import SyntheticFolder
 
+PairsConfig = SampleConfig | PlaceConfig | PasteConfig | GenerateConfig
 SEEN = (
     "A model can only show what its training images have: shapes, backgrounds and cameras that these lack are lacking "
     "here, too."
+)
+PASTED = (
+    "They show the defects of their source, and none that it lacks: pixels of it are in them, so treat them as "
+    "confidential as the source."
 )
 COPIES = "Models of few images may copy them. Treat these files as confidential as the source."
 OF_TEST = "They were made of the test split: no model that is trained on them may be tested on that split."
@@ -42,7 +49,7 @@ _NOT_SETTINGS = ("checkpoint", "classifier", "mask_checkpoint", "layouts", "inpu
 
 
 def write_sample_card(
-    config: SampleConfig | PlaceConfig | GenerateConfig,
+    config: PairsConfig,
     output: SyntheticFolder,
     lines: Sequence[ManifestLine],
     checkpoint: Checkpoint | None,
@@ -51,7 +58,8 @@ def write_sample_card(
 ) -> str:
     """Write the card of the finished folder `output` and return its path, as it is printed.
 
-    checkpoint, trained: None for pairs of a published file. looks: of placed defects, beside real ones.
+    checkpoint: None for what no model made, and, as trained, for pairs of a published file. looks: of placed defects,
+    beside real ones.
     """
     facts = sample_facts(config, output, lines, checkpoint, trained)
     if looks is not None:
@@ -60,7 +68,7 @@ def write_sample_card(
 
 
 def sample_facts(
-    config: SampleConfig | PlaceConfig | GenerateConfig,
+    config: PairsConfig,
     output: SyntheticFolder,
     lines: Sequence[ManifestLine],
     checkpoint: Checkpoint | None,
@@ -70,7 +78,7 @@ def sample_facts(
     settings = output.settings
     shown = {key: value for key, value in settings.model_dump().items() if key not in _NOT_SETTINGS}
     rows = settings_rows(shown)
-    if trained is not None and not isinstance(config, PlaceConfig):
+    if trained is not None and not isinstance(config, ScenesConfig):
         height, width = height_width(trained.geometry.image_size)
         rows.insert(0, ("image size", f"{width} x {height} px"))
     if isinstance(config, GenerateConfig):
@@ -86,13 +94,13 @@ def sample_facts(
         synthetic=True,
         sources=_sources(config, settings, lines, checkpoint),
         settings=rows,
-        limits=[*limits, SEEN, COPIES],
+        limits=[*limits, *([PASTED] if isinstance(config, PasteConfig) else [SEEN, COPIES])],
         use=_use(settings, pairs),
         state=state_of(lines),
         version=__version__,
         classes=_counts(output, lines),
         task=UNCONDITIONAL if settings.generates == IMAGES_ALONE else SEGMENTATION,
-        tags=["diffusion"],
+        tags=[] if isinstance(config, PasteConfig) else ["diffusion"],
         evaluation=NOT_EVALUATED if pairs else NO_IMAGES,
         extra=_defects(lines),
     )
@@ -106,11 +114,15 @@ def _counts(output: SyntheticFolder, lines: Sequence[ManifestLine]) -> ClassCoun
 
 
 def _kind(
-    config: SampleConfig | PlaceConfig | GenerateConfig, settings: SampleSettings, lines: Sequence[ManifestLine]
+    config: PairsConfig, settings: SampleSettings, lines: Sequence[ManifestLine]
 ) -> tuple[str, str, str, list[str]]:
     """Return title, sentence, unit and own limits of what such settings make."""
     if isinstance(config, PlaceConfig):
         return _kind_of_placed(config)
+    if isinstance(config, PasteConfig):
+        what = "Real images without defects, into which real defects of other images were pasted, and their masks."
+        limit = "Only the defects are not where they were: edited, their rims blended. No person judged the result."
+        return "Pasted defects in real images", what, "pairs", [limit]
     if isinstance(config, GenerateConfig):
         what = (
             "Synthetic images that a diffusion model drew without a mask, and masks that pixel classifiers, trained on "
@@ -169,13 +181,15 @@ def _faults(lines: Sequence[ManifestLine]) -> list[str]:
 
 
 def _sources(
-    config: SampleConfig | PlaceConfig | GenerateConfig,
+    config: PairsConfig,
     settings: SampleSettings,
     lines: Sequence[ManifestLine],
     checkpoint: Checkpoint | None,
 ) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
-    if checkpoint is not None:
+    if isinstance(config, PasteConfig):
+        rows = [("defects of", plain(last_name(config.source.data_dir)))]
+    elif checkpoint is not None:
         rows = [
             ("network trained on", source_text(training_source(checkpoint))),
             ("its checkpoint", f"digest {settings.checkpoint}, weights {plain(config.weights.weights)}"),
@@ -201,10 +215,11 @@ def _sources(
     return rows
 
 
-def _made_of(config: SampleConfig | PlaceConfig | GenerateConfig) -> tuple[str, str]:
+def _made_of(config: PairsConfig) -> tuple[str, str]:
     """Return what kind of file each pair was made of, and the name of the folder they are of."""
-    if isinstance(config, PlaceConfig):
-        what, folder = ("images", config.source.data_dir) if config.erase else ("good images", config.good_dir)
+    if isinstance(config, ScenesConfig):
+        erases = isinstance(config, PlaceConfig) and config.erase
+        what, folder = ("images", config.source.data_dir) if erases else ("good images", config.good_dir)
         return what, last_name(folder)
     folder, split = config.source.data_dir, ""
     if isinstance(config, SampleConfig):
@@ -229,8 +244,8 @@ def _use(settings: SampleSettings, pairs: bool) -> list[str]:
     lines.append("`manifest.jsonl` has a line for each: its files, its seed, and what it was made of.")
     text = [" ".join(lines)]
     if pairs:
-        # Placed pairs have the sizes of the good images, so that evaluate has to be told one.
-        size = " --set image_size=SIDE" if isinstance(settings, PlaceSettings) else ""
+        # Pairs of good images have the sizes of the good images, so that evaluate has to be told one.
+        size = " --set image_size=SIDE" if isinstance(settings, ScenesSettings) else ""
         text += [
             "",
             "```bash",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
             run.unlabeled = open_unlabeled(config, reader, known, progress=progress)
         return run
 
-    return _in_every_process(opened, world)
+    return world.run_everywhere(partial(opened, progress=world.is_main))
 
 
 def _as_trained(config: SegmentConfig, trained_with: PixelClassifier) -> SegmentConfig:
@@ -143,15 +144,6 @@ def _as_trained(config: SegmentConfig, trained_with: PixelClassifier) -> Segment
     if "seed" not in config.given:
         config = config.replaced(seed=trained_with.training.get("seed", config.seed))
     return config.model_copy(update={"features": features_as_trained(config.features, trained_with)})
-
-
-def _in_every_process(opened: Callable[..., Segmentation], world: ProcessGroup) -> Segmentation:
-    if not world.is_main:
-        world.run_on_main(lambda: None)  # waits, and ends where the main process found a mistake
-        return opened(progress=False)
-    found: list[Segmentation] = []
-    world.run_on_main(lambda: found.append(opened(progress=True)))
-    return found[0]
 
 
 # ------------------------------------------------------------------------------------------------- the classifiers

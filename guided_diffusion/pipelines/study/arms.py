@@ -111,4 +111,4 @@ def filled(scene: PlacedScene, patch_of: Patches, arm: str) -> Pixels:
     """
     if arm == PLACE:
         return scene.result
-    return pasted(scene.good, scene.finished.defects, patch_of, scene.name, poisson=arm == POISSON)
+    return pasted(scene.good, scene.finished.defects, patch_of, scene.name, "poisson" if arm == POISSON else "match")

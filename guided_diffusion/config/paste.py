@@ -1,0 +1,48 @@
+"""Configuration of `paste`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from guided_diffusion.config.pipeline import MarkedConfig
+from guided_diffusion.config.scenes import ScenesConfig
+from guided_diffusion.data.options import Channels, GeometryOptions, ImageRangeOption
+from guided_diffusion.runtime.options import ActionConfig, Problem, option
+
+_CHANNELS, _RANGE = (GeometryOptions.model_fields[key].description for key in ("image_channels", "image_range"))
+
+
+class PasteConfig(ScenesConfig, MarkedConfig, ActionConfig):
+    """Keys of `paste`."""
+
+    required: ClassVar = ("data_dir", "dataset_mode", "good_dir", "results_path")
+    summary: ClassVar = "paste training defects into good images, without a model: image/mask pairs of whole images"
+    common: ClassVar = (
+        "data_dir", "dataset_mode", "good_dir", "results_path", "num_samples", "image_channels", "blend",
+        "mask_source", "defects_per_image", "classes",
+    )  # fmt: skip
+
+    blend: Literal["match", "poisson", "none"] = option(
+        "match",
+        "match: the mean brightness at the rim of the defect becomes that of the good image; poisson: its gradients "
+        "are pasted, so that the rim has no edge; none: as it is",
+    )
+    gap: int = option(6, "pixels of the good image between two defects, at least", ge=0, le=4096)
+    image_channels: Channels | None = option(None, f"{_CHANNELS}; null: as the first good image")
+    image_range: ImageRangeOption = option("auto", str(_RANGE))
+
+    @property
+    def takes_pixels(self) -> bool:
+        return True
+
+    def space_between(self, scale: float) -> int:
+        return self.gap
+
+    def check(self) -> Iterator[Problem]:
+        yield from super().check()
+        yield from self.region_problem()
+        for key, given in (("bank_dir", self.placing.bank_dir), ("mask_source", self.placing.mask_source == "dir")):
+            if given:
+                line = f"{key} is given: its masks are not those of training defects, so there is nothing to paste"
+                yield (key, f"{line}; leave it out, or paint into them with place")

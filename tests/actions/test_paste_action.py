@@ -1,0 +1,227 @@
+"""`paste`: only pixels of defects change, they are those of training images at their depth, and runs go on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cards import check_card
+from error_lines import check_error
+from odd_images import write_png
+from parts import (
+    NAMES,
+    SIZE,
+    SIZES,
+    bytes_of,
+    check_pairs,
+    defects,
+    lines_of,
+    noise,
+    pairs_of,
+    pixels_of,
+    write_good,
+    write_parts,
+)
+from processes import finish, kill_at_files, start, start_pair
+from scipy import ndimage
+
+from evaluations.blending import poisson_blend
+
+
+@pytest.fixture
+def values(parts, good, tmp_path) -> dict:
+    return {"data_dir": parts, "dataset_mode": "multi-class", "good_dir": good, "results_path": tmp_path / "pasted"}
+
+
+@pytest.fixture
+def paste(values, tmp_path, isdm):
+    """Run `paste`; `paste("name", key=value)` returns the results folder and the printed text."""
+
+    def run(name: str, **others) -> tuple[Path, str]:
+        code, shown, errors = isdm("paste", **{**values, "results_path": tmp_path / name, **others})
+        assert code == 0, errors
+        return tmp_path / name, shown
+
+    return run
+
+
+@pytest.fixture
+def one_spot(tmp_path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A dataset of one pair, in 16 bits, its image and its mask."""
+    image, label = noise(SIZE, 0, kind=np.uint16), defects(0)
+    image[label > 0] = 50_000 + np.arange(25)[:, None]
+    for name, pixels in (("images", image), ("masks", label)):
+        write_png(tmp_path / "one" / "train" / name / "part.png", pixels)
+    (tmp_path / "one" / "classes.json").write_text(json.dumps(dict(enumerate(NAMES))))
+    return tmp_path / "one", image[..., 0], label
+
+
+class TestPixels:
+    @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("blend", ["match", "poisson", "none"])
+    def test_only_defects_change(self, paste, tmp_path, kind, blend):
+        good = write_good(tmp_path / "gray", SIZES, kind=kind)
+        folder, shown = paste("gray_results", good_dir=good, blend=blend, num_samples=6)
+        check_pairs(folder, margin=0)
+        assert "6 images" in shown
+        assert json.loads((folder / "config.json").read_text())["image_channels"] == 1
+
+    def test_colored_ones_too(self, paste, tmp_path):
+        data = write_parts(tmp_path / "data", channels=3)
+        folder, _ = paste("rgb", data_dir=data, good_dir=write_good(tmp_path / "rgb_good", SIZES, channels=3))
+        check_pairs(folder, margin=0)
+
+    def test_unedited_defects_are_copied_at_the_depth_of_their_files(self, paste, one_spot, tmp_path):
+        data, image, label = one_spot
+        good = write_good(tmp_path / "deep", {"a": SIZE}, kind=np.uint16)
+        same = {"data_dir": data, "good_dir": good, "edit": False, "place": "keep"}
+        folder, _ = paste("as_it_is", blend="none", **same)
+        before, plain = pixels_of(good / "a.png"), pixels_of(folder / "images/a.png")
+        assert np.array_equal(plain, np.where(label > 0, image, before))
+        matched = pixels_of(paste("matched", blend="match", **same)[0] / "images/a.png")
+        rim = ndimage.binary_dilation(label > 0) & (label == 0)
+        shift = before[rim].astype(float).mean() - image[rim].astype(float).mean()
+        assert np.abs(matched.astype(float) - image - shift)[label > 0].max() <= 1
+        blended = pixels_of(paste("blended", blend="poisson", **same)[0] / "images/a.png")
+        assert np.array_equal(blended, poisson_blend(before, image.astype(float), label > 0, 0, 0))
+
+    def test_transparent_pixels_stay(self, paste, one_spot, tmp_path):
+        data, _, label = one_spot
+        alpha = np.full(SIZE, 255, np.uint8)
+        alpha[:, : np.flatnonzero(label.any(0))[2]] = 0
+        good = np.stack([noise(SIZE, 1)[..., 0], alpha], axis=-1)
+        write_png(tmp_path / "clear" / "a.png", good)
+        same = {"edit": False, "place": "keep", "image_channels": 1}
+        folder, _ = paste("clear_results", data_dir=data, good_dir=tmp_path / "clear", **same)
+        result = pixels_of(folder / "images/a.png").reshape(*SIZE, -1)
+        changed = (result[..., 0] != good[..., 0]) | (result[..., -1] != alpha)
+        assert np.array_equal(changed, (label > 0) & (alpha > 0))
+
+
+def test_files_say_that_they_are_made_of_photographs(paste, parts):
+    folder, _ = paste("marked")
+    for line in lines_of(folder):
+        content = (folder / line["image"]).read_bytes()
+        assert b"TrainedAlgorithmicMedia" not in content
+        assert (b"compositeCapture" in content) == bool(line["defects"]) == line["synthetic"]
+    text = check_card(folder, 4, "## Defects", f"defects of | {parts.name}", "good images | 4 of good,", "`blend`")
+    assert "diffusion" not in text
+
+
+class TestEvaluation:
+    def test_takes_what_it_needs_from_the_record(self, paste, parts, isdm, tmp_path):
+        folder, _ = paste("judged", num_samples=6)
+        asked = {"image_size": 32, "study": False, "agreement": False, "inception_weights": "none"}
+        out = tmp_path / "report"
+        code, _, errors = isdm("evaluate", data_dir=parts, synthetic_dir=folder, output_dir=out, **asked)
+        assert code == 0, errors
+        record = json.loads((out / "config.json").read_text())
+        assert (record["dataset_mode"], record["image_channels"]) == ("multi-class", 1)
+
+    def test_refuses_pairs_made_of_test_images(self, paste, parts, isdm, tmp_path):
+        folder, _ = paste("leaking", good_dir=parts / "test/images")
+        asked = {"data_dir": parts, "synthetic_dir": folder, "image_size": 32, "encoder_weights": "none"}
+        code, _, (line,) = isdm("evaluate", output_dir=tmp_path / "report", **asked)
+        assert code == 2
+        check_error(line, folder, "3 of 3", "test")
+
+
+class TestGoingOn:
+    def test_more_pairs_later(self, paste):
+        folder, _ = paste("grown", num_samples=3)
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}
+        _, shown = paste("grown", num_samples=10)
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        assert "3 are there already" in shown
+        assert pairs_of(folder) == pairs_of(paste("at_once", num_samples=10)[0])
+
+    def test_the_config_that_is_left_can_be_given_again(self, paste, isdm):
+        folder, _ = paste("again")
+        before = bytes_of(folder)
+        code, _, errors = isdm("paste", folder / "config.json")
+        assert code == 0, errors
+        assert bytes_of(folder) == before
+
+    @pytest.mark.parametrize("other", [{"blend": "none"}, {"gap": 3}, {"seed": 1}, {"edit": False}], ids=str)
+    def test_other_settings_are_refused(self, paste, values, isdm, other):
+        folder, _ = paste("first", num_samples=2)
+        before = bytes_of(folder)
+        code, _, (line,) = isdm("paste", **{**values, "results_path": folder, "num_samples": 2, **other})
+        assert code == 2
+        check_error(line, folder / "manifest.jsonl", "results_path")
+        assert bytes_of(folder) == before
+
+    def test_changed_training_images_are_refused(self, paste, values, tmp_path, isdm):
+        """Their pixels are in the pairs."""
+        data = write_parts(tmp_path / "changing")
+        folder, _ = paste("first", data_dir=data, num_samples=2)
+        write_png(data / "train/images/part_0.png", noise(SIZE, 77))
+        code, _, (line,) = isdm("paste", **{**values, "data_dir": data, "results_path": folder, "num_samples": 2})
+        assert code == 2
+        check_error(line, folder / "manifest.jsonl", "results_path")
+
+    @pytest.mark.slow
+    def test_in_two_processes(self, paste, values, tmp_path):
+        one, _ = paste("one", num_samples=6)
+        two = {**values, "results_path": tmp_path / "two", "num_samples": 6}
+        assert [finish(process) for process in start_pair("paste", two, tmp_path / "shown")] == [0, 0]
+        assert pairs_of(tmp_path / "two") == pairs_of(one)
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+    def test_after_kill_9(self, paste, values, tmp_path):
+        many = {"num_samples": 400}
+        process = start("paste", {**values, "results_path": tmp_path / "killed", **many})
+        kill_at_files(process, tmp_path / "killed" / "images", 2)
+        assert 2 <= len(list((tmp_path / "killed" / "images").rglob("*.png"))) < 400
+        folder, _ = paste("killed", **many)
+        assert bytes_of(folder) == bytes_of(paste("whole", **many)[0])
+
+
+class TestMistakes:
+    @pytest.fixture
+    def refused(self, values, tmp_path, isdm):
+        """Run `paste`, which has to end with one line about `subject`, and write nothing."""
+
+        def run(subject: str | Path, *shown: object, **others) -> None:
+            before = set(tmp_path.rglob("*"))
+            code, _, (line,) = isdm("paste", **{**values, **others})
+            assert code == 2
+            check_error(line, subject, *shown)
+            assert set(tmp_path.rglob("*")) == before
+
+        return run
+
+    def test_nothing_to_paste(self, refused, parts):
+        masks = parts / "train/masks"
+        refused("mask_source", "place", mask_source="dir", placed_masks=masks)
+        refused("dataset_mode", "no masks", dataset_mode="images")
+        refused("classes", "cracks", classes=["cracks"])
+
+    def test_shapes_of_other_masks(self, values, parts, isdm):
+        code, _, errors = isdm("paste", **values, bank_dir=parts / "train/masks")
+        assert code == 2
+        check_error(errors[0], "bank_dir", "place")
+
+    def test_no_good_images(self, refused, tmp_path):
+        refused(tmp_path / "none", "good_dir", good_dir=tmp_path / "none")
+        refused("good_dir", good_dir="")
+
+    def test_channels_that_differ(self, refused, tmp_path, good):
+        refused(good / "a.png", "image_channels", image_channels=3)
+        colored = write_good(tmp_path / "mixed", {"a": SIZE}, channels=3)
+        write_good(colored, {"b": SIZE})
+        refused(colored / "b.png", "image_channels", good_dir=colored)
+
+    def test_results_among_the_sources(self, refused, good, parts):
+        refused("results_path", "good_dir", results_path=good)
+        refused("results_path", "data_dir", results_path=parts / "train")
+
+    def test_results_of_another_action(self, paste, isdm, values):
+        folder, _ = paste("first")
+        code, _, errors = isdm("place", **{**values, "model_path": folder, "results_path": folder})
+        assert code == 2
+        assert errors
