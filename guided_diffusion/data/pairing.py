@@ -129,11 +129,7 @@ def index_images(
         files = dict(sorted(files.items()))
     if image_dir:
         folder = str(image_dir)
-        if is_folder(folder):
-            beside, new = index_folder(folder, "image", _ANY_IMAGE)
-        else:
-            found = "is a file, not a folder" if exists(folder) else "the folder does not exist"
-            beside, new = {}, [Problem(folder, found, "check image_dir", ProblemKind.FOLDER)]
+        beside, new = index_folder(folder, "image", _ANY_IMAGE, key="image_dir")
         problems += new
         nested = [path for stem, path in beside.items() if {"masks", "labels"} & set(stem.lower().split("/")[:-1])]
         if nested:
@@ -145,17 +141,17 @@ def index_images(
 
 
 def index_masks(
-    folder: str | Path, mode: DatasetMode | None = None, *, with_instances: bool = False
+    folder: str | Path, mode: DatasetMode | None = None, *, with_instances: bool = False, key: str = "the path"
 ) -> tuple[list[MaskEntry], list[Problem]]:
     """Return the masks below a folder, sorted by stem, and problems (missing or empty folder, two files of one stem).
 
     mode: if any file has its name for masks, only such files are masks; otherwise every PNG is one.
-    with_instances: add the instance maps found beside the masks, if the mode keeps them there.
+    with_instances: add the instance maps found beside the masks, if the mode keeps them there. key: names the folder.
     """
     rule = None if mode is None else mode.masks
-    masks, problems = ({}, []) if rule is None else index_folder(str(folder), "mask", rule)
+    masks, problems = ({}, []) if rule is None else index_folder(str(folder), "mask", rule, key=key)
     if rule is None or not masks:
-        masks, problems = index_folder(str(folder), "mask", _ANY_PNG)
+        masks, problems = index_folder(str(folder), "mask", _ANY_PNG, key=key)
         return [MaskEntry(stem, masks[stem]) for stem in sorted(masks)], problems
     instances: dict[str, str] = {}
     if with_instances and mode.instances is not None and mode.instances.folder == rule.folder:
@@ -170,8 +166,7 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
     """
     root = str(folder)
     if not is_folder(root):
-        found = "is a file, not a folder" if exists(root) else "the folder does not exist"
-        raise DataError.of(root, found, "check good_dir")
+        refuse_fatal([_missing_folder(root, "good_dir")])
     inside, of_masks = bf.join(root, "images"), bf.join(root, "masks")
     has_images = is_folder(inside)
     images, problems = index_folder(inside if has_images else root, "good image", _ANY_IMAGE)
@@ -190,15 +185,15 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
 
 
 def index_folder(
-    folder: str, what: str, rule: FileRule, beside: Sequence[FileRule] = ()
+    folder: str, what: str, rule: FileRule, beside: Sequence[FileRule] = (), *, key: str = "data_dir"
 ) -> tuple[dict[str, str], list[Problem]]:
     """Return stem -> path of the files that `rule` means in a folder, and what is wrong with the folder.
 
-    beside: what else is meant to lie there.
+    beside: what else is meant to lie there. key: the option that names the folder, or one above it.
     """
     try:
         if not is_folder(folder):
-            return {}, [_missing_folder(folder)]
+            return {}, [_missing_folder(folder, key)]
         listed = list_files(folder)
     except DataError as error:
         return {}, [Problem.of(error, ProblemKind.FOLDER)]
@@ -238,27 +233,30 @@ def _is_picture(relative: str) -> bool:
     return relative.lower().endswith(_PICTURES)
 
 
-def _missing_folder(folder: str) -> Problem:
-    """Name the first folder of the path that does not exist, and the folders beside it."""
+def _missing_folder(folder: str, key: str) -> Problem:
+    """Name the first folder of the path that does not exist, and the folders beside it; key: what names the path."""
     missing, parent = folder, bf.dirname(folder)
     while parent and not is_folder(parent) and bf.dirname(parent) != parent:
         missing, parent = parent, bf.dirname(parent)
     if not parent or not is_folder(parent):
-        return Problem(missing, "the folder does not exist", "check data_dir", ProblemKind.FOLDER)
+        return Problem(missing, "the folder does not exist", f"check {key}", ProblemKind.FOLDER)
     if exists(missing):
-        return Problem(missing, "is a file, not a folder", "check data_dir", ProblemKind.FOLDER)
+        return Problem(missing, "is a file, not a folder", f"check {key}", ProblemKind.FOLDER)
     name = bf.basename(missing)
     entries = sorted(entry.rstrip("/") for entry in bf.listdir(parent))
     present = [entry for entry in entries if not entry.startswith(".") and is_folder(bf.join(parent, entry))]
     listing = f"{parent} has {', '.join(present[:8])}" if present else f"{parent} has no folders"
-    wanted = _FOLDER_SYNONYMS.get(name.lower(), ())
+    layout = key == "data_dir"  # whose folders have names that are given
+    wanted = _FOLDER_SYNONYMS.get(name.lower(), ()) if layout else ()
     alike = [entry for entry in present if entry.lower() == name.lower() or entry.lower() in wanted]
     by_lower = {entry.lower(): entry for entry in present}
-    near = () if name in _FOLDER_SYNONYMS else difflib.get_close_matches(name.lower(), by_lower, n=1)
-    if alike:
+    near = () if layout and name in _FOLDER_SYNONYMS else difflib.get_close_matches(name.lower(), by_lower, n=1)
+    if alike and layout:
         remedy = f"rename {alike[0]!r} to {name!r}"
     elif near:
         remedy = f"did you mean {by_lower[near[0]]!r}?"
+    elif not layout:
+        remedy = f"check {key}"
     elif "images" in present and name not in _FOLDER_SYNONYMS["images"]:
         remedy = f"move its contents into {missing}, or point data_dir at the folder that holds {name!r}"
     else:

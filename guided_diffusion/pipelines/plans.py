@@ -105,7 +105,7 @@ def masks_lines(config: SampleConfig, source: SourceOptions) -> list[str]:
     """Return how many samples there will be of which masks. source: the dataset, as the network was trained with it."""
     mode = get_mode(source.dataset_mode)
     if config.mask_dir:
-        masks, problems = index_masks(config.mask_dir, mode)
+        masks, problems = index_masks(config.mask_dir, mode, key="mask_dir")
         what = "masks of mask_dir"
     elif source.data_dir and mode.masks is not None:
         masks, problems = index_pairs(source.data_dir, mode, config.data_split, with_instances=False)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from guided_diffusion.data.modes import DatasetMode, FileRule, get_mode
-from guided_diffusion.data.pairing import index_masks, index_pairs
-from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
+from guided_diffusion.data.pairing import index_images, index_masks, index_pairs, list_good_images
+from guided_diffusion.data.scan.problems import ProblemKind, problem_lines, refuse_fatal
+from guided_diffusion.runtime.errors import DataError
 
 MODE = get_mode("multi-class")
 NAMES = st.text(string.ascii_letters + string.digits + " ._-éü", min_size=1, max_size=8).filter(
@@ -202,3 +203,22 @@ def test_a_mistyped_folder_of_the_layout_is_not_asked_for(tmp_path):
     problem = index_pairs(tmp_path, get_mode("multi-class"), "train")[1][0]
     assert Path(problem.path) == tmp_path / "train"
     assert "did you mean" not in problem.remedy
+
+
+LISTED = {
+    "good_dir": list_good_images,
+    "image_dir": lambda folder: refuse_fatal(index_images("", get_mode("images"), "train", folder)[1]),
+    "mask_dir": lambda folder: refuse_fatal(index_masks(folder, key="mask_dir")[1]),
+}
+
+
+@pytest.mark.parametrize("key", LISTED)
+@pytest.mark.parametrize(("name", "hint"), [("goods", "did you mean 'good'?"), ("images", "")])
+def test_folders_beside_the_dataset_get_the_near_name_too(tmp_path, key, name, hint):
+    """They have no layout, so nobody is told to rename, move or make anything."""
+    for there in ("good", "data"):
+        (tmp_path / there).mkdir()
+    with pytest.raises(DataError) as error:
+        LISTED[key](tmp_path / name)
+    assert str(error.value).startswith(f"{tmp_path / name}: ")
+    assert str(error.value).endswith(hint or f"check {key}")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from guided_diffusion.data.components import find_components
-from guided_diffusion.data.files import is_folder, open_mask, read_bytes
+from guided_diffusion.data.files import open_mask, read_bytes
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import index_masks
 from guided_diffusion.data.placing.bank import BankPart, DefectBank
@@ -38,9 +38,7 @@ class LabelMaps:
 
     def __init__(self, folder: str | Path, encoding: LabelEncoding, classes: Sequence[int]):
         """Take the PNG files below a folder; `classes` are the ids of those to place. Raises DataError."""
-        if not is_folder(folder):
-            raise DataError.of(folder, "the folder does not exist", "check placed_masks")
-        entries, problems = index_masks(folder)
+        entries, problems = index_masks(folder, key="placed_masks")
         if fatal := [problem for problem in problems if problem.fatal]:
             raise DataError(problem_lines(fatal))
         self.encoding, self.classes = encoding, tuple(classes)
