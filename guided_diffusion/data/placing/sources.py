@@ -27,7 +27,7 @@ from guided_diffusion.data.pairing import index_masks
 from guided_diffusion.data.placing.bank import BankPart, DefectBank
 from guided_diffusion.data.placing.edit import EditedPart, edit_part
 from guided_diffusion.data.placing.scene import Ground, PlacedDefect, Scene, Skipped
-from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.near_names import suggestion
 from guided_diffusion.runtime.strict_json import strict_json
@@ -39,8 +39,7 @@ class LabelMaps:
     def __init__(self, folder: str | Path, encoding: LabelEncoding, classes: Sequence[int]):
         """Take the PNG files below a folder; `classes` are the ids of those to place. Raises DataError."""
         entries, problems = index_masks(folder, key="placed_masks")
-        if fatal := [problem for problem in problems if problem.fatal]:
-            raise DataError(problem_lines(fatal))
+        refuse_fatal(problems)
         self.encoding, self.classes = encoding, tuple(classes)
         self.paths = {entry.stem: entry.mask for entry in entries}
         """Name without the extension -> path."""

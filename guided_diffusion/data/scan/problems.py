@@ -139,6 +139,9 @@ def _counted(problems: Iterable[Problem]) -> list[str]:
 
 
 def refuse_fatal(problems: Iterable[Problem]) -> None:
-    """Raise DataError with the lines of the fatal problems, if there are any."""
-    if fatal := [problem for problem in problems if problem.fatal]:
+    """Raise DataError with the lines of the fatal problems, if there are any; with its fields where it is one."""
+    fatal = [problem for problem in problems if problem.fatal]
+    if len(fatal) == 1:
+        raise DataError.of(fatal[0].path, fatal[0].found, fatal[0].remedy)
+    if fatal:
         raise DataError(problem_lines(fatal))
