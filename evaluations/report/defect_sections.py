@@ -13,12 +13,12 @@ CURVE = "mIoU of the defects in percent"
 
 
 def defect_verdict(record: Record) -> Verdict:
-    """Return the answer of the first architecture, and a line for each amount of all."""
+    """Return the answer of the first architecture, a line for each amount of all, and what else the study advises."""
     verdicts = record["verdicts"]
     first = next(iter(verdicts.values()))
     several = len(verdicts) > 1
     lines = [f"{name}: {line}" if several else line for name, each in verdicts.items() for line in each["lines"]]
-    return Verdict(first["kind"], first["headline"], lines)
+    return Verdict(first["kind"], first["headline"], [*lines, *record["advice"]])
 
 
 def curve_of(record: Record) -> dict[str, list[charts.AmountPoint]]:

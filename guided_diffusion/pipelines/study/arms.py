@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluations.study.comparison import augmentation_warning
 from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD, SDM, UNAUGMENTED
-from guided_diffusion.pipelines.pasting import Patches, Pixels, pasted
+from guided_diffusion.pipelines.pasting import Blend, Patches, Pixels, pasted
 from guided_diffusion.pipelines.placed import PlacedFolder, PlacedScene
 from guided_diffusion.pipelines.study.images import StudyView, seen
 
 PASTING = (COPY_PASTE, POISSON, PLACE)
 """The arms of the same defects at the same places in the same good images."""
+
+PASTED: dict[str, Blend] = {COPY_PASTE: "match", POISSON: "poisson"}
+"""Those of them that need no network, and the `blend` with which `paste` makes their pairs."""
 
 LABELS = {
     REAL: "real",
@@ -69,20 +70,6 @@ def arm_set(
     return ArmSet(images, weights, len(real), len(good), 0 if synthetic is None else len(synthetic))
 
 
-def signs_of_hurt(architectures: Mapping[str, Mapping[str, Any]], steps: int) -> list[str]:
-    """Return a line if the usual augmentation hurts somewhere; architectures: arms by amount, as report.json has them.
-
-    Arms are compared with real and good images that are augmented, so that those which are not must not help.
-    """
-    hurt = [
-        f"{architecture} at {amount} images"
-        for architecture, by_amount in architectures.items()
-        for amount, arms in by_amount.items()
-        if arms.get(UNAUGMENTED, {}).get("difference", {}).get("kind") == "helps"
-    ]
-    return [augmentation_warning(", ".join(hurt), "steps", steps)] if hurt else []
-
-
 def pasting_sets(folder: PlacedFolder, view: StudyView, arms: Sequence[str]) -> dict[str, WholeImages]:
     """Return the synthetic images of those of `arms` that are among PASTING: alike but for the pixels of defects.
 
@@ -111,4 +98,4 @@ def filled(scene: PlacedScene, patch_of: Patches, arm: str) -> Pixels:
     """
     if arm == PLACE:
         return scene.result
-    return pasted(scene.good, scene.finished.defects, patch_of, scene.name, "poisson" if arm == POISSON else "match")
+    return pasted(scene.good, scene.finished.defects, patch_of, scene.name, PASTED[arm])

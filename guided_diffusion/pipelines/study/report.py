@@ -35,7 +35,8 @@ from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
-from guided_diffusion.pipelines.study.arms import LABELS, filled, seen, signs_of_hurt
+from guided_diffusion.pipelines.study.advice import cheaper_ways, signs_of_hurt
+from guided_diffusion.pipelines.study.arms import LABELS, filled, seen
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import atomic_write, write_text
@@ -74,6 +75,7 @@ def study_record(
     }
     return {
         "verdicts": verdicts,
+        "advice": cheaper_ways(architectures),
         "warnings": signs_of_hurt(architectures, setup.config.segmenter.steps),
         "arms": {arm: LABELS[arm] for arm in setup.arms},
         "amounts": amounts,

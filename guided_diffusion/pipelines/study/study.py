@@ -135,6 +135,8 @@ def _finish(config: StudyConfig, measures: dict[str, Any]) -> None:
         print(f"{name}: {verdict['headline']}")
         for line in verdict["lines"]:
             print(f"  {line}")
+    for line in record["advice"]:
+        print(line)
     for line in agreement_lines(measures.get("agreement", {})):
         print(line)
     for line in looks_lines(measures.get("looks", {})):

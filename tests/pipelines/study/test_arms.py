@@ -12,7 +12,7 @@ from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs, list_good_images
 from guided_diffusion.pipelines.placed import PlacedFolder
-from guided_diffusion.pipelines.study.arms import PASTING, arm_set, filled, pasting_sets, signs_of_hurt
+from guided_diffusion.pipelines.study.arms import PASTING, arm_set, filled, pasting_sets
 from guided_diffusion.pipelines.study.images import StudyView, seen
 
 SCALE = 0.5
@@ -126,14 +126,3 @@ def test_weights_are_the_shares(real, good, sets):
 def test_good_images_are_background(good):
     assert all(label.max() == 0 for label in good.labels)
     assert good.images[0].shape == (20, 28, 3)
-
-
-def test_hurtful_augmentation_is_a_warning():
-    def arms(kind: str | None) -> dict:
-        return {"real_good": {}, "unaugmented": {} if kind is None else {"difference": {"kind": kind}}}
-
-    for kind in ("hurts", "cannot tell", None):
-        assert signs_of_hurt({"fpn": {"20": arms(kind), "all": {"real_good": {}}}}, 1500) == []
-    (line,) = signs_of_hurt({"fpn": {"20": arms("helps"), "60": arms("hurts")}, "unet": {"all": arms("helps")}}, 1500)
-    assert "fpn at 20 images, unet at all images" in line
-    assert "group_pattern" in line
