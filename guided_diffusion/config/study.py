@@ -12,10 +12,12 @@ from guided_diffusion.runtime.options import ActionConfig, IntTuple, NameList, O
 from guided_diffusion.training.options import DeviceOptions
 
 REAL, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM = "real", "real_good", "copy_paste", "poisson", "place", "sdm"
+MIXED = "mixed"
+"""Placed and Poisson-blended defects in turn: whether painting adds something to what costs no training."""
 UNAUGMENTED = "unaugmented"
 """Real and good images without the usual augmentation: where that hurts, no arm can be judged."""
-ARMS = (REAL, UNAUGMENTED, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM)
-PLACED = (COPY_PASTE, POISSON, PLACE)
+ARMS = (REAL, UNAUGMENTED, REAL_GOOD, COPY_PASTE, POISSON, PLACE, MIXED, SDM)
+PLACED = (COPY_PASTE, POISSON, PLACE, MIXED)
 """The arms that need a folder of `place`."""
 GENERATED = (*PLACED, SDM)
 """The arms that need a trained generator."""

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD, SDM, UNAUGMENTED
+from guided_diffusion.config.study import COPY_PASTE, MIXED, PLACE, POISSON, REAL, REAL_GOOD, SDM, UNAUGMENTED
 from guided_diffusion.pipelines.pasting import Blend, Patches, Pixels, pasted
 from guided_diffusion.pipelines.placed import PlacedFolder, PlacedScene
 from guided_diffusion.pipelines.study.images import StudyView, seen
 
-PASTING = (COPY_PASTE, POISSON, PLACE)
+PASTING = (COPY_PASTE, POISSON, PLACE, MIXED)
 """The arms of the same defects at the same places in the same good images."""
 
 PASTED: dict[str, Blend] = {COPY_PASTE: "match", POISSON: "poisson"}
@@ -28,6 +28,7 @@ LABELS = {
     COPY_PASTE: "+ copy-paste",
     POISSON: "+ Poisson-blended",
     PLACE: "+ placed defects",
+    MIXED: "+ placed and Poisson-blended",
     SDM: "+ SDM windows",
 }
 """Of the arms, in the report."""
@@ -94,8 +95,10 @@ def filled(scene: PlacedScene, patch_of: Patches, arm: str) -> Pixels:
     """Return the good image of a scene, [H, W, C] in its own units, with its defects as an arm has them.
 
     copy_paste: the training defects, warped as their masks were, the brightness matched at the rim. poisson: the same
-    blended. place: as they were painted.
+    blended. place: as they were painted. mixed: in every other scene so, in the others Poisson-blended.
     """
+    if arm == MIXED:
+        arm = PLACE if scene.line.index % 2 else POISSON
     if arm == PLACE:
         return scene.result
     return pasted(scene.good, scene.finished.defects, patch_of, scene.name, PASTED[arm])

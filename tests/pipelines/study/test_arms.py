@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REAL, REAL_GOOD, UNAUGMENTED
+from guided_diffusion.config.study import COPY_PASTE, MIXED, PLACE, POISSON, REAL, REAL_GOOD, UNAUGMENTED
 from guided_diffusion.data.area import reduce_image, reduce_label
 from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.modes import get_mode
@@ -53,14 +53,14 @@ def same(first: WholeImages, second: WholeImages) -> bool:
 @pytest.mark.slow
 def test_pasting_arms_have_the_same_masks(sets):
     labels = [each.labels for each in sets.values()]
-    assert len(labels) == 3
+    assert len(labels) == 4
     assert len(labels[0]) == 12
     for maps in zip(*labels, strict=True):
         assert maps[0].max() > 0
-        np.testing.assert_array_equal(maps[0], maps[1])
-        np.testing.assert_array_equal(maps[0], maps[2])
+        for label in maps[1:]:
+            np.testing.assert_array_equal(maps[0], label)
     assert len({each.names for each in sets.values()}) == 1
-    assert len({each.digest for each in sets.values()}) == 3
+    assert len({each.digest for each in sets.values()}) == 4
 
 
 @pytest.mark.slow
@@ -84,6 +84,12 @@ def test_copies_are_the_bright_defects_of_the_training_images(folder):
         for defect in scene.finished.defects:
             assert np.median(pasted[defect.box.slices][defect.mask]) > 200
             assert np.median(scene.good.pixels[defect.box.slices][defect.mask]) < 150
+
+
+@pytest.mark.slow
+def test_of_mixed_images_half_are_placed_and_half_blended(sets):
+    for number, (mixed, *both) in enumerate(zip(*(sets[arm].images for arm in (MIXED, POISSON, PLACE)), strict=True)):
+        np.testing.assert_array_equal(mixed, both[number % 2])
 
 
 def test_placed_images_are_the_written_files(folder, sets):

@@ -26,7 +26,7 @@ def planned(config: StudyConfig):
 
 def test_first_seeds_of_all_arms_and_amounts_come_first():
     runs = planned(config_of(amounts="20,60,all", seeds="5,5,3"))
-    assert len(runs) == len(set(runs)) == len({run.key for run in runs}) == 7 * (5 + 5 + 3)
+    assert len(runs) == len(set(runs)) == len({run.key for run in runs}) == len(ARMS) * (5 + 5 + 3)
     assert [run.repeat for run in runs] == sorted(run.repeat for run in runs)
     first = [run for run in runs if run.repeat == 0]
     assert [(run.amount, run.arm) for run in first] == [(amount, arm) for amount in (20, 60, None) for arm in ARMS]
