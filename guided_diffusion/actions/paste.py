@@ -19,9 +19,9 @@ from guided_diffusion.pipelines.output import (
     refuse_written_sources,
     written_by_sample,
 )
-from guided_diffusion.pipelines.pasted_pairs import PasteSource, open_paste
+from guided_diffusion.pipelines.placing.paste import PasteSource, open_paste
+from guided_diffusion.pipelines.placing.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.pipelines.plans import good_lines
-from guided_diffusion.pipelines.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.samples.contact_sheet import SHEET

@@ -14,7 +14,6 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.cards.samples import write_sample_card
-from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.inpainting import Painting, PaintSettings, fill_windows, paint_image
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config, warn_of_untrained_guidance
@@ -28,10 +27,11 @@ from guided_diffusion.pipelines.output import (
     refuse_written_sources,
     written_by_sample,
 )
-from guided_diffusion.pipelines.placing import Finished, PlacePlan, painting_misfit, plan_placing
+from guided_diffusion.pipelines.placing.erasing import plan_erasing
+from guided_diffusion.pipelines.placing.plan import Finished, PlacePlan, painting_misfit, plan_placing
+from guided_diffusion.pipelines.placing.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.pipelines.plans import good_lines
 from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
-from guided_diffusion.pipelines.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed

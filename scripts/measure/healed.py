@@ -39,7 +39,7 @@ from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, list_good_images
-from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import DataError

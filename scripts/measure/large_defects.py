@@ -43,7 +43,7 @@ from guided_diffusion.pipelines.averaging import fill_frame, windows_of
 from guided_diffusion.pipelines.holes import grow_hole
 from guided_diffusion.pipelines.inpainting import PaintSettings, Patch
 from guided_diffusion.pipelines.load import pipeline_of_checkpoint
-from guided_diffusion.pipelines.placed import PlacedFolder, PlacedScene
+from guided_diffusion.pipelines.placing.folder import PlacedFolder, PlacedScene
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import DataError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.runtime.errors import UserError
 
 

@@ -30,7 +30,7 @@ from evaluations.defect_copies import FEWEST_DEFECTS, DefectCopies, DefectTextur
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import find_components
 from guided_diffusion.data.pairing import Pair
-from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
 from scripts.benchmark.run import positive

@@ -39,7 +39,7 @@ from guided_diffusion.data import visualize
 from guided_diffusion.data.area import reduce_image, reduce_label
 from guided_diffusion.pipelines.holes import grow_hole
 from guided_diffusion.pipelines.inpainting import feathered
-from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
 from scripts.measure.placed import folder_arguments, open_folder, run_script

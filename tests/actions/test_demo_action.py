@@ -20,7 +20,7 @@ from guided_diffusion.data.lemons import LEMON, write_demo_dataset, write_good_l
 from guided_diffusion.data.placing.scene import PlacedDefect
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
-from guided_diffusion.pipelines.placing import plan_placing
+from guided_diffusion.pipelines.placing.plan import plan_placing
 from guided_diffusion.pipelines.studio.workplace import Workplace
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
 

@@ -28,7 +28,7 @@ from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.pipelines.averaging import windows_of
 from guided_diffusion.pipelines.holes import Hole, grow_hole
 from guided_diffusion.pipelines.inpainting import Patch
-from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.errors import DataError
 from scripts.measure import healed, large_defects, placed_copies, seams

@@ -20,10 +20,10 @@ from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, list_good_images
 from guided_diffusion.data.visualize import Pixels, quantize
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.good_images import header_size
 from guided_diffusion.pipelines.holes import GrownHole, Hole, grow_holes, part_of
 from guided_diffusion.pipelines.inpainting import PaintSettings, reduced_label, reduced_size
-from guided_diffusion.pipelines.placing import OrdinaryClasses
+from guided_diffusion.pipelines.placing.good_images import header_size
+from guided_diffusion.pipelines.placing.plan import OrdinaryClasses
 from guided_diffusion.runtime.errors import DataError
 
 

@@ -33,7 +33,7 @@ from guided_diffusion.pipelines.output import (
     refuse_written_sources,
     written_by_sample,
 )
-from guided_diffusion.pipelines.placing import painting_misfit
+from guided_diffusion.pipelines.placing.plan import painting_misfit
 from guided_diffusion.pipelines.sampling import SamplingPipeline, network_settings, sampling_process
 from guided_diffusion.pipelines.studio.bases import GoodImages
 from guided_diffusion.pipelines.studio.real_pairs import SPLITS, RealPairs, Shelf

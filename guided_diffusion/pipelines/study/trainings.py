@@ -14,7 +14,7 @@ from torch import nn
 from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import PLACED, REAL_GOOD, SDM, StudyConfig
 from guided_diffusion.pipelines.evaluation.results import StudyResults
-from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.arms import ArmSet, arm_set, pasting_sets
 from guided_diffusion.pipelines.study.generator import PLACED_FOLDER, WINDOWS_FOLDER, Generator, refuse_other_classes
 from guided_diffusion.pipelines.study.progress import Progress

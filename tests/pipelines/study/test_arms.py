@@ -11,7 +11,7 @@ from guided_diffusion.data.area import reduce_image, reduce_label
 from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs, list_good_images
-from guided_diffusion.pipelines.placed import PlacedFolder
+from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.arms import PASTING, arm_set, filled, pasting_sets
 from guided_diffusion.pipelines.study.images import StudyView, seen
 

@@ -28,11 +28,11 @@ from guided_diffusion.data.placing.scene import PlacedDefect, Scene, Skipped, pl
 from guided_diffusion.data.placing.sources import LabelMaps, PlacementsFile
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.dataset import scan_split
-from guided_diffusion.pipelines.good_images import check_good_images, header_size
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
-from guided_diffusion.pipelines.pasting import Blend, Patches, pasted, training_patches
+from guided_diffusion.pipelines.placing.good_images import check_good_images, header_size
+from guided_diffusion.pipelines.placing.pasting import Blend, Patches, pasted, training_patches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.seeding import Stream, derive_seed

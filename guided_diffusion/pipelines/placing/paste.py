@@ -14,7 +14,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import list_good_images
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.pipelines.dataset import scan_split
-from guided_diffusion.pipelines.placing import PlacePlan, defects_of, plan_placing
+from guided_diffusion.pipelines.placing.plan import PlacePlan, defects_of, plan_placing
 from guided_diffusion.runtime.errors import ConfigError
 
 

@@ -22,11 +22,11 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, index_pairs
 from guided_diffusion.pipelines.build import trained_config
-from guided_diffusion.pipelines.erasing import plan_erasing
 from guided_diffusion.pipelines.inpainting import PaintSettings
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
-from guided_diffusion.pipelines.pasting import Patches, seen_in_training, training_patches
-from guided_diffusion.pipelines.placing import Finished, PlacePlan, plan_placing
+from guided_diffusion.pipelines.placing.erasing import plan_erasing
+from guided_diffusion.pipelines.placing.pasting import Patches, seen_in_training, training_patches
+from guided_diffusion.pipelines.placing.plan import Finished, PlacePlan, plan_placing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import ManifestLine, file_digest

@@ -13,7 +13,7 @@ from guided_diffusion.data.pairing import GoodImage
 from guided_diffusion.data.placing.bank import healed
 from guided_diffusion.data.placing.scene import PlacedDefect
 from guided_diffusion.pipelines.holes import Hole
-from guided_diffusion.pipelines.placing import Finished, OrdinaryClasses, PlacePlan, joined, read_training
+from guided_diffusion.pipelines.placing.plan import Finished, OrdinaryClasses, PlacePlan, joined, read_training
 
 
 def plan_erasing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEncoding) -> PlacePlan:

@@ -9,7 +9,7 @@ from typing import Any
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.placing.options import PlacingOptions
-from guided_diffusion.pipelines.placing import Finished, PlacePlan
+from guided_diffusion.pipelines.placing.plan import Finished, PlacePlan
 from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import ManifestLine, PlacedDefect, SkippedDefect
