@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from guided_diffusion.config.pipeline import LoadConfig, MarkedConfig, SamplingConfig
 from guided_diffusion.config.scenes import ScenesConfig
-from guided_diffusion.runtime.options import ActionConfig, Problem, option
+from guided_diffusion.runtime.options import ActionConfig, FloatTuple, Problem, option
 
 
 class PlaceConfig(LoadConfig, SamplingConfig, ScenesConfig, MarkedConfig, ActionConfig):
@@ -23,6 +23,11 @@ class PlaceConfig(LoadConfig, SamplingConfig, ScenesConfig, MarkedConfig, Action
     erase: bool = option(False, "paint over the defects of data_dir's own images, in place of good_dir")
     hole_margin: int = option(6, "pixels, as the model sees them, by which a hole is larger than its mask", ge=2, le=64)
     feather: int = option(3, "pixels from the rim of a hole over which the painting sets in; 0: none", ge=0, le=64)
+    opacity: FloatTuple = option(
+        None,
+        "[least, most]: each painted hole is mixed into the good image by a random share between these, so that some "
+        "defects are fainter; null: as painted",
+    )
     paste_noise: float | None = option(
         None,
         "noise level (noise / image) at which painting begins with the pixels of the training defect, pasted under its "
@@ -65,6 +70,16 @@ class PlaceConfig(LoadConfig, SamplingConfig, ScenesConfig, MarkedConfig, Action
             elif self.placing.bank_dir or self.placing.mask_source == "dir":
                 key = "bank_dir" if self.placing.bank_dir else "mask_source dir"
                 yield ("paste_noise", f"{what} with {key}: leave one of the two out")
+        yield from self._opacity_problems()
         if self.feather > self.hole_margin:
             line = f"feather is {self.feather}, but hole_margin is {self.hole_margin}: the painting sets in outside of "
             yield ("feather", f"{line}the mask, so use at most {self.hole_margin}")
+
+    def _opacity_problems(self) -> Iterator[Problem]:
+        if self.opacity is None:
+            return
+        if len(self.opacity) != 2 or not 0 < self.opacity[0] <= self.opacity[1] <= 1:
+            found = f"opacity is {list(self.opacity)}"
+            yield ("opacity", f"{found}: expected [least, most] with 0 < least <= most <= 1, such as [0.4, 1]")
+        elif self.erase:
+            yield ("opacity", "opacity is given, but erase is true, and the defects would show through: leave it out")

@@ -44,6 +44,7 @@ class PaintSettings:
     num_classes: int
     background: int
     label_by_area: bool = True  # masks are reduced by the area rule, not by nearest neighbor
+    opacity: tuple[float, float] = (1.0, 1.0)  # each hole's painting is mixed in by a random share between these
     keep_grain: bool = True  # below full scale: what the reduced image does not show stays; false to paint over defects
 
     @classmethod
@@ -57,6 +58,7 @@ class PaintSettings:
             num_classes=num_classes,
             background=get_mode(trained.source.dataset_mode).background,
             label_by_area=geometry.mask_resize != "nearest",
+            opacity=config.opacity or (1.0, 1.0),
             keep_grain=not config.erase,
         )
 
@@ -154,7 +156,11 @@ class Patch:
         filled = yield FillJob(self.label_of(box), known[:, *box.slices].float(), unpainted[box.slices], seed, start)
         painted = known.clone()
         painted[:, *box.slices] = torch.where(hole[box.slices], filled.double(), known[:, *box.slices])
-        self.put(known, painted)
+        self.put(known, painted, self._opacity(seed))
+
+    def _opacity(self, seed: int) -> float:
+        """Return the share by which the painting is mixed in, a function of the seed of the hole."""
+        return np.random.default_rng(derive_seed(Stream.OPACITY, seed)).uniform(*self.settings.opacity)
 
     def surroundings(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the image has in the frame, [C, h, w] float64, where the hole is, and this with later holes."""
@@ -163,8 +169,8 @@ class Patch:
         unpainted = self._reduced(lambda box: part_of([self.own, *self.others], box), border=0.0)[0] > 0
         return known, hole, unpainted
 
-    def put(self, known: Tensor, painted: Tensor) -> None:
-        """Put the painting into the image: at full scale as it is, below it enlarged, by default as a change."""
+    def put(self, known: Tensor, painted: Tensor, opacity: float) -> None:
+        """Mix the painting into the image: at full scale as it is, below it enlarged, by default as a change."""
         box = self.own.box
         before = self.image.region(box).double()
         if self.reduced == self.image.size:
@@ -174,7 +180,7 @@ class Patch:
             after = before + self._enlarged(painted - known)
         else:
             after = self._enlarged(painted)
-        alpha = torch.from_numpy(feathered(self.own, self.settings.native_feather))
+        alpha = opacity * torch.from_numpy(feathered(self.own, self.settings.native_feather))
         self.image.put(box, before + alpha * (after - before), self.own.hole)
 
     def _enlarged(self, values: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class Stream(IntEnum):
     PIXEL = 20
     STYLE = 21
     LAYOUT = 22
+    OPACITY = 23
 
 
 def derive_seed(stream: Stream, *key: int) -> int:

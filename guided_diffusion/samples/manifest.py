@@ -99,6 +99,7 @@ class PlaceSettings(ScenesSettings):
     hole_margin: int | None = None
     feather: float | None = None
     paste_noise: float | None = None
+    opacity: list[float] | None = None
 
 
 class PasteSettings(ScenesSettings):

@@ -56,6 +56,15 @@ def test_no_training_defects_to_paste(refused, parts):
     refused("paste_noise", paste_noise=0)
 
 
+@pytest.mark.parametrize("opacity", [[0.5], [0.8, 0.4], [0, 1], [0.5, 1.5]])
+def test_an_opacity_that_is_no_range(refused, opacity):
+    refused("opacity", "least", opacity=opacity)
+
+
+def test_faint_paint_would_not_hide_a_defect(refused):
+    refused("opacity", "erase", good_dir="", erase=True, opacity=[0.5, 1])
+
+
 def test_a_start_below_all_noise_levels(painter, parts, good, tmp_path, isdm):
     base = {"model_path": painter, "data_dir": parts, "good_dir": good, "results_path": tmp_path / "out"}
     code, _, (line,) = isdm("place", **{**base, **FEW_STEPS, "paste_noise": 1e-6})

@@ -173,6 +173,26 @@ def test_what_is_painted_arrives_at_full_strength_on_the_mask(place, scale):
     assert rim.max() <= 128
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_each_hole_is_mixed_in_by_a_share_of_its_own(scale):
+    """Of an even image, painted white: its gray levels tell the share, which is the same all over a hole."""
+    options = replace(SETTINGS, scale=scale, opacity=(0.4, 0.8))
+    corners = [(8 + 24 * row, 8 + 24 * column) for row in range(4) for column in range(4)]
+    holes = [rectangle(top, left, 4, 4) for top, left in corners]
+    images = [NativeImage(np.full((100, 100, 1), 55, np.uint8), None, 0, 255) for _ in range(2)]
+    for image in images:
+        paint(image, holes, options, constant(1.0))
+    assert np.array_equal(images[0].pixels, images[1].pixels)
+    shares = []
+    for hole in holes:
+        levels = images[0].pixels[hole.box.slices]
+        assert np.ptp(levels) <= 2
+        shares.append((levels.mean() - 55) / 200)
+    assert 0.39 < min(shares) < 0.5
+    assert 0.7 < max(shares) < 0.81
+    assert len(set(shares)) > 8
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_the_pixels_arrive_where_they_belong(place):
     """A picture is painted whose gray levels tell its pixels; the window knows where it lies by its known pixels."""
