@@ -169,7 +169,7 @@ class Patch:
         unpainted = self._reduced(lambda box: part_of([self.own, *self.others], box), border=0.0)[0] > 0
         return known, hole, unpainted
 
-    def put(self, known: Tensor, painted: Tensor, opacity: float) -> None:
+    def put(self, known: Tensor, painted: Tensor, opacity: float = 1.0) -> None:
         """Mix the painting into the image: at full scale as it is, below it enlarged, by default as a change."""
         box = self.own.box
         before = self.image.region(box).double()
