@@ -182,7 +182,8 @@ def origin_of(line: ManifestLine) -> str:
     if line.pseudo is not None:
         return PREDICTED_MASK
     if line.good_image is not None:
-        return "synthetic defects in a real image"
+        kind = "synthetic" if line.blend is None else "pasted"
+        return f"{kind} defects in a real image"
     if line.classified is not None or line.predicted is not None:
         return "synthetic image, predicted mask"
     if line.generates:
