@@ -67,7 +67,7 @@ def _paste(config: PasteConfig, world: ProcessGroup) -> None:
         write_run_record(output.folder, settings.action, source.config.to_json())
         for line in (*(f"warning: {each}" for each in source.warnings), *source.plan.notes):
             print(line)
-        print(f"{output.counts(len(samples), sum(sample.index in done for sample in samples), 'image')}")
+        print(output.counts(len(samples), sum(sample.index in done for sample in samples), "image"))
     todo = [sample for sample in samples if sample.index not in done][world.rank :: world.size]
     _write(source, todo, output, world)
     world.barrier()

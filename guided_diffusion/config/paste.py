@@ -12,6 +12,8 @@ from guided_diffusion.runtime.options import ActionConfig, Problem, option
 
 _CHANNELS, _RANGE = (GeometryOptions.model_fields[key].description for key in ("image_channels", "image_range"))
 
+Blend = Literal["match", "poisson", "none"]
+
 
 class PasteConfig(ScenesConfig, MarkedConfig, ActionConfig):
     """Keys of `paste`."""
@@ -23,7 +25,7 @@ class PasteConfig(ScenesConfig, MarkedConfig, ActionConfig):
         "mask_source", "defects_per_image", "classes",
     )  # fmt: skip
 
-    blend: Literal["match", "poisson", "none"] = option(
+    blend: Blend = option(
         "match",
         "match: the mean brightness at the rim of the defect becomes that of the good image; poisson: its gradients "
         "are pasted, so that the rim has no edge; none: as it is",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluations.blending import paste, poisson_blend
 from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.paste import Blend
 from guided_diffusion.data.components import Box
-from guided_diffusion.data.datasets import read_image
+from guided_diffusion.data.datasets import image_tensor, read_image
 from guided_diffusion.data.deep_color import deep_samples
 from guided_diffusion.data.files import open_image
 from guided_diffusion.data.native_image import NativeImage
@@ -25,8 +25,6 @@ Pixels = NDArray[np.integer]
 Patches = Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]
 """(defect with its edit, box, good image) -> [h, w, C], the pixels of the training image that come to lie in the box,
 in the units of the good image, warped as the mask was."""
-Blend = Literal["match", "poisson", "none"]
-"""match: the brightness at the rim becomes that of the good image; poisson: gradients are pasted; none: as it is."""
 
 
 def seen_in_training(path: str | Path, trained: TrainedConfig) -> NDArray[np.uint8]:
@@ -59,11 +57,13 @@ def training_patches(pairs: Iterable[Pair], trained: TrainedConfig) -> Patches:
 def _values_in_training(path: str | Path, trained: TrainedConfig) -> NDArray[np.float32]:
     """Return an image as training sees it, [H, W, C] from 0, black, to 1; one of 16 bits is not rounded to 8."""
     geometry, upright = trained.geometry, trained.source.exif != "ignore"
-    if deep_samples(open_image(path, upright=upright), str(path)) is None:
-        return seen_in_training(path, trained) / np.float32(255)
-    deep = NativeImage.read(path, geometry.image_channels, geometry.image_range, upright=upright)
-    seen = deep.region(Box(0, 0, *deep.size)).numpy()
-    return np.ascontiguousarray((seen.transpose(1, 2, 0) + 1) / 2)
+    image = open_image(path, upright=upright)
+    if deep_samples(image, str(path)) is None:
+        seen = image_tensor(image, geometry.image_channels, str(path), geometry.image_range).numpy() / np.float32(255)
+    else:
+        deep = NativeImage.read(path, geometry.image_channels, geometry.image_range, upright=upright)
+        seen = (deep.region(Box(0, 0, *deep.size)).numpy() + 1) / 2
+    return np.ascontiguousarray(seen.transpose(1, 2, 0))
 
 
 def pasted(

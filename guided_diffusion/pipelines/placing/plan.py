@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.paste import Blend
 from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.datasets import read_mask
@@ -32,7 +33,7 @@ from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.placing.good_images import check_good_images, header_size
-from guided_diffusion.pipelines.placing.pasting import Blend, Patches, pasted, training_patches
+from guided_diffusion.pipelines.placing.pasting import Patches, pasted, training_patches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.seeding import Stream, derive_seed

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluations.whole_images import WholeImages
+from guided_diffusion.config.paste import Blend
 from guided_diffusion.config.study import COPY_PASTE, MIXED, PLACE, POISSON, REAL, REAL_GOOD, SDM, UNAUGMENTED
 from guided_diffusion.pipelines.placing.folder import PlacedFolder, PlacedScene
-from guided_diffusion.pipelines.placing.pasting import Blend, Patches, Pixels, pasted
+from guided_diffusion.pipelines.placing.pasting import Patches, Pixels, pasted
 from guided_diffusion.pipelines.study.images import StudyView, seen
 
 PASTING = (COPY_PASTE, POISSON, PLACE, MIXED)
