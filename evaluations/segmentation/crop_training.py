@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from evaluations.errors import EvaluationError
-from evaluations.segmentation.crops import CropPlan, Crops
+from evaluations.segmentation.crops import CropPlan, Crops, Late
 from evaluations.segmentation.graphed_step import GraphedStep
 from evaluations.segmentation.models import MIN_BATCH, InputForm, check_size
 from evaluations.segmentation.training import SegmentationLoss, check_finite, optimization_step, rate_share
@@ -91,6 +91,7 @@ def train_on_crops(
     seed: int,
     device: torch.device,
     weights: Sequence[float] | NDArray[np.floating] | None = None,
+    late: Late | None = None,
     checks: Checks | None = None,
     checkpoint: Checkpoint | None = None,
     workers: int = 0,
@@ -98,11 +99,11 @@ def train_on_crops(
 ) -> CropTrained:
     """Train `model` on cross-entropy plus Dice loss. All random numbers are functions of `seed` and the step.
 
-    weights: of the images, see `Crops`. workers: processes that draw crops ahead. callback: called after each step.
+    weights, late: of the images, see `Crops`. workers: processes that draw ahead. callback: called after each step.
     Raises FloatingPointError for a loss that is not finite, EvaluationError for a size or checkpoint that does not fit.
     """
     check_size(crops.size, crops.size, model, option="crop")
-    batches = Crops(images, crops, batch_size=plan.batch_size, seed=seed, weights=weights)
+    batches = Crops(images, crops, batch_size=plan.batch_size, seed=seed, weights=weights, late=late)
     model.to(device=device, memory_format=torch.channels_last)
     run = _Run(model, _optimizer(model, plan), checkpoint, _identity(model, batches, plan))
     loss_of = SegmentationLoss(images.num_classes)
@@ -230,6 +231,8 @@ def _identity(model: nn.Module, batches: Crops, plan: CropTrainingPlan) -> str:
     crops = asdict(replace(batches.plan, relabel=None)) | {"relabel": batches.plan.relabel is not None}
     content = sha256(repr((batches.images.digest, crops, asdict(plan), batches.seed)).encode())
     content.update(batches.weights.tobytes())
+    if batches.late is not None:
+        content.update(repr(batches.late.step).encode() + batches.late.weights.tobytes())
     for name, value in model.state_dict().items():
         content.update(name.encode())
         content.update(value.cpu().contiguous().numpy().tobytes())

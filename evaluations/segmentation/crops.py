@@ -7,7 +7,7 @@ it would have seen, and two settings draw with the same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,14 @@ class CropPlan:
         assert 0 <= self.focus <= 1
 
 
+@dataclass(frozen=True)
+class Late:
+    """From `step` on images are drawn by these weights: a curriculum, such as synthetic first, real last."""
+
+    step: int
+    weights: NDArray[np.float64]
+
+
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """The batches of a training by their step: images uint8 [N, S, S, 3], labels int64 [N, S, S].
 
@@ -64,23 +72,21 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         batch_size: int,
         seed: int,
         weights: Sequence[float] | NDArray[np.floating] | None = None,
+        late: Late | None = None,
     ) -> None:
         """weights: how often each image is drawn in relation to the others, also among those of a class."""
         assert len(images) > 0
-        self.images, self.plan, self.batch_size, self.seed = images, plan, batch_size, seed
+        self.images, self.plan, self.batch_size, self.seed, self.late = images, plan, batch_size, seed, late
         self.weights = np.ones(len(images)) if weights is None else np.asarray(weights, np.float64)
-        assert self.weights.shape == (len(images),)
         self._components = _components(images)
-        self._shows: dict[int, Indices] = {}
-        for class_id in sorted({class_id for _, class_id in self._components}):
-            shown = np.array([index for index, own in self._components if own == class_id])
-            if self.weights[shown].sum() > 0:
-                self._shows[class_id] = shown
+        self._chances = _Chances.of(self.weights, self._components)
+        self._late = self._chances if late is None else _Chances.of(late.weights, self._components)
+        assert all(each.weights.shape == (len(images),) for each in (self._chances, self._late))
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes on which focused crops lie."""
-        return tuple(self._shows)
+        """The classes on which focused crops lie, before those of `late`."""
+        return tuple(self._chances.shows)
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         crops = [self._crop(step, position) for position in range(self.batch_size)]
@@ -90,7 +96,8 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def _crop(self, step: int, position: int) -> tuple[Tensor, Tensor]:
         """Return an image uint8 [3, S, S] and its label map int64 [S, S]."""
         rng = np.random.default_rng([self.seed, step, position])
-        index, class_id, pixel = self._target(rng)
+        chances = self._chances if self.late is None or step < self.late.step else self._late
+        index, class_id, pixel = self._target(chances, rng)
         for _ in range(_ATTEMPTS):
             image, label = self._cut(index, pixel, rng)
             if class_id is None or self._shows_class(label, class_id):
@@ -103,24 +110,19 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         mirrored = class_id if relabel is None else int(relabel(torch.tensor(class_id)))
         return bool(((label == class_id) | (label == mirrored)).any())
 
-    def _target(self, rng: np.random.Generator) -> tuple[int, int | None, tuple[int, int] | None]:
+    def _target(self, chances: _Chances, rng: np.random.Generator) -> tuple[int, int | None, tuple[int, int] | None]:
         """Draw an image and, of a focused crop, a class and one of its pixels (row, column)."""
         # All numbers are drawn always: those that follow are then the same whatever these are.
         focus, which_class, which_image, which_component, which_pixel = rng.random(5).tolist()
-        if focus >= self.plan.focus or not self._shows:
-            return self._image(np.arange(len(self.images)), which_image), None, None
-        class_id = self.classes[int(which_class * len(self.classes))]
-        index = self._image(self._shows[class_id], which_image)
+        if focus >= self.plan.focus or not chances.shows:
+            return chances.image(np.arange(len(self.images)), which_image), None, None
+        class_id = list(chances.shows)[int(which_class * len(chances.shows))]
+        index = chances.image(chances.shows[class_id], which_image)
         components = self._components[index, class_id]
         pixels = components[int(which_component * len(components))]
         pixel = int(pixels[int(which_pixel * len(pixels))])
         row, column = divmod(pixel, self.images.labels[index].shape[1])
         return index, class_id, (row, column)
-
-    def _image(self, among: Indices, draw: float) -> int:
-        """Return one of the images by their weights; draw: in 0..1."""
-        until = self.weights[among].cumsum()
-        return int(among[min(int(np.searchsorted(until, draw * until[-1], side="right")), len(among) - 1)])
 
     def _cut(self, index: int, pixel: tuple[int, int] | None, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         size, label = self.plan.size, self.images.labels[index]
@@ -147,6 +149,29 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
                 margin=margin,
             )
         return pixels, ids
+
+
+@dataclass(frozen=True)
+class _Chances:
+    """How often images are drawn, and by class those that show it; without classes that none shows which is drawn."""
+
+    weights: NDArray[np.float64]
+    shows: dict[int, Indices]
+
+    @classmethod
+    def of(cls, weights: NDArray[np.float64], components: Collection[tuple[int, int]]) -> _Chances:
+        """components: (index of an image, class) of all classes but 0."""
+        shows: dict[int, Indices] = {}
+        for class_id in sorted({class_id for _, class_id in components}):
+            shown = np.array([index for index, own in components if own == class_id])
+            if weights[shown].sum() > 0:
+                shows[class_id] = shown
+        return cls(weights, shows)
+
+    def image(self, among: Indices, draw: float) -> int:
+        """Return one of the images by their weights; draw: in 0..1."""
+        until = self.weights[among].cumsum()
+        return int(among[min(int(np.searchsorted(until, draw * until[-1], side="right")), len(among) - 1)])
 
 
 def _components(images: WholeImages) -> dict[tuple[int, int], list[Indices]]:

@@ -65,6 +65,9 @@ class DesignOptions(OptionGroup):
     good_share: float = option(
         0.5, "share of the crops anywhere that lie in good images, outside of arm real", gt=0, lt=1
     )
+    real_last: float = option(
+        0.0, "share of the steps, the last ones, that draw no synthetic images: a curriculum", ge=0, lt=1
+    )
     other_amount: Amount = option(None, 'amount at which all architectures but the first are trained; null: "all"')
 
     def check(self) -> Iterator[Problem]:

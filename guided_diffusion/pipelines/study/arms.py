@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from evaluations.segmentation.crops import Late
 from evaluations.whole_images import WholeImages
 from guided_diffusion.config.paste import Blend
 from guided_diffusion.config.study import COPY_PASTE, MIXED, PLACE, POISSON, REAL, REAL_GOOD, SDM, UNAUGMENTED
@@ -37,10 +38,14 @@ LABELS = {
 
 @dataclass(frozen=True)
 class ArmSet:
-    """The training images of an arm: the real ones, the good ones, the synthetic ones, and how often each is drawn."""
+    """The training images of an arm: the real ones, the good ones, the synthetic ones, and how often each is drawn.
+
+    late: how often in the last `real_last` of the steps, where synthetic images are not drawn any more.
+    """
 
     images: WholeImages
     weights: NDArray[np.float64]
+    late: NDArray[np.float64]
     real: int
     good: int
     synthetic: int
@@ -60,16 +65,27 @@ def arm_set(
     synthetic_share: of the crops on defects. good_share: of the other crops, those anywhere, on good images.
     """
     if arm == REAL:
-        return ArmSet(real, np.ones(len(real)), len(real), 0, 0)
-    share = synthetic_share if synthetic is not None else 0.0
-    parts = [(real, 1 - share), (good, good_share / (1 - good_share))]
-    if synthetic is not None:
-        parts.append((synthetic, share))
+        weights = np.ones(len(real))
+        return ArmSet(real, weights, weights, len(real), 0, 0)
+    parts = [real, good] if synthetic is None else [real, good, synthetic]
     images = real
-    for more, _ in parts[1:]:
+    for more in parts[1:]:
         images = images.joined(more)
-    weights = np.concatenate([np.full(len(part), total / max(1, len(part))) for part, total in parts])
-    return ArmSet(images, weights, len(real), len(good), 0 if synthetic is None else len(synthetic))
+
+    def weights(share: float) -> NDArray[np.float64]:
+        totals = (1 - share, good_share / (1 - good_share), share)
+        return np.concatenate(
+            [np.full(len(part), total / max(1, len(part))) for part, total in zip(parts, totals, strict=False)]
+        )
+
+    first, late = weights(0.0 if synthetic is None else synthetic_share), weights(0.0)
+    return ArmSet(images, first, late, len(real), len(good), 0 if synthetic is None else len(synthetic))
+
+
+def late_part(arm: ArmSet, steps: int, real_last: float) -> Late | None:
+    """Return how the last share of the steps draws the images of an arm, None if as the others do."""
+    number = round(real_last * steps)
+    return Late(steps - number, arm.late) if number and arm.synthetic else None
 
 
 def pasting_sets(folder: PlacedFolder, view: StudyView, arms: Sequence[str]) -> dict[str, WholeImages]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from evaluations.segmentation.crop_training import Checkpoint, CropTrainingPlan, train_on_crops
-from evaluations.segmentation.crops import CropPlan
+from evaluations.segmentation.crops import CropPlan, Late
 from evaluations.segmentation.defect_scores import DefectTest, measure_defects
 from evaluations.segmentation.models import architecture_name, build_segmenter, check_size, input_form
 from evaluations.segmentation.sliding import predict_whole
@@ -168,14 +168,15 @@ def train_and_test(
     checkpoint: Path,
     *,
     every: int,
+    late: Late | None = None,
     callback: Callable[[int], None] = lambda step: None,
     keep: Callable[[nn.Module], None] = lambda model: None,
 ) -> dict[str, Any]:
     """Train a model on an arm and return its result in JSON types, with its pixel counts on each test image.
 
-    checkpoint: where an unfinished training is kept every so many steps, and from where it goes on. keep: is called
-    with the trained model. Raises UserError if the loss is not finite, EvaluationError for a checkpoint that is damaged
-    or of another training.
+    checkpoint: where an unfinished training is kept every so many steps, and from where it goes on. late: how the last
+    steps draw images. keep: is called with the trained model. Raises UserError if the loss is not finite,
+    EvaluationError for a checkpoint that is damaged or of another training.
     """
     seed = training.seed_of(run.repeat)
     try:
@@ -187,6 +188,7 @@ def train_and_test(
             seed=seed,
             device=training.device,
             weights=arm.weights,
+            late=late,
             checkpoint=Checkpoint(checkpoint, every),
             workers=training.workers,
             callback=callback,

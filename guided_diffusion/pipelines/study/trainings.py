@@ -15,7 +15,7 @@ from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import PLACED, REAL_GOOD, SDM, StudyConfig
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
-from guided_diffusion.pipelines.study.arms import ArmSet, arm_set, pasting_sets
+from guided_diffusion.pipelines.study.arms import ArmSet, arm_set, late_part, pasting_sets
 from guided_diffusion.pipelines.study.generator import PLACED_FOLDER, WINDOWS_FOLDER, Generator, refuse_other_classes
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.runs import (
@@ -95,6 +95,8 @@ def open_results(setup: StudySetup, training: SegmenterTraining, images: StudyIm
     settings = {
         **training.settings(),
         **config.design.model_dump(mode="json", include={"pairs", "synthetic_share", "good_share"}),
+        # Only where it is used, as results of versions without it have none.
+        **({"real_last": config.design.real_last} if config.design.real_last else {}),
         "classes": list(setup.class_names),
         "flip_pairs": [list(pair) for pair in setup.exchanged],
         "image_channels": view.channels,
@@ -163,7 +165,8 @@ def train_one(
 
     every = max(1, round(CHECKPOINT_SECONDS / max(1e-6, step_seconds or 1.0)))
     arm, path = images.arm(run.amount, run.arm), checkpoint_path(config, run)
-    return train_and_test(run, training, arm, images.test, path, every=every, callback=callback, keep=keep)
+    late = late_part(arm, config.segmenter.steps, config.design.real_last)
+    return train_and_test(run, training, arm, images.test, path, every=every, late=late, callback=callback, keep=keep)
 
 
 def train_all(training: SegmenterTraining, images: StudyImages, progress: Progress) -> None:

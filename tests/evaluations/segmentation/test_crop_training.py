@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from evaluations.segmentation.crop_training import (
     _optimizer,
     train_on_crops,
 )
-from evaluations.segmentation.crops import CropPlan
+from evaluations.segmentation.crops import CropPlan, Late
 from evaluations.segmentation.defect_scores import measure_defects
 from evaluations.segmentation.models import build_segmenter
 from evaluations.segmentation.sliding import predict_whole
@@ -150,6 +151,7 @@ def test_a_finished_training_is_read_from_its_file(stopped: Checkpoint):
         {"model": SmallSegmenter(seed=1)},
         {"plan": replace(PLAN, decoder_rate=0.1)},
         {"weights": [1, 2, 3, 4]},
+        {"late": Late(5, np.array([1.0, 1, 0, 0]))},
     ],
     ids=lambda other: next(iter(other)),
 )

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 from whole import whole_shapes
 
-from evaluations.segmentation.crops import CropPlan, Crops, cut_image, cut_label
+from evaluations.segmentation.crops import CropPlan, Crops, Late, cut_image, cut_label
 from evaluations.whole_images import WholeImages
 
 
@@ -145,9 +145,19 @@ def test_weights_say_how_often_images_are_drawn():
     _, labels = drawn(images, CropPlan(24), steps=3, weights=[1, 0, 1, 0])
     assert not shows(labels, 2).any()
     crops = Crops(images, CropPlan(24), batch_size=1, seed=0, weights=[3, 1, 1, 1])
-    drawn_images = [crops._target(np.random.default_rng(index))[0] for index in range(2000)]
+    drawn_images = [crops._target(crops._chances, np.random.default_rng(index))[0] for index in range(2000)]
     share = np.bincount(drawn_images) / 2000
     assert share[0] == pytest.approx(0.7 * 0.5 * 0.75 + 0.3 * 0.5, abs=0.04)
+
+
+def test_late_weights_hold_from_their_step_on_and_change_no_other_batch():
+    images = whole_shapes(4)  # classes 1, 2, 1, 2
+    plain, only = (Crops(images, CropPlan(24), batch_size=4, seed=0, weights=each) for each in (None, [1, 0, 1, 0]))
+    crops = Crops(images, CropPlan(24), batch_size=4, seed=0, late=Late(3, only.weights))
+    for step in range(6):
+        for found, expected in zip(crops[step], (only if step >= 3 else plain)[step], strict=True):
+            assert torch.equal(found, expected)
+    assert crops.classes == (1, 2)
 
 
 # ------------------------------------------------------------------------------------------------- augmentation

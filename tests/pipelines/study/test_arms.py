@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from evaluations.segmentation.crops import CropPlan, Crops
 from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import COPY_PASTE, MIXED, PLACE, POISSON, REAL, REAL_GOOD, UNAUGMENTED
 from guided_diffusion.data.area import reduce_image, reduce_label
@@ -12,7 +14,7 @@ from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs, list_good_images
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
-from guided_diffusion.pipelines.study.arms import PASTING, arm_set, filled, pasting_sets
+from guided_diffusion.pipelines.study.arms import PASTING, arm_set, filled, late_part, pasting_sets
 from guided_diffusion.pipelines.study.images import StudyView, seen
 
 SCALE = 0.5
@@ -127,6 +129,22 @@ def test_weights_are_the_shares(real, good, sets):
     plain = arm_set(REAL_GOOD, real, good, None, **SHARES)
     np.testing.assert_allclose((plain.weights[:8].sum(), plain.weights[8:].sum()), (1, 1))
     np.testing.assert_array_equal(arm_set(REAL, real, good, None, **SHARES).weights, np.ones(8))
+
+
+def test_late_steps_draw_what_real_and_good_images_alone_would(real, good, sets):
+    made, plain = (arm_set(arm, real, good, sets.get(arm), **SHARES) for arm in (PLACE, REAL_GOOD))
+    late = late_part(made, steps=10, real_last=0.26)
+    assert late.step == 7
+    options = {"plan": CropPlan(16), "batch_size": 6, "seed": 0}
+    crops = Crops(made.images, weights=made.weights, late=late, **options)
+    others = Crops(plain.images, weights=plain.weights, **options)
+    same_steps = [step for step in range(10) if torch.equal(crops[step][0], others[step][0])]
+    assert same_steps == [7, 8, 9]
+
+
+def test_arms_without_synthetic_images_have_no_late_steps(real, good):
+    assert late_part(arm_set(REAL_GOOD, real, good, None, **SHARES), steps=10, real_last=0.5) is None
+    assert late_part(arm_set(REAL, real, good, None, **SHARES), steps=10, real_last=0.5) is None
 
 
 def test_good_images_are_background(good):

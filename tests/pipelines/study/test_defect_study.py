@@ -128,14 +128,26 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     assert code == 2
     check_error(errors[0], "steps")
 
-    longer = tmp_path / "longer"  # the generator goes along
-    shutil.copytree(folder / "n4", longer / "n4")
-    code, _, errors = isdm("study", **{**keys, "steps": 3, "arms": "place", "amounts": 4}, output_dir=longer)
+    late = {**keys, "real_last": 0.9, "arms": "place", "amounts": 4}  # all of the two steps
+    code, _, errors = isdm("study", **late, output_dir=folder)
+    assert code == 2
+    check_error(errors[0], "real_last")
+    other = tmp_path / "other"  # the generator goes along
+    shutil.copytree(folder / "n4", other / "n4")
+    late_steps = []
+
+    def watched(run, *args, **kwargs):
+        late_steps.append(kwargs["late"].step)
+        return train(run, *args, **kwargs)
+
+    monkeypatch.setattr(trainings, "train_and_test", watched)
+    code, _, errors = isdm("study", **late, output_dir=other)
     assert code == 0, errors
-    assert "train" not in json.loads((longer / "estimate.json").read_text())["seconds"]
+    assert late_steps == [0]
+    assert "train" not in json.loads((other / "estimate.json").read_text())["seconds"]
     for path in ("train/metrics.jsonl", "placed/manifest.jsonl"):
-        assert (longer / "n4" / path).read_bytes() == (folder / "n4" / path).read_bytes()
-    assert results_of(longer)["fpn-n4-place-0"]["images"] == digests["fpn-n4-place-0"]
+        assert (other / "n4" / path).read_bytes() == (folder / "n4" / path).read_bytes()
+    assert results_of(other)["fpn-n4-place-0"]["images"] == digests["fpn-n4-place-0"]
 
 
 def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
