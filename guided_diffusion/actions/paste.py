@@ -58,9 +58,8 @@ def _refuse_sources(config: PasteConfig) -> None:
 def _paste(config: PasteConfig, world: ProcessGroup) -> None:
     source = world.run_everywhere(partial(open_paste, config))
     samples = plan_samples(source.plan.images, config.num_samples, config.seed)
-    settings = PasteSettings(
-        run_seed=config.seed, blend=config.blend, gap=config.gap, **scene_settings(config.placing, source.plan)
-    )
+    own = {"blend": config.blend, "gap": config.gap, "image_channels": source.config.image_channels}
+    settings = PasteSettings(run_seed=config.seed, **own, **scene_settings(config.placing, source.plan))
     output = SyntheticFolder(config.results_path, config.split, source.encoding, settings, mark=config.mark)
     done = world.run_on_main(lambda: output.begin(samples))
     if world.is_main:
@@ -85,7 +84,7 @@ def _write(source: PasteSource, todo: Sequence[PlannedSample], output: Synthetic
         for sample in tqdm(todo, "pasting", unit="image", disable=not world.is_main):
             good = sample.source
             image = NativeImage.read(good.image, config.image_channels, config.image_range, upright=good.upright)
-            finished = plan.finished(good, image.size, sample.index)
+            finished = plan.finished(good, image, sample.index)
             result = plan.pasted(image, finished.defects, good.stem, config.blend)
             assert result is not None
             output.write_placed(sample, result.save, finished.label, *recorded_defects(finished, names))

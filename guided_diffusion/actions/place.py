@@ -146,7 +146,7 @@ def _paint(
         for sample in todo:
             good = sample.source
             image = NativeImage.read(good.image, geometry.image_channels, geometry.image_range, upright=good.upright)
-            finished = plan.finished(good, image.size, sample.index)
+            finished = plan.finished(good, image, sample.index)
             begun = plan.pasted(image, finished.defects, good.stem)
             painting = paint_image(image, finished.label, finished.holes, settings, sample.seed, begun)
             yield (sample, image, finished), painting

@@ -41,7 +41,7 @@ class PlaceConfig(LoadConfig, SamplingConfig, ScenesConfig, MarkedConfig, Action
         return self.paste_noise is not None
 
     def space_between(self, scale: float) -> int:
-        return round(self.hole_margin / scale)
+        return 2 * round(self.hole_margin / scale)  # the holes do not meet
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()

@@ -34,6 +34,11 @@ class ScenesConfig(FlatConfig):
         """Whether the pixels of training defects are used, not their shapes alone."""
         return False
 
+    @property
+    def has_network(self) -> bool:
+        """Whether a network paints the defects, which needs good images of at least its windows."""
+        return True
+
     def space_between(self, scale: float) -> int:
         """Return the pixels of a good image that two defects have between them at least; scale: of the network."""
         raise NotImplementedError

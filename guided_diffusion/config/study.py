@@ -181,6 +181,10 @@ class StudyConfig(ActionConfig):
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()
+        late = round(self.design.real_last * self.segmenter.steps)
+        if self.design.real_last and not 0 < late < self.segmenter.steps:
+            found = f"real_last is {self.design.real_last:g} of {self.segmenter.steps} steps, which is"
+            yield ("real_last", f"{found} {'all' if late else 'none'} of them: give another share, or 0")
         if not self.train_config and (needing := [arm for arm in self.design.arms if arm in GENERATED]):
             line = f"train_config is missing: arms has {', '.join(needing)}, which a generator makes"
             yield ("train_config", f"{line}; give the config of its training, or other arms")

@@ -238,10 +238,10 @@ def _missing_folder(folder: str, key: str) -> Problem:
     missing, parent = folder, bf.dirname(folder)
     while parent and not is_folder(parent) and bf.dirname(parent) != parent:
         missing, parent = parent, bf.dirname(parent)
-    if not parent or not is_folder(parent):
-        return Problem(missing, "the folder does not exist", f"check {key}", ProblemKind.FOLDER)
     if exists(missing):
         return Problem(missing, "is a file, not a folder", f"check {key}", ProblemKind.FOLDER)
+    if not parent or not is_folder(parent):
+        return Problem(missing, "the folder does not exist", f"check {key}", ProblemKind.FOLDER)
     name = bf.basename(missing)
     entries = sorted(entry.rstrip("/") for entry in bf.listdir(parent))
     present = [entry for entry in entries if not entry.startswith(".") and is_folder(bf.join(parent, entry))]

@@ -109,6 +109,7 @@ class PasteSettings(ScenesSettings):
 
     blend: str | None = None
     gap: int | None = None
+    image_channels: int | None = None
 
 
 class GenerateSettings(SampleSettings):

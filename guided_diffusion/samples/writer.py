@@ -161,7 +161,7 @@ class SyntheticFolder(WrittenFolder):
                     before, now = json.dumps(getattr(line, key)), json.dumps(value)
                     found = f"holds samples with {key} {before}, these would have {now}"
                     if key == "inputs":  # a digest, which tells nobody anything
-                        found = "holds pairs of other inputs (training masks, classes, label maps, placements, regions)"
+                        found = "holds pairs of other inputs (training data, classes, label maps, placements, regions)"
                     raise DataError.of(self.manifest, found, "choose another results_path")
 
     def _refuse_other_sources(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:

@@ -111,7 +111,7 @@ def place_one(
     image = NativeImage.read(path, run.pipeline.image_shape[0])
     read = time.perf_counter()
     rng, options = np.random.default_rng(seed), PlacingOptions(defects_per_image=1)
-    scene = plan_scene(bank, image.size, rng, options, gap=settings.native_margin)
+    scene = plan_scene(bank, image.size, rng, options, apart=2 * settings.native_margin)
     label = np.zeros(image.size, np.uint8)
     scene.paint_label(label)
     holes = [Hole(defect.box, defect.mask) for defect in scene.placements]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from error_lines import check_error
 from odd_images import write_png
 from parts import (
     NAMES,
+    PLATE,
     SIZE,
     SIZES,
     bytes_of,
@@ -88,17 +90,28 @@ class TestPixels:
         blended = pixels_of(paste("blended", blend="poisson", **same)[0] / "images/a.png")
         assert np.array_equal(blended, poisson_blend(before, image.astype(float), label > 0, 0, 0))
 
-    def test_transparent_pixels_stay(self, paste, one_spot, tmp_path):
+    @pytest.mark.parametrize("source", ["bank", "file"])
+    def test_transparent_pixels_stay_and_have_no_defect(self, paste, one_spot, tmp_path, source):
         data, _, label = one_spot
         alpha = np.full(SIZE, 255, np.uint8)
         alpha[:, : np.flatnonzero(label.any(0))[2]] = 0
         good = np.stack([noise(SIZE, 1)[..., 0], alpha], axis=-1)
         write_png(tmp_path / "clear" / "a.png", good)
-        same = {"edit": False, "place": "keep", "image_channels": 1}
+        same = {"edit": False, "mask_source": source}
+        if source == "file":  # where half of it is transparent
+            places = {"a": [{"class": "spot", "component": "part#0", "center": [14.5, 12.5]}]}
+            (tmp_path / "places.json").write_text(json.dumps(places))
+            same["placements"] = tmp_path / "places.json"
         folder, _ = paste("clear_results", data_dir=data, good_dir=tmp_path / "clear", **same)
-        result = pixels_of(folder / "images/a.png").reshape(*SIZE, -1)
-        changed = (result[..., 0] != good[..., 0]) | (result[..., -1] != alpha)
-        assert np.array_equal(changed, (label > 0) & (alpha > 0))
+        result, mask = (pixels_of(folder / kind / "a.png") for kind in ("images", "masks"))
+        assert 0 < (mask > 0).sum() < 25 + (source == "bank")
+        assert not (mask[alpha == 0] > 0).any()
+        result = result.reshape(*SIZE, -1)
+        assert np.array_equal((result[..., 0] != good[..., 0]) | (result[..., -1] != alpha), mask > 0)
+        (line,) = lines_of(folder)
+        rows, columns = np.nonzero(mask)
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert [defect["box"] for defect in line["defects"]] == [box]
 
 
 def test_files_say_that_they_are_made_of_photographs(paste, parts):
@@ -109,6 +122,40 @@ def test_files_say_that_they_are_made_of_photographs(paste, parts):
         assert (b"compositeCapture" in content) == bool(line["defects"]) == line["synthetic"]
     text = check_card(folder, 4, "## Defects", f"defects of | {parts.name}", "good images | 4 of good,", "`blend`")
     assert "diffusion" not in text
+
+
+class TestChannels:
+    @pytest.mark.parametrize("channels", [2, 3, 4])
+    def test_files_that_could_hold_colors_and_have_none_are_gray(self, paste, tmp_path, channels):
+        gray = noise(SIZE, 1)
+        alpha = [np.full((*SIZE, 1), 255, np.uint8)] * (channels in (2, 4))
+        write_png(tmp_path / "gray/a.png", np.dstack([gray] * (channels - len(alpha)) + alpha))
+        folder, _ = paste("from_gray", good_dir=tmp_path / "gray")
+        assert json.loads((folder / "config.json").read_text())["image_channels"] == 1
+
+    def test_one_folder_has_one_number_of_channels(self, paste, values, isdm, tmp_path):
+        good = write_png(tmp_path / "gray/a.png", np.dstack([noise(SIZE, 1)] * 3)).parent
+        folder, _ = paste("from_gray", good_dir=good, image_channels=1)
+        again = {**values, "good_dir": good, "results_path": folder, "num_samples": 2, "image_channels": 3}
+        code, _, errors = isdm("paste", **again)
+        assert code == 2
+        check_error(errors[0], folder / "manifest.jsonl", "image_channels")
+
+
+class TestTold:
+    def test_classes_that_are_taken_for_objects(self, paste, tmp_path):
+        data = write_parts(tmp_path / "hosts", host=PLATE)
+        good = write_good(tmp_path / "hosts_good", SIZES, masks=True)
+        _, shown = paste("hosted", data_dir=data, good_dir=good)
+        assert "plate is taken for an object" in shown
+        _, shown = paste("named", data_dir=data, good_dir=good, defect_classes=["spot", "crack"])
+        assert "taken for" not in shown
+
+    def test_images_too_small_for_any_defect(self, paste, tmp_path):
+        folder, shown = paste("tiny", good_dir=write_good(tmp_path / "tiny_good", {"a": (2, 1), "b": (1, 2)}))
+        assert "warning: no image has got a defect" in shown
+        assert "larger than the image" in shown
+        assert [line["defects"] for line in lines_of(folder)] == [[], []]
 
 
 class TestEvaluation:
@@ -198,6 +245,7 @@ class TestMistakes:
     def test_nothing_to_paste(self, refused, parts):
         masks = parts / "train/masks"
         refused("mask_source", "place", mask_source="dir", placed_masks=masks)
+        refused("gap", "placements", mask_source="file", placements=parts / "classes.json", gap=3)
         refused("dataset_mode", "no masks", dataset_mode="images")
         refused("classes", "cracks", classes=["cracks"])
 
@@ -208,13 +256,22 @@ class TestMistakes:
 
     def test_no_good_images(self, refused, tmp_path):
         refused(tmp_path / "none", "good_dir", good_dir=tmp_path / "none")
+        refused("pyproject.toml", "file", good_dir="pyproject.toml")
         refused("good_dir", good_dir="")
+
+    def test_training_images_with_defects_are_no_good_images(self, refused, tmp_path, good, parts):
+        shutil.copytree(good, tmp_path / "both")
+        copy = shutil.copy(parts / "train/images/part_1.png", tmp_path / "both/z.png")
+        refused(copy, parts / "train/images/part_1.png", good_dir=tmp_path / "both")
 
     def test_channels_that_differ(self, refused, tmp_path, good):
         refused(good / "a.png", "image_channels", image_channels=3)
         colored = write_good(tmp_path / "mixed", {"a": SIZE}, channels=3)
         write_good(colored, {"b": SIZE})
         refused(colored / "b.png", "image_channels", good_dir=colored)
+        gray = write_good(tmp_path / "gray_first", {"a": SIZE})
+        write_good(gray, {"b": SIZE}, channels=3)
+        refused(gray / "a.png", "image_channels", good_dir=gray)
 
     def test_results_among_the_sources(self, refused, good, parts):
         refused("results_path", "good_dir", results_path=good)

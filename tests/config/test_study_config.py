@@ -49,6 +49,8 @@ def test_one_amount_and_seeds_of_each():
         ({"good_test_dir": "b"}, "good_test_dir"),
         ({"good_dir": ""}, "good_dir"),
         ({"synthetic_share": 1}, "synthetic_share"),
+        ({"real_last": 0.2, "steps": 2}, "real_last"),
+        ({"real_last": 0.8, "steps": 2}, "real_last"),
         ({"crop": 8}, "crop"),
         ({"place_config": "C:\\study.json"}, "place_config"),
     ],

@@ -101,6 +101,8 @@ class DefectBank:
     """Number of tiny components that were left out as slips of the annotator."""
     defects: tuple[int, ...] = ()
     """Ids of all defect classes."""
+    ordinary: tuple[int, ...] = ()
+    """Ids of the classes that nobody named and that are taken for objects on which defects lie."""
     numbered: tuple[int, ...] = ()
     """Ids of the classes whose components are numbered in `source`."""
 
@@ -142,7 +144,8 @@ class DefectBank:
         hosts = _class_hosts(contacts, {*defects, len(names)}, background)
         parts = tuple(component.finished({*defects, len(names)}, hosts) for component in real)
         by_mask = tuple(grouped(parts, lambda part: part.name).values())
-        bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real), defects, tuple(candidates))
+        objects = () if asked else tuple(sorted(ordinary))
+        bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real), defects, objects, tuple(candidates))
         bank._check(options)
         return bank
 

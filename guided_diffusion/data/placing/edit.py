@@ -115,11 +115,13 @@ class EditedPart:
         ]
         return np.stack(where)
 
-    def warp(self, image: NDArray, margin: int = 0) -> NDArray[np.float32]:
+    def warp(self, image: NDArray, margin: int = 0, *, beyond: float | None = None) -> NDArray[np.float32]:
         """Return the part of its source image [H, W(, C)] that lies under the mask and `margin` px around it.
 
-        The result is [height + 2 margin, width + 2 margin(, C)], bilinear; beyond the image its border is repeated.
+        The result is [height + 2 margin, width + 2 margin(, C)], bilinear. beyond: the value of what lies outside the
+        image; None: its border is repeated.
         """
+        options = {"mode": "nearest"} if beyond is None else {"mode": "constant", "cval": beyond}
         height, width = self.mask.shape
         rows, columns = np.arange(-margin, height + margin), np.arange(-margin, width + margin)
         planes = image[..., None] if image.ndim == 2 else image
@@ -127,7 +129,7 @@ class EditedPart:
         for strip, where in self._strips(rows, columns):
             for channel in range(planes.shape[-1]):
                 plane = planes[..., channel]
-                warped[strip, :, channel] = ndimage.map_coordinates(plane, where, np.float32, order=1, mode="nearest")
+                warped[strip, :, channel] = ndimage.map_coordinates(plane, where, np.float32, order=1, **options)
         return warped[..., 0] if image.ndim == 2 else warped
 
     def _strips(self, rows: NDArray, columns: NDArray) -> Iterator[tuple[slice, NDArray]]:
@@ -173,6 +175,8 @@ def edit_part(
     """
     borders = Borders() if loose else part.borders
     factors = (scale, scale) if loose else _factors(part, size, scale)
+    if min(factors) <= 0:
+        return None
     turn = 0.0 if any(borders) else math.radians(angle)
     cosine, sine = math.cos(turn), math.sin(turn)
     matrix = np.array([[cosine, sine], [-sine, cosine]]) / np.array(factors)[:, None]

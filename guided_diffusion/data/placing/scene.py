@@ -54,6 +54,13 @@ class PlacedDefect:
         """Where the mask lies in the good image."""
         return Box(self.top, self.left, self.top + self.mask.shape[0], self.left + self.mask.shape[1])
 
+    @property
+    def extent(self) -> Box:
+        """The smallest box around its pixels, of which it has some; other than `box` where some were taken away."""
+        rows, columns = (np.flatnonzero(self.mask.any(axis)) for axis in (1, 0))
+        first, last = (self.top + rows[0], self.left + columns[0]), (self.top + rows[-1], self.left + columns[-1])
+        return Box(int(first[0]), int(first[1]), int(last[0]) + 1, int(last[1]) + 1)
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -84,16 +91,16 @@ def plan_scene(
     rng: np.random.Generator,
     options: PlacingOptions,
     *,
-    gap: int = 0,
+    apart: int = 0,
     host_map: NDArray[np.integer] | None = None,
     region: NDArray[np.bool_] | None = None,
 ) -> Scene:
     """Return where defects go in a good image of (height, width), as far as they find a place.
 
-    gap: px by which each mask grows without touching another that grows alike. host_map: class ids [H, W] of the good
-    image; parts lie on their hosts only. region: [H, W], True where defects may be. Both are only read near the parts.
+    apart: px between two masks. host_map: class ids [H, W] of the good image; parts lie on their hosts only. region:
+    [H, W], True where defects may be. Both are only read near the parts.
     """
-    ground = Ground(size, gap, host_map, region)
+    ground = Ground(size, host_map, region, apart=apart)
     placements, skipped = [], []
 
     def edited(part: BankPart) -> EditedPart | None:
@@ -115,28 +122,24 @@ class Ground:
     def __init__(
         self,
         size: tuple[int, int],
-        gap: int = 0,
         host_map: NDArray[np.integer] | None = None,
         region: NDArray[np.bool_] | None = None,
         *,
         apart: int = 0,
         margin: int = 0,
     ):
-        """Take what `plan_scene` says; apart: px between two masks, in place of 2 `gap`.
-
-        margin: px around a mask that have to be on its hosts, too.
-        """
+        """Take what `plan_scene` says; margin: px around a mask that have to be on its hosts, too."""
         assert host_map is None or host_map.shape == size
         assert region is None or region.shape == size
         self.size, self.host_map, self.region, self._margin = size, host_map, region, margin
-        self._reach = apart or 2 * gap  # both masks grow by the gap; growing one of them by twice as much is the same
+        self._apart = apart
         self._occupied: list[tuple[Box, NDArray[np.bool_]]] = []
 
     def occupy(self, defect: PlacedDefect) -> None:
         """Keep others off a defect."""
-        reach, box = self._reach, defect.box
-        around = Box(box.top - reach, box.left - reach, box.bottom + reach, box.right + reach)
-        self._occupied.append((around, grown(np.pad(defect.mask, reach), reach)))
+        apart, box = self._apart, defect.box
+        around = Box(box.top - apart, box.left - apart, box.bottom + apart, box.right + apart)
+        self._occupied.append((around, grown(np.pad(defect.mask, apart), apart)))
 
     def refusal(self, mask: NDArray[np.bool_], top: int, left: int, hosts: Sequence[int] = ()) -> str:
         """Return why a mask [height, width] cannot be there, "" if it can."""
@@ -149,7 +152,7 @@ class Ground:
                 if (own & taken[first_row - other.top :, first - other.left :][: own.shape[0], : own.shape[1]]).any():
                     return "no room beside the other defects"
         if self.region is not None and not self.region[box.slices][mask].all():
-            return "not within the region"
+            return "not where defects may be"
         if self.host_map is not None and not self._is_hosted(mask, box, hosts):
             return "not on the classes that it is seen on"
         return ""

@@ -121,7 +121,9 @@ def _kind(
         return _kind_of_placed(config)
     if isinstance(config, PasteConfig):
         what = "Real images without defects, into which real defects of other images were pasted, and their masks."
-        limit = "Only the defects are not where they were: edited, their rims blended. No person judged the result."
+        blend = {"match": "matched in brightness", "poisson": "Poisson-blended", "none": ""}[config.blend]
+        made = ", ".join(filter(None, ["edited" if config.placing.edit else "", blend]))
+        limit = f"Only the defects are not where they were{made and f' ({made})'}. No person judged the result."
         return "Pasted defects in real images", what, "pairs", [limit]
     if isinstance(config, GenerateConfig):
         what = (

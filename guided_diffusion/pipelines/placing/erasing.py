@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data.components import find_components
@@ -27,8 +26,8 @@ def plan_erasing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
     )
     NativeImage.read(images[0].image, geometry.image_channels, geometry.image_range, upright=images[0].upright)
 
-    def finished(good: GoodImage, size: Size, number: int) -> Finished:
-        label = base.of(good, size)
+    def finished(good: GoodImage, image: NativeImage, number: int) -> Finished:
+        label = base.of(good, image.size)
         numbered = enumerate(find_components(label, bank.numbered))
         defects = [(index, part) for index, part in numbered if part.class_id in bank.classes]
         placed = [

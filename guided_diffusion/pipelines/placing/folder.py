@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
@@ -25,7 +25,7 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.inpainting import PaintSettings
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.placing.erasing import plan_erasing
-from guided_diffusion.pipelines.placing.pasting import Patches, seen_in_training, training_patches
+from guided_diffusion.pipelines.placing.pasting import Patches, training_patches
 from guided_diffusion.pipelines.placing.plan import Finished, PlacePlan, plan_placing
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import DataError
@@ -38,9 +38,13 @@ _CHANGED = "run place again, with the data that are there now"
 
 @dataclass(frozen=True, eq=False)
 class PlacedScene:
-    """One pair: `good` before and `result` after painting, the latter like `good.pixels`, and what was painted."""
+    """One pair: `good` before and `result` after painting, the latter like `good.pixels`, and what was painted.
+
+    turn: even and odd numbers alternate from pair to pair, and from use to use of a good image.
+    """
 
     line: ManifestLine
+    turn: int
     good: NativeImage
     result: NDArray[np.integer]
     finished: Finished
@@ -106,18 +110,20 @@ class PlacedFolder:
 
     def scene(self, line: ManifestLine) -> PlacedScene:
         """Return one pair; DataError where it is not what the plan says."""
-        source, mask = self._planned[line.index].source, self.samples.folder / line.mask
+        planned, mask = self._planned[line.index], self.samples.folder / line.mask
+        source = planned.source
         good = self._native(source.image)
         if file_digest(source.image) != line.good_digest:
             raise DataError.of(source.image, "is not the image that was painted into", _CHANGED)
-        finished = self.plan.finished(source, good.size, line.index)
+        finished = self.plan.finished(source, good, line.index)
         if not np.array_equal(read_mask(mask, self.encoding).numpy(), finished.label):
             raise DataError.of(mask, "has other defects than place would paint now", _CHANGED)
         result = self._native(self.samples.folder / line.image).pixels
         if result.shape != good.pixels.shape or result.dtype != good.pixels.dtype:
             found = f"has another size or depth than {source.image}"
             raise DataError.of(self.samples.folder / line.image, found, _CHANGED)
-        return PlacedScene(line, good, result, finished)
+        turn = line.index % len(self.plan.images) + planned.repeat
+        return PlacedScene(line, turn, good, result, finished)
 
     def _native(self, path: str | Path) -> NativeImage:
         geometry = self.trained.geometry
@@ -131,12 +137,15 @@ class PlacedFolder:
 
     def read_pair(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         """Return image [H, W, C] and class ids [H, W] of a pair of the real dataset."""
-        return self.read_image(pair.image), read_mask(pair.mask, self.encoding, upright=self.upright).numpy()
+        image = self.read_image(pair.image, upright=pair.upright)
+        return image, read_mask(pair.mask, self.encoding, upright=pair.upright).numpy()
 
-    def read_image(self, path: str | Path) -> NDArray[np.uint8]:
+    def read_image(self, path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
         """Return an image as training reads it, [H, W, C]."""
-        return seen_in_training(path, self.trained)
+        geometry = self.trained.geometry
+        image = read_image(path, geometry.image_channels, upright=upright, image_range=geometry.image_range)
+        return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
 
     def patches(self) -> Patches:
         """Return what gives the pixels of training defects."""
-        return training_patches(self.pairs("train").values(), self.trained)
+        return training_patches(self.pairs("train").values(), self.trained, self.encoding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.data.files import check_sizes, orientation
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.data.pairing import GoodImage
+from guided_diffusion.data.pairing import GoodImage, Pair
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.inpainting import reduced_size
-from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.samples.manifest import file_digest
 
 _GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -34,17 +36,22 @@ def header_size(path: str | Path, *, upright: bool = True) -> Size | None:
 
 
 def check_good_images(
-    images: Sequence[GoodImage], trained: TrainedConfig, files: Callable[[GoodImage], Iterable[str | Path | None]]
+    images: Sequence[GoodImage],
+    trained: TrainedConfig,
+    files: Callable[[GoodImage], Iterable[str | Path | None]],
+    *,
+    has_network: bool = True,
 ) -> None:
     """Raise UserError for other channels than the model's, masks of other sizes, and images that are all too small.
 
     files: masks that belong to a good image, beside its own. The first image is read, of the others the header.
+    has_network: whether windows of a network have to fit into the images.
     """
     geometry = trained.geometry
     NativeImage.read(images[0].image, geometry.image_channels, geometry.image_range, upright=images[0].upright)
     sizes = []
     for good in images:
-        if geometry.image_channels == 3 and _is_gray(good.image):
+        if geometry.image_channels == 3 and has_gray_mode(good.image):
             NativeImage.read(good.image, 3, geometry.image_range, upright=good.upright)  # says what is wrong with it
         size = header_size(good.image, upright=good.upright)
         sizes.append(size)
@@ -52,10 +59,37 @@ def check_good_images(
             of_mask = None if file is None or size is None else header_size(file, upright=good.upright)
             if of_mask is not None:
                 check_sizes(str(file), of_mask, good.image, size)
-    _refuse_small(sizes, geometry.scale, height_width(geometry.image_size))
+    if has_network:
+        _refuse_small(sizes, geometry.scale, height_width(geometry.image_size))
 
 
-def _is_gray(path: str) -> bool:
+def refuse_defective(images: Sequence[GoodImage], training: Sequence[Pair]) -> None:
+    """Raise DataError for a good image without a mask whose file is that of one of the training images with defects.
+
+    Only files of the same size are read.
+    """
+    by_size: dict[int, list[Pair]] = {}
+    for pair in training:
+        if (size := _file_size(pair.image)) is not None:
+            by_size.setdefault(size, []).append(pair)
+    for good in images:
+        size = None if good.mask else _file_size(good.image)
+        for pair in by_size.get(size, ()) if size is not None else ():
+            if file_digest(pair.image) == file_digest(good.image):
+                found = f"is the training image {pair.image}, which has defects: they would be background"
+                raise DataError.of(good.image, found, "take it out of good_dir")
+
+
+def _file_size(path: str) -> int | None:
+    """Return the bytes of a local file, None for one in the cloud or that is missing."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
+
+
+def has_gray_mode(path: str) -> bool:
+    """Return whether a local picture is gray by its header."""
     try:
         with Image.open(path) as picture:
             return picture.mode in _GRAY_MODES

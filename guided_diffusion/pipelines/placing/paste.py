@@ -12,8 +12,9 @@ from guided_diffusion.data.intensity import stored_samples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import list_good_images
-from guided_diffusion.data.scan.problems import problem_lines
+from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.pipelines.dataset import scan_split
+from guided_diffusion.pipelines.placing.good_images import has_gray_mode
 from guided_diffusion.pipelines.placing.plan import PlacePlan, defects_of, plan_placing
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -38,13 +39,14 @@ def open_paste(config: PasteConfig) -> PasteSource:
         line = f"dataset_mode is {config.source.dataset_mode}, which has no masks, so no defects to paste: use another"
         raise ConfigError.of_keys(("dataset_mode", line))
     if config.image_channels is None:
-        config = config.replaced(image_channels=_channels_of_first(config))
+        config = config.replaced(image_channels=_channels_of_good(config))
     trained = _as_trained(config)
     report = scan_split(trained.source, trained.geometry, "train")
     encoding = report.raise_if_fatal()
     training = defects_of(report, config, trained, encoding)
     plan = plan_placing(config, trained, encoding, training)
-    return PasteSource(config, trained, encoding, plan, tuple(problem_lines(report.warnings)))
+    warnings = [problem for problem in report.warnings if problem.kind != ProblemKind.IMAGE_COLORS]  # about training
+    return PasteSource(config, trained, encoding, plan, tuple(problem_lines(warnings)))
 
 
 def _as_trained(config: PasteConfig) -> TrainedConfig:
@@ -53,8 +55,10 @@ def _as_trained(config: PasteConfig) -> TrainedConfig:
     return TrainedConfig.from_flat({**seen, "image_size": 8}).model_copy(update={"source": config.source})
 
 
-def _channels_of_first(config: PasteConfig) -> Literal[1, 3]:
-    """Return how many channels the file of the first good image has, without alpha."""
-    good = list_good_images(config.good_dir)[0]
-    color, _ = stored_samples(open_image(good.image), good.image)
-    return 1 if color.shape[2] == 1 else 3
+def _channels_of_good(config: PasteConfig) -> Literal[1, 3]:
+    """Return 3 where the first good image whose file can hold colors has some, else 1."""
+    for good in list_good_images(config.good_dir):
+        if not has_gray_mode(good.image):
+            color, _ = stored_samples(open_image(good.image), good.image)
+            return 1 if (color == color[..., :1]).all() else 3
+    return 1

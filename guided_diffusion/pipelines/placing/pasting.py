@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from evaluations.blending import paste, poisson_blend
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.paste import Blend
 from guided_diffusion.data.components import Box
-from guided_diffusion.data.datasets import image_tensor, read_image
+from guided_diffusion.data.datasets import image_tensor, read_mask
 from guided_diffusion.data.deep_color import deep_samples
 from guided_diffusion.data.files import open_image
+from guided_diffusion.data.intensity import stored_samples
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.placing.scene import PlacedDefect
@@ -26,44 +30,72 @@ Patches = Callable[[PlacedDefect, Box, NativeImage], NDArray[np.float32]]
 """(defect with its edit, box, good image) -> [h, w, C], the pixels of the training image that come to lie in the box,
 in the units of the good image, warped as the mask was."""
 
-
-def seen_in_training(path: str | Path, trained: TrainedConfig) -> NDArray[np.uint8]:
-    """Return an image as training reads it, [H, W, C]."""
-    geometry, upright = trained.geometry, trained.source.exif != "ignore"
-    image = read_image(path, geometry.image_channels, upright=upright, image_range=geometry.image_range)
-    return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+REACH = 4
+"""Pixels around a mask within which the surroundings of a defect are looked for."""
+_WHOLLY = 0.999  # of a pixel
 
 
-def training_patches(pairs: Iterable[Pair], trained: TrainedConfig) -> Patches:
-    """Return the patches of training images, at the depth of their files; beyond them their borders are repeated."""
+@dataclass(frozen=True, eq=False)
+class _TrainingImage:
+    """A training image as its file has it: values [H, W, C] from 0, black, to 1, white, and what they show.
+
+    visible: [H, W], not transparent. label: [H, W] class ids.
+    """
+
+    values: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+    label: NDArray[np.integer]
+
+    @classmethod
+    def read(cls, pair: Pair, channels: Literal[1, 3], encoding: LabelEncoding) -> _TrainingImage:
+        """Read a pair. The values of the file: a range, such as each image's own percentiles, would scale defects."""
+        image = open_image(pair.image, upright=pair.upright)
+        _, alpha = stored_samples(image, pair.image)
+        if deep_samples(image, pair.image) is None:
+            values = image_tensor(image, channels, pair.image).numpy() / np.float32(255)
+        else:
+            deep = NativeImage.read(pair.image, channels, upright=pair.upright)
+            values = (deep.region(Box(0, 0, *deep.size)).numpy() + 1) / 2  # not rounded to 8 bits
+        visible = np.ones(values.shape[1:], bool) if alpha is None else alpha > 0
+        label = read_mask(pair.mask, encoding, upright=pair.upright).numpy()
+        return cls(np.ascontiguousarray(values.transpose(1, 2, 0)), visible, label)
+
+
+def training_patches(pairs: Iterable[Pair], trained: TrainedConfig, encoding: LabelEncoding) -> Patches:
+    """Return the patches of training images, at the depth of their files.
+
+    Around the mask they show what surrounds the defect and nothing else: pixels that are partly the defect, another
+    one, ignored, transparent or beyond the image have the value of the nearest that is not. Where none is within REACH
+    px of the mask, they are NaN.
+    """
     by_stem: Mapping[str, Pair] = {pair.stem: pair for pair in pairs}
+    channels = trained.geometry.image_channels
 
     @lru_cache(maxsize=8)
-    def training_image(stem: str) -> NDArray[np.float32]:
-        return _values_in_training(by_stem[stem].image, trained)
+    def training_image(stem: str) -> _TrainingImage:
+        return _TrainingImage.read(by_stem[stem], channels, encoding)
 
     def patch(defect: PlacedDefect, box: Box, good: NativeImage) -> NDArray[np.float32]:
         assert defect.edited is not None
-        image = training_image(defect.edited.part.name)
-        own = defect.box
-        margin = max(own.top - box.top, own.left - box.left, box.bottom - own.bottom, box.right - own.right, 0)
+        own, part = defect.box, defect.edited.part
+        image = training_image(part.name)
+        margin = REACH + max(own.top - box.top, own.left - box.left, box.bottom - own.bottom, box.right - own.right, 0)
+        surroundings = image.visible & np.isin(image.label, part.hosts)
+        known = defect.edited.warp(surroundings.view(np.uint8), margin, beyond=0) > _WHOLLY
+        values = _surrounded(defect.edited.warp(image.values, margin), np.pad(defect.edited.mask, margin), known)
         top, left = box.top - own.top + margin, box.left - own.left + margin
-        warped = defect.edited.warp(image, margin)[top : top + box.size[0], left : left + box.size[1]]
-        return good.low + warped * max(good.high - good.low, 1)
+        return values[top : top + box.size[0], left : left + box.size[1]] * np.iinfo(good.pixels.dtype).max
 
     return patch
 
 
-def _values_in_training(path: str | Path, trained: TrainedConfig) -> NDArray[np.float32]:
-    """Return an image as training sees it, [H, W, C] from 0, black, to 1; one of 16 bits is not rounded to 8."""
-    geometry, upright = trained.geometry, trained.source.exif != "ignore"
-    image = open_image(path, upright=upright)
-    if deep_samples(image, str(path)) is None:
-        seen = image_tensor(image, geometry.image_channels, str(path), geometry.image_range).numpy() / np.float32(255)
-    else:
-        deep = NativeImage.read(path, geometry.image_channels, geometry.image_range, upright=upright)
-        seen = (deep.region(Box(0, 0, *deep.size)).numpy() + 1) / 2
-    return np.ascontiguousarray(seen.transpose(1, 2, 0))
+def _surrounded(values: NDArray[np.float32], mask: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return values [H, W, C] whose unknown pixels outside the mask are those of the nearest known one; NaN: none."""
+    given = known & ~mask
+    if not given.any():
+        return np.where(mask[..., None], values, np.float32(np.nan))
+    nearest = ndimage.distance_transform_edt(~given, return_distances=False, return_indices=True)
+    return np.where(mask[..., None], values, values[tuple(nearest)])
 
 
 def pasted(
@@ -83,8 +115,14 @@ def pasted(
         mask = np.zeros(box.size, bool)
         inner = Box(defect.top - box.top, defect.left - box.left, *_ends(defect.box, box))
         mask[inner.slices] = defect.mask
-        where = (image, patch_of(defect, box, good), mask, box.top, box.left)
-        image = poisson_blend(*where) if blend == "poisson" else paste(*where, blend == "match")
+        patch = patch_of(defect, box, good)
+        if good.alpha is not None:  # transparent pixels surround nothing
+            patch = np.where(((good.alpha[box.slices] == 0) & ~mask)[..., None], np.float32(np.nan), patch)
+        where = (image, patch, mask, box.top, box.left)
+        if blend == "none" or np.isnan(patch[~mask]).all():  # or nothing is known that it could be matched by
+            image = paste(*where, match=False)
+        else:
+            image = poisson_blend(*where) if blend == "poisson" else paste(*where, match=True)
     return image if good.alpha is None else np.where(good.alpha[..., None] > 0, image, good.pixels)
 
 

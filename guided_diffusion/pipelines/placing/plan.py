@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
-from guided_diffusion.pipelines.placing.good_images import check_good_images, header_size
+from guided_diffusion.pipelines.placing.good_images import check_good_images, header_size, refuse_defective
 from guided_diffusion.pipelines.placing.pasting import Patches, pasted, training_patches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
@@ -56,8 +56,8 @@ class PlacePlan:
     images: tuple[GoodImage, ...]
     inputs: str
     """A digest of everything but the images and the options that decides about it."""
-    finished: Callable[[GoodImage, Size, int], Finished]
-    """(good image, its height and width, number of the sample) -> how it is to look."""
+    finished: Callable[[GoodImage, NativeImage, int], Finished]
+    """(good image, what its file holds, number of the sample) -> how it is to look."""
     notes: tuple[str, ...] = ()
     """Lines to be printed once."""
     lineages: Mapping[str, MaskLineage] = field(default_factory=dict)
@@ -113,14 +113,22 @@ def plan_placing(
     images = list_good_images(config.good_dir, upright=trained.source.exif != "ignore")
     source = _sources(config, trained, encoding, bank, images)
     base, view = OrdinaryClasses(trained, encoding), _View(trained, encoding)
-    check_good_images(source.images, trained, source.files)
+    check_good_images(source.images, trained, source.files, has_network=config.has_network)
+    if training is not None and config.placing.mask_source != "dir":
+        defective = {part.name for part in training.bank.parts}
+        refuse_defective(source.images, [pair for pair in training.pairs if pair.stem in defective])
     inputs += [file_digest(image.mask) for image in source.images if image.mask and "://" not in image.mask]
 
-    def finished(good: GoodImage, size: Size, number: int) -> Finished:
-        label = base.of(good, size)
-        planned = source.scene(good, label, _generator(config.seed, number))
+    def finished(good: GoodImage, image: NativeImage, number: int) -> Finished:
+        label, visible = base.of(good, image.size), None if image.alpha is None else image.alpha > 0
+        planned = source.scene(good, label, visible, _generator(config.seed, number))
         placements, skipped = [], list(planned.skipped)
         for defect in planned.placements:
+            if visible is not None:
+                defect = replace(defect, mask=defect.mask & visible[defect.box.slices])
+                if not defect.mask.any():
+                    skipped.append(Skipped(defect.class_id, "on transparent pixels"))
+                    continue
             before = label[defect.box.slices].copy()
             label[defect.box.slices][defect.mask] = defect.class_id
             if view.shows(label, defect):
@@ -132,7 +140,7 @@ def plan_placing(
 
     lineages, patch_of = ({}, None) if training is None else (training.lineages, None)
     if training is not None and config.takes_pixels:
-        patch_of = training_patches(training.pairs, trained)
+        patch_of = training_patches(training.pairs, trained, encoding)
         inputs += [file_digest(pair.image) for pair in training.pairs]
     digest = joined(config, inputs + source.digests)
     return PlacePlan(source.images, digest, finished, source.notes, lineages, patch_of)
@@ -143,8 +151,9 @@ class _Source(NamedTuple):
 
     images: tuple[GoodImage, ...]
     """Those that get some."""
-    scene: Callable[[GoodImage, NDArray[np.integer], np.random.Generator], Scene]
-    """(good image, its label map [H, W], which may be changed, random numbers) -> its defects."""
+    scene: Callable[[GoodImage, NDArray[np.integer], NDArray[np.bool_] | None, np.random.Generator], Scene]
+    """(good image, its label map [H, W], which may be changed, where it is not transparent, random numbers) -> its
+    defects, which may reach onto transparent pixels."""
     files: Callable[[GoodImage], Iterable[str | Path | None]]
     """Masks that have to have the size of the good image."""
     digests: list[str]
@@ -164,14 +173,19 @@ def _sources(
     assert bank is not None
     if options.mask_source == "file":
         return _from_list(options, bank, images)
-    region, margin = _Region(config.region), config.space_between(trained.geometry.scale)
+    region, apart = _Region(config.region), config.space_between(trained.geometry.scale)
 
-    def scene(good: GoodImage, label: NDArray[np.integer], rng: np.random.Generator) -> Scene:
+    def scene(
+        good: GoodImage, label: NDArray[np.integer], visible: NDArray[np.bool_] | None, rng: np.random.Generator
+    ) -> Scene:
         size = label.shape[0], label.shape[1]
-        hosts = None if good.mask is None else label
-        return plan_scene(bank, size, rng, options, gap=margin, host_map=hosts, region=region.of(good, size))
+        hosts, allowed = None if good.mask is None else label, region.of(good, size)
+        if visible is not None and not visible.all():
+            allowed = visible if allowed is None else allowed & visible
+        return plan_scene(bank, size, rng, options, apart=apart, host_map=hosts, region=allowed)
 
-    return _Source(tuple(images), scene, lambda good: [region.file(good)], region.digests(images))
+    notes = _taken_for_objects([bank.names[each] for each in bank.ordinary])
+    return _Source(tuple(images), scene, lambda good: [region.file(good)], region.digests(images), notes)
 
 
 def _from_maps(
@@ -192,7 +206,9 @@ def _from_maps(
         found = f"has no label map named as one of the {len(images)} images of good_dir"
         raise DataError.of(options.placed_masks, found, f"name them as these, such as {images[0].stem}.png")
 
-    def scene(good: GoodImage, label: NDArray[np.integer], rng: np.random.Generator) -> Scene:
+    def scene(
+        good: GoodImage, label: NDArray[np.integer], visible: NDArray[np.bool_] | None, rng: np.random.Generator
+    ) -> Scene:
         drawn = maps.read(good.stem, (label.shape[0], label.shape[1]), upright=good.upright)
         if good.mask is None:
             label[:] = healed(drawn, find_components(drawn, {*defects, *classes}), encoding.num_classes, background)
@@ -212,7 +228,9 @@ def _from_list(options: PlacingOptions, bank: DefectBank, images: Sequence[GoodI
         if (size := header_size(image.image, upright=image.upright)) is not None:
             file.check_centers(image.stem, size)
 
-    def scene(good: GoodImage, label: NDArray[np.integer], rng: np.random.Generator) -> Scene:
+    def scene(
+        good: GoodImage, label: NDArray[np.integer], visible: NDArray[np.bool_] | None, rng: np.random.Generator
+    ) -> Scene:
         return file.scene(good.stem, (label.shape[0], label.shape[1]), rng, edit=options.edit)
 
     notes = _left_out(images, chosen, "are not named in placements")
@@ -260,6 +278,14 @@ def joined(config: ScenesConfig, digests: Sequence[str]) -> str:
 def _left_out(images: Sequence[GoodImage], chosen: Sequence[GoodImage], why: str) -> tuple[str, ...]:
     count = len(images) - len(chosen)
     return (f"{count} of {len(images)} good images {why} and are left out",) if count else ()
+
+
+def _taken_for_objects(names: Sequence[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    what = "is taken for an object" if len(names) == 1 else "are taken for objects"
+    line = f"{', '.join(names)} {what} that defects lie on; name the defect classes in defect_classes if not so"
+    return (line,)
 
 
 def _without_background(trained: TrainedConfig, encoding: LabelEncoding) -> list[int]:

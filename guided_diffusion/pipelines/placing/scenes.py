@@ -33,7 +33,7 @@ def scene_settings(options: PlacingOptions, plan: PlacePlan) -> dict[str, Any]:
 
 def recorded_defects(finished: Finished, names: Sequence[str]) -> tuple[list[PlacedDefect], list[SkippedDefect]]:
     """Return the defects of an image and those left out, as its line of the manifest has them; names: of classes."""
-    placed = [PlacedDefect.of(names[defect.class_id], defect.box, defect.source) for defect in finished.defects]
+    placed = [PlacedDefect.of(names[defect.class_id], defect.extent, defect.source) for defect in finished.defects]
     return placed, [SkippedDefect(name=names[each.class_id], reason=each.reason) for each in finished.skipped]
 
 
@@ -54,5 +54,7 @@ def defect_lines(lines: Sequence[ManifestLine], planned: int, verb: str) -> list
     placed = Counter(defect.name for line in lines for defect in line.defects or ())
     skipped = Counter((defect.name, defect.reason) for line in lines for defect in line.skipped or ())
     counts = ", ".join(f"{name} {count}" for name, count in sorted(placed.items()))
-    told = [f"{counted(len(lines), 'image')} ({planned} asked for); {verb}: {counts}"]
+    told = [f"{counted(len(lines), 'image')} ({planned} asked for); {verb}: {counts or 'nothing'}"]
+    if lines and not placed:
+        told.insert(0, "warning: no image has got a defect, for the reasons below")
     return told + [f"  not placed: {count} {name}, {reason}" for (name, reason), count in sorted(skipped.items())]

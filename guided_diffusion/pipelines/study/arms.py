@@ -112,10 +112,11 @@ def filled(scene: PlacedScene, patch_of: Patches, arm: str) -> Pixels:
     """Return the good image of a scene, [H, W, C] in its own units, with its defects as an arm has them.
 
     copy_paste: the training defects, warped as their masks were, the brightness matched at the rim. poisson: the same
-    blended. place: as they were painted. mixed: in every other scene so, in the others Poisson-blended.
+    blended. place: as they were painted. mixed: in every other scene so, in the others Poisson-blended, and in turn
+    where a good image is used again.
     """
     if arm == MIXED:
-        arm = PLACE if scene.line.index % 2 else POISSON
+        arm = PLACE if scene.turn % 2 else POISSON
     if arm == PLACE:
         return scene.result
     return pasted(scene.good, scene.finished.defects, patch_of, scene.name, PASTED[arm])

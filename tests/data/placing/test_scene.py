@@ -32,7 +32,7 @@ def kinds(scene) -> tuple:
 
 def test_a_scene_has_the_kinds_of_a_training_mask(bank):
     real = {tuple(sorted(Counter(part.class_id for part in parts).items())) for parts in bank.masks}
-    planned = [plan_scene(bank, (160, 200), np.random.default_rng(seed), PRIOR, gap=3) for seed in range(60)]
+    planned = [plan_scene(bank, (160, 200), np.random.default_rng(seed), PRIOR, apart=6) for seed in range(60)]
     assert {kinds(scene) for scene in planned} == real
     assert not any(scene.skipped for scene in planned)
 
@@ -79,7 +79,7 @@ def test_grown_defects_do_not_touch_each_others_pixels(bank, gap):
     options = PlacingOptions(defects_per_image=8, place="anywhere")
     skipped = 0
     for seed in range(12):
-        scene = plan_scene(bank, (90, 110), np.random.default_rng(seed), options, gap=gap)
+        scene = plan_scene(bank, (90, 110), np.random.default_rng(seed), options, apart=2 * gap)
         covered = np.zeros(scene.size, int)
         for defect in scene.placements:
             alone = np.zeros(scene.size, bool)
@@ -156,7 +156,7 @@ def test_what_finds_no_place_is_counted_and_not_forced(bank):
 
 def test_the_same_seed_gives_the_same_scene(bank):
     first, again, other = (
-        painted(plan_scene(bank, (200, 300), np.random.default_rng(seed), PRIOR, gap=2)) for seed in (3, 3, 4)
+        painted(plan_scene(bank, (200, 300), np.random.default_rng(seed), PRIOR, apart=4)) for seed in (3, 3, 4)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -190,5 +190,5 @@ def test_the_work_does_not_depend_on_the_size_of_the_image(bank, monkeypatch):
     for size in ((256, 256), (3000, 4000)):
         seen.append(0)
         for seed in range(10):
-            plan_scene(bank, size, np.random.default_rng(seed), PRIOR, gap=4)
+            plan_scene(bank, size, np.random.default_rng(seed), PRIOR, apart=8)
     assert 0 < seen[1] <= 1.2 * seen[0]

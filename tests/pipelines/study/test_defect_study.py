@@ -128,7 +128,7 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     assert code == 2
     check_error(errors[0], "steps")
 
-    late = {**keys, "real_last": 0.9, "arms": "place", "amounts": 4}  # all of the two steps
+    late = {**keys, "real_last": 0.5, "arms": "place", "amounts": 4}  # the last of two steps
     code, _, errors = isdm("study", **late, output_dir=folder)
     assert code == 2
     check_error(errors[0], "real_last")
@@ -143,7 +143,7 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     monkeypatch.setattr(trainings, "train_and_test", watched)
     code, _, errors = isdm("study", **late, output_dir=other)
     assert code == 0, errors
-    assert late_steps == [0]
+    assert late_steps == [1]
     assert "train" not in json.loads((other / "estimate.json").read_text())["seconds"]
     for path in ("train/metrics.jsonl", "placed/manifest.jsonl"):
         assert (other / "n4" / path).read_bytes() == (folder / "n4" / path).read_bytes()
