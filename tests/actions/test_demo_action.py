@@ -17,6 +17,7 @@ from guided_diffusion.config import demo
 from guided_diffusion.config.demo import demo_stages
 from guided_diffusion.config.load import load_config
 from guided_diffusion.data.lemons import LEMON, write_demo_dataset, write_good_lemons
+from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.placing.scene import PlacedDefect
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
@@ -125,7 +126,7 @@ def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(is
         good, result = pixels(Path(record["good_image"])), pixels(folder / record["image"])
         of_lemon = pixels(tmp_path / "dataset_good" / "masks" / Path(record["good_image"]).name)
         image = next(image for image in plan.images if image.image == record["good_image"])
-        finished = plan.finished(image, good.shape[:2], record["index"])
+        finished = plan.finished(image, NativeImage.read(image.image, 3), record["index"])
         assert (pixels(folder / record["mask"]) == finished.label).all()
         assert (of_lemon[finished.label != of_lemon] == LEMON).all()
         touched = np.zeros(good.shape[:2], bool)

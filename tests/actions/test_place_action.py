@@ -184,7 +184,7 @@ class TestGoingOn:
             **{"model_path": painter, "data_dir": data, "good_dir": good, "results_path": folder, **FEW_STEPS},
         )
         assert code == 2
-        check_error(errors[0], folder / "manifest.jsonl", "training masks", "results_path")
+        check_error(errors[0], folder / "manifest.jsonl", "training data", "results_path")
 
 
 def test_the_sheet_shows_the_pairs(place):
