@@ -1,4 +1,4 @@
-"""Checks of good images before anything is painted into them, by their headers: their sizes, channels and masks."""
+"""Checks of good images before anything is painted into them: sizes, channels and masks by headers, then defects."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.manifest import file_digest
 
 _GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
+_GLANCED = 4096  # bytes from the middle of a file
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -64,26 +65,26 @@ def check_good_images(
 
 
 def refuse_defective(images: Sequence[GoodImage], training: Sequence[Pair]) -> None:
-    """Raise DataError for a good image without a mask whose file is that of one of the training images with defects.
-
-    Only files of the same size are read.
-    """
-    by_size: dict[int, list[Pair]] = {}
+    """Raise DataError for a good image without a mask whose file is that of one of the training images with defects."""
+    by_glance: dict[tuple[int, bytes], list[Pair]] = {}
     for pair in training:
-        if (size := _file_size(pair.image)) is not None:
-            by_size.setdefault(size, []).append(pair)
+        if (glance := _glance(pair.image)) is not None:
+            by_glance.setdefault(glance, []).append(pair)
     for good in images:
-        size = None if good.mask else _file_size(good.image)
-        for pair in by_size.get(size, ()) if size is not None else ():
+        glance = None if good.mask else _glance(good.image)
+        for pair in by_glance.get(glance, ()) if glance is not None else ():
             if file_digest(pair.image) == file_digest(good.image):
                 found = f"is the training image {pair.image}, which has defects: they would be background"
                 raise DataError.of(good.image, found, "take it out of good_dir")
 
 
-def _file_size(path: str) -> int | None:
-    """Return the bytes of a local file, None for one in the cloud or that is missing."""
+def _glance(path: str) -> tuple[int, bytes] | None:
+    """Return size and a part of a local file, to tell most files apart unread; None in the cloud or where it fails."""
     try:
-        return os.path.getsize(path)
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(size // 2)
+            return size, file.read(_GLANCED)
     except OSError:
         return None
 
