@@ -14,12 +14,16 @@ from guided_diffusion.training.options import DeviceOptions
 REAL, REAL_GOOD, COPY_PASTE, POISSON, PLACE, SDM = "real", "real_good", "copy_paste", "poisson", "place", "sdm"
 MIXED = "mixed"
 """Placed and Poisson-blended defects in turn: whether painting adds something to what costs no training."""
+REPAINT = "repaint"
+"""Pasted defects that the network paints over from a little noise: `place` with `paste_noise`."""
 UNAUGMENTED = "unaugmented"
 """Real and good images without the usual augmentation: where that hurts, no arm can be judged."""
-ARMS = (REAL, UNAUGMENTED, REAL_GOOD, COPY_PASTE, POISSON, PLACE, MIXED, SDM)
+ARMS = (REAL, UNAUGMENTED, REAL_GOOD, COPY_PASTE, POISSON, PLACE, REPAINT, MIXED, SDM)
 PLACED = (COPY_PASTE, POISSON, PLACE, MIXED)
-"""The arms that need a folder of `place`."""
-GENERATED = (*PLACED, SDM)
+"""The arms that need a folder of `place` with the settings of `place_config` alone."""
+INPAINTED = (*PLACED, REPAINT)
+"""The arms that need a generator that fills holes."""
+GENERATED = (*INPAINTED, SDM)
 """The arms that need a trained generator."""
 
 
@@ -65,6 +69,7 @@ class DesignOptions(OptionGroup):
     good_share: float = option(
         0.5, "share of the crops anywhere that lie in good images, outside of arm real", gt=0, lt=1
     )
+    repaint_noise: float = option(0.1, "paste_noise of arm repaint", gt=0)
     real_last: float = option(
         0.0, "share of the steps, the last ones, that draw no synthetic images: a curriculum", ge=0, lt=1
     )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from evaluations.study.comparison import augmentation_warning
-from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, UNAUGMENTED
+from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REPAINT, UNAUGMENTED
 from guided_diffusion.pipelines.study.arms import PASTED
 from guided_diffusion.runtime.units import counted
 
 _NOTHING = 0.01  # mIoU of what has learned nothing
 _NAMES = {COPY_PASTE: "pasted", POISSON: "Poisson-blended"}
+_PAINTED = {PLACE: "placed", REPAINT: "painted-over"}
+
+Architectures = Mapping[str, Mapping[str, Any]]
+"""Arms by architecture and amount, as report.json has them."""
 
 
-def signs_of_hurt(architectures: Mapping[str, Mapping[str, Any]], steps: int) -> list[str]:
-    """Return a line if the usual augmentation hurts somewhere; architectures: arms by amount, as report.json has them.
+def signs_of_hurt(architectures: Architectures, steps: int) -> list[str]:
+    """Return a line if the usual augmentation hurts somewhere.
 
     Arms are compared with real and good images that are augmented, so that those which are not must not help.
     """
@@ -30,13 +34,22 @@ def signs_of_hurt(architectures: Mapping[str, Mapping[str, Any]], steps: int) ->
     return [augmentation_warning(", ".join(hurt), "steps", steps)] if hurt else []
 
 
-def cheaper_ways(architectures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each amount at which pasted defects have at least the mIoU of placed ones, over common seeds.
+def cheaper_ways(architectures: Architectures) -> list[str]:
+    """Return a line for each amount at which pasted defects have at least the mIoU of painted ones, over common seeds.
 
-    architectures: arms by amount, as report.json has them.
+    Painted: placed, or pasted and painted over.
     """
+    return _lines(architectures, _better_pasted)
+
+
+def better_painted(architectures: Architectures) -> list[str]:
+    """Return a line for each amount at which defects that are pasted and painted over are better than placed ones."""
+    return _lines(architectures, _better_painted_over)
+
+
+def _lines(architectures: Architectures, line_of: Callable[[Mapping[str, Any]], str]) -> list[str]:
     found = (
-        (f"{architecture} at {amount} images", _better_pasted(arms))
+        (f"{architecture} at {amount} images", line_of(arms))
         for architecture, by_amount in architectures.items()
         for amount, arms in by_amount.items()
     )
@@ -44,18 +57,30 @@ def cheaper_ways(architectures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _better_pasted(arms: Mapping[str, Any]) -> str:
-    """Return what is said of the best pasted arm; "" where placed defects are better, or nothing was learned."""
-    pairs = {arm: _over_common_seeds(arms[arm], arms[PLACE]) for arm in PASTED if {arm, PLACE} <= arms.keys()}
-    known = {arm: pair for arm, pair in pairs.items() if pair is not None}
-    if not known:
+    """Return what is said of the best pasted arm; "" where painted defects are better, or nothing was learned."""
+    rivals = [arm for arm in _PAINTED if arm in arms]
+    found = []
+    for arm in (arm for arm in PASTED if arm in arms):
+        # By the best of the painted ones: a copy has to do as well as each of them.
+        pairs = [(pair, rival) for rival in rivals if (pair := _over_common_seeds(arms[arm], arms[rival])) is not None]
+        if pairs and all(pair[0] >= max(pair[1], _NOTHING) for pair, _ in pairs):
+            found.append((arm, *max(pairs, key=lambda each: each[0][1])))
+    if not found:
         return ""
-    best = max(known, key=lambda arm: known[arm][0])
-    miou, placed_miou, seeds = known[best]
-    if miou < max(placed_miou, _NOTHING):
+    best, (miou, painted, seeds), rival = max(found, key=lambda each: each[1][0])
+    return (
+        f"{_NAMES[best]} defects cost no training and have {100 * miou:.1f} % mIoU, {_PAINTED[rival]} ones "
+        f"{100 * painted:.1f} % ({counted(seeds, 'seed')}): the action paste makes them, with blend {PASTED[best]}"
+    )
+
+
+def _better_painted_over(arms: Mapping[str, Any]) -> str:
+    pair = _over_common_seeds(arms[REPAINT], arms[PLACE]) if {REPAINT, PLACE} <= arms.keys() else None
+    if pair is None or pair[0] <= max(pair[1], _NOTHING):
         return ""
     return (
-        f"{_NAMES[best]} defects cost no training and have {100 * miou:.1f} % mIoU, placed ones "
-        f"{100 * placed_miou:.1f} % ({counted(seeds, 'seed')}): the action paste makes them, with blend {PASTED[best]}"
+        f"defects that are pasted and painted over have {100 * pair[0]:.1f} % mIoU, those painted from noise "
+        f"{100 * pair[1]:.1f} % ({counted(pair[2], 'seed')}): the option paste_noise of place makes them"
     )
 
 

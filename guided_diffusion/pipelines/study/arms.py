@@ -12,7 +12,17 @@ from tqdm import tqdm
 from evaluations.segmentation.crops import Late
 from evaluations.whole_images import WholeImages
 from guided_diffusion.config.paste import Blend
-from guided_diffusion.config.study import COPY_PASTE, MIXED, PLACE, POISSON, REAL, REAL_GOOD, SDM, UNAUGMENTED
+from guided_diffusion.config.study import (
+    COPY_PASTE,
+    MIXED,
+    PLACE,
+    POISSON,
+    REAL,
+    REAL_GOOD,
+    REPAINT,
+    SDM,
+    UNAUGMENTED,
+)
 from guided_diffusion.pipelines.placing.folder import PlacedFolder, PlacedScene
 from guided_diffusion.pipelines.placing.pasting import Patches, Pixels, pasted
 from guided_diffusion.pipelines.study.images import StudyView, seen
@@ -30,6 +40,7 @@ LABELS = {
     COPY_PASTE: "+ copy-paste",
     POISSON: "+ Poisson-blended",
     PLACE: "+ placed defects",
+    REPAINT: "+ pasted, painted over",
     MIXED: "+ placed and Poisson-blended",
     SDM: "+ SDM windows",
 }

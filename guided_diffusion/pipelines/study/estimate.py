@@ -18,13 +18,14 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.config.study import REAL
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.generator import (
+    FOLDERS,
     PLACE,
-    PLACED_FOLDER,
+    REPAINT,
     SAMPLE,
     TRAIN,
-    WINDOWS_FOLDER,
     Generator,
     RunAction,
+    action_of,
     training_steps,
 )
 from guided_diffusion.pipelines.study.progress import duration
@@ -39,6 +40,8 @@ RECORD, FOLDER = "estimate.json", "estimate"
 STEPS = 4  # of each model that are timed, after one that is not
 PLACED_IMAGES = 2  # that are timed, after as many that are not
 TESTED_IMAGES = 4
+
+_MADE = {PLACE: "defects placed", REPAINT: "pasted defects repainted", SAMPLE: "windows sampled"}
 
 Seconds = dict[str, float]
 """Of one unit of each kind of work: a step of the generator, a placed image, a sampled window, a segmentation model."""
@@ -103,7 +106,7 @@ def estimate(
 def _keys(setup: StudySetup, generators: Sequence[Generator], training: SegmenterTraining) -> list[str]:
     """Return the stages of which something is left to do, and the architectures."""
     left = {stage for each in generators for stage in each.stages if _stage_work(setup, each, stage, {}).left}
-    return [*(stage for stage in (TRAIN, PLACE, SAMPLE) if stage in left), *training.architectures]
+    return [*(stage for stage in (TRAIN, *FOLDERS) if stage in left), *training.architectures]
 
 
 def _stage_work(setup: StudySetup, generator: Generator, stage: str, seconds: Seconds) -> Work:
@@ -112,11 +115,9 @@ def _stage_work(setup: StudySetup, generator: Generator, stage: str, seconds: Se
         count, unit = training_steps(setup, generator.amount), "steps"
         done = _steps_done(generator)
         name = f"generator of {generator.name} images"
-    elif stage == PLACE:
-        name, done = f"defects placed by it ({generator.name})", _lines(generator.folder / PLACED_FOLDER)
     else:
-        name, unit = f"windows sampled by it ({generator.name})", "windows"
-        done = _lines(generator.folder / WINDOWS_FOLDER)
+        done, what = _lines(generator.folder / FOLDERS[stage]), _MADE[stage]
+        name, unit = f"{what} by it ({generator.name})", "windows" if stage == SAMPLE else "images"
     left = 0 if generator.is_done(stage) else max(0, count - done)
     return Work(name, count, left, unit, seconds.get(stage, 0.0))
 
@@ -195,7 +196,7 @@ def _generator_seconds(stages: dict, folder: Path, run_action: RunAction) -> Sec
     def timed(stage: str, **values) -> float:
         started = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            run_action(stage, load_config(stage, {**stages[stage], **values}))
+            run_action(action_of(stage), load_config(action_of(stage), {**stages[stage], **values}))
         return time.perf_counter() - started
 
     try:
@@ -205,13 +206,13 @@ def _generator_seconds(stages: dict, folder: Path, run_action: RunAction) -> Sec
         rates = [line.get("images_per_second") for line in _metrics(Path(run))]
         batch = load_config(TRAIN, stages[TRAIN]).optimizer.batch_size
         seconds[TRAIN] = batch / rates[-1] if rates and rates[-1] else whole / (STEPS + 1)
-        for stage, units in ((PLACE, PLACED_IMAGES), (SAMPLE, PLACED_IMAGES)):
+        for stage in FOLDERS:
             if stage in stages:
                 options = {"model_path": run, "results_path": str(folder / stage)}
-                first = timed(stage, **options, num_samples=units)
-                second = timed(stage, **options, num_samples=3 * units)
+                first = timed(stage, **options, num_samples=PLACED_IMAGES)
+                second = timed(stage, **options, num_samples=3 * PLACED_IMAGES)
                 # The second run makes twice as many as the first: reading and loading take both as long.
-                seconds[stage] = max(second - first, 0.1 * second) / units
+                seconds[stage] = max(second - first, 0.1 * second) / PLACED_IMAGES
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return seconds

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guided_diffusion.config import study
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.sample import SampleConfig
-from guided_diffusion.config.study import PLACED, SDM, amount_name
+from guided_diffusion.config.study import amount_name
 from guided_diffusion.data.groups import KEY as GROUP_KEY
 from guided_diffusion.pipelines.study.amounts import write_subset
 from guided_diffusion.pipelines.study.setup import StudySetup
@@ -24,8 +25,14 @@ RunAction = Callable[[str, Any], Any]
 
 FINISHED = "finished.json"
 """The configurations of the stages that are done."""
-TRAIN, PLACE, SAMPLE = "train", "place", "sample"
-PLACED_FOLDER, WINDOWS_FOLDER = "placed", "windows"
+TRAIN, PLACE, REPAINT, SAMPLE = "train", "place", "repaint", "sample"
+FOLDERS = {PLACE: "placed", REPAINT: "repainted", SAMPLE: "windows"}
+"""Of the pairs that a stage makes, in that of the generator."""
+
+
+def action_of(stage: str) -> str:
+    """Return the action that a stage runs."""
+    return PLACE if stage == REPAINT else stage
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,9 @@ class Generator:
                 continue
             path = self.folder / "configs" / f"{stage}.json"
             write_text(path, json.dumps(values, indent=2) + "\n")
-            print(f"\n--- {self.name} images, {stage}: main.py {stage} -c {path}", flush=True)
-            run_action(stage, load_config(stage, values))
+            action = action_of(stage)
+            print(f"\n--- {self.name} images, {stage}: main.py {action} -c {path}", flush=True)
+            run_action(action, load_config(action, values))
             done = {**read_run_record(self.folder, FINISHED), stage: values}
             write_text(self.folder / FINISHED, json.dumps(done, indent=2) + "\n")
 
@@ -89,14 +97,17 @@ def _stages(setup: StudySetup, amount: int | None, folder: Path) -> dict[str, di
         **setup.place_keys,
         **made,
         "good_dir": setup.good_dirs[0],
-        "results_path": str(folder / PLACED_FOLDER),
+        "results_path": str(folder / FOLDERS[PLACE]),
     }
     shared = {key: value for key, value in setup.place_keys.items() if key in _shared_keys()}
-    sample = {**shared, **made, "data_split": "train", "results_path": str(folder / WINDOWS_FOLDER)}
+    sample = {**shared, **made, "data_split": "train", "results_path": str(folder / FOLDERS[SAMPLE])}
     stages = {TRAIN: train}
-    if set(setup.arms) & set(PLACED):
+    if set(setup.arms) & set(study.PLACED):
         stages[PLACE] = place
-    if SDM in setup.arms:
+    if study.REPAINT in setup.arms:
+        own = {"paste_noise": config.design.repaint_noise, "results_path": str(folder / FOLDERS[REPAINT])}
+        stages[REPAINT] = {**place, **own}
+    if study.SDM in setup.arms:
         stages[SAMPLE] = sample
     return stages
 

@@ -21,7 +21,7 @@ from evaluations.segmentation.models import encoder_features, input_form
 from evaluations.segmentation.sliding import whole_counts
 from evaluations.sets import Images
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import PLACE, SDM, amount_name
+from guided_diffusion.config.study import PLACE, REPAINT, SDM, amount_name
 from guided_diffusion.data.components import find_components
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.pipelines.looks import looks_by_class
@@ -209,7 +209,7 @@ def agreement_lines(found: Mapping[str, Any]) -> list[str]:
     return [
         f"mask agreement of {each['label']}: {each['ratio']:.2f} of that of real test images"
         for each in found.get("sets", ())
-        if each["arm"] == PLACE and each["ratio"] is not None
+        if each["arm"] in (PLACE, REPAINT) and each["ratio"] is not None
     ]
 
 
@@ -219,5 +219,5 @@ def looks_lines(found: Mapping[str, Any]) -> list[str]:
         f"{each['label']}: {name} stands out {look['ratio']:.1f} times as much as in real training images"
         for each in found.get("sets", ())
         for name, look in each["classes"].items()
-        if each.get("arm") == PLACE and look is not None and differs(look["ratio"])
+        if each.get("arm") in (PLACE, REPAINT) and look is not None and differs(look["ratio"])
     ]

@@ -29,13 +29,13 @@ from evaluations.report.drawing import chart_png
 from evaluations.report.page import Section, Sheet, Tile, render_report
 from evaluations.report.sections import settings_section
 from evaluations.study.defects import ArmTests, arm_record, difference, judge_defects
-from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, amount_name
+from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, REPAINT, amount_name
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
-from guided_diffusion.pipelines.study.advice import cheaper_ways, signs_of_hurt
+from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, signs_of_hurt
 from guided_diffusion.pipelines.study.arms import LABELS, filled, seen
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
@@ -65,7 +65,11 @@ def study_record(
     amounts = {amount_name(amount): len(pairs) for amount, pairs in setup.subsets.items()}
     verdicts = {}
     for name, by_amount in tests.items():
-        arms = [{amount: found.get(arm, {}) for amount, found in by_amount.items()} for arm in _JUDGED]
+        judged = PLACE if PLACE in setup.arms else REPAINT
+        arms = [
+            {amount: found.get(arm, {}) for amount, found in by_amount.items()}
+            for arm in (REAL_GOOD, judged, COPY_PASTE)  # baseline, what is judged, the cheap rival
+        ]
         verdicts[name] = judge_defects(
             list(by_amount), *arms, groups=setup.test_groups, seed=setup.config.seed
         ).to_json()
@@ -75,7 +79,7 @@ def study_record(
     }
     return {
         "verdicts": verdicts,
-        "advice": cheaper_ways(architectures),
+        "advice": [*cheaper_ways(architectures), *better_painted(architectures)],
         "warnings": signs_of_hurt(architectures, setup.config.segmenter.steps),
         "arms": {arm: LABELS[arm] for arm in setup.arms},
         "amounts": amounts,
@@ -97,9 +101,6 @@ def study_record(
         "options": setup.config.to_json(),
         "versions": library_versions() | library_versions(METRIC_LIBRARIES),
     }
-
-
-_JUDGED = (REAL_GOOD, PLACE, COPY_PASTE)  # baseline, what is judged, the cheap rival
 
 
 def _arms_record(images: StudyImages, found: dict[str, ArmTests]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from guided_diffusion.config.load import load_config, read_keys
-from guided_diffusion.config.study import ARMS, GENERATED, PLACED, SDM, StudyConfig, amount_name
+from guided_diffusion.config.study import ARMS, GENERATED, INPAINTED, REPAINT, SDM, StudyConfig, amount_name
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.groups import Groups, groups_of, shared_group_problems
 from guided_diffusion.data.mirror import flip_pairs
@@ -184,7 +184,7 @@ def _read_train_config(config: StudyConfig) -> tuple[dict[str, Any], TrainConfig
     training = _checked("train", key, path, {**keys, "output_dir": config.output_dir})
     needing = [arm for arm in config.design.arms if arm in GENERATED]
     if needing and (
-        training.geometry.resize != "window" or (set(needing) & set(PLACED) and not training.model.inpaint)
+        training.geometry.resize != "window" or (set(needing) & set(INPAINTED) and not training.model.inpaint)
     ):
         found = f"resize {training.geometry.resize} and inpaint {str(training.model.inpaint).lower()}"
         line = f"train_config is {path}, which has {found}: arm {needing[0]} needs resize window and inpaint true"
@@ -209,6 +209,8 @@ def _read_place_config(config: StudyConfig) -> dict[str, Any]:
     placed = _checked("place", key, path, {**keys, **folders})
     if placed.erase:
         raise ConfigError.of_keys((key, f"place_config is {path}, which has erase true: a study places defects"))
+    if REPAINT in config.design.arms:
+        _checked("place", key, path, {**keys, **folders, "paste_noise": config.design.repaint_noise})
     return keys
 
 

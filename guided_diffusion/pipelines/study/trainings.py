@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import PLACED, REAL_GOOD, SDM, StudyConfig
+from guided_diffusion.config.study import GENERATED, PLACE, REAL_GOOD, REPAINT, SDM, StudyConfig
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.arms import ArmSet, arm_set, late_part, pasting_sets
-from guided_diffusion.pipelines.study.generator import PLACED_FOLDER, WINDOWS_FOLDER, Generator, refuse_other_classes
+from guided_diffusion.pipelines.study.generator import FOLDERS, SAMPLE, Generator, refuse_other_classes
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.runs import (
     CHECKPOINT_SECONDS,
@@ -71,20 +71,23 @@ class StudyImages:
 
     def synthetic(self, amount: int | None, arm: str) -> WholeImages | None:
         """Return the synthetic images of an arm, None where it has none. Raises UserError for a folder that changed."""
-        if arm not in (*PLACED, SDM):
+        if arm not in GENERATED:
             return None
         if (amount, arm) not in self._synthetic:
+            view = self.setup.view
             if arm == SDM:
-                folder = find_samples(self.generators[amount].folder / WINDOWS_FOLDER)
-                self._synthetic[amount, SDM] = self.setup.view.read_windows(folder)
+                folder = find_samples(self.generators[amount].folder / FOLDERS[SAMPLE])
+                self._synthetic[amount, SDM] = view.read_windows(folder)
+            elif arm == REPAINT:
+                self._synthetic[amount, REPAINT] = pasting_sets(self.placed(amount, arm), view, [PLACE])[PLACE]
             else:
-                for name, images in pasting_sets(self.placed(amount), self.setup.view, self.setup.arms).items():
+                for name, images in pasting_sets(self.placed(amount), view, self.setup.arms).items():
                     self._synthetic[amount, name] = images
         return self._synthetic[amount, arm]
 
-    def placed(self, amount: int | None) -> PlacedFolder:
-        """Return the folder of `place` of an amount, planned again."""
-        folder = PlacedFolder.open(self.generators[amount].folder / PLACED_FOLDER)
+    def placed(self, amount: int | None, stage: str = PLACE) -> PlacedFolder:
+        """Return a folder of `place` of an amount, planned again."""
+        folder = PlacedFolder.open(self.generators[amount].folder / FOLDERS[stage])
         refuse_other_classes(self.setup, tuple(folder.encoding.names))
         return folder
 
@@ -95,7 +98,7 @@ def open_results(setup: StudySetup, training: SegmenterTraining, images: StudyIm
     settings = {
         **training.settings(),
         **config.design.model_dump(mode="json", include={"pairs", "synthetic_share", "good_share"}),
-        # Only where it is used, as results of versions without it have none.
+        # Only where they are used, as results of versions without them have none.
         **({"real_last": config.design.real_last} if config.design.real_last else {}),
         "classes": list(setup.class_names),
         "flip_pairs": [list(pair) for pair in setup.exchanged],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guided_diffusion.pipelines.study.advice import cheaper_ways, signs_of_hurt
+from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, signs_of_hurt
 
 
 def test_hurtful_augmentation_is_a_warning():
@@ -40,6 +40,14 @@ class TestCheaperWays:
         arms = {"copy_paste": scored(seed0=0.3), "place": scored(seed0=0.31)}
         assert cheaper_ways({"unet": {"60": arms, "all": {"real": scored(seed0=0.5)}}}) == []
 
+    def test_copies_are_compared_with_the_best_of_the_painted(self):
+        arms = {"copy_paste": scored(seed0=0.4), "place": scored(seed0=0.3), "repaint": scored(seed0=0.35)}
+        (line,) = cheaper_ways({"unet": {"60": arms}})
+        assert "40.0 %" in line
+        assert "painted-over ones 35.0 %" in line
+        assert cheaper_ways({"unet": {"60": {**arms, "repaint": scored(seed0=0.41)}}}) == []
+        assert cheaper_ways({"unet": {"60": {"poisson": scored(seed0=0.4), "repaint": scored(seed0=0.3)}}})
+
     def test_only_seeds_that_both_have_count(self):
         """Each arm may be further than the other."""
         arms = {"copy_paste": scored(seed1=0.4, seed2=0.1), "place": scored(seed0=0.9, seed1=0.3)}
@@ -51,3 +59,13 @@ class TestCheaperWays:
     def test_models_that_have_learned_nothing_are_no_reason(self):
         arms = {"copy_paste": scored(seed0=0.0), "place": scored(seed0=0.0), "poisson": scored(seed0=None)}
         assert cheaper_ways({"unet": {"20": arms}}) == []
+
+
+def test_painting_over_pasted_defects_is_named_where_it_is_better():
+    arms = {"place": scored(seed0=0.3, seed1=0.3), "repaint": scored(seed0=0.4, seed2=0.1)}
+    (line,) = better_painted({"unet": {"60": arms}})
+    assert "40.0 %" in line
+    assert "paste_noise" in line
+    for other in (scored(seed0=0.3), scored(seed2=0.9), scored(seed0=None)):
+        assert better_painted({"unet": {"60": {**arms, "repaint": other}}}) == []
+    assert better_painted({"unet": {"60": {"place": scored(seed0=0.3)}}}) == []

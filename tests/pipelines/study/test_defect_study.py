@@ -120,6 +120,10 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
         (4, False),
     }
 
+    for name, noise in (("placed", None), ("repainted", 0.1)):
+        lines = (folder / "n4" / name / "manifest.jsonl").read_text().splitlines()
+        assert {json.loads(line)["paste_noise"] for line in lines} == {noise}
+
     after = times_of(folder)
     assert isdm("study", **keys, group_pattern=r"part_[89](x?)$", output_dir=folder)[0] == 0  # named later
     assert times_of(folder) == after
@@ -239,6 +243,7 @@ def test_mistakes_are_one_line_before_anything_is_written(keys, tmp_path, isdm, 
         ({"num_chanels": 3}, {}, "train_config"),
         ({"dataset_mode": "binary"}, {}, "dataset_mode"),
         ({}, {"erase": True}, "place_config"),
+        ({}, {"mask_source": "dir", "placed_masks": "maps"}, "place_config"),
         ({}, {"steps": "many"}, "place_config"),
     ],
 )
