@@ -43,7 +43,8 @@ from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.logs import library_versions
 
 CURVE_FILE, PICTURE_FILE = "curve.png", "examples.png"
-PICTURE_TITLES = ("good", "copy-paste", "placed", "mask")
+_PAINTED = {PLACE: "placed", REPAINT: "painted over"}
+"""Titles of the arms in the picture."""
 _LEAST_SIDE = 64  # px of the image in a tile of the picture
 _SIDE = 192  # px of a tile
 
@@ -160,26 +161,33 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def picture_of(images: StudyImages) -> Sheet | None:
-    """Return good image, copy-paste, placed defect and mask of some defects of each class; None without `place`."""
+    """Return good image, copy-paste, painted defects and mask of some defects of each class; None without any."""
     setup = images.setup
-    if PLACE not in setup.arms:
+    painted = [arm for arm in _PAINTED if arm in setup.arms]
+    if not painted:
         return None
-    folder = images.placed(list(setup.config.design.repeats)[-1])
-    patch_of, groups = folder.patches(), []
+    folders = [images.placed(list(setup.config.design.repeats)[-1], arm) for arm in painted]
+    first, patch_of, groups = folders[0], folders[0].patches(), []
     for name in setup.class_names[1:]:
         places = [
-            (line, number) for line in folder.lines for number, d in enumerate(line.defects or ()) if d.name == name
+            (line, number) for line in first.lines for number, d in enumerate(line.defects or ()) if d.name == name
         ]
         for line, number in visualize.evenly_spaced(places, setup.config.report_images):
-            scene = folder.scene(line)
+            scenes = [folder.scene(folder.samples.lines[line.image]) for folder in folders]
+            scene = scenes[0]
             window = _window(line.defects[number].where, scene.good.size)
-            pixels = (scene.good.pixels, filled(scene, patch_of, COPY_PASTE), scene.result)
+            pixels = [
+                scene.good.pixels,
+                filled(scene, patch_of, COPY_PASTE),
+                *(each.result for each in scenes),
+            ]
             tiles = [visualize.to_rgb(seen(scene.good, each))[window.slices] for each in pixels]
             groups.append(tuple(map(_tile, [*tiles, scene.finished.label[window.slices]])))
     if not groups:
         return None
-    caption = "The good image, the training defect pasted, the painted one, and the mask; large parts are reduced."
-    return Sheet("Defects of each class", groups, PICTURE_TITLES, caption)
+    titles = ("good", "copy-paste", *(_PAINTED[arm] for arm in painted), "mask")
+    caption = f"{', '.join(titles)}: the good image, the training defect, what was painted; large parts are reduced."
+    return Sheet("Defects of each class", groups, titles, caption)
 
 
 def _tile(part: Tile) -> Tile:
