@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,12 @@ class Box:
     left: int
     bottom: int
     right: int
+
+    @classmethod
+    def around(cls, mask: NDArray[np.bool_]) -> Self:
+        """Return the smallest box around the pixels of a mask [H, W], which has some."""
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        return cls(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,10 +60,9 @@ def find_components(label: NDArray[np.integer], classes: Sequence[int]) -> list[
     present = set(np.unique(label).tolist())
     for class_id in sorted(present.intersection(classes)):
         whole = label == class_id
-        rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
-        top, left = int(rows[0]), int(columns[0])  # in its box only: a large image may have one small defect
-        inside = whole[top : rows[-1] + 1, left : columns[-1] + 1]
-        numbered, _ = ndimage.label(inside, _EIGHT_NEIGHBORS)
+        around = Box.around(whole)  # in its box only: a large image may have one small defect
+        top, left = around.top, around.left
+        numbered, _ = ndimage.label(whole[around.slices], _EIGHT_NEIGHBORS)
         for number, (down, across) in enumerate(ndimage.find_objects(numbered), start=1):
             box = Box(top + down.start, left + across.start, top + down.stop, left + across.stop)
             components.append(Component(class_id, box, numbered[down, across] == number))

@@ -50,7 +50,7 @@ class NativeImage:
         if channels == 3 and (image.mode in _GRAY_MODES or color.shape[2] == 1):
             found = "is a gray image, but image_channels is 3"
             raise DataError.of(path, found, "save it as RGB, or use image_channels 1")
-        if channels == 1 and not _is_gray(color):
+        if channels == 1 and not has_no_colors(color):
             found = "has colors, but image_channels is 1"
             raise DataError.of(path, found, "save it as gray, or use image_channels 3")
         low, high = limits(color, None if alpha is None else to_8_bits(alpha), image_range)
@@ -107,6 +107,6 @@ class NativeImage:
         return self.alpha[box.slices][..., None] / np.iinfo(self.alpha.dtype).max
 
 
-def _is_gray(color: NDArray[np.integer]) -> bool:
+def has_no_colors(color: NDArray[np.integer]) -> bool:
     """Return whether the channels of [H, W, 1 or 3] are equal."""
     return all(np.array_equal(color[..., 0], color[..., channel]) for channel in range(1, color.shape[2]))

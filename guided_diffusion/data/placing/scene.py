@@ -57,9 +57,8 @@ class PlacedDefect:
     @property
     def extent(self) -> Box:
         """The smallest box around its pixels, of which it has some; other than `box` where some were taken away."""
-        rows, columns = (np.flatnonzero(self.mask.any(axis)) for axis in (1, 0))
-        first, last = (self.top + rows[0], self.left + columns[0]), (self.top + rows[-1], self.left + columns[-1])
-        return Box(int(first[0]), int(first[1]), int(last[0]) + 1, int(last[1]) + 1)
+        inner = Box.around(self.mask)
+        return Box(self.top + inner.top, self.left + inner.left, self.top + inner.bottom, self.left + inner.right)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.data.deep_color import is_gray
 from guided_diffusion.data.files import check_sizes, orientation
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, Pair
@@ -18,7 +19,6 @@ from guided_diffusion.pipelines.inpainting import reduced_size
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.manifest import file_digest
 
-_GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 _GLANCED = 4096  # bytes from the middle of a file
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -93,7 +93,7 @@ def has_gray_mode(path: str) -> bool:
     """Return whether a local picture is gray by its header."""
     try:
         with Image.open(path) as picture:
-            return picture.mode in _GRAY_MODES
+            return is_gray(picture.mode)
     except _UNREADABLE:
         return False
 

@@ -11,6 +11,7 @@ from guided_diffusion.data.files import open_image
 from guided_diffusion.data.intensity import stored_samples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.native_image import has_no_colors
 from guided_diffusion.data.pairing import list_good_images
 from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.pipelines.dataset import scan_split
@@ -60,5 +61,5 @@ def _channels_of_good(config: PasteConfig) -> Literal[1, 3]:
     for good in list_good_images(config.good_dir):
         if not has_gray_mode(good.image):
             color, _ = stored_samples(open_image(good.image), good.image)
-            return 1 if (color == color[..., :1]).all() else 3
+            return 1 if has_no_colors(color) else 3
     return 1

@@ -75,13 +75,17 @@ def training_patches(pairs: Iterable[Pair], trained: TrainedConfig, encoding: La
     def training_image(stem: str) -> _TrainingImage:
         return _TrainingImage.read(by_stem[stem], channels, encoding)
 
+    @lru_cache(maxsize=8)
+    def surroundings(stem: str, hosts: tuple[int, ...]) -> NDArray[np.uint8]:
+        image = training_image(stem)
+        return (image.visible & np.isin(image.label, hosts)).view(np.uint8)
+
     def patch(defect: PlacedDefect, box: Box, good: NativeImage) -> NDArray[np.float32]:
         assert defect.edited is not None
         own, part = defect.box, defect.edited.part
         image = training_image(part.name)
         margin = REACH + max(own.top - box.top, own.left - box.left, box.bottom - own.bottom, box.right - own.right, 0)
-        surroundings = image.visible & np.isin(image.label, part.hosts)
-        known = defect.edited.warp(surroundings.view(np.uint8), margin, beyond=0) > _WHOLLY
+        known = defect.edited.warp(surroundings(part.name, part.hosts), margin, beyond=0) > _WHOLLY
         values = _surrounded(defect.edited.warp(image.values, margin), np.pad(defect.edited.mask, margin), known)
         top, left = box.top - own.top + margin, box.left - own.left + margin
         return values[top : top + box.size[0], left : left + box.size[1]] * np.iinfo(good.pixels.dtype).max
@@ -101,7 +105,7 @@ def _surrounded(values: NDArray[np.float32], mask: NDArray[np.bool_], known: NDA
 def pasted(
     good: NativeImage, defects: Sequence[PlacedDefect], patch_of: Patches, name: str, blend: Blend = "match"
 ) -> Pixels:
-    """Return the pixels of a good image, [H, W, C], with the training defects in it; fully transparent ones stay.
+    """Return the pixels of a good image, [H, W, C], with the training defects in it, which are not on transparent ones.
 
     Raises DataError naming the image `name` for masks that are not of training defects.
     """
@@ -123,7 +127,7 @@ def pasted(
             image = paste(*where, match=False)
         else:
             image = poisson_blend(*where) if blend == "poisson" else paste(*where, match=True)
-    return image if good.alpha is None else np.where(good.alpha[..., None] > 0, image, good.pixels)
+    return image
 
 
 def _wider(box: Box, size: tuple[int, int]) -> Box:
