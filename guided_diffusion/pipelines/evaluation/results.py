@@ -65,20 +65,20 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
     def __getitem__(self, key: str) -> dict[str, Any]:
         if key not in self:
             raise KeyError(key)
-        path = self._path(key)
+        path = self.path(key)
         result = _read(path, _AGAIN)
         if "counts" not in result:
             raise ConfigError(f"{path}: is damaged; {_AGAIN}")
         return result
 
     def __setitem__(self, key: str, value: dict[str, Any]) -> None:
-        write_text(self._path(key), json.dumps(value) + "\n")
+        write_text(self.path(key), json.dumps(value) + "\n")
 
     def __delitem__(self, key: str) -> None:
-        self._path(key).unlink()
+        self.path(key).unlink()
 
     def __contains__(self, key: object) -> bool:
-        return self._path(str(key)).is_file()
+        return self.path(str(key)).is_file()
 
     def __iter__(self) -> Iterator[str]:
         return (path.stem for path in sorted(self.folder.glob("*.json")) if path.name != SETTINGS)
@@ -86,7 +86,8 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """Return the file of a result."""
         return self.folder / f"{key}.json"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,14 @@ def signs_of_hurt(architectures: Architectures, steps: int) -> list[str]:
         if arms.get(UNAUGMENTED, {}).get("difference", {}).get("kind") == "helps"
     ]
     return [augmentation_warning(", ".join(hurt), "steps", steps)] if hurt else []
+
+
+def several_versions(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line if versions of isdm trained these results that are not all the same."""
+    versions = sorted({result.get("isdm", "an earlier one") for result in results})
+    if len(versions) < 2:
+        return []
+    return [f"results are of several versions of isdm ({', '.join(versions)}): arms may differ by that, too"]
 
 
 def cheaper_ways(architectures: Architectures) -> list[str]:

@@ -35,7 +35,7 @@ from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
-from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, signs_of_hurt
+from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, several_versions, signs_of_hurt
 from guided_diffusion.pipelines.study.arms import LABELS, filled, seen
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
@@ -81,7 +81,10 @@ def study_record(
     return {
         "verdicts": verdicts,
         "advice": [*cheaper_ways(architectures), *better_painted(architectures)],
-        "warnings": signs_of_hurt(architectures, setup.config.segmenter.steps),
+        "warnings": [
+            *signs_of_hurt(architectures, setup.config.segmenter.steps),
+            *several_versions(results[run.key] for run in finished),
+        ],
         "arms": {arm: LABELS[arm] for arm in setup.arms},
         "amounts": amounts,
         "architectures": architectures,

@@ -22,6 +22,7 @@ from evaluations.segmentation.sliding import predict_whole
 from evaluations.segmentation.weights import weights_digest
 from evaluations.sets import Images, Labels
 from evaluations.whole_images import WholeImages
+from guided_diffusion import __version__
 from guided_diffusion.config.study import UNAUGMENTED, CropSegmenterOptions, DesignOptions, amount_name
 from guided_diffusion.data.mirror import exchanged
 from guided_diffusion.pipelines.study.arms import ArmSet
@@ -205,6 +206,7 @@ def train_and_test(
         "good": arm.good,
         "synthetic": arm.synthetic,
         "images": arm.images.digest,
+        "isdm": __version__,
         "seconds": trained.seconds,
         "test_seconds": seconds,
         **found.to_json(),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import GENERATED, PLACE, REAL_GOOD, REPAINT, SDM, StudyConfig
+from guided_diffusion.config.study import GENERATED, PLACE, REAL_GOOD, REPAINT, SDM, StudyConfig, amount_name
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.arms import ArmSet, arm_set, late_part, pasting_sets
@@ -157,7 +157,8 @@ def train_one(
 ) -> dict[str, Any]:
     """Train a model from its start or from where it was interrupted, and return its result, which is not yet written.
 
-    step_seconds: about how long a step takes, None if that is not known. callback: is called after every step.
+    step_seconds: about how long a step takes, None if that is not known. callback: is called after every step. Raises
+    UserError as `train_and_test`, and where the arm has other images than its earlier results.
     """
     config = images.setup.config
     kept = agreement_run(config, training.architectures[0])
@@ -168,8 +169,18 @@ def train_one(
 
     every = max(1, round(CHECKPOINT_SECONDS / max(1e-6, step_seconds or 1.0)))
     arm, path = images.arm(run.amount, run.arm), checkpoint_path(config, run)
+    _refuse_other_images(run, arm, StudyResults(Path(config.output_dir) / RESULTS, {}, {}))
     late = late_part(arm, config.segmenter.steps, config.design.real_last)
     return train_and_test(run, training, arm, images.test, path, every=every, late=late, callback=callback, keep=keep)
+
+
+def _refuse_other_images(run: SegmenterRun, arm: ArmSet, results: StudyResults) -> None:
+    """Raise UserError if a result of this arm is of other images: a mean over seeds would be of both."""
+    for key, result in results.items():
+        same = (result.get("amount"), result.get("arm")) == (amount_name(run.amount), run.arm)
+        if same and result.get("images") != arm.images.digest:
+            found = f"is of other images than {run.arm} has now: changed, or made by another version of isdm"
+            raise UserError.of(results.path(key), found, "delete it, and it is trained again")
 
 
 def train_all(training: SegmenterTraining, images: StudyImages, progress: Progress) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, signs_of_hurt
+from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, several_versions, signs_of_hurt
 
 
 def test_hurtful_augmentation_is_a_warning():
@@ -14,6 +14,12 @@ def test_hurtful_augmentation_is_a_warning():
     (line,) = signs_of_hurt({"fpn": {"20": arms("helps"), "60": arms("hurts")}, "unet": {"all": arms("helps")}}, 1500)
     assert "fpn at 20 images, unet at all images" in line
     assert "group_pattern" in line
+
+
+def test_results_of_several_versions_are_told():
+    assert several_versions([{"isdm": "1.0"}, {"isdm": "1.0"}]) == several_versions([]) == []
+    (line,) = several_versions([{"isdm": "1.0"}, {"isdm": "1.1"}, {}])
+    assert "1.0, 1.1" in line
 
 
 def scored(**by_seed: float | None) -> dict:

@@ -153,6 +153,15 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
         assert (other / "n4" / path).read_bytes() == (folder / "n4" / path).read_bytes()
     assert results_of(other)["fpn-n4-place-0"]["images"] == digests["fpn-n4-place-0"]
 
+    first = other / "results" / "fpn-n4-place-0.json"  # as if an earlier version had made other images of the folder
+    first.write_text(json.dumps(json.loads(first.read_text()) | {"images": "other", "isdm": "0.0"}))
+    code, _, errors = isdm("study", **{**late, "seeds": 2}, output_dir=other)
+    assert code == 2
+    check_error(errors[0], str(first))
+    first.write_text(json.dumps(json.loads(first.read_text()) | {"images": digests["fpn-n4-place-0"]}))
+    assert isdm("study", **{**late, "seeds": 2}, output_dir=other)[0] == 0
+    assert any("0.0" in line for line in json.loads((other / "report.json").read_text())["warnings"])
+
 
 def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
     plain = {**keys, "arms": "real,real_good", "amounts": "4", "seeds": 2, "train_config": "", "place_config": ""}
