@@ -31,7 +31,8 @@ from guided_diffusion.pipelines.placing.erasing import plan_erasing
 from guided_diffusion.pipelines.placing.plan import Finished, PlacePlan, painting_misfit, plan_placing
 from guided_diffusion.pipelines.placing.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.pipelines.plans import good_lines
-from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
+from guided_diffusion.pipelines.sample_settings import recorded_settings
+from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
@@ -68,7 +69,7 @@ def plan(config: PlaceConfig) -> list[str]:
 def _checked(config: PlaceConfig, checkpoint: Checkpoint) -> TrainedConfig:
     """Return the options of the network; UserError where it paints no defects, or results would lie among sources."""
     trained = trained_config(checkpoint, config)
-    _refuse_other_networks(checkpoint.path, checkpoint, trained)
+    _refuse_other_networks(config, checkpoint, trained)
     refuse_written_sources(
         {"results_path": written_by_sample(config.results_path, config.split)},
         [*dataset_folders(trained.source), *_read_folders(config)],
@@ -82,10 +83,10 @@ def _read_folders(config: PlaceConfig) -> list[ReadFolder]:
     return named_folders({**named, "placed_masks": config.placing.placed_masks})
 
 
-def _refuse_other_networks(path: Path, checkpoint: Checkpoint, trained: TrainedConfig) -> None:
+def _refuse_other_networks(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig) -> None:
     """Raise ConfigError for a network that fills no holes, or that saw whole images instead of windows."""
-    if found := painting_misfit(checkpoint, trained):
-        raise ConfigError.of_keys(("model_path", f"model_path is {path}, {found}"))
+    if found := painting_misfit(checkpoint, trained, erases=config.erase):
+        raise ConfigError.of_keys(("model_path", f"model_path is {checkpoint.path}, {found}"))
 
 
 def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
@@ -104,7 +105,7 @@ def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, 
         config.split,
         encoding,
         PlaceSettings(
-            **recorded_settings(config, trained, checkpoint.path, sampling.num_steps),
+            **recorded_settings(config, trained, checkpoint, sampling.num_steps),
             scale=trained.geometry.scale,
             hole_margin=config.hole_margin,
             feather=float(config.feather),
@@ -148,7 +149,8 @@ def _paint(
             image = NativeImage.read(good.image, geometry.image_channels, geometry.image_range, upright=good.upright)
             finished = plan.finished(good, image, sample.index)
             begun = plan.pasted(image, finished.defects, good.stem)
-            painting = paint_image(image, finished.label, finished.holes, settings, sample.seed, begun)
+            holes, kept = finished.holes, finished.kept
+            painting = paint_image(image, finished.label, holes, settings, sample.seed, begun, kept)
             yield (sample, image, finished), painting
 
     output.open_part(world.rank)

@@ -31,7 +31,8 @@ from guided_diffusion.pipelines.output import (
 )
 from guided_diffusion.pipelines.plans import made_lines, masks_lines
 from guided_diffusion.pipelines.sample_misfits import refuse_misfits
-from guided_diffusion.pipelines.sampling import Progress, recorded_settings
+from guided_diffusion.pipelines.sample_settings import recorded_settings
+from guided_diffusion.pipelines.sampling import Progress
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
@@ -98,7 +99,6 @@ def _ignored(config: SampleConfig, made: GeneratedMasks | None) -> int | None:
 
 
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
-    path = checkpoint.path
     made = world.run_on_main(lambda: find_generated_masks(config.mask_dir))
     found = world.run_on_main(
         lambda: find_masks(
@@ -123,7 +123,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     if world.is_main and (line := found.left_out(len(plan))):
         print(f"warning: {line}")
     settings = SampleSettings(
-        **recorded_settings(config, trained, path, sampling.num_steps),
+        **recorded_settings(config, trained, checkpoint, sampling.num_steps),
         unlabeled_to_zero=config.unlabeled_to_zero or None,
         augment_masks=config.augment_masks,
         mask_checkpoint=None if made is None else made.checkpoint,

@@ -74,19 +74,23 @@ class NativeImage:
         return torch.from_numpy(np.ascontiguousarray((seen - 1).transpose(2, 0, 1)))
 
     def put(self, box: Box, values: Tensor, hole: Tensor | NDArray[np.bool_]) -> None:
-        """Write those of `values`, [C, h, w] in [-1, 1], that are in `hole`, booleans [h, w]: the inverse of `region`.
+        """Change pixels in `hole`, booleans [h, w], by what `values`, [C, h, w] in [-1, 1], are other than `region`.
 
-        All other pixels stay, and so do fully transparent ones, which hold no visible color.
+        Pixels outside of low..high keep the excess, which the model does not see; it sees `values` in all others. What
+        is outside the hole stays, and so do fully transparent pixels, which hold no visible color.
         """
         inside = np.asarray(hole, dtype=bool)
         assert inside.shape == box.size == tuple(values.shape[1:]), "values, hole and box differ in size"
-        seen = values.detach().cpu().numpy().astype(np.float64).clip(-1, 1).transpose(1, 2, 0) + 1
+        stored = self.pixels[box.slices]
+        changed = values.detach().cpu().double().clamp(-1, 1).sub_(self.region(box)).numpy().transpose(1, 2, 0)
+        changed *= self._half_span
         if self.alpha is not None:
             opacity = self._opacity(box)
             inside = inside & (opacity[..., 0] > 0)
-            seen = (seen / np.maximum(opacity, 1e-9)).clip(0, 2)
-        stored = np.rint(self.low + seen * self._half_span).clip(0, np.iinfo(self.pixels.dtype).max)
-        self.pixels[box.slices][inside] = stored[inside].astype(self.pixels.dtype)
+            changed /= np.maximum(opacity, 1e-9)
+        changed += stored
+        np.clip(changed, np.minimum(stored, self.low), np.maximum(stored, self.high), out=changed)
+        stored[inside] = np.rint(changed[inside]).astype(stored.dtype)
 
     def save(self, path: str | Path) -> None:
         """Write the image as PNG of its depth, with its alpha, whatever the extension; not atomic by itself."""

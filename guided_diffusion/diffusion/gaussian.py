@@ -89,13 +89,17 @@ class GaussianDiffusion:
         """sigma = sqrt((1 - abar) / abar), the noise relative to the image, [T] float64."""
         return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
 
-    def below(self, level: float) -> GaussianDiffusion:
-        """Return the process of the steps up to a noise level, of which there is at least one: sampling begins at an
-        image with so much noise.
+    def begun_at(self, level: float, whole: GaussianDiffusion) -> GaussianDiffusion:
+        """Return the process of the steps up to a noise level, for sampling from images with so much noise.
+
+        whole: the process at all timesteps, where one has the level, or just less. It takes the place of the visited
+        step that is nearest by its noise. Raises AssertionError for a level below all.
         """
-        count = int((self.noise_levels <= level).sum())
-        assert count > 0
-        return replace(self, betas=self.betas[:count], timestep_map=self.timestep_map[:count])
+        first = int((whole.noise_levels <= level).sum()) - 1
+        assert first >= 0, "the level is below that of all timesteps"
+        distances = np.abs(np.log(self.noise_levels) - np.log(whole.noise_levels[first]))
+        timesteps = [*(step for step in self.timestep_map[: int(distances.argmin())] if step < first), first]
+        return replace(self, betas=respace_betas(whole.betas, timesteps), timestep_map=tuple(timesteps))
 
     def model_t(self, t: Tensor) -> Tensor:
         """Return the network's timesteps [N] for the indices `t`: int64, or float32 with `rescale_timesteps`."""

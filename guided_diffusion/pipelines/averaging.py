@@ -6,7 +6,6 @@ Bar-Tal et al. 2023). Windows filled one after the other leave more seams: `scri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -46,10 +45,12 @@ class AveragedDenoiser:
         self._run, self._label, self._known, self._seed = run, label, known, seed
         parts = range(0, len(self.windows), batch_size)
         self._batches = [self.windows[start : start + batch_size] for start in parts]
-        keep = len(self._batches) <= _KEPT
-        self._denoisers = [self._of(batch) for batch in self._batches] if keep else None
+        self._hooks = [run.x0_hooks() for _ in self._batches]
+        keep = len(self._batches) <= _KEPT or run.draws_labels  # which has no modulations to keep
+        self._denoisers = [self._of(index) for index in range(len(self._batches))] if keep else None
 
-    def _of(self, boxes: Sequence[Box]) -> Denoiser:
+    def _of(self, index: int) -> Denoiser:
+        boxes = self._batches[index]
         pipeline = self._run.pipeline
         condition = pipeline.condition_of(torch.stack([self._label[box.slices] for box in boxes]))
         parts = [(0, ..., *box.slices) for box in boxes]
@@ -58,7 +59,8 @@ class AveragedDenoiser:
             torch.stack([self._known.hole[part] for part in parts]),
         )
         # Windows share their seed, by which label diffusion, if any, draws.
-        return self._run.denoiser(condition.to(pipeline.device), [self._seed] * len(boxes), known.to(pipeline.device))
+        seeds = [self._seed] * len(boxes)
+        return self._run.denoiser(condition.to(pipeline.device), seeds, known.to(pipeline.device), self._hooks[index])
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the predicted x0 [1, C, h, w] of `x` at `t` [1], with the known pixels in place."""
@@ -68,7 +70,7 @@ class AveragedDenoiser:
         """Return x0 and the log-variance of p(x_{t-1} | x_t), [1, C, h, w] each."""
         x0, variance, count = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x[:, :1])
         for index, boxes in enumerate(self._batches):
-            denoise = self._of(boxes) if self._denoisers is None else self._denoisers[index]
+            denoise = self._of(index) if self._denoisers is None else self._denoisers[index]
             seen = torch.stack([x[(0, slice(None), *box.slices)] for box in boxes])
             found, log_variance = denoise.with_variance(seen, t.expand(len(boxes)))
             for box, of_x0, of_variance in zip(boxes, found, log_variance, strict=True):

@@ -30,7 +30,8 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.features import features_of_checkpoint, no_mask, published_features
 from guided_diffusion.pipelines.load import class_names_of, encoding_of_checkpoint, pipeline_of_config
-from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline, recorded_settings
+from guided_diffusion.pipelines.sample_settings import recorded_settings
+from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline
 from guided_diffusion.pipelines.segment.labeler import Labeler, encoding_of_classifier, limit_of_classifier
 from guided_diffusion.pipelines.segment.reader import PUBLISHED_SIDE, ImageReader, features_as_trained, refuse_latents
 from guided_diffusion.pipelines.work_left import begin_output, make_batches
@@ -200,7 +201,7 @@ def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:
     sampling = painter.pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     labeler, trained = painter.labeler, painter.trained
     settings = GenerateSettings(
-        **recorded_settings(config, trained, painter.checkpoint.path, sampling.num_steps),
+        **recorded_settings(config, trained, painter.checkpoint, sampling.num_steps),
         classifier=classifier_digest(Path(config.classifier_path)),
         features=digest_of(labeler.reader.extractor.settings()),
         ignore_above=labeler.ignore_above,

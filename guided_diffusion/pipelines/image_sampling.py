@@ -9,7 +9,8 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.load import class_names_of, pipeline_of_config
-from guided_diffusion.pipelines.sampling import Progress, recorded_settings
+from guided_diffusion.pipelines.sample_settings import recorded_settings
+from guided_diffusion.pipelines.sampling import Progress
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -24,7 +25,7 @@ def sample_images(config: SampleConfig, checkpoint: Checkpoint, trained: Trained
     sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     plan = plan_generated([None] * config.num_samples, config.seed)
     settings = SampleSettings(
-        **recorded_settings(config, trained, checkpoint.path, sampling.num_steps), generates=IMAGES_ALONE
+        **recorded_settings(config, trained, checkpoint, sampling.num_steps), generates=IMAGES_ALONE
     )
     output = SyntheticFolder(config.results_path, config.split, None, settings, mark=config.mark)
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "image")

@@ -96,13 +96,16 @@ def paint_image(
     settings: PaintSettings,
     seed: int,
     begun: NativeImage | None = None,
+    kept: NDArray[np.bool_] | None = None,
 ) -> Painting:
     """Paint `holes` into `image` one after the other; those that meet when they have grown are one.
 
-    label: class ids [H, W] of the finished image. Pixels outside the grown holes keep their samples. begun: the image
-    that sampling begins with, of the same size, for a run with a `start_level`.
+    label: class ids [H, W] of the finished image. Pixels outside the grown holes keep their samples, and so do those
+    that are `kept`, [H, W]. begun: the image that sampling begins with, for a run with a `start_level`.
     """
     grown = grow_holes(holes, settings.native_margin, image.size)
+    if kept is not None:
+        grown = [each._replace(hole=each.hole & (each.mask | ~kept[each.box.slices])) for each in grown]
     for number, hole in enumerate(grown):
         patch = Patch(image, label, hole, grown[number + 1 :], settings, begun)
         yield from patch.paint(derive_seed(Stream.PAINT, seed, number))

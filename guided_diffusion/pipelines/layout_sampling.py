@@ -14,7 +14,8 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.layout_drawing import MASK_STEPS, draw_layouts
 from guided_diffusion.pipelines.layout_sources import LayoutSource, find_layouts
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
-from guided_diffusion.pipelines.sampling import Progress, SamplingRun, recorded_settings
+from guided_diffusion.pipelines.sample_settings import recorded_settings
+from guided_diffusion.pipelines.sampling import Progress, SamplingRun
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -83,7 +84,7 @@ def sample_layouts(config: SampleConfig, checkpoint: Checkpoint, trained: Traine
     pipeline = pipeline_of_config(config, checkpoint, trained, encoding.names, world.device)
     sampling = pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     settings = SampleSettings(
-        **recorded_settings(config, trained, checkpoint.path, sampling.num_steps),
+        **recorded_settings(config, trained, checkpoint, sampling.num_steps),
         layout_source=config.layouts.layout_source,
         layouts=source.digest,
         style_seed=config.layouts.style_seed,

@@ -92,7 +92,7 @@ def compare_looks(
     if not config.source.data_dir or not defects:
         return None
     pairs, problems = index_pairs(config.source.data_dir, mode, "train", with_instances=False)
-    if problems:
+    if any(problem.fatal for problem in problems):
         return None
     geometry, upright = trained.geometry, trained.source.exif != "ignore"
     view = StudyView(encoding, geometry.image_channels, geometry.scale, geometry.image_range, mode.background)

@@ -14,7 +14,8 @@ from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.generation import GenerationPipeline, generation_of_checkpoint
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
-from guided_diffusion.pipelines.sampling import SamplingRun, recorded_settings
+from guided_diffusion.pipelines.sample_settings import recorded_settings
+from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.pipelines.work_left import begin_output
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -39,7 +40,7 @@ def generate(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfi
     makes = trained.generation.generates
     plan = plan_generated(_asked(config, pipeline), config.seed, with_images=makes == "pair")
     settings = SampleSettings(
-        **recorded_settings(config, trained, checkpoint.path, run.num_steps),
+        **recorded_settings(config, trained, checkpoint, run.num_steps),
         generates=makes,
         class_names=None if config.class_names is None else list(config.class_names),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +14,9 @@ from guided_diffusion.conditions.base import Condition
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.conditions.no_condition import NoCondition
 from guided_diffusion.conditions.semantic_map import SemanticMap
-from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.load import read_config
-from guided_diffusion.config.network import NetworkConfig, TrainedConfig
+from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.config.pipeline import SamplingConfig
-from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.config.sample import SampleConfig
-from guided_diffusion.config.studio import StudioConfig
 from guided_diffusion.diffusion.denoiser import Denoiser, NetworkFunction, X0Hook
 from guided_diffusion.diffusion.gaussian import GaussianDiffusion, build_diffusion
 from guided_diffusion.diffusion.guidance import ConditionedModel, ConditionFn, GuidedNetwork, guided_steps
@@ -35,8 +30,6 @@ from guided_diffusion.pipelines.given import Given, checked_condition, checked_r
 from guided_diffusion.pipelines.label_diffusion import label_process
 from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.runtime.errors import ConfigError, UserError
-from guided_diffusion.runtime.files import digest
-from guided_diffusion.runtime.hub_address import origin_of
 
 Progress = Callable[[int, int], None]
 """(sampling steps done, steps in all), counted for each image."""
@@ -58,61 +51,6 @@ def sampling_process(sampler: SamplerOptions, diffusion: DiffusionOptions) -> Ga
     default = SAMPLER_DEFAULTS[sampler.sampler]
     steps = sampler.steps or min(default.steps, diffusion.diffusion_steps)
     return build_diffusion(diffusion, steps=steps, time_grid=sampler.time_grid or default.time_grid)
-
-
-def spacing(sampler: SamplerOptions) -> str | None:
-    """Return how the timesteps are spread, as the manifest records it: None where they are evenly spaced.
-
-    Folders from before there was a choice have no such entry, so they can be resumed.
-    """
-    respacing = str(sampler.timestep_respacing).replace(" ", "")
-    named = sampler.time_grid if respacing == "" else respacing
-    return None if named == "uniform" or respacing.isdecimal() else named
-
-
-def recorded_settings(
-    config: SampleConfig | PlaceConfig | GenerateConfig, trained: TrainedConfig, path: Path, num_steps: int
-) -> dict[str, Any]:
-    """Return what all samples of one run have in common, by the keys of `SampleSettings`, as manifests record it.
-
-    Keys that were added later are None where they are off, as folders from before do not have them.
-    """
-    return {
-        "run_seed": config.seed,
-        **sampler_settings(config.sampler, num_steps),
-        **network_settings(config, trained, path),
-    }
-
-
-def sampler_settings(sampler: SamplerOptions, num_steps: int) -> dict[str, Any]:
-    """Return what manifests record of how noise became an image; see `recorded_settings`."""
-    return {
-        "sampler": sampler.sampler,
-        "steps": num_steps,
-        "time_grid": spacing(sampler),
-        "eta": sampler.eta,
-        "s": sampler.s,
-        "guidance_interval": list(sampler.guidance_interval) if sampler.guidance_interval else None,
-        "clip_denoised": sampler.clip_denoised,
-        "dynamic_threshold": sampler.dynamic_threshold,
-    }
-
-
-def network_settings(
-    config: SampleConfig | PlaceConfig | GenerateConfig | StudioConfig, trained: TrainedConfig, path: Path
-) -> dict[str, Any]:
-    """Return what manifests record of the network, whose file is read whole; see `recorded_settings`."""
-    labels = trained.label_diffusion
-    return {
-        "extrapolation": config.extrapolation,
-        "cond_diffuse": labels.cond_diffuse or None,
-        "cond_opt": labels.cond_opt if labels.cond_diffuse else None,
-        "eta_path": digest(Path(config.eta_path)) if config.eta_path else None,
-        "weights": config.weights.weights,
-        "precision": config.precision.precision,
-        "checkpoint": digest(path),
-        "hub": origin_of(path) or None,
-    }
 
 
 @dataclass(eq=False)
@@ -251,11 +189,12 @@ class SamplingRun:
             raise ConfigError.of_keys(("s", line))
         self.process = sampling_process(self.sampler, options.diffusion)
         if self.start_level is not None:
-            lowest = float(self.process.noise_levels[0])
+            whole = build_diffusion(options.diffusion)
+            lowest = float(whole.noise_levels[0])
             if self.start_level < lowest:
-                line = f"paste_noise is {self.start_level:g}, but the lowest noise level of sampling is {lowest:.3g}"
+                line = f"paste_noise is {self.start_level:g}, but the lowest noise level of the model is {lowest:.3g}"
                 raise ConfigError.of_keys(("paste_noise", f"{line}: use at least as much, or null"))
-            self.process = self.process.below(self.start_level)
+            self.process = self.process.begun_at(self.start_level, whole)
         guided_steps(self.process, self.sampler.guidance_interval)
         self._guided: GuidedNetwork | None = None
         self._label_diffusion = label_process(options, self.process, self.pipeline.num_classes, self.pipeline.eta)
@@ -263,7 +202,12 @@ class SamplingRun:
             makes = "masks, too" if options.generation.makes_masks else "latents"
             line = f"dynamic_threshold scales images by their values, but the model makes {makes}: leave it out"
             raise ConfigError.of_keys(("dynamic_threshold", line))
-        self._hooks()  # a mistake in their options is raised here
+        self.x0_hooks()  # a mistake in their options is raised here
+
+    @property
+    def draws_labels(self) -> bool:
+        """Whether a denoiser draws the labels of each step anew, and computes modulations at every step."""
+        return self._label_diffusion is not None
 
     @property
     def num_steps(self) -> int:
@@ -295,7 +239,7 @@ class SamplingRun:
             known = KnownRegion.nothing(len(seeds), pipeline.image_shape) if known is None else known
             known = known.to(pipeline.device)
         assert known is None or pipeline.options.model.inpaint, "a plain network fills no holes"
-        hooks = self._hooks() + ([] if known is None else [known.keep])
+        hooks = self.x0_hooks() + ([] if known is None else [known.keep])
         if inside is not None:
             # Black at every step, as in training, which has no loss there.
             hooks.append(
@@ -343,9 +287,11 @@ class SamplingRun:
         sampler = SAMPLERS[self.sampler.sampler]
         return sampler(denoise, self.process, noise, generators=generators, callback=callback, **keywords)
 
-    def denoiser(self, condition: Condition, seeds: Sequence[int], known: KnownRegion) -> Denoiser:
-        """Return the denoiser of a batch of windows, with the hooks of the run; all arguments on its device."""
-        return Denoiser(self._network(condition, seeds, known), self.process, self._hooks())
+    def denoiser(
+        self, condition: Condition, seeds: Sequence[int], known: KnownRegion, hooks: Sequence[X0Hook]
+    ) -> Denoiser:
+        """Return the denoiser of a batch of windows; hooks: its `x0_hooks`, the same at all steps."""
+        return Denoiser(self._network(condition, seeds, known), self.process, hooks)
 
     def _network(self, condition: Condition, seeds: Sequence[int], known: KnownRegion | None) -> NetworkFunction:
         """Return the network function of a batch; the null modulations are computed once, in the first batch."""
@@ -369,7 +315,7 @@ class SamplingRun:
             self._guided = self._guided.with_condition(condition, noisy_condition_fn, known)
         return self._guided
 
-    def _hooks(self) -> list[X0Hook]:
+    def x0_hooks(self) -> list[X0Hook]:
         """Return what changes the predicted x0, in the published order; extrapolation begins anew with every batch."""
         hooks: list[X0Hook] = []
         if self.extrapolation is not None:

@@ -12,7 +12,8 @@ from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.cards.samples import write_sample_card
-from guided_diffusion.pipelines.sampling import Progress, SamplingRun, spacing
+from guided_diffusion.pipelines.sample_settings import spacing
+from guided_diffusion.pipelines.sampling import Progress, SamplingRun
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.hub_address import shown

@@ -71,6 +71,7 @@ class SampleSettings(BaseModel):
     layout_source: str | None = None  # of a model of boxes, whose masks are predicted
     layouts: str | None = None  # digest of the layouts that there were to choose from
     style_seed: int | None = None
+    geometry: JsonValue = None  # resize, scale and mask_resize where they are not as in training
     hub: str | None = None  # address of the checkpoint on the Hugging Face Hub, with its commit
 
     @property

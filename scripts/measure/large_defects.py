@@ -140,7 +140,9 @@ def whole(run: SamplingRun, patch: Patch, seed: int) -> tuple[Tensor, int, Lines
     region = KnownRegion(pad(known[None].float(), padding, value=-1.0), pad(hole[None], padding, value=False))
     condition = _condition(run, patch, [Box(0, 0, *hole.shape)], padding)
     with torch.inference_mode():
-        denoise = run.denoiser(condition.to(run.pipeline.device), [seed], region.to(run.pipeline.device))
+        denoise = run.denoiser(
+            condition.to(run.pipeline.device), [seed], region.to(run.pipeline.device), run.x0_hooks()
+        )
         filled = run.sample(denoise, region.image.shape[1:], [seed])[0].cpu()
     filled = filled[:, : hole.shape[0], : hole.shape[1]].double()
     return torch.where(hole, filled, known), 1, (set(), set())

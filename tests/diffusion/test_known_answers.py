@@ -106,8 +106,9 @@ SCALE = 2.0
 @pytest.mark.parametrize("level", [0.1, 0.6, 3.0])
 def test_sampling_that_begins_with_images_keeps_their_distribution(level: float) -> None:
     """Images of the data, noised and sampled from there, are of the data again; with little noise the same ones."""
-    std, diffusion = 0.5, noise_process(noise_schedule="cosine", steps=40, time_grid="logsnr").below(level)
-    assert diffusion.noise_levels[-1] <= level < 2 * diffusion.noise_levels[-1]
+    whole = noise_process(noise_schedule="cosine")
+    std, diffusion = 0.5, noise_process(noise_schedule="cosine", steps=40, time_grid="logsnr").begun_at(level, whole)
+    assert diffusion.noise_levels[-1] == pytest.approx(level, rel=0.02)
     generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
     start = MEAN + std * draw_noise(generators, (1, 100, 100))
     last = torch.full((2,), diffusion.num_timesteps - 1)
@@ -121,6 +122,20 @@ def test_sampling_that_begins_with_images_keeps_their_distribution(level: float)
     share = std**2 / (std**2 + diffusion.noise_levels[-1] ** 2)
     found = torch.corrcoef(torch.stack([images.flatten(), start.flatten()]))[0, 1]
     assert float(found) == pytest.approx(math.sqrt(share), abs=0.03)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(("grid", "steps"), [("logsnr", 20), ("logsnr", 8), ("uniform", 10), ("trailing", 10)])
+def test_sampling_begins_at_the_noise_level_that_is_asked_for(schedule: str, grid: str, steps: int) -> None:
+    whole = noise_process(noise_schedule=schedule)
+    visited = noise_process(noise_schedule=schedule, steps=steps, time_grid=grid)
+    for level in (0.1, 0.2, 0.3, 0.5, 2.0, 10.0):
+        process = visited.begun_at(level, whole)
+        assert process.noise_levels[-1] == pytest.approx(level, rel=0.05)
+        assert list(process.timestep_map) == sorted(set(process.timestep_map))
+        assert set(process.timestep_map[:-1]) <= set(visited.timestep_map)
+        of_whole = whole.alphas_cumprod[list(process.timestep_map)]
+        assert process.alphas_cumprod == pytest.approx(of_whole)
 
 
 class Weights(NamedTuple):

@@ -203,8 +203,12 @@ def _factors(part: BankPart, size: tuple[int, int], scale: float) -> tuple[float
         first, last = part.borders.along(axis)
         ratio, length = size[axis] / part.image_size[axis], part.box.size[axis]
         room = size[axis] - (not first) - (not last)
-        fits = length * scale <= room
-        factors.append(ratio if first and last else scale if fits else min(ratio, room / length))
+        if first and last:
+            factors.append(ratio)
+        elif length * scale <= room:
+            factors.append(scale)
+        else:  # as large as it can be; a part that is too large at its own size is made smaller as the image is
+            factors.append(room / length if length <= room else min(ratio, room / length))
     return (factors[0], factors[1]) if any(part.borders) else (min(factors), min(factors))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data.components import find_components
@@ -36,6 +38,7 @@ def plan_erasing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
         ]
         holes = [Hole(part.box, part.mask) for _, part in defects]
         label = healed(label, [part for _, part in defects], encoding.num_classes, background)
-        return Finished(label, holes, placed, ())
+        staying = [class_id for class_id in bank.numbered if class_id not in bank.classes]
+        return Finished(label, holes, placed, (), np.isin(label, staying) if staying else None)
 
     return PlacePlan(images, joined(config, training.digests), finished)

@@ -57,9 +57,8 @@ def _as_trained(config: PasteConfig) -> TrainedConfig:
 
 
 def _channels_of_good(config: PasteConfig) -> Literal[1, 3]:
-    """Return 3 where the first good image whose file can hold colors has some, else 1."""
+    """Return 3 where a good image has colors, else 1. Of files that can hold colors all are read until one has some."""
     for good in list_good_images(config.good_dir):
-        if not has_gray_mode(good.image):
-            color, _ = stored_samples(open_image(good.image), good.image)
-            return 1 if has_no_colors(color) else 3
+        if not has_gray_mode(good.image) and not has_no_colors(stored_samples(open_image(good.image), good.image)[0]):
+            return 3
     return 1

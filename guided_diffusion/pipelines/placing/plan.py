@@ -19,6 +19,7 @@ from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.files import check_sizes, open_mask
+from guided_diffusion.data.intensity import stored_samples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
@@ -28,6 +29,7 @@ from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.data.placing.scene import PlacedDefect, Scene, Skipped, plan_scene
 from guided_diffusion.data.placing.sources import LabelMaps, PlacementsFile
 from guided_diffusion.data.scan.report import ScanReport
+from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
@@ -47,6 +49,7 @@ class Finished(NamedTuple):
     holes: Sequence[Hole]
     defects: Sequence[PlacedDefect]  # one for each hole
     skipped: Sequence[Skipped]
+    kept: NDArray[np.bool_] | None = None  # [H, W] pixels that no hole reaches
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class PlacePlan:
         return joined_lineage([self.lineages[name] for name in names if name in self.lineages])
 
 
-def painting_misfit(checkpoint: Checkpoint, trained: TrainedConfig) -> str:
-    """Return why a network paints nothing into good images, and what to do; "" if it does."""
+def painting_misfit(checkpoint: Checkpoint, trained: TrainedConfig, *, erases: bool = False) -> str:
+    """Return why a network paints no defects into images, or (erases) not over them, and what to do; "" if it does."""
     if checkpoint.is_bare:
         return "bare weights, which do not say what mask values mean: use a run folder or a checkpoint"
     if get_mode(trained.source.dataset_mode).masks is None:
@@ -92,9 +95,10 @@ def painting_misfit(checkpoint: Checkpoint, trained: TrainedConfig) -> str:
         return "a network of latents, which fills no holes: train one of pixels (latent null), with inpaint true"
     if not trained.model.inpaint:
         return "a network that fills no holes: train or finetune one with inpaint true and resize window"
-    if trained.geometry.resize != "window":
-        return f'trained with resize {trained.geometry.resize}: train it with resize "window"'
-    return ""
+    if not erases and trained.model.condition != "mask":
+        return f"trained with condition {trained.model.condition}, so it paints no class: train one of masks"
+    resize = options_of_checkpoint(checkpoint).geometry.resize  # whatever this action is to do
+    return "" if resize == "window" else f'trained with resize {resize}: train it with resize "window"'
 
 
 def plan_placing(
@@ -375,7 +379,10 @@ class _Region:
             return None
         allowed = self._whole
         if allowed is None:
-            allowed = np.asarray(open_mask(file, upright=good.upright).convert("L")) > 0
+            color, alpha = stored_samples(open_mask(file, upright=good.upright), str(file))
+            allowed = (color > 0).any(axis=2)
+            if alpha is not None:
+                allowed &= alpha > 0
             self._whole = allowed if file == self._path else None
         check_sizes(str(file), allowed.shape, good.image, size)
         return allowed

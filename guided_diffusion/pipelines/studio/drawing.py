@@ -17,7 +17,8 @@ from guided_diffusion.data.visualize import Pixels, quantize
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.pipelines.holes import GrownHole, Hole
 from guided_diffusion.pipelines.inpainting import Painting, fill_windows, paint_image
-from guided_diffusion.pipelines.sampling import SamplingRun, sampler_settings
+from guided_diffusion.pipelines.sample_settings import sampler_settings
+from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.pipelines.studio.bases import Base, pair_base
 from guided_diffusion.pipelines.studio.workplace import Workplace
 from guided_diffusion.runtime.errors import DataError

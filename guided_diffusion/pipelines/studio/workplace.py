@@ -34,7 +34,8 @@ from guided_diffusion.pipelines.output import (
     written_by_sample,
 )
 from guided_diffusion.pipelines.placing.plan import painting_misfit
-from guided_diffusion.pipelines.sampling import SamplingPipeline, network_settings, sampling_process
+from guided_diffusion.pipelines.sample_settings import network_settings
+from guided_diffusion.pipelines.sampling import SamplingPipeline, sampling_process
 from guided_diffusion.pipelines.studio.bases import GoodImages
 from guided_diffusion.pipelines.studio.real_pairs import SPLITS, RealPairs, Shelf
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
@@ -119,7 +120,7 @@ class Workplace:
         pipeline = pipeline_of_config(self.config, self.checkpoint, self.trained, self.encoding.names, self.device)
         if self.config.precision.compile is True:  # by itself it would take minutes before the first image
             compile_network(pipeline.model)
-        self.settings = network_settings(self.config, self.trained, self.path)
+        self.settings = network_settings(self.config, self.trained, self.checkpoint)
         self.checkpoint = None
         try:
             self.judge = self._judge()
