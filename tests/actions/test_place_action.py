@@ -154,6 +154,7 @@ class TestGoingOn:
             {"s": 2},
             {"hole_margin": 4},
             {"feather": 1},
+            {"mask_resize": "nearest"},
             {"opacity": [0.5, 1]},
             {"seed": 1},
             {"place": "anywhere"},

@@ -150,6 +150,17 @@ class TestMaskSources:
         for line in lines_of(folder):
             assert not pixels_of(folder / line["mask"])[:, 28:].any()
 
+    @pytest.mark.parametrize("channels", [2, 4])
+    def test_transparent_parts_of_a_region_are_outside_of_it(self, place, tmp_path, channels):
+        left = np.full((40, 56, channels), 255, np.uint8)
+        left[:, 28:, -1] = 0
+        write_png(tmp_path / "left.png", left)
+        only = write_good(tmp_path / "only", {"a": (40, 56)})
+        folder, _ = place("left_results", good_dir=only, region=tmp_path / "left.png", num_samples=4, place="anywhere")
+        assert any(line["defects"] for line in lines_of(folder))
+        for line in lines_of(folder):
+            assert not pixels_of(folder / line["mask"])[:, 28:].any()
+
     def test_a_folder_of_regions(self, place, good, tmp_path):
         for name, size in SIZES.items():
             region = np.zeros(size, np.uint8)
@@ -235,3 +246,14 @@ class TestErase:
         for line in lines:
             before = pixels_of(parts / "train/masks" / Path(line["good_image"]).name)
             assert np.array_equal(pixels_of(folder / line["mask"]), np.where(before == CRACK, 0, before))
+
+    def test_the_others_keep_their_pixels_however_near_they_are(self, place, parts):
+        folder, _ = place("near", erase=True, good_dir="", classes=["crack"], hole_margin=16)
+        reached = 0
+        for line in lines_of(folder):
+            original, result = pixels_of(Path(line["good_image"])), pixels_of(folder / line["image"])
+            label = pixels_of(parts / "train/masks" / Path(line["good_image"]).name)
+            reached += np.sum((ndimage.distance_transform_edt(label != CRACK) <= 16) & (label == SPOT))
+            assert np.array_equal(result[label == SPOT], original[label == SPOT])
+            assert not np.array_equal(result[label == CRACK], original[label == CRACK])
+        assert reached

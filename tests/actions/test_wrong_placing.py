@@ -65,6 +65,14 @@ def test_faint_paint_would_not_hide_a_defect(refused):
     refused("opacity", "erase", good_dir="", erase=True, opacity=[0.5, 1])
 
 
+def test_networks_that_paint_no_class_or_saw_whole_images(refused, parts, tmp_path_factory):
+    runs, alone = tmp_path_factory.mktemp("runs"), {"dataset_mode": "multi-class", "condition": "none"}
+    refused("model_path", "condition", model_path=train(parts, runs / "none", **alone))
+    whole = train(parts, runs / "whole", resize="crop")
+    refused("model_path", "resize", model_path=whole)
+    refused("model_path", "resize", model_path=whole, resize="window")  # the key does not change what it was trained on
+
+
 def test_a_start_below_all_noise_levels(painter, parts, good, tmp_path, isdm):
     base = {"model_path": painter, "data_dir": parts, "good_dir": good, "results_path": tmp_path / "out"}
     code, _, (line,) = isdm("place", **{**base, **FEW_STEPS, "paste_noise": 1e-6})

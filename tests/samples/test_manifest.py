@@ -51,6 +51,7 @@ LINE = {
     "layout_source": None,
     "layouts": None,
     "style_seed": None,
+    "geometry": None,
     "hub": None,
 }
 OWN = ("index", "image", "mask", "source_mask", "source_digest", "seed")

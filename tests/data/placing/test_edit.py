@@ -147,6 +147,15 @@ def test_a_part_larger_than_the_image_is_made_to_fit_as_it_is():
     assert height == pytest.approx(121 * 90 / 300, abs=2)
 
 
+@pytest.mark.parametrize("scale", [1.1, 1.2, 1.25])
+def test_a_part_that_fits_as_it_is_stays_as_large_where_it_may_not_grow(scale):
+    label = blank((1000, 1000))
+    label[400:600, 400:430] = SPOT
+    (part,) = bank_of(label).parts
+    edited = edit_part(part, (224, 224), scale=scale)
+    assert part.area <= edited.mask.sum() <= part.area * scale**2 * 1.05
+
+
 def test_the_same_seed_gives_the_same_edit():
     (part,) = bank_of(disk(blank(), 40, 50, 14, SPOT)).parts
     masks = [draw_edit(part, (200, 200), np.random.default_rng(seed)).mask for seed in (5, 5, 6)]
