@@ -85,7 +85,7 @@ def export_dataset(config: ExportConfig) -> Exported:
     kind = WRITERS[config.format]
     with new_folder("export_path", target, "export") as folder:
         found = find_export_source(source)
-        names, lookup = class_order(found.encoding, found.mode.background)
+        names, lookup = class_order(found.encoding, found.background)
         classes = ExportedClasses(names, any(split.report.ignored_share for split in found.splits))
         writer = kind(folder, classes, target.name)
         writer.check()

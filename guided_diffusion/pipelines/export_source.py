@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guided_diffusion.data.files import is_folder
+from guided_diffusion.data.formats.annotated import is_background
 from guided_diffusion.data.masks.classes_file import ClassesFile, read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.modes import DatasetMode, get_mode
+from guided_diffusion.data.modes import MODES, DatasetMode, get_mode
 from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.scan.problems import problem_lines
@@ -60,7 +61,8 @@ class ExportSource:
 
     splits: tuple[SourceSplit, ...]
     encoding: LabelEncoding
-    mode: DatasetMode
+    background: int
+    """The class that becomes class 0."""
 
 
 def find_export_source(source: SourceOptions) -> ExportSource:
@@ -108,7 +110,21 @@ def _of_dataset(source: SourceOptions, mode: DatasetMode) -> ExportSource:
         encoding = encoding or report.raise_if_fatal()
         report.raise_if_fatal()
         splits.append(SourceSplit(split, report, _origins(folder), folder))
-    return ExportSource(tuple(splits), encoding, mode)
+    folders = [Path(source.data_dir), *(each.folder for each in splits if each.folder)]
+    background = mode.background if source.dataset_mode else _background(encoding.names, folders)
+    return ExportSource(tuple(splits), encoding, background)
+
+
+def _background(names: Sequence[str], folders: Sequence[Path]) -> int:
+    """Return the background of what was written into `folders`: that of the dataset that it was made of, else by name.
+
+    Masks that are written have the classes of that dataset in their order, and its background need not be the first.
+    """
+    recorded = [read_run_record(folder).get("dataset_mode") for folder in folders]
+    found = [mode.background for name in recorded for mode in MODES if name in (mode.name, *mode.aliases)]
+    found += [index for index, name in enumerate(names) if not found and is_background(name)]
+    found += [] if found else get_mode(LAYOUT).unlabeled_classes(names)
+    return found[0] if found and found[0] < len(names) else 0
 
 
 def _of_samples(folder: Path) -> ExportSource:
@@ -123,7 +139,8 @@ def _of_samples(folder: Path) -> ExportSource:
     encoding = None if classes is None else encoding_of(classes)
     report = scan_dataset(folder, flat, split, encoding=encoding)
     encoding = report.raise_if_fatal()
-    return ExportSource((SourceSplit(split, report, _origins(folder), folder),), encoding, mode)
+    background = _background(encoding.names, (folder, folder.parent))
+    return ExportSource((SourceSplit(split, report, _origins(folder), folder),), encoding, background)
 
 
 def _of_masks(root: Path) -> ExportSource:
@@ -138,7 +155,7 @@ def _masks_alone(root: Path, split: str, classes: ClassesFile | None) -> ExportS
     report = scan_masks(root / "masks", encoding)
     report.raise_if_fatal()
     origins = {os.path.abspath(entry.mask): "synthetic mask" for entry in report.pairs}
-    return ExportSource((SourceSplit(split, report, origins, root),), encoding, get_mode(LAYOUT))
+    return ExportSource((SourceSplit(split, report, origins, root),), encoding, _background(encoding.names, (root,)))
 
 
 def _classes(root: Path) -> ClassesFile | None:

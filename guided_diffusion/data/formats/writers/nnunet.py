@@ -36,6 +36,9 @@ class NnunetWriter(DatasetWriter):
         if IGNORE in self.classes.names:
             line = f"format: a class is named {IGNORE!r}, which is the label of ignored pixels in nnU-Net: rename it"
             raise ConfigError.of_keys(("format", line))
+        if BACKGROUND in self.classes.names[1:]:
+            line = f"is what nnU-Net calls class 0, and here class 0 is {self.classes.names[0]!r}: rename one of them"
+            raise ConfigError.of_keys(("format", f"format: {BACKGROUND!r} {line}"))
 
     def add(self, pair: ExportedPair) -> None:
         assert pair.image is not None

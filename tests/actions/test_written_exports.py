@@ -1,0 +1,95 @@
+"""`export` of what this project wrote: classes, backgrounds and images as its networks see them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guided_diffusion.config.load import load_config
+from guided_diffusion.data.formats.run_lengths import mask_of_runs, runs_of_text
+from guided_diffusion.data.masks.classes_file import classes_text
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.pipelines.dataset_export import export_dataset
+from guided_diffusion.runtime.logs import write_run_record
+
+SIZE = 16
+
+
+def exported(source: Path, target: Path, kind: str, **values):
+    values = {"data_dir": str(source), "format": kind, "export_path": str(target), **values}
+    return export_dataset(load_config("export", values))
+
+
+def write_pairs(folder: Path, encoding: LabelEncoding, label: np.ndarray, count: int = 2) -> None:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(0, 256, (*label.shape, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+        encoding.encode(label).save(folder / "masks" / f"{index}.png")
+
+
+# --- background --------------------------------------------------------------------------------------------------
+
+
+def coco_names(root: Path) -> np.ndarray:
+    """Return the class name of each pixel of the first image, "" where no object is."""
+    content = json.loads((root / "annotations" / "instances_train.json").read_text(encoding="utf-8"))
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    found = np.full((SIZE, SIZE), "", object)
+    for each in content["annotations"]:
+        if each["image_id"] == 1:
+            runs = runs_of_text(each["segmentation"]["counts"])
+            found[mask_of_runs(runs, (SIZE, SIZE), by_column=True)] = names[each["category_id"]]
+    return found
+
+
+@pytest.mark.parametrize("layout", ["images", "train/images", "masks alone"])
+@pytest.mark.parametrize("mode", ["ade20k", "coco"])
+@pytest.mark.parametrize("recorded", [True, False], ids=["record", "names"])
+def test_the_background_is_that_of_the_training_data(tmp_path, mode, recorded, layout):
+    encoding, _ = infer_encoding(get_mode(mode), None, (), ClassOptions())
+    unlabeled = get_mode(mode).background
+    label = np.full((SIZE, SIZE), unlabeled)
+    label[:8], label[12:] = 0, 5
+    root = tmp_path / "source"
+    folder = root if layout == "images" else root / "train"
+    if layout == "masks alone":
+        folder = root
+        (root / "masks").mkdir(parents=True)
+        encoding.encode(label).save(root / "masks" / "0.png")
+    else:
+        write_pairs(folder, encoding, label)
+    (root / "classes.json").write_text(classes_text(encoding), encoding="utf-8")
+    write_run_record(
+        folder, "masks" if layout == "masks alone" else "sample", {"dataset_mode": mode} if recorded else {}
+    )
+    exported(root, tmp_path / "out", "coco")
+    names = np.array([*encoding.names], object)
+    names[unlabeled] = ""
+    assert (coco_names(tmp_path / "out") == names[label]).all()
+
+
+def test_a_record_goes_before_names(tmp_path):
+    encoding = LabelEncoding.identity(3, ("wall", "dent", "unlabelled"))
+    label = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 3
+    write_pairs(tmp_path / "source", encoding, label)
+    (tmp_path / "source" / "classes.json").write_text(classes_text(encoding), encoding="utf-8")
+    write_run_record(tmp_path / "source", "sample", {"dataset_mode": "multi-class"})
+    assert exported(tmp_path / "source", tmp_path / "out", "coco").names == encoding.names
+
+
+def test_nnunet_refuses_a_background_that_is_not_the_background(isdm, tmp_path):
+    encoding = LabelEncoding.identity(3, ("wall", "background", "dent"))
+    write_pairs(tmp_path / "train", encoding, np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 3)
+    (tmp_path / "classes.json").write_text(classes_text(encoding), encoding="utf-8")
+    values = {"data_dir": tmp_path, "dataset_mode": "multi-class", "format": "nnunet", "export_path": tmp_path / "out"}
+    code, _, errors = isdm("export", **values)
+    assert (code, len(errors)) == (2, 1)
+    assert not (tmp_path / "out").exists()
