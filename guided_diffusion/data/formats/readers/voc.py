@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from guided_diffusion.data.boxes.json_records import entry_problem
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.formats.annotated import IGNORED_ID, Annotated, Loss, LossKind, Picture, class_names
-from guided_diffusion.data.formats.source_files import SourceFiles, split_of
+from guided_diffusion.data.formats.source_files import SourceFiles, first_names, split_of
 from guided_diffusion.data.formats.writers.voc import VOID
 from guided_diffusion.data.masks.advice import describe_colors, describe_values
 from guided_diffusion.data.masks.encoding import pack_colors, raw_mask
@@ -46,10 +46,10 @@ def read_voc(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     by_color = all(colors.values()) if colors else False
     table = {color: index for index, color in enumerate(colors.values())} if by_color else None
     problems: list[Problem] = []
-    splits = _splits(files, base, problems)
     images = _by_stem(files.pictures, f"{base}{IMAGES}/") if files.root == files.image_root else _plain(files)
-    pictures, losses = [], []
     masks = _by_stem(files.files, f"{base}{MASKS}/")
+    splits = _splits(files, base, (masks, images), problems)
+    pictures, losses = [], []
     for stem, mask in sorted(masks.items()):
         if stem not in images:
             line, remedy = f"has no image of its name in {IMAGES}", "put it there, or set image_dir"
@@ -75,7 +75,7 @@ def _plain(files: SourceFiles) -> dict[str, str]:
 def _read_label_map(path: str) -> dict[str, tuple[int, int, int] | None]:
     """Return the color of each class, None where the line has none; DataError for lines that are none."""
     colors: dict[str, tuple[int, int, int] | None] = {}
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         lines = file.read().splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -96,19 +96,35 @@ def _read_label_map(path: str) -> dict[str, tuple[int, int, int] | None]:
     return colors
 
 
-def _splits(files: SourceFiles, base: str, problems: list[Problem]) -> dict[str, str]:
+def _splits(files: SourceFiles, base: str, known: Sequence[Collection[str]], problems: list[Problem]) -> dict[str, str]:
+    """Return the split of each listed stem. known: the stems of masks, and of images."""
     splits: dict[str, str] = {}
     start = f"{base}ImageSets/Segmentation/"
     for name in (name for name in files.files if name.startswith(start) and name.endswith(".txt")):
         split = split_of(name[len(start) :])
         if not split:
             continue  # trainval, default
-        with open(files.files[name], encoding="utf-8", errors="replace") as file:
-            for stem in (line.split()[0] for line in file if line.strip()):
-                if splits.setdefault(stem, split) != split:
-                    found, remedy = f"has {stem!r}, which {splits[stem]} has, too", "keep it in one of them"
-                    problems.append(entry_problem(files.files[name], split, found, remedy))
+        with open(files.files[name], encoding="utf-8-sig", errors="replace") as file:
+            lines = [line.strip() for line in file if line.strip()]
+        listed = {line: _listed(line, known) for line in lines}
+        for stem in filter(None, listed.values()):
+            if splits.setdefault(stem, split) != split:
+                found, remedy = f"has {stem!r}, which {splits[stem]} has, too", "keep it in one of them"
+                problems.append(entry_problem(files.files[name], split, found, remedy))
+        if lacking := [line for line, stem in listed.items() if stem is None]:
+            found, remedy = f"has {first_names(lacking)}: no mask or image of that name", "correct the list"
+            problems.append(entry_problem(files.files[name], split, found, remedy))
     return splits
+
+
+def _listed(line: str, known: Sequence[Collection[str]]) -> str | None:
+    """Return the stem that a line names, whole or by its first field, as it is or with quotes or an extension.
+
+    None where it names nothing. An image without a mask is named, and counted as lost.
+    """
+    names = [text.strip("'\"") for text in (line, line.split()[0])]
+    names = [each for name in names for each in (name, name.rpartition(".")[0])]
+    return next((name for stems in known for name in names if name in stems), None)
 
 
 def _labels(path: str, count: int, table: Mapping[tuple[int, int, int], int] | None) -> NDArray[np.int32]:
