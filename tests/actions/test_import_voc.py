@@ -1,4 +1,4 @@
-"""`import` of Pascal VOC: lists of splits, palettes, and backgrounds as tools and people write them."""
+"""`import` of Pascal VOC: lists of splits, and backgrounds as tools and people write them."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.advice import unpack_color
-from guided_diffusion.data.masks.encoding import Color, LabelEncoding, RawMask
+from guided_diffusion.data.masks.encoding import Color, LabelEncoding, RawMask, raw_mask
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 
 
@@ -22,6 +23,13 @@ class MaskFacts:
     path: str
     raw: RawMask
     counts: np.ndarray
+
+    @classmethod
+    def of_file(cls, path: str) -> MaskFacts:
+        """Return those of a file; DataError where it is no mask."""
+        raw = raw_mask(open_mask(path), path)
+        values, counts = np.unique(raw.values, return_counts=True)
+        return cls(path, replace(raw, values=values), counts)
 
 
 def palette_conflict(masks: Sequence[MaskFacts], grays: Sequence[int] = ()) -> Problem | None:

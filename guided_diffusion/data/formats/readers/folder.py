@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from guided_diffusion.data.formats.annotated import IGNORED_ID, Annotated, Loss,
 from guided_diffusion.data.formats.source_files import SourceFiles, first_names, folder_of, split_of
 from guided_diffusion.data.masks.advice import describe_colors, describe_values
 from guided_diffusion.data.masks.classes_file import FILE_NAME, read_classes
-from guided_diffusion.data.masks.encoding import LabelEncoding, RawMask, raw_mask
-from guided_diffusion.data.masks.inference import ClassOptions, MaskFacts, infer_encoding
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
+from guided_diffusion.data.masks.palettes import MaskFacts, palette_conflict, values_of_grays
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.data.scan.threads import in_threads
@@ -57,7 +59,7 @@ def read_folder(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     if orphans:
         found = f"{first_names(orphans)}: a mask without an image of its name"
         raise DataError.of(files.image_root, found, "add the image, or take the mask away")
-    facts = in_threads(lambda name: _facts(files.pictures[name]), sorted(masks), "reading masks", True)
+    facts = in_threads(lambda name: MaskFacts.of_file(files.pictures[name]), sorted(masks), "reading masks", True)
     encoding = _encoding(files, facts, classes)
     pictures = [
         Picture(
@@ -75,12 +77,6 @@ def read_folder(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
 
 def _has_suffix(name: str) -> bool:
     return name.rpartition(".")[0].lower().endswith(SUFFIXES)
-
-
-def _facts(path: str) -> MaskFacts:
-    raw = raw_mask(open_mask(path), path)
-    values, counts = np.unique(raw.values, return_counts=True)
-    return MaskFacts(path, RawMask(raw.kind, values, raw.palette, raw.one_bit), counts)
 
 
 def _encoding(files: SourceFiles, facts: Sequence[MaskFacts], classes: Sequence[str]) -> LabelEncoding:
@@ -102,7 +98,9 @@ def _encoding(files: SourceFiles, facts: Sequence[MaskFacts], classes: Sequence[
         if len(names) != 2:
             found = f"has {len(names) - 1} classes beside the background, but masks hold {describe_values(values)}"
             raise DataError.of("classes", found, "name the one class that they have")
-        return LabelEncoding(2, names, encoding.values, kind="grey8")
+        return replace(encoding, names=names)
+    if conflict := palette_conflict(facts, values_of_grays(facts)):
+        raise DataError([conflict.line])
     names = class_names(classes, ()) if classes else ()
     if len(names) != len(values):
         known = f"; now there are {len(names)}" if names else ""

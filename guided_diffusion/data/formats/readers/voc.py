@@ -15,7 +15,9 @@ from guided_diffusion.data.formats.source_files import SourceFiles, first_names,
 from guided_diffusion.data.formats.writers.voc import VOID
 from guided_diffusion.data.masks.advice import describe_colors, describe_values
 from guided_diffusion.data.masks.encoding import pack_colors, raw_mask
+from guided_diffusion.data.masks.palettes import MaskFacts, palette_conflict, values_of_grays
 from guided_diffusion.data.scan.problems import Problem, problem_lines
+from guided_diffusion.data.scan.threads import in_threads
 from guided_diffusion.runtime.errors import DataError
 
 FORM = "Pascal VOC"
@@ -60,6 +62,8 @@ def read_voc(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
         pictures.append(Picture(images[stem], path, labels=read, split=split, file=files.files[mask]))
     if problems:
         raise DataError(problem_lines(problems))
+    if table is None:
+        _refuse_other_palettes([picture.file for picture in pictures])
     losses = [Loss(LossKind.UNLISTED, files.pictures[n], n) for stem, n in images.items() if stem not in masks]
     return Annotated(FORM, names, tuple(pictures), tuple(losses), complete=True)
 
@@ -125,6 +129,13 @@ def _listed(line: str, known: Sequence[Collection[str]]) -> str | None:
     names = [text.strip("'\"") for text in (line, line.split()[0])]
     names = [each for name in names for each in (name, name.rpartition(".")[0])]
     return next((name for stems in known for name in names if name in stems), None)
+
+
+def _refuse_other_palettes(paths: Sequence[str]) -> None:
+    facts = in_threads(MaskFacts.of_file, sorted(paths), "reading masks", True)
+    if conflict := palette_conflict(facts, values_of_grays(facts)):
+        remedy = f"add {LABEL_MAP} with a color for each class, or save all masks with one palette"
+        raise DataError.of(conflict.path, conflict.found, remedy)
 
 
 def _labels(path: str, count: int, table: Mapping[tuple[int, int, int], int] | None) -> NDArray[np.int32]:
