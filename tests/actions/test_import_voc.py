@@ -90,3 +90,27 @@ def test_an_export_with_spaces_comes_back_with_its_splits(tmp_path):
 def test_a_label_map_may_begin_with_a_mark_of_its_encoding(tmp_path):
     write_voc(tmp_path / "s", ("a", "b"), "\ufeff" + LABEL_MAP)
     assert imported(tmp_path / "s", tmp_path / "data").names == ("background", "scratch")
+
+
+@pytest.mark.parametrize("background", ["background", "_background_", "Background"])
+def test_the_background_is_class_0_wherever_it_stands(tmp_path, background):
+    write_voc(tmp_path / "s", ("a", "b"), f"scratch:200,0,0::\n{background}:0,0,0::\n")
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    assert result.names == (background, "scratch")
+    assert np.array_equal(mask_of(tmp_path / "data", "a"), LABEL == 1)
+
+
+def test_without_a_background_the_order_stays(tmp_path):
+    write_voc(tmp_path / "s", ("a", "b"), "wall:200,0,0::\nfloor:0,0,0::\n")
+    assert imported(tmp_path / "s", tmp_path / "data", test_share=0).names == ("wall", "floor")
+    assert np.array_equal(mask_of(tmp_path / "data", "a"), LABEL != 1)
+
+
+def test_the_background_of_a_folder_is_class_0_wherever_it_stands(tmp_path):
+    (tmp_path / "s").mkdir()
+    Image.new("RGB", (SIZE, SIZE), (9, 8, 7)).save(tmp_path / "s" / "a.png")
+    Image.fromarray(LABEL).save(tmp_path / "s" / "a_mask.png")
+    (tmp_path / "s" / "classes.json").write_text(json.dumps({"0": "dent", "1": "background", "2": "crack"}))
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    assert result.names == ("background", "dent", "crack")
+    assert np.array_equal(mask_of(tmp_path / "data", "a"), np.array([1, 0, 2])[LABEL])

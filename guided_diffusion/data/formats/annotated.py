@@ -100,7 +100,9 @@ class Annotated:
 
     def class_names(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Return the names of the classes of the masks, in order. classes: chosen by the user, () for all."""
-        return self.names if self.complete and not classes else class_names(self.names, classes)
+        if self.complete and not classes and not any(is_background(name) for name in self.names):
+            return self.names
+        return class_names(self.names, classes)
 
 
 class Reader(Protocol):
