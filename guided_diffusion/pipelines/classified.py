@@ -50,11 +50,14 @@ from guided_diffusion.samples.classified_folder import (
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
 from guided_diffusion.samples.manifest import ClassifiedMask, GenerateSettings, ManifestLine
 from guided_diffusion.samples.plan import FoundMask, PlannedSample, plan_generated
-from guided_diffusion.samples.published_file import PublishedFile, file_name, read_published, write_published
+from guided_diffusion.samples.published_file import (
+    NULL_VALUE,
+    PublishedFile,
+    file_name,
+    read_published,
+    write_published,
+)
 from guided_diffusion.samples.writer import SyntheticFolder
-
-NULL_VALUE = 255
-"""Of ignored pixels in published files; also what `generate` writes there where 255 is no class."""
 
 
 def generate_labeled(config: GenerateConfig, world: ProcessGroup) -> None:
@@ -312,7 +315,7 @@ def _finish(config: GenerateConfig, folder: Path, drawn: _Drawn) -> None:
     if config.write_npz:
         size = _size_of(samples, kept[0])
         paths.append(folder / file_name(len(kept), size))
-        write_published(paths[-1], folder, kept)
+        write_published(paths[-1], folder, kept, candidates.encoding)
     for path in paths:
         print(f"  {path.absolute()}")
     print(f"  {card}")

@@ -18,10 +18,13 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
+from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import atomic_write
 from guided_diffusion.samples.manifest import ManifestLine
 
+NULL_VALUE = 255
+"""Of ignored pixels in these files."""
 _REMEDY = "give a file of DatasetDDPM, datasetGAN or generate"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member, so that equal samples give equal bytes
 
@@ -31,25 +34,30 @@ def file_name(count: int, size: tuple[int, int]) -> str:
     return f"samples_{count}x{size[0]}x{size[1]}x3.npz"
 
 
-def write_published(path: Path, folder: Path, lines: Sequence[ManifestLine]) -> None:
-    """Write the pairs of a folder, all of one size, by `lines` of its manifest; labels as the masks have them.
+def write_published(path: Path, folder: Path, lines: Sequence[ManifestLine], encoding: LabelEncoding) -> None:
+    """Write the pairs of a folder, all of one size, by `lines` of its manifest; labels as class numbers.
 
-    Raises DataError where masks are colors, or values above 255, which the format has not.
+    Raises DataError for more classes than the format has.
     """
-    with Image.open(folder / lines[0].mask) as first:
-        width, height = first.size
-        if first.mode not in ("L", "P"):
-            found = f"a mask of PIL mode {first.mode}, but the format has labels of 8 bits"
-            raise DataError.of(folder / lines[0].mask, found, "set write_npz to false")
+    null = encoding.num_classes
+    if null > NULL_VALUE:
+        found = f"has masks of {null} classes, but the format has labels of 8 bits, and {NULL_VALUE} is ignored"
+        raise DataError.of(folder, found, "set write_npz to false")
 
-    def pixels(name: str, mode: str | None) -> NDArray[np.uint8]:
+    def image(name: str) -> NDArray[np.uint8]:
         with Image.open(folder / name) as picture:
-            return np.asarray(picture if mode is None else picture.convert(mode))
+            return np.asarray(picture.convert("RGB"))
 
+    def labels(name: str) -> NDArray[np.uint8]:
+        with Image.open(folder / name) as picture:
+            label = encoding.decode(picture, str(folder / name))
+        return np.where(label == null, NULL_VALUE, label).astype(np.uint8)
+
+    height, width = labels(lines[0].mask).shape
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         count = len(lines)
-        _write_rows(archive, "arr_0", (count, height, width, 3), (pixels(line.image, "RGB") for line in lines))
-        _write_rows(archive, "arr_1", (count, height, width), (pixels(line.mask, None) for line in lines))
+        _write_rows(archive, "arr_0", (count, height, width, 3), (image(line.image) for line in lines))
+        _write_rows(archive, "arr_1", (count, height, width), (labels(line.mask) for line in lines))
         scores = np.array([line.classified.score for line in lines], np.float64)
         with _member(archive, "arr_2", scores.shape, scores.dtype) as file:
             file.write(scores.tobytes())
