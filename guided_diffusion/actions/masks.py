@@ -14,14 +14,16 @@ from tqdm import tqdm
 
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data import visualize
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.pipelines.cards.masks import write_masks_card
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.mask_editing import MaskSource, compare_masks, open_masks
 from guided_diffusion.pipelines.output import dataset_folders, output_of, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
+from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
-from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.logs import read_run_record, write_run_record
 from guided_diffusion.samples.mask_folder import ACTION, MASKS, MaskFolder, MaskLine
 
 SHEET, STATISTICS = "contact_sheet.png", "statistics.json"
@@ -46,6 +48,7 @@ def run(config: MasksConfig) -> int:
 def _make(config: MasksConfig, world: ProcessGroup) -> None:
     source = world.run_everywhere(partial(open_masks, config, progress=world.is_main))
     output = MaskFolder(config.results_path, source.encoding, config.data_split, _settings(config, source))
+    world.run_on_main(lambda: _refuse_other_pairs(config, source, output))
     count = len(source.pairs) if config.num_masks is None else config.num_masks
     done = world.run_on_main(lambda: output.begin(count))
     if world.is_main:
@@ -77,6 +80,17 @@ def _settings(config: MasksConfig, source: MaskSource) -> dict[str, object]:
     if config.method == "boxes":  # folders of edited masks from before there was a choice lack these
         options |= {"method": "boxes", "layout_source": config.layout_source, **source.settings}
     return {"seed": config.seed, "data_split": config.data_split, **options, "inputs": source.inputs}
+
+
+def _refuse_other_pairs(config: MasksConfig, source: MaskSource, output: MaskFolder) -> None:
+    """Raise DataError where the masks that are there had other classes exchanged, which the run's record alone says."""
+    record, names = read_run_record(output.folder), source.encoding.names
+    own = {frozenset((names[first], names[second])) for first, second in flip_pairs(names)}
+    before, now = record.get("flip_pairs"), config.source.flip_pairs
+    had, have = (own if asked is None else {frozenset(pair) for pair in asked} for asked in (before, now))
+    if record and had != have and any((output.folder / MASKS).glob("*.png")):
+        found = f"holds masks with flip_pairs {json.dumps(before)}, these would have {json.dumps(now)}"
+        raise DataError.of(output.manifest, found, "choose another results_path")
 
 
 def _finish(config: MasksConfig, source: MaskSource, output: MaskFolder, planned: int) -> None:

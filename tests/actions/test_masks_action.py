@@ -193,6 +193,23 @@ class TestMistakes:
         check_error(errors[0], folder / "manifest.jsonl", next(iter(other)))
         assert bytes_of(folder) == before
 
+    def test_other_exchanged_classes_in_one_folder(self, masks, isdm, tmp_path):
+        """Pairs are not in the manifest, so that folders of earlier versions go on; it is what they say that counts."""
+        data = write_parts(tmp_path / "data")
+        names = {"0": "background", "1": "plate", "2": "left spot", "3": "right spot"}
+        (data / "classes.json").write_text(json.dumps(names), encoding="utf-8")
+        default, none, same = None, [], [["right spot", "left spot"]]
+        for first, goes_on, other in ((default, same, none), (none, none, default)):
+            name = "new" if first is default else "none"
+            folder, _ = masks(name, data_dir=data, num_masks=3, flip_pairs=first)
+            masks(name, data_dir=data, num_masks=4, flip_pairs=goes_on)
+            before = bytes_of(folder)
+            values = {"data_dir": data, "dataset_mode": "multi-class", "results_path": folder, "flip_pairs": other}
+            code, _, errors = isdm("masks", **values, num_masks=5)
+            assert code == 2
+            check_error(errors[0], folder / "manifest.jsonl", "flip_pairs")
+            assert bytes_of(folder) == before
+
     def test_other_masks_in_one_folder(self, masks, isdm, tmp_path):
         data = write_parts(tmp_path / "data")
         folder, _ = masks("new", data_dir=data)
