@@ -25,9 +25,9 @@ from guided_diffusion.data.pairing import Pair
 from guided_diffusion.pipelines.cards.exported import ExportedFacts, write_export_card
 from guided_diffusion.pipelines.export_source import REAL, ExportSource, find_export_source
 from guided_diffusion.pipelines.output import dataset_folders, refuse_written_sources
-from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import write_text
-from guided_diffusion.runtime.logs import library_versions
+from guided_diffusion.runtime.logs import library_versions, read_run_record
 from guided_diffusion.runtime.whole_folder import new_folder
 from guided_diffusion.samples.dataset_card import ClassCounts
 
@@ -67,14 +67,27 @@ def class_order(encoding: LabelEncoding, background: int) -> tuple[tuple[str, ..
 
 
 def exported_before(config: ExportConfig) -> Path | None:
-    """Return the folder of `export_path` where the same command has written it, to be pushed as it is; None if not."""
+    """Return the folder of `export_path` where the same command has written it, to be pushed as it is; None if not.
+
+    Raises DataError where data_dir has other files now.
+    """
     folder, source = Path(os.path.abspath(config.export_path)), Path(config.source.data_dir).absolute()
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        same = (record["format"], record["source"]) == (config.format, str(source))
-    except (OSError, ValueError, KeyError, TypeError):
+    record = read_run_record(folder, RECORD)
+    if (record.get("format"), record.get("source")) != (config.format, str(source)):
         return None
-    return folder if same else None
+    found = find_export_source(config.source)
+    if "inputs" in record:
+        same = record["inputs"] == found.inputs
+    else:  # of an earlier version, which kept paths and names alone
+        names, _ = class_order(found.encoding, found.background)
+        entries = [entry for split in found.splits for entry in split.entries]
+        paths = [entry.image if isinstance(entry, Pair) else entry.mask for entry in entries]
+        before = [pair["source"] for pair in record["pairs"]], list(record["classes"].values())
+        same = before == (paths, list(names))
+    if not same:
+        line = f"is an export of other files, classes or options than {source} gives now"
+        raise DataError.of(folder, line, "delete it, or choose another export_path")
+    return folder
 
 
 def export_dataset(config: ExportConfig) -> Exported:
@@ -108,6 +121,7 @@ def export_dataset(config: ExportConfig) -> Exported:
             "splits": splits,
             "origins": origins,
             "changed": counts,
+            "inputs": found.inputs,
             "library": library_versions(),
             "pairs": record,
         }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from guided_diffusion.data.files import is_folder
@@ -25,6 +27,7 @@ from guided_diffusion.samples.manifest import (
     MANIFEST,
     UNFINISHED,
     ManifestLine,
+    file_digest,
     read_manifest,
 )
 from guided_diffusion.samples.mask_folder import ACTION as MASKS_ACTION
@@ -63,6 +66,21 @@ class ExportSource:
     encoding: LabelEncoding
     background: int
     """The class that becomes class 0."""
+
+    @property
+    def inputs(self) -> str:
+        """A digest of the files and of what masks mean, by which an export is known to be of them; reads all files."""
+        entries = [(split.split, entry) for split in self.splits for entry in split.entries]
+        files = [
+            [split, entry.stem, entry.upright, *map(file_digest, [entry.mask, *_image_of(entry)])]
+            for split, entry in entries
+        ]
+        content = [self.encoding.to_dict(), self.background, files]
+        return sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _image_of(entry: Pair | MaskEntry) -> list[str]:
+    return [entry.image] if isinstance(entry, Pair) else []
 
 
 def find_export_source(source: SourceOptions) -> ExportSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -132,6 +133,50 @@ def test_a_dataset_is_pushed_without_what_names_this_machine(hub, lemons, isdm, 
     code, _, (line,) = isdm("export", **values, push_to="user/lemons")
     assert code == 2
     check_error(line, "push_to", "public")
+
+
+def same_dataset(data, record):
+    pass
+
+
+def earlier_version(data, record):
+    content = json.loads(record.read_text(encoding="utf-8"))
+    del content["inputs"]
+    record.write_text(json.dumps(content), encoding="utf-8")
+
+
+def more_pairs(data, record):
+    for kind in ("images", "masks"):
+        shutil.copy(next((data / "train" / kind).iterdir()), data / "train" / kind / "more.png")
+
+
+def other_pixels(data, record):
+    first, second = sorted((data / "train" / "images").iterdir())[:2]
+    shutil.copy(second, first)
+
+
+def other_names(data, record):
+    text = (data / "classes.json").read_text(encoding="utf-8")
+    (data / "classes.json").write_text(text.replace("background", "backdrop"), encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", [same_dataset, more_pairs, other_pixels, other_names])
+@pytest.mark.parametrize("version", [same_dataset, earlier_version])
+def test_an_export_of_a_dataset_that_has_changed_is_not_pushed(hub, lemons, isdm, tmp_path, version, change):
+    data, target = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(lemons, data)
+    values = {"data_dir": data, "format": "coco", "export_path": target}
+    assert isdm("export", **values)[0] == 0
+    version(data, target / "export.json")
+    change(data, target / "export.json")
+    repository = f"user/{version.__name__}_{change.__name__}".replace("_", "-")
+    code, _, errors = isdm("export", **values, push_to=repository)
+    if change is same_dataset or (version is earlier_version and change is other_pixels):
+        assert code == 0, errors
+    else:
+        assert (code, len(errors)) == (2, 1)
+        check_error(errors[0], target, "export_path")
+        assert f"datasets/{repository}" not in hub.repos
 
 
 @pytest.mark.parametrize(
