@@ -6,6 +6,7 @@ import json
 
 import annotated
 import numpy as np
+import pytest
 from annotated import HEIGHT, NAMES, WIDTH, imported, mask_of
 from PIL import Image
 
@@ -31,6 +32,56 @@ def test_other_shapes_of_labelme(tmp_path):
     assert np.array_equal(label[18:22, 10:15] == 2, mask)
     assert (label[22:] == 255).all()
     assert {kind.name for kind in result.lost()} == {"NO_AREA"}
+
+
+def test_turned_rectangles_of_labelme_and_shapes_that_are_not_read(tmp_path):
+    annotated.write_images(tmp_path / "s", NAMES[:1])
+    corners = [[12, 2], [18, 8], [14, 12], [8, 6]]
+    for kind in ("rotation", "oriented_rectangle", "quadrilateral", "polygon"):
+        shapes = [
+            {"label": "dent", "shape_type": kind, "points": corners},
+            {"label": "dent", "shape_type": "cuboid", "points": corners},
+            {"label": "dent", "shape_type": "linestrip", "points": corners},
+        ]
+        content = annotated.labelme_content(0) | {"shapes": shapes}
+        (tmp_path / "s" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+        result = imported(tmp_path / "s", tmp_path / kind, test_share=0)
+        assert {each.name: count for each, count in result.lost().items()} == {"NO_AREA": 1, "OTHER_SHAPE": 1}
+        assert np.array_equal(mask_of(tmp_path / kind, "part_1"), mask_of(tmp_path / "rotation", "part_1"))
+    assert mask_of(tmp_path / "rotation", "part_1")[7, 13] == 1
+
+
+@pytest.mark.parametrize("turn", [0, 90, 30, 330])
+def test_ellipses_of_cvat_cover_the_pixels_whose_centers_are_inside(tmp_path, turn):
+    annotated.write_images(tmp_path / "s" / "images", NAMES[:2])
+    text = (
+        "<annotations><meta><task><labels><label><name>dent</name></label></labels></task></meta>"
+        f'<image id="0" name="{NAMES[0]}.png" width="{WIDTH}" height="{HEIGHT}">'
+        f'<ellipse label="dent" cx="15.2" cy="11.7" rx="9.3" ry="4.1" rotation="{turn}"/>'
+        f'<cuboid label="dent" xtl1="1"/></image></annotations>'
+    )
+    (tmp_path / "s" / "annotations.xml").write_text(text, encoding="utf-8")
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    assert {each.name: count for each, count in result.lost().items()} == {"OTHER_SHAPE": 1, "UNLISTED": 1}
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5 - np.array([11.7, 15.2])[:, None, None]
+    angle = np.radians(turn)
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    share = (along / 9.3) ** 2 + (across / 4.1) ** 2
+    label = mask_of(tmp_path / "data", "part_1")
+    assert ((label == 1) == (share < 1))[abs(share - 1) > 0.01].all()
+
+
+@pytest.mark.parametrize("wrong", ['rx="wide"', 'rx="nan"', ""])
+def test_an_ellipse_that_is_none_is_a_mistake(isdm, tmp_path, wrong):
+    annotated.write_images(tmp_path / "s" / "images", NAMES[:1])
+    text = (
+        f'<annotations><image id="0" name="{NAMES[0]}.png" width="{WIDTH}" height="{HEIGHT}">'
+        f'<ellipse label="dent" cx="15" cy="11" ry="4" {wrong}/></image></annotations>'
+    )
+    (tmp_path / "s" / "annotations.xml").write_text(text, encoding="utf-8")
+    code, _, errors = isdm("import", source=tmp_path / "s", output_dir=tmp_path / "data")
+    assert (code, len(errors)) == (2, 1)
+    assert "ellipse number 1" in errors[0]
 
 
 def test_an_image_inside_a_labelme_file_is_written(tmp_path):

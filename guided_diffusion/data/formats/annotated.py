@@ -32,6 +32,7 @@ class LossKind(Enum):
     UNKNOWN_CLASS = "areas of classes that are not in classes"
     BOX = "boxes without an outline"
     NO_AREA = "points, lines and tags, which have no area"
+    OTHER_SHAPE = "shapes of a kind that is not read, such as cuboids"
     FEW_CORNERS = "outlines of fewer than three corners"
     TINY = "areas that cover no pixel"
     OUTSIDE = "areas outside their image"

@@ -19,6 +19,8 @@ Rule = Literal["centers", "corners"]
 """centers: a pixel is covered where its center is inside (COCO, CVAT, Label Studio). corners: the corners are pixels,
 which are covered with everything between them, borders included (LabelMe, YOLO)."""
 
+ELLIPSE_CORNERS = 180
+"""Of the polygon that stands for an ellipse or a circle."""
 FARTHEST = 1_000_000
 """Pixels from the image beyond which a coordinate is a mistake."""
 
@@ -147,3 +149,12 @@ class Bitmap:
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Ring:
     """Return the outline of a rectangle."""
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], np.float64)
+
+
+def ellipse(center: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0) -> Ring:
+    """Return the outline of an ellipse, as a polygon. degrees: by which it is turned clockwise, as pictures show it."""
+    angles = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)
+    turn = np.radians(degrees)
+    x, y = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
+    around = np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], axis=1)
+    return np.array(center) + around

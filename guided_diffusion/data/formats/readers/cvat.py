@@ -1,4 +1,4 @@
-"""CVAT for images 1.1: one annotations.xml with polygons and masks."""
+"""CVAT for images 1.1: one annotations.xml with polygons, ellipses and masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from defusedxml.ElementTree import fromstring
 
 from guided_diffusion.data.boxes.json_records import entry_problem
 from guided_diffusion.data.formats.annotated import Annotated, Loss, LossKind, Picture, Shape
-from guided_diffusion.data.formats.regions import Bitmap, Polygons, Region, ring_of
+from guided_diffusion.data.formats.regions import Bitmap, Polygons, Region, ellipse, ring_of
 from guided_diffusion.data.formats.run_lengths import mask_of_runs
 from guided_diffusion.data.formats.source_files import SourceFiles, folder_of, split_of
 from guided_diffusion.data.scan.problems import Problem, problem_lines
@@ -120,6 +120,12 @@ def _region(element: Element) -> Region | LossKind:
         size = place["height"], place["width"]
         counts = [int(count) for count in element.get("rle", "").split(",")]
         return Bitmap(size, partial(mask_of_runs, counts, size, by_column=False), place["top"], place["left"])
+    if element.tag == "ellipse":
+        x, y, across, down = (float(element.get(key, "")) for key in ("cx", "cy", "rx", "ry"))
+        ring = ellipse((x, y), (across, down), float(element.get("rotation", "0")))
+        return Polygons((ring_of(ring.reshape(-1).tolist()),), "centers")
+    if element.tag == "cuboid":
+        return LossKind.OTHER_SHAPE
     return LossKind.BOX if element.tag == "box" else LossKind.NO_AREA
 
 

@@ -18,14 +18,15 @@ from pydantic import Field
 from guided_diffusion.data.boxes.json_records import Record, entry_problem, read_records
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.formats.annotated import Annotated, Loss, LossKind, Picture, Shape
-from guided_diffusion.data.formats.regions import Bitmap, Bits, Polygons, Region, rectangle, ring_of
+from guided_diffusion.data.formats.regions import Bitmap, Bits, Polygons, Region, ellipse, rectangle, ring_of
 from guided_diffusion.data.formats.source_files import SourceFiles, folder_of, split_of
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.runtime.errors import DataError
 
 FORM = "LabelMe"
-CIRCLE_CORNERS = 180
-"""Of the polygon that stands for a circle."""
+_TURNED = ("rotation", "oriented_rectangle", "quadrilateral")
+"""Kinds, of X-AnyLabeling and others, that have all their corners."""
+_WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
 class LabelmeShape(Record):
@@ -130,7 +131,7 @@ def _region(shape: LabelmeShape) -> Region | LossKind:
             raise ValueError("a mask needs a PNG in base 64 and two points")
         (x0, y0), (x1, y1) = np.sort(ring, axis=0).astype(int).tolist()
         return Bitmap((y1 - y0 + 1, x1 - x0 + 1), partial(_mask_bits, shape.mask), y0, x0)
-    if kind == "polygon":
+    if kind == "polygon" or kind in _TURNED:
         return Polygons((ring,), "corners") if len(ring) >= 3 else LossKind.FEW_CORNERS
     if kind in ("rectangle", "circle") and len(ring) != 2:
         raise ValueError(f"a {kind} has two points, and {len(ring)} are there")
@@ -138,10 +139,8 @@ def _region(shape: LabelmeShape) -> Region | LossKind:
         return Polygons((rectangle(*ring[0], *ring[1]),), "corners")
     if kind == "circle":
         radius = math.dist(*ring)
-        angles = np.linspace(0, 2 * np.pi, CIRCLE_CORNERS, endpoint=False)
-        around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        return Polygons((ring[0] + radius * around,), "corners")
-    return LossKind.NO_AREA
+        return Polygons((ellipse(tuple(ring[0]), (radius, radius)),), "corners")
+    return LossKind.NO_AREA if kind in _WITHOUT_AREA else LossKind.OTHER_SHAPE
 
 
 def _mask_bits(text: str) -> Bits:
