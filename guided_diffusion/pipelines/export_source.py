@@ -13,6 +13,7 @@ from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.formats.annotated import is_background
 from guided_diffusion.data.masks.classes_file import ClassesFile, read_classes
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
 from guided_diffusion.data.modes import MODES, DatasetMode, get_mode
 from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair
@@ -154,7 +155,7 @@ def _of_samples(folder: Path) -> ExportSource:
         return _masks_alone(folder, split, classes)
     mode = get_mode(LAYOUT)
     flat = replace(mode, images=replace(mode.images, folder="images"), masks=replace(mode.masks, folder="masks"))
-    encoding = None if classes is None else encoding_of(classes)
+    encoding = None if classes is None else _encoding_of(classes)
     report = scan_dataset(folder, flat, split, encoding=encoding)
     encoding = report.raise_if_fatal()
     background = _background(encoding.names, (folder, folder.parent))
@@ -169,7 +170,7 @@ def _of_masks(root: Path) -> ExportSource:
 def _masks_alone(root: Path, split: str, classes: ClassesFile | None) -> ExportSource:
     if classes is None:
         raise DataError.of(root, "has masks, but no classes.json that says what they mean", "restore it")
-    encoding = encoding_of(classes)
+    encoding = _encoding_of(classes)
     report = scan_masks(root / "masks", encoding)
     report.raise_if_fatal()
     origins = {os.path.abspath(entry.mask): "synthetic mask" for entry in report.pairs}
@@ -183,17 +184,12 @@ def _classes(root: Path) -> ClassesFile | None:
     return classes
 
 
-def encoding_of(classes: ClassesFile) -> LabelEncoding:
-    """Return the encoding of a classes.json that says all values or all colors, as those written here do."""
-    colors = classes.colors if any(classes.colors) else ()
-    values = classes.values
-    if not any(values) and not colors:
-        values = tuple((index,) for index in range(len(classes.names)))
-    values = values if all(values) else ()
-    largest = max((value for group in (*values, classes.ignore_values) for value in group), default=0)
-    kind = "rgb" if not values else "grey16" if largest > 255 else "grey8"
-    rest = classes.ignore_values, classes.ignore_colors, kind
-    return LabelEncoding(len(classes.names), classes.names, values, colors, *rest)
+def _encoding_of(classes: ClassesFile) -> LabelEncoding:
+    """Return what masks mean by a classes.json alone; DataError where a value would be of two classes."""
+    encoding, problems = infer_encoding(get_mode(LAYOUT), classes, (), ClassOptions())
+    if encoding is None:
+        raise DataError(problem_lines(problems))
+    return encoding
 
 
 def _refuse_unfinished(folder: Path) -> None:

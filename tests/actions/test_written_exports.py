@@ -93,3 +93,29 @@ def test_nnunet_refuses_a_background_that_is_not_the_background(isdm, tmp_path):
     code, _, errors = isdm("export", **values)
     assert (code, len(errors)) == (2, 1)
     assert not (tmp_path / "out").exists()
+
+
+# --- a classes.json that leaves something out --------------------------------------------------------------------
+
+
+PARTIAL = {"0": "background", "1": {"name": "scratch", "values": [128, 255]}, "2": "dent", "ignore": {"value": 7}}
+
+
+def test_a_flat_folder_may_leave_values_out(tmp_path):
+    """As in README: without values, a class's value is its index."""
+    values = np.array([0, 128, 255, 2, 7], np.uint8)
+    codes = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % len(values)
+    write_pairs(tmp_path / "flat", LabelEncoding.identity(256), values[codes])
+    (tmp_path / "flat" / "classes.json").write_text(json.dumps(PARTIAL), encoding="utf-8")
+    assert exported(tmp_path / "flat", tmp_path / "out", "voc").names == ("background", "scratch", "dent")
+    for path in (tmp_path / "out" / "SegmentationClass").iterdir():
+        assert np.array_equal(np.asarray(Image.open(path)), np.array([0, 1, 1, 2, 255])[codes])
+
+
+def test_a_value_of_two_classes_is_a_mistake(isdm, tmp_path):
+    write_pairs(tmp_path / "flat", LabelEncoding.identity(3), np.zeros((SIZE, SIZE), int))
+    wrong = {"0": "background", "1": {"name": "scratch", "value": 2}, "2": "dent"}
+    (tmp_path / "flat" / "classes.json").write_text(json.dumps(wrong), encoding="utf-8")
+    code, _, errors = isdm("export", data_dir=tmp_path / "flat", format="coco", export_path=tmp_path / "out")
+    assert (code, len(errors)) == (2, 1)
+    assert "classes.json" in errors[0]
