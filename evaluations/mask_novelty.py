@@ -109,9 +109,10 @@ def nearest_novelty(
     return np.array([training.nearest(label)[0] for label in masks])
 
 
-def leave_one_out(training: Sequence[Labels], index: NoveltyIndex) -> Floats:
-    """Return the novelty [N] of each training mask among the others."""
-    return np.array([index.nearest(label, without=number)[0] for number, label in enumerate(training)])
+def leave_one_out(training: Sequence[Labels], index: NoveltyIndex, numbers: Iterable[int] = ()) -> Floats:
+    """Return the novelty [N] of each training mask among the others. numbers: in the index, where they are a part."""
+    own = tuple(numbers) or range(len(training))
+    return np.array([index.nearest(label, without=number)[0] for label, number in zip(training, own, strict=True)])
 
 
 def _mirrors(symmetry: int) -> bool:

@@ -196,18 +196,20 @@ class MaskReference:
         flips: tuple[bool, bool] = (False, False),
         flip_pairs: Sequence[tuple[int, int]] = (),
         index: NoveltyIndex | None = None,
+        numbers: Sequence[int] = (),
         seed: int = 0,
         progress: Callable[[Sequence[Labels]], Sequence[Labels]] = lambda labels: labels,
     ) -> MaskReference:
         """Describe at least one training mask, [H, W] of any size in `0..len(class_names)`, the last being the null id.
 
-        flip_pairs: classes that change places in mirrored masks. index: that of the training masks, if it is there.
+        flip_pairs: classes that change places in mirrored masks. index: that of the training masks, if it is there, or
+        of more masks; numbers: then those of `training` in it.
         """
         assert training
         count = len(class_names)
         index = index or NoveltyIndex(training, count, background=background, flip_pairs=flip_pairs)
         facts = tuple(describe_mask(label, count, background) for label in progress(training))
-        novelty = leave_one_out(training, index)
+        novelty = leave_one_out(training, index, numbers)
         of_test = tuple(describe_mask(label, count, background) for label in test)
         test_novelty = np.array([index.nearest(label)[0] for label in test]) if test else None
         return cls(tuple(class_names), background, flips, seed, facts, index, novelty, of_test, test_novelty)

@@ -185,8 +185,6 @@ def compare_masks(
     numbers = evenly_spaced(range(len(source.pairs)), source.most_compared)
     training = [source.read(number) for number in numbers]
     options = config.masks
-    # An index of all masks: a copy of any of them is a copy.
-    index = source.index if len(numbers) == len(source.pairs) else None
     reference = MaskReference.of(
         training,
         names,
@@ -194,7 +192,9 @@ def compare_masks(
         test=_test_masks(config, source),
         flips=(options.vertical_flip, options.random_flip),
         flip_pairs=flip_pairs(names, config.source.flip_pairs),
-        index=index,
+        # Of all masks: a copy of any of them is a copy, of a new mask and of a training mask.
+        index=source.index,
+        numbers=numbers,
         seed=config.seed,
         progress=lambda labels: tqdm(labels, desc="describing masks", unit="mask"),
     )

@@ -16,7 +16,10 @@ from parts import NAMES, bytes_of, lines_of, pixels_of, write_parts
 from PIL import Image
 from processes import finish, kill_at_files, start, start_pair
 
+from guided_diffusion.config.load import load_config
 from guided_diffusion.data.components import find_components
+from guided_diffusion.data.visualize import evenly_spaced
+from guided_diffusion.pipelines.mask_editing import compare_masks, open_masks
 
 FILES = {
     "classes.json", "manifest.jsonl", "statistics.json", "contact_sheet.png", "environment.json", "dataset_card.md",
@@ -154,6 +157,27 @@ class TestSameBytes:
         folder, shown = masks("killed", num_masks=200)
         assert "are there already" in shown
         assert bytes_of(folder) == bytes_of(masks("whole", num_masks=200)[0])
+
+
+@pytest.mark.parametrize("most", [4, 12, 1000])
+def test_near_copies_and_their_floor_are_of_the_same_masks(monkeypatch, tmp_path, most):
+    """Training masks shown as new ones are as near to the others as the floor says, however many are compared."""
+    for number in range(12):  # six objects, twice each
+        label = np.zeros((48, 48, 1), np.uint8)
+        label[3 * (number // 2) : 3 * (number // 2) + 9, 4:20] = 1
+        label[3 * (number // 2), 4] = number % 2
+        for kind, pixels in (("images", np.full_like(label, number)), ("masks", label)):
+            write_png(tmp_path / f"data/train/{kind}/{number:02d}.png", pixels)
+    (tmp_path / "data/classes.json").write_text(json.dumps({"0": "background", "1": "dent"}))
+    values = {"data_dir": str(tmp_path / "data"), "dataset_mode": "multi-class", "results_path": str(tmp_path / "new")}
+    config = load_config("masks", values)
+    source = open_masks(config, progress=False)
+    monkeypatch.setattr("guided_diffusion.pipelines.mask_editing._MOST_COMPARED", (1, most, 3e8))
+    numbers = evenly_spaced(range(12), most)
+    shown = [source.read(number) for number in numbers]
+    novelty = [source.index.nearest(label, without=number)[0] for label, number in zip(shown, numbers, strict=True)]
+    (line,) = (each for each in compare_masks(config, source, shown, novelty).lines if each.name == "near copies")
+    assert line.value == line.floor == 1
 
 
 class TestMistakes:
