@@ -68,7 +68,8 @@ class NoveltyIndex:
         count = 8 if self._turns and label.shape[0] == label.shape[1] else 4
         iou, shared = np.zeros((count, len(self))), np.zeros((count, len(self)), np.int64)
         for class_id in present:
-            cells = occupied(label == class_id, self._side)
+            # By way of the fine cells, as the training masks: of masks smaller than these, coarse ones are others.
+            cells = self._flat([occupied(label == class_id, GRID)]).reshape(self._side, self._side) > 0
             views = dihedral(cells, count).reshape(count, -1).astype(np.float32)
             area, mirrored = float(cells.sum()), int(self._mirrored[class_id])
             for seen_as in {class_id, mirrored} & self._cells.keys():

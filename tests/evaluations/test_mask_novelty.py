@@ -97,3 +97,12 @@ def test_many_masks_are_compared_in_coarser_cells(monkeypatch):
     index = NoveltyIndex([box(0, 0, 16, 16)], NULL)
     assert index.nearest(box(48, 48, 64, 64))[0] == pytest.approx(0)
     assert index.nearest(box(0, 8, 16, 24))[0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (33, 50), (20, 20), (64, 64), (100, 70)])
+def test_a_copy_among_many_masks_is_not_new(monkeypatch, size):
+    monkeypatch.setattr("evaluations.mask_novelty._MANY", 0)
+    random = np.random.default_rng(0)
+    corners = random.integers(0, min(size) - 8, (12, 2)).tolist()
+    labels = [box(top, left, top + 3, left + 8, size=size) for top, left in corners]
+    assert nearest_novelty(labels, NoveltyIndex(labels, NULL)) == pytest.approx(np.zeros(12))
