@@ -23,7 +23,7 @@ from guided_diffusion.data.condition_makers import (
 )
 from guided_diffusion.data.files import check_sizes, open_image, open_mask
 from guided_diffusion.data.holes import HoleMaker
-from guided_diffusion.data.intensity import ImageRange, eight_bits
+from guided_diffusion.data.intensity import ImageRange, eight_bits, over_black
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
 from guided_diffusion.data.transforms import JointTransform, Placement, Target
@@ -61,10 +61,7 @@ def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str, image
     ITU-R 601 luma.
     """
     mode = "L" if channels == 1 else "RGB"
-    image = eight_bits(image, image_range, source)
-    if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    image = over_black(eight_bits(image, image_range, source))
     array = np.asarray(image.convert(mode))
     planes = array[None] if channels == 1 else array.transpose(2, 0, 1)
     return torch.from_numpy(np.array(planes, order="C"))

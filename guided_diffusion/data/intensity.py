@@ -68,6 +68,14 @@ def stored_samples(image: Image.Image, source: str) -> tuple[NDArray[np.integer]
     return deep, np.where((deep == np.array(key)).all(axis=-1), np.uint16(0), np.uint16(65535))
 
 
+def over_black(image: Image.Image) -> Image.Image:
+    """Return a picture of 8 bits with its transparent pixels over black, as RGB; unchanged without any."""
+    if not image.has_transparency_data:
+        return image
+    opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+
+
 def to_8_bits(alpha: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Return alpha of 8 or 16 bits as 8 bits."""
     if alpha.dtype == np.uint8:

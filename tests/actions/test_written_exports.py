@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from guided_diffusion.config.load import load_config
+from guided_diffusion.data.datasets import read_image
 from guided_diffusion.data.formats.run_lengths import mask_of_runs, runs_of_text
 from guided_diffusion.data.masks.classes_file import classes_text
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -119,3 +120,51 @@ def test_a_value_of_two_classes_is_a_mistake(isdm, tmp_path):
     code, _, errors = isdm("export", data_dir=tmp_path / "flat", format="coco", export_path=tmp_path / "out")
     assert (code, len(errors)) == (2, 1)
     assert "classes.json" in errors[0]
+
+
+# --- images as networks see them ---------------------------------------------------------------------------------
+
+
+def transparent(kind: str) -> Image.Image:
+    """Return an image whose upper half is transparent, with light hidden in it."""
+    pixels = np.full((SIZE, SIZE, 4), 200, np.uint8)
+    pixels[..., 1], pixels[..., 3] = 90, 255
+    pixels[: SIZE // 2, :, 3] = 0
+    if kind == "RGBA":
+        return Image.fromarray(pixels)
+    if kind == "LA":
+        return Image.fromarray(pixels).convert("LA")
+    image = Image.fromarray(np.repeat([[0], [1]], SIZE // 2, axis=0).repeat(SIZE, axis=1).astype(np.uint8))
+    image.putpalette([250, 240, 230, 200, 90, 200])
+    return image if kind == "P" else image.convert("RGB")
+
+
+TRANSPARENT = {"RGBA": None, "LA": None, "P": 0, "RGB": (250, 240, 230)}
+
+
+@pytest.mark.parametrize(("kind", "color"), TRANSPARENT.items())
+def test_transparent_pixels_are_black_in_nnunet(tmp_path, kind, color):
+    write_pairs(tmp_path / "data" / "train", LabelEncoding.identity(2), np.eye(SIZE, dtype=int), count=1)
+    options = {} if color is None else {"transparency": color}
+    path = tmp_path / "data" / "train" / "images" / "0.png"
+    transparent(kind).save(path, **options)
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"0": "background", "1": "dent"}), encoding="utf-8")
+    exported(tmp_path / "data", tmp_path / "out", "nnunet", dataset_mode="multi-class")
+    (written,) = (tmp_path / "out").rglob("imagesTr/*.png")
+    seen = read_image(path, 3).numpy().transpose(1, 2, 0)
+    assert np.array_equal(np.asarray(Image.open(written)), seen)
+    assert not seen[: SIZE // 2].any()
+    assert seen[SIZE // 2 :].all()
+
+
+@pytest.mark.parametrize("kind", ["cityscapes", "nnunet"])
+def test_images_in_four_colors_of_print_become_rgb(tmp_path, kind):
+    write_pairs(tmp_path / "data" / "train", LabelEncoding.identity(2), np.eye(SIZE, dtype=int), count=1)
+    path = tmp_path / "data" / "train" / "images" / "0.jpg"
+    Image.open(path.with_suffix(".png")).convert("CMYK").save(path)
+    path.with_suffix(".png").unlink()
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"0": "background", "1": "dent"}), encoding="utf-8")
+    exported(tmp_path / "data", tmp_path / "out", kind, dataset_mode="multi-class")
+    folder = {"cityscapes": "leftImg8bit/train/all", "nnunet": "imagesTr"}[kind]
+    (written,) = (tmp_path / "out").rglob(f"{folder}/*.png")
+    assert np.array_equal(np.asarray(Image.open(written)), np.asarray(Image.open(path).convert("RGB")))

@@ -18,6 +18,7 @@ from PIL import Image
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.files import open_image, orientation, turn_upright
 from guided_diffusion.data.formats.annotated import IGNORED_ID
+from guided_diffusion.data.intensity import over_black
 from guided_diffusion.data.visualize import class_palette
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import reporting_os_errors
@@ -58,19 +59,25 @@ class ExportedImage:
             shutil.copyfile(self.path, target)
 
     def put_png(self, target: Path, *, channels: int | None = None) -> None:
-        """Write the pixels as PNG; a PNG of so many channels is copied. channels: 1 or 3, None: as they are."""
+        """Write the pixels as PNG; a PNG of so many channels is copied. channels: 1 or 3, None: as they are.
+
+        Without a channel for alpha transparent pixels are black, as networks see them.
+        """
         image = self._stored.copy()
-        wanted = {None: image.mode, 1: image.mode if image.mode in ("L", "I;16") else "L", 3: "RGB"}[channels]
+        own = "RGB" if image.mode in ("CMYK", "YCbCr") else image.mode  # PNG has no others of those that are read
+        wanted = {None: own, 1: image.mode if image.mode in ("L", "I;16") else "L", 3: "RGB"}[channels]
+        flat = channels is not None and image.has_transparency_data and not image.mode.startswith("I")
         with reporting_os_errors(target):
-            if image.mode == wanted and self.path.lower().endswith(".png") and not self.is_turned:
+            if image.mode == wanted and not flat and self.path.lower().endswith(".png") and not self.is_turned:
                 shutil.copyfile(self.path, target)
                 return
             if self.upright and self.is_turned:
-                image = self._stored.copy()
                 turn_upright(image)
             if wanted == "RGB" and image.mode.startswith("I"):
                 found = "has 16 bits, beside images of colors"
                 raise DataError.of(self.path, found, "convert all images to one kind")
+            if flat:
+                image = over_black(image)
             image = image if image.mode == wanted else image.convert(wanted)
             image.getexif().clear()
             image.info.pop("exif", None)
