@@ -23,6 +23,7 @@ from evaluations.sets import Indices
 from evaluations.symmetry import SYMMETRIES, apply_d4
 
 FACTOR = 0.4  # of the median ratio of the training images: evaluations/README.md tells how it was found
+REPEATED = 0.2  # ratio below which a training image repeats another one, which says nothing about the others
 MOSTLY_REPEATED = 0.5  # share of flagged training images above which the rule tells nothing
 
 ByDistance = Mapping[str, Nearest]
@@ -85,7 +86,7 @@ def flag_near_duplicates(samples: ByDistance, training: ByDistance, held_out: By
     A sample is flagged if any of the distances says so; all mappings have the same ones.
     """
     assert samples.keys() == training.keys() == held_out.keys()
-    thresholds = {name: FACTOR * float(np.median(part.ratio)) for name, part in training.items()}
+    thresholds = {name: _threshold(part.ratio) for name, part in training.items()}
 
     def scores_of(neighbors: ByDistance) -> Values:
         """Return [distances, N]: ratios over their thresholds."""
@@ -111,6 +112,12 @@ def flag_near_duplicates(samples: ByDistance, training: ByDistance, held_out: By
         training_share=share_of(training),
         real_share=share_of(held_out),
     )
+
+
+def _threshold(ratios: Values) -> float:
+    """Return the ratio below which a sample is flagged, of those of the training images: see evaluations/README.md."""
+    usual = ratios[ratios >= REPEATED]  # second exposures would make the usual ratio that of copies
+    return FACTOR * float(np.median(usual)) if len(usual) else REPEATED
 
 
 # ----------------------------------------------------------------------------------------------------- metric

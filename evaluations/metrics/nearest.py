@@ -7,7 +7,7 @@ evaluations/README.md for why.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ class Nearest:
     """The nearest training image of N images by one distance: the distance, its index and its symmetry, [N] each.
 
     usual: [N], the median distance to the n nearest training images, n = 50 or half of the training images if fewer.
+    Of the distance of whole images, that to a plain image where these are all the same.
     """
 
     distance: Values
@@ -67,8 +68,13 @@ def nearest(
     def distances(rows: slice, view: int) -> Tensor:
         return _pixel_distances(_Blocks.of(queries[rows], device), blocks[view])
 
-    by_distance = _search(distances, len(samples), len(training), len(blocks), leave_one_out)
-    return dict(zip((WHOLE, TRIMMED), by_distance, strict=True))
+    whole, trimmed = _search(distances, len(samples), len(training), len(blocks), leave_one_out)
+    # One image many times over: it is the nearest and the usual one, and only blank images are then no copies of it.
+    contrast = np.sqrt(queries.var(axis=(1, 2)).mean(-1))
+    return {
+        WHOLE: replace(whole, usual=np.where(whole.usual <= RESOLUTION, contrast, whole.usual)),
+        TRIMMED: trimmed,
+    }
 
 
 def nearest_features(

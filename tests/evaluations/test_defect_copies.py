@@ -119,6 +119,16 @@ def test_contrast_and_smooth_light_do_not_hide_a_copy(training: list[Painted]) -
     assert found.share == 1
 
 
+def test_copies_are_found_among_defects_that_are_all_there_twice(training: list[Painted]) -> None:
+    rng = np.random.default_rng(6)
+    twice = [*training, *(copied(rng, each, 0) for each in training)]
+    copies = [copied(rng, each, number % len(SYMMETRIES)) for number, each in enumerate(training[::4])]
+    placed = textures_of([*copies, *(defect(rng, number % NUM_CLASSES) for number in range(10))])
+    found = find_defect_copies(placed, textures_of(twice))
+    assert found.flagged.tolist() == list(range(len(copies)))
+    assert found.training_share == 1
+
+
 def test_repeated_real_defects_are_told(training: list[Painted]) -> None:
     rng = np.random.default_rng(4)
     repeated = [copied(rng, each, 0) for each in training[:6]]

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from evaluations.metrics.near_duplicates import FACTOR, NearDuplicates, flag_near_duplicates
+from evaluations.metrics.base import EvaluationSets, Skipped
+from evaluations.metrics.near_duplicates import FACTOR, NearDuplicates, NearDuplicatesMetric, flag_near_duplicates
 from evaluations.metrics.nearest import (
     BEST_BLOCKS,
     BLOCKS,
@@ -25,6 +27,7 @@ from evaluations.metrics.nearest import (
     nearest,
     nearest_features,
 )
+from evaluations.sets import ImageSet
 from evaluations.symmetry import SYMMETRIES, apply_d4
 from guided_diffusion.data.lemons import write_demo_dataset
 
@@ -153,7 +156,7 @@ def test_the_rule_by_hand() -> None:
         count = len(distances)
         return Nearest(np.array(distances), np.arange(count), np.zeros(count, np.int64), np.full(count, usual))
 
-    training = {"a": by([4, 5, 6], 10), "b": by([1, 8, 10], 10)}  # median ratios 0.5 and 0.8
+    training = {"a": by([4, 5, 6], 10), "b": by([1, 8, 8], 10)}  # median ratios 0.5 and 0.8, without the repeat
     samples = {"a": by([1.9, 2.1, 4, 1.0], 10), "b": by([8, 3.3, 3.1, 3.1], 10)}
     held_out = {"a": by([9, 9, 1], 10), "b": by([9, 3, 9], 10)}
     found = flag_near_duplicates(samples, training, held_out)
@@ -178,6 +181,54 @@ def test_the_rule_by_hand() -> None:
         "score": pytest.approx(0.33 / 0.32),
         "suspected": False,
     }
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.6, 1.0])
+def test_copies_are_found_where_training_images_have_a_second_exposure(lemons: Lemons, share: float) -> None:
+    objects = lemons.training[:30]
+    twins = noisy(objects[: round(share * len(objects))], 3)
+    training = np.concatenate([objects, twins])
+    copies = np.concatenate([objects[:5], noisy(objects[5:10])[:, ::-1]])
+    found = near_duplicates(np.concatenate([copies, lemons.others[:20]]), training, lemons.others)
+    assert found.flagged.tolist() == [True] * 10 + [False] * 20
+    assert found.training_share == pytest.approx(2 * len(twins) / len(training))
+    assert found.real_share == 0
+
+
+@pytest.mark.parametrize("times", [2, 3, 60])
+def test_exact_copies_are_found_however_often_training_images_repeat(times: int) -> None:
+    images = noise_images(8, 16, 16)
+    found = near_duplicates(images, np.tile(images[:4], (times, 1, 1, 1)))
+    assert found.flagged.tolist() == [True] * 4 + [False] * 4
+    assert found.training_share == 1
+
+
+def test_repeats_do_not_move_the_threshold(lemons: Lemons) -> None:
+    once = nearest(lemons.training, lemons.training, leave_one_out=True)
+    alone, repeated = (
+        near_duplicates(lemons.others[:4], np.concatenate([lemons.training, noisy(lemons.training[:count], 3)]))
+        for count in (0, 40)
+    )
+    for name, neighbors in once.items():
+        assert alone.thresholds[name] == pytest.approx(FACTOR * np.median(neighbors.ratio))
+        assert repeated.thresholds[name] == pytest.approx(alone.thresholds[name], rel=0.2)
+
+
+@pytest.mark.parametrize(("twins", "warned"), [(0, False), (10, False), (30, True)])
+def test_a_warning_where_most_training_images_repeat(twins: int, warned: bool) -> None:
+    images = noise_images(40, 16, 16)
+    training = np.concatenate([images[:30], noisy(images[:twins])])
+
+    def image_set(part: Pixels) -> ImageSet:
+        return ImageSet(part, np.zeros(part.shape[:3], np.uint8), tuple(map(str, range(len(part)))), 2)
+
+    none = np.full(5, -1)
+    sets = EvaluationSets(
+        *map(image_set, (training, images[30:35], images[35:])), ("a", "b"), 0, none, none, "", lambda: None
+    )
+    found = NearDuplicatesMetric(Skipped("without a network"), torch.device("cpu"), 2).measure(sets)
+    assert (found.record["training_suspects"] > 0.5, bool(found.warnings)) == (warned, warned)
+    assert found.record["share"] == 0
 
 
 def test_equally_near_neighbors_prove_nothing() -> None:
