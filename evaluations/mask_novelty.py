@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluations.origins import map_key
 from evaluations.sets import Labels
-from evaluations.symmetry import apply_d4
+from evaluations.symmetry import apply_d4, d4_of
 
 Floats = NDArray[np.float64]
 
@@ -35,9 +36,7 @@ class NoveltyIndex:
     ):
         """Take label maps [H, W] of any sizes in `0..num_classes`; classes of a pair change places in mirrored ones."""
         self.num_classes, self.background = num_classes, background
-        self._mirrored = np.arange(num_classes + 1)
-        for first, second in flip_pairs:
-            self._mirrored[[first, second]] = second, first
+        self._mirrored = _exchange(num_classes, flip_pairs)
         cells: dict[int, list[NDArray[np.bool_]]] = {}
         rows: dict[int, list[int]] = {}
         counts, square = [], True
@@ -114,6 +113,30 @@ def leave_one_out(training: Sequence[Labels], index: NoveltyIndex, numbers: Iter
     """Return the novelty [N] of each training mask among the others. numbers: in the index, where they are a part."""
     own = tuple(numbers) or range(len(training))
     return np.array([index.nearest(label, without=number)[0] for label, number in zip(training, own, strict=True)])
+
+
+def used_again(
+    masks: Iterable[Labels], training: Iterable[Labels], num_classes: int, flip_pairs: Sequence[tuple[int, int]] = ()
+) -> NDArray[np.bool_]:
+    """Return [N], whether label maps [H, W] in `0..num_classes` equal a training mask, pixel by pixel.
+
+    Under all flips and, if square, turns; classes of a pair change places in mirrored ones.
+    """
+    known, exchanged = {map_key(label) for label in training}, _exchange(num_classes, flip_pairs)
+
+    def is_known(label: Labels) -> bool:
+        views = ((apply_d4(label[..., None], symmetry)[..., 0], symmetry) for symmetry in d4_of(label[None, ..., None]))
+        return any(map_key(exchanged[view] if _mirrors(symmetry) else view) in known for view, symmetry in views)
+
+    return np.array([is_known(label) for label in masks], bool)
+
+
+def _exchange(num_classes: int, flip_pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return the class that each of `0..num_classes` is seen as in a mirror."""
+    seen_as = np.arange(num_classes + 1)
+    for first, second in flip_pairs:
+        seen_as[[first, second]] = second, first
+    return seen_as
 
 
 def _mirrors(symmetry: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -61,7 +61,8 @@ class EvaluationSets:
     resampling: how images were resized, for the report. find_groups: reads which samples share a mask.
     donors: [N, M] of the training images whose defects or shapes a sample has, filled up with -1; None: `origin`
         says it. new_masks: [N] whether no real image has the mask of a sample. mask_flips: whether masks were turned
-        upside down, and left to right. has_masks: whether real images have label maps; else their pixels are ignored.
+        upside down, and left to right. flip_pairs: classes that change places in mirrored masks.
+    has_masks: whether real images have label maps; else their pixels are ignored.
     layouts: the objects of all images, None where they are not measured.
     """
 
@@ -78,6 +79,7 @@ class EvaluationSets:
     donors: Indices | None = None
     new_masks: NDArray[np.bool_] | None = None
     mask_flips: tuple[bool, bool] = (False, False)
+    flip_pairs: Sequence[tuple[int, int]] = ()
     has_masks: bool = True
     layouts: LayoutSets | None = None
     _features: dict[tuple[str, Part, int], Features] = field(default_factory=dict, init=False, repr=False)

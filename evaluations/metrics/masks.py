@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evaluations.mask_novelty import NEAR
+from evaluations.mask_novelty import NEAR, nearest_novelty, used_again
 from evaluations.mask_statistics import (
     BY_CLASS,
     MARGIN,
@@ -22,7 +23,6 @@ from evaluations.metrics.base import NO_MASKS, EvaluationSets, Measurement, Metr
 from evaluations.report import charts
 from evaluations.report.page import Figure, Section, Table
 from evaluations.report.sections import percent
-from evaluations.sets import Labels
 
 HEADING = "Are the masks like the training masks?"
 MOST = 1000
@@ -47,30 +47,47 @@ class MasksMetric(Metric):
         training, test, masks = (_some(part.labels) for part in (sets.training, sets.test, sets.samples))
         print(f"comparing {len(masks)} masks with {len(training)} training masks", flush=True)
         reference = MaskReference.of(
-            training, sets.class_names, background=sets.background, test=test, flips=sets.mask_flips, seed=self.seed
+            training,
+            sets.class_names,
+            background=sets.background,
+            test=test,
+            flips=sets.mask_flips,
+            flip_pairs=sets.flip_pairs,
+            seed=self.seed,
         )
-        result = mask_statistics(masks, reference)
-        again = float((result.novelty == 0).mean())
+        # All training masks, not only those that are compared: one of any of them is no new mask.
+        reused = used_again(sets.samples.labels, sets.training.labels, len(sets.class_names), sets.flip_pairs)
+        again = float(reused.mean())
+        novelty = np.where(_some(reused), 0, nearest_novelty(masks, reference.index))
+        result = mask_statistics(masks, reference, novelty=novelty)
         record = {**result.to_json(), "used_again": again}
         finding = f"masks: {result.summary()}; {percent(again)} % are training masks used again"
         facts = (("Novelty of the masks", f"median {np.median(result.novelty):.2f}"),)
         histogram = charts.distance_histogram(
             result.training_novelty, result.novelty, "1 - IoU to the nearest training mask"
         )
-        section = Section(HEADING, _text(result, again), _tables(result), [Figure("Novelty of the masks", histogram)])
+        section = Section(
+            HEADING,
+            _text(result, again, len(sets.training)),
+            _tables(result),
+            [Figure("Novelty of the masks", histogram)],
+        )
         return Measurement(record, section, (finding,), _warnings(result), facts)
 
 
-def _some(labels: Labels) -> list[Labels]:
-    count = min(MOST, len(labels))
-    return [labels[index * len(labels) // count] for index in range(count)]
+def _some(rows: NDArray[Any]) -> list[NDArray[Any]]:
+    count = min(MOST, len(rows))
+    return [rows[index * len(rows) // count] for index in range(count)]
 
 
-def _text(result: MaskStatistics, again: float) -> list[str]:
+def _text(result: MaskStatistics, again: float, num_training: int) -> list[str]:
+    compared = len(result.training_novelty)
+    of = "" if compared == num_training else f" of {compared} of the {num_training} training masks, evenly spread"
     out = [f"{name or 'all classes'}: {verdict}" for name, verdict in result.verdicts().items() if "out" in verdict[:3]]
     return [
         f"{result.summary()}.",
-        f"{percent(again)} % of the masks are training masks used again, flips and turns included. A novelty below "
+        f"{percent(again)} % of the masks are training masks used again: equal to one, pixel by pixel, flips and turns "
+        f"included. Their novelty is 0, that of others 1 - IoU to the nearest{of}, in coarse cells. A novelty below "
         f"{NEAR:g} is a near copy.",
         "Each number is beside its floor: what random parts of the training masks, as many as there are masks here "
         "but at most half of them, have against the others (median, and 95 % of these parts), and what the test masks "

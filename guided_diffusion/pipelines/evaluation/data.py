@@ -20,6 +20,7 @@ from guided_diffusion.data.arrays import load_arrays, load_boxed_arrays
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.groups import shared_group_problems
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.mirror import FlipPairs, flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.boxes import scan_boxes
@@ -131,7 +132,7 @@ class ScannedData:
 
     training: None if no measurement needs it, as published datasets have gigabytes of it.
     shared: the test pairs whose image is in train, too.
-    null: the samples drawn without their objects, and how; None: there are none.
+    null: the samples drawn without their objects, and how; None: there are none. flip_pairs: of mirrored masks.
     several: the samples whose diversity is measured, of the folder `several_folder`. others: further samples for the
     study, by name.
     """
@@ -149,6 +150,7 @@ class ScannedData:
     shared: tuple[Twin, ...]
     warnings: tuple[str, ...]
     with_objects: bool = False
+    flip_pairs: FlipPairs = ()
 
 
 def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
@@ -215,6 +217,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         tuple(shared),
         (*warnings, *_size_warning(folder, pairs, seen.size)),
         bool(config.objects.objects),
+        () if without_masks(config.source.dataset_mode) else flip_pairs(encoding.names, config.source.flip_pairs),
     )
 
 
@@ -316,6 +319,7 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
         donors=samples.donors,
         new_masks=samples.new_masks,
         mask_flips=samples.mask_flips,
+        flip_pairs=scanned.flip_pairs,
         has_masks=any(pair.mask is not None for pair in scanned.test),
         layouts=_layouts(scanned, training_objects, test_objects, samples) if scanned.with_objects else None,
     )
