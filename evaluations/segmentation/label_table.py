@@ -18,6 +18,7 @@ from evaluations.errors import EvaluationError
 LabelTable = Mapping[int, str | int | None]
 
 NO_CLASS = -1
+BACKGROUND_TOO = "give a model with an output for the background, too"
 
 
 def read_table(path: Path) -> LabelTable:
@@ -57,8 +58,8 @@ def read_table(path: Path) -> LabelTable:
 def classes_of_outputs(table: LabelTable, path: Path, *, outputs: int, class_names: Sequence[str]) -> tuple[int, ...]:
     """Return the class of each of `outputs` outputs, or NO_CLASS.
 
-    Raises EvaluationError for an output that is missing or too many, for a class that the dataset does not have, and
-    if no output stands for any class.
+    Raises EvaluationError for an output that is missing or too many, for a class that the dataset does not have, if no
+    output stands for any class, and if all stand for one, which would be predicted everywhere.
     """
     beyond = [output for output in table if output >= outputs]
     if beyond:
@@ -71,6 +72,9 @@ def classes_of_outputs(table: LabelTable, path: Path, *, outputs: int, class_nam
     classes = tuple(_class(output, table[output], path, class_names) for output in range(outputs))
     if set(classes) == {NO_CLASS}:
         raise _error(path, "no output stands for a class", "give at least one a class")
+    if len(set(classes)) == 1:
+        found = f"all outputs ({outputs}) stand for {class_names[classes[0]]!r}, which would be predicted everywhere"
+        raise _error(path, found, BACKGROUND_TOO)
     return classes
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from evaluations.errors import EvaluationError
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.external import ExternalSegmenter, SegmenterFile
-from evaluations.segmentation.label_table import NO_CLASS, LabelTable, classes_of_outputs
+from evaluations.segmentation.label_table import BACKGROUND_TOO, NO_CLASS, LabelTable, classes_of_outputs
 from evaluations.segmentation.models import encoder_features
 from evaluations.segmentation.training import evaluate_segmenter, predict
 from evaluations.sets import Images, ImageSet, Labels
@@ -81,8 +81,9 @@ def external_segmenter(
     elif file.outputs == len(names):
         classes = tuple(range(len(names)))
     else:
-        found = f"has {file.outputs} outputs, but the dataset has {len(names)} classes"
-        remedy = "give segmenter_labels, a table of what each output stands for"
+        found = f"has {file.outputs} output{'' if file.outputs == 1 else 's'}, but the dataset has {len(names)} classes"
+        table_too = "give segmenter_labels, a table of what each output stands for"
+        remedy = BACKGROUND_TOO if file.outputs == 1 else table_too
         raise EvaluationError("segmenter", found, remedy, path=file.path)
     model = ExternalSegmenter(file, classes, len(names))
     left_out = tuple(names[index] for index in model.left_out)

@@ -304,6 +304,20 @@ def test_files_are_looked_at_before_any_data(refused, nearest, tmp_path):
     check_error(line, "segmenter", tmp_path / "p.pt2", "[32, 32]", "segmenter_size")
 
 
+class OneOutput(torch.nn.Module):
+    """A sigmoid would make the probability of a defect of its output."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :1] - 5
+
+
+def test_a_single_output_is_refused(refused, table, tmp_path):
+    single = scripted(tmp_path / "single.pt", OneOutput())
+    check_error(refused(segmenter=single), "segmenter", single, "1 output", "background")
+    table.write_text(json.dumps({"0": 1}))
+    check_error(refused(segmenter=single, segmenter_labels=table), "segmenter_labels", table, "background")
+
+
 def test_outputs_that_are_not_the_classes(refused, nearest, table):
     line = refused(segmenter=nearest)
     check_error(line, "segmenter", nearest, "4 outputs", "151 classes", "segmenter_labels")

@@ -25,7 +25,8 @@ def classes(path: Path, content: Any, outputs: int = 3) -> tuple[int, ...]:
         ({"0": "sky", "1": "road", "2": "tree"}, (1, 0, 2)),
         ({"2": 0, "0": 2, "1": 1}, (2, 1, 0)),
         ([2, None, "sky"], (2, NO_CLASS, 1)),
-        (["sky", "sky", "sky"], (1, 1, 1)),
+        (["sky", "sky", "road"], (1, 1, 0)),
+        (["sky", "sky", None], (1, 1, NO_CLASS)),
     ],
 )
 def test_names_indices_and_null(content, expected, tmp_path):
@@ -52,6 +53,7 @@ def test_names_indices_and_null(content, expected, tmp_path):
         ([0, 1, 3], "output 2 stands for 3", "0 to 2"),
         ([0, 1, -1], "output 2 stands for -1", "0 to 2"),
         ([None, None, None], "no output", ""),
+        (["sky", 1, "sky"], "'sky'", "background"),
     ],
     ids=str,
 )
@@ -63,6 +65,14 @@ def test_a_wrong_table(content, found, remedy, tmp_path):
     assert found in error.found
     assert remedy in error.remedy
     assert "\n" not in str(error)
+
+
+def test_a_table_of_a_single_output(tmp_path):
+    """It would be the most likely output everywhere."""
+    with pytest.raises(EvaluationError) as caught:
+        classes(tmp_path / "table.json", {"0": "tree"}, outputs=1)
+    assert (caught.value.key, caught.value.path) == ("segmenter_labels", str(tmp_path / "table.json"))
+    assert "background" in caught.value.remedy
 
 
 def test_a_table_that_cannot_be_read(tmp_path):
