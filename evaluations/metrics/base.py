@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluations.errors import EvaluationError
+from evaluations.metrics.segmentation import plain
 from evaluations.objects import LayoutSets
 from evaluations.report.page import Section
+from evaluations.report.sections import decimals
 from evaluations.segmentation.segmenter import AgreementSegmenter
 from evaluations.sets import Images, ImageSet, Indices, Labels
 from evaluations.symmetry import apply_d4, d4_of, dihedral_views
@@ -210,5 +212,5 @@ def load_optional(option: str, weights: str, load: Callable[[str], Network]) -> 
 def sample_captions(scores: Mapping[str, NDArray[np.float64]], indices: Indices) -> str:
     """Return the scores of the samples at `indices` as a caption."""
     return "; ".join(
-        f"{name}: " + ", ".join(f"{values[int(i)]:.2f}" for i in indices) for name, values in scores.items()
+        f"{name}: " + ", ".join(decimals(plain(values[int(i)])) for i in indices) for name, values in scores.items()
     )

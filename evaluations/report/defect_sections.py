@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluations.report import charts
 from evaluations.report.page import Figure, Section, Table, Verdict
-from evaluations.report.sections import Record, percent, points
+from evaluations.report.sections import Record, decimals, percent, points
 
 CURVE = "mIoU of the defects in percent"
 
@@ -153,8 +153,8 @@ def agreement_section(found: Record) -> Section:
     rows = [_agreement_row("real test images", found["real"], classes)]
     for each in found["sets"]:
         rows.append(_agreement_row(each["label"], each, classes))
-        ratios = [_ratio(each["ratio_classes"][name]) for name in classes]
-        rows.append([f"{each['label']}: ratio", _ratio(each["ratio"]), *ratios])
+        ratios = [decimals(each["ratio_classes"][name]) for name in classes]
+        rows.append([f"{each['label']}: ratio", decimals(each["ratio"]), *ratios])
     text = [
         f"A model trained on real and good images alone ({found['segmenter']}) looks for the defects at the same "
         "resolution. IoU in percent; the ratio is that to the real test images."
@@ -166,10 +166,6 @@ def _agreement_row(label: str, found: Record, classes: Sequence[str]) -> list[st
     return [label, percent(found["mean"]), *(percent(found["classes"][name]) for name in classes)]
 
 
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
 def looks_section(found: Record) -> Section:
     """Return how much the defects of each class stand out from what surrounds them, in real and synthetic images."""
     classes = list(found["sets"][0]["classes"])
@@ -178,7 +174,7 @@ def looks_section(found: Record) -> Section:
         looks = [each["classes"][name] for name in classes]
         rows.append([each["label"], *map(_contrast, looks)])
         if "arm" in each:
-            rows.append([f"{each['label']}: times", *(_ratio(look["ratio"]) if look else "–" for look in looks)])
+            rows.append([f"{each['label']}: times", *(decimals(look["ratio"]) if look else "–" for look in looks)])
         rows.append([f"{each['label']}: texture", *map(_texture, looks)])
     text = [
         "Contrast: how much brighter or darker a defect is than the pixels around it, in percent of these; median and "

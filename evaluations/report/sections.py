@@ -25,6 +25,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def decimals(value: float | None) -> str:
+    """Return a number with two decimals, a dash for None."""
+    return "–" if value is None else f"{value:.2f}"
+
+
 def points(value: float | None) -> str:
     """Return a difference of shares in points, with its sign; a dash for None."""
     return "–" if value is None else f"{100 * value:+.1f}"

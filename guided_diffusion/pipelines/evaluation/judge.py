@@ -37,10 +37,13 @@ IMAGES_AT_A_TIME = 8
 
 @dataclass(frozen=True)
 class Figures:
-    """Agreement in 0..1: of each class by its name (None: neither in the mask nor predicted), and the score."""
+    """Agreement in 0..1: of each class by its name (None: neither in the mask nor predicted), and the score.
+
+    mean: None where the segmenter knows none of the classes that it would be of.
+    """
 
     classes: Mapping[str, float | None]
-    mean: float
+    mean: float | None
 
     def to_json(self) -> dict[str, Any]:
         return {"classes": dict(self.classes), "mean": self.mean}
@@ -117,7 +120,7 @@ class Judge:
         images, labels = self._squashed(image, label)
         predicted = self.segmenter.predict(images)
         counts = self.segmenter.counts(ImageSet(images, labels, ("image",), len(self.class_names)))
-        found = agreement(counts, self.background)
+        found = agreement(counts, self.background, labels)
         rows, columns = (
             (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(label.shape, self.size, strict=True)
         )
@@ -133,7 +136,7 @@ class Judge:
             len(self.class_names),
         )
         counts = self.segmenter.counts(whole)
-        self.real = _mean_figures(agreement(counts, self.background), counts, self.class_names)
+        self.real = _mean_figures(agreement(counts, self.background, whole.labels), counts, self.class_names)
 
     def _squashed(self, image: Pixels, label: NDArray[np.integer]) -> tuple[Pixels, NDArray[np.integer]]:
         images, labels = to_rgb(image).copy()[None], label[None]
@@ -141,7 +144,7 @@ class Judge:
 
     def _figures(self, found: Agreement) -> Figures:
         classes = {name: plain(iou) for name, iou in zip(self.class_names, found.by_class[0], strict=True)}
-        return Figures(classes, float(found.score[0]))
+        return Figures(classes, plain(found.score[0]))
 
 
 def _mean_figures(found: Agreement, counts: Counts, class_names: Sequence[str]) -> Figures:
