@@ -35,7 +35,13 @@ from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import shared_with_training
 from guided_diffusion.pipelines.evaluation.objects import ObjectReader, as_objects, find_null, layout_key, null_pairs
 from guided_diffusion.pipelines.evaluation.options import find_others, needs_training, size_of_samples, without_masks
-from guided_diffusion.pipelines.evaluation.sample_origins import ReadSamples, Split, origin_lines, traced
+from guided_diffusion.pipelines.evaluation.sample_origins import (
+    ReadSamples,
+    Split,
+    lost_lines,
+    origin_lines,
+    traced,
+)
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines, pseudo_sample_lines, refuse_test_images
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.reader import SampleFolder, find_samples, open_samples, with_ignored
@@ -151,6 +157,8 @@ class ScannedData:
     warnings: tuple[str, ...]
     with_objects: bool = False
     flip_pairs: FlipPairs = ()
+    whole_training: bool = True
+    """Whether `training`, where it is read, has all pairs of its split."""
 
 
 def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
@@ -218,6 +226,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         (*warnings, *_size_warning(folder, pairs, seen.size)),
         bool(config.objects.objects),
         () if without_masks(config.source.dataset_mode) else flip_pairs(encoding.names, config.source.flip_pairs),
+        config.max_training is None,
     )
 
 
@@ -299,13 +308,14 @@ def load_data(scanned: ScannedData, *, compared_with_test: bool) -> EvaluationDa
     if scanned.training is not None:
         training, training_objects = view.read_objects(scanned.training, "training")
     test, test_objects = view.read_objects(scanned.test, "test")
-    splits = (Split(scanned.training, training), Split(scanned.test, test))
+    splits = (Split(scanned.training, training, scanned.whole_training), Split(scanned.test, test))
     samples = read_samples(view, scanned.folder, scanned.samples, splits, "samples")
     lines = origin_lines(samples, splits[0], compared_with_test=compared_with_test)
     others = {
         name: read_samples(view, folder, pairs, splits, f"samples of {name}")
         for name, (folder, pairs) in scanned.others.items()
     }
+    lines += [line for each in (samples, *others.values()) for line in lost_lines(each)]
     sets = EvaluationSets(
         training,
         test,

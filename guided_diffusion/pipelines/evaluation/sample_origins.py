@@ -18,10 +18,18 @@ from guided_diffusion.samples.reader import SampleFolder, mask_digests
 
 
 class Split(NamedTuple):
-    """A split of the real dataset, and its images in memory; both None where it is not read."""
+    """A split of the real dataset, and its images in memory; both None where it is not read.
+
+    whole: whether these are all pairs of the split, else the first ones, by their stems.
+    """
 
     pairs: Sequence[Pair] | None
     images: ImageSet | None
+    whole: bool = True
+
+    def reaches(self, stem: str) -> bool:
+        """Return whether a pair of this stem would be among `pairs`, if the split has one."""
+        return bool(self.pairs) and (self.whole or stem <= self.pairs[-1].stem)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class ReadSamples:
     """Of each sample, where objects are measured."""
     painted: np.ndarray | None = None
     """[N], whether a person painted its mask from nothing, so that it has no origin to be known; None: no mask."""
+    lost: tuple[str, ...] = ()
+    """Of each sample with defects of images that are in neither split, the stem of one of these."""
 
     @property
     def made_from(self) -> Indices:
@@ -53,10 +63,10 @@ class ReadSamples:
 
 def traced(folder: SampleFolder, pairs: Sequence[Pair], images: ImageSet, splits: tuple[Split, Split]) -> ReadSamples:
     """Find the origins of samples in the training and the test split: by digests, names, and the masks themselves."""
-    lineages = _lineages(folder, pairs)
+    lineages, lost = _lineages(folder, pairs), ()
     if folder.has_native_depth:
         placed = _placed_origins(folder, pairs, splits)
-        origin, test_origin, donors = placed.donors[:, 0], placed.test, placed.donors
+        origin, test_origin, donors, lost = placed.donors[:, 0], placed.test, placed.donors, placed.lost
     else:
         masks = (_masks_of(folder, splits[0]), _masks_of(folder, splits[1]))
         files = tuple(_files_of(mask, split, lineages) for mask, split in zip(masks, splits, strict=True))
@@ -65,7 +75,7 @@ def traced(folder: SampleFolder, pairs: Sequence[Pair], images: ImageSet, splits
     new_masks = np.array([folder.is_generated or made is not None for made in lineages])
     painted = np.array([made is not None and not (made.masks or made.images) for made in lineages])
     flips = _mask_flips(folder, lineages)
-    return ReadSamples(folder, images, origin, test_origin, donors, new_masks, flips, painted=painted)
+    return ReadSamples(folder, images, origin, test_origin, donors, new_masks, flips, painted=painted, lost=lost)
 
 
 def origin_lines(samples: ReadSamples, training: Split, *, compared_with_test: bool) -> list[str]:
@@ -80,6 +90,19 @@ def origin_lines(samples: ReadSamples, training: Split, *, compared_with_test: b
         samples.test_origin[known],
         compared_with_test=compared_with_test,
     )
+
+
+def lost_lines(samples: ReadSamples) -> list[str]:
+    """Return a warning if samples have defects of images that are in neither split, else nothing."""
+    if not samples.lost:
+        return []
+    named = list(dict.fromkeys(samples.lost))
+    shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+    return [
+        f"{samples.folder.folder}: {len(samples.lost)} of {len(samples.images)} samples have defects of images that "
+        f"are in neither split ({shown}); if these are test images by another name, the study is invalid: place or "
+        "paste from this data_dir"
+    ]
 
 
 def _masks_of(folder: SampleFolder, split: Split) -> RealMasks | None:
@@ -161,7 +184,9 @@ class _PlacedOrigins(NamedTuple):
     donors: Indices
     """[N, at least 1] of the training images whose defects they have, or which they were painted into."""
     test: Indices
-    """[N] of the test image that each was painted into, or whose mask the shape of a defect is of."""
+    """[N] of the test image that each was painted into, or that a defect or the shape of one is of."""
+    lost: tuple[str, ...]
+    """As `ReadSamples` has it."""
 
 
 def _by_mask(pairs: Sequence[Pair]) -> dict[str, int]:
@@ -177,17 +202,24 @@ def _digests_of_masks(line: ManifestLine | None) -> list[str]:
     return [line.source_digest] if line.source_digest else []
 
 
+def _sources(line: ManifestLine | None) -> list[str]:
+    """Return the stems of the images that a pair's defects are of; none of new masks, and of given label maps."""
+    if line is None or line.lineage is not None or line.mask_source == "dir":
+        return []
+    return [stem for defect in line.defects or () if (stem := defect.source.rpartition("#")[0])]
+
+
 def _placed_origins(folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[Split, Split]) -> _PlacedOrigins:
     """Trace the samples of `place` by the manifest: by the names of masks and the bytes of good images."""
     training, test_pairs = (split.pairs or () for split in splits)
-    by_stem = {pair.stem: index for index, pair in enumerate(training)}
+    by_stem, test_by_stem = ({pair.stem: index for index, pair in enumerate(each)} for each in (training, test_pairs))
     by_image, test_by_image = (
         {file_digest(pair.image): index for index, pair in enumerate(each)} for each in (training, test_pairs)
     )
     lines = [folder.line_of(pair) for pair in pairs]
     traced_masks = [_digests_of_masks(line) for line in lines]
     by_mask, test_by_mask = (_by_mask(each) if any(traced_masks) else {} for each in (training, test_pairs))
-    found, test = [], []
+    found, test, lost = [], [], []
     for line, made_of in zip(lines, traced_masks, strict=True):
         digest = "" if line is None else line.good_digest or ""
         defects = () if line is None else line.defects or ()
@@ -195,5 +227,8 @@ def _placed_origins(folder: SampleFolder, pairs: Sequence[Pair], splits: tuple[S
         donors |= {by_mask.get(each, UNKNOWN) for each in made_of}
         found.append(sorted({*donors, by_image.get(digest, UNKNOWN)} - {UNKNOWN}))
         leaks = [test_by_mask[each] for each in made_of if each in test_by_mask and each not in by_mask]
+        others = [stem for stem in _sources(line) if stem not in by_stem and splits[0].reaches(stem)]
+        leaks += [test_by_stem[stem] for stem in others if stem in test_by_stem]
+        lost += [stem for stem in others if stem not in test_by_stem][:1]
         test.append(test_by_image.get(digest, leaks[0] if leaks else UNKNOWN))
-    return _PlacedOrigins(_filled_up(found), np.array(test, np.int64))
+    return _PlacedOrigins(_filled_up(found), np.array(test, np.int64), tuple(lost))

@@ -228,8 +228,9 @@ def _refuse_leaks(samples: ReadSamples) -> None:
         )
     if (of_test := int((samples.test_origin >= 0).sum())) and samples.folder.has_native_depth:
         raise DataError(
-            f"{folder}: {of_test} of {count} samples have defects in images of the test split, or shapes of its masks, "
-            "so a model trained on them has seen the test: use other good images and masks, or set study to false"
+            f"{folder}: {of_test} of {count} samples have defects in images of the test split, defects of these, or "
+            "shapes of its masks, so a model trained on them has seen the test: use defects, masks and good images of "
+            "the training split, or set study to false"
         )
     if of_test := leaked(samples.origin, samples.test_origin):
         raise DataError(
