@@ -35,7 +35,6 @@ from guided_diffusion.pipelines.segment.reader import ImageReader
 from guided_diffusion.runtime.files import atomic_write
 
 SHOWN_SIDE = 256  # pixels of the longer side of a held-out image that is kept for the report
-_COUNTED = 2**22  # pixels counted at a time
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _measured(
     label = labeled.labels[number]
 
     def counted(predictions: Sequence[Prediction]) -> list[Any]:
-        return [counts_of(label.numpy(), each.label.numpy(), labeled.classes).to_json() for each in predictions]
+        return [count(label.numpy()[None], each.label.numpy()[None], labeled.classes).to_json() for each in predictions]
 
     return {
         "number": number,
@@ -163,14 +162,6 @@ def _measured(
             Reliability.of(label, each.label, each.uncertainty, labeled.classes).to_json() for each in found
         ],
     }
-
-
-def counts_of(label: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Counts:
-    """Return the counts of one image of any size."""
-    rows = max(1, _COUNTED // label.shape[1])
-    bands = [slice(start, start + rows) for start in range(0, len(label), rows)]
-    parts = joined([count(label[None, band], predicted[None, band], classes) for band in bands])
-    return Counts(*(pixels.sum(axis=0, keepdims=True) for pixels in parts.columns))
 
 
 def small(values: NDArray[np.generic]) -> NDArray[np.generic]:

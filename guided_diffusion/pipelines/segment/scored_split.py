@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evaluations.metrics.segmentation import Counts, joined, plain, published_counts, published_means, scores
+from evaluations.metrics.segmentation import (
+    Counts,
+    count,
+    joined,
+    plain,
+    published_counts,
+    published_means,
+    scores,
+)
 from guided_diffusion.labeling.files import PixelClassifier
 from guided_diffusion.pipelines.evaluation.results import StudyResults
-from guided_diffusion.pipelines.segment.folds import counts_of, predict_tiles
+from guided_diffusion.pipelines.segment.folds import predict_tiles
 from guided_diffusion.pipelines.segment.labeled import LabeledImages
 from guided_diffusion.pipelines.segment.reader import ImageReader
 from guided_diffusion.runtime.files import make_folder
@@ -40,7 +48,7 @@ def score_split(
         found = predict_tiles(classifier.ensemble, views, tiles, size, classifier.vote).label.numpy()
         label = images.labels[number].numpy()
         hits, unions = published_counts(label, found, images.classes)
-        own = counts_of(label, found, images.classes).to_json()
+        own = count(label[None], found[None], images.classes).to_json()
         results[key] = {"counts": own, "hits": hits.tolist(), "unions": unions.tolist()}
     return _record([results[key] for key in results], images)
 

@@ -71,6 +71,18 @@ def test_three_by_three_by_hand() -> None:
     assert found.micro_dice == found.pixel_accuracy == pytest.approx(5 / 8)
 
 
+def test_pixels_of_an_image_of_any_size_are_counted_exactly() -> None:
+    """More than the whole numbers that float32 has one after the other."""
+    label = np.zeros((1, 4096, 4099), np.uint8)
+    label[0, :3] = 2  # ignored
+    predicted = np.zeros(label.shape, np.int16)
+    predicted[0, 3, :5] = 1
+    counts = count(label, predicted, 2)
+    assert counts.truth.tolist() == [[4093 * 4099, 0]]
+    assert counts.true_positive.tolist() == [[4093 * 4099 - 5, 0]]
+    assert counts.false_positive.tolist() == [[0, 5]]
+
+
 @pytest.mark.parametrize(("num_classes", "absent"), [(2, None), (5, None), (5, 3), (5, 0), (2, 1)])
 def test_equal_to_torchmetrics(num_classes: int, absent: int | None) -> None:
     labels, predictions = random_maps(num_classes, absent)
