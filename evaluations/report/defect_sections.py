@@ -157,7 +157,8 @@ def agreement_section(found: Record) -> Section:
         rows.append([f"{each['label']}: ratio", decimals(each["ratio"]), *ratios])
     text = [
         f"A model trained on real and good images alone ({found['segmenter']}) looks for the defects at the same "
-        "resolution. IoU in percent; the ratio is that to the real test images."
+        "resolution. IoU in percent; the ratio is that to the real test images, for the mean over the classes that "
+        "both have."
     ]
     return Section("Do images show their masks?", text, [Table(["images", "mean", *classes], rows)])
 

@@ -69,13 +69,13 @@ def measure_images(
     key = sha256(json.dumps([*asked, training.settings()], sort_keys=True).encode()).hexdigest()[:16]
     there = read_run_record(config.output_dir, RECORD)
     if there.get("of") == key and "looks" in there:  # earlier versions wrote none
-        return {name: value for name, value in there.items() if name != "of"}
+        return with_ratios({name: value for name, value in there.items() if name != "of"})
     print("comparing synthetic with real defects")
     found: Record = {"looks": looks(images, sets), "distances": distances(images, training, sets)}
     if model is not None and run is not None:
         found["agreement"] = agreement(images, training, model, run, sets)
     write_text(Path(config.output_dir) / RECORD, json.dumps({"of": key, **found}, indent=1) + "\n")
-    return found
+    return with_ratios(found)
 
 
 def _sets(images: StudyImages) -> Sets:
@@ -96,17 +96,14 @@ def _sets(images: StudyImages) -> Sets:
 def agreement(
     images: StudyImages, training: SegmenterTraining, model: nn.Module, run: SegmenterRun, sets: Sets
 ) -> Record:
-    """Return the IoU by class of what a model of real images finds in each set, and its ratio to real test images."""
+    """Return the IoU by class of what a model of real images finds in the real test images and in each set."""
     names = images.setup.class_names
     real = _found(images.test.defects, training, model, names)
     entries = []
     for each in sets:
         if each.arm == SDM:
             continue  # windows of another size than the model takes
-        entry = _found(each.images, training, model, names)
-        ratios = {name: _ratio(entry["classes"][name], real["classes"][name]) for name in real["classes"]}
-        whole = {"ratio": _ratio(entry["mean"], real["mean"]), "ratio_classes": ratios}
-        entries.append({"label": each.label, "arm": each.arm, **entry, **whole})
+        entries.append({"label": each.label, "arm": each.arm, **_found(each.images, training, model, names)})
     return {"segmenter": run.key, "real": real, "sets": entries}
 
 
@@ -115,6 +112,22 @@ def _found(images: WholeImages, training: SegmenterTraining, model: nn.Module, n
     found = scores(whole_counts(chosen, training.predict(model, chosen.images)))
     classes = {name: plain(found.class_iou[index]) for index, name in enumerate(names) if index}
     return {"images": len(chosen), "mean": plain(found.foreground_miou), "classes": classes}
+
+
+def with_ratios(found: Record) -> Record:
+    """Return a record whose agreement has the ratios to real test images, also one that was measured before."""
+    if "agreement" not in found:
+        return found
+    real = found["agreement"]["real"]["classes"]
+    sets = [{**each, **_ratios(each["classes"], real)} for each in found["agreement"]["sets"]]
+    return {**found, "agreement": {**found["agreement"], "sets": sets}}
+
+
+def _ratios(classes: Mapping[str, float | None], real: Mapping[str, float | None]) -> Record:
+    """Return the ratio of the mean IoUs, over the classes that both sets have, and those of single classes."""
+    both = [(value, real[name]) for name, value in classes.items() if value is not None and real[name] is not None]
+    means = np.mean(both, axis=0).tolist() if both else (None, None)
+    return {"ratio": _ratio(*means), "ratio_classes": {name: _ratio(classes[name], real[name]) for name in real}}
 
 
 def _ratio(value: float | None, real: float | None) -> float | None:

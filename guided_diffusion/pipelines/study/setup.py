@@ -94,7 +94,8 @@ def prepare(config: StudyConfig) -> StudySetup:
     """Read and check the configs and the data of a study. Raises UserError with a line for each mistake."""
     train_keys, training, place_keys = read_configs(config)
     source, geometry = _data_options(config, training)
-    good, good_test = (tuple(list_good_images(folder)) for folder in good_folders(config))
+    upright = source.exif != "ignore"
+    good, good_test = (tuple(list_good_images(folder, upright=upright)) for folder in good_folders(config))
     report = scan_split(source, geometry, "train")
     encoding = report.raise_if_fatal()
     tested = scan_split(source, geometry, "test", encoding=encoding)
