@@ -16,9 +16,11 @@ from guided_diffusion.config.study import amount_name
 from guided_diffusion.data.groups import KEY as GROUP_KEY
 from guided_diffusion.pipelines.study.amounts import write_subset
 from guided_diffusion.pipelines.study.setup import StudySetup
+from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.files import write_text
+from guided_diffusion.runtime.files import digest, write_text
 from guided_diffusion.runtime.logs import read_run_record
+from guided_diffusion.samples.manifest import MANIFEST, read_manifest
 
 RunAction = Callable[[str, Any], Any]
 """Runs an action, by its name, with its checked configuration."""
@@ -28,6 +30,8 @@ FINISHED = "finished.json"
 TRAIN, PLACE, REPAINT, SAMPLE = "train", "place", "repaint", "sample"
 FOLDERS = {PLACE: "placed", REPAINT: "repainted", SAMPLE: "windows"}
 """Of the pairs that a stage makes, in that of the generator."""
+ARMS = {PLACE: study.PLACED, REPAINT: (study.REPAINT,), SAMPLE: (study.SDM,)}
+"""That are trained on them."""
 
 
 def action_of(stage: str) -> str:
@@ -48,19 +52,27 @@ class Generator:
         return amount_name(self.amount)
 
     def is_done(self, stage: str) -> bool:
-        """Tell whether a stage was finished with this configuration."""
-        return read_run_record(self.folder, FINISHED).get(stage) == json.loads(json.dumps(self.stages[stage]))
+        """Tell whether a stage was finished with this configuration, and its pairs are there."""
+        finished = read_run_record(self.folder, FINISHED).get(stage) == json.loads(json.dumps(self.stages[stage]))
+        return finished and (stage == TRAIN or self.has_pairs(stage))
+
+    def has_pairs(self, stage: str) -> bool:
+        """Tell whether a stage has made pairs, if not all of them, and they were not deleted."""
+        return stage in FOLDERS and (self.folder / FOLDERS[stage]).is_dir()
 
     def begin(self, setup: StudySetup) -> None:
-        """Write the dataset of the amount, if it has one of its own."""
+        """Write the dataset of the amount, if it has one of its own; ConfigError for pairs of another network."""
         if self.amount is not None:
             write_subset(setup.subsets[self.amount], setup.source.data_dir, self.folder / "dataset")
+        self._refuse_other_pairs()
 
     def run(self, run_action: RunAction) -> None:
-        """Run the stages that are not done; one that was interrupted goes on."""
+        """Run the stages that are not done; one that was interrupted goes on. ConfigError as `begin`."""
         for stage, values in self.stages.items():
             if self.is_done(stage):
                 continue
+            if stage in FOLDERS:
+                self._refuse_other_pairs()
             path = self.folder / "configs" / f"{stage}.json"
             write_text(path, json.dumps(values, indent=2) + "\n")
             action = action_of(stage)
@@ -68,6 +80,29 @@ class Generator:
             run_action(action, load_config(action, values))
             done = {**read_run_record(self.folder, FINISHED), stage: values}
             write_text(self.folder / FINISHED, json.dumps(done, indent=2) + "\n")
+
+    def _refuse_other_pairs(self) -> None:
+        """Raise ConfigError for pairs that the network made before it was, or is to be, trained further."""
+        network = self.folder / TRAIN
+        made = [self.folder / FOLDERS[stage] for stage in self.stages if self.has_pairs(stage)]
+        if not made or not network.is_dir():
+            return
+        before = read_run_record(self.folder, FINISHED).get(TRAIN, {}).get("max_epochs")
+        if before is None or before >= self.stages[TRAIN]["max_epochs"]:
+            # Other keys may have changed without any effect on the network, such as the device.
+            checkpoint = digest(find_checkpoint(network, prefer=BEST))
+            made = [folder for folder in made if not _made_by(folder) <= {checkpoint, None}]
+        if made:
+            has, them = ("has", "it") if len(made) == 1 else ("have", "them")
+            found = f"{' and '.join(map(str, made))} {has} pairs of the generator as it was before further training"
+            line = f"output_dir: {found}: delete {them}, or choose another output_dir"
+            raise ConfigError.of_keys(("output_dir", line))
+
+
+def _made_by(folder: Path) -> set[str | None]:
+    """Return the digests of the checkpoints that made the pairs of a finished folder."""
+    path = folder / MANIFEST
+    return {line.checkpoint for line in read_manifest(path)} if path.exists() else set()
 
 
 def generator_of(setup: StudySetup, amount: int | None) -> Generator:

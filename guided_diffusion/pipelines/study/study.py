@@ -36,6 +36,7 @@ from guided_diffusion.pipelines.study.trainings import (
     forget_lost_segmenter,
     load_segmenter,
     open_results,
+    refuse_results_of_lost_pairs,
     segmenter_path,
     train_all,
 )
@@ -96,6 +97,7 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     runs = runs_of(config.design, setup.arms, training.architectures)
     results = open_results(setup, training, images)
     write_run_record(config.output_dir, "study", config.to_json())
+    refuse_results_of_lost_pairs(generators.values(), results)
     for generator in generators.values():
         generator.begin(setup)
     work, seconds = estimate(setup, list(generators.values()), runs, training, images, results, run_action)

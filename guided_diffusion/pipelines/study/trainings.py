@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from guided_diffusion.config.study import GENERATED, PLACE, REAL_GOOD, REPAINT, 
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.arms import ArmSet, arm_set, late_part, pasting_sets
-from guided_diffusion.pipelines.study.generator import FOLDERS, SAMPLE, Generator, refuse_other_classes
+from guided_diffusion.pipelines.study.generator import ARMS, FOLDERS, SAMPLE, Generator, refuse_other_classes
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.runs import (
     CHECKPOINT_SECONDS,
@@ -181,6 +181,22 @@ def _refuse_other_images(run: SegmenterRun, arm: ArmSet, results: StudyResults) 
         if same and result.get("images") != arm.images.digest:
             found = f"is of other images than {run.arm} has now: changed, or made by another version of isdm"
             raise UserError.of(results.path(key), found, "delete it, and it is trained again")
+
+
+def refuse_results_of_lost_pairs(generators: Iterable[Generator], results: StudyResults) -> None:
+    """Raise UserError for results of pairs that are not there: those that would be made now may be others."""
+    for generator in generators:
+        for stage in generator.stages:
+            if stage in ARMS and not generator.has_pairs(stage):
+                lost = [
+                    results.path(key)
+                    for key, result in results.items()
+                    if result.get("amount") == generator.name and result.get("arm") in ARMS[stage]
+                ]
+                if lost:
+                    found = f"is of pairs that are not in {generator.folder / FOLDERS[stage]} any more"
+                    remedy = f"delete {', '.join(path.name for path in lost)}, or restore the pairs"
+                    raise UserError.of(lost[0], found, remedy)
 
 
 def train_all(training: SegmenterTraining, images: StudyImages, progress: Progress) -> None:

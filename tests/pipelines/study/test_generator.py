@@ -1,0 +1,99 @@
+"""The stages of a generator: what is made again when its training goes on, and what is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from parts import FEW_STEPS, WINDOWS
+
+from guided_diffusion.actions.study import _run_action
+from guided_diffusion.config.load import load_config
+from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.study.generator import FINISHED, Generator, generator_of
+from guided_diffusion.pipelines.study.setup import prepare
+from guided_diffusion.pipelines.study.trainings import refuse_results_of_lost_pairs
+from guided_diffusion.runtime.errors import ConfigError, UserError
+
+
+@pytest.fixture
+def study(parts, good_parts, tmp_path):
+    """Return what prepares a study: (epochs, keys of place) -> setup and generator."""
+
+    def begun(epochs: int, **place):
+        contents = {"train": {**WINDOWS, "data_dir": "a", "output_dir": "b", "max_epochs": epochs}}
+        contents["place"] = {**FEW_STEPS, **place}
+        values = {"data_dir": str(parts), "dataset_mode": "multi-class", "good_dir": str(good_parts), "pairs": 3}
+        values |= {"output_dir": str(tmp_path / "study"), "arms": "real_good,place", "amounts": "all", "device": "cpu"}
+        for key, content in contents.items():
+            path = tmp_path / f"{key}.json"
+            path.write_text(json.dumps(content))
+            values[f"{key}_config"] = str(path)
+        setup = prepare(load_config("study", values))
+        return setup, generator_of(setup, None)
+
+    return begun
+
+
+def made(setup, generator: Generator) -> list[str]:
+    """Return the actions that making the generator has run."""
+    ran: list[str] = []
+    generator.begin(setup)
+    generator.run(lambda action, config: (ran.append(action), _run_action(action, config)))
+    return ran
+
+
+def pairs_of(generator: Generator) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (generator.folder / "placed" / "images").rglob("*.png")}
+
+
+def test_pairs_of_a_generator_that_is_trained_further_are_refused(study):
+    setup, generator = study(1)
+    assert made(setup, generator) == ["train", "place"]
+    first = pairs_of(generator)
+    assert made(*study(1)) == []
+
+    further, longer = study(2)
+    with pytest.raises(ConfigError) as error:
+        longer.begin(further)
+    assert error.value.keys == ("output_dir",)
+    assert str(generator.folder / "placed") in str(error.value)
+    assert made(*study(1)) == []  # set back
+
+    # As an earlier version left it: the training was finished again, and the pairs are those of before.
+    values = longer.stages["train"]
+    _run_action("train", load_config("train", values))
+    record = json.loads((generator.folder / FINISHED).read_text())
+    (generator.folder / FINISHED).write_text(json.dumps({**record, "train": values}))
+    with pytest.raises(ConfigError, match="placed"):
+        longer.begin(further)
+
+    shutil.rmtree(generator.folder / "placed")
+    assert made(*study(2)) == ["place"]
+    assert first.keys() == pairs_of(generator).keys()
+    assert made(*study(2)) == []
+
+
+def test_keys_that_change_nothing_make_nothing_again(study):
+    setup, generator = study(1, batch_size=2)
+    made(setup, generator)
+    first = pairs_of(generator)
+    record = json.loads((generator.folder / FINISHED).read_text())
+    record["train"]["device"] = "auto"
+    (generator.folder / FINISHED).write_text(json.dumps(record))
+    assert made(*study(1, batch_size=3)) == ["train", "place"]  # which have nothing to do
+    assert pairs_of(generator) == first
+
+
+def test_results_of_pairs_that_were_deleted_are_refused(study, tmp_path):
+    _, generator = study(1)
+    results = StudyResults(tmp_path / "results", {}, {})
+    results["fpn-nall-real_good-0"] = {"counts": {}, "amount": "all", "arm": "real_good"}
+    refuse_results_of_lost_pairs([generator], results)
+    results["fpn-nall-place-0"] = {"counts": {}, "amount": "all", "arm": "place"}
+    with pytest.raises(UserError, match="fpn-nall-place-0"):
+        refuse_results_of_lost_pairs([generator], results)
+    (generator.folder / "placed").mkdir(parents=True)
+    refuse_results_of_lost_pairs([generator], results)
