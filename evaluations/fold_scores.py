@@ -131,13 +131,12 @@ class FoldScores:
         difference = bootstrap_difference(
             [self.values], [self.counts], groups=self.groups, resamples=RESAMPLES, seed=seed
         )
-        kind = difference.kind if difference.groups != 1 else "cannot tell"
         return {
             "images": len(self.counts),
             "favor_rare": self.favor,
             "features": self._scored(self.counts, seed),
             "values": self._scored(self.values, seed),
-            "difference": {**difference.to_json(), "kind": kind},
+            "difference": difference.to_json(),
             "weak": self.weak(),
             "images_with": dict(zip(self.class_names, self.images_with, strict=True)),
             "reliability": self.reliability.to_json(),
@@ -152,6 +151,8 @@ class FoldScores:
     def _scored(self, counts: Counts, seed: int) -> dict[str, Any]:
         groups = numbered(self.groups, len(counts))
         weights = draw_group_weights(np.random.default_rng(seed), RESAMPLES, groups)
+        if len(set(groups)) == 1:
+            weights *= np.nan  # one group tells nothing of chance
         found = scores(counts)
         miou = _interval(weighted_score(counts, "miou", weights))
         columns = [weights @ pixels.astype(np.float64) for pixels in counts.columns]

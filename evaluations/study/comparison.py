@@ -18,6 +18,8 @@ from evaluations.groups import Groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, plain, summary
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
+FEW_GROUPS = 8
+"""Images or groups below which percentiles of resamples are far too narrow: Student's t over them takes their place."""
 _ONE_SEED = "one seed: the variance between trainings is not measured"
 _IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": "micro IoU"}
 
@@ -26,7 +28,8 @@ _IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": 
 class Difference:
     """A setting's score minus the baseline's, with its interval; in -1..1, NaN where no class could be scored.
 
-    mean: over the seeds. low, high: the interval that holds the true value with probability `confidence`.
+    mean: over the seeds. low, high: the interval that holds the true value with probability `confidence`; NaN of one
+    image or group, which tells nothing of chance.
     stratified: the interval of a bootstrap over both seeds and images (Agarwal et al. 2021), for comparison.
     groups: how many of the images, which are drawn by groups; as many as images where each is of its own.
     """
@@ -59,10 +62,10 @@ class Difference:
 
     @property
     def points(self) -> tuple[str, str]:
-        """The mean and the interval in points, such as ("+1.5", "+0.2 to +2.8")."""
+        """The mean and the interval in points, such as ("+1.5", "+0.2 to +2.8"); "unknown" for none."""
         # Adding 0.0 turns -0.0 into 0.0.
         mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (self.mean, self.low, self.high))
-        return mean, f"{low} to {high}"
+        return mean, "unknown" if np.isnan(self.low) else f"{low} to {high}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON file, null for NaN."""
@@ -92,7 +95,8 @@ def bootstrap_difference(
 
     first, second: one `Counts` per seed; those at one index are of the same seed, and all of the same test images.
     A class that a resample of the images does not have is left out on both sides. groups: are resampled whole (a
-    cluster bootstrap, Davison & Hinkley 1997, section 3.8): images of one object are not independent.
+    cluster bootstrap, Davison & Hinkley 1997, section 3.8): images of one object are not independent. Of fewer than
+    FEW_GROUPS it takes Student's t.
     """
     (difference,) = _differences(first, [second], score, groups, confidence, resamples, seed)
     return difference
@@ -114,12 +118,16 @@ def _differences(
     values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
     errors, seeds = _seed_errors(values, resamples, seed), values.shape[1]
     shares = draw_weights(np.random.default_rng([seed, 2]), resamples, seeds) / seeds
-    differences = []
+    differences, drawn = [], 1 + int(numbers.max())
     for setting, by_seed in enumerate(values):
-        low, high = _percentiles(resampled[:, setting].mean(axis=1) + errors, confidence)
-        stratified = _percentiles((resampled[:, setting] * shares).sum(axis=1), confidence)
         mean, each = float(by_seed.mean()), tuple(by_seed.tolist())
-        drawn = 1 + int(numbers.max())
+        draws = resampled[:, setting].mean(axis=1)
+        if drawn < FEW_GROUPS:
+            draws = mean + _group_errors(draws, drawn, seed)
+        low, high = _percentiles(draws + errors, confidence)
+        stratified = _percentiles((resampled[:, setting] * shares).sum(axis=1), confidence)
+        if drawn == 1:
+            stratified = float("nan"), float("nan")
         differences.append(Difference(mean, low, high, confidence, each, images, stratified, drawn))
     return differences
 
@@ -130,6 +138,20 @@ def _percentiles(draws: Floats, confidence: float) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def _group_errors(resampled: Floats, groups: int, seed: int) -> Floats:
+    """Return errors, [2, 1, R], of the difference of few groups, each with its opposite; resampled: [R].
+
+    A bootstrap knows the standard error of the mean over G groups, but for G / (G - 1), and not its long tails.
+    """
+    if groups == 1:
+        return np.full((2, 1, len(resampled)), np.nan)
+    finite = resampled[np.isfinite(resampled)]
+    error = float(finite.std()) * np.sqrt(groups / (groups - 1)) if finite.size else float("nan")
+    quantiles = stats.t.ppf((np.arange(len(resampled)) + 0.5) / len(resampled), groups - 1)
+    errors = error * np.random.default_rng([seed, 3]).permutation(quantiles)
+    return np.stack([errors, -errors])[:, None]
 
 
 def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
@@ -230,6 +252,18 @@ def augmentation_warning(where: str, key: str, steps: int) -> str:
         f"training images, so that memory is rewarded (see group_pattern), or {key} {steps} is too short to learn from "
         "varied images; both favor whatever trains on the fewest, and no other comparison here can be trusted"
     )
+
+
+def few_groups_warning(groups: int, images: int, kind: str = "test") -> list[str]:
+    """Return a line if so few images, or groups of them, tell of chance that verdicts are weak; kind: of the images."""
+    if groups >= FEW_GROUPS:
+        return []
+    shown = f"{images} {kind} image{'s' * (images > 1)}"
+    if groups < images:
+        shown += f" of {groups} object{'s' * (groups > 1)} (group_pattern)"
+    if groups == 1:
+        return [f"{shown}: how far chance goes cannot be measured on one, so no difference can be told"]
+    return [f"{shown}: intervals are wide (Student's t over so few), and only large differences can be told"]
 
 
 # -------------------------------------------------------------------------------------------------- verdicts

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from evaluations.groups import numbered
 from evaluations.metrics.segmentation import SUMMARIES, Counts, plain, scores
 from evaluations.study.comparison import (
     ArchitectureVerdict,
     Difference,
     augmentation_warning,
     bootstrap_difference,
+    few_groups_warning,
     judge_architecture,
     overall,
 )
@@ -54,7 +56,10 @@ def summarize(study: Study, class_names: Sequence[str], settings: Mapping[str, A
         "seeds": study.seeds,
         "test_images": len(first),
         "absent_classes": scores(first).absent(class_names),
-        "warnings": _signs_of_short_training(architectures, verdicts, study.plan.training.steps),
+        "warnings": [
+            *few_groups_warning(len(set(numbered(study.test_groups, len(first)))), len(first)),
+            *_signs_of_short_training(architectures, verdicts, study.plan.training.steps),
+        ],
         "settings": dict(settings),
         "architectures": architectures,
     }

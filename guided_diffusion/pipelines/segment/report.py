@@ -22,6 +22,7 @@ from evaluations.report.fold_sections import (
 )
 from evaluations.report.page import Section, render_report
 from evaluations.report.sections import settings_section
+from evaluations.study.comparison import few_groups_warning
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.segment.folds import HeldOut, small
@@ -31,7 +32,6 @@ from guided_diffusion.samples.pseudo_folder import PredictedFolder, PredictedLin
 
 REPORT, PAGE = "report.json", "report.html"
 SHOWN_HELD_OUT, SHOWN_NEXT, LISTED_NEXT = 12, 8, 20
-_FEW = 5  # labeled images below which the intervals say little
 _HEAT = np.array([(0, 0, 0), (120, 20, 60), (220, 70, 20), (250, 180, 40), (255, 255, 220)], np.float64)
 
 
@@ -111,9 +111,8 @@ def write_report(
 def report_warnings(scores: FoldScores | None, record: Mapping[str, Any]) -> list[str]:
     """Return what the reader of the scores, and the user of the masks, should know first."""
     lines = []
-    if scores is not None and len(scores.counts) < _FEW:
-        lines.append(f"{len(scores.counts)} labeled images: the intervals say little")
     if scores is not None:
+        lines += few_groups_warning(record["scores"]["difference"]["groups"], len(scores.counts), "labeled")
         once = [name for name, images in record["scores"]["images_with"].items() if images == 1]
         if once:
             lines.append(f"in one labeled image alone, so held out without ever being seen: {', '.join(once)}")

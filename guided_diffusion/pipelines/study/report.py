@@ -28,6 +28,7 @@ from evaluations.report.defect_sections import (
 from evaluations.report.drawing import chart_png
 from evaluations.report.page import Section, Sheet, Tile, render_report
 from evaluations.report.sections import settings_section
+from evaluations.study.comparison import few_groups_warning
 from evaluations.study.defects import ArmTests, arm_record, difference, judge_defects
 from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, REPAINT, amount_name
 from guided_diffusion.data import visualize
@@ -78,10 +79,12 @@ def study_record(
         name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
         for name, by_amount in tests.items()
     }
+    test_groups = len(set(numbered(setup.test_groups[: len(setup.test)], len(setup.test))))
     return {
         "verdicts": verdicts,
         "advice": [*cheaper_ways(architectures), *better_painted(architectures)],
         "warnings": [
+            *few_groups_warning(test_groups, len(setup.test)),
             *signs_of_hurt(architectures, setup.config.segmenter.steps),
             *several_versions(results[run.key] for run in finished),
         ],
@@ -96,7 +99,7 @@ def study_record(
             "test_images": len(setup.test),
             "good_images": len(setup.good),
             "good_test_images": len(setup.good_test),
-            "test_groups": len(set(numbered(setup.test_groups[: len(setup.test)], len(setup.test)))),
+            "test_groups": test_groups,
             "subsets": {amount_name(amount): [pair.stem for pair in pairs] for amount, pairs in setup.subsets.items()},
             "planned": len(planned),
             "finished": len(finished),

@@ -16,6 +16,7 @@ from evaluations.study.comparison import (
     Difference,
     bootstrap_difference,
     constant_score,
+    few_groups_warning,
     judge_architecture,
     overall,
 )
@@ -172,6 +173,66 @@ def test_intervals_hold_as_often_as_they_say(luck: float, images: int) -> None:
         together += all(found.low <= 0 <= found.high for found in verdict.differences.values())
     assert alone >= 133
     assert together >= 133
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("images", [1, 8])
+def test_one_image_or_group_tells_nothing_of_chance(images: int, seeds: int) -> None:
+    simulated = split(images=images)
+    first, second = simulated.arm(seeds=seeds), simulated.arm(1.0, seeds=seeds)
+    found = bootstrap_difference(first, second, groups=["part"] * images)
+    assert found.mean > 0
+    assert (found.groups, found.kind) == (1, "cannot tell")
+    record = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert (record["low"], record["high"], record["interval_stratified"]) == (None, None, [None, None])
+    verdict = judge_architecture(first, {"1": second}, architecture="fpn", groups=["part"] * images)
+    assert verdict.kind == overall({"fpn": verdict})[0] == "cannot tell"
+    assert "nan" not in verdict.line
+
+
+@pytest.mark.parametrize("groups", [2, 3, 7])
+def test_few_groups_have_the_paired_t_interval(groups: int) -> None:
+    """Of a score that is a mean over groups, one seed; and the opposite one if settings are exchanged."""
+    rng = np.random.default_rng(groups)
+    hits = rng.integers(40, 90, (2, groups, 1)).repeat(4, axis=1)
+    first, second = ([Counts(hit, np.zeros_like(hit), 100 - hit)] for hit in hits)
+    names = np.arange(groups).repeat(4).tolist()
+    options = {"score": "recall", "groups": names, "resamples": 20_000}
+    found = bootstrap_difference(first, second, **options)
+    each = hits[:, ::4, 0] / 100
+    expected = stats.ttest_rel(each[1], each[0]).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.05, abs=0.01)
+    back = bootstrap_difference(second, first, **options)
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [2, 3, 4, 7])
+def test_few_groups_give_few_false_verdicts(groups: int) -> None:
+    """Models that find each object better or worse by chance; of 200 simulations at 95 %, all but 1 in 1000 have at
+    most 21 verdicts. Percentiles of resamples have some 110 with two groups.
+    """
+    rng = np.random.default_rng(groups)
+    verdicts = 0
+    for number in range(200):
+        ease = rng.uniform(0.4, 0.6, groups)
+        arms = []
+        for _ in range(2):
+            hits = np.round(1000 * (ease + rng.normal(0, 0.08, groups))).astype(np.int64).repeat(5)[:, None]
+            arms.append([Counts(hits, np.zeros_like(hits), 1000 - hits)])
+        names = np.arange(groups).repeat(5).tolist()
+        found = bootstrap_difference(*arms, score="recall", groups=names, resamples=300, seed=number)
+        verdicts += found.kind != "cannot tell"
+    assert verdicts <= 21
+
+
+@pytest.mark.parametrize(("groups", "images"), [(1, 1), (1, 6), (3, 3), (3, 12), (7, 7)])
+def test_a_warning_names_how_few_there_are(groups: int, images: int) -> None:
+    (line,) = few_groups_warning(groups, images)
+    assert line.startswith(f"{images} test image")
+    assert (f"{groups} object" in line) == (groups < images)
+    assert few_groups_warning(8, images + 8) == []
 
 
 def test_an_interval_is_not_wider_than_it_must_be() -> None:
