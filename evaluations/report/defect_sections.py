@@ -98,8 +98,9 @@ def _differences_table(record: Record) -> Table:
                 row = [f"{name}, {amount} images, against {against}", points(found["mean"])]
                 interval = f"{points(found['low'])} to {points(found['high'])}"
                 rows.append([*row, interval, stratified, len(found["by_seed"]), found["kind"]])
-    header = ["placed defects", "points", "interval", "stratified", "seeds", "verdict"]
-    return Table(header, rows, "Placed defects against what costs nothing, in points of mIoU")
+    judged = f"{record['judged']} defects"
+    header = [judged, "points", "interval", "stratified", "seeds", "verdict"]
+    return Table(header, rows, f"{judged.capitalize()} against what costs nothing, in points of mIoU")
 
 
 def classes_section(record: Record, baseline: str) -> Section:

@@ -113,13 +113,15 @@ def judge_defects(
     placed: Mapping[str, ArmTests],
     rival: Mapping[str, ArmTests],
     *,
+    name: str = "placed",
     groups: Groups | None = None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> DefectVerdict:
     """Return whether placed defects help against the baseline, and whether they are worse than a cheap rival.
 
-    baseline, placed, rival: the tests by amount; an amount that lacks some is left out. groups: see `difference`.
+    baseline, placed, rival: the tests by amount; an amount that lacks some is left out. name: what the headline calls
+    the defects that are judged. groups: see `difference`.
     """
     # Bonferroni: the best of several amounts looks good by chance more often than one.
     each = 1 - (1 - confidence) / max(1, len(amounts))
@@ -127,7 +129,7 @@ def judge_defects(
     differences = _differences(amounts, baseline, placed, options)
     rivals = _differences(amounts, rival, placed, options)
     if not differences:
-        headline = "Whether placed defects help was not measured"
+        headline = f"Whether {name} defects help was not measured"
         return DefectVerdict("not measured", headline, (), differences, rivals)
     found, cheap, lines = {}, {}, []
     for amount in differences:
@@ -141,7 +143,7 @@ def judge_defects(
             cheap[amount] = rivals[amount]
         lines.append(_line(amount, found[amount], cheap.get(amount)))
     kind = kind_of_all([each.kind for each in found.values()])
-    return DefectVerdict(kind, _headline(kind, found, cheap), tuple(lines), differences, rivals)
+    return DefectVerdict(kind, _headline(kind, found, cheap, name), tuple(lines), differences, rivals)
 
 
 def _differences(
@@ -168,16 +170,17 @@ def _seeds(found: Difference) -> str:
     return "one seed: tentative" if found.tentative else f"{len(found.by_seed)} seeds"
 
 
-def _headline(kind: str, differences: Mapping[str, Difference], rivals: Mapping[str, Difference]) -> str:
+def _headline(kind: str, differences: Mapping[str, Difference], rivals: Mapping[str, Difference], name: str) -> str:
     tentative = any(each.tentative for each in differences.values())
     helps, hurts = ("seem to help", "seem to hurt") if tentative else ("help", "hurt")
     found = {word: [amount for amount, each in differences.items() if each.kind == word] for word in ("helps", "hurts")}
+    judged = f"{name.capitalize()} defects"
     headline = {
-        "helps": f"Placed defects {helps} at {_listed(found['helps'])} annotated images",
-        "hurts": f"Placed defects {hurts} at {_listed(found['hurts'])} annotated images",
-        "mixed": f"Placed defects {helps} at {_listed(found['helps'])} annotated images and {hurts} at "
+        "helps": f"{judged} {helps} at {_listed(found['helps'])} annotated images",
+        "hurts": f"{judged} {hurts} at {_listed(found['hurts'])} annotated images",
+        "mixed": f"{judged} {helps} at {_listed(found['helps'])} annotated images and {hurts} at "
         f"{_listed(found['hurts'])}",
-        "cannot tell": "Cannot tell whether placed defects help",
+        "cannot tell": f"Cannot tell whether {name} defects help",
     }[kind]
     worse = [amount for amount, each in rivals.items() if each.kind == "hurts"]
     better = [amount for amount, each in rivals.items() if each.kind == "helps"]

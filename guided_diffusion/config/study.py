@@ -58,7 +58,9 @@ class DesignOptions(OptionGroup):
 
     title: ClassVar = "design"
     arms: NameList = option(
-        ARMS, "what models are trained on; place is compared with real_good and copy_paste, where these are there"
+        ARMS,
+        "what models are trained on; place (without it repaint) is compared with real_good and copy_paste, where these "
+        "are there",
     )
     amounts: Amounts = option(
         (20, 60, None), 'annotated images: numbers and "all"; the generator of each amount is trained on these alone'

@@ -9,12 +9,11 @@ import numpy as np
 
 from evaluations.study.comparison import augmentation_warning
 from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REPAINT, UNAUGMENTED
-from guided_diffusion.pipelines.study.arms import PASTED
+from guided_diffusion.pipelines.study.arms import PAINTED, PASTED
 from guided_diffusion.runtime.units import counted
 
 _NOTHING = 0.01  # mIoU of what has learned nothing
 _NAMES = {COPY_PASTE: "pasted", POISSON: "Poisson-blended"}
-_PAINTED = {PLACE: "placed", REPAINT: "painted-over"}
 
 Architectures = Mapping[str, Mapping[str, Any]]
 """Arms by architecture and amount, as report.json has them."""
@@ -66,7 +65,7 @@ def _lines(architectures: Architectures, line_of: Callable[[Mapping[str, Any]], 
 
 def _better_pasted(arms: Mapping[str, Any]) -> str:
     """Return what is said of the best pasted arm; "" where painted defects are better, or nothing was learned."""
-    rivals = [arm for arm in _PAINTED if arm in arms]
+    rivals = [arm for arm in PAINTED if arm in arms]
     found = []
     for arm in (arm for arm in PASTED if arm in arms):
         # By the best of the painted ones: a copy has to do as well as each of them.
@@ -77,7 +76,7 @@ def _better_pasted(arms: Mapping[str, Any]) -> str:
         return ""
     best, (miou, painted, seeds), rival = max(found, key=lambda each: each[1][0])
     return (
-        f"{_NAMES[best]} defects cost no training and have {100 * miou:.1f} % mIoU, {_PAINTED[rival]} ones "
+        f"{_NAMES[best]} defects cost no training and have {100 * miou:.1f} % mIoU, {PAINTED[rival]} ones "
         f"{100 * painted:.1f} % ({counted(seeds, 'seed')}): the action paste makes them, with blend {PASTED[best]}"
     )
 

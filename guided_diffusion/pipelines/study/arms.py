@@ -33,6 +33,9 @@ PASTING = (COPY_PASTE, POISSON, PLACE, MIXED)
 PASTED: dict[str, Blend] = {COPY_PASTE: "match", POISSON: "poisson"}
 """Those of them that need no network, and the `blend` with which `paste` makes their pairs."""
 
+PAINTED = {PLACE: "placed", REPAINT: "painted-over"}
+"""The arms of painted defects, and what these are called. The first that a study has is judged."""
+
 LABELS = {
     REAL: "real",
     UNAUGMENTED: "real + good, not augmented",

@@ -30,22 +30,20 @@ from evaluations.report.page import Section, Sheet, Tile, render_report
 from evaluations.report.sections import settings_section
 from evaluations.study.comparison import few_groups_warning
 from evaluations.study.defects import ArmTests, arm_record, difference, judge_defects
-from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, REPAINT, amount_name
+from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, amount_name
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, several_versions, signs_of_hurt
-from guided_diffusion.pipelines.study.arms import LABELS, filled, seen
+from guided_diffusion.pipelines.study.arms import LABELS, PAINTED, filled, seen
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.logs import library_versions
 
 CURVE_FILE, PICTURE_FILE = "curve.png", "examples.png"
-_PAINTED = {PLACE: "placed", REPAINT: "painted over"}
-"""Titles of the arms in the picture."""
 _LEAST_SIDE = 64  # px of the image in a tile of the picture
 _SIDE = 192  # px of a tile
 
@@ -65,15 +63,15 @@ def study_record(
         of_amount = tests.setdefault(run.architecture, {}).setdefault(amount_name(run.amount), {})
         of_amount.setdefault(run.arm, {})[run.repeat] = tested(results[run.key])
     amounts = {amount_name(amount): len(pairs) for amount, pairs in setup.subsets.items()}
+    judged = next((arm for arm in PAINTED if arm in setup.arms), PLACE)
     verdicts = {}
     for name, by_amount in tests.items():
-        judged = PLACE if PLACE in setup.arms else REPAINT
         arms = [
             {amount: found.get(arm, {}) for amount, found in by_amount.items()}
             for arm in (REAL_GOOD, judged, COPY_PASTE)  # baseline, what is judged, the cheap rival
         ]
         verdicts[name] = judge_defects(
-            list(by_amount), *arms, groups=setup.test_groups, seed=setup.config.seed
+            list(by_amount), *arms, name=PAINTED[judged], groups=setup.test_groups, seed=setup.config.seed
         ).to_json()
     architectures = {
         name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
@@ -81,6 +79,7 @@ def study_record(
     }
     test_groups = len(set(numbered(setup.test_groups[: len(setup.test)], len(setup.test))))
     return {
+        "judged": PAINTED[judged],
         "verdicts": verdicts,
         "advice": [*cheaper_ways(architectures), *better_painted(architectures)],
         "warnings": [
@@ -143,7 +142,7 @@ def write_report(record: dict[str, Any], images: StudyImages, picture: Sheet | N
         sections.append(distances_section(record["distances"]))
     sections.append(settings_section(record["options"], record["data"], record["versions"]))
     page = render_report(
-        title=f"Do placed defects help? {Path(record['data']['data_dir']).name}",
+        title=f"Do {record['judged']} defects help? {Path(record['data']['data_dir']).name}",
         verdict=defect_verdict(record),
         facts=study_facts(record),
         warnings=[*_unfinished(record), *record["warnings"], *record["data"]["warnings"]],
@@ -169,7 +168,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
 def picture_of(images: StudyImages) -> Sheet | None:
     """Return good image, copy-paste, painted defects and mask of some defects of each class; None without any."""
     setup = images.setup
-    painted = [arm for arm in _PAINTED if arm in setup.arms]
+    painted = [arm for arm in PAINTED if arm in setup.arms]
     if not painted:
         return None
     folders = [images.placed(list(setup.config.design.repeats)[-1], arm) for arm in painted]
@@ -191,7 +190,7 @@ def picture_of(images: StudyImages) -> Sheet | None:
             groups.append(tuple(map(_tile, [*tiles, scene.finished.label[window.slices]])))
     if not groups:
         return None
-    titles = ("good", "copy-paste", *(_PAINTED[arm] for arm in painted), "mask")
+    titles = ("good", "copy-paste", *(PAINTED[arm] for arm in painted), "mask")
     caption = f"{', '.join(titles)}: the good image, the training defect, what was painted; large parts are reduced."
     return Sheet("Defects of each class", groups, titles, caption)
 

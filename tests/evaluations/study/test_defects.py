@@ -122,6 +122,15 @@ def test_verdicts_of_planted_results(gains, rivals, kind, words):
         assert record["differences"][amount]["confidence"] == pytest.approx(0.975)
 
 
+@pytest.mark.parametrize("gain", [0.2, 0.0, -0.2])
+def test_the_headline_names_what_is_judged(gain):
+    arms = {"20": planted(0.4 + gain)}, {"20": planted(0.4, seed=5)}, {}
+    for placed, baseline in (arms[:2], ({}, {})):
+        headline = judge_defects(["20"], baseline, placed, {}, name="painted-over").headline
+        assert "painted-over defects" in headline.lower()
+        assert "placed" not in headline.lower()
+
+
 def test_one_seed_is_tentative():
     verdict = judge({"20": planted(0.6, seeds=1)}, {"20": planted(0.4, seeds=1, seed=5)}, {})
     assert verdict.kind == "helps"

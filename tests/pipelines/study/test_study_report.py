@@ -1,0 +1,58 @@
+"""The report of a study, of planted results."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from command_line import charts_left_out
+from parts import NAMES, WINDOWS
+
+from evaluations.metrics.segmentation import Counts
+from evaluations.segmentation.defect_scores import DefectTest
+from guided_diffusion.config.load import load_config
+from guided_diffusion.pipelines.study.report import study_record, write_report
+from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
+from guided_diffusion.pipelines.study.setup import prepare
+from guided_diffusion.pipelines.study.trainings import StudyImages, open_results
+
+
+def planted(share: float, images: int) -> DefectTest:
+    """Return the test of a model that finds this share of each class."""
+    truth = np.tile([2000, 0, 100, 200], (images, 1))
+    hits = (truth * [1, 1, share, share]).astype(np.int64)
+    missed = truth - hits
+    wrong = np.zeros_like(truth)
+    wrong[:, 0] = missed.sum(axis=1)
+    return DefectTest(Counts(hits, wrong, missed))
+
+
+@pytest.mark.parametrize(
+    ("arms", "judged"), [("real_good,repaint", "painted-over"), ("real_good,repaint,place", "placed")]
+)
+def test_the_report_names_what_was_judged_and_how_few_images_there_are(arms, judged, parts, good_parts, tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({**WINDOWS, "data_dir": "a", "output_dir": "b"}))
+    values = {"data_dir": str(parts), "dataset_mode": "multi-class", "good_dir": str(good_parts), "amounts": "all"}
+    values |= {"train_config": str(path), "output_dir": str(tmp_path / "out"), "arms": arms, "encoder_weights": "none"}
+    config = load_config("study", values)
+    setup = prepare(config)
+    images, training = StudyImages.read(setup, {}), SegmenterTraining.of(setup, torch.device("cpu"))
+    results = open_results(setup, training, images)
+    runs = runs_of(config.design, setup.arms, training.architectures)
+    for run in runs:
+        test = planted({"real_good": 0.4, "repaint": 0.6, "place": 0.6}[run.arm] + 0.01 * run.repeat, len(setup.test))
+        keys = {"amount": "all", "arm": run.arm, "architecture": run.architecture, "repeat": run.repeat}
+        results[run.key] = {**keys, **test.to_json()}
+    record = study_record(images, training, runs, results, {})
+    (verdict,) = record["verdicts"].values()
+    assert f"{judged} defects" in verdict["headline"].lower()
+    assert record["data"]["classes"] == list(NAMES)
+    assert any(line.startswith(f"{len(setup.test)} test images") for line in record["warnings"])
+    with charts_left_out():
+        write_report(record, images, None)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"Do {judged} defects help?" in page
+    assert f"{judged.capitalize()} defects against" in page
