@@ -225,4 +225,5 @@ def study_facts(record: Record) -> list[tuple[str, str]]:
         ("Scale", f"{record['settings']['scale']:g}"),
         ("Models", f"{data['finished']} of {data['planned']} trained"),
         ("Classes", ", ".join(data["classes"])),
+        ("Defects", ", ".join(data["defect_classes"])),
     ]

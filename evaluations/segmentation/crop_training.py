@@ -229,6 +229,8 @@ def _step_of(
 def _identity(model: nn.Module, batches: Crops, plan: CropTrainingPlan) -> str:
     """Return a digest of what a training depends on."""
     crops = asdict(replace(batches.plan, relabel=None)) | {"relabel": batches.plan.relabel is not None}
+    if batches.plan.classes is None:
+        del crops["classes"]  # as checkpoints of versions without them have none
     content = sha256(repr((batches.images.digest, crops, asdict(plan), batches.seed)).encode())
     content.update(batches.weights.tobytes())
     if batches.late is not None:

@@ -34,8 +34,8 @@ scale, so that no pixel of the crop comes from outside of it."""
 class CropPlan:
     """Which crops are drawn: squares of `size` pixels.
 
-    focus: the share that lies on foreground; the others lie anywhere. augment: by the usual augmentation, whose
-    `vertical_flip` and `relabel` these are.
+    focus: the share that lies on foreground, of `classes` where these are given; the others lie anywhere. augment: by
+    the usual augmentation, whose `vertical_flip` and `relabel` these are.
     """
 
     size: int
@@ -43,6 +43,7 @@ class CropPlan:
     augment: bool = True
     vertical_flip: bool = True
     relabel: Relabel | None = None
+    classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         assert self.size >= 1
@@ -60,8 +61,8 @@ class Late:
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """The batches of a training by their step: images uint8 [N, S, S, 3], labels int64 [N, S, S].
 
-    A focused crop draws one of the classes that the images have (not class 0), then an image that shows it, one of its
-    components there and a pixel of that, all evenly, and lies anywhere around this pixel. Other crops lie anywhere.
+    A focused crop draws one of the plan's classes that the images have (not class 0), then an image that shows it, one
+    of its components there and a pixel of that, all evenly, and lies anywhere around this pixel. Others lie anywhere.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         assert len(images) > 0
         self.images, self.plan, self.batch_size, self.seed, self.late = images, plan, batch_size, seed, late
         self.weights = np.ones(len(images)) if weights is None else np.asarray(weights, np.float64)
-        self._components = _components(images)
+        self._components = _components(images, plan.classes)
         self._chances = _Chances.of(self.weights, self._components)
         self._late = self._chances if late is None else _Chances.of(late.weights, self._components)
         assert all(each.weights.shape == (len(images),) for each in (self._chances, self._late))
@@ -174,12 +175,15 @@ class _Chances:
         return int(among[min(int(np.searchsorted(until, draw * until[-1], side="right")), len(among) - 1)])
 
 
-def _components(images: WholeImages) -> dict[tuple[int, int], list[Indices]]:
-    """Return the 8-connected components of each class but 0, by (index of the image, class): flat indices of pixels."""
+def _components(images: WholeImages, classes: Sequence[int] | None = None) -> dict[tuple[int, int], list[Indices]]:
+    """Return the 8-connected components of `classes`, all but 0 for None, by (index of the image, class): flat indices
+    of pixels.
+    """
     components = {}
     for index, label in enumerate(images.labels):
         present = np.unique(label)
-        for class_id in present[(present > 0) & (present < images.num_classes)].tolist():
+        wanted = (present > 0) & (present < images.num_classes) if classes is None else np.isin(present, classes)
+        for class_id in present[wanted].tolist():
             numbered, _ = ndimage.label(label == class_id, _EIGHT_NEIGHBORS)
             pixels = np.flatnonzero(numbered)
             of_component = numbered.ravel()[pixels]

@@ -65,6 +65,26 @@ def false_alarms(predictions: Sequence[Labels], num_classes: int) -> FalseAlarms
     return FalseAlarms(pixels, largest, np.array([predicted.size for predicted in predictions], np.int64))
 
 
+def wrong_defects(label: Labels, predicted: Labels, defects: Sequence[int]) -> Labels:
+    """Return the predictions [H, W] of `defects` where the label is another class, and 0 elsewhere."""
+    return np.where(np.isin(predicted, defects) & (predicted != label), predicted, 0)
+
+
+def of_defects(counts: Counts, defects: Sequence[int] | None) -> Counts:
+    """Return the counts of the classes `defects` behind those of all others as one, class 0; None: all but class 0.
+
+    Pixels of class 0 that were taken for another of its classes stay mistakes there.
+    """
+    if defects is None:
+        return counts
+    others = [class_id for class_id in range(counts.truth.shape[1]) if class_id not in defects]
+    columns = [
+        np.concatenate([pixels[:, others].sum(axis=1, keepdims=True), pixels[:, list(defects)]], axis=1)
+        for pixels in counts.columns
+    ]
+    return Counts(*columns)
+
+
 def confusion(labels: Sequence[Labels], predictions: Sequence[Labels], num_classes: int) -> Integers:
     """Return how many pixels of each class are called what, [C, C]: rows by the labels, columns by the predictions.
 
@@ -82,19 +102,38 @@ def confusion(labels: Sequence[Labels], predictions: Sequence[Labels], num_class
 class DefectTest:
     """Pixel counts on images with defects, and on good images, if there are any, with the false alarms there.
 
-    confused: `confusion` of the images with defects; None where it was not measured.
+    confused: `confusion` of the images with defects; None where it was not measured. defects: ids of the defect
+    classes; None: all but class 0, the background.
     """
 
     counts: Counts
     good_counts: Counts | None = None
     alarms: FalseAlarms | None = None
     confused: Integers | None = None
+    defects: tuple[int, ...] | None = None
+
+    @property
+    def defect_counts(self) -> Counts:
+        """`of_defects` of the images with defects."""
+        return of_defects(self.counts, self.defects)
+
+    @property
+    def all_counts(self) -> Counts:
+        """The same of all images, the good ones last."""
+        parts = [self.counts] if self.good_counts is None else [self.counts, self.good_counts]
+        return of_defects(joined(parts), self.defects)
+
+    def _of_defects(self, names: Sequence[str]) -> list[tuple[int, str]]:
+        """Return id and name of each defect class."""
+        return [(index, names[index]) for index in self.defects or range(1, len(names))]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for a JSON file."""
         parts = {"counts": self.counts, "good_counts": self.good_counts, "alarms": self.alarms}
         written = {name: None if part is None else part.to_json() for name, part in parts.items()}
-        return {**written, "confused": None if self.confused is None else self.confused.tolist()}
+        # Only where they are used, as results of versions without them have none.
+        own = {} if self.defects is None else {"defects": list(self.defects)}
+        return {**written, "confused": None if self.confused is None else self.confused.tolist(), **own}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> DefectTest:
@@ -105,6 +144,7 @@ class DefectTest:
             None if good is None else Counts.from_json(good),
             None if alarms is None else FalseAlarms.from_json(alarms),
             None if confused is None else np.array(confused, np.int64),
+            None if content.get("defects") is None else tuple(content["defects"]),
         )
 
     def called(self, class_names: Sequence[str]) -> dict[str, dict[str, float | None]] | None:
@@ -112,8 +152,10 @@ class DefectTest:
         if self.confused is None:
             return None
         shares = self.confused / np.where(self.confused.sum(1) > 0, self.confused.sum(1), np.nan)[:, None]
-        rows = {name: map(plain, row) for name, row in zip(class_names, shares, strict=True)}
-        return {name: dict(zip(class_names, row, strict=True)) for name, row in list(rows.items())[1:]}
+        return {
+            name: dict(zip(class_names, map(plain, shares[index]), strict=True))
+            for index, name in self._of_defects(class_names)
+        }
 
     def summary(self, class_names: Sequence[str], *, least: int = LEAST_PIXELS) -> dict[str, Any]:
         """Return all scores as plain values, null where undefined; IoUs and shares in 0..1.
@@ -121,36 +163,45 @@ class DefectTest:
         miou: the mean over the defect classes in the labels. "..._with_good": on all images together, where defects
         predicted in good ones are false positives. false_alarm_images: the share, see `FalseAlarms.shares`.
         """
-        found = scores(self.counts)
-        summary: dict[str, Any] = {"miou": plain(found.foreground_miou)}
-        classes = {name: {"iou": plain(found.class_iou[index])} for index, name in enumerate(class_names) if index}
+        found, defects = scores(self.counts), self._of_defects(class_names)
+        summary: dict[str, Any] = {"miou": plain(scores(self.defect_counts).foreground_miou)}
+        classes = {name: {"iou": plain(found.class_iou[index])} for index, name in defects}
         if self.good_counts is not None and self.alarms is not None:
             whole, shares = scores(joined([self.counts, self.good_counts])), self.alarms.shares(least)
             pixels = self.alarms.pixels.sum(0)
             summary |= {
-                "miou_with_good": plain(whole.foreground_miou),
+                "miou_with_good": plain(scores(self.all_counts).foreground_miou),
                 "good_images": len(self.alarms),
                 "false_alarm_images": plain(shares[0]),
                 "false_alarm_pixels": int(pixels[0]),
                 "false_alarm_pixel_share": plain(pixels[0] / self.alarms.sizes.sum()),
             }
-            for index, name in enumerate(class_names):
-                if index:
-                    classes[name] |= {
-                        "iou_with_good": plain(whole.class_iou[index]),
-                        "false_alarm_images": plain(shares[index]),
-                        "false_alarm_pixels": int(pixels[index]),
-                    }
+            for index, name in defects:
+                classes[name] |= {
+                    "iou_with_good": plain(whole.class_iou[index]),
+                    "false_alarm_images": plain(shares[index]),
+                    "false_alarm_pixels": int(pixels[index]),
+                }
         return {**summary, "classes": classes}
 
 
 def measure_defects(
-    predict: Callable[[Sequence[Images]], Sequence[Labels]], defects: WholeImages, good: WholeImages | None = None
+    predict: Callable[[Sequence[Images]], Sequence[Labels]],
+    defects: WholeImages,
+    good: WholeImages | None = None,
+    *,
+    classes: tuple[int, ...] | None = None,
 ) -> DefectTest:
-    """Return the test of a model on images with defects and on good ones; `predict` as `predict_whole` does."""
+    """Return the test of a model on images with defects and on good ones; `predict` as `predict_whole` does.
+
+    classes: those of defects, None for all but class 0. A false alarm is one of these where the label is another class.
+    """
     found = predict(defects.images)
     counts, confused = whole_counts(defects, found), confusion(defects.labels, found, defects.num_classes)
     if good is None or len(good) == 0:
-        return DefectTest(counts, confused=confused)
+        return DefectTest(counts, confused=confused, defects=classes)
     found = predict(good.images)
-    return DefectTest(counts, whole_counts(good, found), false_alarms(found, good.num_classes), confused)
+    alarming = classes or range(1, good.num_classes)
+    wrong = [wrong_defects(label, each, alarming) for label, each in zip(good.labels, found, strict=True)]
+    alarms = false_alarms(wrong, good.num_classes)
+    return DefectTest(counts, whole_counts(good, found), alarms, confused, classes)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from evaluations.groups import Groups
-from evaluations.metrics.segmentation import Counts, joined, plain
+from evaluations.metrics.segmentation import Counts, plain
 from evaluations.segmentation.defect_scores import DefectTest
 from evaluations.study.comparison import Difference, bootstrap_difference, kind_of_all, learned_nothing
 
 SCORE = "foreground_miou"
-"""The mean IoU over the defect classes that the test images have."""
+"""Of `DefectTest.defect_counts`: the mean IoU over the defect classes that the test images have."""
 
 ArmTests = Mapping[int, DefectTest]
 """Repeat -> test."""
@@ -76,9 +76,7 @@ def difference(
 
 
 def _counts(test: DefectTest, with_good: bool) -> Counts:
-    if with_good and test.good_counts is not None:
-        return joined([test.counts, test.good_counts])
-    return test.counts
+    return test.all_counts if with_good else test.defect_counts
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def judge_defects(
     found, cheap, lines = {}, {}, []
     for amount in differences:
         arms = (tests.get(amount, {}) for tests in (baseline, placed, rival))
-        nothing = learned_nothing([[test.counts for test in arm.values()] for arm in arms if arm], SCORE)
+        nothing = learned_nothing([[test.defect_counts for test in arm.values()] for arm in arms if arm], SCORE)
         if nothing is not None:
             lines.append(f"{amount} images: cannot tell: {nothing}")
             continue

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from guided_diffusion.data.options import Channels, SourceOptions
+from guided_diffusion.data.placing.options import ClassNames
 from guided_diffusion.runtime.options import ActionConfig, IntTuple, NameList, OptionGroup, Problem, option
 from guided_diffusion.training.options import DeviceOptions
 
@@ -170,6 +171,11 @@ class StudyConfig(ActionConfig):
     )
     place_config: str = option(
         "", "config of place, for its steps, guidance and masks; the study sets its folders and number", path=True
+    )
+    defect_classes: ClassNames = option(
+        None,
+        "names of the classes that are defects, which models are scored on; null: as in place_config, else all but the "
+        "background, unlabeled pixels, and the objects that the defects lie on",
     )
     image_channels: Channels | None = option(None, "1 for gray images, 3 for RGB; null: as in train_config")
     scale: float | None = option(None, "size of the images that are segmented; null: as in train_config", gt=0, le=1)

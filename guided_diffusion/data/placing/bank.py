@@ -125,36 +125,28 @@ class DefectBank:
         ground = {background, *unlabeled}
         candidates = sorted({*range(len(names))} - ground | {*asked})  # whatever the options: they number the parts
         found: list[_Found] = []
-        contacts, presence = np.zeros((len(names) + 1,) * 2, np.int64), np.zeros(len(names) + 1, np.int64)
-        count = 0
+        tally = ClassTally(len(names))
         for name, label in masks:
-            contacts += class_contacts(label, len(names) + 1)
-            presence[np.unique(label)] += 1
+            tally.add(label)
             components = find_components(label, candidates)
             found += [_Found.of(name, index, component, label) for index, component in enumerate(components)]
-            count += 1
-        ordinary = ordinary_classes(contacts, presence, count, ground)
-        defects = asked or tuple(class_id for class_id in candidates if class_id not in ordinary)
+        defects, objects = tally.defects(ground, asked)
         placed = class_ids("classes", options.classes, names) or defects
         for class_id in set(placed) - set(defects):
             line = f"classes names {names[class_id]!r}, which is no defect class here: name these in defect_classes"
             raise ConfigError.of_keys(("classes", line))
         found = [component for component in found if component.part.class_id in placed]
         real = _without_specks(found)
-        hosts = _class_hosts(contacts, {*defects, len(names)}, background)
+        hosts = _class_hosts(tally.contacts, {*defects, len(names)}, background)
         parts = tuple(component.finished({*defects, len(names)}, hosts) for component in real)
         by_mask = tuple(grouped(parts, lambda part: part.name).values())
-        objects = () if asked else tuple(sorted(ordinary))
         bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real), defects, objects, tuple(candidates))
         bank._check(options)
         return bank
 
     def _check(self, options: PlacingOptions) -> None:
         key = "classes" if options.classes else "defect_classes"
-        for name in getattr(options, key) or ():
-            if not self.of_class(self.names.index(name)):
-                line = f"{key} names {name!r}, which is in no training mask: leave it out, or add masks that have it"
-                raise ConfigError.of_keys((key, line))
+        refuse_absent(key, getattr(options, key) or (), lambda name: bool(self.of_class(self.names.index(name))))
         if not self.parts:
             remedy = "add masks with defects, or name the classes in defect_classes"
             raise DataError.of("training masks", "no defect found, so there is nothing to place", remedy)
@@ -213,6 +205,44 @@ def class_ids(key: str, wanted: Sequence[str] | None, names: Sequence[str]) -> t
             hint = suggestion(name, names, f"known are {', '.join(names)}")
             raise ConfigError.of_keys((key, f"{key} names {name!r}, which is no class: {hint}"))
     return tuple(sorted(names.index(name) for name in wanted or ()))
+
+
+def refuse_absent(key: str, wanted: Iterable[str], is_there: Callable[[str], bool]) -> None:
+    """Raise ConfigError for a class that the option `key` names and no training mask shows."""
+    for name in wanted:
+        if not is_there(name):
+            line = f"{key} names {name!r}, which is in no training mask: leave it out, or add masks that have it"
+            raise ConfigError.of_keys((key, line))
+
+
+class ClassTally:
+    """Which classes of label maps touch each other, and in how many maps each is: what tells objects from defects."""
+
+    def __init__(self, num_classes: int):
+        self.contacts = np.zeros((num_classes + 1,) * 2, np.int64)
+        self.presence = np.zeros(num_classes + 1, np.int64)
+        self._count = 0
+
+    def add(self, label: NDArray[np.integer]) -> None:
+        """Count a label map [H, W] in `0..num_classes`, the last being the null id."""
+        self.contacts += class_contacts(label, len(self.presence))
+        self.presence[np.unique(label)] += 1
+        self._count += 1
+
+    def ordinary(self, ground: set[int]) -> set[int]:
+        """Return the objects that defects lie on, see `ordinary_classes`."""
+        return ordinary_classes(self.contacts, self.presence, self._count, ground)
+
+    def defects(self, ground: set[int], asked: tuple[int, ...] = ()) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids of the defect classes, and of those that are taken for objects on which they lie.
+
+        asked: the defect classes where somebody named them. ground: background and unlabeled pixels.
+        """
+        if asked:
+            return asked, ()
+        ordinary = self.ordinary(ground)
+        others = set(range(len(self.presence) - 1)) - ground - ordinary
+        return tuple(sorted(others)), tuple(sorted(ordinary))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,10 @@ from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.placing.bank import (
     BankPart,
     Borders,
-    class_contacts,
+    ClassTally,
     grouped,
     hosts_of,
     labels_around,
-    ordinary_classes,
 )
 
 Kind = tuple[tuple[int, int], ...]
@@ -174,18 +173,12 @@ def kind_of(label: Label, mask: NDArray[np.bool_]) -> Kind:
 
 
 def _movable(read: Callable[[int], Label], numbers: Sequence[int], num_classes: int, ground: set[int]) -> list[int]:
-    contacts = np.zeros((num_classes + 1,) * 2, np.int64)
-    presence, pixels = np.zeros(num_classes + 1, np.int64), np.zeros(num_classes + 1, np.int64)
-    count = 0
+    tally, pixels = ClassTally(num_classes), np.zeros(num_classes + 1, np.int64)
     for number in numbers:
         label = read(number)
-        contacts += class_contacts(label, num_classes + 1)
-        found = np.bincount(label.ravel(), minlength=num_classes + 1)
-        presence += found > 0
-        pixels += found
-        count += 1
-    ordinary = ordinary_classes(contacts, presence, count, ground)
-    movable = [class_id for class_id in range(num_classes) if class_id not in ground | ordinary]
+        tally.add(label)
+        pixels += np.bincount(label.ravel(), minlength=num_classes + 1)
+    movable = list(tally.defects(ground)[0])
     known = pixels[:num_classes]
     little_ground = known[[*ground]].sum() < _LITTLE_GROUND * known.sum()
     return [] if little_ground and known[movable].sum() > _MUCH_ELSE * known.sum() else movable

@@ -188,7 +188,7 @@ def _sources(
             allowed = visible if allowed is None else allowed & visible
         return plan_scene(bank, size, rng, options, apart=apart, host_map=hosts, region=allowed)
 
-    notes = _taken_for_objects([bank.names[each] for each in bank.ordinary])
+    notes = taken_for_objects([bank.names[each] for each in bank.ordinary])
     return _Source(tuple(images), scene, lambda good: [region.file(good)], region.digests(images), notes)
 
 
@@ -284,7 +284,8 @@ def _left_out(images: Sequence[GoodImage], chosen: Sequence[GoodImage], why: str
     return (f"{count} of {len(images)} good images {why} and are left out",) if count else ()
 
 
-def _taken_for_objects(names: Sequence[str]) -> tuple[str, ...]:
+def taken_for_objects(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a line that names the classes on which defects are taken to lie, if there are any."""
     if not names:
         return ()
     what = "is taken for an object" if len(names) == 1 else "are taken for objects"

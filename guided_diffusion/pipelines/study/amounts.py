@@ -17,6 +17,7 @@ from guided_diffusion.data.files import exists, read_bytes
 from guided_diffusion.data.masks.classes_file import FILE_NAME
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.placing.bank import ClassTally
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import leftovers, make_folder, reporting_os_errors, write_text
 
@@ -27,13 +28,17 @@ Presence = NDArray[np.bool_]
 """[N, C]: which of C classes the mask of each of N pairs shows."""
 
 
-def read_presence(pairs: Sequence[Pair], encoding: LabelEncoding, background: int) -> Presence:
-    """Return which classes other than the background each mask shows."""
+def read_presence(
+    pairs: Sequence[Pair], encoding: LabelEncoding, background: int, tally: ClassTally | None = None
+) -> Presence:
+    """Return which classes other than the background each mask shows; `tally` counts the masks, too."""
     classes = foreground_classes(encoding.num_classes, background)
     rows = []
     for pair in tqdm(pairs, desc="finding classes", unit="mask"):
-        shown = np.unique(read_mask(pair.mask, encoding, upright=pair.upright).numpy())
-        rows.append(np.isin(classes, shown))
+        label = read_mask(pair.mask, encoding, upright=pair.upright).numpy()
+        if tally is not None:
+            tally.add(label)
+        rows.append(np.isin(classes, np.unique(label)))
     return np.array(rows, bool).reshape(len(pairs), len(classes))
 
 

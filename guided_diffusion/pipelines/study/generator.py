@@ -133,6 +133,7 @@ def _stages(setup: StudySetup, amount: int | None, folder: Path) -> dict[str, di
         **made,
         "good_dir": setup.good_dirs[0],
         "results_path": str(folder / FOLDERS[PLACE]),
+        **_classes_to_place(setup, amount),
     }
     shared = {key: value for key, value in setup.place_keys.items() if key in _shared_keys()}
     sample = {**shared, **made, "data_split": "train", "results_path": str(folder / FOLDERS[SAMPLE])}
@@ -145,6 +146,13 @@ def _stages(setup: StudySetup, amount: int | None, folder: Path) -> dict[str, di
     if study.SDM in setup.arms:
         stages[SAMPLE] = sample
     return stages
+
+
+def _classes_to_place(setup: StudySetup, amount: int | None) -> dict[str, list[str]]:
+    """Return the key `defect_classes` of `place` where the study names them, without those that an amount lacks."""
+    named = setup.config.defect_classes or ()
+    shown = [name for name in named if name in setup.shown[amount]]
+    return {"defect_classes": shown or list(named)} if named else {}
 
 
 def _shared_keys() -> set[str]:

@@ -17,6 +17,7 @@ from evaluations.metrics.fidelity import Distance
 from evaluations.metrics.inception import load_inception
 from evaluations.metrics.segmentation import plain, scores
 from evaluations.segmentation.crops import cut_image
+from evaluations.segmentation.defect_scores import of_defects
 from evaluations.segmentation.models import encoder_features, input_form
 from evaluations.segmentation.sliding import whole_counts
 from evaluations.sets import Images
@@ -27,6 +28,7 @@ from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.pipelines.looks import looks_by_class
 from guided_diffusion.pipelines.study.arms import LABELS
 from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining
+from guided_diffusion.pipelines.study.setup import StudySetup
 from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import digest, write_text
 from guided_diffusion.runtime.logs import read_run_record
@@ -66,6 +68,7 @@ def measure_images(
     config = images.setup.config
     asked = [digest(weights) if model is not None else "", config.inception_weights, images.test.defects.digest]
     asked += [each.images.digest for each in sets]
+    asked += images.setup.chosen_defects or ()
     key = sha256(json.dumps([*asked, training.settings()], sort_keys=True).encode()).hexdigest()[:16]
     there = read_run_record(config.output_dir, RECORD)
     if there.get("of") == key and "looks" in there:  # earlier versions wrote none
@@ -97,20 +100,22 @@ def agreement(
     images: StudyImages, training: SegmenterTraining, model: nn.Module, run: SegmenterRun, sets: Sets
 ) -> Record:
     """Return the IoU by class of what a model of real images finds in the real test images and in each set."""
-    names = images.setup.class_names
-    real = _found(images.test.defects, training, model, names)
+    setup = images.setup
+    real = _found(images.test.defects, training, model, setup)
     entries = []
     for each in sets:
         if each.arm == SDM:
             continue  # windows of another size than the model takes
-        entries.append({"label": each.label, "arm": each.arm, **_found(each.images, training, model, names)})
+        entries.append({"label": each.label, "arm": each.arm, **_found(each.images, training, model, setup)})
     return {"segmenter": run.key, "real": real, "sets": entries}
 
 
-def _found(images: WholeImages, training: SegmenterTraining, model: nn.Module, names: Sequence[str]) -> Record:
+def _found(images: WholeImages, training: SegmenterTraining, model: nn.Module, setup: StudySetup) -> Record:
     chosen = images.subset(evenly_spaced(range(len(images)), MOST_IMAGES)) if len(images) > MOST_IMAGES else images
-    found = scores(whole_counts(chosen, training.predict(model, chosen.images)))
-    classes = {name: plain(found.class_iou[index]) for index, name in enumerate(names) if index}
+    counts = whole_counts(chosen, training.predict(model, chosen.images))
+    found = scores(of_defects(counts, setup.defects))
+    # Behind class 0, which is everything else.
+    classes = {name: plain(value) for name, value in zip(setup.defect_names, found.class_iou[1:], strict=True)}
     return {"images": len(chosen), "mean": plain(found.foreground_miou), "classes": classes}
 
 
@@ -139,21 +144,21 @@ def _ratio(value: float | None, real: float | None) -> float | None:
 
 def looks(images: StudyImages, sets: Sets) -> Record:
     """Return how much the defects of each class stand out in each set, and how many times as much as in training."""
-    names = images.setup.class_names
-    real = _looks_of(images.whole, names)
-    test = _looks_of(images.test.defects, names)
+    names, defects = images.setup.class_names, images.setup.defects
+    real = _looks_of(images.whole, defects)
+    test = _looks_of(images.test.defects, defects)
     entries: list[Record] = [
         {"label": label, "classes": _plain_looks(found, real, names)}
         for label, found in (("real training images", real), ("real test images", test))
     ]
     for each in sets:
-        found = _looks_of(each.images, names)
+        found = _looks_of(each.images, defects)
         entries.append({"label": each.label, "arm": each.arm, "classes": _plain_looks(found, real, names)})
     return {"sets": entries}
 
 
-def _looks_of(images: WholeImages, names: Sequence[str]) -> dict[int, Looks | None]:
-    return looks_by_class(zip(images.images, images.labels, strict=True), range(1, len(names)), images.num_classes)
+def _looks_of(images: WholeImages, defects: Sequence[int]) -> dict[int, Looks | None]:
+    return looks_by_class(zip(images.images, images.labels, strict=True), defects, images.num_classes)
 
 
 def _plain_looks(
@@ -170,14 +175,14 @@ def _plain_looks(
 
 def distances(images: StudyImages, training: SegmenterTraining, sets: Sets) -> Record:
     """Return KID, precision and recall of windows around defects, against those of the real test images."""
-    side, config = training.options.crop, images.setup.config
+    side, config, defects = training.options.crop, images.setup.config, images.setup.defects
     extractor = _extractor(images, training)
-    real = _windows(images.test.defects, side)
+    real = _windows(images.test.defects, side, defects)
     every = [("real training images", images.whole), *((each.label, each.images) for each in sets)]
     entries = []
     reference = extractor.compute(real, "features of test images") if len(real) > 1 else None
     for label, each in every:
-        windows = _windows(each, side)
+        windows = _windows(each, side, defects)
         if reference is not None and len(windows) > 1:
             features = extractor.compute(windows, f"features of {label}")
             entries.append({"label": label, **Distance.between(features, reference, config.seed).to_json()})
@@ -198,12 +203,12 @@ def _extractor(images: StudyImages, training: SegmenterTraining) -> FeatureExtra
     )
 
 
-def _windows(images: WholeImages, side: int) -> Images:
+def _windows(images: WholeImages, side: int, defects: Sequence[int]) -> Images:
     """Return windows [N, side, side, 3] around the middles of defects, as far inside their images as they fit."""
     places = [
         (index, component.box)
         for index, label in enumerate(images.labels)
-        for component in find_components(label, range(1, images.num_classes))
+        for component in find_components(label, defects)
     ]
     cut = []
     for index, box in evenly_spaced(places, MOST_WINDOWS):

@@ -69,7 +69,7 @@ class Progress:
         self._left.remove(run)
         took = time.monotonic() - self._started.pop(run.key)
         self._clock.note(run, result["seconds"] + result["test_seconds"])
-        miou = scores(tested(result).counts).foreground_miou
+        miou = scores(tested(result).defect_counts).foreground_miou
         left = f"{len(self._left)} left, about {duration(self._clock.total(self._left) / self._at_once)}"
         number = len(self.todo) - len(self._left)
         self.say(f"{number} of {len(self.todo)}: {run.key}: mIoU {100 * miou:.1f} %, {duration(took)}; {left}")

@@ -95,6 +95,7 @@ def study_record(
         "data": {
             "data_dir": str(Path(setup.source.data_dir).absolute()),
             "classes": list(setup.class_names),
+            "defect_classes": list(setup.defect_names),
             "test_images": len(setup.test),
             "good_images": len(setup.good),
             "good_test_images": len(setup.good_test),

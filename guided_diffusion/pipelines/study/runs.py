@@ -71,11 +71,14 @@ class SegmenterTraining:
     device: torch.device
     seed: int
     exchanged: tuple[tuple[int, int], ...] = ()
+    defects: tuple[int, ...] | None = None
+    """Ids of the defect classes; None: all but the background."""
 
     @classmethod
     def of(cls, setup: StudySetup, device: torch.device) -> SegmenterTraining:
         config = setup.config
-        return cls(config.segmenter, len(setup.class_names), device, config.seed, setup.exchanged)
+        classes = len(setup.class_names)
+        return cls(config.segmenter, classes, device, config.seed, setup.exchanged, setup.chosen_defects)
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -130,7 +133,13 @@ class SegmenterTraining:
         relabel = partial(exchanged, pairs=self.exchanged) if self.exchanged else None
         options = self.options
         augment = arm != UNAUGMENTED
-        return CropPlan(options.crop, augment=augment, vertical_flip=options.vertical_flip, relabel=relabel)
+        return CropPlan(
+            options.crop,
+            augment=augment,
+            vertical_flip=options.vertical_flip,
+            relabel=relabel,
+            classes=self.defects,
+        )
 
     def predict(self, model: nn.Module, images: Sequence[Images]) -> list[Labels]:
         """Return the most likely class of each pixel of whole images."""
@@ -197,7 +206,8 @@ def train_and_test(
     except FloatingPointError as error:
         raise UserError(f"lr is {training.options.lr:g}, and {error}: lower it") from error
     started = time.perf_counter()
-    found = measure_defects(partial(training.predict, trained.model), test.defects, test.good)
+    predict = partial(training.predict, trained.model)
+    found = measure_defects(predict, test.defects, test.good, classes=training.defects)
     seconds = time.perf_counter() - started
     keep(trained.model)
     return {

@@ -17,8 +17,11 @@ from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
+from guided_diffusion.data.placing.bank import ClassTally, class_ids, refuse_absent
+from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.dataset import scan_split, shared_with_training
+from guided_diffusion.pipelines.placing.plan import taken_for_objects
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.pipelines.study.amounts import Presence, nested_order, read_presence, subset_of
 from guided_diffusion.pipelines.study.images import StudyView
@@ -34,7 +37,8 @@ class StudySetup:
     """Everything that is compared, and on what; nothing is trained or written yet.
 
     training: None where no arm has a generator. train_keys, place_keys: what the configs of the generators give,
-    without the keys that the study sets. pairs: for training, all of them; subsets: those of each amount.
+    without the keys that the study sets. pairs: for training, all of them; subsets: those of each amount. defects: ids
+    of the defect classes. shown: the classes that the pairs of each amount have.
     """
 
     config: StudyConfig
@@ -49,6 +53,17 @@ class StudySetup:
     good: tuple[GoodImage, ...]
     good_test: tuple[GoodImage, ...]
     warnings: tuple[str, ...]
+    defects: tuple[int, ...]
+    shown: Mapping[int | None, Sequence[str]]
+
+    @property
+    def chosen_defects(self) -> tuple[int, ...] | None:
+        """The defect classes; None where these are all classes but the background."""
+        return None if self.defects == tuple(range(1, len(self.class_names))) else self.defects
+
+    @property
+    def defect_names(self) -> tuple[str, ...]:
+        return tuple(self.class_names[class_id] for class_id in self.defects)
 
     @property
     def mode(self) -> DatasetMode:
@@ -111,12 +126,19 @@ def prepare(config: StudyConfig) -> StudySetup:
     _refuse_shared_good(good, good_test, config)
     every = (*report.pairs, *good), (*tested.pairs, *good_test)
     refuse_fatal(shared_group_problems(source.group_pattern, every[1], every[0], fatal=True))
-    presence = read_presence(report.pairs, encoding, mode.background)
+    tally = ClassTally(encoding.num_classes)
+    presence = read_presence(report.pairs, encoding, mode.background, tally)
+    defects, objects = _defect_classes(_named_defects(config, place_keys), encoding.names, mode, tally)
     order = nested_order(presence, config.seed)
     subsets = {amount: subset_of(report.pairs, order, amount) for amount in config.design.repeats}
     scale = geometry.scale if config.scale is None else config.scale
     view = StudyView(encoding, geometry.image_channels, scale, geometry.image_range, mode.background)
-    warnings = (*_absent(subsets, report.pairs, presence, encoding.names), *pseudo_label_lines(source.data_dir))
+    shown = _shown(subsets, report.pairs, presence, encoding.names)
+    warnings = (
+        *taken_for_objects(objects),
+        *_absent(shown, _shown({None: report.pairs}, report.pairs, presence, encoding.names)[None]),
+        *pseudo_label_lines(source.data_dir),
+    )
     return StudySetup(
         config,
         training,
@@ -130,21 +152,49 @@ def prepare(config: StudyConfig) -> StudySetup:
         good,
         good_test,
         warnings,
+        defects,
+        shown,
     )
 
 
-def _absent(
-    subsets: Mapping[int | None, tuple[Pair, ...]],
-    pairs: Sequence[Pair],
-    presence: Presence,
-    names: Sequence[str],
-) -> tuple[str, ...]:
-    """Return a line for each amount that lacks a class which all images together show."""
+def _named_defects(config: StudyConfig, place_keys: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the defect classes that the study or `place_config` names; none where neither does."""
+    own = PlacingOptions.model_validate({"defect_classes": place_keys.get("defect_classes")}).defect_classes
+    return config.defect_classes or own or ()
+
+
+def _defect_classes(
+    named: Sequence[str], names: Sequence[str], mode: DatasetMode, tally: ClassTally
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the ids of the defect classes, and the names of those that are taken for objects on which they lie, as
+    `place` has them. Raises ConfigError for names that are no defect class, DataError where there is none.
+    """
+    key, ground = "defect_classes", mode.background
+    asked = class_ids(key, named, names)
+    if ground in asked:
+        line = f"{key} names {names[ground]!r}, which is the background: leave it out"
+        raise ConfigError.of_keys((key, line))
+    refuse_absent(key, named, lambda name: bool(tally.presence[names.index(name)]))
+    defects, objects = tally.defects({ground, *mode.unlabeled_classes(names)}, asked)
+    if not defects:
+        raise DataError.of("training masks", "have no class of defects", "name the classes in defect_classes")
+    return defects, tuple(names[class_id] for class_id in objects)
+
+
+def _shown(
+    subsets: Mapping[int | None, tuple[Pair, ...]], pairs: Sequence[Pair], presence: Presence, names: Sequence[str]
+) -> dict[int | None, list[str]]:
+    """Return the classes other than the background that the images of each amount show."""
     index = {pair.stem: number for number, pair in enumerate(pairs)}
+    rows = {amount: presence[[index[pair.stem] for pair in subset]].any(axis=0) for amount, subset in subsets.items()}
+    return {amount: [names[1 + number] for number in np.flatnonzero(row)] for amount, row in rows.items()}
+
+
+def _absent(shown: Mapping[int | None, list[str]], everywhere: Sequence[str]) -> tuple[str, ...]:
+    """Return a line for each amount that lacks a class which all images together show."""
     lines = []
-    for amount, subset in subsets.items():
-        shown = presence[[index[pair.stem] for pair in subset]].any(axis=0)
-        lacking = [names[1 + number] for number in np.flatnonzero(presence.any(axis=0) & ~shown)]
+    for amount, names in shown.items():
+        lacking = [name for name in everywhere if name not in names]
         if lacking:
             lines.append(f"the {amount_name(amount)} annotated images do not show {', '.join(lacking)}")
     return tuple(lines)
@@ -208,6 +258,10 @@ def _read_place_config(config: StudyConfig) -> dict[str, Any]:
     keys = _keys_of("place", key, path)
     folders = {"model_path": "a", "results_path": "b", "good_dir": "c", "data_dir": "d"}
     placed = _checked("place", key, path, {**keys, **folders})
+    own = placed.placing.defect_classes
+    if config.defect_classes and own and {*config.defect_classes} != {*own}:
+        found = f"defect_classes is {', '.join(config.defect_classes)}, but {', '.join(own)} in {path}, which is"
+        raise ConfigError.of_keys(("defect_classes", f"{found} place_config: write both alike"))
     if placed.erase:
         raise ConfigError.of_keys((key, f"place_config is {path}, which has erase true: a study places defects"))
     if REPAINT in config.design.arms:

@@ -100,6 +100,7 @@ def open_results(setup: StudySetup, training: SegmenterTraining, images: StudyIm
         **config.design.model_dump(mode="json", include={"pairs", "synthetic_share", "good_share"}),
         # Only where they are used, as results of versions without them have none.
         **({"real_last": config.design.real_last} if config.design.real_last else {}),
+        **({"defect_classes": list(setup.defect_names)} if setup.chosen_defects else {}),
         "classes": list(setup.class_names),
         "flip_pairs": [list(pair) for pair in setup.exchanged],
         "image_channels": view.channels,

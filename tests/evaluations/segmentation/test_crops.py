@@ -110,6 +110,15 @@ def test_focused_crops_show_a_class_and_classes_come_alike(augment: bool):
     assert abs(float(second.float().mean()) - 0.5) < 0.1
 
 
+def test_focused_crops_show_the_classes_of_the_plan():
+    images = whole_shapes(6)
+    _, labels = drawn(images, CropPlan(24, focus=1, augment=False, classes=(2,)))
+    assert shows(labels, 2).all()
+    assert Crops(images, CropPlan(24, classes=(2,)), batch_size=1, seed=0).classes == (2,)
+    every, named = (drawn(images, CropPlan(24, classes=each), steps=3) for each in (None, (1, 2)))
+    assert all(torch.equal(one, other) for one, other in zip(every, named, strict=True))
+
+
 @pytest.mark.parametrize("focus", [0, 0.7])
 def test_the_other_crops_lie_anywhere_also_in_good_images(focus: float):
     images = whole_shapes(1, least=24, most=25).joined(whole_shapes(9, good=True, least=24, most=25))

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from whole import whole_shapes
 
-from evaluations.metrics.segmentation import Counts
-from evaluations.segmentation.defect_scores import DefectTest, FalseAlarms, confusion, false_alarms, measure_defects
+from evaluations.metrics.segmentation import Counts, count
+from evaluations.segmentation.defect_scores import (
+    DefectTest,
+    FalseAlarms,
+    confusion,
+    false_alarms,
+    measure_defects,
+    of_defects,
+)
+from evaluations.study.comparison import constant_score
 from evaluations.whole_images import WholeImages
 
 NAMES = ("background", "bright", "dark")
@@ -87,6 +95,52 @@ def test_confused_classes_are_told_and_ignored_pixels_are_not_counted():
         "bright": {"background": 0.25, "bright": 0.25, "dark": 0.5},
         "dark": dict.fromkeys(NAMES),
     }
+
+
+def test_objects_on_which_defects_lie_are_no_defects():
+    """Class 1 is an object, also in good images; class 2 is a defect, of which half is missed."""
+    images, good = whole_shapes(4), whole_shapes(4, seed=1)
+    good = good.subset([0, 2])  # with bright squares alone
+    perfectly = measure_defects(perfect(images.joined(good)), images, good, classes=(2,)).summary(NAMES)
+    assert perfectly["miou"] == perfectly["miou_with_good"] == 1
+    assert perfectly["false_alarm_images"] == perfectly["false_alarm_pixels"] == 0
+    known = perfect(images.joined(good))
+
+    def predict(asked):
+        found = known(asked)
+        if asked is good.images:
+            found[0][good.labels[0] == 1] = 2  # the object is taken for a defect
+            found[1][:] = 1  # everything is taken for the object
+        return found
+
+    test = measure_defects(predict, images, good, classes=(2,))
+    summary = test.summary(NAMES)
+    assert (summary["miou"], summary["false_alarm_images"]) == (1, 0.5)
+    assert summary["false_alarm_pixels"] == (good.labels[0] == 1).sum()
+    assert list(summary["classes"]) == list(test.called(NAMES)) == ["dark"]
+    assert summary["miou_with_good"] == summary["classes"]["dark"]["iou_with_good"] < 1
+    again = DefectTest.from_json(json.loads(json.dumps(test.to_json())))
+    assert again.summary(NAMES) == summary
+
+
+def test_without_objects_the_counts_are_those_of_all_classes():
+    images, good = whole_shapes(4), whole_shapes(2, good=True)
+    every, named = (
+        measure_defects(perfect(images.joined(good)), images, good, classes=each) for each in (None, (1, 2))
+    )
+    assert named.summary(NAMES) == every.summary(NAMES)
+    for first, second in zip(named.defect_counts.columns, every.counts.columns, strict=True):
+        assert np.array_equal(first, second)
+    assert "defects" not in every.to_json()  # as earlier versions wrote it
+
+
+def test_the_rest_is_one_class_in_the_counts_of_defects():
+    labels = np.random.default_rng(0).integers(0, 5, (3, 8, 8))
+    counts = count(labels, np.zeros_like(labels), 4)  # 4: ignored
+    found = of_defects(counts, (2,))
+    assert np.array_equal(found.truth, np.stack([counts.truth[:, [0, 1, 3]].sum(1), counts.truth[:, 2]], 1))
+    share = (labels == 2).sum() / (labels < 4).sum()
+    assert constant_score(found, "foreground_miou") == pytest.approx(share)
 
 
 @pytest.mark.parametrize("with_good", [False, True])
