@@ -68,7 +68,12 @@ class DesignOptions(OptionGroup):
     )
     seeds: IntTuple = option((3,), "trainings of each arm, each with its own seed: one number, or one an amount")
     pairs: int = option(200, "synthetic images of each arm", ge=1, le=1_000_000)
-    synthetic_share: float = option(0.5, "share of the crops on defects that lie in synthetic images", gt=0, lt=1)
+    synthetic_share: float = option(
+        0.5,
+        "share of the crops on defects that lie in synthetic images, where these show a class as often as real ones",
+        gt=0,
+        lt=1,
+    )
     good_share: float = option(
         0.5, "share of the crops anywhere that lie in good images, outside of arm real", gt=0, lt=1
     )
