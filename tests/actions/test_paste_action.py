@@ -27,10 +27,15 @@ from parts import (
     write_good,
     write_parts,
 )
+from PIL import Image
 from processes import finish, kill_at_files, start, start_pair
 from scipy import ndimage
 
 from evaluations.blending import poisson_blend
+from guided_diffusion.data.components import find_components
+from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.scan import scan_dataset
 
 
 @pytest.fixture
@@ -112,6 +117,34 @@ class TestPixels:
         rows, columns = np.nonzero(mask)
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert [defect["box"] for defect in line["defects"]] == [box]
+
+
+def test_masks_of_palettes_and_grays_read_back(paste, isdm, tmp_path):
+    """Most masks are palettes, whose index of the defect is not its value in classes.json."""
+    data = tmp_path / "mixed"
+    for number in range(5):
+        label = (defects(2 * (number % 3)) > 0).astype(np.uint8)
+        write_png(data / f"train/images/{number}.png", np.where(label[..., None], np.uint8(250), noise(SIZE, number)))
+        (data / "train/masks").mkdir(exist_ok=True)
+        mask = Image.fromarray(label if number > 1 else label * 255, "P" if number > 1 else "L")
+        if number > 1:
+            mask.putpalette([0, 0, 0, 255, 0, 0])
+        mask.save(data / f"train/masks/{number}.png")
+    classes = {"background": (0, [0, 0, 0]), "defect": (255, [255, 0, 0])}
+    entries = {
+        i: {"name": name, "value": value, "color": color} for i, (name, (value, color)) in enumerate(classes.items())
+    }
+    (data / "classes.json").write_text(json.dumps(entries))
+    folder, _ = paste("of_palettes", data_dir=data, dataset_mode="binary", defects_per_image=1)
+    for kind in ("images", "masks"):
+        for file in (folder / kind).glob("*.png"):
+            shutil.copy(file, data / "train" / kind / f"pasted_{file.name}")
+    code, shown, _ = isdm("check", data_dir=data, dataset_mode="binary", output_dir=tmp_path / "check", image_size=16)
+    assert code == 0, shown
+    report = scan_dataset(data, get_mode("binary"), "train", progress=False)
+    for line in lines_of(folder):
+        label = read_mask(folder / line["mask"], report.raise_if_fatal()).numpy()
+        assert len(find_components(label, (1,))) == len(line["defects"]) > 0
 
 
 def test_files_say_that_they_are_made_of_photographs(paste, parts):

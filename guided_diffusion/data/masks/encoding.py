@@ -212,6 +212,8 @@ class LabelEncoding:
 
         Null pixels take the first ignore value or color; DataError if there is none.
         """
+        if self.kind == "palette" and not self.reads_back:
+            return replace(self, kind="grey8").encode(label)  # decoded by value, whatever the palette
         label = np.asarray(label)
         assert label.ndim == 2
         assert 0 <= label.min() <= label.max() <= self.num_classes
@@ -226,6 +228,19 @@ class LabelEncoding:
             # A full palette: PIL packs fewer entries into fewer bits, which would cut off larger indices.
             image.putpalette((self.palette or b"").ljust(768, b"\0"))
         return image
+
+    @cached_property
+    def reads_back(self) -> bool:
+        """Whether every class, and the null id if it is written, is decoded from its index in the own palette."""
+        groups = (*self.values, *([self._written_ignore] if self._written_ignore else []))
+        codes = np.array([group[0] for group in groups], np.uint8)
+        palette = (self.palette or b"").ljust(768, b"\0")
+        # One color that is known or not decides how a whole mask is read: each class alone, and all together.
+        alone = [self.lookup(RawMask("palette", code, palette)) for code in codes[:, None]]
+        ids = np.arange(len(codes))
+        return np.array_equal(np.concatenate(alone), ids) and np.array_equal(
+            self.lookup(RawMask("palette", codes, palette)), ids
+        )
 
     def with_ignore(self) -> LabelEncoding:
         """Return the encoding with a value or color for null pixels: its own, or the largest free one.

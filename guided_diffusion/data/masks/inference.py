@@ -208,7 +208,9 @@ def _in_form_of(masks: Sequence[MaskFacts], encoding: LabelEncoding) -> LabelEnc
         # RGB files whose channels agree: gray values that are written as they were read.
         colors = tuple(_grays(group) for group in encoding.values)
         return replace(encoding, kind="rgb", colors=colors, ignore_colors=_grays(encoding.ignore_values))
-    return replace(encoding, kind=kind, palette=merged_palette(masks) if kind == "palette" else None)
+    written = replace(encoding, kind=kind, palette=merged_palette(masks) if kind == "palette" else None)
+    # The palette is kept for reading; where it has another class's color at an index, masks are written as gray.
+    return written if kind != "palette" or written.reads_back else replace(written, kind="grey8")
 
 
 def _grays(values: Iterable[int]) -> tuple[Color, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -134,6 +136,66 @@ def test_ignored_pixels_of_a_short_palette_are_read_back(build):
     bordered = label(0, 3)
     bordered[:2] = encoding.num_classes
     assert np.array_equal(encoding.decode(encoding.encode(bordered), "x"), bordered)
+
+
+def entry(name, value, color) -> dict:
+    return {"name": name, "value": value, "color": color}
+
+
+def colored_beside_gray():
+    masks = [palette_picture(label(i), [BLACK, RED]) if i > 1 else Image.fromarray(label(i) * 255) for i in range(5)]
+    return masks, {"0": entry("background", 0, BLACK), "1": entry("defect", 255, RED)}, "binary"
+
+
+def blank_beside_gray():
+    masks = [
+        palette_picture(0 * label(i), [BLACK, WHITE]) if i > 1 else Image.fromarray(label(i) * 255) for i in range(5)
+    ]
+    return masks, None, "binary"
+
+
+def ordered_otherwise():
+    turned = np.array([0, 2, 1])
+    masks = [
+        palette_picture(turned[label(i, 3)], [BLACK, BLUE, RED])
+        if i > 1
+        else palette_picture(label(i, 3), [BLACK, RED, BLUE])
+        for i in range(4)
+    ]
+    classes = {"0": entry("ground", 0, BLACK), "1": entry("scratch", 1, RED), "2": entry("dent", 2, BLUE)}
+    return masks, classes, "multi-class"
+
+
+def full_of_black():
+    masks = [palette_picture(label(i), [BLACK, RED, *[BLACK] * 254]) for i in range(3)]
+    return masks, {"0": entry("ground", 0, BLACK), "1": entry("scratch", 1, RED)}, "multi-class"
+
+
+@pytest.mark.parametrize("bordered", [False, True])
+@pytest.mark.parametrize("dataset", [colored_beside_gray, blank_beside_gray, ordered_otherwise, full_of_black])
+def test_masks_are_written_so_that_they_read_back(build, tmp_path, dataset, bordered):
+    """Of every class alone, as one color that is known makes the colors count, and of all of them."""
+    masks, classes, mode = dataset()
+    encoding = scanned(build({str(i): mask for i, mask in enumerate(masks)}, classes=classes), mode).raise_if_fatal()
+    encoding = encoding.with_ignore() if bordered else encoding
+    ids = np.arange(encoding.num_classes + bordered, dtype=np.uint8)
+    for shown in (*ids, np.tile(ids, (2, 1))):
+        written = np.broadcast_to(shown, (2, len(ids)))
+        encoding.encode(written).save(tmp_path / "written.png")
+        assert np.array_equal(read_mask(tmp_path / "written.png", encoding), written)
+
+
+def test_an_index_with_the_color_of_another_class_is_not_written():
+    """Also of a checkpoint, and where ignored pixels are added later."""
+    colors = ((BLACK,), (RED,))
+    full = LabelEncoding(
+        2, ("a", "b"), ((0,), (1,)), colors, kind="palette", palette=bytes(3) + bytes(RED) + bytes(762)
+    )
+    assert full.encode(np.eye(2, dtype=np.uint8)).mode == "P"
+    turned = replace(full, palette=bytes(RED) + bytes(3))
+    for encoding in (full.ignoring(255), LabelEncoding.from_dict(turned.to_dict()).with_ignore()):
+        written = np.array([[0, 1, 2]])
+        assert np.array_equal(encoding.decode(encoding.encode(written), "x"), written)
 
 
 def test_a_color_of_two_classes_is_not_that_of_a_third():
