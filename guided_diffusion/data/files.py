@@ -14,7 +14,7 @@ from pathlib import Path
 
 import blobfile as bf
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from guided_diffusion.data.deep_color import keep_file
 from guided_diffusion.runtime.errors import DataError
@@ -163,12 +163,29 @@ def _label_array(path: str | Path, content: bytes) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of a picture, 1 (as stored) to 8."""
+    """Return the EXIF orientation of a picture, 1 (as stored) to 8; of one that is only opened, by its header."""
     try:
+        if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and not _may_have_tag(image):
+            return 1
         tag = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _BROKEN:  # damaged metadata of a sound picture
         return 1
     return tag if tag in range(1, 9) else 1
+
+
+def _may_have_tag(image: PngImagePlugin.PngImageFile) -> bool:
+    """Return whether a PNG has metadata in any place; PIL decodes it to look for those behind the pixels."""
+    file = image.fp
+    if file is None:
+        return True
+    position, may = file.tell(), False
+    file.seek(len(_PNG))
+    while not may and len(head := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        may = name in (b"eXIf", b"iTXt", b"zTXt", b"tEXt")
+        file.seek(length + 4, os.SEEK_CUR)
+    file.seek(position)
+    return may
 
 
 def turn_upright(image: Image.Image) -> None:

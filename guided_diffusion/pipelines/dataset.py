@@ -242,7 +242,8 @@ def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> S
             geometry.image_range,
             encoding=report.encoding,
             pair_modes=report.image_modes,
-            upright=config.source.exif != "ignore",
+            exif=config.source.exif,
+            pairs=report.pairs,
         )
         problems += good_images_with_masks(images, prints, report.pairs, report.prints)
         report = replace(

@@ -119,6 +119,21 @@ class TestPixels:
         assert [defect["box"] for defect in line["defects"]] == [box]
 
 
+@pytest.mark.parametrize("exif", ["apply", "ignore", None])
+def test_a_region_lies_where_the_good_image_has_it(paste, tmp_path, exif):
+    """Drawn on the picture as it is shown, where that is not told: its size tells."""
+    size = (SIZE[1], SIZE[0]) if exif != "ignore" else SIZE
+    good = write_png(tmp_path / "turned/a.png", noise(SIZE, 1), orientation=6).parent
+    region = np.zeros(size, np.uint8)
+    region[: size[0] // 2] = 255
+    file = write_png(tmp_path / "region.png", region)
+    folder, _ = paste("regional", good_dir=good, region=file, num_samples=4, place="anywhere", exif=exif)
+    for line in lines_of(folder):
+        label = pixels_of(folder / line["mask"])
+        assert label.shape == size
+        assert not (label[region == 0] > 0).any()
+
+
 def test_masks_of_palettes_and_grays_read_back(paste, isdm, tmp_path):
     """Most masks are palettes, whose index of the defect is not its value in classes.json."""
     data = tmp_path / "mixed"

@@ -12,7 +12,9 @@ from error_lines import check_error
 from odd_images import write_png
 from parts import (
     FEW_STEPS,
+    SIZE,
     defects,
+    noise,
     train,
     write_good,
 )
@@ -166,3 +168,17 @@ def test_samples_of_sample(refused, trained, lemons, tmp_path, isdm):
     values = {"model_path": trained, "data_dir": lemons, "results_path": tmp_path / "samples"}
     assert isdm("sample", **values, num_samples=1, steps=2)[0] == 0
     refused("results_path", "sample", results_path=tmp_path / "samples")
+
+
+def test_masks_turned_otherwise_than_their_good_images(refused, tmp_path):
+    """By 180 degrees, of which sizes tell nothing."""
+    image, label = noise(SIZE, 1), defects(0)
+    turned = write_png(tmp_path / "turned/a.png", image, orientation=3).parent
+    drawn = write_png(tmp_path / "maps/a.png", label).parent
+    values = {"good_dir": turned, "data_dir": ""}
+    refused(drawn / "a.png", "exif", mask_source="dir", placed_masks=drawn, **values)
+    refused(drawn / "a.png", "exif", good_dir=turned, region=drawn)
+    refused(drawn / "a.png", "exif", good_dir=turned, region=drawn / "a.png")
+    write_png(tmp_path / "both/images/a.png", image, orientation=3)
+    mask = write_png(tmp_path / "both/masks/a.png", 0 * label)
+    refused(mask, "exif", good_dir=tmp_path / "both")

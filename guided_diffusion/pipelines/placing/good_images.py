@@ -14,6 +14,8 @@ from guided_diffusion.data.deep_color import is_gray
 from guided_diffusion.data.files import check_sizes, orientation
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, Pair
+from guided_diffusion.data.scan.good_images import orientation_of_both
+from guided_diffusion.data.scan.orientation import Exif
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.inpainting import reduced_size
 from guided_diffusion.runtime.errors import ConfigError, DataError
@@ -60,8 +62,18 @@ def check_good_images(
             of_mask = None if file is None or size is None else header_size(file, upright=good.upright)
             if of_mask is not None:
                 check_sizes(str(file), of_mask, good.image, size)
+        for file in files(good):
+            _refuse_turned(good, file, trained.source.exif)
     if has_network:
         _refuse_small(sizes, geometry.scale, height_width(geometry.image_size))
+
+
+def _refuse_turned(good: GoodImage, file: str | Path | None, exif: Exif) -> None:
+    """Raise DataError for a mask whose EXIF orientation is not that of its good image, where nothing decides."""
+    how = None if file is None or exif is not None else orientation_of_both(good.image, file)
+    if how is not None and how.decided_by == "nothing":
+        found = f"has another EXIF orientation than {good.image}, and their sizes tell nothing"
+        raise DataError.of(file, found, "save it with that of the image, or set exif to apply or to ignore")
 
 
 def refuse_defective(images: Sequence[GoodImage], training: Sequence[Pair]) -> None:

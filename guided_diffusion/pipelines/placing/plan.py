@@ -23,11 +23,12 @@ from guided_diffusion.data.intensity import stored_samples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair, list_good_images
+from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
 from guided_diffusion.data.placing.bank import DefectBank, class_ids, healed
 from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.data.placing.scene import PlacedDefect, Scene, Skipped, plan_scene
 from guided_diffusion.data.placing.sources import LabelMaps, PlacementsFile
+from guided_diffusion.data.scan.good_images import list_upright
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.dataset import scan_split
@@ -114,7 +115,7 @@ def plan_placing(
     elif training is None and config.source.data_dir:
         training = read_training(config, trained, encoding)
     bank, inputs = (None, []) if training is None else (training.bank, training.digests)
-    images = list_good_images(config.good_dir, upright=trained.source.exif != "ignore")
+    images = list_upright(config.good_dir, trained.source.exif, () if training is None else training.pairs)
     source = _sources(config, trained, encoding, bank, images)
     base, view = OrdinaryClasses(trained, encoding), _View(trained, encoding)
     check_good_images(source.images, trained, source.files, has_network=config.has_network)
@@ -361,7 +362,7 @@ class _Region:
 
     def __init__(self, path: str):
         self._path = Path(path) if path else None
-        self._whole: NDArray[np.bool_] | None = None  # the one mask
+        self._whole: dict[bool, NDArray[np.bool_]] = {}  # the one mask, upright or as stored
         if self._path is not None and not self._path.exists():
             raise DataError.of(path, "does not exist", "check region")
 
@@ -378,13 +379,14 @@ class _Region:
         file = self.file(good)
         if file is None:
             return None
-        allowed = self._whole
+        allowed = self._whole.get(good.upright)
         if allowed is None:
             color, alpha = stored_samples(open_mask(file, upright=good.upright), str(file))
             allowed = (color > 0).any(axis=2)
             if alpha is not None:
                 allowed &= alpha > 0
-            self._whole = allowed if file == self._path else None
+            if file == self._path:
+                self._whole[good.upright] = allowed
         check_sizes(str(file), allowed.shape, good.image, size)
         return allowed
 

@@ -17,7 +17,8 @@ from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.data.pairing import GoodImage, list_good_images
+from guided_diffusion.data.pairing import GoodImage
+from guided_diffusion.data.scan.good_images import list_upright
 from guided_diffusion.data.visualize import Pixels, quantize
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.holes import GrownHole, Hole, grow_holes, part_of
@@ -110,8 +111,7 @@ class GoodImages:
     def __init__(self, config: StudioConfig, trained: TrainedConfig, encoding: LabelEncoding):
         """List the files; UserError for a folder that cannot be used. Without good_dir there are none."""
         self._trained, self._ordinary = trained, OrdinaryClasses(trained, encoding)
-        upright = trained.source.exif != "ignore"
-        self.images = tuple(list_good_images(config.good_dir, upright=upright)) if config.good_dir else ()
+        self.images = tuple(list_upright(config.good_dir, trained.source.exif)) if config.good_dir else ()
         self._settings = paint_settings(config, trained, encoding, trained.geometry.scale)
         self.of = lru_cache(maxsize=4)(self._read)
 
