@@ -6,7 +6,7 @@ from pathlib import Path
 
 from guided_diffusion.config.finetune import FinetuneConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.build import options_of_checkpoint, trained_config
 from guided_diffusion.pipelines.dataset import refuse_missing_condition
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.output import (
@@ -67,7 +67,8 @@ def _refuse_own_source(config: FinetuneConfig) -> None:
 
 def _training_options(config: FinetuneConfig, source: Checkpoint) -> TrainConfig:
     """Return the options of the further training of `source`; UserError where it could not begin."""
-    options = config.as_training(trained_config(source, config, takes_masks=True))
+    before = options_of_checkpoint(source, TrainConfig)
+    options = config.as_training(trained_config(source, config, takes_masks=True), before)
     refuse_missing_condition(options)
     refuse_idle_mask_keys(options, config.given)
     refuse_written_sources(

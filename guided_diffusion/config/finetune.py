@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from guided_diffusion.config.from_checkpoint import EtaFromCheckpoint, FromCheckpointConfig
+from guided_diffusion.config.from_checkpoint import (
+    AugmentFromCheckpoint,
+    EtaFromCheckpoint,
+    FromCheckpointConfig,
+    GeneratedMasksFromCheckpoint,
+    LayoutTrainingFromCheckpoint,
+    WindowsFromCheckpoint,
+)
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
-from guided_diffusion.data.options import AugmentOptions, GoodImageOptions, LoaderOptions, WindowOptions
+from guided_diffusion.data.options import GoodImageOptions, LoaderOptions
 from guided_diffusion.runtime.options import ActionConfig, option
 from guided_diffusion.training.options import (
     FirstStageOptions,
-    GeneratedMaskOptions,
-    LayoutTrainingOptions,
     OptimizerOptions,
     PrecisionOptions,
     RunOptions,
@@ -42,20 +47,23 @@ class FinetuneConfig(FromCheckpointConfig, ActionConfig):
 
     eta: EtaFromCheckpoint
     good: GoodImageOptions
-    augment: AugmentOptions
-    windows: WindowOptions
+    augment: AugmentFromCheckpoint
+    windows: WindowsFromCheckpoint
     loader: LoaderOptions
     optimizer: FinetuneOptimizerOptions
-    masks: GeneratedMaskOptions
-    layouts: LayoutTrainingOptions
+    masks: GeneratedMasksFromCheckpoint
+    layouts: LayoutTrainingFromCheckpoint
     precision: PrecisionOptions
     run: RunOptions
     resume_checkpoint: str = option("", "checkpoint file or run folder of the trained model; or hf:user/repo", hub=True)
 
-    def as_training(self, trained: TrainedConfig) -> TrainConfig:
-        """Return the configuration of the training: this one, with its open keys as in `trained`.
+    def as_training(self, trained: TrainedConfig, before: TrainConfig) -> TrainConfig:
+        """Return the configuration of the training: this one, with its open keys as in `trained` and `before`.
 
-        Where that is a model of latents, its autoencoder stays as it is.
+        before: how that was trained. The autoencoder of a model of latents stays as it is.
         """
         filled = dict(self.fill_from_checkpoint(trained))
+        for name in ("augment", "windows", "masks", "layouts"):
+            given = {key: value for key, value in getattr(self, name) if value is not None}
+            filled[name] = getattr(before, name).model_copy(update=given)
         return TrainConfig.model_construct(**filled, first_stage=FirstStageOptions())

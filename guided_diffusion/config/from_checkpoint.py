@@ -8,10 +8,18 @@ from typing import Annotated, Self
 from pydantic import create_model
 
 from guided_diffusion.config.network import NetworkConfig, TrainedConfig
-from guided_diffusion.data.options import BoxOptions, EtaOptions, GeometryOptions, SourceOptions
+from guided_diffusion.data.options import (
+    AugmentOptions,
+    BoxOptions,
+    EtaOptions,
+    GeometryOptions,
+    SourceOptions,
+    WindowOptions,
+)
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import LatentOptions, ModelOptions
 from guided_diffusion.runtime.options import OptionGroup, facts_of, option
+from guided_diffusion.training.options import GeneratedMaskOptions, LayoutTrainingOptions
 
 _OWN_DEFAULT = re.compile(r'; (null|null or ""|empty): [^;]*$')  # what null or empty means where there is no checkpoint
 
@@ -34,6 +42,10 @@ GenerationFromCheckpoint = _left_to_checkpoint(GenerationOptions)
 LatentsFromCheckpoint = _left_to_checkpoint(LatentOptions)
 LabelDiffusionFromCheckpoint = _left_to_checkpoint(LabelDiffusionOptions)
 EtaFromCheckpoint = _left_to_checkpoint(EtaOptions)
+AugmentFromCheckpoint = _left_to_checkpoint(AugmentOptions)
+WindowsFromCheckpoint = _left_to_checkpoint(WindowOptions)
+GeneratedMasksFromCheckpoint = _left_to_checkpoint(GeneratedMaskOptions)
+LayoutTrainingFromCheckpoint = _left_to_checkpoint(LayoutTrainingOptions)
 
 
 class SourceFromCheckpoint(SourceOptions):

@@ -247,6 +247,8 @@ class WindowOptions(OptionGroup):
 
     def check(self) -> Iterator[Problem]:
         shares = self.hole_shares
+        if shares is None and type(self).model_fields["hole_shares"].default is None:
+            return  # left to the checkpoint
         if shares is None or len(shares) != 3 or min(shares) < 0 or not sum(shares) > 0:
             found = None if shares is None else list(shares)
             line = f"hole_shares is {found}: give three shares, of defects, rectangles and everything, such as "

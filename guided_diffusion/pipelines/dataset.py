@@ -114,8 +114,8 @@ def _refuse_misfits_of_boxes(config: TrainConfig, mode: DatasetMode) -> None:
             problems.append(("no_instance", line))
         weight = config.layouts.mask_supervision
         if weight not in (0, DEFAULT_MASK_SUPERVISION):
-            line = f"mask_supervision is {weight:g}, but dataset_mode {mode.name} has no masks to learn from: leave it "
-            problems.append(("mask_supervision", f"{line}out"))
+            line = f"mask_supervision is {weight:g}, but dataset_mode {mode.name} has no masks to learn from: set "
+            problems.append(("mask_supervision", f"{line}it to 0"))
     if config.good.image_dir:
         line = 'image_dir has any images, but condition is "boxes": leave it out; those without objects go to good_dir'
         problems.append(("image_dir", line))

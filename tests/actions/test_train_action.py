@@ -9,8 +9,9 @@ from pathlib import Path
 import command_line
 import pytest
 import torch
+from error_lines import check_error
 from PIL import Image
-from tiny import TWO_LEVELS
+from tiny import TINY, TWO_LEVELS
 
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint, save_weights
 
@@ -128,6 +129,33 @@ def test_interrupted_finetuning_resumes_itself(trained, lemons, isdm, tmp_path):
     assert isdm("finetune", **base, max_epochs=1, output_dir=str(tmp_path / "parts"))[0] == 0
     assert isdm("finetune", **base, max_epochs=3, output_dir=str(tmp_path / "parts"))[0] == 0
     assert weights_equal(tmp_path / "whole" / LAST, tmp_path / "parts" / LAST)
+
+
+def test_finetuning_trains_as_the_model_was_trained(lemons, isdm, tmp_path):
+    """What was not given is as in the checkpoint, or its default where an older checkpoint lacks it."""
+    own = {
+        "random_flip": False,
+        "vertical_flip": True,
+        "brightness": 0.1,
+        "window_focus": 1.0,
+        "hole_shares": [1, 0, 0],
+    }
+    values = {**TINY, "data_dir": lemons, "max_epochs": 1, "resize": "window", "inpaint": True, "image_size": 16}
+    assert isdm("train", **values, **own, output_dir=tmp_path / "run")[0] == 0
+    saved = torch.load(tmp_path / "run" / BEST, weights_only=True)
+    del saved["config"]["vertical_flip"]
+    torch.save(saved, tmp_path / "older.pt")
+    tuned = {"data_dir": lemons, "resume_checkpoint": tmp_path / "older.pt", "batch_size": 3, "preview_interval": 0}
+    tuned |= {"brightness": 0.0, "output_dir": tmp_path / "tuned"}
+    for epochs in (1, 2):  # and goes on
+        code, _, errors = isdm("finetune", **tuned, max_epochs=epochs)
+        assert code == 0, errors
+    last = load_checkpoint(tmp_path / "tuned" / LAST)
+    assert last.progress["epoch"] == 2
+    assert {key: last.config[key] for key in own} == {**own, "vertical_flip": False, "brightness": 0.0}
+    code, _, (line,) = isdm("finetune", **tuned, max_epochs=2, random_flip=True)
+    assert code == 2
+    check_error(line, "random_flip", "output_dir")
 
 
 def test_finetuning_of_bare_published_weights(trained, lemons, isdm, tmp_path):
