@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from guided_diffusion.config.check import CheckConfig
 from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.config.train import MOST_PASSES, TrainConfig
-from guided_diffusion.data.datasets import read_condition
+from guided_diffusion.data.datasets import read_condition, read_mask
 from guided_diffusion.data.mask_rules import MaskCounts, MaskRules, count_masks, image_weights
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import GoodImage, MaskEntry
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.threads import in_threads
+from guided_diffusion.data.tiles import tiles_of
 from guided_diffusion.diffusion.latent import Code
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.pair_code import Decoded, PairCode, adjacency_codes, one_hot_codes
@@ -123,7 +124,7 @@ def generation_of_training(
     assert report.encoding is not None
     num_classes = report.encoding.num_classes
     before = None if source is None else generation_of_checkpoint(source)
-    with_null = masks.counts.has_null or config.geometry.resize == "pad"
+    with_null = masks.counts.has_null or config.geometry.resize == "pad" or _crops_show_ignored(config, report)
     if before is not None:
         if with_null and not before.code.has_null:
             found = "masks have ignored pixels, for which the mask code of the checkpoint has no value"
@@ -145,6 +146,24 @@ def generation_of_training(
         folding=config.generation.folding(min(height_width(config.geometry.image_size))) if latent is None else 1,
     )
     return Generation(code, masks.counts.rules())
+
+
+def _crops_show_ignored(config: TrainConfig, report: ScanReport) -> bool:
+    """Return whether a random crop of training may show ignored pixels; they may lie beside the one in the middle."""
+    if config.geometry.resize != "crop":
+        return False
+    transform, encoding = plain_transform(config.geometry, get_mode(config.source.dataset_mode)), report.encoding
+    assert encoding is not None
+    null = encoding.num_classes
+
+    def shows(entry: Any) -> bool:
+        label = read_mask(entry.mask, encoding, upright=entry.upright)
+        tiles = tiles_of((label.shape[0], label.shape[1]), transform) if bool((label == null).any()) else []
+        return any(bool((tile.placement.label(label, null) == null).any()) for tile in tiles)
+
+    entries = [*(report.pairs if report.ignored_share else ()), *report.good_images]
+    with_masks = [entry for entry in entries if entry.mask is not None]
+    return any(in_threads(shows, with_masks, "reading borders of masks", progress=len(with_masks) > 500))
 
 
 # --- before training ---------------------------------------------------------------------------------------------

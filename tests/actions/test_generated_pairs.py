@@ -293,6 +293,26 @@ def test_other_actions_name_what_the_model_makes(pair_run, many_lemons, tmp_path
     assert not (tmp_path / "bare.pt").exists()
 
 
+@pytest.mark.parametrize("values", [{"generates": "mask"}, {"generates": "pair", "space_to_depth": 2}], ids=str)
+def test_ignored_pixels_beside_the_middle_of_the_images(values, tmp_path, isdm):
+    """Random crops show them, the one in the middle does not."""
+    rng = np.random.default_rng(0)
+    for number in range(LEAST_PAIRS):
+        label = np.zeros((20, 40), np.uint8)
+        row, column = rng.integers(2, 12), rng.integers(12, 22)
+        label[row : row + 5, column : column + 5] = 1
+        label[:, :4] = label[:, -4:] = 255
+        for kind, pixels in (("images", rng.integers(0, 256, (20, 40, 3), np.uint8)), ("masks", label)):
+            path = tmp_path / "data/train" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    given = {**TINY_PAIRS, "data_dir": tmp_path / "data", "output_dir": tmp_path / "run", **values}
+    code, _, errors = isdm("train", **{**given, "dataset_mode": "binary", "ignore_label": 255, "max_epochs": 1})
+    assert code == 0, errors
+    codes = load_checkpoint(tmp_path / "run" / LAST).generation["code"]["codes"]
+    assert len(codes) == 3  # background, object and no class
+
+
 def test_few_pairs_are_refused_and_the_way_out_is_named(tmp_path, isdm):
     data = tmp_path / "few"
     write_demo_dataset(data, num_train=40, num_test=1, size=16)
