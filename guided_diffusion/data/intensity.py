@@ -96,4 +96,6 @@ def limits(color: NDArray[np.integer], alpha: NDArray[np.uint8] | None, image_ra
         counts += np.bincount(visible[start : start + _COUNTED], minlength=len(counts))
     cumulated = counts.cumsum()
     low, high = (np.searchsorted(cumulated, share * cumulated[-1]) for share in PERCENTILES)
+    if low == high:  # almost all is one value, as in a dark field: what is not is the picture
+        low, high = np.flatnonzero(counts)[[0, -1]]
     return int(low), int(high)

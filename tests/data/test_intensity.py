@@ -13,6 +13,7 @@ from guided_diffusion.data.arrays import load_arrays
 from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset, read_image
 from guided_diffusion.data.files import open_image
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import DataError
@@ -62,6 +63,17 @@ def test_16_bit_alpha_is_composited_over_black(tmp_path, channels):
     assert np.abs(image - expected).max() <= 1.5
     assert not image[0, 0].any()
     assert np.array_equal(image[0, 1], np.broadcast_to(to_bytes(values[0, 1, :-1]), 3))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_few_bright_pixels_of_a_dark_field_are_seen(tmp_path, dtype):
+    values = np.zeros((100, 100), dtype)
+    values[3, 5:9] = 50, 100, 150, 200
+    image = shown(write_png(tmp_path / "a.png", values), 1, image_range="percentile")
+    assert np.array_equal(image[3, 5:9, 0], np.floor(values[3, 5:9] / 200 * 255 + 0.5))
+    assert not image[values == 0].any()
+    native = NativeImage.read(tmp_path / "a.png", 1, "percentile")
+    assert (native.low, native.high) == (0, 200)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
