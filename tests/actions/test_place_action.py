@@ -20,6 +20,7 @@ from parts import (
     noise,
     pairs_of,
     pixels_of,
+    train,
     write_good,
     write_parts,
 )
@@ -54,6 +55,13 @@ class TestPixels:
         assert result.shape == label.shape == (56, 40)
         far = ndimage.distance_transform_edt(label == 0) > 3
         assert np.array_equal(result[far], np.rot90(good[..., 0], -1)[far])
+
+
+def test_a_model_of_percentiles_and_good_images_of_a_narrow_range(place, parts, tmp_path):
+    model = train(parts, tmp_path / "by_image", image_range="percentile")
+    _, shown = place("narrow", model_path=model)
+    (line,) = [line for line in shown.splitlines() if "image_range is percentile" in line]
+    assert line.startswith("warning: ")
 
 
 class TestSameBytes:

@@ -89,6 +89,12 @@ def orientation_of_both(image: str, mask: str | Path | None, exif: Exif = None) 
         return None  # in the cloud, or damaged: reading it says so
 
 
+def as_turned(pair: Pair, exif: Exif) -> Pair:
+    """Return a pair that is to be read as the headers of its files and the option tell."""
+    how = None if pair.mask is None else orientation_of_both(pair.image, pair.mask, exif)
+    return replace(pair, upright=exif != "ignore" if how is None else how.upright)
+
+
 def _turned(images: Sequence[GoodImage], exif: Exif, pairs: Sequence[Pair]) -> tuple[list[GoodImage], list[Problem]]:
     """Return the good images with `upright` as their tags are to be read, and what is said of those with a tag."""
     if exif is not None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 from PIL import Image
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.data.deep_color import is_gray
-from guided_diffusion.data.files import check_sizes, orientation
+from guided_diffusion.data.files import check_sizes, open_image, orientation
+from guided_diffusion.data.intensity import ImageRange, color_and_alpha, limits
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, Pair
 from guided_diffusion.data.scan.good_images import orientation_of_both
 from guided_diffusion.data.scan.orientation import Exif
+from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.inpainting import reduced_size
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.manifest import file_digest
 
+_RANGES, _NARROW = 16, 0.75  # images that are read for their ranges, and how much narrower those may be
 _GLANCED = 4096  # bytes from the middle of a file
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -66,6 +70,33 @@ def check_good_images(
             _refuse_turned(good, file, trained.source.exif)
     if has_network:
         _refuse_small(sizes, geometry.scale, height_width(geometry.image_size))
+
+
+def narrower_range(images: Sequence[GoodImage], training: Sequence[Pair], image_range: ImageRange) -> tuple[str, ...]:
+    """Return a warning where percentiles of good images are much closer than those of training images with defects.
+
+    The network then sees good ground at another brightness than in training. Reads a few of each, of one depth.
+    """
+    if image_range != "percentile" or not training:
+        return ()
+    widths, kinds = [], set()
+    for chosen in (images, training):
+        spans = []
+        for each in evenly_spaced(chosen, _RANGES):
+            color, alpha = color_and_alpha(open_image(each.image), each.image)
+            low, high = limits(color, alpha, image_range)
+            spans.append(high - low)
+            kinds.add(color.dtype)
+        widths.append(median(spans))
+    good, real = widths
+    if len(kinds) > 1 or good >= _NARROW * real:
+        return ()
+    line = (
+        f"warning: image_range is percentile, and good images span {good:g} values (median), training images with "
+        f"defects {real:g}: the network sees good ground at another brightness than in training, and cannot paint "
+        "beyond a good image's own range; train with a fixed image_range, [black, white]"
+    )
+    return (line,)
 
 
 def _refuse_turned(good: GoodImage, file: str | Path | None, exif: Exif) -> None:

@@ -35,7 +35,12 @@ from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
-from guided_diffusion.pipelines.placing.good_images import check_good_images, header_size, refuse_defective
+from guided_diffusion.pipelines.placing.good_images import (
+    check_good_images,
+    header_size,
+    narrower_range,
+    refuse_defective,
+)
 from guided_diffusion.pipelines.placing.pasting import Patches, pasted, training_patches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
@@ -119,9 +124,14 @@ def plan_placing(
     source = _sources(config, trained, encoding, bank, images)
     base, view = OrdinaryClasses(trained, encoding), _View(trained, encoding)
     check_good_images(source.images, trained, source.files, has_network=config.has_network)
-    if training is not None and config.placing.mask_source != "dir":
+    notes = source.notes
+    if training is not None:
         defective = {part.name for part in training.bank.parts}
-        refuse_defective(source.images, [pair for pair in training.pairs if pair.stem in defective])
+        with_defects = [pair for pair in training.pairs if pair.stem in defective]
+        if config.placing.mask_source != "dir":
+            refuse_defective(source.images, with_defects)
+        if config.has_network:
+            notes += narrower_range(source.images, with_defects, trained.geometry.image_range)
     inputs += [file_digest(image.mask) for image in source.images if image.mask and "://" not in image.mask]
 
     def finished(good: GoodImage, image: NativeImage, number: int) -> Finished:
@@ -148,7 +158,7 @@ def plan_placing(
         patch_of = training_patches(training.pairs, trained, encoding)
         inputs += [file_digest(pair.image) for pair in training.pairs]
     digest = joined(config, inputs + source.digests)
-    return PlacePlan(source.images, digest, finished, source.notes, lineages, patch_of)
+    return PlacePlan(source.images, digest, finished, notes, lineages, patch_of)
 
 
 class _Source(NamedTuple):
