@@ -75,8 +75,9 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
         if training is None:
             training = report
         else:
+            trained_on = (*training.pairs, *training.good_images)
             shared = shared_problems(shared_with_training(report, training), len(report.pairs))
-            shared += shared_group_problems(source.group_pattern, report.pairs, training.pairs)
+            shared += shared_group_problems(source.group_pattern, report.pairs, trained_on)
             report = replace(report, problems=(*report.problems, *shared))
         encoding = encoding or (None if report.fatal else report.encoding)
         if encoding is not None:

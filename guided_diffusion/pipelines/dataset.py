@@ -20,6 +20,7 @@ from guided_diffusion.data.modes import IMAGES, DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions, WindowOptions
 from guided_diffusion.data.pairing import (
     GOOD_STEM,
+    GoodImage,
     MaskEntry,
     Pair,
     index_images,
@@ -37,7 +38,7 @@ from guided_diffusion.data.scan.windows import window_problems
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.windows import WindowPlan, boxes_of, plan_windows
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.training.options import DEFAULT_MASK_SUPERVISION
 
 Config = TypeVar("Config", TrainConfig, CheckConfig)
@@ -143,7 +144,7 @@ def scan_unlabeled(
     mode, beside = get_mode(source.dataset_mode), config.good.image_dir if split == "train" else ""
     images, problems = index_images(source.data_dir, mode, split, beside)
     if split == "train" and (folder := good_folder(config)):
-        images += [Pair(GOOD_STEM + good.stem, good.image, None) for good in list_good_images(folder)]
+        images += [replace(pair, mask=None) for pair in as_pairs(list_good_images(folder))]
     report = scan_images(
         images,
         problems,
@@ -216,8 +217,25 @@ def scan_as_stored(
 
 
 def shared_with_training(test: ScanReport, training: ScanReport) -> list[Twin]:
-    """Return the test pairs whose image is in the training split, too."""
-    return find_shared((test.pairs, test.prints), (training.pairs, training.prints), training.encoding)
+    """Return the test pairs whose image is in the training split, or of equal pixels among its good images."""
+    tested = test.pairs, test.prints
+    found = find_shared(tested, (training.pairs, training.prints), training.encoding)
+    good = find_shared(tested, (as_pairs(training.good_images), training.good_prints), training.encoding)
+    known = {twin.pair.stem for twin in found}
+    # A good image without a mask is background, of which a test mask may be, too.
+    beside = [replace(twin, other_mask=twin.other_mask and twin.of.mask is not None) for twin in good]
+    return found + [twin for twin in beside if twin.pair.stem not in known]
+
+
+def shared_with_good(test: ScanReport, good: Sequence[GoodImage]) -> list[Twin]:
+    """Return the test pairs whose image file is a good image byte by byte; only files of equal size are read."""
+    found = find_shared_files(as_pairs(good), test.pairs, test.prints)
+    return [replace(twin, pair=twin.of, of=twin.pair) for twin in found]
+
+
+def as_pairs(good: Sequence[GoodImage]) -> tuple[Pair, ...]:
+    """Return good images as the pairs that they are trained on as, under names of their own."""
+    return tuple(Pair(GOOD_STEM + each.stem, each.image, each.mask, upright=each.upright) for each in good)
 
 
 def shared_files(source: SourceOptions, training: ScanReport) -> list[Problem]:
@@ -229,7 +247,8 @@ def shared_files(source: SourceOptions, training: ScanReport) -> list[Problem]:
         test, _ = index_images(source.data_dir, mode, "test")
     else:
         test, _ = index_pairs(source.data_dir, mode, "test", with_instances=False)
-    return shared_problems(find_shared_files(test, training.pairs, training.prints), len(test))
+    pairs, prints = (*training.pairs, *as_pairs(training.good_images)), (*training.prints, *training.good_prints)
+    return shared_problems(find_shared_files(test, pairs, prints), len(test))
 
 
 def with_good_images(report: ScanReport, config: TrainConfig | CheckConfig) -> ScanReport:
@@ -271,6 +290,15 @@ def own_good_folder(source: SourceOptions) -> str:
     """Return where a dataset may have good images of its own, `train/good`; "" in the cloud, which is not asked."""
     has_none = not source.data_dir or "://" in source.data_dir
     return "" if has_none else os.path.join(source.data_dir, "train", "good")
+
+
+def own_good_images(source: SourceOptions) -> list[GoodImage]:
+    """Return the good images that a dataset has of its own; none where they cannot be used."""
+    folder = own_good_folder(source)
+    try:
+        return list_good_images(folder) if folder and is_folder(folder) else []
+    except DataError:
+        return []
 
 
 def plain_transform(geometry: GeometryOptions, mode: DatasetMode) -> JointTransform:

@@ -179,6 +179,37 @@ def test_test_images_in_train_are_named(action, data, options, isdm):
     assert f"{planted[1].name} like {planted[1].name[1:]}" in warning
 
 
+@pytest.mark.parametrize("action", ["check", "train"])
+def test_test_images_among_the_good_images_are_named(action, data, options, isdm):
+    (data / "train/good").mkdir()
+    copied = pictures(data, "images", "test")[0]
+    good = data / "train/good/other_name.png"
+    if action == "check":  # of equal pixels
+        Image.open(copied).save(good, compress_level=1)
+    else:
+        shutil.copy(copied, good)
+    keys = ("data_dir", "dataset_mode", "output_dir", "image_size")
+    values = options if action == "train" else {key: options[key] for key in keys}
+    code, shown, errors = isdm(action, **values)
+    assert (code, errors) == (0, [])
+    (warning,) = (line for line in shown.splitlines() if line.startswith("warning: ") and "in train" in line)
+    assert warning.split(": ")[1] == str(copied)
+    assert str(good) in warning
+    assert "another mask" not in warning
+
+
+def test_groups_of_good_images_are_those_of_train(data, options, isdm):
+    (data / "train/good").mkdir()
+    for name in ("train/good/part7_a.png", "test/images/part7_b.png"):
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 256, (24, 24, 3), np.uint8)).save(data / name)
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(data / "test/masks/part7_b.png")
+    values = {key: options[key] for key in ("data_dir", "dataset_mode", "output_dir", "image_size")}
+    _, shown, _ = isdm("check", **values, group_pattern=r"(part\d)")
+    (line,) = (line for line in shown.splitlines() if "of the group" in line)
+    assert "part7_a.png" in line
+    assert "part7_b.png" in line
+
+
 @pytest.mark.slow
 def test_without_copies_nothing_is_said_of_train_and_test(data, options, isdm):
     _, shown, _ = isdm("check", **{key: options[key] for key in ("data_dir", "dataset_mode", "output_dir")})
@@ -200,19 +231,23 @@ def test_the_report_of_evaluate_names_shared_images_and_other_training_data(data
     assert record["test_in_training"] == []
     assert not [line for line in record["warnings"] if "trained on" in line]
 
+    alone = pictures(data, "images", "test")[-1]
+    (data / "train/good").mkdir()
+    shutil.copy(alone, data / "train/good/beside.png")
     planted = plant(data)
     turn(pictures(data, "masks")[5])
     assert isdm("evaluate", **evaluated)[0] == 0
     record = json.loads((tmp_path / "report/report.json").read_text())["data"]
     stems = [path.stem for path in pictures(data, "images")[:2]]
-    assert record["test_in_training"] == [[f"t{stem}", stem, "file"] for stem in stems]
+    shared = [[f"t{stem}", stem, "file"] for stem in stems]
+    assert record["test_in_training"] == [*shared, [alone.stem, "good image: beside", "file"]]
     said = [line for line in record["warnings"] if line.startswith(f"{data}: ")]
     assert len(said) == 1
     assert f"masks changed: 1 ({pictures(data, 'masks')[5].stem})" in said[0]
     assert str(tmp_path / "run" / BEST) in said[0]
     page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
     assert str(planted[0]) in page
-    assert "6 for the test, 2 of them in training, too" in page
+    assert "6 for the test, 3 of them in training, too" in page
 
 
 def test_a_blank_picture_is_no_reason_to_stop(options, data, isdm):

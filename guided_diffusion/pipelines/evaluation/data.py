@@ -32,7 +32,7 @@ from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.visualize import Pixels
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.changed_data import changes_since_sampling
-from guided_diffusion.pipelines.dataset import shared_with_training
+from guided_diffusion.pipelines.dataset import own_good_images, shared_with_good, shared_with_training
 from guided_diffusion.pipelines.evaluation.objects import ObjectReader, as_objects, find_null, layout_key, null_pairs
 from guided_diffusion.pipelines.evaluation.options import find_others, needs_training, size_of_samples, without_masks
 from guided_diffusion.pipelines.evaluation.sample_origins import (
@@ -179,8 +179,11 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     encoding, test = report.raise_if_fatal(), report.pairs
     warnings += problem_lines(problem for problem in report.warnings if problem.kind in DUPLICATES)
     if real is not None:
+        good = own_good_images(config.source)
         shared = shared_with_training(report, real)
-        of_groups = shared_group_problems(config.source.group_pattern, test, real.pairs)
+        known = {twin.pair.stem for twin in shared}
+        shared += [twin for twin in shared_with_good(report, good) if twin.pair.stem not in known]
+        of_groups = shared_group_problems(config.source.group_pattern, test, (*real.pairs, *good))
         warnings += problem_lines([*shared_problems(shared, len(test)), *of_groups])
     view = config.view
     if view.resize in ("pad", "window"):
