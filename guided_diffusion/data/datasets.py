@@ -61,7 +61,8 @@ def image_tensor(image: Image.Image, channels: Literal[1, 3], source: str, image
     ITU-R 601 luma.
     """
     mode = "L" if channels == 1 else "RGB"
-    image = over_black(eight_bits(image, image_range, source))
+    image = eight_bits(image, image_range, source)
+    image = over_black(image.convert("RGB") if image.mode == "LAB" else image)  # PIL makes no other mode of LAB
     array = np.asarray(image.convert(mode))
     planes = array[None] if channels == 1 else array.transpose(2, 0, 1)
     return torch.from_numpy(np.array(planes, order="C"))

@@ -9,7 +9,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import blobfile as bf
@@ -27,6 +27,8 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 _LOW_DEPTH = {"L;2": 85, "L;4": 17}  # PIL stretches gray of 2 and 4 bits to 0..255 by these factors
 _NUMPY = b"\x93NUMPY"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PAGES = "isdm pages"  # key of PIL's info
+_SUBFILE, _REDUCED, _OF_ALPHA = 254, 1, 4  # a tag of TIFF, and its bits
 _LOSSLESS = ("PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "SUN", "ICO", "QOI")
 _DEEP_COLOR = ("RGB;16B", "RGBA;16B", "LA;16B")  # PIL keeps only the high byte of these
 
@@ -224,9 +226,27 @@ def _decoded(content: bytes) -> tuple[Image.Image, str]:
         if len(shorter) == len(content):
             raise
         return _decoded(shorter)
+    if image.format == "TIFF":
+        image.info[_PAGES] = _full_pages(content)
     if image.format == "WEBP":
         image.info["lossy"] = b"VP8 " in _riff_chunks(content)
     return image, raw_mode
+
+
+def pages_of(image: Image.Image) -> int:
+    """Return how many pages the file of a decoded picture has, of which the first one was read."""
+    return image.info.get(_PAGES, 1)
+
+
+def _full_pages(content: bytes) -> int:
+    """Return the number of pages of a TIFF that are as large as the first; thumbnails and masks do not count."""
+    count = 1
+    with suppress(*_BROKEN), Image.open(io.BytesIO(content)) as picture:
+        size = picture.size
+        for page in range(1, getattr(picture, "n_frames", 1)):
+            picture.seek(page)
+            count += picture.size == size and not picture.tag_v2.get(_SUBFILE, 0) & (_REDUCED | _OF_ALPHA)
+    return count
 
 
 def _riff_chunks(content: bytes) -> list[bytes]:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from guided_diffusion.data.files import list_files, open_image, open_mask
+from guided_diffusion.data.datasets import read_image
+from guided_diffusion.data.files import list_files, open_image, open_mask, pages_of
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.good_images import scan_good_images
 from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.runtime.errors import DataError
@@ -40,6 +42,40 @@ def test_a_damaged_picture_with_long_metadata_is_still_damaged(tmp_path):
     with pytest.raises(DataError) as error:
         open_image(tmp_path / "a.png")
     assert error.value.path == str(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["images", "masks", "good"])
+def test_further_pages_are_told(tmp_path, kind):
+    pages = {"save_all": True, "append_images": [Image.fromarray(LABEL[::-1])]}
+    for name in ("images", "masks", "good"):
+        file = tmp_path / ("good" if name == "good" else f"data/train/{name}") / "a.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray(LABEL).save(file, "TIFF", **(pages if name == kind else {}))
+    report = scan_dataset(tmp_path / "data", get_mode("binary"), "train", progress=False)
+    good, _, problems = scan_good_images(str(tmp_path / "good"), 1, "auto", progress=False)
+    (problem,) = (each for each in (*report.problems, *problems) if each.kind is ProblemKind.PAGES)
+    assert not problem.fatal
+    assert len(good) == 1
+    assert problem.path == str(tmp_path / ("good" if kind == "good" else f"data/train/{kind}") / "a.png")
+
+
+def test_thumbnails_are_no_pages(tmp_path):
+    small = Image.fromarray(LABEL).resize((6, 6))
+    Image.fromarray(LABEL).save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    assert pages_of(open_image(tmp_path / "a.tif")) == 1
+
+
+@pytest.mark.parametrize("image_range", ["auto", (0, 200), "percentile"])
+def test_lab_is_read_as_the_colors_that_it_is(tmp_path, image_range):
+    values = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    lab = Image.fromarray(values, "LAB")
+    lab.save(tmp_path / "lab.tif")
+    lab.convert("RGB").save(tmp_path / "rgb.png")
+    for channels in (1, 3):
+        first, second = (
+            read_image(tmp_path / name, channels, image_range=image_range) for name in ("lab.tif", "rgb.png")
+        )
+        assert np.array_equal(first, second)
 
 
 LOSSY = {

@@ -16,6 +16,7 @@ from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_d
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
+from guided_diffusion.data.scan.images import page_problems
 from guided_diffusion.data.scan.orientation import Exif, Turned, orientation_problems, turned
 from guided_diffusion.data.scan.problems import Problem, ProblemKind, refuse_fatal
 from guided_diffusion.data.scan.threads import in_threads
@@ -40,7 +41,7 @@ def scan_good_images(
     """
     images, problems = _turned(list_good_images(folder, upright=exif != "ignore"), exif, pairs)
 
-    def scan(good: GoodImage) -> tuple[PairPrint, str] | Problem:
+    def scan(good: GoodImage) -> tuple[PairPrint, str, list[Problem]] | Problem:
         removed = "the image" if good.mask is None else "the pair"
         try:
             content = read_bytes(good.image, removed=removed)
@@ -54,13 +55,14 @@ def scan_good_images(
             return Problem.of(error, ProblemKind.UNREADABLE)
         digests = content_digest(content), of_mask, b"", pixel_digest(pixels)
         colors = "gray" if is_gray(stored_mode(image)) else "none" if (pixels == pixels[0]).all() else "color"
-        return PairPrint(*digests, len(content), pixels.shape[1:]), colors
+        return PairPrint(*digests, len(content), pixels.shape[1:]), colors, page_problems(good.image, image)
 
     found = in_threads(scan, images, "scanning good images", progress)
     problems += [each for each in found if isinstance(each, Problem)]
     sound = [(good, *each) for good, each in zip(images, found, strict=True) if not isinstance(each, Problem)]
-    problems += _color_problems(folder, image_channels, pair_modes, [colors for *_, colors in sound])
-    return [good for good, *_ in sound], [each for _, each, _ in sound], problems
+    problems += [problem for *_, pages in sound for problem in pages]
+    problems += _color_problems(folder, image_channels, pair_modes, [colors for _, _, colors, _ in sound])
+    return [good for good, *_ in sound], [each for _, each, *_ in sound], problems
 
 
 def list_upright(folder: str, exif: Exif, pairs: Sequence[Pair] = ()) -> list[GoodImage]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.deep_color import is_gray, stored_mode
-from guided_diffusion.data.files import open_image, orientation, read_bytes, turn_upright
+from guided_diffusion.data.files import open_image, orientation, pages_of, read_bytes, turn_upright
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -116,7 +116,17 @@ def scan_image(
     pixels = seen.numpy()
     small = thumbnail(pixels) if with_thumbnail else None
     prints = PairPrint(content_digest(content), b"", b"", pixel_digest(pixels), len(content), pixels.shape[1:], small)
-    return ImageFacts([], prints, brightness, stored_mode(image), tagged, turned)
+    pages = page_problems(entry.image, image)
+    return ImageFacts(pages, prints, brightness, stored_mode(image), tagged, turned)
+
+
+def page_problems(path: str, image: Image.Image) -> list[Problem]:
+    """Return the warning that a decoded picture is the first of several pages."""
+    if pages_of(image) == 1:
+        return []
+    found = f"has {pages_of(image)} pages, of which only the first is read"
+    remedy = "save the page that counts, or each one, as a file of its own"
+    return [Problem(path, found, remedy, ProblemKind.PAGES, fatal=False)]
 
 
 def color_problems(image_modes: Sequence[str], channels: int) -> list[Problem]:

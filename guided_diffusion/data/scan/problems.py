@@ -28,6 +28,7 @@ class ProblemKind(Enum):
     SIZES = "sizes that differ"
     PALETTES = "palettes that differ"
     ORIENTATION = "EXIF orientations"
+    PAGES = "files of several pages"
     CLASSES_FILE = "classes.json"
     NUM_CLASSES = "num_classes"
     IGNORE_LABEL = "ignore_label"

@@ -31,7 +31,7 @@ from guided_diffusion.data.scan.duplicates import (
     twin_problems,
     uncompared_problem,
 )
-from guided_diffusion.data.scan.images import color_problems, short_batch_problems
+from guided_diffusion.data.scan.images import color_problems, page_problems, short_batch_problems
 from guided_diffusion.data.scan.lost_by_area import left_by_area, may_lose
 from guided_diffusion.data.scan.lost_classes import (
     CodesLeft,
@@ -202,6 +202,7 @@ def _scan_pair(
         image = open_image(pair.image, content, upright=False, removed=_PAIR)
     if image is not None and mask is not None:
         how = turned(image, mask, exif)
+        problems += page_problems(pair.image, image)
     upright = exif != "ignore" if how is None else how.upright
     entry = MaskEntry(pair.stem, pair.mask, pair.instance, upright)
     facts = _Facts(problems) if mask is None else _mask_facts(entry, mask, mask_content, transform, problems)
@@ -240,6 +241,7 @@ def _mask_facts(
 ) -> _Facts:
     """Count the codes of a mask, opened as stored; check that its instance map, if any, has the same size."""
     facts, tag = _Facts(problems), orientation(mask)
+    problems += page_problems(entry.mask, mask)
     if entry.upright:
         turn_upright(mask)
     with _collecting(problems, ProblemKind.UNREADABLE):
