@@ -14,7 +14,7 @@ from pathlib import Path
 
 import blobfile as bf
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from guided_diffusion.data.deep_color import keep_file
 from guided_diffusion.runtime.errors import DataError
@@ -227,7 +227,8 @@ def _decoded(content: bytes) -> tuple[Image.Image, str]:
             raise
         return _decoded(shorter)
     if image.format == "TIFF":
-        image.info[_PAGES] = _full_pages(content)
+        with suppress(*_BROKEN), Image.open(io.BytesIO(content)) as picture:
+            image.info[_PAGES] = full_pages(picture)
     if image.format == "WEBP":
         image.info["lossy"] = b"VP8 " in _riff_chunks(content)
     return image, raw_mode
@@ -238,12 +239,14 @@ def pages_of(image: Image.Image) -> int:
     return image.info.get(_PAGES, 1)
 
 
-def _full_pages(content: bytes) -> int:
-    """Return the number of pages of a TIFF that are as large as the first; thumbnails and masks do not count."""
-    count = 1
-    with suppress(*_BROKEN), Image.open(io.BytesIO(content)) as picture:
-        size = picture.size
-        for page in range(1, getattr(picture, "n_frames", 1)):
+def full_pages(picture: Image.Image) -> int:
+    """Return the number of pages of a picture that is only opened: 1, or those of a TIFF of the size of the first.
+
+    Thumbnails and masks do not count. The picture is at its last page then.
+    """
+    count, size = 1, picture.size
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        for page in range(1, picture.n_frames):
             picture.seek(page)
             count += picture.size == size and not picture.tag_v2.get(_SUBFILE, 0) & (_REDUCED | _OF_ALPHA)
     return count

@@ -199,6 +199,15 @@ class TestTold:
         _, shown = paste("named", data_dir=data, good_dir=good, defect_classes=["spot", "crack"])
         assert "taken for" not in shown
 
+    def test_good_images_of_several_pages(self, paste, tmp_path):
+        pages = [Image.fromarray(noise(SIZE, number)[..., 0]) for number in range(2)]
+        (tmp_path / "pages").mkdir()
+        pages[0].save(tmp_path / "pages/a.tif", save_all=True, append_images=pages[1:])
+        pages[0].save(tmp_path / "pages/b.tif")
+        _, shown = paste("of_pages", good_dir=tmp_path / "pages")
+        (line,) = (line for line in shown.splitlines() if "pages, of which" in line)
+        assert line.startswith(f"warning: {tmp_path / 'pages/a.tif'}: ")
+
     def test_images_too_small_for_any_defect(self, paste, tmp_path):
         folder, shown = paste("tiny", good_dir=write_good(tmp_path / "tiny_good", {"a": (2, 1), "b": (1, 2)}))
         assert "warning: no image has got a defect" in shown

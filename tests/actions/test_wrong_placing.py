@@ -182,3 +182,23 @@ def test_masks_turned_otherwise_than_their_good_images(refused, tmp_path):
     write_png(tmp_path / "both/images/a.png", image, orientation=3)
     mask = write_png(tmp_path / "both/masks/a.png", 0 * label)
     refused(mask, "exif", good_dir=tmp_path / "both")
+
+
+def test_good_images_whose_tag_the_training_images_leave_aside(tmp_path, isdm):
+    """As the sizes of their masks tell; `check` says the same of the good images of a training."""
+    data = tmp_path / "data"
+    for number in range(2):
+        write_png(data / f"train/images/{number}.png", noise(SIZE, number), orientation=6)
+        write_png(data / f"train/masks/{number}.png", (defects(number) > 0).astype(np.uint8))
+    turned = write_png(data / "train/good/a.png", noise(SIZE, 9), orientation=6)
+    values = {"data_dir": data, "dataset_mode": "binary", "output_dir": tmp_path / "check", "image_size": 16}
+    code, shown, _ = isdm("check", **values)
+    assert code == 2
+    (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
+    check_error(line, turned, "exif")
+    paste = {"data_dir": data, "dataset_mode": "binary", "good_dir": turned.parent, "results_path": tmp_path / "out"}
+    code, _, (line,) = isdm("paste", **paste)
+    assert code == 2
+    check_error(line, turned, "exif")
+    code, _, errors = isdm("paste", **paste, exif="ignore")
+    assert code == 0, errors

@@ -11,8 +11,9 @@ from PIL import Image
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.data.deep_color import is_gray
-from guided_diffusion.data.files import check_sizes, open_image, orientation
+from guided_diffusion.data.files import check_sizes, full_pages, open_image, orientation
 from guided_diffusion.data.intensity import ImageRange, color_and_alpha, limits
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, Pair
@@ -48,8 +49,10 @@ def check_good_images(
     files: Callable[[GoodImage], Iterable[str | Path | None]],
     *,
     has_network: bool = True,
-) -> None:
+) -> tuple[str, ...]:
     """Raise UserError for other channels than the model's, masks of other sizes, and images that are all too small.
+
+    Returns a warning where files have several pages.
 
     files: masks that belong to a good image, beside its own. The first image is read, of the others the header.
     has_network: whether windows of a network have to fit into the images.
@@ -70,6 +73,29 @@ def check_good_images(
             _refuse_turned(good, file, trained.source.exif)
     if has_network:
         _refuse_small(sizes, geometry.scale, height_width(geometry.image_size))
+    paged = [good.image for good in images if _has_pages(good.image)]
+    if not paged:
+        return ()
+    line = f"warning: {paged[0]}: has several pages, of which only the first is read ({len(paged)} good images)"
+    return (f"{line}; save the page that counts, or each one, as a file of its own",)
+
+
+def _has_pages(path: str) -> bool:
+    """Return whether a local picture is the first of several pages."""
+    try:
+        with Image.open(path) as picture:
+            return full_pages(picture) > 1
+    except _UNREADABLE:
+        return False
+
+
+def check_beside_training(
+    images: Sequence[GoodImage], training: Sequence[Pair], config: ScenesConfig, image_range: ImageRange
+) -> tuple[str, ...]:
+    """Return warnings about good images beside training images with defects; DataError for one that is such."""
+    if config.placing.mask_source != "dir":
+        refuse_defective(images, training)
+    return narrower_range(images, training, image_range) if config.has_network else ()
 
 
 def narrower_range(images: Sequence[GoodImage], training: Sequence[Pair], image_range: ImageRange) -> tuple[str, ...]:

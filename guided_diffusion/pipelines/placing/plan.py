@@ -35,12 +35,7 @@ from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
-from guided_diffusion.pipelines.placing.good_images import (
-    check_good_images,
-    header_size,
-    narrower_range,
-    refuse_defective,
-)
+from guided_diffusion.pipelines.placing.good_images import check_beside_training, check_good_images, header_size
 from guided_diffusion.pipelines.placing.pasting import Patches, pasted, training_patches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
@@ -123,15 +118,11 @@ def plan_placing(
     images = list_upright(config.good_dir, trained.source.exif, () if training is None else training.pairs)
     source = _sources(config, trained, encoding, bank, images)
     base, view = OrdinaryClasses(trained, encoding), _View(trained, encoding)
-    check_good_images(source.images, trained, source.files, has_network=config.has_network)
-    notes = source.notes
+    notes = check_good_images(source.images, trained, source.files, has_network=config.has_network) + source.notes
     if training is not None:
         defective = {part.name for part in training.bank.parts}
         with_defects = [pair for pair in training.pairs if pair.stem in defective]
-        if config.placing.mask_source != "dir":
-            refuse_defective(source.images, with_defects)
-        if config.has_network:
-            notes += narrower_range(source.images, with_defects, trained.geometry.image_range)
+        notes += check_beside_training(source.images, with_defects, config, trained.geometry.image_range)
     inputs += [file_digest(image.mask) for image in source.images if image.mask and "://" not in image.mask]
 
     def finished(good: GoodImage, image: NativeImage, number: int) -> Finished:
