@@ -38,7 +38,8 @@ from guided_diffusion.data.components import Box
 from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.data.pairing import Pair, list_good_images
+from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.scan.good_images import list_upright
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.images import StudyView
 from guided_diffusion.runtime.distributed import choose_device
@@ -194,7 +195,7 @@ def moved(box: Box, size: Sequence[int], other: Sequence[int]) -> Box:
 
 def _good_images(folder: PlacedFolder, good_dir: str) -> Iterator[NDArray[np.uint8] | None]:
     """Yield good images [H, W, C] over and over; None where there is no folder."""
-    images = list_good_images(good_dir, upright=folder.upright) if good_dir else []
+    images = list_upright(good_dir, folder.trained.source.exif) if good_dir else []
     while True:
         for good in images:
             yield folder.read_image(good.image)

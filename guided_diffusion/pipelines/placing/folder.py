@@ -21,6 +21,7 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import Pair, index_pairs
+from guided_diffusion.data.scan.good_images import as_turned
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.inpainting import PaintSettings
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
@@ -91,11 +92,6 @@ class PlacedFolder:
         return PaintSettings.of(self.config, self.trained, self.encoding.num_classes)
 
     @property
-    def upright(self) -> bool:
-        """Whether EXIF orientations are applied."""
-        return self.trained.source.exif != "ignore"
-
-    @property
     def lines(self) -> list[ManifestLine]:
         """The lines of the pairs in their order."""
         return sorted(self.samples.lines.values(), key=lambda line: line.index)
@@ -112,7 +108,7 @@ class PlacedFolder:
         """Return one pair; DataError where it is not what the plan says."""
         planned, mask = self._planned[line.index], self.samples.folder / line.mask
         source = planned.source
-        good = self._native(source.image)
+        good = self._native(source.image, upright=source.upright)
         if file_digest(source.image) != line.good_digest:
             raise DataError.of(source.image, "is not the image that was painted into", _CHANGED)
         finished = self.plan.finished(source, good, line.index)
@@ -125,15 +121,15 @@ class PlacedFolder:
         turn = line.index % len(self.plan.images) + planned.repeat
         return PlacedScene(line, turn, good, result, finished)
 
-    def _native(self, path: str | Path) -> NativeImage:
+    def _native(self, path: str | Path, *, upright: bool = True) -> NativeImage:
         geometry = self.trained.geometry
-        return NativeImage.read(path, geometry.image_channels, geometry.image_range, upright=self.upright)
+        return NativeImage.read(path, geometry.image_channels, geometry.image_range, upright=upright)
 
     def pairs(self, split: str) -> dict[str, Pair]:
         """Return the pairs of a split of the real dataset by their stems; none where it has no such split."""
         mode, source = get_mode(self.trained.source.dataset_mode), self.config.source
         pairs, _ = index_pairs(source.data_dir, mode, split, with_instances=False)
-        return {pair.stem: pair for pair in pairs}
+        return {pair.stem: as_turned(pair, self.trained.source.exif) for pair in pairs}
 
     def read_pair(self, pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         """Return image [H, W, C] and class ids [H, W] of a pair of the real dataset."""

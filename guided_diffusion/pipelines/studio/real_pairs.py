@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +18,7 @@ from guided_diffusion.data.datasets import SegmentationDataset, read_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair, index_pairs
+from guided_diffusion.data.scan.good_images import as_turned
 from guided_diffusion.data.visualize import Pixels, evenly_spaced, quantize
 from guided_diffusion.pipelines.dataset import plain_transform, shown_dataset
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
@@ -51,8 +52,7 @@ class RealPairs:
             # A folder that both splits should be in is missing once.
             self.problems += [problem.line for problem in problems[:1] if problem.line not in self.problems]
             return
-        upright = self._trained.source.exif != "ignore"
-        self.pairs[split] = tuple(replace(pair, upright=upright) for pair in found)
+        self.pairs[split] = tuple(as_turned(pair, self._trained.source.exif) for pair in found)
         self._datasets[split] = shown_dataset(self.pairs[split], self._encoding, geometry, self._mode)
 
     def _read(self, split: str, index: int) -> tuple[Pixels, NDArray[np.integer]]:

@@ -16,9 +16,10 @@ from guided_diffusion.data.groups import Groups, groups_of, shared_group_problem
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
-from guided_diffusion.data.pairing import GoodImage, Pair, list_good_images
+from guided_diffusion.data.pairing import GoodImage, Pair
 from guided_diffusion.data.placing.bank import ClassTally, class_ids, refuse_absent
 from guided_diffusion.data.placing.options import PlacingOptions
+from guided_diffusion.data.scan.good_images import list_upright
 from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.dataset import scan_split, shared_with_training
 from guided_diffusion.pipelines.placing.plan import taken_for_objects
@@ -109,10 +110,10 @@ def prepare(config: StudyConfig) -> StudySetup:
     """Read and check the configs and the data of a study. Raises UserError with a line for each mistake."""
     train_keys, training, place_keys = read_configs(config)
     source, geometry = _data_options(config, training)
-    upright = source.exif != "ignore"
-    good, good_test = (tuple(list_good_images(folder, upright=upright)) for folder in good_folders(config))
+    folders = good_folders(config)
     report = scan_split(source, geometry, "train")
     encoding = report.raise_if_fatal()
+    good, good_test = (tuple(list_upright(folder, source.exif, report.pairs)) for folder in folders)
     tested = scan_split(source, geometry, "test", encoding=encoding)
     tested.raise_if_fatal()
     mode = get_mode(source.dataset_mode)
