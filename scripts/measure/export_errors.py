@@ -114,7 +114,7 @@ def measure(data_dir: str, dataset_mode: str) -> list[tuple[str, str, int, int]]
         truth: Labels = {}
         config = load_config("export", {**values, "format": "coco", "export_path": folder + "/x"})
         source = find_export_source(config.source)
-        names, lookup = class_order(source.encoding, source.mode.background)
+        names, lookup = class_order(source.encoding, source.background)
         for kind, reader, read in readers(len(names)):
             if kind not in roots:
                 roots[kind] = Path(folder, kind)

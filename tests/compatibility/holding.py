@@ -12,6 +12,8 @@ from recording import Record, machine, unpack
 SAME = ("torch", "cpu", "capability")
 RENAMED = {"memorisation": "near_duplicates", "rivals": "baselines"}
 """Keys of a configuration and what they are called now."""
+WIDENED = ("low", "high", "kind", "warnings")
+"""What a study says of few test images by Student's t, where it took percentiles of resamples before."""
 DIVERGES = ("study", "agreement", "memorisation", "filtered")
 """Parts of a report that rest on segmenters trained for it, which rounding in the last bits sends elsewhere."""
 
@@ -132,14 +134,19 @@ def _problems_of_pictures(recorded: Record, found: Record, tolerance: Tolerance)
     ]
 
 
-def problems_of_report(recorded: Record, found: Record, tolerance: Tolerance, *, trained: bool = True) -> list[str]:
+def problems_of_report(
+    recorded: Record, found: Record, tolerance: Tolerance, *, trained: bool = True, few: bool = False
+) -> list[str]:
     """Return a line for everything of a report that is not as recorded; new keys are no problem.
 
-    trained: segmenters were trained for it; elsewhere it is then only compared what numbers there are of them.
+    trained: segmenters were trained for it; elsewhere it is then only compared what numbers there are of them. few: it
+    has so few test images that later versions widen its intervals: verdicts may then be weaker.
     """
     floor = 1e-9 if tolerance.exact else 0.01  # what is small is made of few pixels
     lines = []
     for path, ours, theirs in pairs_of(recorded, found):
+        if few and path[0] == "study" and path[-1] in WIDENED:
+            continue
         alike = _kind(ours) == _kind(theirs)
         diverges = not tolerance.exact and ((trained and path[0] in DIVERGES) or path[-1:] == ("samples",))
         if not alike or not (diverges or near(ours, theirs, tolerance.number, floor)):

@@ -105,7 +105,15 @@ def test_a_second_evaluation_trains_nothing():
     }
     assert after["settings.json"][1] == before["settings.json"][1]
     tolerance = tolerance_of(RECORDED["machine"], libraries=True)
-    assert problems_of_report(RECORDED["evaluate_again"], found, tolerance, trained=False) == []
+    recorded = RECORDED["evaluate_again"]
+    assert problems_of_report(recorded, found, tolerance, trained=False, few=True) == []
+    widths = [_widths(report) for report in (recorded, found)]
+    assert all(now > before for before, now in zip(*widths, strict=True))
+
+
+def _widths(report: Record) -> list[float]:
+    differences = report["study"]["architectures"]["linknet"]["verdict"]["differences"]
+    return [each["high"] - each["low"] for each in differences.values()]
 
 
 def test_an_interrupted_evaluation_trains_what_is_missing():
