@@ -18,7 +18,7 @@ from evaluations.groups import Groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, plain, summary
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
-FEW_GROUPS = 6
+FEW_GROUPS = 8
 """Images or groups below which percentiles of resamples are far too narrow: Student's t over them takes their place."""
 _ONE_SEED = "one seed: the variance between trainings is not measured"
 _IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": "micro IoU"}
