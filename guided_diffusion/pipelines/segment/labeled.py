@@ -18,11 +18,12 @@ from evaluations.groups import numbered
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.datasets import read_mask
-from guided_diffusion.data.groups import groups_of
+from guided_diffusion.data.groups import groups_of, shared_group_problems
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.scan.duplicates import Twin, shared_problems
 from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
@@ -141,6 +142,17 @@ def open_labeled(config: SegmentConfig, reader: ImageReader, *, progress: bool) 
 def open_test(config: SegmentConfig, reader: ImageReader, encoding: LabelEncoding, *, progress: bool) -> LabeledImages:
     """Scan and read the test images, whose masks are those of `encoding`; UserError as in `open_labeled`."""
     return _read(_scan(config, reader, encoding, progress=progress), reader, progress=progress)
+
+
+def shared_with_labeled(test: LabeledImages, labeled: LabeledImages, pattern: str | None) -> list[str]:
+    """Return warnings of test images that are labeled ones, byte by byte, or show their objects (`group_pattern`)."""
+    known = {image: number for number, (image, _) in enumerate(labeled.digests)}
+    twins = []
+    for pair, (image, mask) in zip(test.pairs, test.digests, strict=True):
+        if (number := known.get(image)) is not None:
+            twins.append(Twin(pair, labeled.pairs[number], "file", mask != labeled.digests[number][1]))
+    problems = shared_problems(twins, len(test))
+    return [*problem_lines(problems), *problem_lines(shared_group_problems(pattern, test.pairs, labeled.pairs))]
 
 
 def _read(report: ScanReport, reader: ImageReader, *, progress: bool) -> LabeledImages:

@@ -31,7 +31,7 @@ from guided_diffusion.pipelines.segment.folds import (
     score_folds,
     settings_of,
 )
-from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled, open_test
+from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_labeled, open_test, shared_with_labeled
 from guided_diffusion.pipelines.segment.labeler import (
     UNMEASURED_LIMIT,
     Labeler,
@@ -68,6 +68,7 @@ class Segmentation:
     classifier: PixelClassifier | None = None
     labeled: LabeledImages | None = None
     test: LabeledImages | None = None
+    shared: list[str] = field(default_factory=list)  # warnings of test images that are labeled ones, too
     unlabeled: UnlabeledImages | None = None
     results: StudyResults | None = None
     scores: FoldScores | None = None
@@ -127,6 +128,7 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
             run.results = _results(run)
             if config.score_test:
                 run.test = open_test(config, reader, run.labeled.encoding, progress=progress)
+                run.shared = shared_with_labeled(run.test, run.labeled, config.source.group_pattern)
         else:
             before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
             run.encoding = encoding_of_classifier(file, before).with_ignore()
@@ -293,7 +295,7 @@ def _report(run: Segmentation, lines: Sequence[PredictedLine], kept: Sequence[Pr
         "limit_from": run.limit[1],
         "unlabeled": None if run.unlabeled is None else unlabeled_record(lines, kept),
     }
-    record["warnings"] = report_warnings(run.scores, record)
+    record["warnings"] = [*run.shared, *report_warnings(run.scores, record)]
     upright: dict[str, bool] = {}
     if run.labeled is not None:
         upright |= {pair.image: pair.upright for pair in run.labeled.pairs}

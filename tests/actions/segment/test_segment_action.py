@@ -108,6 +108,28 @@ class TestColors:
         assert all(np.array_equal(mask, masks_of(later)[stem]) for stem, mask in masks_of(folder).items())
 
 
+class TestScoredSplit:
+    def test_test_images_that_are_labeled_ones_are_named(self, segment, tmp_path):
+        data = write_labeled(tmp_path / "data")
+        for number in (6, 7):
+            for kind, content in zip(("images", "masks"), picture(number), strict=True):
+                write_png(data / "test" / kind / f"{number}.png", content)
+        values = {"data_dir": data, "score_test": True, "image_dir": None, "folds": 0, "classifier_steps": 5}
+        _, record, _ = segment(**values, output_dir=tmp_path / "apart")
+        assert record["test"]["images"] == 2
+        assert not any(str(data) in line for line in record["warnings"])
+        shutil.copy(data / "train/images/0.png", data / "test/images/6.png")
+        _, record, shown = segment(**values, group_pattern=r"(\d)$", output_dir=tmp_path / "shared")
+        (line,) = (line for line in record["warnings"] if str(data) in line)
+        assert str(data / "test/images/6.png") in line
+        assert str(data / "train/images/0.png") in line
+        assert line in shown
+        for kind in ("images", "masks"):
+            (data / "test" / kind / "6.png").rename(data / "test" / kind / "new_5.png")
+        _, record, _ = segment(**values, group_pattern=r"(\d)$", output_dir=tmp_path / "groups")
+        assert any("group" in line and "new_5.png" in line for line in record["warnings"])
+
+
 class TestFolds:
     def test_folds_never_train_on_what_they_score(self, segment):
         # Images 0, 1 and 2 show one object.
