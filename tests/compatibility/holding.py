@@ -146,12 +146,25 @@ def problems_of_report(
     lines = []
     for path, ours, theirs in pairs_of(recorded, found):
         if few and path[0] == "study" and path[-1] in WIDENED:
-            continue
+            continue  # `narrower` compares them
         alike = _kind(ours) == _kind(theirs)
         diverges = not tolerance.exact and ((trained and path[0] in DIVERGES) or path[-1:] == ("samples",))
         if not alike or not (diverges or near(ours, theirs, tolerance.number, floor)):
             lines.append(f"{'/'.join(path)} is {theirs!r}, recorded is {ours!r}")
     return lines
+
+
+def narrower(recorded: Record, found: Record) -> list[str]:
+    """Return the paths of the intervals of a study that are narrower than the recorded ones."""
+    ends = {path: (ours, theirs) for path, ours, theirs in pairs_of(recorded["study"], found["study"])}
+    highs = {path[:-1]: ends[path] for path in ends if path[-1:] == ("high",)}
+    widths = {
+        path: (highs[path][0] - ends[*path, "low"][0], highs[path][1] - ends[*path, "low"][1])
+        for path in highs
+        if highs[path][0] is not None
+    }
+    assert widths
+    return ["/".join(path) for path, (before, now) in widths.items() if now < before]
 
 
 def problems_of_content(recorded: Any, found: Any, tolerance: Tolerance) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from holding import Tolerance, problems_of_report, problems_of_run, problems_of_samples, tolerance_of
+from holding import Tolerance, narrower, problems_of_report, problems_of_run, problems_of_samples, tolerance_of
 from recording import Record, record_check, record_evaluation, record_runs, record_samples
 from running import RUNS, SAMPLES, make_dataset, one_thread
 
@@ -70,3 +70,5 @@ def test_the_report_says_the_same(root, runs):
         found = record_evaluation(root)
     tolerance = tolerance_of(RECORDED["machine"], libraries=True)
     assert problems_of_report(RECORDED["evaluation"], found, tolerance, few=True) == []
+    if tolerance.exact:
+        assert narrower(RECORDED["evaluation"], found) == []
