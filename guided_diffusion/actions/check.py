@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.histogram import save_histogram
+from guided_diffusion.data.scan.problems import Problem
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.windows import window_lines
 from guided_diffusion.data.windows import WindowPlan
@@ -75,10 +77,7 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
         if training is None:
             training = report
         else:
-            trained_on = (*training.pairs, *training.good_images)
-            shared = shared_problems(shared_with_training(report, training), len(report.pairs))
-            shared += shared_group_problems(source.group_pattern, report.pairs, trained_on)
-            report = replace(report, problems=(*report.problems, *shared))
+            report = replace(report, problems=(*report.problems, *_shared(config, report, training)))
         encoding = encoding or (None if report.fatal else report.encoding)
         if encoding is not None:
             flip_pairs(encoding.names, source.flip_pairs)  # names that training would refuse
@@ -100,18 +99,7 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
             texts[-1] += "".join(f"\nwarning: {line}" for line in notes)
         print(texts[-1] + "\n")
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
-        if report.brightness and config.preview_images:
-            path = folder / f"histogram_{split}.png"
-            save_histogram(report.brightness, path, title=f"{split}, image_range {config.geometry.image_range}")
-            print(f"  {path.absolute()}")
-        if not report.fatal and config.preview_images:
-            path = folder / f"{split}.png"
-            boxed = report.boxes is not None and bool(report.pairs)
-            visualize.save(box_overlays(config, report) if boxed else overlays(config, report, plan), path)
-            print(f"  {path.absolute()}")
-        if report.boxes is not None:
-            path = folder / f"boxes_{split}.json"
-            write_text(path, json.dumps(report.boxes.to_json(), indent=1) + "\n")
+        for path in _write_shown(config, report, plan, split, folder):
             print(f"  {path.absolute()}")
     write_run_record(folder, "check", config.to_json())
     write_text(folder / "report.txt", "\n\n".join(texts) + "\n")
@@ -122,6 +110,32 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
             f"{source.data_dir or config.good.image_dir}: {count} to fix before training, each listed above as 'error:'"
         )
     return 0
+
+
+def _shared(config: CheckConfig, test: ScanReport, training: ScanReport) -> list[Problem]:
+    """Return what is said of test images, and of objects in them, that are in the training, too."""
+    trained_on = (*training.pairs, *training.good_images)
+    shared = shared_problems(shared_with_training(test, training), len(test.pairs))
+    return shared + shared_group_problems(config.source.group_pattern, test.pairs, trained_on)
+
+
+def _write_shown(
+    config: CheckConfig, report: ScanReport, plan: WindowPlan | None, split: str, folder: Path
+) -> Iterator[Path]:
+    """Write the pictures of a split and the statistics of its boxes, and yield their paths."""
+    if report.brightness and config.preview_images:
+        path = folder / f"histogram_{split}.png"
+        save_histogram(report.brightness, path, title=f"{split}, image_range {config.geometry.image_range}")
+        yield path
+    if not report.fatal and config.preview_images:
+        path = folder / f"{split}.png"
+        boxed = report.boxes is not None and bool(report.pairs)
+        visualize.save(box_overlays(config, report) if boxed else overlays(config, report, plan), path)
+        yield path
+    if report.boxes is not None:
+        path = folder / f"boxes_{split}.json"
+        write_text(path, json.dumps(report.boxes.to_json(), indent=1) + "\n")
+        yield path
 
 
 def _scan(config: CheckConfig, split: str, encoding: LabelEncoding | None) -> ScanReport:
