@@ -22,6 +22,8 @@ from guided_diffusion.runtime.errors import DataError
 # Without these a cloud path that no network leads to is tried for ever.
 bf.configure(retry_limit=2, connect_timeout=3, read_timeout=20, log_callback=lambda _: None)
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for the header of a file that is damaged, too large or not on this machine."""
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # raised by PIL for corrupted files
 
 _LOW_DEPTH = {"L;2": 85, "L;4": 17}  # PIL stretches gray of 2 and 4 bits to 0..255 by these factors

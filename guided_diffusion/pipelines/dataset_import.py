@@ -20,7 +20,7 @@ from PIL import Image
 from evaluations.groups import numbered
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.import_dataset import ImportConfig
-from guided_diffusion.data.files import open_image, orientation, read_bytes
+from guided_diffusion.data.files import UNREADABLE, open_image, orientation, read_bytes
 from guided_diffusion.data.formats.annotated import (
     Annotated,
     Loss,
@@ -301,7 +301,7 @@ def _header(path: str, content: bytes) -> tuple[tuple[Size, Size], int]:
             width, height = image.size
             turned = orientation(image) >= 5
             channels = 1 if image.mode in ("1", "L", "I", "I;16", "I;16B", "F") else 3
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except UNREADABLE:
         image = open_image(path, content)  # says in a line what is wrong
         return ((image.height, image.width),) * 2, len(image.getbands())
     stored = height, width

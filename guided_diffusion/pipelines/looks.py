@@ -75,10 +75,8 @@ class ComparedLooks:
 
     def _remedy(self, ratio: float, s: float) -> str:
         if self.by_image:
-            return (
-                "with image_range percentile good images have another range than those with defects; train with a "
-                + ("fixed one, [black, white]")
-            )
+            ranges = "with image_range percentile good images have another range than those with defects"
+            return f"{ranges}; train with a fixed one, [black, white]"
         if ratio > 1:
             return "a lower s paints it fainter" if s > 1 else "the network needs more steps, or more images of it"
         return "a higher s paints it stronger, and so may more training steps"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from guided_diffusion.data.datasets import image_tensor, read_mask
 from guided_diffusion.data.deep_color import is_gray, stored_mode
-from guided_diffusion.data.files import check_sizes, open_image, orientation, read_bytes
+from guided_diffusion.data.files import UNREADABLE, check_sizes, open_image, orientation, read_bytes
 from guided_diffusion.data.fingerprint import PairPrint, content_digest, pixel_digest
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -87,7 +87,7 @@ def orientation_of_both(image: str, mask: str | Path | None, exif: Exif = None) 
                 return Turned(True, "nothing") if orientation(picture) != 1 else None
             with Image.open(mask) as label:
                 return turned(picture, label, exif)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None  # in the cloud, or damaged: reading it says so
 
 

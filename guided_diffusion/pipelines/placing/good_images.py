@@ -13,7 +13,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.data.deep_color import is_gray
-from guided_diffusion.data.files import check_sizes, full_pages, open_image, orientation
+from guided_diffusion.data.files import UNREADABLE, check_sizes, full_pages, open_image, orientation
 from guided_diffusion.data.intensity import ImageRange, color_and_alpha, limits
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, Pair
@@ -27,7 +27,6 @@ from guided_diffusion.samples.manifest import file_digest
 
 _RANGES, _NARROW = 16, 0.75  # images that are read for their ranges, and how much narrower those may be
 _GLANCED = 4096  # bytes from the middle of a file
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def header_size(path: str | Path, *, upright: bool = True) -> Size | None:
@@ -39,7 +38,7 @@ def header_size(path: str | Path, *, upright: bool = True) -> Size | None:
         with Image.open(path) as picture:
             width, height = picture.size
             return (width, height) if upright and orientation(picture) > 4 else (height, width)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None  # in the cloud, or damaged: reading it says so
 
 
@@ -85,7 +84,7 @@ def _has_pages(path: str) -> bool:
     try:
         with Image.open(path) as picture:
             return full_pages(picture) > 1
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -163,7 +162,7 @@ def has_gray_mode(path: str) -> bool:
     try:
         with Image.open(path) as picture:
             return is_gray(picture.mode)
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
