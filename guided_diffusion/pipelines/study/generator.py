@@ -112,7 +112,7 @@ def generator_of(setup: StudySetup, amount: int | None) -> Generator:
 
 
 def _stages(setup: StudySetup, amount: int | None, folder: Path) -> dict[str, dict[str, Any]]:
-    if setup.training is None:
+    if setup.training is None or not set(setup.arms) & set(study.GENERATED):
         return {}
     config, common = setup.config, {"seed": setup.config.seed, "device": setup.config.compute.device}
     data_dir = setup.source.data_dir if amount is None else str(folder / "dataset")

@@ -22,11 +22,11 @@ from guided_diffusion.runtime.errors import ConfigError, UserError
 def study(parts, good_parts, tmp_path):
     """Return what prepares a study: (epochs, keys of place) -> setup and generator."""
 
-    def begun(epochs: int, **place):
+    def begun(epochs: int, *, arms: str = "real_good,place", **place):
         contents = {"train": {**WINDOWS, "data_dir": "a", "output_dir": "b", "max_epochs": epochs}}
         contents["place"] = {**FEW_STEPS, **place}
         values = {"data_dir": str(parts), "dataset_mode": "multi-class", "good_dir": str(good_parts), "pairs": 3}
-        values |= {"output_dir": str(tmp_path / "study"), "arms": "real_good,place", "amounts": "all", "device": "cpu"}
+        values |= {"output_dir": str(tmp_path / "study"), "arms": arms, "amounts": "all", "device": "cpu"}
         for key, content in contents.items():
             path = tmp_path / f"{key}.json"
             path.write_text(json.dumps(content))
@@ -97,3 +97,14 @@ def test_results_of_pairs_that_were_deleted_are_refused(study, tmp_path):
         refuse_results_of_lost_pairs([generator], results)
     (generator.folder / "placed").mkdir(parents=True)
     refuse_results_of_lost_pairs([generator], results)
+
+
+def test_arms_without_generated_images_train_no_generator(study):
+    assert stages_of(study, "real,real_good,unaugmented") == []
+    assert stages_of(study, "real_good,copy_paste") == ["train", "place"]  # the places of its copies
+    assert stages_of(study, "real,sdm") == ["train", "sample"]
+
+
+def stages_of(study, arms: str) -> list[str]:
+    _, generator = study(1, arms=arms)
+    return list(generator.stages)

@@ -105,7 +105,7 @@ def test_where_all_classes_are_defects_nothing_is_recorded(prepared):
     assert "defect_classes" not in settings_of(setup)
     training = SegmenterTraining.of(setup, torch.device("cpu"))
     assert training.defects is training.crops("real").classes is None
-    assert "defect_classes" not in generator_of(setup, None).stages["train"]
+    assert "defect_classes" not in generator_of(prepared(BACKGROUND, arms="sdm"), None).stages["train"]
 
 
 def test_defect_classes_are_those_that_are_named(prepared):
