@@ -5,7 +5,8 @@
 
 A result of `study` has the pixel counts of each test image. Intervals draw groups of test images (`group_pattern`), so
 the sums over each group give the same ones, in a tenth of the space. `gather` writes them, one file a training, and
-refuses results of other settings or data than those that are there. `table` needs neither images nor networks.
+refuses results of other settings, data or synthetic images than those that are there. `table` needs neither images nor
+networks.
 """
 
 from __future__ import annotations
@@ -118,8 +119,20 @@ def gather(study: Path, output: Path) -> None:
     results, records = StudyResults(path.parent, {}, {}), StudyResults(output, settings, {})
     records.begin()
     for key in results:
+        _refuse_other_images(results, key, records)
+    for key in results:
         records[key] = record_of(results[key], setup.test_groups, setup.class_names)
         print(records.path(key).absolute())
+
+
+def _refuse_other_images(results: StudyResults, key: str, records: StudyResults) -> None:
+    """Raise DataError if an arm was trained on other images in the records: a mean over seeds would be of both."""
+    result = results[key]
+    for other, record in records.items():
+        same = all(record[name] == result[name] for name in ("amount", "arm"))
+        if same and record["images"] != result["images"]:
+            remedy = f"choose another folder of records, or delete {records.path(other).name} there"
+            raise DataError.of(results.path(key), f"is of other images than {records.path(other)}", remedy)
 
 
 def read_records(folder: Path) -> dict[tuple[str, int], Arms]:

@@ -78,7 +78,7 @@ def test_records_give_the_scores_and_intervals_of_the_images(defects):
         assert list(records[arm][0].class_ious) == list(summary["classes"])
 
 
-def write_study(folder: Path, *, steps: int = 5, seeds: tuple[int, ...] = (0, 1)) -> Path:
+def write_study(folder: Path, *, steps: int = 5, seeds: tuple[int, ...] = (0, 1), images: str = "digest") -> Path:
     """Write a study of planted results and the data that its config names."""
     parts, good = write_parts(folder / "parts", pairs=4), folder / "good"
     for split, size in (("train", (40, 56)), ("test", (44, 60))):
@@ -99,7 +99,9 @@ def write_study(folder: Path, *, steps: int = 5, seeds: tuple[int, ...] = (0, 1)
         hits = np.tile([2000, 0, 50, 90 + seed], (count, 1)).astype(np.int64)
         missed = np.tile([0, 0, 50, 10 - seed], (count, 1)).astype(np.int64)
         test = DefectTest(Counts(hits, np.zeros_like(hits), missed))
-        results[f"unet-nall-real_good-{seed}"] = result(test, "real_good", seed, amount="all", real=4)
+        results[f"unet-nall-real_good-{seed}"] = result(test, "real_good", seed, amount="all", real=4) | {
+            "images": images
+        }
     return out
 
 
@@ -125,6 +127,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     gather(write_study(tmp_path / "one"), tmp_path / "records")
     with pytest.raises(ConfigError, match="steps"):
         gather(write_study(tmp_path / "two", steps=6), tmp_path / "records")
+    with pytest.raises(DataError, match="images"):
+        gather(write_study(tmp_path / "three", seeds=(2,), images="others"), tmp_path / "records")
     (tmp_path / "none").mkdir()
     for wrong in (lambda: gather(tmp_path / "none", tmp_path / "records"), lambda: read_records(tmp_path / "none")):
         with pytest.raises(DataError, match="none"):
