@@ -48,6 +48,15 @@ def test_listed_names_may_have_spaces_dots_quotes_and_extensions(tmp_path, form)
     assert splits_of(result) == {"train": set(NAMES[::2]), "test": set(NAMES[1::2])}
 
 
+def test_accents_may_be_one_code_point_or_two(tmp_path):
+    composed, taken_apart = "\u00e9clat", "e\u0301clat"
+    write_voc(tmp_path / "s", (taken_apart, "b"), train=composed, val="b")
+    assert splits_of(imported(tmp_path / "s", tmp_path / "one")) == {"train": {composed}, "test": {"b"}}
+    (tmp_path / "s" / "JPEGImages" / f"{taken_apart}.png").rename(tmp_path / "s" / "JPEGImages" / f"{composed}.png")
+    (tmp_path / "s" / "ImageSets" / "Segmentation" / "train.txt").write_text(taken_apart, encoding="utf-8")
+    assert splits_of(imported(tmp_path / "s", tmp_path / "two")) == {"train": {composed}, "test": {"b"}}
+
+
 def test_what_follows_a_listed_name_does_not_count(tmp_path):
     write_voc(tmp_path / "s", ("a", "b"), train="a  1\n\n", val="b -1\n")
     assert splits_of(imported(tmp_path / "s", tmp_path / "data")) == {"train": {"a"}, "test": {"b"}}

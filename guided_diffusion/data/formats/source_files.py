@@ -60,7 +60,7 @@ class SourceFiles:
             pictures = dict(list_files(self.image_root))
         else:
             self.image_root = self.root
-        self.pictures = {_normal(name): path for name, path in pictures.items() if name.lower().endswith(_PICTURES)}
+        self.pictures = {normal_name(name): path for name, path in pictures.items() if name.lower().endswith(_PICTURES)}
         self._json: dict[str, Any] = {}
 
     @cached_property
@@ -97,7 +97,7 @@ class SourceFiles:
         near: the folder of the annotations. It is looked for there, in images/ beside it, in the folder itself, and
         then wherever one path alone ends like it (of several, the one of the `split`). DataError where there is none.
         """
-        wanted = _normal(posixpath.normpath(plain_path(name)))
+        wanted = normal_name(posixpath.normpath(plain_path(name)))
         if "/" in near and wanted.startswith("../"):
             # LabelMe writes ../images/a.jpg where its files have a folder of their own.
             wanted = posixpath.normpath(posixpath.join(near, wanted))
@@ -128,7 +128,8 @@ class SourceFiles:
         return os.path.join(self.root, self.only or near).rstrip("/")
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
+    """Return a name in the form by which names are compared: macOS stores "é" as two code points."""
     return unicodedata.normalize("NFC", name)
 
 

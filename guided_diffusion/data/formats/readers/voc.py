@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from guided_diffusion.data.boxes.json_records import entry_problem
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.formats.annotated import IGNORED_ID, Annotated, Loss, LossKind, Picture, class_names
-from guided_diffusion.data.formats.source_files import SourceFiles, first_names, split_of
+from guided_diffusion.data.formats.source_files import SourceFiles, first_names, normal_name, split_of
 from guided_diffusion.data.formats.writers.voc import VOID
 from guided_diffusion.data.masks.advice import describe_colors, describe_values
 from guided_diffusion.data.masks.encoding import pack_colors, raw_mask
@@ -69,7 +69,7 @@ def read_voc(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
 
 
 def _by_stem(names: Mapping[str, str], folder: str) -> dict[str, str]:
-    return {name[len(folder) :].rpartition(".")[0]: name for name in names if name.startswith(folder)}
+    return {normal_name(name[len(folder) :].rpartition(".")[0]): name for name in names if name.startswith(folder)}
 
 
 def _plain(files: SourceFiles) -> dict[str, str]:
@@ -126,7 +126,7 @@ def _listed(line: str, known: Sequence[Collection[str]]) -> str | None:
 
     None where it names nothing. An image without a mask is named, and counted as lost.
     """
-    names = [text.strip("'\"") for text in (line, line.split()[0])]
+    names = [normal_name(text.strip("'\"")) for text in (line, line.split()[0])]
     names = [each for name in names for each in (name, name.rpartition(".")[0])]
     return next((name for stems in known for name in names if name in stems), None)
 
