@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     report = world.run_on_main(lambda: open_training_data(config, world.size))
     refuse_other_classes(report.encoding, start)
     world.run_on_main(lambda: refuse_few_pairs(config, report))
-    world.run_on_main(lambda: refuse_other_data(config, report, start))
+    if world.run_on_main(lambda: refuse_other_data(config, report, start)):
+        start = replace(start, other_losses=True)
     config = config.replaced(num_classes=report.encoding.num_classes)
     if world.is_main:
         for place in (folder, folder / PREVIEWS):
