@@ -44,10 +44,14 @@ class Cancelled(Exception):
 def sampling_process(sampler: SamplerOptions, diffusion: DiffusionOptions) -> GaussianDiffusion:
     """Return the noise process at the steps of `sampler`, by default as many as its sampler needs.
 
-    Raises ConfigError where the noise process has fewer steps.
+    Raises ConfigError where the noise process has fewer steps, and where its only step is that of the least noise.
     """
     if sampler.timestep_respacing != "":
-        return build_diffusion(diffusion, sampler.timestep_respacing)
+        process = build_diffusion(diffusion, sampler.timestep_respacing)
+        if process.timestep_map == (0,) and process.original_steps > 1:  # its image would be the noise it begins with
+            line = f"timestep_respacing is {sampler.timestep_respacing!r}, a single step at the lowest noise level, "
+            raise ConfigError.of_keys(("timestep_respacing", f"{line}which makes no image: use more, or steps 1"))
+        return process
     default = SAMPLER_DEFAULTS[sampler.sampler]
     steps = sampler.steps or min(default.steps, diffusion.diffusion_steps)
     return build_diffusion(diffusion, steps=steps, time_grid=sampler.time_grid or default.time_grid)
