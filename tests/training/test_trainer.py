@@ -71,6 +71,31 @@ def test_interrupted_and_resumed_equals_uninterrupted(trainer_for, sampler, stop
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("max_epochs", [1, 2])
+def test_a_run_saved_after_its_last_step_is_finished_by_the_next_start(trainer_for, max_epochs):
+    """Then no step is left, but the end of the epoch, which may be the best one."""
+    options = {"max_epochs": max_epochs, "lr": 1e-3}
+    whole = trainer_for("whole", **options)
+    whole.fit()
+    first = trainer_for("parts", **options)
+    step, last_but_one = first.train_step, 3 * max_epochs - 1
+
+    def stop_later(batch):
+        step(batch)
+        if first.progress.step == last_but_one:
+            signal.raise_signal(signal.SIGTERM)
+
+    first.train_step = stop_later
+    with pytest.raises(Interrupted):
+        first.fit()
+    second = trainer_for("parts", **options)
+    assert second.progress.step == last_but_one + 1
+    second.fit()
+    for name in (LAST, BEST):
+        assert (second.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_an_interrupted_epoch_begins_anew_with_other_batches(trainer_for, capsys):
     """Position 2 of 3 batches means nothing where an epoch has 2: images would be left out or seen twice."""
     first = trainer_for(batch_size=3, max_epochs=2)
