@@ -122,7 +122,9 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     if start.is_over(config.optimizer):
         done = counted(source.progress["epoch"], "epoch")
         line = f"resume_checkpoint is {source.path}, which is trained to the end ({done})"
-        raise ConfigError.of_keys(("resume_checkpoint", f"{line}: raise max_epochs to train on"))
+        annealed = 0 < config.optimizer.lr_anneal_steps <= source.progress["step"]
+        longer = "lr_anneal_steps (0: the learning rate stays)" if annealed else "max_epochs"
+        raise ConfigError.of_keys(("resume_checkpoint", f"{line}: raise {longer} to train on"))
     return start
 
 

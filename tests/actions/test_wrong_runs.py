@@ -126,6 +126,18 @@ def test_a_trained_to_the_end_checkpoint_is_no_beginning(trained, lemons, tmp_pa
     check_error(errors[0], "resume_checkpoint", trained / LAST, "3", "max_epochs")
 
 
+@pytest.mark.slow
+def test_what_has_annealed_its_learning_rate_is_told_apart_from_what_had_all_its_epochs(lemons, tmp_path, isdm):
+    values = {**TINY, "data_dir": lemons, "max_epochs": 5, "lr_anneal_steps": 2}
+    assert isdm("train", **values, output_dir=tmp_path / "run")[0] == 0
+    on = {**values, "output_dir": tmp_path / "on", "resume_checkpoint": tmp_path / "run", "max_epochs": 50}
+    code, _, errors = isdm("train", **on)
+    assert (code, len(errors)) == (2, 1)
+    assert "lr_anneal_steps" in errors[0]
+    assert "raise max_epochs" not in errors[0]
+    assert isdm("train", **{**on, "max_epochs": 2, "lr_anneal_steps": 4})[0] == 0
+
+
 @pytest.mark.parametrize("action", ["train", "sample", "check", "export"])
 def test_results_that_cannot_be_written(action, trained, lemons, tmp_path, isdm):
     (tmp_path / "file").write_text("in the way")
