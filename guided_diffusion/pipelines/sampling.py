@@ -41,6 +41,10 @@ class Cancelled(Exception):
     """Sampling stopped because its `cancelled` returned true."""
 
 
+class NotFinite(UserError):
+    """The network made values that are not finite, as it may in half precision."""
+
+
 def sampling_process(sampler: SamplerOptions, diffusion: DiffusionOptions) -> GaussianDiffusion:
     """Return the noise process at the steps of `sampler`, by default as many as its sampler needs.
 
@@ -266,7 +270,7 @@ class SamplingRun:
             images = pipeline.images_of(samples).cpu()
         if not torch.isfinite(images).all():
             remedy = "lower s or extrapolation, or set precision to fp32 or bf16"
-            raise UserError(f"sampling: the images have values that are not finite; {remedy}")
+            raise NotFinite(f"sampling: the images have values that are not finite; {remedy}")
         return images
 
     def sample(

@@ -212,6 +212,19 @@ def test_a_bad_step_is_skipped_and_counted(trainer_for):
 
 
 @pytest.mark.slow
+def test_a_preview_that_cannot_be_drawn_does_not_end_a_training(trainer_for):
+    options = {"precision": "fp16", "max_epochs": 2, "preview_steps": 1, "preview_images": 1}
+    trainer = trainer_for(**options, preview_interval=1)
+    with torch.no_grad():
+        trainer.model.input_blocks[0][0].weight.mul_(1e6)  # beyond the range of fp16: each step is skipped
+    progress = trainer.fit()
+    assert progress.epoch == 2
+    assert [line["bad_steps"] for line in progress.history] == [3, 3]
+    assert load_checkpoint(trainer.folder / LAST).progress["epoch"] == 2
+    assert trainer.model.training
+
+
+@pytest.mark.slow
 def test_many_bad_steps_stop_training_and_keep_the_last_good_checkpoint(trainer_for):
     trainer = trainer_for(max_epochs=4, max_bad_steps=3)
     trainer._save_seconds = 0.0
