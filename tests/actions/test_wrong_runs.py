@@ -64,6 +64,21 @@ def test_sampling_into_a_real_dataset_is_refused(trained, lemons, tmp_path, isdm
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"prediction": "eps"}, {"noise_schedule": "cosine"}, {"resize": "squash"}], ids=str)
+def test_samples_of_bare_weights_understood_otherwise_are_not_mixed(change, trained, lemons, tmp_path, isdm):
+    assert isdm("export", model_path=trained, export_path=tmp_path / "bare.pt")[0] == 0
+    values = {"model_path": tmp_path / "bare.pt", "data_dir": lemons, "results_path": tmp_path / "out", "steps": 2}
+    values |= {"image_size": 16, "dataset_mode": "multi-class", "diffusion_steps": 50, "num_head_channels": 32}
+    values |= {"prediction": "v", "num_samples": 1}
+    assert isdm("sample", **values)[0] == 0
+    code, _, errors = isdm("sample", **{**values, "num_samples": 2, **change})
+    assert code == 2
+    check_error(errors[0], tmp_path / "out", *change, *change.values())
+    assert isdm("sample", **{**values, "num_samples": 2, "image_size": [16, 16]})[0] == 0
+    assert len((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()) == 2
+
+
 def test_other_masks_are_not_mixed_with_earlier_samples(trained, lemons, tmp_path, isdm):
     values = {"model_path": str(trained), "results_path": str(tmp_path / "out"), "steps": 2}
     assert isdm("sample", **values, mask_dir=str(lemons / "test" / "masks"))[0] == 0
