@@ -32,10 +32,10 @@ def pick_timesteps(betas: NDArray[np.float64], grid: str, steps: int) -> list[in
     assert steps >= 1
     if steps > total:
         raise ConfigError(f"steps is {steps}, but the model's noise process has {total}: use at most {total}")
-    if grid == "uniform":  # evenly spaced from 0 to T - 1, like a count in `timestep_respacing`
-        return space_timesteps(total, steps)
     if steps == 1:
         return [total - 1]  # sampling begins with pure noise
+    if grid == "uniform":  # evenly spaced from 0 to T - 1, like a count in `timestep_respacing`
+        return space_timesteps(total, steps)
     if grid == "trailing":  # Lin et al. 2024, section 3.3; it does not visit timestep 0
         return [round((step + 1) * total / steps) - 1 for step in range(steps)]
     if grid == "quadratic":  # squares of evenly spaced numbers (Song et al. 2021, appendix D.2)

@@ -15,8 +15,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.data.components import Box
 from guided_diffusion.diffusion.denoiser import Denoiser
-from guided_diffusion.pipelines.sampling import SamplingRun
-from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.pipelines.sampling import NotFinite, SamplingRun
 
 _KEPT = 32  # batches of windows whose modulations are kept for all steps; those of more are computed at every step
 
@@ -94,5 +93,5 @@ def fill_frame(
         begun = None if start is None else start[None]
         image = run.sample(denoise, known.image.shape[1:], [seed], start=begun)[0].cpu()
     if not torch.isfinite(image).all():
-        raise UserError("sampling: the images have values that are not finite; lower s, or set precision to fp32")
+        raise NotFinite("sampling: the images have values that are not finite; lower s, or set precision to fp32")
     return image

@@ -35,10 +35,13 @@ def changes_since(checkpoint: Checkpoint, report: ScanReport, *, of_pairs: bool 
     return before.of_pairs().changes_to(now.of_pairs()) if of_pairs else before.changes_to(now)
 
 
-def refuse_other_data(config: TrainConfig, report: ScanReport, start: ResumePlan) -> None:
-    """Raise DataError where a run would go on with other training pairs than before; with the option only warn."""
+def refuse_other_data(config: TrainConfig, report: ScanReport, start: ResumePlan) -> bool:
+    """Raise DataError where a run would go on with other training pairs than before; with the option only warn.
+
+    Returns whether it does.
+    """
     if not start.continues or not start.checkpoint.fingerprint:
-        return
+        return False
     changes = changes_since(start.checkpoint, report)
     encoding = encoding_of_checkpoint(start.checkpoint)
     if leaves_masks_aside(config):
@@ -48,12 +51,12 @@ def refuse_other_data(config: TrainConfig, report: ScanReport, start: ResumePlan
         if get_mode(config.source.dataset_mode).boxes is not None:  # they are in the place of masks
             changes = replace(changes, masks=(), boxes=changes.masks)
     if not changes:
-        return
+        return False
     found = f"other training data than {start.checkpoint.path} was trained on ({changes})"
     folder = config.source.data_dir or config.good.image_dir
     if config.run.allow_changed_data:
         print(f"warning: {folder}: {found}; going on, as allow_changed_data is true")
-        return
+        return True
     remedy = "put the files back, choose another output_dir, or set allow_changed_data to true to go on with these"
     raise DataError.of(folder, found, remedy)
 

@@ -14,7 +14,14 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.fingerprint import Fingerprint
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.options import EtaOptions
+from guided_diffusion.data.options import (
+    AugmentOptions,
+    BoxOptions,
+    EtaOptions,
+    GeometryOptions,
+    SourceOptions,
+    WindowOptions,
+)
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import LatentOptions, ModelOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint, refuse_lost_code
@@ -40,6 +47,8 @@ ASIDE = "best-before-{}.pt"
 """What `best.pt` is called where another one takes its place."""
 CONVERTED = "condition none to mask"
 """In the lineage of a network that began as one without a condition."""
+_EXAMPLES = (SourceOptions, GeometryOptions, BoxOptions, AugmentOptions, WindowOptions)
+"""The groups of what a loss is measured on, beside the data and `drop_rate`."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,14 @@ class ResumePlan:
     """The checkpoint that a run begins with, if any.
 
     continues: the run resumes its state, as if there had been no interruption; else it uses the weights alone.
-    own: the checkpoint lies in the run's own folder.
+    own: the checkpoint lies in the run's own folder. other_losses: losses cannot be compared with those before, as the
+    data, or the examples that are made of them, are others.
     """
 
     checkpoint: Checkpoint | None = None
     continues: bool = False
     own: bool = False
+    other_losses: bool = False
 
     @property
     def in_first_phase(self) -> bool:
@@ -107,12 +118,22 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
     problems = differences(config, before, fixed, source=source.path, remedy="set it back")
     if problems:
         raise ConfigError.of_keys(*problems)
-    start = ResumePlan(source, continues=source.resumable and not changed)
+    start = ResumePlan(source, source.resumable and not changed, other_losses=_makes_other_examples(config, before))
     if start.is_over(config.optimizer):
         done = counted(source.progress["epoch"], "epoch")
         line = f"resume_checkpoint is {source.path}, which is trained to the end ({done})"
-        raise ConfigError.of_keys(("resume_checkpoint", f"{line}: raise max_epochs to train on"))
+        annealed = 0 < config.optimizer.lr_anneal_steps <= source.progress["step"]
+        longer = "lr_anneal_steps (0: the learning rate stays)" if annealed else "max_epochs"
+        raise ConfigError.of_keys(("resume_checkpoint", f"{line}: raise {longer} to train on"))
     return start
+
+
+def _makes_other_examples(config: TrainConfig, before: TrainConfig) -> bool:
+    """Return whether a run makes other examples of the same data than the one it goes on with."""
+    keys = [key for group in _EXAMPLES for key in group.keys() if config.facts(key).resume == "fixed"]  # noqa: SIM118
+    # The number that null stands for is known only from the data, whose classes are compared elsewhere.
+    compared = [key for key in (*keys, "drop_rate") if key != "num_classes"]
+    return bool(differences(config, before, compared, source="", remedy=""))
 
 
 def find_resume_state(output_dir: str) -> Checkpoint | None:
@@ -230,12 +251,15 @@ def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:
 def reconcile_best(start: ResumePlan, folder: Path, progress: Progress) -> str | None:
     """Make `best.pt` of the run's folder agree with the start of the run; return a line for the log, None for none.
 
-    A run that is continued in another folder copies it; where it is missing or damaged, the search for the best epoch
-    restarts; one without a `last.pt` beside it is renamed, not overwritten.
+    A run that is continued in another folder copies it; where it is missing or damaged, or its loss is of other data,
+    the search for the best epoch restarts; one without a `last.pt` beside it is renamed, not overwritten.
     """
     best = folder / BEST
     if start.continues:
         source = start.checkpoint.path.parent / BEST
+        if start.other_losses:
+            progress.best_loss, progress.best_epoch = float("inf"), 0
+            return "warning: the losses are of other examples than before, so the search for the best epoch restarts"
         if not is_sound(source):
             progress.best_loss, progress.best_epoch = float("inf"), 0
             damaged = f"warning: {source} is damaged, so the search for the best epoch restarts"

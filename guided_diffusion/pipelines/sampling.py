@@ -41,13 +41,21 @@ class Cancelled(Exception):
     """Sampling stopped because its `cancelled` returned true."""
 
 
+class NotFinite(UserError):
+    """The network made values that are not finite, as it may in half precision."""
+
+
 def sampling_process(sampler: SamplerOptions, diffusion: DiffusionOptions) -> GaussianDiffusion:
     """Return the noise process at the steps of `sampler`, by default as many as its sampler needs.
 
-    Raises ConfigError where the noise process has fewer steps.
+    Raises ConfigError where the noise process has fewer steps, and where its only step is that of the least noise.
     """
     if sampler.timestep_respacing != "":
-        return build_diffusion(diffusion, sampler.timestep_respacing)
+        process = build_diffusion(diffusion, sampler.timestep_respacing)
+        if process.timestep_map == (0,) and process.original_steps > 1:  # its image would be the noise it begins with
+            line = f"timestep_respacing is {sampler.timestep_respacing!r}, a single step at the lowest noise level, "
+            raise ConfigError.of_keys(("timestep_respacing", f"{line}which makes no image: use more, or steps 1"))
+        return process
     default = SAMPLER_DEFAULTS[sampler.sampler]
     steps = sampler.steps or min(default.steps, diffusion.diffusion_steps)
     return build_diffusion(diffusion, steps=steps, time_grid=sampler.time_grid or default.time_grid)
@@ -262,7 +270,7 @@ class SamplingRun:
             images = pipeline.images_of(samples).cpu()
         if not torch.isfinite(images).all():
             remedy = "lower s or extrapolation, or set precision to fp32 or bf16"
-            raise UserError(f"sampling: the images have values that are not finite; {remedy}")
+            raise NotFinite(f"sampling: the images have values that are not finite; {remedy}")
         return images
 
     def sample(

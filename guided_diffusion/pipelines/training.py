@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, lab
 from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.pipelines.layout_preview import build_layout_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
-from guided_diffusion.pipelines.sampling import SamplingPipeline
+from guided_diffusion.pipelines.sampling import NotFinite, SamplingPipeline
 from guided_diffusion.pipelines.training_data import default_workers, open_training_data, training_dataset
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -82,7 +83,8 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     report = world.run_on_main(lambda: open_training_data(config, world.size))
     refuse_other_classes(report.encoding, start)
     world.run_on_main(lambda: refuse_few_pairs(config, report))
-    world.run_on_main(lambda: refuse_other_data(config, report, start))
+    if world.run_on_main(lambda: refuse_other_data(config, report, start)):
+        start = replace(start, other_losses=True)
     config = config.replaced(num_classes=report.encoding.num_classes)
     if world.is_main:
         for place in (folder, folder / PREVIEWS):
@@ -190,7 +192,7 @@ def build_trainer(
         describe=describe,
         amp_dtype=AMP_DTYPES[config.precision.precision],
         target=target,
-        preview=preview,
+        preview=None if preview is None else _forgiving(preview, log),
         supervision=mask_supervision(config),
     )
     if eta is not None and world.is_main:
@@ -204,6 +206,22 @@ def build_trainer(
     if aside:
         log.info(aside)
     return trainer
+
+
+def _forgiving(preview: Callable[[int], Mapping[str, float]], log: RunLog) -> Callable[[int], Mapping[str, float]]:
+    """Return a preview that is left out where the network makes values that are not finite.
+
+    Training skips steps with such values, and every start of the run would end at the same preview.
+    """
+
+    def draw(epoch: int) -> Mapping[str, float]:
+        try:
+            return preview(epoch)
+        except NotFinite:
+            log.info(f"warning: no preview of epoch {epoch}: the network makes values that are not finite")
+            return {}
+
+    return draw
 
 
 def mask_supervision(config: TrainConfig) -> MaskSupervision | None:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.config.sample import SampleConfig
+from guided_diffusion.data.options import GeometryOptions
+from guided_diffusion.diffusion.options import DiffusionOptions
+from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import COMPILING, compile_network, wants_compiling
 from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.sample_settings import spacing
 from guided_diffusion.pipelines.sampling import Progress, SamplingRun
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.hub_address import shown
-from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.logs import read_run_record, write_run_record
 from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
 from guided_diffusion.samples.plan import PlannedSample
 from guided_diffusion.samples.writer import SyntheticFolder
+
+_HEADS = ("num_heads", "num_heads_upsample", "num_head_channels", "use_new_attention_order")
+"""Keys of a network that its shapes do not tell, beside those of noise process and geometry."""
 
 
 def begin_output(
@@ -38,6 +47,7 @@ def begin_output(
 
     noun: "sample", say, for the line that is printed. Raises DataError for a folder of other samples.
     """
+    world.run_on_main(lambda: _refuse_other_network(config.fill_from_checkpoint(trained), checkpoint, output))
     done = world.run_on_main(lambda: output.begin(plan))
     label_diffusion = trained.label_diffusion.cond_diffuse
     compiling = wants_compiling(config.precision.compile, world.device, label_diffusion=label_diffusion)
@@ -54,6 +64,24 @@ def begin_output(
     if compiling:
         compile_network(sampling.pipeline.model)
     return [sample for sample in plan if sample.index not in done][world.rank :: world.size]
+
+
+def _refuse_other_network(config: FromCheckpointConfig, checkpoint: Checkpoint, output: SyntheticFolder) -> None:
+    """Raise DataError where the samples that are there were made with bare weights understood in another way.
+
+    The manifest does not say how: other checkpoints know it themselves.
+    """
+    if not checkpoint.is_bare or not output.written():
+        return
+    before, now = read_run_record(output.folder), config.to_json()
+    for key in (*DiffusionOptions.keys(), *GeometryOptions.keys(), *_HEADS):
+        then, here = before.get(key), now[key]
+        if key == "image_size" and then is not None:  # a square has two spellings
+            then, here = height_width(then), height_width(here)
+        # So has x0, of which `prediction` is the resolved one.
+        if then is not None and key != "predict_xstart" and then != here:
+            found = f"holds samples with {key} {json.dumps(before[key])}, these would have {json.dumps(now[key])}"
+            raise DataError.of(output.folder, found, "choose another results_path")
 
 
 def make_batches(

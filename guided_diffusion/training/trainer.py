@@ -79,7 +79,7 @@ class Trainer:
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._stop_signal = 0
         self._unsaved_best: dict[str, Any] | None = None
-        self._unsaved_steps = 0
+        self._unsaved = False
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0
 
@@ -132,6 +132,7 @@ class Trainer:
         progress, sums = self.progress, self.progress.sums
         progress.epoch += 1
         progress.batch = progress.images = 0
+        self._unsaved = True  # also where its last step was saved already
         means = sums.means()
         means["lr"] = self._learning_rate(max(progress.step - 1, 0))
         # Not what differs from run to run: equal trainings have equal checkpoints.
@@ -197,7 +198,7 @@ class Trainer:
 
         progress.batch += 1
         progress.images += batch.global_size
-        self._unsaved_steps += 1
+        self._unsaved = True
         if math.isfinite(sums[0]) and math.isfinite(grad_norm):
             self._update(sums, grad_norm)
         else:
@@ -370,7 +371,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write `best.pt`, where there is a new one, and `last.pt`."""
-        if not self._unsaved_steps:
+        if not self._unsaved:
             return
         started = time.monotonic()
         if self.world.is_main:
@@ -384,7 +385,7 @@ class Trainer:
             }
             save_checkpoint(self.folder / LAST, {**self.describe, **self._weights(copy=False), **state})
         self._unsaved_best = None
-        self._unsaved_steps = 0
+        self._unsaved = False
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 

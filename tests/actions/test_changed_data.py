@@ -141,6 +141,47 @@ def test_a_state_continued_in_another_folder_is_compared_too(data, options, isdm
     assert isdm("train", **on, allow_changed_data=True)[0] == 0
 
 
+def spoil(folder: Path) -> None:
+    """Make every image noise, which is harder to learn than what it showed."""
+    for number, path in enumerate(sorted(folder.iterdir())):
+        with Image.open(path) as picture:
+            shape = np.asarray(picture).shape
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)).save(path)
+
+
+@pytest.mark.slow
+def test_the_best_weights_are_of_the_data_that_a_run_goes_on_with(data, options, isdm, tmp_path):
+    options |= {"max_epochs": 3, "lr": 1e-3}
+    assert isdm("train", **options)[0] == 0
+    spoil(data / "train" / "images")
+    code, shown, _ = isdm("train", **{**options, "max_epochs": 5, "allow_changed_data": True})
+    assert code == 0
+    assert "the search for the best epoch restarts" in shown
+    losses = [epoch["loss"] for epoch in load_checkpoint(tmp_path / "run" / LAST).progress["history"]]
+    assert min(losses[3:]) > min(losses[:3])  # by its loss alone, an epoch of the old data would be the best
+    assert load_checkpoint(tmp_path / "run" / BEST).progress["epoch"] > 3
+    assert fingerprint(tmp_path / "run" / BEST).stems == fingerprint(tmp_path / "run" / LAST).stems
+    assert not fingerprint(tmp_path / "run" / BEST).changes_to(fingerprint(tmp_path / "run" / LAST))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [{"drop_rate": 1.0}, {"image_size": 32}, {"brightness": 0.5}, {"random_flip": False}]
+)
+def test_the_best_weights_are_of_the_examples_that_a_run_goes_on_with(change, options, isdm, tmp_path):
+    assert isdm("train", **{**options, "lr": 1e-3})[0] == 0
+    on = {**options, "resume_checkpoint": str(tmp_path / "run"), "output_dir": str(tmp_path / "on"), "max_epochs": 2}
+    state = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    state["progress"]["best_loss"] = 0.0  # whatever comes, none is lower
+    for key in ("format", "version", "library"):
+        del state[key]
+    save_checkpoint(tmp_path / "run" / LAST, state)
+    assert isdm("train", **{**on, **change})[0] == 0
+    assert load_checkpoint(tmp_path / "on" / BEST).progress["epoch"] == 2
+    assert isdm("train", **{**on, "output_dir": str(tmp_path / "alike"), "lr": 1e-5})[0] == 0
+    assert (tmp_path / "alike" / BEST).read_bytes() == (tmp_path / "run" / BEST).read_bytes()
+
+
 @pytest.mark.slow
 def test_finetuning_begins_with_any_data_and_goes_on_with_its_own(trained, data, isdm, tmp_path):
     turn(pictures(data, "masks")[0])

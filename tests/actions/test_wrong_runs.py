@@ -64,6 +64,21 @@ def test_sampling_into_a_real_dataset_is_refused(trained, lemons, tmp_path, isdm
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"prediction": "eps"}, {"noise_schedule": "cosine"}, {"resize": "squash"}], ids=str)
+def test_samples_of_bare_weights_understood_otherwise_are_not_mixed(change, trained, lemons, tmp_path, isdm):
+    assert isdm("export", model_path=trained, export_path=tmp_path / "bare.pt")[0] == 0
+    values = {"model_path": tmp_path / "bare.pt", "data_dir": lemons, "results_path": tmp_path / "out", "steps": 2}
+    values |= {"image_size": 16, "dataset_mode": "multi-class", "diffusion_steps": 50, "num_head_channels": 32}
+    values |= {"prediction": "v", "num_samples": 1}
+    assert isdm("sample", **values)[0] == 0
+    code, _, errors = isdm("sample", **{**values, "num_samples": 2, **change})
+    assert code == 2
+    check_error(errors[0], tmp_path / "out", *change, *change.values())
+    assert isdm("sample", **{**values, "num_samples": 2, "image_size": [16, 16]})[0] == 0
+    assert len((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()) == 2
+
+
 def test_other_masks_are_not_mixed_with_earlier_samples(trained, lemons, tmp_path, isdm):
     values = {"model_path": str(trained), "results_path": str(tmp_path / "out"), "steps": 2}
     assert isdm("sample", **values, mask_dir=str(lemons / "test" / "masks"))[0] == 0
@@ -124,6 +139,18 @@ def test_a_trained_to_the_end_checkpoint_is_no_beginning(trained, lemons, tmp_pa
     code, _, errors = isdm("train", **values, resume_checkpoint=str(trained))
     assert code == 2
     check_error(errors[0], "resume_checkpoint", trained / LAST, "3", "max_epochs")
+
+
+@pytest.mark.slow
+def test_what_has_annealed_its_learning_rate_is_told_apart_from_what_had_all_its_epochs(lemons, tmp_path, isdm):
+    values = {**TINY, "data_dir": lemons, "max_epochs": 5, "lr_anneal_steps": 2}
+    assert isdm("train", **values, output_dir=tmp_path / "run")[0] == 0
+    on = {**values, "output_dir": tmp_path / "on", "resume_checkpoint": tmp_path / "run", "max_epochs": 50}
+    code, _, errors = isdm("train", **on)
+    assert (code, len(errors)) == (2, 1)
+    assert "lr_anneal_steps" in errors[0]
+    assert "raise max_epochs" not in errors[0]
+    assert isdm("train", **{**on, "max_epochs": 2, "lr_anneal_steps": 4})[0] == 0
 
 
 @pytest.mark.parametrize("action", ["train", "sample", "check", "export"])

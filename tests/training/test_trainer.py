@@ -71,6 +71,31 @@ def test_interrupted_and_resumed_equals_uninterrupted(trainer_for, sampler, stop
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("max_epochs", [1, 2])
+def test_a_run_saved_after_its_last_step_is_finished_by_the_next_start(trainer_for, max_epochs):
+    """Then no step is left, but the end of the epoch, which may be the best one."""
+    options = {"max_epochs": max_epochs, "lr": 1e-3}
+    whole = trainer_for("whole", **options)
+    whole.fit()
+    first = trainer_for("parts", **options)
+    step, last_but_one = first.train_step, 3 * max_epochs - 1
+
+    def stop_later(batch):
+        step(batch)
+        if first.progress.step == last_but_one:
+            signal.raise_signal(signal.SIGTERM)
+
+    first.train_step = stop_later
+    with pytest.raises(Interrupted):
+        first.fit()
+    second = trainer_for("parts", **options)
+    assert second.progress.step == last_but_one + 1
+    second.fit()
+    for name in (LAST, BEST):
+        assert (second.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_an_interrupted_epoch_begins_anew_with_other_batches(trainer_for, capsys):
     """Position 2 of 3 batches means nothing where an epoch has 2: images would be left out or seen twice."""
     first = trainer_for(batch_size=3, max_epochs=2)
@@ -184,6 +209,19 @@ def test_a_bad_step_is_skipped_and_counted(trainer_for):
     assert [line["bad_steps"] for line in progress.history] == [1, 0]
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
     assert all(math.isfinite(line["loss"]) for line in progress.history)
+
+
+@pytest.mark.slow
+def test_a_preview_that_cannot_be_drawn_does_not_end_a_training(trainer_for):
+    options = {"precision": "fp16", "max_epochs": 2, "preview_steps": 1, "preview_images": 1}
+    trainer = trainer_for(**options, preview_interval=1)
+    with torch.no_grad():
+        trainer.model.input_blocks[0][0].weight.mul_(1e6)  # beyond the range of fp16: each step is skipped
+    progress = trainer.fit()
+    assert progress.epoch == 2
+    assert [line["bad_steps"] for line in progress.history] == [3, 3]
+    assert load_checkpoint(trainer.folder / LAST).progress["epoch"] == 2
+    assert trainer.model.training
 
 
 @pytest.mark.slow
