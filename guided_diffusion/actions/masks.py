@@ -48,7 +48,7 @@ def run(config: MasksConfig) -> int:
 def _make(config: MasksConfig, world: ProcessGroup) -> None:
     source = world.run_everywhere(partial(open_masks, config, progress=world.is_main))
     output = MaskFolder(config.results_path, source.encoding, config.data_split, _settings(config, source))
-    world.run_on_main(lambda: _refuse_other_pairs(config, source, output))
+    world.run_on_main(lambda: _refuse_other_reading(config, source, output))
     count = len(source.pairs) if config.num_masks is None else config.num_masks
     done = world.run_on_main(lambda: output.begin(count))
     if world.is_main:
@@ -82,15 +82,21 @@ def _settings(config: MasksConfig, source: MaskSource) -> dict[str, object]:
     return {"seed": config.seed, "data_split": config.data_split, **options, "inputs": source.inputs}
 
 
-def _refuse_other_pairs(config: MasksConfig, source: MaskSource, output: MaskFolder) -> None:
-    """Raise DataError where the masks that are there had other classes exchanged, which the run's record alone says."""
+def _refuse_other_reading(config: MasksConfig, source: MaskSource, output: MaskFolder) -> None:
+    """Raise DataError where the masks that are there were read otherwise, which the run's record alone says: with other
+    classes exchanged, or turned otherwise.
+    """
     record, names = read_run_record(output.folder), source.encoding.names
+    if not record or not any((output.folder / MASKS).glob("*.png")):
+        return
     own = {frozenset((names[first], names[second])) for first, second in flip_pairs(names)}
-    before, now = record.get("flip_pairs"), config.source.flip_pairs
-    had, have = (own if asked is None else {frozenset(pair) for pair in asked} for asked in (before, now))
-    if record and had != have and any((output.folder / MASKS).glob("*.png")):
-        found = f"holds masks with flip_pairs {json.dumps(before)}, these would have {json.dumps(now)}"
-        raise DataError.of(output.manifest, found, "choose another results_path")
+    asked = {key: (record.get(key), getattr(config.source, key)) for key in ("flip_pairs", "exif")}
+    had, have = (own if pairs is None else {frozenset(pair) for pair in pairs} for pairs in asked["flip_pairs"])
+    other = {"flip_pairs": had != have, "exif": asked["exif"][0] != asked["exif"][1] and source.has_turned}
+    for key, (before, now) in asked.items():
+        if other[key]:
+            found = f"holds masks with {key} {json.dumps(before)}, these would have {json.dumps(now)}"
+            raise DataError.of(output.manifest, found, "choose another results_path")
 
 
 def _finish(config: MasksConfig, source: MaskSource, output: MaskFolder, planned: int) -> None:

@@ -75,7 +75,7 @@ def plan(config: SampleConfig) -> list[str]:
 def _checked(config: SampleConfig, checkpoint: Checkpoint) -> TrainedConfig:
     """Return the options of the network; UserError where `config` does not go with them."""
     trained = trained_config(checkpoint, config)
-    refuse_misfits(config, trained, checkpoint.path)
+    refuse_misfits(config, trained, checkpoint)
     refuse_written_sources(
         {"results_path": written_by_sample(config.results_path, config.split)},
         dataset_folders(trained.source) if config.source.data_dir else mask_folder(config.mask_dir),

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from guided_diffusion.data.mirror import FlipPairs
+
 Label = NDArray[np.integer]
 
 LEAST_QUANTILE = 0.01  # of the areas that the components of a class have in training; smaller ones are specks
@@ -136,12 +138,22 @@ class MaskCounts:
         """The share of masks with each class, [K]; at least that of one mask."""
         return np.maximum(self.present.mean(0), 1 / len(self.present))
 
-    def rules(self) -> MaskRules:
-        """Return the rules that these masks give."""
-        stated = stated_classes(self.present, self.frequency, self.background)
-        sets = [tuple(np.flatnonzero(row).tolist()) for row in self.present]
-        least = [_least(areas) for areas in self.areas]
-        foreground = [area for index, area in enumerate(least) if index != self.background and self.areas[index]]
+    def rules(self, exchanged: FlipPairs = ()) -> MaskRules:
+        """Return the rules that these masks give.
+
+        exchanged: classes that change places in mirrored masks, as which training shows every other one.
+        """
+        seen_as = np.arange(self.present.shape[1])
+        for first, second in exchanged:
+            seen_as[[first, second]] = second, first
+        shown = np.concatenate([self.present, self.present[:, seen_as]]) if exchanged else self.present
+        stated = stated_classes(shown, self.frequency, self.background)
+        sets = [tuple(np.flatnonzero(row).tolist()) for row in shown]
+        areas = list(self.areas)
+        for first, second in exchanged:
+            areas[first] = areas[second] = self.areas[first] + self.areas[second]
+        least = [_least(each) for each in areas]
+        foreground = [area for index, area in enumerate(least) if index != self.background and areas[index]]
         return MaskRules(
             background=self.background,
             class_mix=tuple(stated.mean(0).tolist()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluations.groups import numbered
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.datasets import SegmentationDataset
+from guided_diffusion.data.groups import groups_of
 from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader, collate_examples
 from guided_diffusion.data.mask_rules import count_masks, image_weights
 from guided_diffusion.data.modes import get_mode
@@ -86,7 +89,7 @@ class FirstPhase:
                 config.first_stage.allow_thin,
             )
         )
-        held_out = held_out_pairs(self.masks.counts.present[: len(self.report.pairs)], config.run.seed, background)
+        held_out = world.run_on_main(self._held_out)
         if config.first_stage.autoencoder:
             stage = world.run_on_main(self._pretrained).to(world.device)
         else:
@@ -97,6 +100,17 @@ class FirstPhase:
         shown = ", ".join(f"{value:.2f}" for value in stage.std.tolist())
         self.log.info(f"latents of {stage.latent_channels} channels, standard deviations {shown}")
         return stage, {**stage.to_state(), "gate": measured.to_state()}
+
+    @cached_property
+    def _groups(self) -> NDArray[np.int64]:
+        """Which object each image shows, pairs before good images: images of one object are no test of each other."""
+        stems = [entry.stem for entry in (*self.report.pairs, *self.report.good_images)]
+        return numbered(groups_of(self.config.source.group_pattern, stems), len(stems))
+
+    def _held_out(self) -> list[int]:
+        pairs = len(self.report.pairs)
+        counts = self.masks.counts
+        return held_out_pairs(counts.present[:pairs], self.config.run.seed, counts.background, self._groups[:pairs])
 
     def _pretrained(self) -> FirstStage:
         config = self.config
@@ -113,12 +127,17 @@ class FirstPhase:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(Stream.LATENT, config.run.seed))
             autoencoder = Autoencoder(self._shape()).to(world.device)
-        kept = [index for index in range(len(self.report.pairs)) if index not in set(held_out)]
+        pairs, good = self.report.pairs, self.report.good_images
+        rows = np.flatnonzero(~np.isin(self._groups, self._groups[held_out])).tolist()
+        kept = [index for index in rows if index < len(pairs)]
         if not kept:
             raise DataError.of(config.source.data_dir, "one pair alone", "give more, or latent null")
-        rows = [*kept, *range(len(self.report.pairs), len(self.masks.labels))]
         counts = count_masks(self.masks.labels[rows], len(self.report.encoding.names), self.masks.counts.background)
-        report = replace(self.report, pairs=[self.report.pairs[index] for index in kept])
+        report = replace(
+            self.report,
+            pairs=[pairs[index] for index in kept],
+            good_images=[good[index - len(pairs)] for index in rows[len(kept) :]],
+        )
         dataset = training_dataset(config, report, world)
         options = config.first_stage
         weights = tuple(image_weights(counts, config.masks.class_balance).tolist())
@@ -195,6 +214,8 @@ class FirstPhase:
             counts.add(label, shown, decoded, made.image)
         gate = counts.gate()
         self.log.info(gate.line())
+        if unknown := [name for name in self._shown_classes() if name not in gate.kept]:
+            self.log.info(f"warning: gate: no pair that is held out measures {', '.join(unknown)}, so it may be lost")
         least = config.first_stage.gate
         if failed := gate.failed(least):
             listed = "; ".join(gate.of_class(name) for name in failed)
@@ -208,6 +229,12 @@ class FirstPhase:
                 f"use {longer}{train} or latent null, or lower gate, and start the same command again",
             )
         return gate
+
+    def _shown_classes(self) -> list[str]:
+        """Return the names of the classes that pairs show, but for the background."""
+        counts = self.masks.counts
+        shown = np.flatnonzero(counts.present[: len(self.report.pairs)].any(0)).tolist()
+        return [self.report.encoding.names[index] for index in shown if index != counts.background]
 
     def _statistics(self, stage: FirstStage) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each latent channel over the training images, float32 on the CPU."""
@@ -239,22 +266,39 @@ class FirstPhase:
             yield image, condition.label
 
 
-def held_out_pairs(present: NDArray[np.bool_], seed: int, background: int) -> list[int]:
+def held_out_pairs(
+    present: NDArray[np.bool_], seed: int, background: int, groups: NDArray[np.integer] | None = None
+) -> list[int]:
     """Return about one of `HELD_OUT` pairs, sorted, with at least one of each class that several pairs have.
 
-    present: [N, K], the classes of each pair. A class that one pair has is measured in none: it stays in training.
+    present: [N, K], the classes of each pair. groups: [N], which object it shows (None: its own); these are held out as
+    a whole. A class that one pair or object has is measured in none: it stays in training.
     """
-    order = np.random.default_rng(derive_seed(Stream.LATENT, seed, 1)).permutation(len(present))
-    chosen = order[: max(1, len(present) // HELD_OUT)].tolist() if len(present) > 1 else []
-    for class_id in np.argsort(present.sum(0), kind="stable").tolist():
-        rows = [index for index in order.tolist() if present[index, class_id]]
+    of_pair = np.arange(len(present)) if groups is None else groups
+    sizes = np.bincount(of_pair)
+    shown = np.zeros((len(sizes), present.shape[1]), bool)
+    np.logical_or.at(shown, of_pair, present)
+    order = np.random.default_rng(derive_seed(Stream.LATENT, seed, 1)).permutation(len(shown)).tolist()
+    chosen = _first_that_fit(order, sizes, max(1, len(present) // HELD_OUT)) if len(shown) > 1 else []
+    for class_id in np.argsort(shown.sum(0), kind="stable").tolist():
+        rows = [index for index in order if shown[index, class_id]]
         if class_id != background and len(rows) > 1 and not set(rows) & set(chosen):
             chosen.append(rows[0])
         if len(rows) > 1 and set(rows) <= set(chosen):  # all of them are held out: training needs one
             chosen.remove(rows[-1])
     # The only pair of a class is for training.
-    alone = {int(np.flatnonzero(present[:, k])[0]) for k in range(present.shape[1]) if present[:, k].sum() == 1}
-    return sorted(set(chosen) - alone)
+    alone = {int(np.flatnonzero(shown[:, k])[0]) for k in range(shown.shape[1]) if shown[:, k].sum() == 1}
+    return np.flatnonzero(np.isin(of_pair, [*set(chosen) - alone])).tolist()
+
+
+def _first_that_fit(order: Sequence[int], sizes: NDArray[np.integer], most: int) -> list[int]:
+    """Return the first groups of `order` with at most `most` images in all; the smallest one where none has as few."""
+    chosen: list[int] = []
+    for group in order:
+        if sizes[group] <= most:
+            chosen.append(group)
+            most -= int(sizes[group])
+    return chosen or [min(order, key=lambda group: sizes[group])]
 
 
 def latent_code(

@@ -15,6 +15,7 @@ from guided_diffusion.config.network import NetworkConfig
 from guided_diffusion.config.train import MOST_PASSES, TrainConfig
 from guided_diffusion.data.datasets import read_condition, read_mask
 from guided_diffusion.data.mask_rules import MaskCounts, MaskRules, count_masks, image_weights
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import GoodImage, MaskEntry
 from guided_diffusion.data.scan.report import ScanReport
@@ -124,12 +125,14 @@ def generation_of_training(
     assert report.encoding is not None
     num_classes = report.encoding.num_classes
     before = None if source is None else generation_of_checkpoint(source)
+    flips = config.augment.random_flip or config.augment.vertical_flip
+    rules = masks.counts.rules(flip_pairs(report.encoding.names, config.source.flip_pairs) if flips else ())
     with_null = masks.counts.has_null or config.geometry.resize == "pad" or _crops_show_ignored(config, report)
     if before is not None:
         if with_null and not before.code.has_null:
             found = "masks have ignored pixels, for which the mask code of the checkpoint has no value"
             raise DataError.of(config.source.data_dir, found, "train anew on these masks")
-        return Generation(before.code, masks.counts.rules())
+        return Generation(before.code, rules)
     if num_classes < 2 and not with_null:
         raise DataError.of(config.source.data_dir, "one class alone", "generates mask or pair needs at least two")
     count = num_classes + with_null
@@ -145,7 +148,7 @@ def generation_of_training(
         scale=config.generation.mask_scale if latent is None else 1.0,
         folding=config.generation.folding(min(height_width(config.geometry.image_size))) if latent is None else 1,
     )
-    return Generation(code, masks.counts.rules())
+    return Generation(code, rules)
 
 
 def _crops_show_ignored(config: TrainConfig, report: ScanReport) -> bool:

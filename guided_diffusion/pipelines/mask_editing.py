@@ -16,7 +16,7 @@ from evaluations.mask_novelty import NoveltyIndex
 from evaluations.mask_statistics import MaskReference, MaskStatistics, mask_statistics
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data.datasets import read_mask
-from guided_diffusion.data.files import is_folder
+from guided_diffusion.data.files import is_folder, open_mask, orientation
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
@@ -75,6 +75,11 @@ class MaskSource:
         """The masks by their names, for a manifest."""
         masks = zip(self.pairs, self.digests, strict=True)
         return {pair.stem: MaskOrigin(mask=pair.mask, digest=digest) for pair, digest in masks}
+
+    @property
+    def has_turned(self) -> bool:
+        """Whether the file of a mask has an EXIF orientation."""
+        return any(orientation(open_mask(pair.mask, upright=False)) != 1 for pair in self.pairs)
 
     @property
     def most_compared(self) -> int:

@@ -7,14 +7,19 @@ from pathlib import Path
 
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
-from guided_diffusion.data.options import LayoutOptions
+from guided_diffusion.data.options import BoxOptions, LayoutOptions
+from guided_diffusion.pipelines.build import options_of_checkpoint
+from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.options import Problem
 
+READ_WITH_MASKS = ("ignore_label", "exif", "flip_pairs", "mask_resize")
+"""Keys that say how masks are read, and may differ from training."""
 
-def refuse_misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> None:
-    """Raise ConfigError for keys of `sample` that do not go with what the model of `path` takes and makes."""
-    problems = list(_misfits(config, trained, path))
+
+def refuse_misfits(config: SampleConfig, trained: TrainedConfig, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError for keys of `sample` that do not go with what the model of `checkpoint` takes and makes."""
+    problems = [*_misfits(config, trained, checkpoint.path), *_idle(config, trained, checkpoint)]
     if problems:
         raise ConfigError.of_keys(*problems)
 
@@ -50,6 +55,19 @@ def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterat
         yield ("num_samples", f"num_samples is missing: {why}; say how many samples to make")
     if unconditional and config.sampler.s != 1:
         yield ("s", f"s is {config.sampler.s:g}, but {path} has no condition to guide towards: set s to 1")
+
+
+def _idle(config: SampleConfig, trained: TrainedConfig, checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Yield the keys about masks and boxes of which the model makes no use, unless they are as in its training."""
+    condition, path = trained.model.condition, checkpoint.path
+    takes_masks = condition != "none" and not trained.generation.makes_masks
+    before = None if checkpoint.is_bare else options_of_checkpoint(checkpoint)
+    idle = {} if takes_masks else dict.fromkeys(READ_WITH_MASKS, "reads no masks")
+    if condition != "boxes":
+        idle |= dict.fromkeys(BoxOptions.keys(), "takes no boxes")
+    for key, why in idle.items():
+        if config.get(key) not in (None, None if before is None else before.get(key)):
+            yield (key, f"{key} is given, but {path} {why}: leave it out")
 
 
 def _misfits_of_boxes(config: SampleConfig, path: Path) -> Iterator[Problem]:

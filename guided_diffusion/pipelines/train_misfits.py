@@ -1,4 +1,4 @@
-"""Which keys of `train` and `finetune` go with a network without a condition: none of those about masks."""
+"""Which keys of `train` and `finetune` go with the condition of a network: those about masks, and those about boxes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.options import BoxOptions
 from guided_diffusion.pipelines.dataset import leaves_masks_aside
 from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.errors import ConfigError
@@ -14,9 +16,13 @@ from guided_diffusion.runtime.options import Problem
 READ_WITH_MASKS = ("num_classes", "ignore_label", "flip_pairs", "mask_resize", "no_instance")
 """Keys that say how masks are read, which holes and windows lie on even without a condition."""
 
+OF_BOXES = (*BoxOptions.keys(), "stage_masks", "overlap", "style_dim", "label_dim")
+"""Keys that say which objects there are, and what a network makes of them."""
+_OF_VALUES = ("ignore_label", "mask_resize")
+
 
 def refuse_idle_mask_keys(config: TrainConfig, given: Collection[str]) -> None:
-    """Raise ConfigError for keys about masks, of those that the user gave, of which a new training makes no use.
+    """Raise ConfigError for keys about masks or boxes, of those that the user gave, which a new training does not use.
 
     A run that was begun with them goes on.
     """
@@ -28,15 +34,26 @@ def refuse_idle_mask_keys(config: TrainConfig, given: Collection[str]) -> None:
 
 
 def _idle(config: TrainConfig, given: Collection[str]) -> Iterator[Problem]:
-    if config.model.condition != "none":
+    condition, fields = config.model.condition, config.fields()
+
+    def changed(keys: Collection[str]) -> list[str]:
+        return [key for key in keys if key in given and config.get(key) != fields[key].default]
+
+    if condition != "boxes":
+        for key in changed(OF_BOXES):
+            line = f'{key} is given, but condition is "{condition}", which has no boxes: '
+            yield (key, f"{line}leave it out, or set condition to boxes")
+    elif get_mode(config.source.dataset_mode).masks is None:
+        for key in changed(_OF_VALUES):
+            line = f"{key} is given, but dataset_mode {config.source.dataset_mode} has boxes and no masks: leave it out"
+            yield (key, line)
+    if condition != "none":
         return
-    fields = config.fields()
     if "drop_rate" in given and config.optimizer.drop_rate:
         line = f'drop_rate is {config.optimizer.drop_rate:g}, but condition is "none", so no mask can be dropped: '
         yield ("drop_rate", f"{line}leave it out, or set condition to mask")
     if not leaves_masks_aside(config):
         return
-    for key in READ_WITH_MASKS:
-        if key in given and config.get(key) != fields[key].default:
-            line = f'{key} is given, but condition is "none", so masks are not read: '
-            yield (key, f"{line}leave it out, or set condition to mask")
+    for key in changed(READ_WITH_MASKS):
+        line = f'{key} is given, but condition is "none", so masks are not read: '
+        yield (key, f"{line}leave it out, or set condition to mask")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import command_line
@@ -119,6 +120,18 @@ def test_the_gate_stops_the_run_names_the_class_and_lets_it_go_on(pair_run, many
     assert code == 0, errors
     first, second = (load_checkpoint(folder / LAST) for folder in (pair_run, tmp_path / "run"))
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
+
+
+def test_pairs_of_one_object_are_held_out_together_and_what_no_pair_measures_is_said(many_lemons, tmp_path):
+    """Of one object each tenth pair; then all pairs are of one, so that none is held out."""
+    for pattern, held_out in ((r"(\d)$", 5), ("(lemon)", 0)):
+        folder = train(many_lemons, tmp_path / str(held_out), max_epochs=1, autoencoder_steps=1, group_pattern=pattern)
+        text = (folder / "log.txt").read_text()
+        (trained_on,) = [int(number) for number in re.findall(r"(\d+) images to train on", text)]
+        (measured,) = [int(number) for number in re.findall(r"(\d+) to measure it", text)]
+        assert trained_on + measured == PAIRS
+        assert measured in ((5, 6, 11, 12) if held_out else (0,))
+        assert ("warning: gate" in text) == (not held_out)
 
 
 def test_an_interrupted_second_phase_ends_with_the_same_weights(image_run, many_lemons, tmp_path):

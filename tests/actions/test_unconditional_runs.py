@@ -40,6 +40,18 @@ def test_trains_and_never_makes_pairs(unconditional, lemons, isdm, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_keys_that_say_how_masks_are_read_are_refused_and_its_own_config_is_not(unconditional, isdm, tmp_path):
+    values = {"model_path": unconditional, "results_path": tmp_path / "out", "num_samples": 2, "steps": 2}
+    idle = {"ignore_label": 9, "exif": "ignore", "flip_pairs": [["a", "b"]], "mask_resize": "area", "max_objects": 3}
+    code, _, errors = isdm("sample", **values, **idle)
+    assert code == 2
+    check_errors(errors, *idle)
+    assert not (tmp_path / "out").exists()
+    for given in ((), (tmp_path / "out" / "config.json",)):
+        code, _, errors = isdm("sample", *given, **({} if given else values))
+        assert (code, errors) == (0, [])
+
+
 def test_images_come_from_the_pipeline(unconditional):
     pipeline = load_pipeline(unconditional, device="cpu")
     images = pipeline(NoCondition(3, (16, 16)), [1, 2, 3], steps=2, batch_size=2)

@@ -150,3 +150,19 @@ def test_weighted_epochs_draw_as_often_as_the_weights_say():
     assert np.allclose(drawn / 200, weights, atol=0.1)
     whole, resumed = plans[0].batches(7), plans[0].batches(7, start_item=4)
     assert whole[1:] == resumed
+
+
+def test_mirrored_masks_of_classes_called_left_and_right_are_seen_in_training():
+    """Training shows each mask mirrored, with the two exchanged: what it makes likewise is neither unseen nor rare."""
+    label = np.zeros((12, 16), np.uint8)
+    label[3:6, 2:5] = 1  # the left one, and there is no right one
+    other = np.zeros_like(label)
+    other[8:10, 6:12] = 3
+    counts = count_masks([label, label, label, other], 4, 0)
+    mirrored = np.where(label == 1, 2, label)[:, ::-1]
+    alone, both = counts.rules(), counts.rules(((1, 2),))
+    assert alone.faults(mirrored, 0.0, 2) == ("unseen set",)
+    assert both.faults(mirrored, 0.0, 2) == ()
+    assert both.class_mix == pytest.approx((0, 0.375, 0.375, 0.25))
+    assert both.least_area[1] == both.least_area[2] == 9
+    assert counts.rules(()) == alone

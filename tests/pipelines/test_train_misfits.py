@@ -6,13 +6,18 @@ import pytest
 from error_lines import check_errors
 
 from guided_diffusion.config.load import load_config
-from guided_diffusion.pipelines.train_misfits import READ_WITH_MASKS, refuse_idle_mask_keys
+from guided_diffusion.pipelines.train_misfits import OF_BOXES, READ_WITH_MASKS, refuse_idle_mask_keys
 from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.errors import ConfigError
 
 BASE = {"data_dir": "data", "dataset_mode": "multi-class", "condition": "none", "drop_rate": 0.1}
 ABOUT_MASKS = {
     "num_classes": 3, "ignore_label": 9, "flip_pairs": [["a", "b"]], "mask_resize": "area", "no_instance": False,
+}  # fmt: skip
+
+ABOUT_BOXES = {
+    "max_objects": 3, "min_object_size": 0.1, "background": False, "stage_masks": False, "overlap": "mean",
+    "style_dim": 4, "label_dim": 5,
 }  # fmt: skip
 
 
@@ -36,10 +41,23 @@ def test_where_holes_and_windows_lie_on_masks_only_dropping_them_is_idle(tmp_pat
     check_errors(lines_of(config_of(tmp_path, **ABOUT_MASKS, **reading)), "drop_rate")
 
 
+@pytest.mark.parametrize("condition", ["mask", "none"])
+def test_keys_about_boxes_are_refused_without_boxes(tmp_path, condition):
+    assert set(ABOUT_BOXES) == set(OF_BOXES)
+    config = config_of(tmp_path, **ABOUT_BOXES, condition=condition, drop_rate=0)
+    check_errors(lines_of(config), *OF_BOXES)
+
+
+def test_keys_about_values_of_masks_are_refused_where_there_are_only_boxes(tmp_path):
+    values = {"dataset_mode": "boxes", "condition": "boxes", "ignore_label": 9, "mask_resize": "area"}
+    check_errors(lines_of(config_of(tmp_path, **values)), "ignore_label", "mask_resize")
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {**ABOUT_MASKS, "condition": "mask"},
+        {**ABOUT_BOXES, **ABOUT_MASKS, "condition": "boxes"},
         {"drop_rate": 0, "num_classes": None, "flip_pairs": None},  # what is so without being given
     ],
 )

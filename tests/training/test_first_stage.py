@@ -238,3 +238,19 @@ def test_a_tenth_is_held_out_with_every_class_that_can_be():
     assert 11 not in held
     assert held != held_out_pairs(present, 1, 0)
     assert held_out_pairs(present[:1], 0, 0) == []
+
+
+def test_what_shows_one_object_is_held_out_as_a_whole():
+    rng = np.random.default_rng(0)
+    present = rng.random((60, 4)) < 0.5
+    present[:, 0] = True
+    assert held_out_pairs(present, 0, 0, np.arange(60)) == held_out_pairs(present, 0, 0)
+    groups = np.arange(60) // 3
+    for seed in range(8):
+        held = held_out_pairs(present, seed, 0, groups)
+        assert {*groups[held]}.isdisjoint(np.delete(groups, held))
+        assert 6 <= len(held) <= 12
+        assert present[held].any(0).all()
+    assert held_out_pairs(present, 0, 0, np.zeros(60, int)) == []
+    large = np.minimum(np.arange(60), 9)  # one group has most of the images
+    assert all(len(held_out_pairs(present, seed, 0, large)) < 10 for seed in range(8))

@@ -96,12 +96,15 @@ def place_objects(objects: PictureObjects, placement: Placed, rules: LayoutRules
     largest = order[: rules.max_objects].sort().values
     number, placed = number[largest], placed[largest]
     height, width = placement.window
-    label = objects.label[number]
-    if placement.mirrored and len(label):
-        label = exchanged(label, placement.flip_pairs)
+    label = _as_shown(objects.label[number], placement)
     shares = placed / torch.tensor([width, height, width, height], dtype=placed.dtype)
     small, cropped = (torch.nonzero(flags)[:, 0] for flags in (~large, large & ~seen))
     return PlacedObjects(number, label, shares.float(), small, cropped, beyond)
+
+
+def _as_shown(label: Tensor, placement: Placed) -> Tensor:
+    """Return classes [K] as a placed picture shows them: left and right change places in a mirrored one."""
+    return exchanged(label, placement.flip_pairs) if placement.mirrored and len(label) else label
 
 
 def _area(box: Tensor) -> Tensor:
@@ -197,7 +200,7 @@ class LayoutMaker:
         styles = object_styles(style_seed, key.index, 1 + len(source.label), self.style_dim)
         ids, boxes, rows = placed.label, placed.box, 1 + placed.number
         if self.rules.background:
-            ids = torch.cat([ids.new_tensor([source.background]), ids])
+            ids = torch.cat([_as_shown(ids.new_tensor([source.background]), placement), ids])
             boxes = torch.cat([boxes.new_tensor([WHOLE_BOX]), boxes])
             rows = torch.cat([rows.new_tensor([0]), rows])
         entries = dict(zip(_ENTRIES, (ids, boxes, styles[rows]), strict=True))

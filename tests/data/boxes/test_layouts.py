@@ -169,6 +169,17 @@ def test_left_and_right_change_places_in_mirrored_layouts():
         assert placed.label.tolist() == ([2, 1] if placement.hflip else [1, 2])
 
 
+def test_the_class_of_a_picture_as_a_whole_changes_places_likewise():
+    maker, key = LayoutMaker(4, (1, 2, 3), style_dim=2), ExampleKey(0, 0, 0, 1.0)
+    transform = JointTransform((10, 10), "squash", flip_pairs=((1, 2),))
+    for background, mirrored in ((1, 2), (2, 1), (3, 3), (0, 0)):
+        objects = objects_of_boxes(BoxedImage("a.png", (), (10, 10), background), (10, 10))
+        for seed in range(8):
+            placement = transform.place((10, 10), generator(seed))
+            label = maker.entries(None, objects, placement, key)["object_label"]
+            assert label.tolist() == [mirrored if placement.mirrored else background]
+
+
 # ------------------------------------------------------------------------------------------- examples and batches
 
 
