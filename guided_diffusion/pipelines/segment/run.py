@@ -39,7 +39,7 @@ from guided_diffusion.pipelines.segment.labeler import (
     limit_of_classifier,
 )
 from guided_diffusion.pipelines.segment.pseudo import UnlabeledImages, label_images, open_unlabeled, write_data_dir
-from guided_diffusion.pipelines.segment.reader import ImageReader, features_as_trained, open_reader
+from guided_diffusion.pipelines.segment.reader import ImageReader, features_as_trained, open_reader, refuse_sides
 from guided_diffusion.pipelines.segment.report import (
     SHOWN_HELD_OUT,
     report_warnings,
@@ -132,6 +132,8 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
         else:
             before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
             run.encoding = encoding_of_classifier(file, before).with_ignore()
+            if config.labels.flip:
+                refuse_sides(run.encoding, config.source)
         if config.image_dir:
             refuse_foreign_pairs(run.folder / config.split)
             known = {image for image, _ in run.labeled.digests} if run.labeled is not None else set()
