@@ -197,6 +197,8 @@ def _refuse_masks(checkpoint: Checkpoint, trained: TrainedConfig) -> None:
     path, takes_masks = checkpoint.path, trained.model.condition != "none"
     if trained.generation.makes_masks:
         found = f"makes masks of its own (generates {trained.generation.generates}): use sample, or a model of images"
+    elif trained.model.condition == "boxes":
+        found = "draws from boxes, never without any: use a model of images without a condition"
     elif takes_masks and trained.label_diffusion.cond_diffuse:
         found = "draws from noisy masks (cond_diffuse), never without one: use a model of images without a condition"
     elif takes_masks and checkpoint.lineage.get("saw_dropped_masks") is False:
