@@ -104,7 +104,7 @@ def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
         label_images(labeler, run.unlabeled, done, output, world, digest=classifier_digest(run.classifier_file))
         world.barrier()
         if world.is_main:
-            lines = output.finish(run.unlabeled.by_stem)
+            lines = output.finish(run.unlabeled.by_stem, run.unlabeled.paths)
             kept = write_data_dir(config, output, lines, run.unlabeled, run.labeled)
             run.written += [run.folder / config.split, output.folder]
     if world.is_main:
