@@ -16,6 +16,8 @@ from parts import bytes_of, lines_of
 from PIL import Image
 
 from guided_diffusion.labeling.files import load_classifier
+from guided_diffusion.pipelines.segment.run import FEATURES, FOLDS, PREDICTED
+from guided_diffusion.pipelines.segment.scored_split import FOLDER
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +125,7 @@ class TestMistakes:
             ({"classifier_path": "x.pt"}, "data_dir"),
             ({"split": ""}, "split"),
             ({"split": "a/b"}, "split"),
+            *(({"split": name}, "split") for name in (PREDICTED, FOLDS, FEATURES, FOLDER)),
         ],
     )
     def test_keys(self, refused, values, subject):
