@@ -1,7 +1,7 @@
 """Scores of pixel classifiers on images that they were not trained on, fold by fold, and how uncertainty tells errors.
 
-Intervals are of a bootstrap over images: they tell how the scores would differ with other labeled images, not with
-other trainings.
+Intervals are of a bootstrap over images (of few of them Student's t): they tell how the scores would differ with other
+labeled images, not with other trainings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evaluations.groups import Groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, class_score, joined, plain, scores
-from evaluations.study.comparison import bootstrap_difference, draw_group_weights, weighted_score
+from evaluations.study.comparison import bootstrap_difference, draw_group_weights, score_interval, weighted_score
 
 Integers = NDArray[np.int64]
 
@@ -151,26 +151,23 @@ class FoldScores:
     def _scored(self, counts: Counts, seed: int) -> dict[str, Any]:
         groups = numbered(self.groups, len(counts))
         weights = draw_group_weights(np.random.default_rng(seed), RESAMPLES, groups)
-        if len(set(groups)) == 1:
-            weights *= np.nan  # one group tells nothing of chance
         found = scores(counts)
-        miou = _interval(weighted_score(counts, "miou", weights))
+        miou = _interval(found.miou, weighted_score(counts, "miou", weights), len(set(groups)))
         columns = [weights @ pixels.astype(np.float64) for pixels in counts.columns]
         per_class = class_score("iou", *columns)
+        # Where a class is not, chance does not tell how well it is found.
+        groups_with = [len(set(groups[there])) for there in (counts.truth > 0).T]
         return {
             "miou": {"mean": plain(found.miou), **miou},
             "foreground_miou": plain(found.foreground_miou),
             "pixel_accuracy": plain(found.pixel_accuracy),
             "classes": {
-                name: {"iou": plain(found.class_iou[index]), **_interval(per_class[:, index])}
-                for index, name in enumerate(self.class_names)
+                name: {"iou": plain(iou), **_interval(iou, per_class[:, index], groups_with[index])}
+                for index, (name, iou) in enumerate(zip(self.class_names, found.class_iou, strict=True))
             },
         }
 
 
-def _interval(draws: Floats) -> dict[str, float | None]:
-    draws = draws[np.isfinite(draws)]
-    if not draws.size:
-        return {"low": None, "high": None}
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"low": float(low), "high": float(high)}
+def _interval(score: float, draws: Floats, groups: int) -> dict[str, float | None]:
+    low, high = score_interval(score, draws, groups, CONFIDENCE)
+    return {"low": plain(low), "high": plain(high)}

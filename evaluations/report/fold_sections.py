@@ -59,7 +59,8 @@ def scores_section(scores: Record) -> Section:
     text = [
         "Each labeled image was segmented by classifiers trained on the others alone (k folds, by image). IoU is of "
         "the summed pixels of all images; ignored pixels do not count.",
-        "The intervals resample images: they tell how the scores would differ with other labeled images like these. "
+        "The intervals resample images (below 8 of them by Student's t; none for a class in one image): they tell how "
+        "the scores would differ with other labeled images like these. "
         "The classifiers that label the new images were trained on all of them, so they should be a little better.",
         f"Rare classes are favored by {scores['favor_rare']:g} (0: as frequent as in the labels, 1: as in the training "
         "steps), which of the values tried scored best on all folds; a fold is scored by what was best on the others.",

@@ -140,15 +140,33 @@ def _percentiles(draws: Floats, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def score_interval(score: float, resampled: Floats, groups: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of one score, within 0..1, from its resamples [R]; NaN of one group or none.
+
+    groups: how many of those drawn tell of it. Of fewer than FEW_GROUPS it takes Student's t, as differences do.
+    """
+    if groups < 2:
+        return float("nan"), float("nan")
+    if groups >= FEW_GROUPS:
+        return _percentiles(resampled, confidence)
+    half = _group_error(resampled, groups) * float(stats.t.ppf((1 + confidence) / 2, groups - 1))
+    return max(0.0, score - half), min(1.0, score + half)
+
+
+def _group_error(resampled: Floats, groups: int) -> float:
+    """Return the standard error of a score of few groups: a bootstrap of G knows it but for G / (G - 1)."""
+    finite = resampled[np.isfinite(resampled)]
+    return float(finite.std()) * np.sqrt(groups / (groups - 1)) if finite.size else float("nan")
+
+
 def _group_errors(resampled: Floats, groups: int, seed: int) -> Floats:
     """Return errors, [2, 1, R], of the difference of few groups, each with its opposite; resampled: [R].
 
-    A bootstrap knows the standard error of the mean over G groups, but for G / (G - 1), and not its long tails.
+    A bootstrap does not know its long tails.
     """
     if groups == 1:
         return np.full((2, 1, len(resampled)), np.nan)
-    finite = resampled[np.isfinite(resampled)]
-    error = float(finite.std()) * np.sqrt(groups / (groups - 1)) if finite.size else float("nan")
+    error = _group_error(resampled, groups)
     quantiles = stats.t.ppf((np.arange(len(resampled)) + 0.5) / len(resampled), groups - 1)
     errors = error * np.random.default_rng([seed, 3]).permutation(quantiles)
     return np.stack([errors, -errors])[:, None]

@@ -13,6 +13,9 @@ from guided_diffusion.labeling.options import ClassifierOptions, UncertaintyOpti
 from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 from guided_diffusion.training.options import ArithmeticOptions
 
+_OWN_FOLDERS = ("predicted", "folds", "features", "test_scores")
+"""Folders of output_dir that `segment` fills, or empties, by itself."""
+
 
 class PseudoLabelOptions(UncertaintyOptions):
     """What is scored before anything is labeled, and what becomes of what the classifiers are unsure of."""
@@ -92,6 +95,9 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
             )
         if not self.split:
             yield ("split", "split is empty: name the sub-folder for the pairs, such as train")
+        if self.split.casefold() in _OWN_FOLDERS:
+            line = f"split is {self.split}, a folder of output_dir that is no split: name another, such as train"
+            yield ("split", line)
         yield from split_problem(self.split)
 
     def _not_of_published(self) -> Iterator[Problem]:

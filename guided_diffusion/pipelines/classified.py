@@ -32,8 +32,18 @@ from guided_diffusion.pipelines.features import features_of_checkpoint, no_mask,
 from guided_diffusion.pipelines.load import class_names_of, encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.sample_settings import recorded_settings
 from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline
-from guided_diffusion.pipelines.segment.labeler import Labeler, encoding_of_classifier, limit_of_classifier
-from guided_diffusion.pipelines.segment.reader import PUBLISHED_SIDE, ImageReader, features_as_trained, refuse_latents
+from guided_diffusion.pipelines.segment.labeler import (
+    Labeler,
+    encoding_of_classifier,
+    limit_of_classifier,
+)
+from guided_diffusion.pipelines.segment.reader import (
+    PUBLISHED_SIDE,
+    ImageReader,
+    features_as_trained,
+    refuse_latents,
+    refuse_sides,
+)
 from guided_diffusion.pipelines.work_left import begin_output, make_batches
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -176,6 +186,8 @@ def _open(config: GenerateConfig, world: ProcessGroup) -> _Painter:
         trained = trained.replaced(num_classes=encoding.num_classes)
     _refuse_masks(checkpoint, trained)
     classifier = load_classifier(Path(config.classifier_path))
+    if config.labels.flip:
+        refuse_sides(encoding_of_classifier(Path(config.classifier_path), classifier), config.source)
     config = config.model_copy(update={"features": features_as_trained(config.features, classifier)})
     return _Painter(config, checkpoint, trained, classifier, world.device)
 
@@ -185,6 +197,8 @@ def _refuse_masks(checkpoint: Checkpoint, trained: TrainedConfig) -> None:
     path, takes_masks = checkpoint.path, trained.model.condition != "none"
     if trained.generation.makes_masks:
         found = f"makes masks of its own (generates {trained.generation.generates}): use sample, or a model of images"
+    elif trained.model.condition == "boxes":
+        found = "draws from boxes, never without any: use a model of images without a condition"
     elif takes_masks and trained.label_diffusion.cond_diffuse:
         found = "draws from noisy masks (cond_diffuse), never without one: use a model of images without a condition"
     elif takes_masks and checkpoint.lineage.get("saw_dropped_masks") is False:

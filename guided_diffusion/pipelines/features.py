@@ -54,7 +54,7 @@ def features_of_checkpoint(
     found = DiffusionFeatures(
         model,
         process,
-        taps=chosen_taps(options, model, checkpoint),
+        taps=chosen_taps(options, model, checkpoint, trained),
         timesteps=timesteps_at(options.feature_steps, process),
         null=no_mask(trained, model.image_size),
         image_channels=trained.geometry.image_channels,
@@ -116,14 +116,20 @@ def no_mask(trained: TrainedConfig, size: Size, count: int = 1) -> Condition:
     return SemanticMap(label, classes, edge)
 
 
-def chosen_taps(options: FeatureOptions, model: UNetModel, checkpoint: Checkpoint) -> tuple[Tap, ...]:
+def chosen_taps(
+    options: FeatureOptions, model: UNetModel, checkpoint: Checkpoint, trained: TrainedConfig
+) -> tuple[Tap, ...]:
     """Return the blocks of `model` to be read; see `features_of_checkpoint` for errors.
 
-    The encoder never sees the mask. The decoder is read without one, which it must have learned.
+    The encoder never sees the mask. The decoder is read without one, which it must have learned; not without boxes.
     """
     source, dropped = options.feature_source, checkpoint.lineage.get("saw_dropped_masks")
+    boxes = trained.model.condition == "boxes"
     if source == "auto":
-        source = "decoder" if model.conditioner is None or dropped else "encoder"
+        source = "decoder" if model.conditioner is None or (dropped and not boxes) else "encoder"
+    if source == "decoder" and boxes:
+        line = f"feature_source is decoder, but {checkpoint.path} draws from boxes, which its decoder needs"
+        raise ConfigError.of_keys(("feature_source", f"{line}: set feature_source to encoder"))
     if source == "decoder" and model.conditioner is not None and dropped is False:
         line = (
             f"feature_source is decoder, but {checkpoint.path} never saw a dropped mask in training, so that its "

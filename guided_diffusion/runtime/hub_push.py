@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Literal
 from guided_diffusion.runtime.card_file import HUB_CARD, is_untouched, read_card
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError
 from guided_diffusion.runtime.hub import PATIENCE, Unreachable, hub_errors
+from guided_diffusion.runtime.units import counted
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 KEY = "push_to"
+_SHOWN = 3  # files that are named, at most
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def _is_public(api: HfApi, target: PushTarget) -> bool:
 def push(target: PushTarget, files: Mapping[str, Path], card: Path, message: str) -> list[str]:
     """Upload `files`, by their names in the repository, and the card, in one commit; return the lines to print.
 
-    A card there that people have edited stays. Raises ConfigError where the hub refuses or does not answer.
+    A card there that people have edited stays, and so do other files, of which the lines tell. Raises ConfigError where
+    the hub refuses or does not answer.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -87,9 +90,25 @@ def push(target: PushTarget, files: Mapping[str, Path], card: Path, message: str
             lines.append(f"note: {HUB_CARD} of {target.repo} was edited there, so it is left as it is")
         else:
             chosen[HUB_CARD] = card
+        if target.kind == "dataset":
+            lines += _left_over(api, target, chosen)
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in chosen.items()]
         made = api.create_commit(target.repo, operations, commit_message=message, repo_type=target.kind)
     return [f"{len(operations)} files are now in {target.repo}:", f"  {made.commit_url}", *lines]
+
+
+def _left_over(api: HfApi, target: PushTarget, files: Collection[str]) -> list[str]:
+    """Return a line about files of the repository that are none of these `files`, as of an earlier push.
+
+    Whoever loads a dataset by its folders would take them for part of it. They may be other people's, so they stay.
+    """
+    there = api.repo_info(target.repo, repo_type=target.kind, timeout=PATIENCE).siblings or []
+    left = sorted({each.rfilename for each in there} - {*files, HUB_CARD, ".gitattributes"})
+    if not left:
+        return []
+    shown = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
+    found = f"{target.repo} has {counted(len(left), 'file')} that are not of this export ({shown})"
+    return [f"warning: {found}: delete them there, as loaders may read them, or push to a new name"]
 
 
 def _is_edited(api: HfApi, target: PushTarget) -> bool:

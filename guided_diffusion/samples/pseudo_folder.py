@@ -50,6 +50,10 @@ class PredictedLine(BaseModel):
         """Return the lines of a manifest by stem, without what cannot be read."""
         return {line.stem: line for line in read_lines(path, cls)}
 
+    def of_image(self, path: str) -> Self:
+        """Return the line with its image at `path`."""
+        return self.model_copy(update={"pseudo": self.pseudo.model_copy(update={"image": path})})
+
 
 class PredictedFolder(WrittenFolder):
     """The masks of all unlabeled images, their uncertain pixels ignored, and how uncertain each image is."""
@@ -81,10 +85,13 @@ class PredictedFolder(WrittenFolder):
             lines |= PredictedLine.read(path)
         return dict(sorted(lines.items()))
 
-    def _merge(self, digests: Mapping[str, str]) -> dict[str, PredictedLine]:
-        """Merge the parts of the processes into the manifest; keep the lines of these images whose masks are whole."""
+    def _merge(self, digests: Mapping[str, str], paths: Mapping[str, str] | None = None) -> dict[str, PredictedLine]:
+        """Merge the parts of the processes into the manifest; keep the lines of these images whose masks are whole.
+
+        paths: where the images are, None: as the lines have it.
+        """
         lines = {
-            stem: line
+            stem: line if paths is None else line.of_image(paths[stem])
             for stem, line in self._lines().items()
             if digests.get(stem) == line.pseudo.digest
             and all(is_whole_png(path) for path in (self.folder / line.mask, self._uncertainty(stem)))
@@ -111,9 +118,12 @@ class PredictedFolder(WrittenFolder):
     def _uncertainty(self, stem: str) -> Path:
         return self.folder / UNCERTAINTY / f"{stem}.png"
 
-    def finish(self, digests: Mapping[str, str]) -> list[PredictedLine]:
-        """Merge all parts, in one process after all have closed theirs; return the lines by stem."""
-        lines = self._merge(digests)
+    def finish(self, digests: Mapping[str, str], paths: Mapping[str, str] | None = None) -> list[PredictedLine]:
+        """Merge all parts, in one process after all have closed theirs; return the lines by stem.
+
+        digests, paths: of the images, by stem, which may have been moved since; see `_merge`.
+        """
+        lines = self._merge(digests, paths)
         self._unfinished.unlink(missing_ok=True)
         return list(lines.values())
 

@@ -135,6 +135,27 @@ def test_a_dataset_is_pushed_without_what_names_this_machine(hub, lemons, isdm, 
     check_error(line, "push_to", "public")
 
 
+def test_files_of_an_earlier_push_are_named(hub, lemons, isdm, tmp_path):
+    """Fewer pairs are pushed to the same name: images of before would be loaded as part of the dataset."""
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    values = {"data_dir": data, "dataset_mode": "multi-class", "format": "hf", "push_to": "user/fewer"}
+    code, shown, errors = isdm("export", **values, export_path=tmp_path / "first")
+    assert code == 0, errors
+    assert "warning" not in shown
+    (gone, *_) = sorted((data / "train/images").iterdir())
+    for kind in ("images", "masks"):
+        next((data / "train" / kind).glob(f"{gone.stem}.*")).unlink()
+    code, shown, errors = isdm("export", **values, export_path=tmp_path / "second")
+    assert code == 0, errors
+    (line,) = [line for line in shown.splitlines() if line.startswith("warning: user/fewer")]
+    there = {path.relative_to(tmp_path / "second").as_posix() for path in (tmp_path / "second").rglob("*")}
+    left = hub.repos["datasets/user/fewer"].files.keys() - there - {".gitattributes", "README.md"}
+    assert left
+    assert f"has {len(left)} files" in line
+    assert sum(name in line for name in left) == min(3, len(left))
+
+
 def same_dataset(data, record):
     pass
 

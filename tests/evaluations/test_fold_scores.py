@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluations.fold_scores import EDGES, FoldScores, Reliability, choose_favor
-from evaluations.metrics.segmentation import count
+from evaluations.metrics.segmentation import Counts, count, scores
 
 NAMES = ("background", "a", "b")
 
@@ -132,6 +132,40 @@ class TestFoldScores:
         for key in ("mean", "low", "high"):
             assert grouped["difference"][key] == pytest.approx(alone.record()["difference"][key])
         assert replace(twice, groups=["one"] * len(twice.counts)).record()["difference"]["kind"] == "cannot tell"
+
+    def test_intervals_of_few_images_hold_the_score_of_many(self):
+        """Percentiles of resamples of three images held it in 73 of 100 draws, not 95."""
+        generator = np.random.default_rng(1)
+
+        def drawn(images: int) -> Counts:
+            missed = (100 * generator.beta(1.5, 1.5, images)).astype(np.int64)
+            wrong = np.stack([generator.integers(0, 40, images), missed], axis=1)
+            return Counts(np.array([[900, 100]]) - wrong, wrong[:, ::-1].copy(), wrong)
+
+        def record(counts: Counts) -> dict:
+            images = len(counts)
+            return FoldScores(counts, counts, Reliability.joined([]), ("a", "b"), (images, images)).record()["features"]
+
+        truth, drawings = scores(drawn(100_000)), [record(drawn(3)) for _ in range(100)]
+        for score, value in (
+            (lambda each: each["miou"], truth.miou),
+            (lambda each: each["classes"]["b"], truth.class_iou[1]),
+        ):
+            held = [score(each)["low"] <= value <= score(each)["high"] for each in drawings]
+            assert np.mean(held) > 0.85
+            assert all(0 <= score(each)["low"] <= score(each)["high"] <= 1 for each in drawings)
+
+    def test_a_class_in_one_image_or_group_has_no_interval(self, labels):
+        """However many images are without it: chance did not vary how well it is found."""
+        alone = labels.copy()
+        alone[1:] = np.minimum(alone[1:], 1)
+        predicted = np.where(np.random.default_rng(2).random(alone.shape) < 0.1, 0, alone)
+        scored = scores_of(np.concatenate([alone] * 2), np.concatenate([predicted] * 2), np.concatenate([alone] * 2))
+        for each in (scores_of(alone, predicted, alone), replace(scored, groups=[*range(len(labels))] * 2)):
+            classes = each.record()["features"]["classes"]
+            assert classes["b"]["iou"] > 0
+            assert (classes["b"]["low"], classes["b"]["high"]) == (None, None)
+            assert classes["a"]["low"] < classes["a"]["iou"] < classes["a"]["high"]
 
     def test_classes_to_label_more_of(self, labels):
         predicted = np.where(labels == 2, 0, labels)

@@ -8,6 +8,8 @@ from pathlib import Path
 import command_line
 import pytest
 import torch
+from box_model import box_model
+from error_lines import check_error
 from recorded import record_of, weights_of
 from tiny import TWO_LEVELS
 
@@ -112,6 +114,21 @@ def test_the_decoder_of_a_network_that_needs_masks_is_refused(trained):
     assert caught.value.keys == ("feature_source",)
     (message,) = caught.value.messages
     assert "finetune" in message
+
+
+@pytest.mark.slow
+def test_of_a_model_of_boxes_the_encoder_is_read(lemons, isdm, tmp_path):
+    folder = box_model(lemons, tmp_path / "boxes")
+    found = extractor(folder, lineage={"saw_dropped_masks": True})
+    assert sources_of(found) == {"encoder"}
+    assert all(values.isfinite().all() for values in found.maps(images(found)))
+    with pytest.raises(ConfigError) as caught:
+        extractor(folder, feature_source="decoder")
+    assert caught.value.keys == ("feature_source",)
+    values = {"model_path": folder, "classifier_path": tmp_path / "x.pt", "num_samples": 1}
+    code, _, (line,) = isdm("generate", **values, results_path=tmp_path / "drawn")
+    assert code == 2
+    check_error(line, "model_path", "boxes")
 
 
 def test_blocks_and_steps_as_given(trained):

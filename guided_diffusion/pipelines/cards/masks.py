@@ -85,7 +85,7 @@ def write_segment_card(config: SegmentConfig, encoding: LabelEncoding, record: M
     folder = Path(config.output_dir) / config.split
     lines = read_manifest(folder / MANIFEST)
     pseudo = [line.pseudo for line in lines if line.pseudo is not None]
-    drawn = {line.source_digest for line in lines if line.pseudo is None}
+    drawn = [line.source_digest for line in lines if line.pseudo is None]  # masks of no defect are one file
     sources = [
         (
             "images without masks",

@@ -20,7 +20,6 @@ from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.groups import groups_of, shared_group_problems
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.duplicates import Twin, shared_problems
@@ -31,8 +30,8 @@ from guided_diffusion.data.tiles import Tile
 from guided_diffusion.features.store import FeatureStore
 from guided_diffusion.labeling.labels import PUBLISHED_MIN_REGION, resize_nearest, without_small
 from guided_diffusion.labeling.maps import ImageMaps
-from guided_diffusion.pipelines.segment.reader import ImageReader
-from guided_diffusion.runtime.errors import ConfigError, DataError
+from guided_diffusion.pipelines.segment.reader import ImageReader, refuse_sides
+from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import file_digest
 
 _SAID = (
@@ -134,7 +133,7 @@ def open_labeled(config: SegmentConfig, reader: ImageReader, *, progress: bool) 
     """Scan and read the labeled images; UserError with a line for everything that cannot be used."""
     found = _read(_scan(config, reader, progress=progress), reader, progress=progress)
     if config.labels.flip:
-        _refuse_sides(config, found.encoding)
+        refuse_sides(found.encoding, config.source)
     _refuse_absent(config, found, progress=progress)
     return found
 
@@ -200,15 +199,6 @@ def _label(pair: Pair, encoding: LabelEncoding, reader: ImageReader) -> Tensor:
     if reader.as_published:
         label = torch.from_numpy(np.ascontiguousarray(resize_nearest(label.numpy(), reader.extractor.image_size)))
     return label
-
-
-def _refuse_sides(config: SegmentConfig, encoding: LabelEncoding) -> None:
-    names = encoding.names
-    pairs = flip_pairs(names, config.source.flip_pairs)
-    if pairs:
-        first, second = (names[index] for index in pairs[0])
-        line = f"flip is true, but {first!r} and {second!r} change places in a mirror image: set flip to false"
-        raise ConfigError.of_keys(("flip", line))
 
 
 def _refuse_absent(config: SegmentConfig, found: LabeledImages, *, progress: bool) -> None:

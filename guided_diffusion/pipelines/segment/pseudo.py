@@ -51,6 +51,14 @@ class UnlabeledImages:
         """The digests by stem."""
         return {image.stem: digest for image, digest in zip(self.images, self.digests, strict=True)}
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """Where each image is, as manifests name it, by stem."""
+        return {
+            image.stem: image.image if "://" in image.image else str(Path(image.image).absolute())
+            for image in self.images
+        }
+
 
 def open_unlabeled(
     config: SegmentConfig, reader: ImageReader, labeled: Collection[str], *, progress: bool
@@ -92,7 +100,7 @@ def label_images(
     digest: str,
 ) -> None:
     """Write the masks of this process's share of the images that are not `done`; digest: of the classifier's file."""
-    reader = labeler.reader
+    reader, paths = labeler.reader, unlabeled.paths
     todo = [number for number, image in enumerate(unlabeled.images) if image.stem not in done]
     output.open_part(world.rank)
     try:
@@ -105,7 +113,7 @@ def label_images(
             positions = [first + row for row in range(len(pixels))]
             made = labeler(pixels, positions, tiles, size)
             pseudo = PseudoLabel(
-                image=str(Path(image.image).absolute()) if "://" not in image.image else image.image,
+                image=paths[image.stem],
                 digest=unlabeled.digests[number],
                 score=made.score,
                 confidence=made.confidence,

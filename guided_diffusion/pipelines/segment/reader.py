@@ -15,6 +15,9 @@ from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.datasets import read_image
 from guided_diffusion.data.files import open_image
 from guided_diffusion.data.intensity import ImageRange
+from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.mirror import flip_pairs
+from guided_diffusion.data.options import SourceOptions
 from guided_diffusion.data.tiles import Tile, tiles_of
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.features.extractor import FeatureExtractor, ImageValues
@@ -27,7 +30,7 @@ from guided_diffusion.models.state_dict import infer_architecture
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.features import features_of_checkpoint, published_features
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
-from guided_diffusion.runtime.errors import CheckpointError
+from guided_diffusion.runtime.errors import CheckpointError, ConfigError
 
 PUBLISHED_SIDE = 256  # of images for SwAV
 
@@ -148,6 +151,16 @@ def features_as_trained(features: FeatureOptions, trained_with: PixelClassifier)
     # Another network is refused by its features: it is named, and not taken over.
     here = {key: getattr(features, key) for key in ("extractor", "extractor_weights", "feature_cache")}
     return FeatureOptions(**{**known, **given, **here})
+
+
+def refuse_sides(encoding: LabelEncoding, source: SourceOptions) -> None:
+    """Raise ConfigError where classes change places in a mirror image, of which `flip` would average what is said."""
+    names = encoding.names
+    pairs = flip_pairs(names, source.flip_pairs)
+    if pairs:
+        first, second = (names[index] for index in pairs[0])
+        line = f"flip is true, but {first!r} and {second!r} change places in a mirror image: set flip to false"
+        raise ConfigError.of_keys(("flip", line))
 
 
 def refuse_latents(checkpoint: Checkpoint, trained: TrainedConfig) -> None:

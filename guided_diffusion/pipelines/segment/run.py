@@ -39,7 +39,7 @@ from guided_diffusion.pipelines.segment.labeler import (
     limit_of_classifier,
 )
 from guided_diffusion.pipelines.segment.pseudo import UnlabeledImages, label_images, open_unlabeled, write_data_dir
-from guided_diffusion.pipelines.segment.reader import ImageReader, features_as_trained, open_reader
+from guided_diffusion.pipelines.segment.reader import ImageReader, features_as_trained, open_reader, refuse_sides
 from guided_diffusion.pipelines.segment.report import (
     SHOWN_HELD_OUT,
     report_warnings,
@@ -104,7 +104,7 @@ def segment(config: SegmentConfig, world: ProcessGroup) -> list[Path]:
         label_images(labeler, run.unlabeled, done, output, world, digest=classifier_digest(run.classifier_file))
         world.barrier()
         if world.is_main:
-            lines = output.finish(run.unlabeled.by_stem)
+            lines = output.finish(run.unlabeled.by_stem, run.unlabeled.paths)
             kept = write_data_dir(config, output, lines, run.unlabeled, run.labeled)
             run.written += [run.folder / config.split, output.folder]
     if world.is_main:
@@ -132,6 +132,8 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
         else:
             before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
             run.encoding = encoding_of_classifier(file, before).with_ignore()
+            if config.labels.flip:
+                refuse_sides(run.encoding, config.source)
         if config.image_dir:
             refuse_foreign_pairs(run.folder / config.split)
             known = {image for image, _ in run.labeled.digests} if run.labeled is not None else set()

@@ -211,6 +211,15 @@ class TestPairs:
         assert "IoU on held-out labeled images" in text
         assert not (segment(add_labeled=False, folds=0)[0] / "train/masks/labeled/0.png").exists()
 
+    def test_the_card_counts_labeled_pairs_of_equal_masks(self, segment, labeled, tmp_path):
+        """As those of images without defects are."""
+        data = tmp_path / "data"
+        shutil.copytree(labeled, data)
+        for number in (1, 2):
+            shutil.copy(data / "train/masks/0.png", data / f"train/masks/{number}.png")
+        folder, _, _ = segment(data_dir=data, folds=0)
+        check_card(folder / "train", 14, "labeled pairs | 6 of", "6 with masks of the dataset", synthetic=False)
+
     def test_check_and_train_read_it(self, segment, isdm, tmp_path):
         folder, _, _ = segment(ignore_above=0.003, folds=0)
         read = {"data_dir": folder, "dataset_mode": "multi-class"}

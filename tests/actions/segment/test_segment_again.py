@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from colored import masks_of, picture, write_unlabeled
 from odd_images import write_png
-from parts import bytes_of, pixels_of
+from parts import bytes_of, lines_of, pixels_of
 from processes import finish, kill_when, start, start_pair
 
 from guided_diffusion.labeling.files import load_classifier, save_published
@@ -57,6 +57,25 @@ class TestSameBytes:
         names = {path.name for path in (folder / "train/images/pseudo").rglob("*.png")}
         assert "100.png" not in names
         assert np.array_equal(pixels_of(folder / "train/images/pseudo/101.png"), picture(7)[0])
+
+    def test_images_that_were_moved(self, segment, unlabeled, tmp_path):
+        """Others may lie where they were: no pair has one of these."""
+        images, moved = tmp_path / "images", tmp_path / "moved"
+        shutil.copytree(unlabeled[0], images)
+        folder, _, _ = segment(image_dir=images, drop_uncertain=0.5, folds=0)
+        images.rename(moved)
+        for path in moved.glob("*.png"):
+            write_png(images / path.name, 255 - pixels_of(path))
+        own = {"image_dir": moved, "drop_uncertain": 0, "folds": 0}
+        _, _, shown = segment(**own)
+        assert "8 are labeled already" in shown
+        found = {path.name: path.read_bytes() for path in (folder / "train/images/pseudo").rglob("*.png")}
+        assert found == {path.name: path.read_bytes() for path in moved.rglob("*.png")}
+        for line in [*lines_of(folder / "predicted"), *lines_of(folder / "train")]:
+            assert "pseudo" not in line or line["pseudo"]["image"].startswith(f"{moved}/")
+        grown = bytes_of(folder)
+        shutil.rmtree(folder)
+        assert bytes_of(segment(**own)[0]) == grown
 
     def test_the_config_that_is_left_can_be_given_again(self, plain, isdm):
         before = bytes_of(plain)

@@ -15,6 +15,10 @@ from odd_images import write_png
 from parts import bytes_of, lines_of
 from PIL import Image
 
+from guided_diffusion.labeling.files import load_classifier
+from guided_diffusion.pipelines.segment.run import FEATURES, FOLDS, PREDICTED
+from guided_diffusion.pipelines.segment.scored_split import FOLDER
+
 pytestmark = pytest.mark.slow
 
 
@@ -121,6 +125,7 @@ class TestMistakes:
             ({"classifier_path": "x.pt"}, "data_dir"),
             ({"split": ""}, "split"),
             ({"split": "a/b"}, "split"),
+            *(({"split": name}, "split") for name in (PREDICTED, FOLDS, FEATURES, FOLDER)),
         ],
     )
     def test_keys(self, refused, values, subject):
@@ -147,6 +152,18 @@ class TestMistakes:
         shutil.copytree(labeled, data)
         (data / "classes.json").write_text(json.dumps(dict(enumerate(("skin", "left eye", "right eye")))))
         (line,) = refused(data_dir=data, flip=True)
+        check_error(line, "flip", "left eye")
+
+    def test_sides_that_a_classifier_was_trained_with(self, refused, plain, network, isdm, tmp_path):
+        classifier, path = load_classifier(plain / "classifier.pt"), tmp_path / "sided.pt"
+        classifier.encoding["names"] = ["skin", "left eye", "right eye"]
+        classifier.save(path)
+        own = {"classifier_path": path, "data_dir": None, "dataset_mode": None}
+        (line,) = refused(**own, flip=True)
+        check_error(line, "flip", "left eye")
+        values = {"model_path": network, "classifier_path": path, "num_samples": 1, "steps": 2}
+        code, _, (line,) = isdm("generate", **values, flip=True, results_path=tmp_path / "drawn")
+        assert code == 2
         check_error(line, "flip", "left eye")
 
     def test_pairs_of_others_in_the_folder(self, keys, refused):
