@@ -98,11 +98,11 @@ def push(target: PushTarget, files: Mapping[str, Path], card: Path, message: str
 
 
 def _left_over(api: HfApi, target: PushTarget, files: Collection[str]) -> list[str]:
-    """Return a line about files of the repository that are none of these `files`, as of an earlier push.
+    """Return a line about files of a dataset's repository that are none of these `files`, as of an earlier push.
 
     Whoever loads a dataset by its folders would take them for part of it. They may be other people's, so they stay.
     """
-    there = api.repo_info(target.repo, repo_type=target.kind, timeout=PATIENCE).siblings or []
+    there = api.dataset_info(target.repo, timeout=PATIENCE).siblings or []
     left = sorted({each.rfilename for each in there} - {*files, HUB_CARD, ".gitattributes"})
     if not left:
         return []
