@@ -32,11 +32,7 @@ from guided_diffusion.pipelines.features import features_of_checkpoint, no_mask,
 from guided_diffusion.pipelines.load import class_names_of, encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.sample_settings import recorded_settings
 from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline
-from guided_diffusion.pipelines.segment.labeler import (
-    Labeler,
-    encoding_of_classifier,
-    limit_of_classifier,
-)
+from guided_diffusion.pipelines.segment.labeler import Labeler, encoding_of_classifier, limit_of_classifier
 from guided_diffusion.pipelines.segment.reader import (
     PUBLISHED_SIDE,
     ImageReader,
