@@ -160,10 +160,7 @@ def _group_error(resampled: Floats, groups: int) -> float:
 
 
 def _group_errors(resampled: Floats, groups: int, seed: int) -> Floats:
-    """Return errors, [2, 1, R], of the difference of few groups, each with its opposite; resampled: [R].
-
-    A bootstrap does not know its long tails.
-    """
+    """Return errors, [2, 1, R], of the difference of few groups, with long tails, each with its opposite."""
     if groups == 1:
         return np.full((2, 1, len(resampled)), np.nan)
     error = _group_error(resampled, groups)

@@ -83,9 +83,7 @@ def _settings(config: MasksConfig, source: MaskSource) -> dict[str, object]:
 
 
 def _refuse_other_reading(config: MasksConfig, source: MaskSource, output: MaskFolder) -> None:
-    """Raise DataError where the masks that are there were read otherwise, which the run's record alone says: with other
-    classes exchanged, or turned otherwise.
-    """
+    """Raise DataError where the run's record says that the masks there had other classes exchanged, or other turns."""
     record, names = read_run_record(output.folder), source.encoding.names
     if not record or not any((output.folder / MASKS).glob("*.png")):
         return
