@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import subprocess
+import sys
 import time
 import tomllib
 from importlib import metadata
@@ -139,6 +141,23 @@ def test_batches_that_fit_on_a_gpu(limit, fits, config, tmp_path):
     assert part.record["largest_batch"] == fits
     assert part.record["at_once"] == min(2, limit)
     assert len(part.record["step_seconds"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "batches", [{"batch_size": 1}, {"batch_size": 2, "microbatch": 1}], ids=["batch", "microbatch"]
+)
+def test_one_image_at_a_time_has_the_memory_of_others_beside_it(batches, config, tmp_path):
+    """In a process of its own, as memory that others took before is used again."""
+    config.write_text(json.dumps({**json.loads(config.read_text()), **batches, "image_size": 64, "num_workers": 0}))
+    code = (
+        "import sys, torch; from pathlib import Path; from guided_diffusion.pipelines.doctor.fitting import fitting; "
+        "print(fitting(sys.argv[1], torch.device('cpu'), Path(sys.argv[2])).rows)"
+    )
+    command = [sys.executable, "-c", code, str(config), str(tmp_path / "work")]
+    rows = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    (image,) = re.findall(r"about (\S+ \S+) for each image", rows)
+    assert not image.startswith("0 "), rows
 
 
 def test_doubling():

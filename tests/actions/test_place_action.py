@@ -184,10 +184,18 @@ class TestGoingOn:
         check_error(line, folder / "manifest.jsonl", "results_path")
         assert bytes_of(folder) == before
 
-    def test_changed_training_data_are_refused(self, place, painter, tmp_path, good, isdm):
+    @pytest.mark.parametrize("how", ["another", "exchanged"])
+    def test_changed_training_data_are_refused(self, place, painter, tmp_path, good, isdm, how):
         data = write_parts(tmp_path / "changing")
         folder, _ = place("first", data_dir=data, num_samples=2)
-        write_png(data / "train/masks/part_0.png", defects(3))
+        one, other = (data / f"train/masks/part_{number}.png" for number in (0, 1))
+        before = one.read_bytes()
+        if how == "another":
+            write_png(one, defects(3))
+        else:
+            one.write_bytes(other.read_bytes())
+            other.write_bytes(before)
+        assert one.read_bytes() != before
         code, _, errors = isdm(
             "place",
             **{"model_path": painter, "data_dir": data, "good_dir": good, "results_path": folder, **FEW_STEPS},

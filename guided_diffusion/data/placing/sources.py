@@ -1,4 +1,4 @@
-"""Scenes that the user gives: label maps of the good images, or a JSON file of placements.
+"""Scenes that the user gives: label maps of the good images, or a JSON file of placements; and regions for defects.
 
     {"part_07": [{"class": "crack", "center": [812, 340]},
                  {"class": "break", "center": [20.5, 99], "component": "train_3#0", "scale": 1.2, "angle": 30}]}
@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.components import find_components
-from guided_diffusion.data.files import open_mask, read_bytes
+from guided_diffusion.data.files import check_sizes, open_mask, read_bytes
+from guided_diffusion.data.intensity import stored_samples
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.pairing import index_masks
+from guided_diffusion.data.pairing import GoodImage, index_masks
 from guided_diffusion.data.placing.bank import BankPart, DefectBank
 from guided_diffusion.data.placing.edit import EditedPart, edit_part
 from guided_diffusion.data.placing.scene import Ground, PlacedDefect, Scene, Skipped
@@ -188,3 +190,45 @@ def _key(name: str | int = "", *rest: str | int) -> str:
 def _hint(name: str, known: Collection[str]) -> str:
     listed = f"known are {', '.join(sorted(known)[:5])}{' ...' if len(known) > 5 else ''}"
     return suggestion(name, known, listed if known else "there is none")
+
+
+class Region:
+    """Where defects may be: one mask for all good images, or one for each in a folder."""
+
+    def __init__(self, path: str):
+        """Take a mask or a folder of masks; "": defects may be everywhere. Raises DataError where it is missing."""
+        self._path = Path(path) if path else None
+        self._whole: dict[bool, NDArray[np.bool_]] = {}  # the one mask, upright or as stored
+        if self._path is not None and not self._path.exists():
+            raise DataError.of(path, "does not exist", "check region")
+
+    def file(self, good: GoodImage) -> Path | None:
+        """Return the mask of a good image, if there is one. Raises DataError where its folder lacks it."""
+        if self._path is None or not self._path.is_dir():
+            return self._path
+        file = self._path / f"{good.stem}.png"
+        if not file.exists():
+            raise DataError.of(file, "is missing: region has to have a mask for every good image", "add it")
+        return file
+
+    def of(self, good: GoodImage, size: Size) -> NDArray[np.bool_] | None:
+        """Return where defects may be in a good image, [H, W]; None: everywhere. Raises DataError."""
+        file = self.file(good)
+        if file is None:
+            return None
+        allowed = self._whole.get(good.upright)
+        if allowed is None:
+            color, alpha = stored_samples(open_mask(file, upright=good.upright), str(file))
+            allowed = (color > 0).any(axis=2)
+            if alpha is not None:
+                allowed &= alpha > 0
+            if file == self._path:
+                self._whole[good.upright] = allowed
+        check_sizes(str(file), allowed.shape, good.image, size)
+        return allowed
+
+    def files(self, images: Sequence[GoodImage]) -> list[tuple[str, Path]]:
+        """Return the masks of these images and the names of their images, "" for the one mask of all of them."""
+        if self._path is None or not self._path.is_dir():
+            return [] if self._path is None else [("", self._path)]
+        return [(image.stem, file) for image in images if (file := self.file(image)) is not None]

@@ -138,28 +138,41 @@ def _timed(trainer: Trainer, batches: Iterator[TrainBatch]) -> tuple[tuple[float
 
 
 def _measured_on_cpu(trainer: Trainer, batches: Iterator[TrainBatch], first: TrainBatch, asked: int) -> Measured:
-    """Measure a smaller batch, then that of the config, if it will probably fit; memory grows in proportion."""
-    device, process = trainer.world.device, psutil.Process()
-    other = asked // 2 or 2
-    before = process.memory_info().rss
+    """Measure the batch of the config and one of half its images, if both will probably fit, or beside one image two.
+
+    Memory grows in proportion. The smaller batch comes first: a process keeps memory that it once took.
+    """
+    device, own = trainer.world.device, trainer.options
+    before = psutil.Process().memory_info().rss
     budget = USABLE * available_memory() + before
-    with PeakMemory(device) as small:
-        take_step(trainer, of_size(first, other))
-    image = (small.bytes - before) / other
-    if other < asked and before + image * asked > budget:
-        needed, there = size_in_words(before + image * asked), size_in_words(budget)
-        fits = f"{asked} would need about {needed}, and {there} are there; {other}: set batch_size or microbatch to it"
-        trainer.options = trainer.options.model_copy(update={"microbatch": other})
-        seconds, images = _timed(trainer, batches)
-        return Measured(seconds, images, small.bytes, other, asked, fits, other)
-    with PeakMemory(device) as large:
-        seconds, images = _timed(trainer, batches)
-    image = (large.bytes - small.bytes) / (asked - other)
+    if asked == 1:
+        with PeakMemory(device) as small:
+            seconds, images = _timed(trainer, batches)
+        trainer.options = own.model_copy(update={"microbatch": -1})
+        with PeakMemory(device) as large:
+            take_step(trainer, of_size(first, 2))
+        trainer.options = own
+        image, peak = large.bytes - small.bytes, small.bytes
+    else:
+        other = asked // 2
+        with PeakMemory(device) as small:
+            take_step(trainer, of_size(first, other))
+        image = (small.bytes - before) / other
+        if before + image * asked > budget:
+            needed, there = size_in_words(before + image * asked), size_in_words(budget)
+            keys = "set batch_size or microbatch to it"
+            fits = f"{asked} would need about {needed}, and {there} are there; {other}: {keys}"
+            trainer.options = own.model_copy(update={"microbatch": other})
+            seconds, images = _timed(trainer, batches)
+            return Measured(seconds, images, small.bytes, other, asked, fits, other)
+        with PeakMemory(device) as large:
+            seconds, images = _timed(trainer, batches)
+        image, peak = (large.bytes - small.bytes) / (asked - other), large.bytes
     most = trainer.loader.batch_plan.num_items
-    largest = most if image <= 0 else min(most, int((budget - large.bytes) / image) + asked)
+    largest = most if image <= 0 else min(most, int((budget - peak) / image) + asked)
     each = f"{size_in_words(max(0.0, image))} for each image, {size_in_words(budget)} available"
     fits = f"{largest}{' (all images)' if largest == most else ''}: about {each}"
-    return Measured(seconds, images, large.bytes, asked, asked, fits, largest)
+    return Measured(seconds, images, peak, asked, asked, fits, largest)
 
 
 def _measured_on_gpu(trainer: Trainer, batches: Iterator[TrainBatch], first: TrainBatch, asked: int) -> Measured:

@@ -18,8 +18,7 @@ from guided_diffusion.config.paste import Blend
 from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.datasets import read_mask
-from guided_diffusion.data.files import check_sizes, open_mask
-from guided_diffusion.data.intensity import stored_samples
+from guided_diffusion.data.files import check_sizes
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
@@ -27,7 +26,7 @@ from guided_diffusion.data.pairing import GoodImage, MaskEntry, Pair
 from guided_diffusion.data.placing.bank import DefectBank, class_ids, healed
 from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.data.placing.scene import PlacedDefect, Scene, Skipped, plan_scene
-from guided_diffusion.data.placing.sources import LabelMaps, PlacementsFile
+from guided_diffusion.data.placing.sources import LabelMaps, PlacementsFile, Region
 from guided_diffusion.data.scan.good_images import list_upright
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.build import options_of_checkpoint
@@ -114,7 +113,7 @@ def plan_placing(
         training = read_shapes(config, trained, encoding)
     elif training is None and config.source.data_dir:
         training = read_training(config, trained, encoding)
-    bank, inputs = (None, []) if training is None else (training.bank, training.digests)
+    bank, inputs = (None, []) if training is None else (training.bank, list(training.digests))
     images = list_upright(config.good_dir, trained.source.exif, () if training is None else training.pairs)
     source = _sources(config, trained, encoding, bank, images)
     base, view = OrdinaryClasses(trained, encoding), _View(trained, encoding)
@@ -123,7 +122,8 @@ def plan_placing(
         defective = {part.name for part in training.bank.parts}
         with_defects = [pair for pair in training.pairs if pair.stem in defective]
         notes += check_beside_training(source.images, with_defects, config, trained.geometry.image_range)
-    inputs += [file_digest(image.mask) for image in source.images if image.mask and "://" not in image.mask]
+    masks = ((image.stem, image.mask) for image in source.images if image.mask and "://" not in image.mask)
+    inputs += [_named(stem, file_digest(mask)) for stem, mask in masks]
 
     def finished(good: GoodImage, image: NativeImage, number: int) -> Finished:
         label, visible = base.of(good, image.size), None if image.alpha is None else image.alpha > 0
@@ -147,7 +147,7 @@ def plan_placing(
     lineages, patch_of = ({}, None) if training is None else (training.lineages, None)
     if training is not None and config.takes_pixels:
         patch_of = training_patches(training.pairs, trained, encoding)
-        inputs += [file_digest(pair.image) for pair in training.pairs]
+        inputs += [_named(pair.stem, file_digest(pair.image)) for pair in training.pairs]
     digest = joined(config, inputs + source.digests)
     return PlacePlan(source.images, digest, finished, notes, lineages, patch_of)
 
@@ -179,7 +179,7 @@ def _sources(
     assert bank is not None
     if options.mask_source == "file":
         return _from_list(options, bank, images)
-    region, apart = _Region(config.region), config.space_between(trained.geometry.scale)
+    region, apart = Region(config.region), config.space_between(trained.geometry.scale)
 
     def scene(
         good: GoodImage, label: NDArray[np.integer], visible: NDArray[np.bool_] | None, rng: np.random.Generator
@@ -191,7 +191,8 @@ def _sources(
         return plan_scene(bank, size, rng, options, apart=apart, host_map=hosts, region=allowed)
 
     notes = taken_for_objects([bank.names[each] for each in bank.ordinary])
-    return _Source(tuple(images), scene, lambda good: [region.file(good)], region.digests(images), notes)
+    digests = [_named(name, file_digest(file)) for name, file in region.files(images)]
+    return _Source(tuple(images), scene, lambda good: [region.file(good)], digests, notes)
 
 
 def _from_maps(
@@ -220,7 +221,7 @@ def _from_maps(
             label[:] = healed(drawn, find_components(drawn, {*defects, *classes}), encoding.num_classes, background)
         return maps.scene_of(good.stem, drawn)
 
-    digests = [file_digest(maps.paths[image.stem]) for image in chosen]
+    digests = [_named(image.stem, file_digest(maps.paths[image.stem])) for image in chosen]
     notes = _left_out(images, chosen, "have no label map")
     return _Source(chosen, scene, lambda good: [maps.paths[good.stem]], digests, notes)
 
@@ -275,8 +276,13 @@ def _generator(seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(Stream.SCENE, seed, number))
 
 
+def _named(stem: str, digest: str) -> str:
+    """Return the digest of a file with its name, so that files that change places are other inputs."""
+    return f"{stem}\0{digest}"
+
+
 def joined(config: ScenesConfig, digests: Sequence[str]) -> str:
-    """Return a digest of files' digests and of the options that no line of a manifest has."""
+    """Return a digest of what was read, in any order, and of the options that no line of a manifest has."""
     options = [config.placing.defect_classes, config.source.ignore_label, config.source.exif]
     return sha256(json.dumps([options, sorted(digests)]).encode()).hexdigest()[:16]
 
@@ -302,7 +308,7 @@ def _without_background(trained: TrainedConfig, encoding: LabelEncoding) -> list
 
 
 class TrainingDefects(NamedTuple):
-    """The training split, its defects, and digests of its masks."""
+    """The training split, its defects, and digests of its masks with their names."""
 
     pairs: tuple[Pair, ...]
     bank: DefectBank
@@ -322,7 +328,9 @@ def defects_of(
     """Read the masks of a scanned training split; UserError for what cannot be used, or has no defects."""
     report.raise_if_fatal()
     bank = _bank_of(report.pairs, config, trained, encoding)
-    return TrainingDefects(report.pairs, bank, [each.mask.hex() for each in report.prints if each is not None])
+    prints = zip(report.pairs, report.prints, strict=True)
+    digests = [_named(pair.stem, each.mask.hex()) for pair, each in prints if each is not None]
+    return TrainingDefects(report.pairs, bank, digests)
 
 
 def read_shapes(config: ScenesConfig, trained: TrainedConfig, encoding: LabelEncoding) -> TrainingDefects:
@@ -330,7 +338,8 @@ def read_shapes(config: ScenesConfig, trained: TrainedConfig, encoding: LabelEnc
     found = find_masks(trained.source, trained.geometry, mask_dir=config.placing.bank_dir, encoding=encoding)
     bank = _bank_of(found.entries, config, trained, found.encoding)
     lineages = {entry.stem: found.lineages[entry.mask] for entry in found.entries if entry.mask in found.lineages}
-    return TrainingDefects((), bank, [file_digest(entry.mask) for entry in found.entries], lineages)
+    digests = [_named(entry.stem, file_digest(entry.mask)) for entry in found.entries]
+    return TrainingDefects((), bank, digests, lineages)
 
 
 def _bank_of(
@@ -356,41 +365,3 @@ class OrdinaryClasses:
         label = read_mask(good.mask, self._encoding, upright=good.upright).numpy().copy()
         check_sizes(good.image, size, good.mask, label.shape)
         return label
-
-
-class _Region:
-    """Where defects may be: one mask for all good images, or one for each in a folder."""
-
-    def __init__(self, path: str):
-        self._path = Path(path) if path else None
-        self._whole: dict[bool, NDArray[np.bool_]] = {}  # the one mask, upright or as stored
-        if self._path is not None and not self._path.exists():
-            raise DataError.of(path, "does not exist", "check region")
-
-    def file(self, good: GoodImage) -> Path | None:
-        if self._path is None or not self._path.is_dir():
-            return self._path
-        file = self._path / f"{good.stem}.png"
-        if not file.exists():
-            raise DataError.of(file, "is missing: region has to have a mask for every good image", "add it")
-        return file
-
-    def of(self, good: GoodImage, size: Size) -> NDArray[np.bool_] | None:
-        """Return where defects may be in a good image, [H, W]; None: everywhere."""
-        file = self.file(good)
-        if file is None:
-            return None
-        allowed = self._whole.get(good.upright)
-        if allowed is None:
-            color, alpha = stored_samples(open_mask(file, upright=good.upright), str(file))
-            allowed = (color > 0).any(axis=2)
-            if alpha is not None:
-                allowed &= alpha > 0
-            if file == self._path:
-                self._whole[good.upright] = allowed
-        check_sizes(str(file), allowed.shape, good.image, size)
-        return allowed
-
-    def digests(self, images: Sequence[GoodImage]) -> list[str]:
-        files = {file for image in images if (file := self.file(image)) is not None}
-        return [file_digest(file) for file in files]
