@@ -28,6 +28,11 @@ GENERATING_DEFAULTS = {
 """Defaults of a training with `generates` mask or pair, where they differ from those of images."""
 LATENT_DEFAULTS = {"learn_sigma": False, "min_snr_gamma": 5.0}
 """The same of a training with `latent`."""
+_SWITCHES = {
+    "generates": "set generates to mask or pair",
+    "latent": "set latent to 4 or 8",
+    "resize": "set resize to window",
+}
 MOST_PASSES = GENERATING_DEFAULTS["max_epochs"]
 
 
@@ -71,6 +76,12 @@ class TrainConfig(NetworkConfig, ActionConfig):
                 f"mask_weight is {config.masks.mask_weight:g}, but latent is {config.latents.latent}, whose channels "
             )
             yield ("mask_weight", f"{line}are image and mask in one: leave it out")
+        if config.geometry.resize != "window":
+            yield from config._idle(WindowOptions, f"resize is {config.geometry.resize}, without windows", "resize")
+        elif not config.model.inpaint and config.windows.hole_shares != WindowOptions().hole_shares:
+            found = list(config.windows.hole_shares)
+            line = f"hole_shares is {found}, but inpaint is false, so there are no holes: leave it out, or "
+            yield ("hole_shares", f"{line}set inpaint to true")
         if config.latents.latent is None:
             yield from config._idle(FirstStageOptions, "latent is null, so there is no autoencoder", "latent")
         else:
@@ -78,7 +89,7 @@ class TrainConfig(NetworkConfig, ActionConfig):
 
     def _idle(self, group: type[OptionGroup], reason: str, switch: str) -> Iterator[Problem]:
         """Yield the keys of `group` that are set, although `switch` makes no use of them."""
-        remedy = {"generates": "set generates to mask or pair", "latent": "set latent to 4 or 8"}[switch]
+        remedy = _SWITCHES[switch]
         for key, field in group.model_fields.items():
             if self.get(key) != field.default:
                 yield (key, f"{key} is {self.get(key)}, but {reason}: leave it out, or {remedy}")

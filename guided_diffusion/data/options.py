@@ -157,6 +157,11 @@ class GeometryOptions(OptionGroup):
         True, "false adds instance edges to the condition (edges of the labels where there are no instance maps)"
     )
 
+    def check(self) -> Iterator[Problem]:
+        if self.resize not in (None, "window") and self.scale not in (None, 1):
+            line = f"scale is {self.scale:g}, but resize is {self.resize}, which gives all images the size image_size: "
+            yield ("scale", f"{line}set resize to window, or leave scale out")
+
 
 class AugmentOptions(OptionGroup):
     """Random joint transforms of image and mask in training, which samples may show, unlike those of `augment`."""
