@@ -153,7 +153,7 @@ def import_dataset(config: ImportConfig) -> Imported:
         if not any(encoding.num_classes in pair.classes for pair in pairs):
             encoding = replace(encoding, ignore_values=())
         losses = (*annotated.losses, *(loss for pair in pairs for loss in pair.losses))
-        notes = (*annotated.notes, *_unused(names, pairs))
+        notes = (*annotated.notes, *_in_other_folders(files.by_name_alone), *_unused(names, pairs))
         target = Path(os.path.abspath(config.output_dir))
         imported = Imported(target, annotated.form, names, pairs, losses, drawn, notes)
         write_text(folder / FILE_NAME, classes_text(encoding))
@@ -163,6 +163,16 @@ def import_dataset(config: ImportConfig) -> Imported:
             write_text(folder / split / DATUMARO, json.dumps({"label_map": label_map}, indent=1) + "\n")
         write_run_record(folder, "import", config.to_json())
     return imported
+
+
+def _in_other_folders(found: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a line on images that were found in another folder than annotations say, by what these call them."""
+    if not found:
+        return ()
+    (wanted, name), *more = sorted(found.items())
+    how_many = f"{len(found)} images were" if more else "an image was"
+    line = f"{how_many} found by the name alone, in another folder than the annotations say: {name} for {wanted}"
+    return (f"{line}{', ...' if more else ''}; look whether the masks fit these images",)
 
 
 def refuse_inside(config: ImportConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import annotated
 import numpy as np
@@ -123,6 +124,48 @@ def test_minimal_json_of_label_studio(tmp_path):
     imported(tmp_path / "s", tmp_path / "data", test_share=0)
     for number, name in enumerate(NAMES):
         assert np.array_equal(mask_of(tmp_path / "data", name), annotated.expected(number))
+
+
+def test_empty_annotations_of_the_png_export_are_images_without_defects(tmp_path):
+    annotated.write_label_studio_png(tmp_path / "s")
+    pictures = tmp_path / "s" / "pictures"
+    tasks = [annotated.label_studio_task(number) for number in range(len(NAMES))]
+    for number, more in ((4, []), (5, tasks[0]["annotations"][0]["result"][:1])):  # nothing, and an outline
+        (pictures / f"more_{number}.png").write_bytes((pictures / "part_1.png").read_bytes())
+        task = {**tasks[0], "id": number + 1, "data": {"image": f"pictures/more_{number}.png"}}
+        tasks.append({**task, "annotations": [{"id": 200 + number, "result": more}]})
+    for number, name in enumerate(NAMES):
+        tasks[number]["data"] = {"image": f"pictures/{name}.png"}
+    (tmp_path / "s" / "full.json").write_text(json.dumps(tasks), encoding="utf-8")  # beside JSON-MIN
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0, format="label-studio-png")
+    assert sorted(pair.name for pair in result.pairs) == ["more_4", *NAMES]
+    assert {kind.name: count for kind, count in result.lost().items()} == {"NO_MASK": 1}
+    assert not mask_of(tmp_path / "data", "more_4").any()
+    assert np.array_equal(mask_of(tmp_path / "data", "part_1"), annotated.expected(0))
+
+
+def test_texts_of_yolo_are_found_whatever_the_form_of_their_accents(tmp_path):
+    annotated.write_yolo(tmp_path / "s")
+    taken_apart = unicodedata.normalize("NFD", "prüf_1")
+    for folder, suffix in (("images", ".png"), ("labels", ".txt")):
+        file = tmp_path / "s" / "train" / folder / f"part_1{suffix}"
+        file.rename(file.with_name(f"{taken_apart}{suffix}"))
+    imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    (mask,) = (tmp_path / "data").glob("*/masks/*f_1.png")
+    assert np.array_equal(np.asarray(Image.open(mask)), annotated.expected(0, "corners"))
+
+
+def test_an_image_of_another_folder_is_told(tmp_path):
+    content = annotated.coco_content()
+    for number, image in enumerate(content["images"]):
+        image["file_name"] = f"{'AB'[number // 2]}/{image['file_name']}"
+    for folder, names in (("A", NAMES[:1]), ("B", NAMES[1:])):
+        annotated.write_images(tmp_path / "s" / folder, names)
+    (tmp_path / "s" / "all.json").write_text(json.dumps(content), encoding="utf-8")
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    assert len(result.pairs) == 4
+    (line,) = (note for note in result.notes if "B/part_2.png" in note)
+    assert "A/part_2.png" in line
 
 
 def test_turned_photographs_keep_their_masks(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.dataset_export import export_dataset
+from guided_diffusion.runtime.errors import DataError
 
 SIZE = 16
 NAMES = ("crack 1", "crack 2", "dent.a", "dent.b")
@@ -55,6 +56,15 @@ def test_accents_may_be_one_code_point_or_two(tmp_path):
     (tmp_path / "s" / "JPEGImages" / f"{taken_apart}.png").rename(tmp_path / "s" / "JPEGImages" / f"{composed}.png")
     (tmp_path / "s" / "ImageSets" / "Segmentation" / "train.txt").write_text(taken_apart, encoding="utf-8")
     assert splits_of(imported(tmp_path / "s", tmp_path / "two")) == {"train": {composed}, "test": {"b"}}
+
+
+@pytest.mark.parametrize("folder", ["JPEGImages", "SegmentationClass"])
+def test_two_files_of_one_name_are_refused(tmp_path, folder):
+    write_voc(tmp_path / "s")
+    Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "s" / folder / f"{NAMES[0]}.bmp")
+    with pytest.raises(DataError) as refused:
+        imported(tmp_path / "s", tmp_path / "data")
+    assert all(f"{folder}/{NAMES[0]}{suffix}" in str(refused.value) for suffix in (".bmp", ".png"))
 
 
 def test_what_follows_a_listed_name_does_not_count(tmp_path):

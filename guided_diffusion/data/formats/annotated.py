@@ -41,6 +41,7 @@ class LossKind(Enum):
     REJECTED = "annotations that another one of the image stands for, or that were canceled"
     UNLISTED = "images that no annotation names, left out"
     NOT_ANNOTATED = "images not annotated yet, left out"
+    NO_MASK = "annotated images without a mask in this export, left out"
 
 
 @dataclass(frozen=True)

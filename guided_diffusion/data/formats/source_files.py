@@ -62,6 +62,8 @@ class SourceFiles:
             self.image_root = self.root
         self.pictures = {normal_name(name): path for name, path in pictures.items() if name.lower().endswith(_PICTURES)}
         self._json: dict[str, Any] = {}
+        self.by_name_alone: dict[str, str] = {}
+        """Images that `find` found in another folder than annotations say, by what these call them."""
 
     @cached_property
     def _by_tail(self) -> dict[str, list[str]]:
@@ -69,6 +71,11 @@ class SourceFiles:
         for name in self.pictures:
             tails.setdefault(name.rpartition("/")[2].lower(), []).append(name)
         return tails
+
+    @cached_property
+    def by_normal_name(self) -> dict[str, str]:
+        """The names in `files` by their normal names, as `pictures` has them."""
+        return {normal_name(name): name for name in self.files}
 
     def named(self, *endings: str) -> list[str]:
         """Return the names of the annotation files with such endings, or the given one."""
@@ -97,7 +104,7 @@ class SourceFiles:
         near: the folder of the annotations. It is looked for there, in images/ beside it, in the folder itself, and
         then wherever one path alone ends like it (of several, the one of the `split`). DataError where there is none.
         """
-        wanted = normal_name(posixpath.normpath(plain_path(name)))
+        wanted, near = normal_name(posixpath.normpath(plain_path(name))), normal_name(near)
         if "/" in near and wanted.startswith("../"):
             # LabelMe writes ../images/a.jpg where its files have a folder of their own.
             wanted = posixpath.normpath(posixpath.join(near, wanted))
@@ -108,7 +115,8 @@ class SourceFiles:
                 remedy = "set image_dir to the folder of the images, where they are looked up by name"
                 raise DataError.of(self._said(near), f"image {wrong}", remedy)
             wanted = wanted.rpartition("/")[2]
-        for folder in dict.fromkeys((near, _join(near, "images"), "", "images")):
+        usual = dict.fromkeys((near, _join(near, "images"), "", "images"))
+        for folder in usual:
             if (candidate := _join(folder, wanted)) in self.pictures:
                 return candidate
         alike = self._by_tail.get(wanted.rpartition("/")[2].lower(), [])
@@ -117,6 +125,8 @@ class SourceFiles:
             if len(found) > 1 and split:
                 found = [path for path in found if split_of(path) == split] or found
             if len(found) == 1:
+                if tail != wanted and folder_of(found[0]) not in usual:
+                    self.by_name_alone[wanted] = found[0]
                 return found[0]
             if found:
                 line = f"image {name!r} may be {found[0]} or {found[1]}"

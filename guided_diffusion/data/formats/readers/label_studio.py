@@ -90,11 +90,19 @@ def read_label_studio_png(files: SourceFiles, classes: Sequence[str] = ()) -> An
     problems: list[Problem] = []
     losses: list[Loss] = []
     pictures: list[Picture] = []
+    known: set[str] = set()  # images: JSON and JSON-MIN may lie beside each other
     for _, task, found in _tasks(files, problems, losses, annotated_only=False):
-        of_task = masks.pop(task.number, [])
+        if found in known:
+            continue
+        known.add(found)
+        of_task, split = masks.pop(task.number, []), split_of(folder_of(found))
         if not of_task:
             if task.results is None:
                 losses.append(Loss(LossKind.NOT_ANNOTATED, files.root, f"task {task.number}"))
+            elif task.results:  # polygons, boxes and others, which this export leaves out
+                losses.append(Loss(LossKind.NO_MASK, files.root, f"task {task.number}"))
+            else:  # nothing is to be seen in it
+                pictures.append(Picture(found, files.pictures[found], split=split, file=files.pictures[found]))
             continue
         last = max(annotation for annotation, _, _ in of_task)
         losses += [Loss(LossKind.REJECTED, files.files[n], n) for annotation, n, _ in of_task if annotation != last]
@@ -105,7 +113,7 @@ def read_label_studio_png(files: SourceFiles, classes: Sequence[str] = ()) -> An
             Shape(_label(match, classes), Bitmap(size, partial(_mask_bits, files.files[n]), whole=True), n)
             for n, match in chosen
         )
-        split, file = split_of(folder_of(found)), files.files[chosen[0][0]]
+        file = files.files[chosen[0][0]]
         pictures.append(Picture(found, files.pictures[found], shapes, size=size, split=split, file=file))
     if problems:
         raise DataError(problem_lines(problems))

@@ -48,8 +48,9 @@ def read_voc(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     by_color = all(colors.values()) if colors else False
     table = {color: index for index, color in enumerate(colors.values())} if by_color else None
     problems: list[Problem] = []
-    images = _by_stem(files.pictures, f"{base}{IMAGES}/") if files.root == files.image_root else _plain(files)
-    masks = _by_stem(files.files, f"{base}{MASKS}/")
+    folder = f"{base}{IMAGES}/" if files.root == files.image_root else ""
+    images = _by_stem(files.pictures, normal_name(folder), "image", problems)
+    masks = _by_stem(files.files, f"{base}{MASKS}/", "mask", problems)
     splits = _splits(files, base, (masks, images), problems)
     pictures, losses = [], []
     for stem, mask in sorted(masks.items()):
@@ -68,12 +69,15 @@ def read_voc(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     return Annotated(FORM, names, tuple(pictures), tuple(losses), complete=True)
 
 
-def _by_stem(names: Mapping[str, str], folder: str) -> dict[str, str]:
-    return {normal_name(name[len(folder) :].rpartition(".")[0]): name for name in names if name.startswith(folder)}
-
-
-def _plain(files: SourceFiles) -> dict[str, str]:
-    return {name.rpartition(".")[0]: name for name in files.pictures}
+def _by_stem(paths: Mapping[str, str], folder: str, what: str, problems: list[Problem]) -> dict[str, str]:
+    """Return the names in `paths` of the files of a folder by their names below it, without extensions."""
+    stems: dict[str, str] = {}
+    for name in sorted(name for name in paths if name.startswith(folder)):
+        stem = normal_name(name[len(folder) :].rpartition(".")[0])
+        if stems.setdefault(stem, name) != name:
+            found = f"is a second {what} named {stem}, beside {stems[stem]}"
+            problems.append(entry_problem(paths[name], what, found, "take one of the two away"))
+    return stems
 
 
 def _read_label_map(path: str) -> dict[str, tuple[int, int, int] | None]:

@@ -14,7 +14,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.boxes.json_records import entry_problem
 from guided_diffusion.data.formats.annotated import Annotated, Loss, LossKind, Picture, Shape
 from guided_diffusion.data.formats.regions import NOWHERE, Painted, Polygons, Ring, ring_of
-from guided_diffusion.data.formats.source_files import SourceFiles, folder_of
+from guided_diffusion.data.formats.source_files import SourceFiles, folder_of, normal_name
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.runtime.errors import DataError
 
@@ -132,7 +132,7 @@ def _inner(path: str) -> str:
 
 
 def _existing_folder(files: SourceFiles, beside: str, base: str, entry: str) -> str | None:
-    entry = entry.replace("\\", "/").rstrip("/")
+    entry, beside, base = (normal_name(text) for text in (entry.replace("\\", "/").rstrip("/"), beside, base))
     # Roboflow writes ../train/images for train/images beside data.yaml.
     inside = entry
     while inside.startswith("../"):
@@ -150,7 +150,8 @@ def _text_of(files: SourceFiles, image: str) -> str:
     stem = image.rpartition(".")[0]
     before, found, after = f"/{stem}".rpartition("/images/")
     candidates = [f"{before}/labels/{after}.txt".lstrip("/")] if found else []
-    return next((name for name in (*candidates, f"{stem}.txt") if name in files.files), "")
+    known = files.by_normal_name
+    return next((known[name] for name in (*candidates, f"{stem}.txt") if name in known), "")
 
 
 def _shapes(
