@@ -16,7 +16,7 @@ from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.groups import shared_group_problems
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.mirror import flip_pairs
+from guided_diffusion.data.mirror import flip_pairs, in_words
 from guided_diffusion.data.modes import DatasetMode, get_mode
 from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.histogram import save_histogram
@@ -63,7 +63,7 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
     source = config.source
     fatal: list[str] = []
     texts = []
-    encoding = training = None
+    encoding, training, exchanged = None, None, ()
     for split in SPLITS:
         images = mode.folder(mode.images, source.data_dir, split) if source.data_dir else config.good.image_dir
         if split != "train" and not (source.data_dir and is_folder(images)):
@@ -80,10 +80,13 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
             report = replace(report, problems=(*report.problems, *_shared(config, report, training)))
         encoding = encoding or (None if report.fatal else report.encoding)
         if encoding is not None:
-            flip_pairs(encoding.names, source.flip_pairs)  # names that training would refuse
+            exchanged = flip_pairs(encoding.names, source.flip_pairs)  # names that training would refuse
         wants_eta = config.shows_eta and split == "train" and report.classes and not report.fatal
         eta = eta_of_data(config.eta, mode, report) if wants_eta else None
         texts.append(f"{split}: {images}\n{report.table(eta)}")
+        if split == "train" and exchanged and mode.masks is not None:
+            line = f"mirrored images have these classes exchanged: {in_words(encoding.names, exchanged)} (flip_pairs)"
+            texts[-1] += f"\n{line}"
         if plan is not None:
             examples = len(report.pairs) + len(report.good_images)
             transform = plain_transform(config.geometry, mode)

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data import visualize
-from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.pipelines.cards.masks import write_masks_card
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.mask_editing import MaskSource, compare_masks, open_masks
+from guided_diffusion.pipelines.masks import read_otherwise
 from guided_diffusion.pipelines.output import dataset_folders, output_of, refuse_other_record, refuse_written_sources
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.errors import DataError
@@ -84,17 +84,11 @@ def _settings(config: MasksConfig, source: MaskSource) -> dict[str, object]:
 
 def _refuse_other_reading(config: MasksConfig, source: MaskSource, output: MaskFolder) -> None:
     """Raise DataError where the run's record says that the masks there had other classes exchanged, or other turns."""
-    record, names = read_run_record(output.folder), source.encoding.names
+    record = read_run_record(output.folder)
     if not record or not any((output.folder / MASKS).glob("*.png")):
         return
-    own = {frozenset((names[first], names[second])) for first, second in flip_pairs(names)}
-    asked = {key: (record.get(key), getattr(config.source, key)) for key in ("flip_pairs", "exif")}
-    had, have = (own if pairs is None else {frozenset(pair) for pair in pairs} for pairs in asked["flip_pairs"])
-    other = {"flip_pairs": had != have, "exif": asked["exif"][0] != asked["exif"][1] and source.has_turned}
-    for key, (before, now) in asked.items():
-        if other[key]:
-            found = f"holds masks with {key} {json.dumps(before)}, these would have {json.dumps(now)}"
-            raise DataError.of(output.manifest, found, "choose another results_path")
+    if found := read_otherwise(record, config.source, source.encoding.names, source.pairs):
+        raise DataError.of(output.manifest, found, "choose another results_path")
 
 
 def _finish(config: MasksConfig, source: MaskSource, output: MaskFolder, planned: int) -> None:

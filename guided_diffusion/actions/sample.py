@@ -10,6 +10,7 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.scan.lost_classes import written_losses
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.build import trained_config
@@ -20,7 +21,7 @@ from guided_diffusion.pipelines.label_diffusion import classes_to_null
 from guided_diffusion.pipelines.layout_sampling import sample_layouts
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config, warn_of_untrained_guidance
 from guided_diffusion.pipelines.mask_generation import generate
-from guided_diffusion.pipelines.masks import find_masks, known_lineages
+from guided_diffusion.pipelines.masks import find_masks, known_lineages, read_otherwise
 from guided_diffusion.pipelines.output import (
     dataset_folders,
     mask_folder,
@@ -36,7 +37,9 @@ from guided_diffusion.pipelines.sampling import Progress
 from guided_diffusion.pipelines.work_left import begin_output, finish_output, make_batches
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
+from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.hub_address import shown
+from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import SampleSettings
 from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.reader import GeneratedMasks, find_generated_masks
@@ -98,6 +101,19 @@ def _ignored(config: SampleConfig, made: GeneratedMasks | None) -> int | None:
     return made.ignored if given is None and made is not None else given
 
 
+def _refuse_other_reading(
+    config: SampleConfig,
+    trained: TrainedConfig,
+    output: SyntheticFolder,
+    names: Sequence[str],
+    masks: Sequence[Pair | MaskEntry],
+) -> None:
+    """Raise DataError where the run's record says that the masks there were read or mirrored in another way."""
+    record = read_run_record(output.folder) if output.written() else {}
+    if record and (found := read_otherwise(record, trained.source, names, masks, mirrors=config.augment_masks)):
+        raise DataError.of(output.folder, found, "choose another results_path")
+
+
 def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     made = world.run_on_main(lambda: find_generated_masks(config.mask_dir))
     found = world.run_on_main(
@@ -131,6 +147,7 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     if made is not None:
         lineages = {**lineages, **known_lineages(sources, made.lineages)}
     output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages, mark=config.mark)
+    world.run_on_main(lambda: _refuse_other_reading(config, trained, output, encoding.names, sources))
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "sample")
     with_edges = not trained.geometry.no_instance
 

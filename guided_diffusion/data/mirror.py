@@ -11,6 +11,7 @@ from torch import Tensor
 from guided_diffusion.runtime.errors import ConfigError
 
 _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l", "lt": "rt", "rt": "lt", "lh": "rh", "rh": "lh"}
+_SHORT = 2
 _TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^A-Za-z]+")
 
 FlipPairs = tuple[tuple[int, int], ...]
@@ -19,7 +20,7 @@ FlipPairs = tuple[tuple[int, int], ...]
 def flip_pairs(names: Sequence[str], asked: Sequence[Sequence[str]] | None = None) -> FlipPairs:
     """Return the pairs of classes (by index) that change places in a mirrored image.
 
-    asked: pairs of names; None finds names that differ in left and right alone ("left eye", "r_brow", "EarLeft").
+    asked: pairs of names; None: names that differ in left and right alone ("left eye", "r_brow"), but for "L" and "R".
     Raises ConfigError naming `flip_pairs` for names that are not classes, or a class in two pairs.
     """
     index = {name: position for position, name in enumerate(names)}
@@ -38,6 +39,11 @@ def flip_pairs(names: Sequence[str], asked: Sequence[Sequence[str]] | None = Non
     return tuple((index[first], index[second]) for first, second in asked)
 
 
+def in_words(names: Sequence[str], pairs: FlipPairs) -> str:
+    """Return pairs of classes for people: 'left' and 'right', 'l_arm' and 'r_arm'."""
+    return ", ".join(f"{names[first]!r} and {names[second]!r}" for first, second in pairs)
+
+
 def without_partner(names: Sequence[str], pairs: FlipPairs) -> list[str]:
     """Return the names that seem to name a side ("left arm", "rightEye") and are in no pair."""
     paired = {index for pair in pairs for index in pair}
@@ -47,7 +53,12 @@ def without_partner(names: Sequence[str], pairs: FlipPairs) -> list[str]:
 
 
 def _mirrored(name: str) -> str:
-    """Return a name with left and right exchanged, the same name where it has neither."""
+    """Return a name with left and right exchanged, the same name where it has neither.
+
+    Nor has a short name that is nothing else: R and L are resistors and inductors, too.
+    """
+    if len(name) <= _SHORT:
+        return name
 
     def exchanged(word: re.Match[str]) -> str:
         other = _SIDES.get(word[0].lower(), word[0])

@@ -16,9 +16,9 @@ from evaluations.mask_novelty import NoveltyIndex
 from evaluations.mask_statistics import MaskReference, MaskStatistics, mask_statistics
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data.datasets import read_mask
-from guided_diffusion.data.files import is_folder, open_mask, orientation
+from guided_diffusion.data.files import is_folder
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.mirror import flip_pairs
+from guided_diffusion.data.mirror import flip_pairs, in_words
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.placing.bank import class_ids
@@ -77,11 +77,6 @@ class MaskSource:
         return {pair.stem: MaskOrigin(mask=pair.mask, digest=digest) for pair, digest in masks}
 
     @property
-    def has_turned(self) -> bool:
-        """Whether the file of a mask has an EXIF orientation."""
-        return any(orientation(open_mask(pair.mask, upright=False)) != 1 for pair in self.pairs)
-
-    @property
     def most_compared(self) -> int:
         """How many masks the statistics take of each kind: describing one takes about 10 ms for 0.1 megapixels."""
         least, most, pixels = _MOST_COMPARED
@@ -106,6 +101,8 @@ def open_masks(config: MasksConfig, *, progress: bool) -> MaskSource:
             print(f"warning: {line}")
     pairs, names = report.pairs, encoding.names
     exchanged = flip_pairs(names, config.source.flip_pairs)
+    if progress and exchanged:
+        print(f"mirrored masks have these classes exchanged: {in_words(names, exchanged)} (flip_pairs)")
     read = _reader(pairs, encoding, report)
 
     def shown(numbers: range, what: str = "taking masks apart") -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.files import open_mask, orientation
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.masks.inference import ClassOptions, infer_encoding
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import MaskEntry, Pair
@@ -100,6 +103,36 @@ def find_masks(
     encoding = encoding.with_ignore() if geometry.resize in ("pad", "window") else encoding
     shown = tuple(each.name for each in report.classes if each.images)
     return FoundMasks(report.pairs, encoding, report.losses, known_lineages(report.pairs, lineages), shown)
+
+
+def has_turned(entries: Sequence[Pair | MaskEntry]) -> bool:
+    """Return whether the file of a mask has an EXIF orientation."""
+    return any(orientation(open_mask(entry.mask, upright=False)) != 1 for entry in entries if entry.mask)
+
+
+def read_otherwise(
+    record: Mapping[str, Any],
+    source: SourceOptions,
+    names: Sequence[str],
+    entries: Sequence[Pair | MaskEntry],
+    *,
+    mirrors: bool = True,
+) -> str:
+    """Return what the record of a run says of how it read or mirrored these masks, if that was otherwise; else "".
+
+    mirrors: whether masks may be mirrored.
+    """
+    own = {frozenset((names[first], names[second])) for first, second in flip_pairs(names)}
+    asked = {key: (record.get(key), getattr(source, key)) for key in ("flip_pairs", "exif")}
+    had, have = (own if pairs is None else {frozenset(pair) for pair in pairs} for pairs in asked["flip_pairs"])
+    other = {
+        "flip_pairs": mirrors and had != have,
+        "exif": asked["exif"][0] != asked["exif"][1] and has_turned(entries),
+    }
+    for key, (before, now) in asked.items():
+        if other[key]:
+            return f"holds masks with {key} {json.dumps(before)}, these would have {json.dumps(now)}"
+    return ""
 
 
 def known_lineages(entries: Sequence[Pair | MaskEntry], lineages: Mapping[str, MaskLineage]) -> dict[str, MaskLineage]:

@@ -10,7 +10,7 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.condition_makers import ConditionMaker
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.mirror import flip_pairs, without_partner
+from guided_diffusion.data.mirror import flip_pairs, in_words, without_partner
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import LoaderOptions
 from guided_diffusion.data.pairing import GoodImage, index_images
@@ -60,10 +60,9 @@ def _say_what_is_exchanged(config: TrainConfig, names: Sequence[str]) -> None:
     pairs = flip_pairs(names, config.source.flip_pairs)
     flips = [key for key in ("random_flip", "vertical_flip") if getattr(config.augment, key)]
     if pairs and flips:
-        shown = ", ".join(f"{names[first]!r} and {names[second]!r}" for first, second in pairs)
         print(
-            f"warning: {' and '.join(flips)}: mirrored examples have these classes exchanged: {shown}; set flip_pairs "
-            "to [] if left and right are sides of the image"
+            f"warning: {' and '.join(flips)}: mirrored examples have these classes exchanged: "
+            f"{in_words(names, pairs)}; set flip_pairs to [] if left and right are sides of the image"
         )
     if flips and config.source.flip_pairs is None and (alone := without_partner(names, pairs)):
         print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -163,6 +164,28 @@ def test_samples_of_another_spacing_are_not_mixed(sample, trained, lemons, isdm)
     code, _, errors = isdm("sample", **values, steps=4, time_grid="uniform")
     assert code == 2
     check_error(errors[0], folder / "manifest.jsonl", 'time_grid "logsnr"', "null", "results_path")
+
+
+@pytest.mark.parametrize("key", ["flip_pairs", "exif"])
+def test_samples_of_masks_mirrored_or_turned_otherwise_are_not_mixed(sample, trained, lemons, tmp_path, isdm, key):
+    data = tmp_path / "data"
+    shutil.copytree(lemons, data)
+    turn = Image.Exif()
+    turn[274] = 6
+    for split in ("train", "test"):
+        for file in (*(data / split / "masks").iterdir(), *(data / split / "images").iterdir()):
+            with Image.open(file) as image:
+                image.save(file, exif=turn)
+    names = load_checkpoint(trained / BEST).encoding["names"]
+    other = [[names[0], names[1]]] if key == "flip_pairs" else "ignore"
+    folder, _ = sample("mixed", num_samples=1, data_dir=str(data), augment_masks=True)
+    before = bytes_of(folder)
+    values = {"model_path": str(trained), "data_dir": str(data), "results_path": str(folder), "s": 1.5, "steps": 4}
+    code, _, errors = isdm("sample", **values, num_samples=2, augment_masks=True, **{key: other})
+    assert code == 2
+    check_error(errors[0], folder, key)
+    assert bytes_of(folder) == before
+    sample("mixed", num_samples=2, data_dir=str(data), augment_masks=True)
 
 
 def test_a_folder_from_before_there_was_a_choice_is_gone_on_with(sample):

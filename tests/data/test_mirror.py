@@ -24,6 +24,8 @@ from guided_diffusion.runtime.errors import ConfigError
         (["Left lung", "right Lung"], {(0, 1)}),
         (["left", "right", "Left", "Right"], {(0, 1), (2, 3)}),
         (["left arm", "right leg"], set()),
+        (["background", "R", "C", "L"], set()),  # resistors, capacitors, inductors
+        (["background", "l_h", "r_h", "L1", "R1"], {(1, 2)}),
     ],
 )
 def test_pairs_by_name(names, pairs):
