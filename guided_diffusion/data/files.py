@@ -177,6 +177,13 @@ def orientation(image: Image.Image) -> int:
     return tag if tag in range(1, 9) else 1
 
 
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height as the file of a picture has them; of TIFFs just opened, PIL tells those once turned."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    return image.size
+
+
 def _may_have_tag(image: PngImagePlugin.PngImageFile) -> bool:
     """Return whether a PNG has metadata in any place; PIL decodes it to look for those behind the pixels."""
     file = image.fp
@@ -221,7 +228,10 @@ def _decoded(content: bytes) -> tuple[Image.Image, str]:
     try:
         image = Image.open(io.BytesIO(content))
         raw_mode = _raw_mode(image)
+        tag = orientation(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else 1
         image.load()
+        if tag != 1:
+            _turn_back(image, tag)
         keep_file(image, content, raw_mode)
     except ValueError:
         shorter = _without_text(content)
@@ -234,6 +244,14 @@ def _decoded(content: bytes) -> tuple[Image.Image, str]:
     if image.format == "WEBP":
         image.info["lossy"] = b"VP8 " in _riff_chunks(content)
     return image, raw_mode
+
+
+def _turn_back(image: Image.Image, tag: int) -> None:
+    """Turn a TIFF, which PIL has turned as its orientation says, to what its file holds, with its tag."""
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = {6: 8, 8: 6}.get(tag, tag)
+    ImageOps.exif_transpose(image, in_place=True)
+    image.getexif()[ExifTags.Base.Orientation] = tag
 
 
 def pages_of(image: Image.Image) -> int:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from guided_diffusion.conditions.base import Size
-from guided_diffusion.data.files import orientation
+from guided_diffusion.data.files import orientation, stored_size
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 
 Exif = Literal["apply", "ignore"] | None
@@ -38,7 +38,7 @@ def turned(image: Image.Image, mask: Image.Image, exif: Exif) -> Turned | None:
         return Turned(exif == "apply", "exif")
     if tags[0] == tags[1]:
         return Turned(True, "the same tag")
-    fits_stored = image.size == mask.size
+    fits_stored = stored_size(image) == stored_size(mask)
     fits_upright = _shown_size(image) == _shown_size(mask)
     if fits_stored != fits_upright:
         return Turned(fits_upright, "sizes")
@@ -54,7 +54,7 @@ def turned_by_size(image: Image.Image, stated: Size | None, exif: Exif) -> Turne
         return None
     if exif is not None:
         return Turned(exif == "apply", "exif")
-    fits_stored, fits_upright = stated == image.size[::-1], stated == _shown_size(image)[::-1]
+    fits_stored, fits_upright = stated == stored_size(image)[::-1], stated == _shown_size(image)[::-1]
     return Turned(fits_upright, "sizes") if fits_stored != fits_upright else Turned(True, "nothing")
 
 
@@ -73,7 +73,7 @@ def turned_boxes_problems(pairs: Sequence[tuple[str, Turned]]) -> list[Problem]:
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
-    return image.size[::-1] if orientation(image) >= 5 else image.size
+    return stored_size(image)[::-1] if orientation(image) >= 5 else stored_size(image)
 
 
 def orientation_problems(pairs: Sequence[tuple[str, Turned]]) -> list[Problem]:

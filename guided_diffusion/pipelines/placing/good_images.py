@@ -13,7 +13,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.data.deep_color import is_gray
-from guided_diffusion.data.files import UNREADABLE, check_sizes, full_pages, open_image, orientation
+from guided_diffusion.data.files import UNREADABLE, check_sizes, full_pages, open_image, orientation, stored_size
 from guided_diffusion.data.intensity import ImageRange, color_and_alpha, limits
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import GoodImage, Pair
@@ -36,7 +36,7 @@ def header_size(path: str | Path, *, upright: bool = True) -> Size | None:
     """
     try:
         with Image.open(path) as picture:
-            width, height = picture.size
+            width, height = stored_size(picture)
             return (width, height) if upright and orientation(picture) > 4 else (height, width)
     except UNREADABLE:
         return None  # in the cloud, or damaged: reading it says so

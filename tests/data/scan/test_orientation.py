@@ -7,11 +7,15 @@ import pytest
 from PIL import Image, ImageOps
 
 from guided_diffusion.data.datasets import ExampleKey, SegmentationDataset, read_mask
+from guided_diffusion.data.files import open_image, orientation, stored_size
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.scan.good_images import orientation_of_both
+from guided_diffusion.data.scan.orientation import turned
 from guided_diffusion.data.scan.problems import ProblemKind
 from guided_diffusion.data.scan.scan import scan_dataset, scan_masks
 from guided_diffusion.data.transforms import JointTransform
+from guided_diffusion.pipelines.placing.good_images import header_size
 
 SHOWN = np.zeros((12, 20), np.uint8)
 SHOWN[1:4, 2:9] = 1  # upper left, no symmetry
@@ -154,3 +158,40 @@ def test_one_image_with_two_masks_is_compared_as_it_is_read(tmp_path):
     write(tmp_path, "b", IMAGE, tagged)
     assert of_kind(scanned(tmp_path, "apply"), ProblemKind.TWO_MASKS)
     assert not of_kind(scanned(tmp_path, "ignore"), ProblemKind.TWO_MASKS)
+
+
+@pytest.mark.parametrize("tag", range(2, 9))
+class TestTiff:
+    """PIL turns them by itself, and forgets their tag."""
+
+    @pytest.fixture(params=[None, "tiff_lzw"])
+    def file(self, tag, tmp_path, request):
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        path = tmp_path / "a.tif"
+        Image.fromarray(SHOWN).save(path, "TIFF", exif=exif, compression=request.param)
+        return path
+
+    def test_both_readings(self, tag, file):
+        image = open_image(file, upright=False)
+        assert np.array_equal(image, SHOWN)
+        assert orientation(image) == tag
+        assert stored_size(image) == image.size == SHOWN.shape[::-1]
+        with Image.open(file) as opened:
+            assert stored_size(opened) == SHOWN.shape[::-1]
+        upright = open_image(file)
+        tagged = Image.fromarray(SHOWN)
+        tagged.getexif()[0x0112] = tag
+        assert np.array_equal(upright, ImageOps.exif_transpose(tagged))
+        assert orientation(upright) == 1
+        for reading in (True, False):
+            assert header_size(file, upright=reading) == np.asarray(open_image(file, upright=reading)).shape
+
+    def test_sizes_tell_how_a_mask_was_drawn(self, tag, file, tmp_path):
+        height, width = np.asarray(open_image(file)).shape
+        for shape, upright in ((SHOWN.shape, False), ((height, width), True)):
+            Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "mask.png")
+            how = orientation_of_both(str(file), tmp_path / "mask.png")
+            expected = (True, "nothing") if tag < 5 else (upright, "sizes")
+            assert how == expected
+            assert turned(open_image(file, upright=False), Image.open(tmp_path / "mask.png"), None) == expected
