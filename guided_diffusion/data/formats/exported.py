@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from guided_diffusion.conditions.base import Size
-from guided_diffusion.data.files import open_image, orientation, turn_upright
+from guided_diffusion.data.deep_color import Samples, deep_samples, write_deep_png
+from guided_diffusion.data.files import open_image, orientation
 from guided_diffusion.data.formats.annotated import IGNORED_ID
 from guided_diffusion.data.intensity import over_black
 from guided_diffusion.data.visualize import class_palette
@@ -63,7 +64,7 @@ class ExportedImage:
 
         Without a channel for alpha transparent pixels are black, as networks see them.
         """
-        image = self._stored.copy()
+        image = self._stored
         own = "RGB" if image.mode in ("CMYK", "YCbCr") else image.mode  # PNG has no others of those that are read
         wanted = {None: own, 1: image.mode if image.mode in ("L", "I;16") else "L", 3: "RGB"}[channels]
         flat = channels is not None and image.has_transparency_data and not image.mode.startswith("I")
@@ -71,17 +72,30 @@ class ExportedImage:
             if image.mode == wanted and not flat and self.path.lower().endswith(".png") and not self.is_turned:
                 shutil.copyfile(self.path, target)
                 return
-            if self.upright and self.is_turned:
-                turn_upright(image)
-            if wanted == "RGB" and image.mode.startswith("I"):
-                found = "has 16 bits, beside images of colors"
+            image = open_image(self.path, upright=self.upright)
+            gray = image.mode.startswith("I")
+            deep = None if gray else deep_samples(image, self.path)
+            colors = 1 if gray else 0 if deep is None else deep.shape[2] - 1 + deep.shape[2] % 2
+            if colors and channels not in (None, colors):
+                found = "has 16 bits, beside images of another kind"
                 raise DataError.of(self.path, found, "convert all images to one kind")
+            if deep is not None:
+                write_deep_png(target, deep if channels is None else _over_black(deep))
+                return
             if flat:
                 image = over_black(image)
             image = image if image.mode == wanted else image.convert(wanted)
             image.getexif().clear()
             image.info.pop("exif", None)
             image.save(target, format="PNG")
+
+
+def _over_black(samples: Samples) -> Samples:
+    """Return samples [H, W, 1 to 4] without their alpha, if they have one: black where they are transparent."""
+    if samples.shape[2] % 2:
+        return samples
+    color, alpha = samples[..., :-1].astype(np.uint32), samples[..., -1:].astype(np.uint32)
+    return ((color * alpha + 32767) // 65535).astype(np.uint16)
 
 
 @dataclass(frozen=True, eq=False)
