@@ -21,3 +21,8 @@ def numbered(groups: Groups | None, images: int) -> NDArray[np.int64]:
     assert len(each) == images
     keys = [("image", index) if group is None else ("group", group) for index, group in enumerate(each)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+
+
+def count_groups(numbers: NDArray[np.int64], chosen: NDArray[np.bool_]) -> int:
+    """Return how many groups have one of the chosen images at least; both [images]."""
+    return len(np.unique(numbers[chosen]))

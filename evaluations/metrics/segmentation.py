@@ -53,6 +53,10 @@ class Counts:
         """Pixels of each class in the labels, [N, C]: the same for all predictions of the same images."""
         return self.true_positive + self.false_negative
 
+    def telling(self, score: str) -> NDArray[np.bool_]:
+        """Return which images, [N], have a class that a score of SUMMARIES counts: good images have none of defects."""
+        return self.truth[:, int(score.startswith("foreground")) :].any(axis=1)
+
     def to_json(self) -> dict[str, list[list[int]]]:
         """Return plain lists, for a JSON file."""
         return {name: pixels.tolist() for name, pixels in vars(self).items()}

@@ -27,7 +27,8 @@ _EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
 class FalseAlarms:
     """What is predicted in each of N good images, int64 [N, C] each; column 0 is of all defect classes as one.
 
-    pixels: of each class. largest: pixels of its largest 8-connected component. sizes: pixels of the images, [N].
+    pixels: of each class. largest: pixels of its largest 8-connected component. sizes: pixels of the images, [N], but
+    for ignored ones.
     """
 
     pixels: Integers
@@ -52,22 +53,28 @@ class FalseAlarms:
         return cls(**{name: np.array(values, dtype=np.int64) for name, values in content.items()})
 
 
-def false_alarms(predictions: Sequence[Labels], num_classes: int) -> FalseAlarms:
-    """Return what is predicted in good images, [H, W] in `0..num_classes - 1`; class 0 is the background."""
+def false_alarms(
+    labels: Sequence[Labels], predictions: Sequence[Labels], num_classes: int, defects: Sequence[int]
+) -> FalseAlarms:
+    """Return which defects are predicted in good images, [H, W] each, where the label is another class.
+
+    Pixels of label `num_classes` are ignored.
+    """
     pixels = np.zeros((len(predictions), num_classes), np.int64)
     largest = np.zeros_like(pixels)
-    for index, predicted in enumerate(predictions):
+    for index, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
+        predicted = _wrong_defects(label, prediction, num_classes, defects)
         for class_id in [0, *np.unique(predicted[predicted > 0]).tolist()]:
             found = predicted > 0 if class_id == 0 else predicted == class_id
             numbered, _ = ndimage.label(found, _EIGHT_NEIGHBORS)
             pixels[index, class_id] = found.sum()
             largest[index, class_id] = np.bincount(numbered.ravel())[1:].max(initial=0)
-    return FalseAlarms(pixels, largest, np.array([predicted.size for predicted in predictions], np.int64))
+    return FalseAlarms(pixels, largest, np.array([(label < num_classes).sum() for label in labels], np.int64))
 
 
-def wrong_defects(label: Labels, predicted: Labels, defects: Sequence[int]) -> Labels:
-    """Return the predictions [H, W] of `defects` where the label is another class, and 0 elsewhere."""
-    return np.where(np.isin(predicted, defects) & (predicted != label), predicted, 0)
+def _wrong_defects(label: Labels, predicted: Labels, num_classes: int, defects: Sequence[int]) -> Labels:
+    wrong = np.isin(predicted, defects) & (predicted != label) & (label < num_classes)
+    return np.where(wrong, predicted, 0)
 
 
 def of_defects(counts: Counts, defects: Sequence[int] | None) -> Counts:
@@ -174,7 +181,7 @@ class DefectTest:
                 "good_images": len(self.alarms),
                 "false_alarm_images": plain(shares[0]),
                 "false_alarm_pixels": int(pixels[0]),
-                "false_alarm_pixel_share": plain(pixels[0] / self.alarms.sizes.sum()),
+                "false_alarm_pixel_share": plain(pixels[0] / (self.alarms.sizes.sum() or np.nan)),
             }
             for index, name in defects:
                 classes[name] |= {
@@ -202,6 +209,5 @@ def measure_defects(
         return DefectTest(counts, confused=confused, defects=classes)
     found = predict(good.images)
     alarming = classes or range(1, good.num_classes)
-    wrong = [wrong_defects(label, each, alarming) for label, each in zip(good.labels, found, strict=True)]
-    alarms = false_alarms(wrong, good.num_classes)
+    alarms = false_alarms(good.labels, found, good.num_classes, alarming)
     return DefectTest(counts, whole_counts(good, found), alarms, confused, classes)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from evaluations.groups import Groups, numbered
+from evaluations.groups import Groups, count_groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, plain, summary
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
@@ -95,8 +95,8 @@ def bootstrap_difference(
 
     first, second: one `Counts` per seed; those at one index are of the same seed, and all of the same test images.
     A class that a resample of the images does not have is left out on both sides. groups: are resampled whole (a
-    cluster bootstrap, Davison & Hinkley 1997, section 3.8): images of one object are not independent. Of fewer than
-    FEW_GROUPS it takes Student's t.
+    cluster bootstrap, Davison & Hinkley 1997, section 3.8): images of one object are not independent. Where fewer than
+    FEW_GROUPS have a class of the score it takes Student's t.
     """
     (difference,) = _differences(first, [second], score, groups, confidence, resamples, seed)
     return difference
@@ -118,15 +118,15 @@ def _differences(
     values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
     errors, seeds = _seed_errors(values, resamples, seed), values.shape[1]
     shares = draw_weights(np.random.default_rng([seed, 2]), resamples, seeds) / seeds
-    differences, drawn = [], 1 + int(numbers.max())
+    differences, drawn, telling = [], 1 + int(numbers.max()), count_groups(numbers, baseline[0].telling(score))
     for setting, by_seed in enumerate(values):
         mean, each = float(by_seed.mean()), tuple(by_seed.tolist())
         draws = resampled[:, setting].mean(axis=1)
-        if drawn < FEW_GROUPS:
-            draws = mean + _group_errors(draws, drawn, seed)
+        if telling < FEW_GROUPS:
+            draws = mean + _group_errors(draws, telling, seed)
         low, high = _percentiles(draws + errors, confidence)
         stratified = _percentiles((resampled[:, setting] * shares).sum(axis=1), confidence)
-        if drawn == 1:
+        if telling < 2:
             stratified = float("nan"), float("nan")
         differences.append(Difference(mean, low, high, confidence, each, images, stratified, drawn))
     return differences
@@ -161,7 +161,7 @@ def _group_error(resampled: Floats, groups: int) -> float:
 
 def _group_errors(resampled: Floats, groups: int, seed: int) -> Floats:
     """Return errors, [2, 1, R], of the difference of few groups, with long tails, each with its opposite."""
-    if groups == 1:
+    if groups < 2:
         return np.full((2, 1, len(resampled)), np.nan)
     error = _group_error(resampled, groups)
     quantiles = stats.t.ppf((np.arange(len(resampled)) + 0.5) / len(resampled), groups - 1)

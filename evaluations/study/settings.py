@@ -58,7 +58,10 @@ def settings_of(
     alone = [SYNTHETIC_ONLY] if synthetic_only else []
     cheap = [COPY_PASTE] if augment_all else [STANDARD_AUGMENTATION, COPY_PASTE]
     largest = max(ratios, default=0.0)
-    rest = [Setting(f"other_{name}", f"real + {largest:g} of {name}", ratio=largest, source=name) for name in others]
+    rest = [
+        Setting(f"other_{name}_{largest:g}", f"real + {largest:g} of {name}", ratio=largest, source=name)
+        for name in others
+    ]
     return [REAL_ONLY, *mixes, *rest, *alone, *(cheap if baselines else [])]
 
 

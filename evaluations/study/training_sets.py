@@ -90,7 +90,8 @@ def split_validation(
     """Return (training indices, validation indices) of label maps [N, H, W], neither empty; groups stay whole.
 
     Groups are sorted by the rarest class that they show, and `share` of each kind goes to validation, so that a rare
-    class is in both where it can be; a class of one group stays in training. EvaluationError if there is one group.
+    class is in both where it can be; a class of one group stays in training, unless every group has such a class.
+    EvaluationError if there is one group.
     """
     numbers = numbered(groups, len(labels))
     if (count := 1 + int(numbers.max())) < 2:
@@ -105,11 +106,14 @@ def split_validation(
     for index in np.unique(rarest):
         kind = rng.permutation(np.flatnonzero(rarest == index))
         chosen += kind[: min(round(share * len(kind)), len(kind) - 1)].tolist()
-    if not chosen:
-        chosen = [int(rng.permutation(np.flatnonzero(rarest == np.bincount(rarest).argmax()))[0])]
     wanted = min(round(share * count), count - 1)
-    if len(chosen) < wanted / 2:  # many classes of few groups give hardly any
-        others = np.setdiff1d(np.arange(count), chosen)
-        chosen += rng.permutation(others)[: wanted - len(chosen)].tolist()
+    if len(chosen) < wanted / 2 or not chosen:  # many classes of few groups give hardly any
+        left = shown.sum(0) - shown[chosen].sum(0)  # groups of each class in training
+        for group in rng.permutation(np.setdiff1d(np.arange(count), chosen)).tolist():
+            if len(chosen) < max(wanted, 1) and (left[shown[group]] > 1).all():
+                chosen.append(group)
+                left -= shown[group]
+    if not chosen:  # every group has a class of its own
+        chosen = [int(rng.permutation(np.flatnonzero(rarest == np.bincount(rarest).argmax()))[0])]
     held = np.isin(numbers, chosen)
     return np.flatnonzero(~held), np.flatnonzero(held)

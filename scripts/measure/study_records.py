@@ -97,6 +97,10 @@ def summed(counts: Counts, groups: Groups) -> Counts:
 def record_of(result: Mapping[str, Any], groups: Groups, class_names: Sequence[str]) -> dict[str, Any]:
     """Return the record of a result; groups: of the test images with defects, then of the good ones."""
     test, start = tested(dict(result)), 0
+    images = sum(len(counts) for counts in (test.counts, test.good_counts) if counts is not None)
+    if images != len(groups):
+        found = f"has {len(groups)} images for the test, but the result is of {images}"
+        raise DataError.of("data_dir or good_dir", found, "give the data that the study was run with")
     record = {key: result[key] for key in COPIED if key in result}
     record["classes"] = list(class_names)
     record["false_alarm_images"] = test.summary(class_names).get("false_alarm_images")

@@ -333,10 +333,10 @@ def test_other_samples_are_compared_at_equal_counts(isdm, samples, few_samples, 
     assert code == 0, errors
     record = json.loads((tmp_path / "out" / "report.json").read_text())
     arms = {arm["name"]: arm for arm in record["study"]["architectures"]["fpn"]["arms"]}
-    assert list(arms) == ["real", "mix_0.5", "mix_1", "other_few"]
-    assert arms["other_few"]["synthetic"] == arms["mix_1"]["synthetic"] == arms["real"]["real"]
+    assert list(arms) == ["real", "mix_0.5", "mix_1", "other_few_1"]
+    assert arms["other_few_1"]["synthetic"] == arms["mix_1"]["synthetic"] == arms["real"]["real"]
     assert list(record["study"]["architectures"]["fpn"]["verdict"]["differences"]) == ["0.5", "1"]
-    assert arms["other_few"]["to_judged"].keys() == arms["other_few"]["difference"].keys()
+    assert arms["other_few_1"]["to_judged"].keys() == arms["other_few_1"]["difference"].keys()
     assert "other samples" in (tmp_path / "out" / "report.html").read_text()
     values |= {"ratios": [3], "output_dir": tmp_path / "out2", "other_dirs": [str(few_samples)]}
     code, _, errors = isdm("evaluate", **values)

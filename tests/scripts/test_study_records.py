@@ -59,6 +59,8 @@ def planted_arm(quality: float, seed: int, defects: tuple[int, ...] | None = Non
 
 @pytest.mark.parametrize("defects", [None, (2,)])
 def test_records_give_the_scores_and_intervals_of_the_images(defects):
+    with pytest.raises(DataError):
+        record_of(result(planted(0.4, 0, defects), "place", 0), [*GROUPS, None], CLASSES)
     arms = {"real_good": planted_arm(0.4, 0, defects), "place": planted_arm(0.5, 9, defects)}
     records = {
         arm: [Record.of(json.loads(json.dumps(record_of(result(test, arm, repeat), GROUPS, CLASSES))))
@@ -98,7 +100,9 @@ def write_study(folder: Path, *, steps: int = 5, seeds: tuple[int, ...] = (0, 1)
     for seed in seeds:
         hits = np.tile([2000, 0, 50, 90 + seed], (count, 1)).astype(np.int64)
         missed = np.tile([0, 0, 50, 10 - seed], (count, 1)).astype(np.int64)
-        test = DefectTest(Counts(hits, np.zeros_like(hits), missed))
+        none = np.zeros((1, 4), np.int64)
+        good, alarms = Counts(none + 2640 * (np.arange(4) == 0), none, none), FalseAlarms(none, none, np.array([2640]))
+        test = DefectTest(Counts(hits, np.zeros_like(hits), missed), good, alarms)
         results[f"unet-nall-real_good-{seed}"] = result(test, "real_good", seed, amount="all", real=4) | {
             "images": images
         }

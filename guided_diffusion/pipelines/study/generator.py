@@ -69,10 +69,10 @@ class Generator:
     def run(self, run_action: RunAction) -> None:
         """Run the stages that are not done; one that was interrupted goes on. ConfigError as `begin`."""
         for stage, values in self.stages.items():
-            if self.is_done(stage):
-                continue
             if stage in FOLDERS:
                 self._refuse_other_pairs()
+            if self.is_done(stage):
+                continue
             path = self.folder / "configs" / f"{stage}.json"
             write_text(path, json.dumps(values, indent=2) + "\n")
             action = action_of(stage)
@@ -82,19 +82,20 @@ class Generator:
             write_text(self.folder / FINISHED, json.dumps(done, indent=2) + "\n")
 
     def _refuse_other_pairs(self) -> None:
-        """Raise ConfigError for pairs that the network made before it was, or is to be, trained further."""
+        """Raise ConfigError for pairs that the network made before it was, or is to be, trained further or anew."""
         network = self.folder / TRAIN
         made = [self.folder / FOLDERS[stage] for stage in self.stages if self.has_pairs(stage)]
-        if not made or not network.is_dir():
+        if not made or (not network.is_dir() and self.is_done(TRAIN)):
             return
         before = read_run_record(self.folder, FINISHED).get(TRAIN, {}).get("max_epochs")
-        if before is None or before >= self.stages[TRAIN]["max_epochs"]:
+        if network.is_dir() and (before is None or before >= self.stages[TRAIN]["max_epochs"]):
             # Other keys may have changed without any effect on the network, such as the device.
             checkpoint = digest(find_checkpoint(network, prefer=BEST))
             made = [folder for folder in made if not _made_by(folder) <= {checkpoint, None}]
         if made:
             has, them = ("has", "it") if len(made) == 1 else ("have", "them")
-            found = f"{' and '.join(map(str, made))} {has} pairs of the generator as it was before further training"
+            folders = " and ".join(map(str, made))
+            found = f"{folders} {has} pairs of another generator: as it was before further training, or deleted"
             line = f"output_dir: {found}: delete {them}, or choose another output_dir"
             raise ConfigError.of_keys(("output_dir", line))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evaluations.groups import numbered
+from evaluations.groups import count_groups, numbered
 from evaluations.report import charts
 from evaluations.report.defect_sections import (
     CURVE,
@@ -29,7 +29,7 @@ from evaluations.report.drawing import chart_png
 from evaluations.report.page import Section, Sheet, Tile, render_report
 from evaluations.report.sections import settings_section
 from evaluations.study.comparison import few_groups_warning
-from evaluations.study.defects import ArmTests, arm_record, difference, judge_defects
+from evaluations.study.defects import SCORE, ArmTests, arm_record, difference, judge_defects
 from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, amount_name
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import Box
@@ -46,6 +46,17 @@ from guided_diffusion.runtime.logs import library_versions
 CURVE_FILE, PICTURE_FILE = "curve.png", "examples.png"
 _LEAST_SIDE = 64  # px of the image in a tile of the picture
 _SIDE = 192  # px of a tile
+
+
+def _few_groups(images: StudyImages, results: Sequence[Any]) -> list[str]:
+    """Return a warning where test images with defects, or groups of them, are few. results: one, or none."""
+    if not results:
+        return []
+    counts = tested(results[0]).defect_counts
+    telling, groups = counts.telling(SCORE), images.setup.test_groups[: len(counts)]
+    return few_groups_warning(
+        count_groups(numbered(groups, len(counts)), telling), int(telling.sum()), "defective test"
+    )
 
 
 def study_record(
@@ -77,13 +88,12 @@ def study_record(
         name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
         for name, by_amount in tests.items()
     }
-    test_groups = len(set(numbered(setup.test_groups[: len(setup.test)], len(setup.test))))
     return {
         "judged": PAINTED[judged],
         "verdicts": verdicts,
         "advice": [*cheaper_ways(architectures), *better_painted(architectures)],
         "warnings": [
-            *few_groups_warning(test_groups, len(setup.test)),
+            *_few_groups(images, [results[run.key] for run in finished[:1]]),
             *signs_of_hurt(architectures, setup.config.segmenter.steps),
             *several_versions(results[run.key] for run in finished),
         ],
@@ -99,7 +109,7 @@ def study_record(
             "test_images": len(setup.test),
             "good_images": len(setup.good),
             "good_test_images": len(setup.good_test),
-            "test_groups": test_groups,
+            "test_groups": len(set(numbered(setup.test_groups[: len(setup.test)], len(setup.test)))),
             "subsets": {amount_name(amount): [pair.stem for pair in pairs] for amount, pairs in setup.subsets.items()},
             "planned": len(planned),
             "finished": len(finished),

@@ -12,6 +12,7 @@ import numpy as np
 from guided_diffusion.config.load import load_config, read_keys
 from guided_diffusion.config.study import ARMS, GENERATED, INPAINTED, REPAINT, SDM, StudyConfig, amount_name
 from guided_diffusion.config.train import TrainConfig
+from guided_diffusion.data.datasets import foreground_classes
 from guided_diffusion.data.groups import Groups, groups_of, shared_group_problems
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import DatasetMode, get_mode
@@ -19,9 +20,10 @@ from guided_diffusion.data.options import GeometryOptions, SourceOptions
 from guided_diffusion.data.pairing import GoodImage, Pair
 from guided_diffusion.data.placing.bank import ClassTally, class_ids, refuse_absent
 from guided_diffusion.data.placing.options import PlacingOptions
+from guided_diffusion.data.scan.duplicates import Twin
 from guided_diffusion.data.scan.good_images import list_upright
 from guided_diffusion.data.scan.problems import refuse_fatal
-from guided_diffusion.pipelines.dataset import scan_split, shared_with_training
+from guided_diffusion.pipelines.dataset import scan_split, shared_with_good, shared_with_training
 from guided_diffusion.pipelines.placing.plan import taken_for_objects
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.pipelines.study.amounts import Presence, nested_order, read_presence, subset_of
@@ -124,12 +126,18 @@ def prepare(config: StudyConfig) -> StudySetup:
     if shared:
         found = f"{len(shared)} images of the test split are in the training split, too (such as {shared[0].pair.stem})"
         raise DataError.of(source.data_dir, found, "keep each in one split")
-    _refuse_shared_good(good, good_test, config)
+    _refuse_shared_good(good, good_test)
+    _refuse_known(shared_with_good(tested, good), "is a test image and also {}, which is trained on")
+    _refuse_known(shared_with_good(report, good_test), "is trained on and also {}, a good image for the test")
     every = (*report.pairs, *good), (*tested.pairs, *good_test)
     refuse_fatal(shared_group_problems(source.group_pattern, every[1], every[0], fatal=True))
     tally = ClassTally(encoding.num_classes)
     presence = read_presence(report.pairs, encoding, mode.background, tally)
     defects, objects = _defect_classes(_named_defects(config, place_keys), encoding.names, mode, tally)
+    classes = foreground_classes(encoding.num_classes, mode.background)
+    shows = dict(zip((pair.stem for pair in report.pairs), presence[:, np.isin(classes, defects)].any(1), strict=True))
+    twins = [twin for twin in shared_with_good(report, good) if shows[twin.pair.stem]]
+    _refuse_known(twins, "has a mask with defects, and is also {}, a good image")
     order = nested_order(presence, config.seed)
     subsets = {amount: subset_of(report.pairs, order, amount) for amount in config.design.repeats}
     scale = geometry.scale if config.scale is None else config.scale
@@ -201,7 +209,14 @@ def _absent(shown: Mapping[int | None, list[str]], everywhere: Sequence[str]) ->
     return tuple(lines)
 
 
-def _refuse_shared_good(good: tuple[GoodImage, ...], test: tuple[GoodImage, ...], config: StudyConfig) -> None:
+def _refuse_known(twins: Sequence[Twin], found: str) -> None:
+    """Raise DataError where an image of a pair is a good image, too; found: says both, the latter's path in braces."""
+    if twins:
+        line = found.format(twins[0].of.image) + (f" ({len(twins)} such images)" if len(twins) > 1 else "")
+        raise DataError.of(twins[0].pair.image, line, "leave it out of one of the two")
+
+
+def _refuse_shared_good(good: tuple[GoodImage, ...], test: tuple[GoodImage, ...]) -> None:
     digests = {digest(image.image): image for image in good}
     for image in test:
         if (found := digests.get(digest(image.image))) is not None:

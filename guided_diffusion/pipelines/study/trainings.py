@@ -130,10 +130,21 @@ def segmenter_path(config: StudyConfig) -> Path:
 
 
 def forget_lost_segmenter(training: SegmenterTraining, config: StudyConfig, results: StudyResults) -> None:
-    """Delete the result of the model that looks for masks if its weights are lost, so that it is trained again."""
-    kept = agreement_run(config, training.architectures[0])
-    if kept is not None and kept.key in results and not segmenter_path(config).exists():
+    """Delete the result of the model that looks for masks if its weights are lost, so that it is trained again.
+
+    They are, too, where `amounts` or `arms` had another model look for masks before.
+    """
+    kept, path = agreement_run(config, training.architectures[0]), segmenter_path(config)
+    if kept is not None and kept.key in results and (not path.exists() or _run_of(path) not in (kept.key, None)):
         del results[kept.key]
+
+
+def _run_of(segmenter: Path) -> str | None:
+    """Return of which run a file of weights is; None where it does not say so, or is damaged."""
+    try:
+        return torch.load(segmenter, map_location="cpu", weights_only=True).get("run")
+    except Exception:  # whoever needs the weights says so
+        return None
 
 
 def checkpoint_path(config: StudyConfig, run: SegmenterRun) -> Path:
@@ -166,7 +177,7 @@ def train_one(
 
     def keep(model: nn.Module) -> None:
         if run == kept:
-            save_checkpoint(segmenter_path(config), {"model": model.state_dict()})
+            save_checkpoint(segmenter_path(config), {"model": model.state_dict(), "run": run.key})
 
     every = max(1, round(CHECKPOINT_SECONDS / max(1e-6, step_seconds or 1.0)))
     arm, path = images.arm(run.amount, run.arm), checkpoint_path(config, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,12 +35,28 @@ def test_components_are_counted_by_class_and_as_one():
     predicted[0, 0:3] = 1
     predicted[1, 3:7] = 2  # touches the first by a corner
     predicted[8:, 8:10] = 2
-    alarms = false_alarms([predicted, np.zeros((4, 4), np.int16)], 3)
+    labels = [np.zeros((10, 12), np.int16), np.zeros((4, 4), np.int16)]
+    alarms = false_alarms(labels, [predicted, np.zeros((4, 4), np.int16)], 3, (1, 2))
     assert alarms.pixels.tolist() == [[11, 3, 8], [0, 0, 0]]
     assert alarms.largest.tolist() == [[7, 3, 4], [0, 0, 0]]
     assert alarms.sizes.tolist() == [120, 16]
     assert alarms.shares(4).tolist() == [0.5, 0, 0.5]
     assert alarms.shares(8).tolist() == [0, 0, 0]
+
+
+def test_ignored_pixels_of_good_images_are_no_false_alarms():
+    images, good = whole_shapes(2), whole_shapes(2, good=True)
+    labels = tuple(np.where(np.arange(len(label))[:, None] < 5, good.num_classes, label) for label in good.labels)
+
+    def predict(asked):
+        return [np.broadcast_to(np.arange(len(image))[:, None] < 5, image.shape[:2]).astype(int) for image in asked]
+
+    before = measure_defects(predict, images, good)
+    test = measure_defects(predict, images, replace(good, labels=labels))
+    assert before.alarms.pixels[:, 1].tolist() == [5 * label.shape[1] for label in labels]
+    assert not test.alarms.pixels.any()
+    assert test.alarms.sizes.tolist() == [(label < good.num_classes).sum() for label in labels]
+    assert not test.good_counts.false_positive[:, 1:].any()
 
 
 def test_a_perfect_model_has_no_false_alarm():

@@ -114,6 +114,7 @@ def test_equal_to_a_slow_loop(score: str, monkeypatch: pytest.MonkeyPatch) -> No
         return weights
 
     monkeypatch.setattr(comparison, "draw_weights", recording)
+    monkeypatch.setattr(comparison, "FEW_GROUPS", 2)  # percentiles, although two images tell of class 1
     monkeypatch.setattr(comparison, "_CHUNK", 8 * 30)  # chunks of 30 resamples, the last one shorter
     found = bootstrap_difference(first, second, score=score, resamples=100, confidence=0.8)
     assert len(drawn) == 100
@@ -225,6 +226,21 @@ def test_few_groups_give_few_false_verdicts(groups: int) -> None:
         found = bootstrap_difference(*arms, score="recall", groups=names, resamples=300, seed=number)
         verdicts += found.kind != "cannot tell"
     assert verdicts <= 21
+
+
+@pytest.mark.parametrize("empty", [0, 3, 60])
+def test_images_without_a_class_of_the_score_are_no_evidence(empty: int) -> None:
+    """Of three images with defects, the paired t interval, however many without are beside them."""
+    hits = np.array([[600, 500, 700], [640, 560, 690]])
+    arms = []
+    for found in hits:
+        right = np.concatenate([np.stack([np.full(3, 9000), found], axis=1), np.tile([10000, 0], (empty, 1))])
+        missed = np.concatenate([np.stack([np.zeros(3, int), 1000 - found], axis=1), np.zeros((empty, 2), int)])
+        arms.append([Counts(right, missed[:, ::-1].copy(), missed)])
+    found = bootstrap_difference(*arms, score="foreground_miou", resamples=5000)
+    expected = stats.ttest_rel(*(hits[::-1] / 1000)).confidence_interval(0.95)
+    assert (found.groups, found.kind) == (3 + empty, "cannot tell")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.25)
 
 
 @pytest.mark.parametrize(("groups", "images"), [(1, 1), (1, 6), (3, 3), (3, 12), (7, 7)])

@@ -127,6 +127,24 @@ def test_validation_has_a_share_of_every_class():
     assert [len(part) for part in two] == [1, 1]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_only_images_of_classes_are_trained_on(seed):
+    labels = np.zeros((20, 4, 4), np.int64)
+    labels[:15, 0, 0] = 1 + np.arange(15)  # in one image each
+    kept, held = split_validation(labels, 16, 0.2, seed=seed)
+    assert set(range(15)) <= set(kept)
+    assert len(held) == 4
+    alone = np.arange(1, 6)[:, None, None] * np.ones((5, 4, 4), np.int64)
+    assert len(split_validation(alone, 6, 0.2, seed=seed)[1]) == 1  # one has to validate
+
+
+def test_results_of_other_samples_are_known_by_their_ratio():
+    names = [[each.name for each in settings_of(ratios, others=("edited",))] for ratios in ((0.5, 1), (0.5, 1, 2))]
+    shared = set(names[0]) & set(names[1])
+    assert "mix_0.5" in shared
+    assert not any(name.startswith("other_edited") for name in shared)
+
+
 def test_groups_are_not_divided_for_validation():
     groups = [f"tile {number % 12}" for number in range(48)] + [None] * 4
     labels = np.zeros((52, 2, 2), np.int64) + (np.arange(52) % 3)[:, None, None]  # four tiles of each class

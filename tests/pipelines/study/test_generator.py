@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def test_pairs_of_a_generator_that_is_trained_further_are_refused(study):
     assert made(*study(2)) == ["place"]
     assert first.keys() == pairs_of(generator).keys()
     assert made(*study(2)) == []
+
+
+def test_pairs_of_a_deleted_network_are_not_those_of_a_new_one(study):
+    setup, generator = study(1)
+    made(setup, generator)
+    shutil.rmtree(generator.folder / "train")
+    assert made(*study(1)) == []  # nothing is to be trained again
+    again, other = study(1)
+    other = replace(other, stages={**other.stages, "train": {**other.stages["train"], "lr": 0.002}})
+    with pytest.raises(ConfigError, match="placed"):
+        other.begin(again)
+    with pytest.raises(ConfigError, match="placed"):
+        made(again, other)
+    assert not (generator.folder / "train").exists()
 
 
 def test_keys_that_change_nothing_make_nothing_again(study):

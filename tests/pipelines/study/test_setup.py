@@ -19,9 +19,30 @@ from guided_diffusion.pipelines.study.measures import SyntheticSet, distances, l
 from guided_diffusion.pipelines.study.runs import SegmenterTraining
 from guided_diffusion.pipelines.study.setup import StudySetup, prepare
 from guided_diffusion.pipelines.study.trainings import StudyImages, open_results
-from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError, DataError
 
 KEYS = {"dataset_mode": "multi-class", "arms": "real,real_good", "amounts": "all", "encoder_weights": "none"}
+
+
+@pytest.mark.parametrize(
+    ("image", "of", "good"),
+    [
+        ("test/images/part_6.png", "data", "train"),
+        ("train/images/part_0.png", "data", "train"),
+        ("train/images/part_0.png", "data", "test"),
+        ("good/train/images/train.png", "good", "test"),
+    ],
+)
+def test_an_image_that_is_a_good_one_too_is_refused(prepared, tmp_path, image, of, good):
+    setup = prepared(PLATE)
+    known = Path(setup.source.data_dir) / image if of == "data" else Path(setup.good[0].image)
+    folder = Path(setup.good_dirs[good == "test"])
+    (folder / "images" / "same.png").write_bytes(known.read_bytes())
+    (folder / "masks" / "same.png").write_bytes(Path(setup.good[0].mask).read_bytes())
+    with pytest.raises(DataError) as error:
+        prepared(PLATE)
+    assert known.name in str(error.value)
+    assert "same.png" in str(error.value)
 
 
 @pytest.mark.parametrize("exif", ["apply", "ignore"])

@@ -7,11 +7,12 @@ import torch
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.study import ARMS, UNAUGMENTED, StudyConfig
+from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.at_once import gpus_of, visible_gpus
 from guided_diffusion.pipelines.study.estimate import Work, table
 from guided_diffusion.pipelines.study.progress import duration
 from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
-from guided_diffusion.pipelines.study.trainings import agreement_run
+from guided_diffusion.pipelines.study.trainings import agreement_run, forget_lost_segmenter, segmenter_path
 
 REQUIRED = {"data_dir": "a", "dataset_mode": "multi-class", "good_dir": "b", "output_dir": "c", "train_config": "d"}
 
@@ -50,6 +51,18 @@ def test_masks_are_looked_for_by_a_model_of_real_and_good_images():
     assert run in planned(config_of(amounts="all,20"))
     assert run.key == "unet-nall-real_good-0"
     assert agreement_run(config_of(arms="real,place"), "unet") is None
+
+
+def test_a_model_of_another_run_looks_for_no_masks(tmp_path):
+    config = config_of(amounts="20,60", output_dir=str(tmp_path))
+    training = SegmenterTraining(config.segmenter, 4, torch.device("cpu"), 0)
+    key = agreement_run(config, training.architectures[0]).key
+    for run, kept in ((key, True), (None, True), ("unet-nall-real_good-0", False)):
+        results = StudyResults(tmp_path / f"results_{run}", {}, {})
+        results[key] = {"counts": {}}
+        torch.save({"model": {}, **({} if run is None else {"run": run})}, segmenter_path(config))
+        forget_lost_segmenter(training, config, results)
+        assert (key in results) is kept
 
 
 @pytest.mark.parametrize(
