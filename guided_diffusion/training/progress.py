@@ -115,6 +115,10 @@ class Progress:
         """Return whether nothing is left to train: all epochs are done, or the learning rate has fallen to 0."""
         return self.epoch >= options.max_epochs or 0 < options.lr_anneal_steps <= self.step
 
+    def last_step(self, options: OptimizerOptions, batches: int) -> int:
+        """Return the number of steps after which `max_epochs` of so many batches have passed."""
+        return self.step + (options.max_epochs - self.epoch) * batches - self.batch
+
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, equal for equal trainings, however long they took."""
         state = asdict(self)

@@ -105,11 +105,10 @@ class Trainer:
         return self.progress
 
     def _progress_bar(self) -> tqdm:
-        progress, options = self.progress, self.options
-        left = (options.max_epochs - progress.epoch) * self.loader.batch_plan.num_batches - progress.batch
-        total = min(progress.step + left, options.lr_anneal_steps or math.inf)
+        last = self.progress.last_step(self.options, self.loader.batch_plan.num_batches)
+        total = min(last, self.options.lr_anneal_steps or math.inf)
         disable = not self.world.is_main
-        return tqdm(total=total, initial=progress.step, unit="step", dynamic_ncols=True, disable=disable)
+        return tqdm(total=total, initial=self.progress.step, unit="step", dynamic_ncols=True, disable=disable)
 
     def train_epoch(self, bar: tqdm) -> None:
         """Train from the position of `progress` to the end of its epoch."""

@@ -141,6 +141,15 @@ def test_a_trained_to_the_end_checkpoint_is_no_beginning(trained, lemons, tmp_pa
     check_error(errors[0], "resume_checkpoint", trained / LAST, "3", "max_epochs")
 
 
+@pytest.mark.parametrize(("steps", "noted"), [(6, True), (3, False), (0, False)])
+def test_a_training_that_ends_before_its_learning_rate_has_fallen_says_so(lemons, tmp_path, isdm, steps, noted):
+    values = {**TINY, "data_dir": lemons, "max_epochs": 1, "lr_anneal_steps": steps}  # three steps
+    code, shown, _ = isdm("train", **values, output_dir=tmp_path / "run")
+    assert code == 0
+    assert ("50% of lr" in shown) == noted
+    assert ("lr_anneal_steps" in shown) == noted
+
+
 @pytest.mark.slow
 def test_what_has_annealed_its_learning_rate_is_told_apart_from_what_had_all_its_epochs(lemons, tmp_path, isdm):
     values = {**TINY, "data_dir": lemons, "max_epochs": 5, "lr_anneal_steps": 2}
