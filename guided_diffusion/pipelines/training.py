@@ -357,6 +357,6 @@ def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunL
     last, annealed = trainer.progress.last_step(options, trainer.loader.batch_plan.num_batches), options.lr_anneal_steps
     if last < annealed:
         log.info(
-            f"note: max_epochs {options.max_epochs} ends the training after {last} steps, when the learning rate is still "
-            f"{1 - last / annealed:.0%} of lr: it falls to 0 in {annealed} (lr_anneal_steps)"
+            f"note: max_epochs {options.max_epochs} ends the training after {last} steps, when the learning rate is "
+            f"still {1 - last / annealed:.0%} of lr: it falls to 0 in {annealed} (lr_anneal_steps)"
         )
