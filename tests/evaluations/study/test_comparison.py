@@ -228,21 +228,6 @@ def test_few_groups_give_few_false_verdicts(groups: int) -> None:
     assert verdicts <= 21
 
 
-@pytest.mark.parametrize("empty", [0, 3, 60])
-def test_images_without_a_class_of_the_score_are_no_evidence(empty: int) -> None:
-    """Of three images with defects, the paired t interval, however many without are beside them."""
-    hits = np.array([[600, 500, 700], [640, 560, 690]])
-    arms = []
-    for found in hits:
-        right = np.concatenate([np.stack([np.full(3, 9000), found], axis=1), np.tile([10000, 0], (empty, 1))])
-        missed = np.concatenate([np.stack([np.zeros(3, int), 1000 - found], axis=1), np.zeros((empty, 2), int)])
-        arms.append([Counts(right, missed[:, ::-1].copy(), missed)])
-    found = bootstrap_difference(*arms, score="foreground_miou", resamples=5000)
-    expected = stats.ttest_rel(*(hits[::-1] / 1000)).confidence_interval(0.95)
-    assert (found.groups, found.kind) == (3 + empty, "cannot tell")
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.25)
-
-
 @pytest.mark.parametrize(("groups", "images"), [(1, 1), (1, 6), (3, 3), (3, 12), (7, 7)])
 def test_a_warning_names_how_few_there_are(groups: int, images: int) -> None:
     (line,) = few_groups_warning(groups, images)

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.defect_scores import DefectTest, FalseAlarms
+from evaluations.study.comparison import bootstrap_difference
 from evaluations.study.defects import arm_record, difference, judge_defects
 
 NAMES = ("background", "crack", "spot")
@@ -154,3 +156,18 @@ def test_amounts_without_results_are_left_out():
     assert list(verdict.differences) == ["20"]
     assert judge({"20": {}}, {"20": planted(0.4)}, {}).kind == "not measured"
     assert judge_defects([], {}, {}, {}).kind == "not measured"
+
+
+@pytest.mark.parametrize("empty", [0, 3, 60])
+def test_images_without_a_class_of_the_score_are_no_evidence(empty: int) -> None:
+    """Of three images with defects, the paired t interval, however many without are beside them."""
+    hits = np.array([[600, 500, 700], [640, 560, 690]])
+    arms = []
+    for found in hits:
+        right = np.concatenate([np.stack([np.full(3, 9000), found], axis=1), np.tile([10000, 0], (empty, 1))])
+        missed = np.concatenate([np.stack([np.zeros(3, int), 1000 - found], axis=1), np.zeros((empty, 2), int)])
+        arms.append([Counts(right, missed[:, ::-1].copy(), missed)])
+    found = bootstrap_difference(*arms, score="foreground_miou", resamples=5000)
+    expected = stats.ttest_rel(*(hits[::-1] / 1000)).confidence_interval(0.95)
+    assert (found.groups, found.kind) == (3 + empty, "cannot tell")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.25)
