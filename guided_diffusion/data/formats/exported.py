@@ -72,7 +72,8 @@ class ExportedImage:
             if image.mode == wanted and not flat and self.path.lower().endswith(".png") and not self.is_turned:
                 shutil.copyfile(self.path, target)
                 return
-            image = open_image(self.path, upright=self.upright)
+            if self.upright and self.is_turned:
+                image = open_image(self.path)
             gray = image.mode.startswith("I")
             deep = None if gray else deep_samples(image, self.path)
             colors = 1 if gray else 0 if deep is None else deep.shape[2] - 1 + deep.shape[2] % 2
@@ -82,8 +83,7 @@ class ExportedImage:
             if deep is not None:
                 write_deep_png(target, deep if channels is None else _over_black(deep))
                 return
-            if flat:
-                image = over_black(image)
+            image = over_black(image) if flat else image.copy()
             image = image if image.mode == wanted else image.convert(wanted)
             image.getexif().clear()
             image.info.pop("exif", None)
