@@ -16,7 +16,7 @@ from evaluations.errors import EvaluationError
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.external import ExternalSegmenter, SegmenterFile
 from evaluations.segmentation.label_table import BACKGROUND_TOO, NO_CLASS, LabelTable, classes_of_outputs
-from evaluations.segmentation.models import encoder_features
+from evaluations.segmentation.models import InputForm, encoder_features
 from evaluations.segmentation.training import evaluate_segmenter, predict
 from evaluations.sets import Images, ImageSet, Labels
 
@@ -45,6 +45,7 @@ def trained_segmenter(
     augmented: bool,
     batch_size: int,
     device: torch.device,
+    form: InputForm,
     saved: tuple[ImageSet, Counts],
 ) -> AgreementSegmenter:
     """Return a segmenter that was trained on the real training images, `augmented` with the usual augmentation.
@@ -54,11 +55,11 @@ def trained_segmenter(
     how = "with the usual augmentation" if augmented else "without augmentation, which did better in validation"
 
     def counts(images: ImageSet) -> Counts:
-        return saved[1] if images is saved[0] else evaluate_segmenter(model, images, batch_size, device)
+        return saved[1] if images is saved[0] else evaluate_segmenter(model, images, batch_size, device, form)
 
     record = {"segmenter": f"{name}, trained on the real training images {how}"}
-    features = partial(encoder_features, model, device=device)
-    predicted = partial(predict, model, batch_size=batch_size, device=device)
+    features = partial(encoder_features, model, device=device, form=form)
+    predicted = partial(predict, model, batch_size=batch_size, device=device, form=form)
     return AgreementSegmenter(record, False, counts, features, predict=predicted)
 
 

@@ -26,6 +26,7 @@ class TrainingPlan:
 
     learning_rate: the maximum; it rises over the first tenth of the steps and falls to 0 in a cosine.
     validations: how often, evenly spaced, the model is scored on the validation images, to keep the best state.
+    form: of the images as the encoder takes them, see `models.input_form`.
     """
 
     steps: int
@@ -33,6 +34,7 @@ class TrainingPlan:
     learning_rate: float
     weight_decay: float = 1e-4
     validations: int = 10
+    form: InputForm = "imagenet"
 
     def __post_init__(self) -> None:
         assert self.steps >= 1
@@ -76,11 +78,11 @@ def train_segmenter(
         torch.manual_seed(seed)  # of dropout
         for step, indices in batches:
             images, labels = _batch(training, indices, augment, generator)
-            loss = optimization_step(model, optimizer, loss_of, images, labels)
+            loss = optimization_step(model, optimizer, loss_of, images, labels, plan.form)
             schedule.step()
             if step in due:
                 check_finite(loss, step)
-                miou = scores(evaluate_segmenter(model, validation, plan.batch_size, device)).miou
+                miou = scores(evaluate_segmenter(model, validation, plan.batch_size, device, plan.form)).miou
                 miou = 0.0 if math.isnan(miou) else miou  # validation images without any labeled pixel
                 if miou >= best[0]:  # of equal ones the later, which has seen more
                     best = (miou, step, {name: value.detach().clone() for name, value in model.state_dict().items()})

@@ -98,7 +98,9 @@ def run_study(
                 augment=_augmentation(run.setting, sets.training, plan),
                 callback=partial(callback, run),
             )
-            counts = evaluate_segmenter(trained.model, data.test, plan.training.batch_size, plan.device)
+            counts = evaluate_segmenter(
+                trained.model, data.test, plan.training.batch_size, plan.device, plan.training.form
+            )
             keep(run, trained.model)
             results[run.key] = {
                 "architecture": run.architecture,

@@ -76,7 +76,8 @@ class Judge:
         if not done:
             found = "has no trained segmenter"
             raise DataError.of(folder, found, "run evaluate with agreement true, or give segmenter, the file of one")
-        classes = read_run_record(results.folder, SETTINGS).get("classes")
+        settings = read_run_record(results.folder, SETTINGS)
+        classes = settings.get("classes")
         if classes != list(names):
             found = f"is of other classes ({', '.join(map(str, classes or ()))})"
             raise DataError.of(folder, found, "give the evaluation of this dataset")
@@ -97,6 +98,7 @@ class Judge:
             augmented=config.study.augment_all or run.setting == STANDARD_AUGMENTATION,
             batch_size=IMAGES_AT_A_TIME,
             device=device,
+            form=settings.get("input", "imagenet"),
             saved=(_no_images(size, len(names)), counts),
         )
         return cls(segmenter, size, names, background, _mean_figures(agreement(counts, background), counts, names))

@@ -17,10 +17,10 @@ from evaluations.metrics.base import EvaluationSets
 from evaluations.metrics.segmentation import Counts
 from evaluations.origins import leaked
 from evaluations.segmentation.augmentation import Relabel
-from evaluations.segmentation.models import architecture_name, build_segmenter, check_size
+from evaluations.segmentation.models import InputForm, architecture_name, build_segmenter, check_size, input_form
 from evaluations.segmentation.segmenter import AgreementSegmenter, trained_segmenter
 from evaluations.segmentation.training import TrainingPlan
-from evaluations.segmentation.weights import weights_digest
+from evaluations.segmentation.weights import is_random, weights_digest
 from evaluations.study.run import Study, run_study
 from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, settings_of
 from evaluations.study.summary import summarize
@@ -90,6 +90,7 @@ class StudyRun:
             augmented=plan.augment_all or run.setting == STANDARD_AUGMENTATION,
             batch_size=plan.training.batch_size,
             device=plan.device,
+            form=plan.training.form,
             saved=(study.data.test, Counts.from_json(self.results[run.key]["counts"])),
         )
 
@@ -155,13 +156,18 @@ def make_plan(options: StudyOptions, num_classes: int, device: torch.device) -> 
 
     return StudyPlan(
         build,
-        TrainingPlan(options.train_steps, options.batch_size, options.lr),
+        TrainingPlan(options.train_steps, options.batch_size, options.lr, form=_form(options)),
         options.validation_share,
         device,
         seed=options.seed,
         vertical_flip=options.vertical_flip,
         augment_all=options.augment_all,
     )
+
+
+def _form(options: StudyOptions) -> InputForm:
+    """Return how images enter the models: as the encoder's weights were trained; any form will do for random ones."""
+    return "imagenet" if is_random(options.encoder_weights) else input_form(options.encoder)
 
 
 def _relabel(config: EvaluateConfig, names: Sequence[str]) -> Relabel | None:
@@ -185,6 +191,8 @@ def _settings(config: EvaluateConfig, sets: EvaluationSets) -> dict[str, Any]:
         **({"scale": view.scale} if view.resize == "window" else {}),
         **({"mask_resize": view.mask_resize} if view.mask_resize else {}),
         **{key: getattr(options, key) for key in _SETTINGS},
+        # Results from before this entry had the statistics of ImageNet with every encoder.
+        **({"input": form} if (form := _form(options)) != "imagenet" else {}),
         # A file is identified by its contents, wherever it is.
         "encoder_weights": weights_digest(options.encoder_weights) or options.encoder_weights,
         "image_size": list(sets.size),

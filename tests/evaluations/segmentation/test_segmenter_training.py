@@ -76,6 +76,16 @@ def test_augmentation_sees_every_image_of_a_batch():
     assert len(set(seen)) == 6
 
 
+def test_images_enter_in_the_form_of_the_encoder_in_training_and_validation():
+    images = shapes(3)
+    images.images[:, 0], images.images[:, 1] = 0, 255
+    seen, watched = [], model()
+    watched.register_forward_pre_hook(lambda _, given: seen.append((float(given[0].min()), float(given[0].max()))))
+    plan = TrainingPlan(steps=2, batch_size=3, learning_rate=1e-3, validations=1, form="symmetric")
+    train_segmenter(watched, images, images, plan, seed=0, device=CPU)
+    assert seen == [(-1, 1)] * 3
+
+
 def test_ignored_pixels_move_nothing():
     loss_of, generator = SegmentationLoss(3), torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 8, 8, generator=generator)
