@@ -28,6 +28,8 @@ _FOLDER_SYNONYMS = {
     "annotations": ("annotation", "masks", "labels", "sceneparsing"),
     "labels": ("label", "masks", "annotations"),
 }
+_OF_MASKS = frozenset({"masks", "mask", "labels", "annotations", "gt", "groundtruth", "ground_truth", "segmentation"})
+"""Folders that hold masks, in lower case; `label` may be what an image shows."""
 _ANY_PNG = FileRule("", (".png",))
 _ANY_IMAGE = FileRule("", PICTURES)
 _INSTANCE_MAP = "instance map"
@@ -131,8 +133,7 @@ def index_images(
         folder = str(image_dir)
         beside, new = index_folder(folder, "image", _ANY_IMAGE, key="image_dir")
         problems += new
-        nested = [path for stem, path in beside.items() if {"masks", "labels"} & set(stem.lower().split("/")[:-1])]
-        if nested:
+        if nested := _in_mask_folders(beside):
             found = "is a mask, as its folder says, and would be trained on as an image"
             remedy = f"give the folder of the images, not {folder}"
             problems.append(Problem(nested[0], found, remedy, ProblemKind.FOLDER))
@@ -162,7 +163,8 @@ def index_masks(
 def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodImage]:
     """Return the good images in `<folder>/images`, with masks if there is `<folder>/masks`, sorted by stem; without
     images/ those in `folder` itself. Sub-folders count.
-    Raises DataError for a missing or empty folder, two files of one stem, and images without a mask beside masks/.
+    Raises DataError for a missing or empty folder, two files of one stem, images without a mask beside masks/, and
+    masks in a folder of another name.
     """
     root = str(folder)
     if not is_folder(root):
@@ -178,10 +180,21 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
             kind = ProblemKind.IMAGE_WITHOUT_MASK
             problems += _unpaired(kind, "image", images, masks, of_masks, _ANY_PNG, set())
     refuse_fatal(problems)
-    if nested := [path for stem, path in images.items() if not has_images and "masks" in stem.split("/")[:-1]]:
+    if nested := _in_mask_folders(images):
         found = "is a mask, as its folder says, and would be taken for a good image"
         raise DataError.of(nested[0], found, f"give the folder that holds images/ and masks/, not {root}")
+    if has_images and not masks:
+        for name in (name.rstrip("/") for name in sorted(bf.listdir(root))):
+            other = bf.join(root, name)
+            if name.lower() in _OF_MASKS and is_folder(other) and index_folder(other, "mask", _ANY_PNG)[0]:
+                remedy = "rename it to masks, or take it away if its masks do not count"
+                raise DataError.of(other, "has masks of good images, which are read from masks/ alone", remedy)
     return [GoodImage(stem, images[stem], masks.get(stem), upright) for stem in sorted(images)]
+
+
+def _in_mask_folders(images: Mapping[str, str]) -> list[str]:
+    """Return the paths of images by stem that lie in a folder of masks, as its name says."""
+    return [path for stem, path in images.items() if _OF_MASKS & set(stem.lower().split("/")[:-1])]
 
 
 def index_folder(

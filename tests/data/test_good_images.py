@@ -36,6 +36,11 @@ def test_masks_go_with_their_images(tmp_path):
     assert [good.mask for good in list_good_images(tmp_path)] == masks
 
 
+def test_texts_in_labels_and_a_product_of_that_name_are_no_masks(tmp_path):
+    touch(tmp_path, "images/a.jpg", "images/label/b.png", "labels/a.txt")
+    assert [(good.stem, good.mask) for good in list_good_images(tmp_path)] == [("a", None), ("label/b", None)]
+
+
 REFUSED = {
     "missing": ([], "good", "good"),
     "a file": (["good"], "good", "good"),
@@ -53,6 +58,8 @@ REFUSED = {
         "data",
         "data/train/masks/a.png",
     ),
+    "masks in Labels": (["good/images/a.png", "good/Labels/a.png"], "good", "good/Labels"),
+    "a dataset with labels": (["data/a/images/1.png", "data/a/labels/1.png"], "data", "data/a/labels/1.png"),
 }
 
 
