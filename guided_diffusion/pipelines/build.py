@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -46,6 +46,9 @@ PUBLISHED_UNCONDITIONAL = {
 }
 """What the shapes of published networks without a condition do not tell: 256x256_diffusion_uncond.pt of
 guided-diffusion, and lsun_bedroom, lsun_cat, lsun_horse and ffhq of ddpm-segmentation."""
+PUBLISHED_CHANNELS = 256
+"""num_channels of all published networks."""
+PUBLISHED_PREDICTION = ' (the published models predict "eps"; default diffusion_steps and noise_schedule: 1000, linear)'
 ABOUT_MASKS = ("condition", "class_cond", "dataset_mode", "num_classes", "no_instance")
 """Keys that a network without a condition gets where it begins to learn masks."""
 
@@ -181,15 +184,21 @@ def _trained_with_bare_weights(
     if architecture.condition == "none" and not takes_masks and not config.source.dataset_mode:
         config = config.replaced(dataset_mode=IMAGES)
     mode = get_mode(config.source.dataset_mode) if config.source.dataset_mode else None
-    # Published networks predict the noise, whatever is the default of a training here.
-    published = {"prediction": "eps", "ignore_label": None}
+    published: dict[str, Any] = {"ignore_label": None}
     known = PUBLISHED_UNCONDITIONAL.get(architecture) or (mode.published if mode is not None else None)
     if known is not None:
         published["image_size"] = known.image_size
         if config.model.num_heads is None:
             published["num_head_channels"] = known.num_head_channels
+        if architecture.num_channels == PUBLISHED_CHANNELS:  # these predict the noise, whatever is the default here
+            published["prediction"] = "eps"
     options = TrainedConfig.from_flat(published).updated(config)
     required = {"image_size": "", "dataset_mode": ""}
+    if not {"prediction", "predict_xstart"} & options.given:
+        required["prediction"] = PUBLISHED_PREDICTION
+    reads_masks = architecture.condition == "mask" and mode is not None and mode.num_classes is None
+    if reads_masks and not {"num_classes", "no_instance"} & options.given:
+        required["num_classes"] = " (or set no_instance: edges of instances have a channel beside those of the classes)"
     if "num_heads" not in options.given:  # the middle block always has attention, so the heads matter
         required["num_head_channels"] = " (the published models have 64; or set num_heads)"
     missing = [

@@ -24,7 +24,7 @@ from guided_diffusion.data.options import (
 )
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import LatentOptions, ModelOptions
-from guided_diffusion.pipelines.build import options_of_checkpoint, refuse_lost_code
+from guided_diffusion.pipelines.build import PUBLISHED_PREDICTION, options_of_checkpoint, refuse_lost_code
 from guided_diffusion.pipelines.comparison import differences
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.runtime.checkpoint import (
@@ -95,7 +95,7 @@ def find_resume_plan(config: TrainConfig) -> ResumePlan:
         refuse_lost_code(config, source)
         if not {"prediction", "predict_xstart"} & config.given:
             line = f"prediction cannot be seen in the bare weights of {source.path}: set it as it was in their training"
-            raise ConfigError.of_keys(("prediction", f'{line} (the published models predict "eps")'))
+            raise ConfigError.of_keys(("prediction", line + PUBLISHED_PREDICTION))
         return ResumePlan(source)
     groups = (ModelOptions, DiffusionOptions, GenerationOptions, LatentOptions)
     fixed = [*(key for group in groups for key in group.keys()), "image_channels", "no_instance"]  # noqa: SIM118

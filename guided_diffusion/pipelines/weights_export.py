@@ -19,6 +19,7 @@ from guided_diffusion.runtime.checkpoint import (
     Checkpoint,
     find_checkpoint,
     load_checkpoint,
+    record_path,
     save_weights,
 )
 from guided_diffusion.runtime.errors import ConfigError
@@ -55,7 +56,7 @@ def export_weights(config: ExportConfig) -> ExportedWeights:
     """
     source, target = find_checkpoint(config.weights.model_path, prefer=BEST), Path(config.export_path)
     with file_lock(target, "export"):
-        record = target.with_name(target.name + ".json")
+        record = record_path(target)
         there = target.exists() and record.exists() and bool(config.push_to)
         if not there:
             _refuse_existing(target, record)

@@ -17,7 +17,8 @@ A checkpoint is one dictionary of plain values and tensors:
     optimizer, scaler, timestep_sampler    only in `last.pt`, for resuming
     first_stage         only in the `last.pt` of a run whose autoencoder is in training: the state of that
 
-Published weights, bare dictionaries of tensors, and `.safetensors` files load too.
+Published weights, bare dictionaries of tensors, and `.safetensors` files load too. What an exported `.pt` file cannot
+keep is in the record beside it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.runtime.errors import CheckpointError, lacks_memory
-from guided_diffusion.runtime.files import atomic_write, is_endless
+from guided_diffusion.runtime.files import atomic_write, digest, is_endless
 from guided_diffusion.runtime.hub import fetch
 from guided_diffusion.runtime.hub_address import is_address
 from guided_diffusion.runtime.logs import library_versions
@@ -142,7 +143,7 @@ def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
     if content.get("format") == FORMAT:
         return _own_checkpoint(path, content)
     if all(isinstance(value, Tensor) for value in content.values()):
-        return Checkpoint(path=path, model=_without_wrapper(content))
+        return Checkpoint(path=path, model=_without_wrapper(content), **_recorded(path))
     other = next(key for key, value in content.items() if not isinstance(value, Tensor))
     found = f"neither a checkpoint of isdm nor bare weights: {other!r} is not a tensor"
     raise CheckpointError.of(path, found, remedy)
@@ -210,13 +211,32 @@ def _load_safetensors(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        described = {key: json.loads(metadata[key]) for key in DESCRIBED if key in metadata}
-        # Other tools have a "config" of their own: then these are bare weights.
-        if not all(isinstance(value, dict) for value in described.values()) or "encoding" not in described:
-            described = {}
+        described = _described({key: json.loads(metadata[key]) for key in DESCRIBED if key in metadata})
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError.of(path, f"not a readable .safetensors file ({error})", "copy it again") from None
     return Checkpoint(path=path, model=_without_wrapper(weights), **described)
+
+
+def record_path(weights: Path) -> Path:
+    """Return the path of the record that `export` writes beside a file of weights."""
+    return weights.with_name(weights.name + ".json")
+
+
+def _recorded(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what the record beside weights says of them; nothing if there is none, or one of another file."""
+    try:
+        record = json.loads(record_path(path).read_text(encoding="utf-8"))
+        if record["digest"] != digest(path):
+            return {}
+        return _described({key: record[key] for key in DESCRIBED if key in record})
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return {}
+
+
+def _described(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the description of weights, nothing where it is another tool's, which may have a "config" of its own."""
+    ours = all(isinstance(value, dict) for value in found.values()) and "encoding" in found
+    return dict(found) if ours else {}
 
 
 def _without_wrapper(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

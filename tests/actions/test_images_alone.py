@@ -345,13 +345,14 @@ def test_exported_weights_draw_the_same(draw, painter_of_all, isdm, tmp_path, su
 def test_bare_weights_say_what_they_do_not_tell(painter_of_all, isdm, tmp_path):
     path = tmp_path / "weights.pt"
     assert isdm("export", model_path=painter_of_all, export_path=path)[0] == 0
+    (tmp_path / "weights.pt.json").unlink()
     base = {"model_path": path, "num_samples": 1, "results_path": tmp_path / "out"}
-    check_errors(isdm("sample", **base)[2], "image_size", "num_head_channels")
-    known = {"image_size": 16, "num_heads": 4}
+    check_errors(isdm("sample", **base)[2], "image_size", "prediction", "num_head_channels")
+    known = {"image_size": 16, "num_heads": 4, "prediction": "v"}
     code, _, errors = isdm("sample", **base, **known, condition="mask", image_channels=1, dataset_mode="multi-class")
     assert code == 2
     check_errors(errors, "condition", "image_channels")
-    makes_masks = {"generates": "pair", "prediction": "v", "condition": "mask", "dataset_mode": "multi-class"}
+    makes_masks = {"generates": "pair", "condition": "mask", "dataset_mode": "multi-class"}
     code, _, errors = isdm("sample", **base, **known, **makes_masks)
     assert code == 2
     check_errors(errors, "generates")

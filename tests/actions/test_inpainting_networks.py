@@ -93,10 +93,11 @@ def test_a_plain_checkpoint_starts_one_with_its_weights_alone(action, source, tr
 @pytest.mark.parametrize("action", ["train", "finetune"])
 def test_bare_weights_start_one_too(action, trained, lemons, tmp_path, isdm):
     assert isdm("export", model_path=trained, export_path=tmp_path / "bare.pt", weights="raw")[0] == 0
+    (tmp_path / "bare.pt.json").unlink()
     values = {"data_dir": lemons, "output_dir": tmp_path / "run", "resume_checkpoint": tmp_path / "bare.pt"}
     values |= {**SHORT, "inpaint": True, "max_epochs": 1, "prediction": "v", "lr": 1e-12}
     tiny = TINY if action == "train" else {key: TINY[key] for key in ("dataset_mode", "image_size", "diffusion_steps")}
-    code, _, errors = isdm(action, **{**tiny, "num_heads": 4, **values})
+    code, _, errors = isdm(action, **{**tiny, "num_heads": 4, "num_classes": 5, **values})
     assert code == 0, errors
     begun, plain = load_checkpoint(tmp_path / "run" / LAST), load_checkpoint(trained / BEST)
     assert begun.config["inpaint"] is True

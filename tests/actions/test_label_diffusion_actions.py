@@ -174,26 +174,37 @@ def test_eta_stays_what_it_was_when_the_masks_change(runs, lemons, isdm, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("suffix", "weights"),
+    ("suffix", "weights", "bare"),
     [
-        (".pt", "ema"),
-        (".safetensors", "raw"),
-        (".pt", "raw"),
-        (".safetensors", "ema"),
+        (".pt", "ema", True),
+        (".safetensors", "raw", False),
+        (".pt", "raw", False),
+        (".safetensors", "ema", False),
     ],
 )
-def test_exported_weights_sample_like_the_run(runs, sample, isdm, tmp_path, suffix, weights):
+def test_exported_weights_sample_like_the_run(runs, sample, isdm, tmp_path, suffix, weights, bare):
     path = tmp_path / f"weights{suffix}"
     assert isdm("export", model_path=str(runs[CLASSWISE]), export_path=str(path), weights=weights)[0] == 0
+    if bare:
+        (tmp_path / f"weights{suffix}.json").unlink()
     config, found = (load_checkpoint(file).config for file in (runs[CLASSWISE] / BEST, path))
     options = {}
-    if suffix == ".safetensors":
+    if not bare:
         kept = ("cond_diffuse", "cond_opt", "label_eta")
         assert {key: found[key] for key in kept} == {key: config[key] for key in kept}
         assert found["label_eta"] is not None
     else:
         assert not found
-        keys = ("dataset_mode", "image_size", "num_heads", "prediction", "diffusion_steps", "cond_diffuse", "cond_opt")
+        keys = (
+            "dataset_mode",
+            "image_size",
+            "num_heads",
+            "num_classes",
+            "prediction",
+            "diffusion_steps",
+            "cond_diffuse",
+            "cond_opt",
+        )
         options = {**{key: config[key] for key in keys}, "eta_path": str(runs[CLASSWISE] / "eta.npy")}
     exported = images(sample(path, "exported", **options))
     original = images(sample(runs[CLASSWISE], "original", weights=weights))
@@ -307,8 +318,9 @@ def test_wrong_options(action, values, shown, trained, lemons, tmp_path, isdm):
 def test_bare_weights_ask_for_eta_and_refuse_one_that_is_not_used(trained, lemons, isdm, tmp_path):
     path = tmp_path / "weights.pt"
     assert isdm("export", model_path=str(trained), export_path=str(path))[0] == 0
+    (tmp_path / "weights.pt.json").unlink()
     values = {"model_path": str(path), "data_dir": str(lemons), "results_path": str(tmp_path / "out"), "steps": 2}
-    values |= {"dataset_mode": "multi-class", "image_size": 16, "num_heads": 4}
+    values |= {"dataset_mode": "multi-class", "image_size": 16, "num_heads": 4, "prediction": "v", "num_classes": 5}
     for more in (CLASSWISE_ON, {"eta_path": "e.npy"}):
         code, _, errors = isdm("sample", **values, **more)
         assert code == 2

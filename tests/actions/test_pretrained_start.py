@@ -92,7 +92,7 @@ def test_bare_weights_are_a_start(lemons, isdm, tmp_path, action):
     if action == "train":
         values |= {**TWO_LEVELS, "prediction": "eps", "max_epochs": 1}
     else:
-        values |= {**FINETUNE, "image_size": 16, "num_heads": 4, "diffusion_steps": 50}
+        values |= {**FINETUNE, "image_size": 16, "num_heads": 4, "diffusion_steps": 50, "prediction": "eps"}
     code, _, errors = isdm(action, **values)
     assert (code, errors) == (0, [])
     checkpoint = load_checkpoint(tmp_path / "run" / LAST)

@@ -47,7 +47,7 @@ def sampled(tree: Path, folder: Path, **values) -> Path:
     """Sample from the tree with an untrained network."""
     weights = write_bare(folder.with_suffix(".pt"), 151)
     values |= {"model_path": weights, "data_dir": tree, "results_path": folder, "image_size": 32, "steps": 1}
-    values |= {"dataset_mode": "ade20k", "data_split": "test", "resize": "squash"}
+    values |= {"dataset_mode": "ade20k", "data_split": "test", "resize": "squash", "prediction": "eps"}
     assert command_line.run("sample", **values) == 0
     return folder
 

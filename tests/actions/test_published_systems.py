@@ -119,7 +119,7 @@ def test_label_diffusion_and_sampling_are_those_of_the_published_command_lines(m
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", SCDM)
 def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
-    """With a small network the whole way, and from bare weights with the one thing that they lack: eta."""
+    """With a small network the whole way, and from bare weights with what they lack: eta."""
     folder, data = CONFIGS / "scdm" / mode, write_tree(tmp_path / "data", mode)
     runs = {name: tmp_path / name for name in ("train", "finetune")}
     small = {"data_dir": data, "max_epochs": 1, "batch_size": 3, "preview_interval": 0, "precision": "fp32"}
@@ -140,8 +140,11 @@ def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
     images = {}
     for name, model, extra in (
         ("run", runs["finetune"], {}),
-        ("bare", bare, {"eta_path": runs["finetune"] / "eta.npy", "image_size": 16}),
+        ("recorded", bare, {}),
+        ("bare", bare, {"eta_path": runs["finetune"] / "eta.npy", "image_size": 16, "prediction": "eps"}),
     ):
+        if name == "bare":
+            (tmp_path / "weights.pt.json").unlink()
         values = {"model_path": model, "results_path": tmp_path / name, "data_dir": data, "precision": "fp32"}
         values["mark"] = False  # it names the file of the weights
         code, _, errors = isdm("sample", folder / "sample.json", **values, **extra)
@@ -149,7 +152,7 @@ def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
         images[name] = [(tmp_path / name / "images" / f"{stem}.png").read_bytes() for stem in STEMS[mode]]
         line = json.loads((tmp_path / name / "manifest.jsonl").read_text().splitlines()[0])
         assert (line["steps"], line["time_grid"], line["cond_opt"]) == (25, "ddim25", CLASSWISE)
-    assert images["run"] == images["bare"]
+    assert images["run"] == images["recorded"] == images["bare"]
 
 
 @pytest.mark.parametrize("mode", PUBLISHED)
@@ -199,6 +202,7 @@ def bare(tmp_path, isdm):
     def run(channels: int, **values: Any) -> tuple[int, dict[str, Any], list[str]]:
         masks = tmp_path / "masks"
         base = {"mask_dir": masks if masks.exists() else write_masks(masks), "results_path": tmp_path / "out"}
+        values = {"prediction": "eps", **values}  # small networks are no published ones
         weights = write_bare(tmp_path / "weights.pt", channels)
         code, _, errors = isdm("sample", model_path=weights, steps=1, **base, **values)
         written = tmp_path / "out" / "config.json"
@@ -215,8 +219,8 @@ def test_bare_weights_sample_with_their_mode_alone(mode, bare, tmp_path):
     assert code == 0, errors
     height, width = SIZES[mode]
     assert Image.open(tmp_path / "out" / "images" / "only.png").size == (width, height)
-    said = (options["num_classes"], options["no_instance"], options["num_head_channels"], options["prediction"])
-    assert said == (classes, channels == classes, 64, "eps")
+    said = (options["num_classes"], options["no_instance"], options["num_head_channels"])
+    assert said == (classes, channels == classes, 64)
 
 
 @pytest.mark.slow
@@ -226,7 +230,7 @@ def test_the_edges_of_a_dataset_are_taken_where_the_weights_have_a_channel_for_t
         (data / f"val_{folder}").mkdir(parents=True)
         Image.fromarray(np.zeros((32, 32, *last), np.uint8)).save(data / f"val_{folder}" / f"9.{suffix}")
     weights = {channels: write_bare(tmp_path / f"{channels}.pt", channels) for channels in (183, 184)}
-    base = {"dataset_mode": "coco", "data_dir": data, "image_size": 32, "steps": 1}
+    base = {"dataset_mode": "coco", "data_dir": data, "image_size": 32, "steps": 1, "prediction": "eps"}
     for channels, path in weights.items():
         code, _, errors = isdm("sample", model_path=path, results_path=tmp_path / f"out{channels}", **base)
         assert code == 0, errors
@@ -264,10 +268,16 @@ def test_a_value_of_no_class_may_be_given_beside_bare_weights(mode, channels, ba
 
 
 def test_bare_weights_ask_for_all_that_they_do_not_tell(bare, tmp_path):
-    code, _, errors = bare(5)
+    code, _, errors = bare(5, prediction=None)
     assert code == 2
-    check_errors(errors, "image_size", "dataset_mode", "num_head_channels")
+    check_errors(errors, "image_size", "dataset_mode", "prediction", "num_head_channels")
     assert all(str(tmp_path / "weights.pt") in line for line in errors)
+
+
+def test_classes_and_edges_are_asked_for_where_both_would_fit(bare):
+    code, _, errors = bare(5, dataset_mode="multi-class", image_size=32, num_head_channels=64)
+    assert code == 2
+    check_errors(errors, "num_classes")
 
 
 @pytest.mark.parametrize(

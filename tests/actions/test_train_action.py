@@ -163,6 +163,7 @@ def test_finetuning_of_bare_published_weights(trained, lemons, isdm, tmp_path):
     save_weights(tmp_path / "bare.pt", checkpoint.weights("ema"), checkpoint)
     values = {"data_dir": str(lemons), "dataset_mode": "multi-class", "output_dir": str(tmp_path / "ft")}
     values |= {"resume_checkpoint": str(tmp_path / "bare.pt"), "image_size": 16, "num_heads": 4, "max_epochs": 1}
+    values |= {"prediction": "eps", "num_classes": 5}
     code, _, errors = isdm("finetune", **values, preview_interval=0, diffusion_steps=50)
     assert code == 0, errors
     assert load_checkpoint(tmp_path / "ft" / LAST).config["prediction"] == "eps"

@@ -68,9 +68,10 @@ def test_sampling_into_a_real_dataset_is_refused(trained, lemons, tmp_path, isdm
 @pytest.mark.parametrize("change", [{"prediction": "eps"}, {"noise_schedule": "cosine"}, {"resize": "squash"}], ids=str)
 def test_samples_of_bare_weights_understood_otherwise_are_not_mixed(change, trained, lemons, tmp_path, isdm):
     assert isdm("export", model_path=trained, export_path=tmp_path / "bare.pt")[0] == 0
+    (tmp_path / "bare.pt.json").unlink()
     values = {"model_path": tmp_path / "bare.pt", "data_dir": lemons, "results_path": tmp_path / "out", "steps": 2}
     values |= {"image_size": 16, "dataset_mode": "multi-class", "diffusion_steps": 50, "num_head_channels": 32}
-    values |= {"prediction": "v", "num_samples": 1}
+    values |= {"prediction": "v", "num_classes": 5, "num_samples": 1}
     assert isdm("sample", **values)[0] == 0
     code, _, errors = isdm("sample", **{**values, "num_samples": 2, **change})
     assert code == 2

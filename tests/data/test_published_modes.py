@@ -302,7 +302,9 @@ def test_bare_weights_take_geometry_and_label_rule_of_the_mode(tmp_path, isdm, m
     options = {**TINY, "dataset_mode": "fields", "max_epochs": 1, "prediction": "eps"}
     assert isdm("train", **options, data_dir=data, output_dir=folder)[0] == 0
     assert isdm("export", model_path=folder, export_path=bare)[0] == 0
+    (tmp_path / "bare.pt.json").unlink()
     said = {key: TINY[key] for key in ("image_size", "diffusion_steps")} | {"dataset_mode": "fields", "num_heads": 4}
+    said["prediction"] = "eps"
     out = tmp_path / "out"
     code, _, errors = isdm("sample", **said, model_path=bare, data_dir=data, results_path=out, steps=2)
     assert code == 0, errors

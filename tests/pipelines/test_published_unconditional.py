@@ -61,4 +61,4 @@ def test_a_published_layout_says_what_is_published_for_it_alone(lsun):
     lsun.model["out.2.weight"] = torch.empty(3, 256, 3, 3, device="meta")  # without learn_sigma it is another network
     with pytest.raises(ConfigError) as caught:
         trained_config(lsun, read_config(LoadConfig, {"model_path": "x"}))
-    assert caught.value.keys == ("image_size", "num_head_channels")
+    assert caught.value.keys == ("image_size", "prediction", "num_head_channels")

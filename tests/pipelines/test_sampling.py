@@ -334,13 +334,16 @@ def test_a_folder_a_file_and_exported_weights_are_one_model(pipeline, trained, i
     described = load_pipeline(tmp_path / "weights.safetensors", device="cpu")
     assert described.class_names == pipeline.class_names
     assert torch.equal(described(labels(), range(3), **options), wanted)
-    keys = ("dataset_mode", "image_size", "num_heads", "prediction", "diffusion_steps")
+    keys = ("dataset_mode", "image_size", "num_heads", "num_classes", "prediction", "diffusion_steps")
     config = load_checkpoint(trained / BEST).config
+    recorded = load_pipeline(tmp_path / "weights.pt", device="cpu")
+    assert torch.equal(recorded(labels(), range(3), **options), wanted)
+    (tmp_path / "weights.pt.json").unlink()
     bare = load_pipeline(tmp_path / "weights.pt", device="cpu", **{key: config[key] for key in keys})
     assert torch.equal(bare(labels(), range(3), **options), wanted)
     with pytest.raises(ConfigError) as caught:
         load_pipeline(tmp_path / "weights.pt", device="cpu")
-    assert caught.value.keys == ("image_size", "dataset_mode", "num_head_channels")
+    assert caught.value.keys == ("image_size", "dataset_mode", "prediction", "num_head_channels")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -19,10 +20,12 @@ from guided_diffusion.runtime.checkpoint import (
     Checkpoint,
     find_checkpoint,
     load_checkpoint,
+    record_path,
     save_checkpoint,
     save_weights,
 )
 from guided_diffusion.runtime.errors import CheckpointError, UserError
+from guided_diffusion.runtime.files import digest
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
 CONTENT = {"config": {"lr": 1.0}, "encoding": {"num_classes": 2}, "progress": {"epoch": 3}, "model": WEIGHTS}
@@ -61,6 +64,29 @@ def test_exported_weights_load_back(tmp_path, suffix):
         assert found.config == CONTENT["config"]
         assert found.encoding == CONTENT["encoding"]
         assert found.lineage == lineage
+
+
+@pytest.mark.parametrize(
+    ("change", "bare"),
+    [
+        ({}, False),
+        ({"digest": "0" * 16}, True),  # of weights that were there before
+        ({"config": 3}, True),
+        ({"encoding": None}, True),
+    ],
+    ids=str,
+)
+def test_the_record_beside_exported_weights_says_what_they_cannot(tmp_path, change, bare):
+    path = tmp_path / "weights.pt"
+    save_weights(path, WEIGHTS, Checkpoint(Path("source"), WEIGHTS))
+    record = {"config": CONTENT["config"], "encoding": CONTENT["encoding"], "digest": digest(path), "weights": "ema"}
+    record_path(path).write_text(json.dumps({**record, **change}))
+    found = load_checkpoint(path)
+    assert found.is_bare == bare
+    assert found.config == ({} if bare else CONTENT["config"])
+    assert torch.equal(found.weights("ema")["a.weight"], WEIGHTS["a.weight"])
+    record_path(path).write_text("{")
+    assert load_checkpoint(path).is_bare
 
 
 def test_published_weights_saved_from_data_parallel_load(tmp_path):

@@ -13,7 +13,7 @@ from guided_diffusion.pipelines.evaluation.card import evaluated_regions
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.training_source import source_text, training_source
 from guided_diffusion.runtime.card_file import MODEL_CARD, Region, plain, read_card, regions_of, write_card
-from guided_diffusion.runtime.checkpoint import Checkpoint
+from guided_diffusion.runtime.checkpoint import Checkpoint, record_path
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.dataset_card import EVALUATION, LICENSE, LIMITS, settings_rows, table
@@ -186,7 +186,9 @@ def _use(weights: Path, condition: str) -> list[str]:
         if condition == "boxes"
         else ("label maps `[N, height, width]`, a class number for each pixel")
     )
+    beside = [f"What `{weights.name}` cannot keep is in `{record_path(weights).name}`: keep it beside.", ""]
     return [
+        *(beside if weights.suffix == ".pt" else []),
         f"`isdm sample --set model_path=...` draws a folder of samples. From Python, with {given}:",
         "",
         "```python",
