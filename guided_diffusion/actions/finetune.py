@@ -18,7 +18,7 @@ from guided_diffusion.pipelines.output import (
 )
 from guided_diffusion.pipelines.plans import training_lines
 from guided_diffusion.pipelines.resume import ResumePlan, check_same_run, find_resume_state
-from guided_diffusion.pipelines.train_misfits import refuse_idle_mask_keys
+from guided_diffusion.pipelines.train_misfits import refuse_idle_keys
 from guided_diffusion.pipelines.training import train
 from guided_diffusion.runtime.checkpoint import BEST, LAST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import choose_device, init_distributed
@@ -70,7 +70,7 @@ def _training_options(config: FinetuneConfig, source: Checkpoint) -> TrainConfig
     before = options_of_checkpoint(source, TrainConfig)
     options = config.as_training(trained_config(source, config, takes_masks=True), before)
     refuse_missing_condition(options)
-    refuse_idle_mask_keys(options, config.given)
+    refuse_idle_keys(options, config.given)
     refuse_written_sources(
         {"output_dir": Path(config.run.output_dir)},
         [*dataset_folders(options.source), *image_folder(options.good.image_dir)],

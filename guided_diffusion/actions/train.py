@@ -16,7 +16,7 @@ from guided_diffusion.pipelines.output import (
 )
 from guided_diffusion.pipelines.plans import training_lines
 from guided_diffusion.pipelines.resume import find_resume_plan
-from guided_diffusion.pipelines.train_misfits import refuse_idle_mask_keys
+from guided_diffusion.pipelines.train_misfits import refuse_idle_keys
 from guided_diffusion.pipelines.training import train
 from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.distributed import choose_device, init_distributed
@@ -52,5 +52,5 @@ def plan(config: TrainConfig) -> list[str]:
 def _checked(config: TrainConfig) -> TrainConfig:
     """Return the options with what the dataset_mode decides; UserError for keys that do not go together."""
     config = with_mode_defaults(config)
-    refuse_idle_mask_keys(config, config.given)
+    refuse_idle_keys(config, config.given)
     return config

@@ -19,7 +19,9 @@ READ_WITH_MASKS = ("ignore_label", "exif", "flip_pairs", "mask_resize")
 
 def refuse_misfits(config: SampleConfig, trained: TrainedConfig, checkpoint: Checkpoint) -> None:
     """Raise ConfigError for keys of `sample` that do not go with what the model of `checkpoint` takes and makes."""
-    problems = [*_misfits(config, trained, checkpoint.path), *_idle(config, trained, checkpoint)]
+    # What `config` leaves to its checkpoint was not known when it was checked.
+    of_geometry = [problem for problem in trained.geometry.check() if problem[0] in config.given]
+    problems = [*_misfits(config, trained, checkpoint.path), *_idle(config, trained, checkpoint), *of_geometry]
     if problems:
         raise ConfigError.of_keys(*problems)
 

@@ -1,4 +1,4 @@
-"""Which keys of `train` and `finetune` go with the condition of a network: those about masks, and those about boxes."""
+"""Which keys of `train` and `finetune` go with a network and its condition."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ OF_BOXES = (*BoxOptions.keys(), "stage_masks", "overlap", "style_dim", "label_di
 _OF_VALUES = ("ignore_label", "mask_resize")
 
 
-def refuse_idle_mask_keys(config: TrainConfig, given: Collection[str]) -> None:
-    """Raise ConfigError for keys about masks or boxes, of those that the user gave, which a new training does not use.
+def refuse_idle_keys(config: TrainConfig, given: Collection[str]) -> None:
+    """Raise ConfigError for keys, of those that the user gave, which a new training does not use.
 
     A run that was begun with them goes on.
     """
     if (Path(config.run.output_dir) / LAST).exists():
         return
-    problems = list(_idle(config, given))
+    # Those of `finetune` were checked before they met the options of its checkpoint.
+    problems = [*_idle(config, given), *(problem for problem in config.check_all() if problem[0] in given)]
     if problems:
         raise ConfigError.of_keys(*problems)
 

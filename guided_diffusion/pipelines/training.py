@@ -48,6 +48,7 @@ from guided_diffusion.pipelines.layout_preview import build_layout_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import NotFinite, SamplingPipeline
 from guided_diffusion.pipelines.training_data import default_workers, open_training_data, training_dataset
+from guided_diffusion.pipelines.training_source import training_source
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import ConfigError, UserError
@@ -346,6 +347,12 @@ def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunL
         log.info(f"resuming after {done}: {start.checkpoint.path}")
     elif start.checkpoint is not None:
         log.info(f"starting from the weights of {start.checkpoint.path}")
+        before = training_source(start.checkpoint).get("good_images")
+        if before and not report.good_images:
+            log.info(
+                f"warning: good_dir: these weights know {counted(before, 'good image')} beside their pairs, and now "
+                "there is none: give good_dir unless they are to forget what good surfaces look like"
+            )
         if "converted" in trainer.describe["lineage"]:
             log.info(
                 "converted from condition none to mask: the network makes the same of every mask until it has learned "

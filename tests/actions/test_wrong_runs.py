@@ -227,3 +227,29 @@ def test_both_splits_make_one_dataset(trained, lemons, tmp_path, isdm):
     )
     assert code == 0
     assert shown.count("3 pairs, width") == 2
+
+
+def test_keys_that_do_nothing_with_the_checkpoint_are_refused(trained, lemons, tmp_path, isdm):
+    values = {"data_dir": lemons, "resume_checkpoint": trained, "output_dir": tmp_path / "run", "preview_interval": 0}
+    idle = {"scale": 0.5, "mask_weight": 5, "window_focus": 0.1, "hole_shares": [1, 0, 0]}
+    code, _, errors = isdm("finetune", **values, **idle)
+    assert code == 2
+    check_errors(sorted(errors), *sorted(idle))
+    values = {"model_path": trained, "data_dir": lemons, "results_path": tmp_path / "out", "steps": 1}
+    code, _, errors = isdm("sample", **values, scale=0.5)
+    assert code == 2
+    check_errors(errors, "scale")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_finetuning_without_the_good_images_of_the_training_says_so(lemons, tmp_path, isdm):
+    values = {**TINY, "data_dir": lemons, "max_epochs": 1}
+    good = lemons / "test" / "images"
+    assert isdm("train", **values, good_dir=good, output_dir=tmp_path / "run")[0] == 0
+    values = {"data_dir": lemons, "resume_checkpoint": tmp_path / "run", "max_epochs": 1, "preview_interval": 0}
+    shown = [
+        isdm("finetune", **values, **more, output_dir=tmp_path / name)[1]
+        for name, more in (("without", {}), ("with", {"good_dir": good}))
+    ]
+    assert ["warning: good_dir: " in text for text in shown] == [True, False]

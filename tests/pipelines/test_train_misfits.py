@@ -6,7 +6,7 @@ import pytest
 from error_lines import check_errors
 
 from guided_diffusion.config.load import load_config
-from guided_diffusion.pipelines.train_misfits import OF_BOXES, READ_WITH_MASKS, refuse_idle_mask_keys
+from guided_diffusion.pipelines.train_misfits import OF_BOXES, READ_WITH_MASKS, refuse_idle_keys
 from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -27,7 +27,7 @@ def config_of(tmp_path, **values):
 
 def lines_of(config) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        refuse_idle_mask_keys(config, config.given)
+        refuse_idle_keys(config, config.given)
     return list(caught.value.messages)
 
 
@@ -63,15 +63,15 @@ def test_keys_about_values_of_masks_are_refused_where_there_are_only_boxes(tmp_p
 )
 def test_what_changes_something_passes(tmp_path, values):
     config = config_of(tmp_path, **values)
-    refuse_idle_mask_keys(config, config.given)
+    refuse_idle_keys(config, config.given)
 
 
 def test_keys_that_the_user_did_not_give_pass(tmp_path):
-    refuse_idle_mask_keys(config_of(tmp_path, **ABOUT_MASKS), ("condition",))
+    refuse_idle_keys(config_of(tmp_path, **ABOUT_MASKS), ("condition",))
 
 
 def test_a_run_that_was_begun_with_them_goes_on(tmp_path):
     config = config_of(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LAST).touch()
-    refuse_idle_mask_keys(config, config.given)
+    refuse_idle_keys(config, config.given)
