@@ -93,6 +93,15 @@ def test_transparent_pixels_surround_nothing(shift_of, blend):
     assert shifts["spot"] == pytest.approx(DEFECT - GROUND, abs=1)
 
 
+def test_transparent_pixels_of_a_training_image_show_no_defect(shift_of):
+    image, label = plain(), label_of(spot=(slice(20, 30), slice(20, 30)))
+    image[label > 0] = DEFECT
+    alpha = np.full((*SIZE, 1), 255, np.uint8)
+    alpha[:, 26:] = 0  # four columns of the mask
+    (shift,) = shift_of(np.dstack([image, alpha]), label, blend="none", image_channels=1).values()
+    assert shift.tolist() == [DEFECT - GOOD] * 60
+
+
 @pytest.mark.parametrize("blend", ["match", "poisson", "none"])
 def test_without_known_surroundings_a_defect_keeps_its_values(shift_of, blend):
     image, label = np.full((*SIZE, 1), DEFECT, np.uint8), label_of(spot=(slice(0, 60), slice(0, 80)))

@@ -226,6 +226,10 @@ class TestErase:
         for path in (healed / "train/masks").iterdir():
             before = pixels_of(plates / "train/masks" / path.name)
             assert np.array_equal(pixels_of(path), np.where(before >= SPOT, PLATE, before))
+            original, result = (pixels_of(folder / "train/images" / path.name) for folder in (plates, healed))
+            away = ndimage.distance_transform_edt(before < SPOT)
+            margin = (away > 0) & (away <= 2) & (before == PLATE)  # the rim that a mask may miss
+            assert np.mean(result[margin] != original[margin]) > 0.5
         folder, _ = place("again", good_dir=healed / "train", **values)
         check_pairs(folder, margin=3, ordinary=(BACKGROUND, PLATE))
 

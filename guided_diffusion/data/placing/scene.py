@@ -171,12 +171,13 @@ class Ground:
         # What lay where two classes meet, such as a broken edge, does so again.
         return len(hosts) < 2 or bool(np.isin(hosts, around[grown(near, RING)]).all())
 
-    def allowed_near(
-        self, center: tuple[float, float], part: EditedPart, rng: np.random.Generator, points: int
+    def allowed_center(
+        self, center: tuple[float, float], part: EditedPart, rng: np.random.Generator, points: int, *, nearest: bool
     ) -> tuple[float, float]:
-        """Return the nearest to a center (y, x) of so many random centers on allowed ground, itself if it is such.
+        """Return a center (y, x) itself if it is on allowed ground, else one of so many random centers that are.
 
-        Centers at borders move along these only.
+        nearest: the nearest of these, else the first, so that uniform centers stay uniform. Centers at borders move
+        along these only.
         """
         if self.host_map is None and self.region is None:
             return center
@@ -189,8 +190,8 @@ class Ground:
         allowed = np.ones(len(drawn), bool) if self.region is None else self.region[rows, columns]
         if self.host_map is not None:
             allowed = allowed & np.isin(self.host_map[rows, columns], part.part.hosts)
-        distance = np.where(allowed, np.square(drawn - center).sum(axis=1), np.inf)
-        best = drawn[int(np.argmin(distance))] if allowed.any() else center
+        distance = np.square(drawn - center).sum(axis=1) if nearest else np.arange(len(drawn))
+        best = drawn[int(np.argmin(np.where(allowed, distance, np.inf)))] if allowed.any() else center
         return float(best[0]), float(best[1])
 
 
@@ -217,7 +218,8 @@ def place_part(
     draw: Callable[[BankPart], EditedPart | None],
     place: Place,
 ) -> PlacedDefect | str:
-    """Return a place for a part, or for an alternative; in the end its own one; else why there is none.
+    """Return a place for a part, or for an alternative; in the end, unless `place` is "anywhere", its own one; else why
+    there is none.
 
     draw: a random edit of a part, None if it does not fit.
     """
@@ -232,7 +234,7 @@ def place_part(
                 return defect
             reason = defect
     edited = edit_part(part, ground.size)
-    if edited is None:
+    if edited is None or place == "anywhere":  # to which its own place would draw the parts
         return reason
     defect = put_at(edited, (part.center[0] * ground.size[0], part.center[1] * ground.size[1]), ground)
     return reason if isinstance(defect, str) else defect
@@ -270,4 +272,4 @@ def _draw_center(
         moved = (abs(center[axis] - wanted[axis]) for axis in (0, 1) if not any(edited.borders.along(axis)))
         if max(moved, default=0) <= 1:  # else it reached out of the image: parts would gather at the borders
             break
-    return ground.allowed_near(center, edited, rng, points)
+    return ground.allowed_center(center, edited, rng, points, nearest=place != "anywhere")

@@ -38,7 +38,7 @@ def plan_erasing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
         ]
         holes = [Hole(part.box, part.mask) for _, part in defects]
         label = healed(label, [part for _, part in defects], encoding.num_classes, background)
-        staying = [class_id for class_id in bank.numbered if class_id not in bank.classes]
+        staying = [class_id for class_id in bank.defects if class_id not in bank.classes]
         return Finished(label, holes, placed, (), np.isin(label, staying) if staying else None)
 
     return PlacePlan(images, joined(config, training.digests), finished)

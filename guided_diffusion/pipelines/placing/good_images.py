@@ -157,6 +157,15 @@ def _glance(path: str) -> tuple[int, bytes] | None:
         return None
 
 
+def may_be_transparent(path: str) -> bool:
+    """Return whether a picture may have transparent pixels, by its header if it is a local one."""
+    try:
+        with Image.open(path) as picture:
+            return picture.has_transparency_data
+    except UNREADABLE:
+        return True  # in the cloud, or none that PIL reads
+
+
 def has_gray_mode(path: str) -> bool:
     """Return whether a local picture is gray by its header."""
     try:

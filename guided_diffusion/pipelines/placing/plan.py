@@ -18,7 +18,8 @@ from guided_diffusion.config.paste import Blend
 from guided_diffusion.config.scenes import ScenesConfig
 from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.datasets import read_mask
-from guided_diffusion.data.files import check_sizes
+from guided_diffusion.data.files import check_sizes, open_image
+from guided_diffusion.data.intensity import color_and_alpha
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
@@ -34,7 +35,12 @@ from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.masks import find_masks
-from guided_diffusion.pipelines.placing.good_images import check_beside_training, check_good_images, header_size
+from guided_diffusion.pipelines.placing.good_images import (
+    check_beside_training,
+    check_good_images,
+    header_size,
+    may_be_transparent,
+)
 from guided_diffusion.pipelines.placing.pasting import Patches, pasted, training_patches
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.errors import DataError
@@ -346,9 +352,18 @@ def _bank_of(
     entries: Sequence[Pair | MaskEntry], config: ScenesConfig, trained: TrainedConfig, encoding: LabelEncoding
 ) -> DefectBank:
     mode = get_mode(trained.source.dataset_mode)
-    masks = ((entry.stem, read_mask(entry.mask, encoding, upright=entry.upright).numpy()) for entry in entries)
+    masks = ((entry.stem, _visible_label(entry, encoding)) for entry in entries)
     unlabeled = mode.unlabeled_classes(encoding.names)
     return DefectBank.build(masks, encoding.names, config.placing, background=mode.background, unlabeled=unlabeled)
+
+
+def _visible_label(entry: Pair | MaskEntry, encoding: LabelEncoding) -> NDArray[np.integer]:
+    """Return the class ids [H, W] of a mask; transparent pixels of its image show no class."""
+    label = read_mask(entry.mask, encoding, upright=entry.upright).numpy()
+    if isinstance(entry, MaskEntry) or not may_be_transparent(entry.image):
+        return label
+    _, alpha = color_and_alpha(open_image(entry.image, upright=entry.upright), entry.image)
+    return label if alpha is None else np.where(alpha > 0, label, encoding.num_classes).astype(label.dtype)
 
 
 class OrdinaryClasses:

@@ -74,6 +74,24 @@ def test_defects_keep_their_places_or_go_anywhere(bank):
     assert max(lefts) > 0.8
 
 
+@pytest.mark.parametrize("ground", ["region", "host_map"])
+def test_anywhere_is_everywhere_alike_where_defects_may_be(ground):
+    bank = bank_of(disk(lemon_like(40, 50), 40, 50, 2, SPOT), defect_classes=("spot",))
+    allowed = np.zeros((128, 128), bool)
+    allowed[32:96, 32:96] = True
+    options = PlacingOptions(place="anywhere", edit=False)
+    where = {"region": allowed, "host_map": np.full((128, 128), OBJECT, np.uint8)}
+    if ground == "host_map":
+        where = {"host_map": np.where(allowed, OBJECT, BACKGROUND).astype(np.uint8)}
+    inner = [
+        max(abs(defect.top + 2.5 - 64), abs(defect.left + 2.5 - 64)) <= 16
+        for seed in range(600)
+        for defect in plan_scene(bank, (128, 128), np.random.default_rng(seed), options, **where).placements
+    ]
+    assert len(inner) == 600
+    assert np.mean(inner) == pytest.approx((32 / 60) ** 2, abs=0.06)
+
+
 @pytest.mark.parametrize("gap", [0, 3, 8])
 def test_grown_defects_do_not_touch_each_others_pixels(bank, gap):
     options = PlacingOptions(defects_per_image=8, place="anywhere")
