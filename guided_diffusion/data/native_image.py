@@ -41,7 +41,8 @@ class NativeImage:
     ) -> Self:
         """Return the image in a file; `upright`: turned as its EXIF orientation says.
 
-        Raises DataError if it cannot be read, has floating point values, or other channels than the model.
+        Raises DataError if it cannot be read, has floating point values, or other channels or fewer bits than the
+        model.
         """
         image = open_image(path, upright=upright, removed="the image")
         if image.mode == "F":
@@ -54,6 +55,9 @@ class NativeImage:
             found = "has colors, but image_channels is 1"
             raise DataError.of(path, found, "save it as gray, or use image_channels 3")
         low, high = limits(color, None if alpha is None else to_8_bits(alpha), image_range)
+        if high > np.iinfo(color.dtype).max:
+            found = f"has {8 * color.dtype.itemsize} bits, but image_range is [{low}, {high}]"
+            raise DataError.of(path, found, "use files of the depth of the training's")
         return cls(np.require(color[..., :channels], requirements=["C", "W"]), alpha, low, high)
 
     @property

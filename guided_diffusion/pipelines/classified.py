@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.visualize import quantize
@@ -160,8 +162,8 @@ class _Painter:
     def label(self, image: Tensor, position: int) -> tuple[np.ndarray, ClassifiedMask]:
         """Return the mask [H, W] of a drawn image [C, H, W], as it is written: with 8 bits; and how sure it is."""
         (stored,) = quantize(image.numpy()[None])
-        pixels = torch.from_numpy(stored.transpose(2, 0, 1).copy())
-        pixels = pixels.expand(self.labeler.reader.channels, -1, -1)
+        picture = Image.fromarray(stored[..., 0] if stored.shape[-1] == 1 else stored)
+        pixels = image_tensor(picture, self.labeler.reader.channels, "the drawn image")  # as of a file
         size = (pixels.shape[1], pixels.shape[2])
         tiles = self.labeler.reader.tiles(size)
         made = self.labeler(self.labeler.reader.placed(pixels, tiles), [position], tiles, size)

@@ -46,15 +46,18 @@ def placed_rows(
 ) -> Iterator[PlacedRow]:
     """Read the written pairs of `lines` below `folder` and their good images, as the model sees them.
 
-    upright: whether EXIF orientations of the good images were applied. Results have the range of their good images.
+    upright: whether EXIF orientations of the good images were applied, where the sizes of their masks do not tell.
+    Results have the range of their good images.
     """
     for line in lines:
         good_path, result_path, mask_path = line.source[0], str(folder / line.image), str(folder / line.mask)
+        label = encoding.decode(open_mask(mask_path), mask_path)
         good = open_image(good_path, upright=upright)
+        if (good.height, good.width) != label.shape:
+            good = open_image(good_path, upright=not upright)
         same = limits(*color_and_alpha(good, good_path), image_range)
         images = ((good, good_path), (open_image(result_path), result_path))
         before, after = (image_tensor(image, channels, path, same).numpy().transpose(1, 2, 0) for image, path in images)
-        label = encoding.decode(open_mask(mask_path), mask_path)
         yield PlacedRow(before, label, after, line.defects[0].where if line.defects else None)
 
 

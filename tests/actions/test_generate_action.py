@@ -16,6 +16,7 @@ from error_lines import check_error, check_errors
 from odd_images import write_png
 from parts import bytes_of, lines_of, pixels_of
 from processes import finish, kill_when, start, start_pair
+from recorded import record_of, weights_of
 
 from guided_diffusion.labeling.files import load_classifier, save_published
 from guided_diffusion.runtime.files import digest
@@ -116,6 +117,23 @@ class TestPairs:
         assert not np.array_equal(
             pixels_of(other / "train/candidates/images/sample_000000.png"), pixels_of(images / "sample_000000.png")
         )
+
+    def test_classifiers_of_gray_features_read_drawn_colors(self, generate, labeled, isdm, tmp_path):
+        path = tmp_path / "swav.pth.tar"
+        torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)
+        own = {"extractor": "swav", "extractor_weights": path}
+        values = {**FAST, **own, "feature_steps": None, "folds": 0, "members": 1, "image_size": 32, "image_channels": 1}
+        values |= {"data_dir": labeled, "dataset_mode": "multi-class", "output_dir": tmp_path / "gray"}
+        code, _, errors = isdm("segment", **{key: value for key, value in values.items() if value is not None})
+        assert code == 0, errors
+        folder, _ = generate(**own, classifier_path=tmp_path / "gray/classifier.pt", num_samples=2)
+        values = {**own, "classifier_path": tmp_path / "gray/classifier.pt", "output_dir": tmp_path / "segmented"}
+        values |= {"image_dir": folder / "train/candidates/images", "image_size": 32, "image_channels": 1}
+        code, _, errors = isdm("segment", **values)
+        assert code == 0, errors
+        for line in lines_of(tmp_path / "segmented/predicted"):
+            mask = pixels_of(folder / "train/candidates/masks" / f"{line['stem']}.png")
+            assert np.array_equal(mask, pixels_of(tmp_path / "segmented/predicted" / line["mask"]))
 
     def test_the_manifest_tells_how_a_pair_came_about(self, generate, labeled, classifier):
         folder, _ = generate(ignore_above=0.01)

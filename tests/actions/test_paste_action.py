@@ -181,6 +181,24 @@ class TestChannels:
         folder, _ = paste("from_gray", good_dir=tmp_path / "gray")
         assert json.loads((folder / "config.json").read_text())["image_channels"] == 1
 
+    @pytest.mark.parametrize("colored", [False, True])
+    def test_deep_images_of_other_colors_than_the_good_ones_are_converted_as_shallow_ones(
+        self, paste, one_spot, tmp_path, colored
+    ):
+        data, image, label = one_spot
+        good = np.broadcast_to(np.uint8([90] if colored else [80, 90, 100]), (*SIZE, 1 if colored else 3)).copy()
+        if colored:
+            image = np.dstack([image, image // 2, image // 3])
+            write_png(data / "train/images/part.png", image)
+        write_png(tmp_path / "shallow/a.png", good)
+        folder, _ = paste(
+            "converted", data_dir=data, good_dir=tmp_path / "shallow", edit=False, place="keep", blend="none"
+        )
+        wanted = image / 257 @ np.array([0.299, 0.587, 0.114]) if colored else np.dstack([image / 257] * 3)
+        result = pixels_of(folder / "images/a.png").astype(float)
+        assert result.shape == wanted.shape
+        assert np.abs(result - wanted)[label > 0].max() <= 1
+
     def test_one_folder_has_one_number_of_channels(self, paste, values, isdm, tmp_path):
         good = write_png(tmp_path / "gray/a.png", np.dstack([noise(SIZE, 1)] * 3)).parent
         folder, _ = paste("from_gray", good_dir=good, image_channels=1)

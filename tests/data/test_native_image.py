@@ -261,6 +261,15 @@ def test_what_cannot_be_painted_is_refused_in_one_line(tmp_path, name):
     assert len(error.value.messages) == 1
 
 
+def test_a_file_of_8_bits_is_none_of_a_training_in_12(tmp_path):
+    write_png(tmp_path / "a.png", noise(1))
+    with pytest.raises(DataError) as error:
+        NativeImage.read(tmp_path / "a.png", 1, (0, 4095))
+    assert "[0, 4095]" in error.value.found
+    write_png(tmp_path / "b.png", noise(1, np.uint16))
+    assert NativeImage.read(tmp_path / "b.png", 1, (0, 4095)).high == 4095
+
+
 def test_a_region_of_a_large_image_touches_no_more_than_itself():
     image = NativeImage(np.zeros((3000, 4000, 3), np.uint16), np.zeros((3000, 4000), np.uint16), 0, 65535)
     box = Box(1000, 2000, 1128, 2128)

@@ -289,6 +289,17 @@ def test_the_sheet_shows_pairs_in_the_range_of_the_good_image(fill):
     assert sheet.width > 5 * 240  # small images are enlarged
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_sheet_shows_good_images_as_they_lie_in_their_pairs(fill, orientation):
+    """Images that have got an orientation, which was not applied, as the sizes of their masks told."""
+    output, _ = fill(1)
+    lines = output.finish()
+    path = Path(lines[0].source[0])
+    write_png(path, np.asarray(Image.open(path)), orientation=orientation)
+    (row,) = placed_rows(output.folder, lines, ENCODING, 3, "auto")
+    assert row.good.shape == row.result.shape
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (40, 40), (256, 256), (257, 100), (1500, 2000)])
 @pytest.mark.parametrize("channels", [1, 3])

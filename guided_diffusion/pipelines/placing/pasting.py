@@ -16,7 +16,6 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.paste import Blend
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import image_tensor, read_mask
-from guided_diffusion.data.deep_color import deep_samples
 from guided_diffusion.data.files import open_image
 from guided_diffusion.data.intensity import stored_samples
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -33,6 +32,7 @@ in the units of the good image, warped as the mask was."""
 REACH = 4
 """Pixels around a mask within which the surroundings of a defect are looked for."""
 _WHOLLY = 0.999  # of a pixel
+_LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +50,23 @@ class _TrainingImage:
     def read(cls, pair: Pair, channels: Literal[1, 3], encoding: LabelEncoding) -> _TrainingImage:
         """Read a pair. The values of the file: a range, such as each image's own percentiles, would scale defects."""
         image = open_image(pair.image, upright=pair.upright)
-        _, alpha = stored_samples(image, pair.image)
-        if deep_samples(image, pair.image) is None:
-            values = image_tensor(image, channels, pair.image).numpy() / np.float32(255)
+        samples, alpha = stored_samples(image, pair.image)
+        if samples.dtype == np.uint8:
+            pixels = image_tensor(image, channels, pair.image).numpy().transpose(1, 2, 0)
+            values = np.ascontiguousarray(pixels) / np.float32(255)
         else:
-            deep = NativeImage.read(pair.image, channels, upright=pair.upright)
-            values = (deep.region(Box(0, 0, *deep.size)).numpy() + 1) / 2  # not rounded to 8 bits
-        visible = np.ones(values.shape[1:], bool) if alpha is None else alpha > 0
-        label = read_mask(pair.mask, encoding, upright=pair.upright).numpy()
-        return cls(np.ascontiguousarray(values.transpose(1, 2, 0)), visible, label)
+            values = _of_channels(samples.astype(np.float32) / 65535, channels)  # not rounded to 8 bits
+            if alpha is not None:  # over black
+                values *= alpha[..., None].astype(np.float32) / 65535
+        visible = np.ones(values.shape[:2], bool) if alpha is None else alpha > 0
+        return cls(values, visible, read_mask(pair.mask, encoding, upright=pair.upright).numpy())
+
+
+def _of_channels(values: NDArray[np.float32], channels: Literal[1, 3]) -> NDArray[np.float32]:
+    """Return values [H, W, 1 or 3] as gray, by ITU-R 601 luma as `image_tensor` has it, or as equal colors."""
+    if channels == 3:
+        return values.repeat(3 // values.shape[2], axis=2)
+    return values if values.shape[2] == 1 else values @ _LUMA
 
 
 def training_patches(pairs: Iterable[Pair], trained: TrainedConfig, encoding: LabelEncoding) -> Patches:
