@@ -47,6 +47,7 @@ from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.runtime.logs import write_run_record
 
 SPLITS = ("train", "test")
+_HISTOGRAM, _PREVIEW, _BOXES = SHOWN = ("histogram_{}.png", "{}.png", "boxes_{}.json")  # of a split
 
 
 def run(config: CheckConfig) -> int:
@@ -63,6 +64,7 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
     source = config.source
     fatal: list[str] = []
     texts = []
+    shown: set[Path] = set()
     encoding, training, exchanged = None, None, ()
     for split in SPLITS:
         images = mode.folder(mode.images, source.data_dir, split) if source.data_dir else config.good.image_dir
@@ -104,6 +106,9 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
         fatal += [f"{split}: {problem.line}" for problem in report.fatal]
         for path in _write_shown(config, report, plan, split, folder):
             print(f"  {path.absolute()}")
+            shown.add(path)
+    for path in {folder / name.format(split) for name in SHOWN for split in SPLITS} - shown:  # of another check
+        path.unlink(missing_ok=True)
     write_run_record(folder, "check", config.to_json())
     write_text(folder / "report.txt", "\n\n".join(texts) + "\n")
     print(f"  {(folder / 'report.txt').absolute()}")
@@ -127,16 +132,16 @@ def _write_shown(
 ) -> Iterator[Path]:
     """Write the pictures of a split and the statistics of its boxes, and yield their paths."""
     if report.brightness and config.preview_images:
-        path = folder / f"histogram_{split}.png"
+        path = folder / _HISTOGRAM.format(split)
         save_histogram(report.brightness, path, title=f"{split}, image_range {config.geometry.image_range}")
         yield path
     if not report.fatal and config.preview_images:
-        path = folder / f"{split}.png"
+        path = folder / _PREVIEW.format(split)
         boxed = report.boxes is not None and bool(report.pairs)
         visualize.save(box_overlays(config, report) if boxed else overlays(config, report, plan), path)
         yield path
     if report.boxes is not None:
-        path = folder / f"boxes_{split}.json"
+        path = folder / _BOXES.format(split)
         write_text(path, json.dumps(report.boxes.to_json(), indent=1) + "\n")
         yield path
 
@@ -147,7 +152,7 @@ def _scan(config: CheckConfig, split: str, encoding: LabelEncoding | None) -> Sc
     encoding: of the training masks; the values of all masks have to mean what they mean there.
     """
     source, mode = config.source, get_mode(config.source.dataset_mode)
-    options = {"batch_size": config.batch.batch_size, "look_alikes": True}
+    options = {"batch_size": config.batch.batch_size if split == "train" else None, "look_alikes": True}
     if mode.masks is None and mode.boxes is None:
         if config.network.condition == "boxes":
             line = (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,7 @@ from guided_diffusion.data.lemons import write_demo_dataset, write_good_lemons
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.pipelines.dataset import scan_split, shown_dataset
+from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.samples.manifest import MANIFEST, read_manifest
@@ -38,11 +41,12 @@ def _run(config: DemoConfig) -> int:
     started = time.monotonic()
     root = Path(config.output_dir)
     data_dir, good_dir = root / "dataset", root / "dataset_good"
+    stages = demo.demo_stages(config)
+    _refuse_other_runs(root, data_dir, stages)
     write_demo_dataset(
         data_dir, num_train=demo.TRAIN_PAIRS, num_test=demo.TEST_PAIRS, size=demo.FILE_SIZE, seed=config.seed
     )
     write_good_lemons(good_dir, count=demo.GOOD_IMAGES, size=demo.FILE_SIZE, seed=config.seed)
-    stages = demo.demo_stages(config)
     for stage, values in stages.items():
         action = stage.partition("_")[0]
         path = root / "configs" / f"{stage}.json"
@@ -70,6 +74,15 @@ def _run(config: DemoConfig) -> int:
         print(f"  {name:16} {path.absolute()}")
     print(f"paint lemons of your own, and see what the model makes of them: main.py studio -c {studio}")
     return 0
+
+
+def _refuse_other_runs(root: Path, data_dir: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError for results of the stages where there is no demo dataset that they could be of."""
+    for values in stages.values():
+        folder = Path(values.get("output_dir") or values["results_path"])
+        if folder.exists() and not data_dir.exists():
+            line = f"output_dir is {root}, which has a {folder.name} that is not of a demo: give a new folder"
+            raise ConfigError.of_keys(("output_dir", line))
 
 
 def comparison(config: TrainConfig, samples: Path, placed: Path) -> Image.Image:

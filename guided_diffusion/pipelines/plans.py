@@ -21,7 +21,7 @@ from guided_diffusion.pipelines.dataset import good_folder, leaves_masks_aside
 from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.logs import read_json_lines
-from guided_diffusion.runtime.units import size_in_words
+from guided_diffusion.runtime.units import counted, size_in_words
 from guided_diffusion.samples.manifest import MANIFEST, PART
 
 _GUESSED_CLASSES = 8
@@ -39,7 +39,7 @@ def training_lines(config: TrainConfig, start: ResumePlan) -> list[str]:
         options = config.optimizer
         each = -(-count // options.batch_size)
         total = min(options.max_epochs * each, options.lr_anneal_steps or options.max_epochs * each)
-        lines.append(f"{what}: {each} steps an epoch in one process, {total} steps in all")
+        lines.append(f"{what}: {counted(each, 'step')} an epoch in one process, {counted(total, 'step')} in all")
     if start.continues and start.own:
         done = start.checkpoint.progress
         over = ", which is finished" if start.is_over(config.optimizer) else ""

@@ -47,7 +47,12 @@ from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.pipelines.layout_preview import build_layout_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
 from guided_diffusion.pipelines.sampling import NotFinite, SamplingPipeline
-from guided_diffusion.pipelines.training_data import default_workers, open_training_data, training_dataset
+from guided_diffusion.pipelines.training_data import (
+    default_workers,
+    open_training_data,
+    refuse_gray_holes,
+    training_dataset,
+)
 from guided_diffusion.pipelines.training_source import training_source
 from guided_diffusion.runtime.checkpoint import BEST, LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
@@ -84,6 +89,8 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     report = world.run_on_main(lambda: open_training_data(config, world.size))
     refuse_other_classes(report.encoding, start)
     world.run_on_main(lambda: refuse_few_pairs(config, report))
+    if start.checkpoint is None:
+        world.run_on_main(lambda: refuse_gray_holes(config, report))
     if world.run_on_main(lambda: refuse_other_data(config, report, start)):
         start = replace(start, other_losses=True)
     config = config.replaced(num_classes=report.encoding.num_classes)

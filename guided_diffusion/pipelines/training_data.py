@@ -9,6 +9,7 @@ from dataclasses import replace
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.condition_makers import ConditionMaker
 from guided_diffusion.data.datasets import SegmentationDataset
+from guided_diffusion.data.deep_color import is_gray
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs, in_words, without_partner
 from guided_diffusion.data.modes import get_mode
@@ -30,6 +31,7 @@ from guided_diffusion.pipelines.dataset import (
 from guided_diffusion.pipelines.layouts import layout_maker, scan_box_split
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.errors import ConfigError
 
 
 def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
@@ -54,6 +56,17 @@ def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
         # The borders are ignored pixels, and samples are written with them, so they need a value.
         report = replace(report, encoding=encoding.with_ignore())
     return report
+
+
+def refuse_gray_holes(config: TrainConfig, report: ScanReport) -> None:
+    """Raise ConfigError for a network of colors that is to fill holes in images which are all gray.
+
+    `place` would refuse it there: its colors cannot be put back into gray files.
+    """
+    modes = report.image_modes
+    if config.model.inpaint and config.geometry.image_channels == 3 and modes and all(map(is_gray, modes)):
+        line = "image_channels is 3, but all images are gray, into which place cannot paint with such a network: "
+        raise ConfigError.of_keys(("image_channels", f"{line}set it to 1, or save the images as RGB"))
 
 
 def _say_what_is_exchanged(config: TrainConfig, names: Sequence[str]) -> None:

@@ -10,7 +10,12 @@ from guided_diffusion.runtime.errors import ConfigError
 
 Mistake = tuple[str, str]  # what was found, and what to do
 
-_BACKSLASH = "a backslash in JSON starts an escape: write / or two backslashes in Windows paths"
+_COMMA = "correct it there; JSON has no comma before a closing bracket, and no comments"
+_REMEDIES = {
+    "Invalid \\": "a backslash in JSON starts an escape: write / or two backslashes in Windows paths",
+    "Expecting property name": _COMMA,
+    "Expecting value": _COMMA,
+}
 
 MAX_DEPTH = 100  # far below the limit of Python's stack, so that every value can be printed, too
 MAX_DIGITS = 300  # so that every integer can be compared with a float
@@ -46,7 +51,7 @@ def parse_json(content: str | bytes) -> tuple[Any, list[Mistake]]:
         unreadable = "not UTF-8 text", "save it as UTF-8"
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        remedy = _BACKSLASH if error.msg.startswith("Invalid \\") else "correct it there"
+        remedy = next((text for begins, text in _REMEDIES.items() if error.msg.startswith(begins)), "correct it there")
         unreadable = f"not valid JSON at {place} ({error.msg})", remedy
     except RecursionError:
         unreadable = f"nested more than {MAX_DEPTH} levels deep", "remove the needless brackets"

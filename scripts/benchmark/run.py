@@ -7,7 +7,7 @@ One Markdown table goes to stdout and everything measured to a JSON file. The va
 
 - reference: the path of the published code (`published_unet.py`) with the weights of ours: dense SPADE, guidance by two
   full passes, contiguous memory, a one-hot map made in each training step, AdamW and moving average as written there.
-- monai: MONAI's SPADEDiffusionModelUNet, where installed (`pip install isdm[bench]`), trained and sampled from like the
+- monai: MONAI's SPADEDiffusionModelUNet, where installed (`pip install -e .[bench]`), trained and sampled from like the
   reference. It is not the same network: its middle block and its upsampling blocks are not conditioned, its time
   embedding only shifts, its normalizations have weights of their own.
 - ours: this project's network and steps with their defaults. On a CPU the patches of the maps are counted within

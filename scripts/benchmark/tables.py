@@ -92,7 +92,7 @@ def conditions(facts: dict[str, Any], case: Case) -> list[str]:
         "ratios of single rounds.",
     ]
     monai = "MONAI's network is not the same one: other blocks are conditioned, see the script."
-    return [*lines, monai if VARIANTS["monai"].load() else "MONAI is not installed (pip install isdm[bench])."]
+    return [*lines, monai if VARIANTS["monai"].load() else "MONAI is not installed (pip install -e .[bench])."]
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from error_lines import check_errors
 from PIL import Image
 from scipy import ndimage
 
@@ -51,6 +52,14 @@ def quick_stages(config: demo.DemoConfig) -> dict[str, dict[str, Any]]:
         stages[name] |= {"image_size": 24, "scale": 24 / demo.FILE_SIZE}
     stages["train"] |= {"attention_resolutions": [6], "preview_steps": 2, "preview_images": 2}
     return {name: values | changes.get(name, {}) for name, values in stages.items()}
+
+
+def test_a_folder_of_other_runs_is_refused(isdm, tmp_path):
+    (tmp_path / "runs" / "train").mkdir(parents=True)
+    code, _, errors = isdm("demo", output_dir=tmp_path / "runs")
+    assert code == 2
+    check_errors(errors, "output_dir")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train"]
 
 
 def test_every_stage_runs_and_is_not_repeated(isdm, tmp_path, monkeypatch):

@@ -188,3 +188,12 @@ def test_check_holds_the_test_masks_against_the_training_masks(lemons, tmp_path,
     assert code == 2
     (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
     check_error(line, data / "test" / "masks" / "lemon_0000.png", "255")
+
+
+def test_check_leaves_no_pictures_of_another_dataset(lemons, tmp_path, isdm):
+    values = {"dataset_mode": "multi-class", "output_dir": tmp_path / "check", "batch_size": 6}
+    _, shown, _ = isdm("check", data_dir=lemons, **values)
+    assert "fewer than a batch" not in shown  # of the four pairs of the test
+    assert {path.name for path in (tmp_path / "check").glob("*.png")} > {"train.png", "test.png"}
+    assert isdm("check", data_dir=tmp_path / "nowhere", **values)[0] == 2
+    assert not list((tmp_path / "check").glob("*.png"))

@@ -8,11 +8,12 @@ from pathlib import Path
 import command_line
 import numpy as np
 import pytest
-from error_lines import check_error
+from error_lines import check_error, check_errors
 from odd_images import write_png
 from parts import (
     FEW_STEPS,
     SIZE,
+    WINDOWS,
     defects,
     noise,
     train,
@@ -141,6 +142,14 @@ def test_other_networks(refused, trained, parts, tmp_path_factory):
     refused("model_path", "squash", "window", model_path=squashed)
     bare_keys = {"dataset_mode": "multi-class", "image_size": 16, "num_heads": 4, "num_classes": 4}
     refused("model_path", "bare", model_path=bare, **bare_keys)
+
+
+def test_a_network_of_colors_is_not_trained_for_gray_images(parts, isdm, tmp_path):
+    values = {**WINDOWS, "data_dir": parts, "output_dir": tmp_path / "run", "image_channels": 3}
+    code, _, errors = isdm("train", **values)
+    assert code == 2
+    check_errors(errors, "image_channels")
+    assert not (tmp_path / "run" / "last.pt").exists()
 
 
 def test_results_among_what_is_read(refused, good, parts, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -335,6 +336,14 @@ def test_shipped_configs_of_place_go_with_a_training_of_windows():
         (train,) = (values for values in shipped.values() if values.get("output_dir") == place["model_path"])
         assert (train["resize"], train["inpaint"]) == ("window", True)
         assert [train[key] for key in ("data_dir", "good_dir")] == [place[key] for key in ("data_dir", "good_dir")]
+
+
+def test_the_configs_of_the_readme_mean_one_dataset():
+    named = set(re.findall(r"configs/(config_\w+\.json)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    shipped = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in SHIPPED if path.name in named}
+    assert len(shipped) == len(named) >= 9
+    for key in ("data_dir", "dataset_mode", "good_dir"):
+        assert len({values[key] for values in shipped.values() if key in values}) == 1, key
 
 
 def test_every_action_has_a_shipped_config():

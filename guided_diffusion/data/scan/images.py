@@ -135,7 +135,7 @@ def color_problems(image_modes: Sequence[str], channels: int) -> list[Problem]:
     gray = sum(count for mode, count in modes.items() if is_gray(mode))
     problems = []
     if channels == 3 and modes and gray == modes.total():
-        remedy = "set image_channels to 1 to train a smaller, faster model"
+        remedy = "set image_channels to 1 for a smaller, faster model; place puts into gray images with no other"
         problems.append(("image_channels", "3, but all images are gray", remedy, ProblemKind.IMAGE_COLORS))
     if channels == 1 and gray < modes.total():
         found = f"1, but {modes.total() - gray} of {modes.total()} images have colors"

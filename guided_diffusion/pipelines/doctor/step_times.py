@@ -58,14 +58,14 @@ def step_times(
     write_demo_dataset(data, num_train=8, num_test=1, size=64)
     rows, record, left_out, took = [], [], [], 0.0
     for size in SIZES_OF_CPU if device.type == "cpu" else SIZES:
-        started = time.monotonic()
+        started, name = time.monotonic(), f"{size.side} px with {size.channels} channels"
         if started + 3 * took > deadline:
-            left_out.append(f"{size.side} px")
+            left_out.append(name)
             continue
         try:
             measured = _measured(size, device, data, folder / "run")
         except RuntimeError as error:
-            left_out.append(f"{size.side} px ({str(error).partition(chr(10))[0]})")
+            left_out.append(f"{name} ({str(error).partition(chr(10))[0]})")
             continue
         finally:
             gc.collect()
