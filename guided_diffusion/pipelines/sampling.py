@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,10 @@ BuildNetwork = Callable[[Condition, ConditionFn | None], NetworkFunction]
 """(the condition of a batch, what changes it at each step) -> the network function that samplers call."""
 
 
+_MOST_SIGNAL = 0.15
+"""The largest share of an image, sqrt(abar), at a noise level where sampling may begin with noise alone."""
+
+
 class Cancelled(Exception):
     """Sampling stopped because its `cancelled` returned true."""
 
@@ -48,13 +53,17 @@ class NotFinite(UserError):
 def sampling_process(sampler: SamplerOptions, diffusion: DiffusionOptions) -> GaussianDiffusion:
     """Return the noise process at the steps of `sampler`, by default as many as its sampler needs.
 
-    Raises ConfigError where the noise process has fewer steps, and where its only step is that of the least noise.
+    Raises ConfigError where the noise process has fewer steps, and for a respacing that does not begin with noise.
     """
     if sampler.timestep_respacing != "":
         process = build_diffusion(diffusion, sampler.timestep_respacing)
-        if process.timestep_map == (0,) and process.original_steps > 1:  # its image would be the noise it begins with
-            line = f"timestep_respacing is {sampler.timestep_respacing!r}, a single step at the lowest noise level, "
-            raise ConfigError.of_keys(("timestep_respacing", f"{line}which makes no image: use more, or steps 1"))
+        begins, ends = (math.sqrt(each.alphas_cumprod[-1]) for each in (process, build_diffusion(diffusion)))
+        if begins > max(_MOST_SIGNAL, ends):  # noise would be taken for an image
+            line = (
+                f"timestep_respacing is {sampler.timestep_respacing!r}, which begins at timestep "
+                f"{process.timestep_map[-1]} of {process.original_steps}, where {begins:.0%} of the image is left: "
+            )
+            raise ConfigError.of_keys(("timestep_respacing", f"{line}use more steps in its last section, or steps"))
         return process
     default = SAMPLER_DEFAULTS[sampler.sampler]
     steps = sampler.steps or min(default.steps, diffusion.diffusion_steps)

@@ -22,7 +22,7 @@ class EMA:
         self._names = [name for name, _ in model.named_parameters()]
         self._buffers = dict(model.named_buffers())
         self._parameters = [parameter for _, parameter in model.named_parameters()]
-        self.averages = {f"{rate:g}": [p.detach().clone() for p in self._parameters] for rate in rates}
+        self.averages = {f"{rate:.12g}": [p.detach().clone() for p in self._parameters] for rate in rates}
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -310,7 +310,9 @@ def keys_of(error: UserError) -> list[str]:
         ({"eta": 0.5}, "eta", ("0.5", '"dpm++2m"')),
         ({"extrapolation": -1}, "extrapolation", ("-1",)),
         ({"step": 10}, "step", ("'steps'",)),
-        ({"timestep_respacing": "1"}, "timestep_respacing", ("'1'", "steps 1")),
+        ({"timestep_respacing": "1"}, "timestep_respacing", ("'1'", "steps")),
+        ({"timestep_respacing": "10,1"}, "timestep_respacing", ("'10,1'", "steps")),
+        ({"timestep_respacing": "ddim2"}, "timestep_respacing", ("'ddim2'", "steps")),
     ],
 )
 def test_settings_that_cannot_be(pipeline, options, key, values):

@@ -79,3 +79,8 @@ def test_saved_averages_come_back_and_new_rates_start_from_the_slowest():
     assert torch.equal(other.state_dict()["0.7"]["weight"], saved["0.99"]["weight"])
     ema.load_state_dict({})
     assert torch.equal(ema.state_dict()["0.99"]["weight"], model.weight)
+
+
+def test_rates_that_differ_little_are_averages_of_their_own():
+    model = nn.Linear(2, 1)
+    assert list(EMA(model, (0.9999, 0.99990001, 0.9999999)).averages) == ["0.9999", "0.99990001", "0.9999999"]
