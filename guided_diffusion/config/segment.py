@@ -85,6 +85,8 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
         if self.classifier_path and self.source.data_dir:
             line = "data_dir is given, but classifier_path is already trained: leave one of the two out"
             yield ("data_dir", line)
+        if self.classifier_path:
+            yield from self._idle_keys()
         if self.score_test and self.classifier_path:
             line = "score_test is true, but classifier_path is given, and no data_dir with it: leave one of the two out"
             yield ("score_test", line)
@@ -99,6 +101,12 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
             line = f"split is {self.split}, a folder of output_dir that is no split: name another, such as train"
             yield ("split", line)
         yield from split_problem(self.split)
+
+    def _idle_keys(self) -> Iterator[Problem]:
+        """Yield keys that belong to classifiers, and might be taken for those of their use."""
+        for key in ("favor_rare", "vote"):
+            if self.get(key) is not None:
+                yield (key, f"{key} is given, but classifier_path is trained already: leave one of the two out")
 
     def _not_of_published(self) -> Iterator[Problem]:
         """Yield keys of a diffusion model, where another network reads the images."""

@@ -20,7 +20,6 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import GoodImage, MaskEntry
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.threads import in_threads
-from guided_diffusion.data.tiles import tiles_of
 from guided_diffusion.diffusion.latent import Code
 from guided_diffusion.diffusion.options import SamplerOptions
 from guided_diffusion.diffusion.pair_code import Decoded, PairCode, adjacency_codes, one_hot_codes
@@ -152,21 +151,20 @@ def generation_of_training(
 
 
 def _crops_show_ignored(config: TrainConfig, report: ScanReport) -> bool:
-    """Return whether a random crop of training may show ignored pixels; they may lie beside the one in the middle."""
+    """Return whether a random crop of training may show ignored pixels, of which the one in the middle shows none."""
     if config.geometry.resize != "crop":
         return False
-    transform, encoding = plain_transform(config.geometry, get_mode(config.source.dataset_mode)), report.encoding
+    encoding = report.encoding
     assert encoding is not None
     null = encoding.num_classes
 
-    def shows(entry: Any) -> bool:
-        label = read_mask(entry.mask, encoding, upright=entry.upright)
-        tiles = tiles_of((label.shape[0], label.shape[1]), transform) if bool((label == null).any()) else []
-        return any(bool((tile.placement.label(label, null) == null).any()) for tile in tiles)
+    def has_ignored(good: GoodImage) -> bool:
+        return bool((read_mask(good.mask, encoding, upright=good.upright) == null).any())
 
-    entries = [*(report.pairs if report.ignored_share else ()), *report.good_images]
-    with_masks = [entry for entry in entries if entry.mask is not None]
-    return any(in_threads(shows, with_masks, "reading borders of masks", progress=len(with_masks) > 500))
+    if report.ignored_share:
+        return True
+    with_masks = [good for good in report.good_images if good.mask is not None]
+    return any(in_threads(has_ignored, with_masks, "reading masks", progress=len(with_masks) > 500))
 
 
 # --- before training ---------------------------------------------------------------------------------------------

@@ -196,8 +196,10 @@ class _Reader:
         left = {each.number for each in layout.objects}
         for number in range(1, len(found) + 1):
             if number not in left and len(found) <= self.placer.maker.rules.max_objects:
-                lost = f"is not in the image: resize {self.placer.transform.resize} cuts most of it off"
-                self._wrong(f"{entry}: object number {number}", lost, "move it, or give boxes in shares of the image")
+                resize, least = self.placer.transform.resize, self.placer.maker.rules.min_object_size
+                lost = f"is not in the image: it is smaller than min_object_size ({least:g}), or resize {resize} cuts "
+                remedy = "move it, set min_object_size to 0, or give boxes in shares of the image"
+                self._wrong(f"{entry}: object number {number}", f"{lost}most of it off", remedy)
         return layout
 
     def _size(self, entry: str, record: LayoutRecord, file: FileRecord) -> Size | None:

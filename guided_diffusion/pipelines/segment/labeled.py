@@ -81,8 +81,9 @@ class LabeledImages:
 
     @property
     def digest(self) -> str:
-        """What tells the images, their masks and the meaning of these apart."""
+        """What tells the images, their masks, the meaning of these and how they are turned apart."""
         inputs = [self.encoding.to_dict(), [pair.stem for pair in self.pairs], self.digests]
+        inputs += [stored] if (stored := [pair.stem for pair in self.pairs if not pair.upright]) else []
         return sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
     @property
@@ -121,10 +122,10 @@ class LabeledImages:
         return torch.cat(parts)
 
     def tile_names(self) -> list[str]:
-        """Return what tells each tile apart: the digest of its image, and its number there."""
+        """Return what tells each tile apart: the digest of its image, whether that is turned, and its number there."""
         return [
-            f"{digest}/{number}"
-            for (digest, _), tiles in zip(self.digests, self.tiles, strict=True)
+            f"{digest}/{number}" if pair.upright else f"{digest}/stored/{number}"
+            for pair, (digest, _), tiles in zip(self.pairs, self.digests, self.tiles, strict=True)
             for number in range(len(tiles))
         ]
 

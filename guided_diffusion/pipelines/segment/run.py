@@ -262,7 +262,8 @@ def _score_test(run: Segmentation) -> None:
 
 def _predicted(run: Segmentation) -> PredictedFolder:
     settings = {"classifier": classifier_digest(run.classifier_file), "ignore_above": run.limit[0]}
-    return PredictedFolder(run.folder / PREDICTED, run.encoding, {**settings, "flip": run.config.labels.flip})
+    settings |= {"flip": run.config.labels.flip, "exif": run.config.source.exif}
+    return PredictedFolder(run.folder / PREDICTED, run.encoding, settings)
 
 
 def _begin_labels(run: Segmentation, output: PredictedFolder) -> set[str]:

@@ -83,6 +83,25 @@ class TestSameBytes:
         assert code == 0, errors
         assert bytes_of(plain) == before
 
+    @pytest.mark.parametrize("stage", ["folds", "masks"])
+    def test_images_turned_otherwise_are_other_images(self, keys, isdm, tmp_path, stage):
+        for number in range(6):
+            image, label = picture(number)
+            write_png(tmp_path / "data/train/images" / f"{number}.png", image, orientation=3)
+            write_png(tmp_path / "data/train/masks" / f"{number}.png", label)
+        shutil.copytree(tmp_path / "data/train/images", tmp_path / "images")
+        write_png(tmp_path / "images/0.png", picture(9)[0], orientation=3)
+        keys |= {"data_dir": tmp_path / "data", "num_classes": 3, "image_dir": tmp_path / "images"}
+        if stage == "folds":
+            del keys["image_dir"]
+        assert isdm("segment", **keys, exif="apply")[0] == 0
+        if stage == "masks":
+            keys = {key: keys[key] for key in ("model_path", "image_dir", "output_dir")}
+            keys["classifier_path"] = keys["output_dir"] / "classifier.pt"
+        code, _, errors = isdm("segment", **keys, exif="ignore")
+        assert code == 2
+        assert all("output_dir" in line or "exif" in line for line in errors), errors
+
     def test_in_two_processes(self, plain, keys, tmp_path):
         two = tmp_path / "two"
         processes = start_pair("segment", {**keys, "output_dir": two}, tmp_path / "shown")
