@@ -125,7 +125,7 @@ class BoxMaskMaker:
 
     @cached_property
     def _recombiner(self) -> Recombiner:
-        return Recombiner(self.layouts)
+        return Recombiner(self.layouts, self.drawer.placer.transform.image_size)
 
     def edit(self, seed: int, number: int) -> DrawnMask:
         """Return the mask of a number, a function of the seed and this number: the newest of a few styles."""

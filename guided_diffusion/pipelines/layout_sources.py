@@ -76,7 +76,7 @@ def _all_objects(config: SampleConfig, trained: TrainedConfig, encoding: LabelEn
     source = split_layouts(trained, placer, encoding, split=config.data_split, mask_dir=config.mask_dir)
     if config.layouts.layout_source == "data":
         return source
-    return source._replace(make=Recombiner(source.layouts).make)
+    return source._replace(make=Recombiner(source.layouts, placer.transform.image_size).make)
 
 
 def layout_placer(trained: TrainedConfig, encoding: LabelEncoding) -> LayoutPlacer:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.layout import WHOLE_BOX
 from guided_diffusion.data.boxes.asked import AskedLayout, AskedObject
 from guided_diffusion.data.boxes.records import Corners
@@ -49,13 +50,25 @@ class _Part:
 
 @dataclass(frozen=True)
 class Recombiner:
-    """Makes layouts of at least one layout, and knows whose objects each has."""
+    """Makes layouts of at least one layout, and knows whose objects each has.
+
+    size: height and width of what the boxes are shares of, in pixels, where pictures do not fill it.
+    """
 
     layouts: Sequence[AskedLayout]
+    size: Size | None = None
 
     @cached_property
     def _parts(self) -> list[list[_Part]]:
-        return [_parts_of(layout) for layout in self.layouts]
+        return [_parts_of(layout, self._picture(layout), self.size) for layout in self.layouts]
+
+    def _picture(self, layout: AskedLayout) -> Corners:
+        """Return the box of the picture, which has a border around it where it does not fill the image."""
+        if layout.inside is None:
+            return WHOLE_BOX
+        assert self.size is not None, "which of its pixels are the picture's is known, but not how many there are"
+        (top, bottom, left, right), (height, width) = layout.inside, self.size
+        return left / width, top / height, right / width, bottom / height
 
     @cached_property
     def _like(self) -> dict[Hashable, list[tuple[int, Corners]]]:
@@ -81,14 +94,14 @@ class Recombiner:
         ]
         allowed = max([_overlap(one.asked.box, two.asked.box) for one, two in beside], default=0.0)
         placed: list[Corners] = []
-        donors = [number]
+        donors, picture = [number], self._picture(base)
         for part in parts:
-            host = WHOLE_BOX if part.host is None else placed[part.host]
+            host = picture if part.host is None else placed[part.host]
             others = [box for at, box in enumerate(placed) if at not in part.under]
-            chosen = _in_image(_mapped(part.within, host))
+            chosen = _in_picture(_mapped(part.within, host), picture)
             for _ in range(DRAWS):
                 donor, within = self._drawn(number, part, rng)
-                box = _in_image(_mapped(within, host))
+                box = _in_picture(_mapped(within, host), picture)
                 if all(_overlap(box, other) <= allowed for other in others):
                     chosen = box
                     donors.append(donor)
@@ -113,13 +126,24 @@ class Recombiner:
         return donor, _changed(within, change)
 
 
-def _parts_of(layout: AskedLayout) -> list[_Part]:
+def _parts_of(layout: AskedLayout, picture: Corners, size: Size | None) -> list[_Part]:
     """Return the objects from large to small, each with the smallest one that it lies on."""
+
+    def within(box: Corners) -> Corners:
+        if picture == WHOLE_BOX:
+            return box
+        # Borders of a picture are whole pixels, those of a box are not: half a pixel is none.
+        half = [0.5 / (length * side) for length, side in zip(_lengths(picture), reversed(size or ()), strict=True)]
+        near = (min((0.0, 1.0), key=lambda border: abs(each - border)) for each in _relative(box, picture))
+        pairs = zip(_relative(box, picture), near, half * 2, strict=True)
+        x0, y0, x1, y1 = (border if abs(each - border) <= least else each for each, border, least in pairs)
+        return x0, y0, x1, y1
+
     own = sorted((each for each in layout.objects if not each.is_background), key=lambda each: -_area(each.box))
     parts: list[_Part] = []
     for at, each in enumerate(own):
         under = tuple(index for index in range(at) if _overlap(each.box, own[index].box) >= ON_HOST)
-        parts.append(_Part(each, under, _relative(each.box, own[under[-1]].box) if under else each.box))
+        parts.append(_Part(each, under, _relative(each.box, own[under[-1]].box) if under else within(each.box)))
     return parts
 
 
@@ -164,10 +188,15 @@ def _mapped(within: Corners, host: Corners) -> Corners:
     )
 
 
-def _in_image(box: Corners) -> Corners:
-    """Return what of a box is in the image, at least a sliver at its border."""
-    x0, y0 = (min(max(low, 0.0), 1 - _LEAST) for low in box[:2])
-    return x0, y0, min(max(box[2], x0 + _LEAST), 1.0), min(max(box[3], y0 + _LEAST), 1.0)
+def _in_picture(box: Corners, picture: Corners) -> Corners:
+    """Return what of a box is in the picture, at least a sliver at its border."""
+    x0, y0 = (min(max(box[axis], picture[axis]), picture[2 + axis] - _LEAST) for axis in (0, 1))
+    return x0, y0, min(max(box[2], x0 + _LEAST), picture[2]), min(max(box[3], y0 + _LEAST), picture[3])
+
+
+def _lengths(box: Corners) -> tuple[float, float]:
+    """Return width and height of a box."""
+    return box[2] - box[0], box[3] - box[1]
 
 
 def _area(box: Corners) -> float:

@@ -89,3 +89,17 @@ def test_a_crack_through_the_image_stays_one():
         for each in made.objects:
             if each.class_id == CRACK and classes(made)[0] == (0,):
                 assert (each.box[0], each.box[2]) == pytest.approx((0, 1))
+
+
+def test_borders_are_those_of_the_picture_where_it_does_not_fill_the_image():
+    """Of 64 px in height and 32 in width; its rows are not whole ones at the network's size."""
+    object_at_top = AskedObject(SPOT, (0.4, 0.2505, 0.6, 0.4), 1)
+    in_the_middle = AskedObject(CRACK, (0.1, 0.45, 0.3, 0.55), 2)
+    padded = AskedLayout("p", (object_at_top, in_the_middle), inside=(16, 48, 0, 32))
+    made = [Recombiner([padded], (64, 32)).make(3, index) for index in range(200)]
+    tops = {each.box[1] for asked in made for each in asked.objects if each.class_id == SPOT}
+    assert tops == {0.25}
+    boxes = np.array([each.box for asked in made for each in asked.objects])
+    assert boxes[:, 1].min() >= 0.25
+    assert boxes[:, 3].max() <= 0.75
+    assert len({tuple(box) for box in boxes}) > 200
