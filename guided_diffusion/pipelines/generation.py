@@ -158,13 +158,14 @@ def _crops_show_ignored(config: TrainConfig, report: ScanReport) -> bool:
     assert encoding is not None
     null = encoding.num_classes
 
-    def has_ignored(good: GoodImage) -> bool:
-        return bool((read_mask(good.mask, encoding, upright=good.upright) == null).any())
+    def has_ignored(mask: tuple[str, bool]) -> bool:
+        path, upright = mask
+        return bool((read_mask(path, encoding, upright=upright) == null).any())
 
     if report.ignored_share:
         return True
-    with_masks = [good for good in report.good_images if good.mask is not None]
-    return any(in_threads(has_ignored, with_masks, "reading masks", progress=len(with_masks) > 500))
+    masks = [(good.mask, good.upright) for good in report.good_images if good.mask is not None]
+    return any(in_threads(has_ignored, masks, "reading masks", progress=len(masks) > 500))
 
 
 # --- before training ---------------------------------------------------------------------------------------------
