@@ -131,6 +131,7 @@ def test_interrupted_finetuning_resumes_itself(trained, lemons, isdm, tmp_path):
     assert weights_equal(tmp_path / "whole" / LAST, tmp_path / "parts" / LAST)
 
 
+@pytest.mark.slow
 def test_finetuning_trains_as_the_model_was_trained(lemons, isdm, tmp_path):
     """What was not given is as in the checkpoint, or its default where an older checkpoint lacks it."""
     own = {

@@ -243,6 +243,7 @@ def test_keys_that_do_nothing_with_the_checkpoint_are_refused(trained, lemons, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_finetuning_without_the_good_images_of_the_training_says_so(lemons, tmp_path, isdm):
     values = {**TINY, "data_dir": lemons, "max_epochs": 1}
     good = lemons / "test" / "images"

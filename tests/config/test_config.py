@@ -369,6 +369,7 @@ def test_groups_have_titles_and_about_ten_keys_come_first(action):
     assert len(kind.common or kind.fields()) <= 15
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_lists_every_option():
     """Processor time, as other work on the machine must not decide, against that of a start with PyTorch."""
 

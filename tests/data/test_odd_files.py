@@ -20,6 +20,7 @@ from guided_diffusion.runtime.errors import DataError
 LABEL = np.kron(np.eye(3, dtype=np.uint8), np.full((8, 8), 255, np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", ["text", "compressed text", "international", "profile"])
 def test_long_metadata_do_not_matter(tmp_path, chunk):
     info, more = PngImagePlugin.PngInfo(), {}

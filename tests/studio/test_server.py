@@ -55,12 +55,14 @@ with listening(0) as listener:
 """
 
 
+@pytest.mark.slow
 def test_the_page_is_served_before_torch_is_imported(tmp_path):
     command = [sys.executable, "-c", BEFORE_TORCH, tmp_path]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, "[]\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -89,6 +91,7 @@ def test_the_dataset_of_the_training_is_opened(trained, tmp_path):
     assert counts == {"train": 8, "test": 4}
 
 
+@pytest.mark.slow
 def test_the_page_is_told_why_nothing_can_be_opened(tmp_path):
     values = {"model_path": str(tmp_path / "nowhere"), "results_path": str(tmp_path / "out")}
     with listening(0) as listener:

@@ -195,6 +195,7 @@ def test_copies_are_found_where_training_images_have_a_second_exposure(lemons: L
     assert found.real_share == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [2, 3, 60])
 def test_exact_copies_are_found_however_often_training_images_repeat(times: int) -> None:
     images = noise_images(8, 16, 16)
@@ -203,6 +204,7 @@ def test_exact_copies_are_found_however_often_training_images_repeat(times: int)
     assert found.training_share == 1
 
 
+@pytest.mark.slow
 def test_repeats_do_not_move_the_threshold(lemons: Lemons) -> None:
     once = nearest(lemons.training, lemons.training, leave_one_out=True)
     alone, repeated = (

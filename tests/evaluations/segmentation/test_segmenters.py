@@ -270,6 +270,7 @@ def test_timm_names_load_in_timms_form_for_features(tmp_path: Path) -> None:
     assert torch.equal(loaded["model.stages_1.blocks.0.conv_dw.weight"], published["stages.1.blocks.0.conv_dw.weight"])
 
 
+@pytest.mark.slow
 def test_older_densenet_names_load(tmp_path: Path) -> None:
     source = build("fpn", "densenet121", seed=1).encoder
     old = {

@@ -50,6 +50,7 @@ def pairs_of(generator: Generator) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (generator.folder / "placed" / "images").rglob("*.png")}
 
 
+@pytest.mark.slow
 def test_pairs_of_a_generator_that_is_trained_further_are_refused(study):
     setup, generator = study(1)
     assert made(setup, generator) == ["train", "place"]
@@ -77,6 +78,7 @@ def test_pairs_of_a_generator_that_is_trained_further_are_refused(study):
     assert made(*study(2)) == []
 
 
+@pytest.mark.slow
 def test_pairs_of_a_deleted_network_are_not_those_of_a_new_one(study):
     setup, generator = study(1)
     made(setup, generator)
@@ -91,6 +93,7 @@ def test_pairs_of_a_deleted_network_are_not_those_of_a_new_one(study):
     assert not (generator.folder / "train").exists()
 
 
+@pytest.mark.slow
 def test_keys_that_change_nothing_make_nothing_again(study):
     setup, generator = study(1, batch_size=2)
     made(setup, generator)
