@@ -34,7 +34,7 @@ from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.pipelines.training_data import default_workers, training_dataset
 from guided_diffusion.runtime.checkpoint import LAST, save_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
-from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.logs import RunLog
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from guided_diffusion.training.first_stage import FirstStageTrainer, class_weights
@@ -159,9 +159,13 @@ class FirstPhase:
             log=self.log,
             amp_dtype=dtype,
             path=self._path,
-            save=self._save,
+            save=lambda now: self._save({**now, "held_out": list(held_out)}),
         )
         if state:
+            if state.get("held_out", held_out) != held_out:
+                found = f"is {config.source.group_pattern!r}, by which images measure the autoencoder that it has learned"
+                remedy = "set it back, or choose another output_dir"
+                raise ConfigError.of_keys(("group_pattern", f"group_pattern {found}: {remedy}"))
             trainer.resume(state)
         size = sum(parameter.numel() for parameter in autoencoder.parameters()) / 1e6
         self.log.info(

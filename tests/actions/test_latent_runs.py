@@ -116,6 +116,9 @@ def test_the_gate_stops_the_run_names_the_class_and_lets_it_go_on(pair_run, many
         code, _, errors = isdm(action, model_path=tmp_path / "run", **more)
         assert code == 2, "there is nothing to sample from yet"
         check_error(errors[0], tmp_path / "run" / LAST, "autoencoder")
+    code, _, errors = isdm("train", **{**values, "group_pattern": r"(\d)$"})
+    assert code == 2, "other images would measure it, some of which it has seen"
+    check_error(errors[0], "group_pattern")
     code, _, errors = isdm("train", **values)
     assert code == 0, errors
     first, second = (load_checkpoint(folder / LAST) for folder in (pair_run, tmp_path / "run"))
