@@ -163,7 +163,7 @@ class FirstPhase:
         )
         if state:
             if state.get("held_out", held_out) != held_out:
-                found = f"is {config.source.group_pattern!r}, by which images measure the autoencoder that it has learned"
+                found = f"is {config.source.group_pattern!r}, by which images that it has learned measure the gate"
                 remedy = "set it back, or choose another output_dir"
                 raise ConfigError.of_keys(("group_pattern", f"group_pattern {found}: {remedy}"))
             trainer.resume(state)

@@ -48,6 +48,12 @@ def fit_boxes(source: str, image: BoxedImage, size: Size) -> Fitted:
         kept.append(replace(each, box=inside))
     whole = next((each for each in kept if _is_whole(each.box, size)), None)
     kept = [each for each in kept if each is not whole]
+    for each in kept:
+        if each.class_id == 0:  # it would be an object of the class that no object has
+            name = image.path.rpartition("/")[2]
+            found = f"box {_shown(each.box)} of {name} is of the background, but does not cover the picture"
+            remedy = "draw it around the whole picture, or remove it"
+            problems.append(Problem(f"{source}: {each.entry}", found, remedy, ProblemKind.BOX))
     background = image.background if whole is None else whole.class_id
     fitted = replace(image, objects=tuple(kept), size=size, background=background)
     return Fitted(fitted, tuple(problems), clipped, far)

@@ -177,3 +177,14 @@ def test_changed_boxes_change_the_fingerprint_and_copies_are_told(tmp_path):
     entry = {"id": 1000, "file_name": "e.png", "width": 50, "height": 50}
     change(folder / "train" / "annotations.json", lambda content: content["images"].append(entry))
     assert any("their boxes differ" in problem.line for problem in scanned(folder).warnings)
+
+
+def test_a_box_of_the_background_covers_the_picture(tmp_path):
+    def edit(content):
+        content["categories"][0]["name"] = "background"
+
+    path = gray_set(tmp_path, "coco") / "train" / "annotations.json"
+    change(path, edit)
+    found = [problem for problem in scanned(tmp_path).fatal if "background" in problem.line]
+    assert len(found) == sum(name == GRAY_NAMES[0] for _, boxes in GRAY.values() for name, *_ in boxes) > 0
+    assert all(str(path) in problem.line for problem in found)
