@@ -47,7 +47,7 @@ from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.runtime.logs import write_run_record
 
 SPLITS = ("train", "test")
-_HISTOGRAM, _PREVIEW, _BOXES = SHOWN = ("histogram_{}.png", "{}.png", "boxes_{}.json")  # of a split
+_HISTOGRAM, _PREVIEW, _BOXES = "histogram_{}.png", "{}.png", "boxes_{}.json"  # of a split
 
 
 def run(config: CheckConfig) -> int:
@@ -107,7 +107,8 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
         for path in _write_shown(config, report, plan, split, folder):
             print(f"  {path.absolute()}")
             shown.add(path)
-    for path in {folder / name.format(split) for name in SHOWN for split in SPLITS} - shown:  # of another check
+    written = {folder / name.format(split) for name in (_HISTOGRAM, _PREVIEW, _BOXES) for split in SPLITS}
+    for path in written - shown:  # of another check
         path.unlink(missing_ok=True)
     write_run_record(folder, "check", config.to_json())
     write_text(folder / "report.txt", "\n\n".join(texts) + "\n")

@@ -78,9 +78,11 @@ def _run(config: DemoConfig) -> int:
 
 def _refuse_other_runs(root: Path, data_dir: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise ConfigError for results of the stages where there is no demo dataset that they could be of."""
+    if data_dir.exists():
+        return
     for values in stages.values():
         folder = Path(values.get("output_dir") or values["results_path"])
-        if folder.exists() and not data_dir.exists():
+        if folder.exists():
             line = f"output_dir is {root}, which has a {folder.name} that is not of a demo: give a new folder"
             raise ConfigError.of_keys(("output_dir", line))
 

@@ -134,9 +134,8 @@ def _parts_of(layout: AskedLayout, picture: Corners, size: Size | None) -> list[
             return box
         # Borders of a picture are whole pixels, those of a box are not: half a pixel is none.
         half = [0.5 / (length * side) for length, side in zip(_lengths(picture), reversed(size or ()), strict=True)]
-        near = (min((0.0, 1.0), key=lambda border: abs(each - border)) for each in _relative(box, picture))
-        pairs = zip(_relative(box, picture), near, half * 2, strict=True)
-        x0, y0, x1, y1 = (border if abs(each - border) <= least else each for each, border, least in pairs)
+        sides = zip(_relative(box, picture), half * 2, strict=True)
+        x0, y0, x1, y1 = (0.0 if abs(at) <= least else 1.0 if abs(at - 1) <= least else at for at, least in sides)
         return x0, y0, x1, y1
 
     own = sorted((each for each in layout.objects if not each.is_background), key=lambda each: -_area(each.box))

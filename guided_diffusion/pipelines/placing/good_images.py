@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 from PIL import Image
 
@@ -29,17 +30,29 @@ _RANGES, _NARROW = 16, 0.75  # images that are read for their ranges, and how mu
 _GLANCED = 4096  # bytes from the middle of a file
 
 
+T = TypeVar("T")
+
+
+def _by_header(path: str | Path, ask: Callable[[Image.Image], T], unknown: T) -> T:
+    """Return what the header of a picture says; `unknown` in the cloud, or where it is damaged: reading it says so."""
+    try:
+        with Image.open(path) as picture:
+            return ask(picture)
+    except UNREADABLE:
+        return unknown
+
+
 def header_size(path: str | Path, *, upright: bool = True) -> Size | None:
     """Return height and width of a local picture by its header; None for what has to be read to know it.
 
     upright: turned as its EXIF orientation says.
     """
-    try:
-        with Image.open(path) as picture:
-            width, height = stored_size(picture)
-            return (width, height) if upright and orientation(picture) > 4 else (height, width)
-    except UNREADABLE:
-        return None  # in the cloud, or damaged: reading it says so
+
+    def size(picture: Image.Image) -> Size:
+        width, height = stored_size(picture)
+        return (width, height) if upright and orientation(picture) > 4 else (height, width)
+
+    return _by_header(path, size, None)
 
 
 def check_good_images(
@@ -81,11 +94,7 @@ def check_good_images(
 
 def _has_pages(path: str) -> bool:
     """Return whether a local picture is the first of several pages."""
-    try:
-        with Image.open(path) as picture:
-            return full_pages(picture) > 1
-    except UNREADABLE:
-        return False
+    return _by_header(path, lambda picture: full_pages(picture) > 1, False)
 
 
 def check_beside_training(
@@ -159,20 +168,12 @@ def _glance(path: str) -> tuple[int, bytes] | None:
 
 def may_be_transparent(path: str) -> bool:
     """Return whether a picture may have transparent pixels, by its header if it is a local one."""
-    try:
-        with Image.open(path) as picture:
-            return picture.has_transparency_data
-    except UNREADABLE:
-        return True  # in the cloud, or none that PIL reads
+    return _by_header(path, lambda picture: picture.has_transparency_data, True)
 
 
 def has_gray_mode(path: str) -> bool:
     """Return whether a local picture is gray by its header."""
-    try:
-        with Image.open(path) as picture:
-            return is_gray(picture.mode)
-    except UNREADABLE:
-        return False
+    return _by_header(path, lambda picture: is_gray(picture.mode), False)
 
 
 def _refuse_small(sizes: Sequence[Size | None], scale: float, window: Size) -> None:
