@@ -18,6 +18,7 @@ from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs, in_words
 from guided_diffusion.data.modes import DatasetMode, get_mode
+from guided_diffusion.data.pairing import refuse_missing_folder
 from guided_diffusion.data.scan.duplicates import shared_problems
 from guided_diffusion.data.scan.histogram import save_histogram
 from guided_diffusion.data.scan.problems import Problem
@@ -56,6 +57,8 @@ def run(config: CheckConfig) -> int:
     source, mode, folder = config.source, get_mode(config.source.dataset_mode), Path(config.output_dir)
     refuse_written_sources({"output_dir": folder}, [*dataset_folders(source), *image_folder(config.good.image_dir)])
     refuse_other_record("output_dir", folder, "check")
+    if source.data_dir:  # before a folder of results lies beside it
+        refuse_missing_folder(source.data_dir, "data_dir")
     with folder_lock(folder, "check"):  # before everything is read: the folder may be one that cannot be written
         return _run(config, mode, folder)
 

@@ -37,6 +37,19 @@ def run(config: DemoConfig) -> int:
         return _run(config)
 
 
+def plan(config: DemoConfig) -> list[str]:
+    """Return the stages and where their results go; UserError for a folder that has those of other runs."""
+    root, stages = Path(config.output_dir), demo.demo_stages(config)
+    _refuse_other_runs(root, root / "dataset", stages)
+    pairs = f"{demo.TRAIN_PAIRS} training and {demo.TEST_PAIRS} test pairs, {demo.GOOD_IMAGES} good images"
+    lines = [f"dataset: {pairs} of {demo.FILE_SIZE} x {demo.FILE_SIZE} px"]
+    for stage, values in stages.items():
+        folder = _results(values).absolute()
+        begun = "; there already, and goes on if it is not finished" if folder.exists() else ""
+        lines.append(f"{stage}: {folder}{begun}")
+    return lines
+
+
 def _run(config: DemoConfig) -> int:
     started = time.monotonic()
     root = Path(config.output_dir)
@@ -48,7 +61,7 @@ def _run(config: DemoConfig) -> int:
     )
     write_good_lemons(good_dir, count=demo.GOOD_IMAGES, size=demo.FILE_SIZE, seed=config.seed)
     for stage, values in stages.items():
-        action = stage.partition("_")[0]
+        action = _action(stage)
         path = root / "configs" / f"{stage}.json"
         write_text(path, json.dumps(values, indent=2) + "\n")
         print(f"\n--- {stage}: main.py {action} -c {path}", flush=True)
@@ -81,10 +94,19 @@ def _refuse_other_runs(root: Path, data_dir: Path, stages: Mapping[str, Mapping[
     if data_dir.exists():
         return
     for values in stages.values():
-        folder = Path(values.get("output_dir") or values["results_path"])
+        folder = _results(values)
         if folder.exists():
             line = f"output_dir is {root}, which has a {folder.name} that is not of a demo: give a new folder"
             raise ConfigError.of_keys(("output_dir", line))
+
+
+def _action(stage: str) -> str:
+    return stage.partition("_")[0]
+
+
+def _results(values: Mapping[str, Any]) -> Path:
+    """Return where a stage writes."""
+    return Path(values.get("output_dir") or values["results_path"])
 
 
 def comparison(config: TrainConfig, samples: Path, placed: Path) -> Image.Image:

@@ -167,8 +167,7 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
     masks in a folder of another name.
     """
     root = str(folder)
-    if not is_folder(root):
-        refuse_fatal([_missing_folder(root, "good_dir")])
+    refuse_missing_folder(root, "good_dir")
     inside, of_masks = bf.join(root, "images"), bf.join(root, "masks")
     has_images = is_folder(inside)
     images, problems = index_folder(inside if has_images else root, "good image", _ANY_IMAGE)
@@ -190,6 +189,12 @@ def list_good_images(folder: str | Path, *, upright: bool = True) -> list[GoodIm
                 remedy = "rename it to masks, or take it away if its masks do not count"
                 raise DataError.of(other, "has masks of good images, which are read from masks/ alone", remedy)
     return [GoodImage(stem, images[stem], masks.get(stem), upright) for stem in sorted(images)]
+
+
+def refuse_missing_folder(folder: str, key: str) -> None:
+    """Raise DataError for a folder that does not exist; key: the option that names it."""
+    if not is_folder(folder):
+        refuse_fatal([_missing_folder(folder, key)])
 
 
 def _in_mask_folders(images: Mapping[str, str]) -> list[str]:

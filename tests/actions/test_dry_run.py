@@ -12,7 +12,8 @@ from error_lines import check_error
 from tiny import TINY
 
 from guided_diffusion import cli
-from guided_diffusion.config.load import ACTIONS
+from guided_diffusion.config.demo import demo_stages
+from guided_diffusion.config.load import ACTIONS, load_config
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
 from guided_diffusion.runtime.units import size_in_words
 
@@ -169,6 +170,23 @@ def test_actions_that_read_nothing(action, dry, tmp_path):
     code, shown, errors = dry(action, output_dir=tmp_path / "out")
     assert code == 0, errors
     assert str(tmp_path / "out") in shown
+
+
+def test_the_stages_of_the_demo(dry, tmp_path):
+    (tmp_path / "demo" / "dataset").mkdir(parents=True)
+    (tmp_path / "demo" / "train").mkdir()
+    code, shown, errors = dry("demo", output_dir=tmp_path / "demo")
+    assert code == 0, errors
+    lines = [line.strip() for line in shown.partition("plan:\n")[2].splitlines()]
+    begun = {line.partition(":")[0]: "there already" in line for line in lines if str(tmp_path / "demo") in line}
+    assert begun == {stage: stage == "train" for stage in demo_stages(load_config("demo", {}))}
+
+
+def test_a_demo_amid_other_runs(dry, tmp_path):
+    (tmp_path / "runs" / "train").mkdir(parents=True)
+    code, _, errors = dry("demo", output_dir=tmp_path / "runs")
+    assert code == 2
+    check_error(errors[0], "output_dir", "train")
 
 
 def test_results_of_another_action_and_files_in_the_way(dry, lemons, trained, tmp_path):

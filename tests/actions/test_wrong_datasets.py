@@ -148,9 +148,13 @@ def test_wrong_datasets(damage, lemons, tmp_path, isdm):
     check = {key: options[key] for key in ("data_dir", "dataset_mode", "image_size")}
     if "num_classes" in options:
         check["num_classes"] = options["num_classes"]
-    code, printed, _ = isdm("check", **check, output_dir=str(tmp_path / "check"))
+    code, printed, checked = isdm("check", **check, output_dir=str(tmp_path / "check"))
     assert code == 2
-    assert errors[0] in printed.splitlines()
+    if damage is missing_folder:  # nothing to report of
+        assert checked == errors
+        assert not (tmp_path / "check").exists()
+    else:
+        assert errors[0] in printed.splitlines()
 
 
 @pytest.mark.slow
