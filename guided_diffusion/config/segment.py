@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.pipeline import WeightsOptions
 from guided_diffusion.data.options import SourceOptions
-from guided_diffusion.features.options import DIFFUSION, FeatureOptions
+from guided_diffusion.features.options import DIFFUSION, MAE_SIDE, FeatureOptions
 from guided_diffusion.labeling.options import ClassifierOptions, UncertaintyOptions
+from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.options import ActionConfig, Problem, option, split_problem
 from guided_diffusion.training.options import ArithmeticOptions
 
@@ -115,3 +116,7 @@ class SegmentConfig(FromCheckpointConfig, ActionConfig):
                 if self.get(key) not in (None, ""):
                     line = f"{key} belongs to a diffusion model, but extractor is {self.features.extractor}"
                     yield (key, f"{line}: leave it out")
+        size = self.geometry.image_size
+        if self.features.extractor == "mae" and size and height_width(size) != (MAE_SIDE, MAE_SIDE):
+            line = f"image_size is {size}, but mae reads images of {MAE_SIDE} x {MAE_SIDE} px"
+            yield ("image_size", f"{line}: leave it out")

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from guided_diffusion.runtime.options import IntTuple, OptionGroup, Problem, option
 
 DIFFUSION = "diffusion"
+MAE_SIDE = 256
+"""Of the images that the published MAE reads, in pixels."""
 
 
 class FeatureOptions(OptionGroup):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.features.extractor import MapShape, NetworkFeatures
+from guided_diffusion.features.options import MAE_SIDE
 from guided_diffusion.features.published import identity_of, load_strictly, read_published
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -32,7 +33,7 @@ LAYERS = (3, 4, 6, 3)
 class MaeShape(NamedTuple):
     """A vision transformer, by default ViT-L/8 for 256 px, and how many of its last blocks are read."""
 
-    side: int = 256
+    side: int = MAE_SIDE
     patch: int = 8
     width: int = 1024
     depth: int = 24

@@ -21,6 +21,8 @@ from guided_diffusion.pipelines.segment.scored_split import FOLDER
 
 pytestmark = pytest.mark.slow
 
+MAE = {"extractor": "mae", "extractor_weights": "x.pth", "feature_steps": None, "model_path": None}
+
 
 class TestEvaluate:
     def test_pseudo_labels_are_known(self, segment, labeled, isdm, tmp_path):
@@ -119,7 +121,8 @@ class TestMistakes:
         ("values", "subject"),
         [
             ({"model_path": None}, "model_path"),
-            ({"extractor": "mae", "extractor_weights": "x.pth", "feature_steps": None}, "model_path"),
+            ({**MAE, "model_path": "run"}, "model_path"),
+            ({**MAE, "image_size": 64}, "image_size"),
             ({"folds": 1}, "folds"),
             ({"dataset_mode": "images"}, "dataset_mode"),
             ({"classifier_path": "x.pt"}, "data_dir"),
