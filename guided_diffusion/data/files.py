@@ -32,6 +32,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PAGES = "isdm pages"  # key of PIL's info
 _SUBFILE, _REDUCED, _OF_ALPHA = 254, 1, 4  # a tag of TIFF, and its bits
 _LOSSLESS = ("PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "PCX", "SGI", "SUN", "ICO", "QOI")
+_ANIMATED = ("GIF", "PNG", "WEBP")
 _DEEP_COLOR = ("RGB;16B", "RGBA;16B", "LA;16B")  # PIL keeps only the high byte of these
 
 
@@ -238,7 +239,7 @@ def _decoded(content: bytes) -> tuple[Image.Image, str]:
         if len(shorter) == len(content):
             raise
         return _decoded(shorter)
-    if image.format == "TIFF":
+    if image.format in ("TIFF", "GIF") or getattr(image, "is_animated", False):  # a GIF would seek to tell that
         with suppress(*_BROKEN), Image.open(io.BytesIO(content)) as picture:
             image.info[_PAGES] = full_pages(picture)
     if image.format == "WEBP":
@@ -260,10 +261,12 @@ def pages_of(image: Image.Image) -> int:
 
 
 def full_pages(picture: Image.Image) -> int:
-    """Return the number of pages of a picture that is only opened: 1, or those of a TIFF of the size of the first.
+    """Return the number of pages or frames of a picture that is only opened; of a TIFF those of the size of the first.
 
-    Thumbnails and masks do not count. The picture is at its last page then.
+    Thumbnails and masks do not count, nor the further images of a camera's JPEG. The picture is at its last page then.
     """
+    if picture.format in _ANIMATED:
+        return picture.n_frames
     count, size = 1, picture.size
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         for page in range(1, picture.n_frames):

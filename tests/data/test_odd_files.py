@@ -60,6 +60,19 @@ def test_further_pages_are_told(tmp_path, kind):
     assert problem.path == str(tmp_path / ("good" if kind == "good" else f"data/train/{kind}") / "a.png")
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "MPO"])
+def test_frames_are_pages_of_animations_only(tmp_path, kind):
+    """Cameras put previews beside the picture of an MPO, which is read as a JPEG."""
+    path, more = tmp_path / "a", {"save_all": True, "append_images": [Image.fromarray(LABEL[::-1])]}
+    Image.fromarray(LABEL).save(path, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert pages_of(open_image(path)) == 1
+    Image.fromarray(LABEL).save(path, kind, **more, **({"lossless": True} if kind == "WEBP" else {}))
+    found = open_image(path)
+    assert pages_of(found) == (1 if kind == "MPO" else 2)
+    with Image.open(path) as picture:
+        assert np.array_equal(np.asarray(found.convert("RGB")), np.asarray(picture.convert("RGB")))
+
+
 def test_thumbnails_are_no_pages(tmp_path):
     small = Image.fromarray(LABEL).resize((6, 6))
     Image.fromarray(LABEL).save(tmp_path / "a.tif", save_all=True, append_images=[small])

@@ -124,8 +124,8 @@ def page_problems(path: str, image: Image.Image) -> list[Problem]:
     """Return the warning that a decoded picture is the first of several pages."""
     if pages_of(image) == 1:
         return []
-    found = f"has {pages_of(image)} pages, of which only the first is read"
-    remedy = "save the page that counts, or each one, as a file of its own"
+    found = f"has {pages_of(image)} pages or frames, of which only the first is read"
+    remedy = "save the one that counts, or each one, as a file of its own"
     return [Problem(path, found, remedy, ProblemKind.PAGES, fatal=False)]
 
 
