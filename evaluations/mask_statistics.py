@@ -114,7 +114,7 @@ class MaskStatistics:
         out, far = sum(line.is_out for line in self.lines), len(self.far_out)
         return (
             f"{len(self.judged) - out} of {len(self.judged)} statistics are within the 95 % of random parts of the "
-            f"training masks, {far} are more than {MARGIN:g} times outside; novelty {np.median(self.novelty):.2f} "
+            f"training masks, {far} more than {MARGIN:g} times outside; novelty {np.median(self.novelty):.2f} "
             f"(median), that of a training mask among the others {np.median(self.training_novelty):.2f}"
         )
 
