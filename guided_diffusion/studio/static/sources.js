@@ -146,9 +146,9 @@ export class Sources {
     return tile;
   }
 
-  _goods({ index, name, size: [height, width] }) {
+  _goods({ index, name, size }) {
     const path = `/api/goods/${index}/image`,
-      title = `${name}, ${width} x ${height} px`;
+      title = size ? `${name}, ${size[1]} x ${size[0]} px` : `${name}, which cannot be read`;
     return this._tile(
       name,
       this._picture(() => getPicture(path), path),
