@@ -79,6 +79,23 @@ def test_good_images_are_shown_beside_one_that_cannot_be_read(browser, windows, 
         seen.page.get_by_text("unreadable or truncated").wait_for()
 
 
+def test_a_pair_that_was_taken_back_can_be_accepted_again(browser, page: Client):
+    with visit(browser, page) as seen:
+        shown = seen.page
+        shown.uncheck("#auto")
+        shown.select_option("#count", "1")
+        shown.click("#sample")
+        seen.sampled(1)
+        shown.click("#accept")
+        shown.locator("#grid .badge.kept").wait_for()
+        shown.click('#source-tabs [data-source="accepted"]')
+        shown.locator("#strip .remove").first.click()
+        shown.locator("#grid .badge.kept").wait_for(state="detached")
+        shown.click("#accept")
+        shown.locator("#grid .badge.kept").wait_for()
+        seen.check()
+
+
 def test_three_hundred_classes_are_found_and_painted(browser, tmp_path):
     data, rng = tmp_path / "data", np.random.default_rng(0)
     for number in range(3):
