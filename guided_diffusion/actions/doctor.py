@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from guided_diffusion.config.doctor import DoctorConfig
-from guided_diffusion.pipelines.doctor.examine import PAGE, RECORD, examine, write_page
+from guided_diffusion.pipelines.doctor.examine import examine, titled, write_page
 from guided_diffusion.pipelines.output import refuse_other_record
 from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.launcher import launched_as
@@ -25,7 +23,8 @@ def run(config: DoctorConfig) -> int:
     if config.output_dir:
         refuse_other_record("output_dir", config.output_dir, "doctor")
     parts = examine(config, device)
-    print(write_page(parts, config.output_dir))
-    for name in (PAGE, RECORD) if config.output_dir else ():
-        print(f"  {(Path(config.output_dir) / name).absolute()}")
+    text = titled(parts)
+    print(text)  # first, as it took minutes and may not be written
+    for path in write_page(text, parts, config.output_dir) if config.output_dir else ():
+        print(f"  {path}")
     return FAILED if any(part.failed for part in parts) else 0

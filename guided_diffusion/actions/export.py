@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from guided_diffusion.config.export import ExportConfig
-from guided_diffusion.pipelines.dataset_export import RECORD, export_dataset, exported_before
+from guided_diffusion.pipelines.dataset_export import RECORD, export_dataset, exported_before, pushed_files
 from guided_diffusion.pipelines.weights_export import export_weights
 from guided_diffusion.runtime.card_file import DATASET_CARD
 from guided_diffusion.runtime.hub_push import PushTarget, check_push, push
+from guided_diffusion.runtime.units import counted
+
+_SHOWN = 3  # files that are named, at most
 
 
 def run(config: ExportConfig) -> int:
@@ -50,8 +53,9 @@ def _export_dataset(config: ExportConfig, target: PushTarget | None) -> None:
     else:
         print(f"{folder} was exported already")
     if target is not None:
-        # The record has paths of this machine.
-        left = (RECORD, DATASET_CARD)
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        chosen = {name: path for name, path in files.items() if name not in left}
-        print("\n".join(push(target, chosen, folder / DATASET_CARD, f"Dataset in the format {config.format} of isdm")))
+        files, others = pushed_files(folder)
+        if others:
+            shown = ", ".join([*others[:_SHOWN], *(["..."] if others[_SHOWN:] else [])])
+            found = f"{counted(len(others), 'file')} of {folder} that `export` did not write"
+            print(f"note: {found} will not be uploaded: {shown}")
+        print("\n".join(push(target, files, folder / DATASET_CARD, f"Dataset in the format {config.format} of isdm")))

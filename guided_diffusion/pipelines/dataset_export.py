@@ -25,6 +25,7 @@ from guided_diffusion.data.pairing import Pair
 from guided_diffusion.pipelines.cards.exported import ExportedFacts, write_export_card
 from guided_diffusion.pipelines.export_source import REAL, ExportSource, find_export_source
 from guided_diffusion.pipelines.output import dataset_folders, refuse_written_sources
+from guided_diffusion.runtime.card_file import DATASET_CARD
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import library_versions, read_run_record
@@ -90,6 +91,26 @@ def exported_before(config: ExportConfig) -> Path | None:
     return folder
 
 
+def files_below(folder: Path) -> list[str]:
+    """Return the paths of all files of a folder, relative to it, with slashes."""
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def pushed_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the files of an export by their names in a repository, and those of others, which are not pushed.
+
+    Tools leave files beside what they read, such as the caches of Ultralytics. DataError where a file is missing.
+    """
+    # The record has paths of this machine; the card gets another name.
+    there = [name for name in files_below(folder) if name not in (RECORD, DATASET_CARD)]
+    written = read_run_record(folder, RECORD).get("files", there)  # former versions did not list them
+    missing = next((name for name in written if not (folder / name).is_file()), None)
+    if missing is not None:
+        line = "was exported and is gone"
+        raise DataError.of(folder / missing, line, "delete the export, and run the same command again")
+    return {name: folder / name for name in written}, [name for name in there if name not in set(written)]
+
+
 def export_dataset(config: ExportConfig) -> Exported:
     """Scan the dataset, and write it to `export_path` in `config.format`."""
     source = config.source
@@ -124,6 +145,7 @@ def export_dataset(config: ExportConfig) -> Exported:
             "inputs": found.inputs,
             "library": library_versions(),
             "pairs": record,
+            "files": files_below(folder),
         }
         write_text(folder / RECORD, json.dumps(content, indent=1) + "\n")
         facts = ExportedFacts(str(config.format), kind.title, splits, origins, counts, counted)

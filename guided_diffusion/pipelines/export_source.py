@@ -212,7 +212,7 @@ def origin_of(line: ManifestLine) -> str:
     """Return how a pair was made, in words."""
     if line.pseudo is not None:
         return PREDICTED_MASK
-    if line.good_image is not None:
+    if line.good_image is not None or line.hole_margin is not None:  # the studio fills holes of training images, too
         kind = "synthetic" if line.blend is None else "pasted"
         return f"{kind} defects in a real image"
     if line.classified is not None or line.predicted is not None:

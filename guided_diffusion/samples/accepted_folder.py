@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +105,13 @@ class AcceptedFolder:
         for folder in (self.folder, *(self.folder / kind for kind in FOLDERS)):
             make_folder(folder)
             remove_leftovers(folder)
+        self._settle(lines)
+        # A name is never given twice: a page may still show the pair that had it.
+        taken = [int(name[1]) for path in (self.folder / TRASH).rglob("*.png") if (name := _NAME.fullmatch(path.stem))]
+        self._next = 1 + max([*(line.index for line in lines), *taken], default=-1)
+
+    def _settle(self, lines: Collection[ManifestLine]) -> None:
+        """Keep the pairs of `lines` that are whole, and put aside every other picture."""
         self._lines = {_name(line): line for line in lines if self._is_whole(line)}
         if len(self._lines) < len(lines) or self._unfinished.exists():
             write_manifest(self.manifest, self._lines.values())
@@ -113,9 +120,6 @@ class AcceptedFolder:
                 self._put_aside(path)
         with reporting_os_errors(self._unfinished):
             self._unfinished.unlink(missing_ok=True)
-        # A name is never given twice: a page may still show the pair that had it.
-        taken = [int(name[1]) for path in (self.folder / TRASH).rglob("*.png") if (name := _NAME.fullmatch(path.stem))]
-        self._next = 1 + max([*(line.index for line in lines), *taken], default=-1)
 
     def _pictures(self) -> list[Path]:
         found = [path for kind in FOLDERS for path in sorted((self.folder / kind).rglob("*")) if path.is_file()]
@@ -136,6 +140,8 @@ class AcceptedFolder:
 
     def accept(self, pair: AcceptedPair) -> str:
         """Write a pair and its line, and return its name."""
+        if self._unfinished.exists():  # by an earlier one that failed, as on a full disk
+            self._settle(self._lines.values())
         name = f"studio_{self._next:06d}"
         files = {kind: f"{kind}s/{name}.png" for kind in ("image", "mask")}
         temporary = {kind: self._temporary(file) for kind, file in files.items()}
@@ -176,7 +182,8 @@ class AcceptedFolder:
         with suppress(OSError):
             for kind in FOLDERS:
                 (self.folder / kind / f"{name}.png").unlink(missing_ok=True)
-            write_manifest(self.manifest, self._lines.values())
+            if self.manifest.exists():  # else somebody deleted the folder, and it stays away
+                write_manifest(self.manifest, self._lines.values())
             self._unfinished.unlink(missing_ok=True)
 
     def _line(self, pair: AcceptedPair, files: dict[str, str], mask: Path) -> ManifestLine:
@@ -222,7 +229,8 @@ class AcceptedFolder:
         target = self.folder / TRASH / path.relative_to(self.folder)
         with reporting_os_errors(target):
             make_folder(target.parent)
-            os.replace(path, target)
+            with suppress(FileNotFoundError):  # moved by an earlier attempt, or deleted by hand
+                os.replace(path, target)
 
 
 def accepted_masks(mask_dir: str | Path) -> tuple[Path, dict[str, MaskLineage]] | None:

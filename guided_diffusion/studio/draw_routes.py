@@ -172,7 +172,9 @@ class DrawRoutes:
 
     async def accepted_image(self, request: Request) -> Response:
         """Answer the image of an accepted pair, as it was written."""
-        content = await run_in_threadpool(self._files(request)[0].read_bytes)
+        from guided_diffusion.data.files import read_bytes  # imports torch
+
+        content = await run_in_threadpool(read_bytes, self._files(request)[0])
         return Response(content, media_type="image/png")
 
     async def accepted_labels(self, request: Request) -> Response:

@@ -1,7 +1,7 @@
 """Batches of samples: each is a `main.py sample` in a process of its own, which the studio starts, stops and resumes.
 
 What there is of them lies in `jobs/` of results_path: `batch_0001.json`, the configuration, and `batch_0001/`, what
-`sample` writes. So they are still there after the studio was closed, which stops them.
+`sample` writes. So they are still there after the studio was closed, which stops them, or killed, which does not.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from guided_diffusion.runtime.files import make_folder, write_text
+from guided_diffusion.runtime.lock import current_holder
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.studio.guard import Refused
 
@@ -41,9 +46,26 @@ class Job:
     stopping: bool = False
 
     @property
-    def running(self) -> bool:
-        """Whether its process has not ended."""
+    def own(self) -> bool:
+        """Whether the process that this studio has started has not ended."""
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def running(self) -> bool:
+        """Whether a process writes it, of this studio or of any other parent."""
+        return self.own or self._left() is not None
+
+    def _left(self) -> psutil.Process | None:
+        """Return the process that a killed studio, or the command line, has started and that still writes."""
+        holder = current_holder(self.folder)
+        if holder.get("host") != socket.gethostname():
+            return None
+        try:
+            process = psutil.Process(int(holder["pid"]))
+            # Another program may have the number by now.
+            return process if any(Path(word).name == self.config.name for word in process.cmdline()) else None
+        except psutil.Error:
+            return None
 
     @property
     def done(self) -> int:
@@ -95,9 +117,11 @@ class Job:
 
     def stop(self) -> None:
         """Ask it to stop; what is finished stays."""
-        if self.running:
+        process = self.process if self.own else self._left()
+        if process is not None:
             self.stopping = True
-            ask_to_stop(self.process)
+            with suppress(psutil.NoSuchProcess):
+                ask_to_stop(process)
 
 
 def detached(platform: str = os.name) -> dict[str, Any]:
@@ -177,9 +201,10 @@ class Jobs:
         return [job.state() for job in reversed(list(self._jobs.values()))]
 
     def close(self) -> None:
-        """Ask every batch to stop, without waiting: each ends by itself, and can be resumed."""
+        """Ask every batch of this studio to stop, without waiting: each ends by itself, and can be resumed."""
         for job in list(self._jobs.values()):
-            job.stop()
+            if job.own:
+                job.stop()
 
 
 def _lines_of(path: Path) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
+import os
 import re
 import subprocess
 import sys
@@ -16,15 +18,18 @@ import numpy as np
 import pytest
 import torch
 from error_lines import check_error
+from PIL import Image
 from pretended_cuda import pretended_cuda
 from tiny import TINY
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
+from guided_diffusion.config.load import load_config
 from guided_diffusion.data.loader import TrainBatch
 from guided_diffusion.diffusion.samplers import SAMPLERS
 from guided_diffusion.models.unet import UNetModel
 from guided_diffusion.pipelines.doctor import abilities, machine, self_test, step_times, trial
 from guided_diffusion.pipelines.doctor.abilities import try_out
+from guided_diffusion.pipelines.doctor.examine import examine
 from guided_diffusion.pipelines.doctor.fitting import fitting, largest_that_fits
 from guided_diffusion.pipelines.doctor.measuring import PeakMemory, of_size
 from guided_diffusion.pipelines.doctor.page import Part, page
@@ -232,6 +237,36 @@ def test_the_whole_examination(isdm, tmp_path, monkeypatch):
     times = record["Step times on cpu"]
     assert [row["side"] for row in times] == [16, 32]
     assert all(row["training_seconds"] > row["sampling_seconds"] > 0 for row in times)
+
+
+class TestFullDisks:
+    """A machine that is examined because something is wrong with it."""
+
+    @staticmethod
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    @pytest.mark.slow
+    def test_a_page_comes_without_what_could_not_be_measured(self, monkeypatch):
+        monkeypatch.setattr(abilities, "TRIAL_SECONDS", 0.01)
+        monkeypatch.setattr(Image.Image, "save", self.full)  # those of the dataset for step times
+        parts = examine(load_config("doctor", {"time_limit": 1, "device": "cpu"}), torch.device("cpu"))
+        assert parts[-1].title == "Step times"
+        assert "No space left on device" in parts[-1].failed[0]
+        assert {"Versions", "Devices", "What works on cpu"} < {part.title for part in parts}
+
+    def test_a_disk_that_cannot_be_written_has_failed(self, monkeypatch, isdm):
+        monkeypatch.setattr(os, "fsync", self.full)
+        code, shown, _ = isdm("doctor", time_limit=0)
+        assert code == 1
+        assert "cannot be written (No space left on device): set TMPDIR" in shown
+
+    def test_a_page_that_cannot_be_written_is_shown(self, tmp_path, isdm):
+        (tmp_path / "file").touch()
+        code, shown, errors = isdm("doctor", time_limit=0, output_dir=tmp_path / "file" / "doctor")
+        assert code == 2
+        assert "is no folder" in errors[-1]
+        assert "## Devices" in shown
 
 
 def test_the_disk_is_left_as_it_was(tmp_path):

@@ -156,6 +156,23 @@ def test_files_of_an_earlier_push_are_named(hub, lemons, isdm, tmp_path):
     assert sum(name in line for name in left) == min(3, len(left))
 
 
+def test_what_other_tools_left_in_an_export_is_not_pushed(hub, lemons, isdm, tmp_path):
+    values = {"data_dir": lemons, "dataset_mode": "multi-class", "format": "yolo", "export_path": tmp_path / "yolo"}
+    assert isdm("export", **values)[0] == 0
+    (tmp_path / "yolo/labels/train.cache").write_bytes(b"of Ultralytics, with paths")
+    code, shown, errors = isdm("export", **values, push_to="user/cached")
+    assert code == 0, errors
+    assert "1 file of" in shown
+    assert "not be uploaded: labels/train.cache" in shown
+    names = hub.repos["datasets/user/cached"].files.keys()
+    assert "labels/train.cache" not in names
+    assert {"README.md", "data.yaml"} < names
+    (tmp_path / "yolo/data.yaml").unlink()
+    code, _, (line,) = isdm("export", **values, push_to="user/cached")
+    assert code == 2
+    check_error(line, tmp_path / "yolo/data.yaml", "gone")
+
+
 def same_dataset(data, record):
     pass
 

@@ -17,6 +17,7 @@ PSEUDO = {"image": "a.png", "digest": "0", "score": 0.1, "confidence": 0.9, "ign
     [
         (PLAIN, "synthetic image"),
         (GOOD, "synthetic defects in a real image"),
+        ({**PLAIN, "made_by": "studio", "hole_margin": 6}, "synthetic defects in a real image"),
         ({**GOOD, "blend": "poisson"}, "pasted defects in a real image"),
         ({**PLAIN, "pseudo": PSEUDO}, "real image, predicted mask"),
         ({**PLAIN, "classified": {"score": 0.1, "ignored": 0.0}}, "synthetic image, predicted mask"),

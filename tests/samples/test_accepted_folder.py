@@ -134,6 +134,36 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert folder.names == ["studio_000000"]
 
 
+@pytest.mark.parametrize("unwritten", ["manifest.jsonl", "studio_000000.png"])
+def test_a_discard_that_failed_leaves_no_line_without_its_pair(tmp_path, monkeypatch, unwritten):
+    folder, replace, calls = opened(tmp_path), os.replace, []
+    folder.accept(pair(0))
+    folder.accept(pair(1))
+
+    def full(source, target):
+        calls.append(Path(target).name)
+        if calls[-1] == unwritten and calls != [unwritten]:  # of the pictures, the second
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(UserError, match="make room"):
+            folder.discard("studio_000000")
+    folder.accept(pair(2))
+    check_whole(folder)
+    assert folder.names == ["studio_000001", "studio_000002"]
+
+
+def test_a_pair_whose_picture_was_deleted_by_hand_is_discarded(tmp_path):
+    folder = opened(tmp_path)
+    folder.accept(pair(0))
+    folder.accept(pair(1))
+    (folder.folder / "masks" / "studio_000000.png").unlink()
+    assert folder.discard("studio_000000")
+    check_whole(folder)
+
+
 def test_results_of_others_are_refused(tmp_path):
     folder = opened(tmp_path / "a")
     folder.accept(pair(0))

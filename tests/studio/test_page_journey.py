@@ -217,6 +217,24 @@ def test_a_reload_goes_on(browser, client):
         seen.check()
 
 
+def test_a_mask_of_a_pair_is_not_taken_up_with_other_pairs(browser, client):
+    with visit(browser, client) as seen:
+        page = seen.page
+        page.uncheck("#auto")
+        page.locator('#strip [data-pair="train/0"]').click()
+        seen.paint(2, (0.4, 0.4), (0.6, 0.6))
+        page.wait_for_timeout(500)
+        page.reload()
+        page.locator("body[data-ready]").wait_for()
+        assert page.locator("#about").text_content().endswith("· edited")
+        # As after a start with a pair more, whose numbers stand for other pairs.
+        others = {**client.get("/api/run").json, "sources": "0" * 16}
+        page.route("**/api/run", lambda route: route.fulfill(json=others))
+        page.reload()
+        page.locator("body[data-ready]").wait_for()
+        assert not page.locator("#about").text_content().endswith("· edited")
+
+
 def test_the_page_without_its_token_says_so(browser, client):
     context = browser.new_context()
     context.set_default_timeout(PATIENCE)

@@ -64,6 +64,38 @@ def test_a_batch_survives_a_reload_and_is_stopped_and_resumed(browser, page: Cli
         seen.check()
 
 
+def test_good_images_are_shown_beside_one_that_cannot_be_read(browser, windows, tmp_path):
+    model, data, _ = windows
+    for name in ("a", "c"):
+        write_png(tmp_path / "good" / f"{name}.png", np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "good" / "b.png").write_bytes(b"no picture")
+    values = {"model_path": model, "data_dir": data, "good_dir": tmp_path / "good"}
+    with studio(results_path=tmp_path / "out", **values) as client, visit(browser, client) as seen:
+        seen.page.click('#source-tabs [data-source="goods"]')
+        wait_for(seen.page, lambda: seen.page.locator("#strip [data-good] img[src]").count() == 2)
+        told = seen.page.locator("#strip [data-good]").evaluate_all("all => all.map(each => each.title)")
+        assert told == ["a, 20 x 20 px", "b, which cannot be read", "c, 20 x 20 px"]
+        seen.page.click('#strip [data-good="1"]')
+        seen.page.get_by_text("unreadable or truncated").wait_for()
+
+
+def test_a_pair_that_was_taken_back_can_be_accepted_again(browser, page: Client):
+    with visit(browser, page) as seen:
+        shown = seen.page
+        shown.uncheck("#auto")
+        shown.select_option("#count", "1")
+        shown.click("#sample")
+        seen.sampled(1)
+        shown.click("#accept")
+        shown.locator("#grid .badge.kept").wait_for()
+        shown.click('#source-tabs [data-source="accepted"]')
+        shown.locator("#strip .remove").first.click()
+        shown.locator("#grid .badge.kept").wait_for(state="detached")
+        shown.click("#accept")
+        shown.locator("#grid .badge.kept").wait_for()
+        seen.check()
+
+
 def test_three_hundred_classes_are_found_and_painted(browser, tmp_path):
     data, rng = tmp_path / "data", np.random.default_rng(0)
     for number in range(3):

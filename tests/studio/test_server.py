@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,6 +90,20 @@ def test_the_dataset_of_the_training_is_opened(trained, tmp_path):
     config = load_config("studio", {"model_path": str(trained), "results_path": str(tmp_path / "out")})
     counts = {split["name"]: split["count"] for split in Workplace.open(config).facts()["splits"]}
     assert counts == {"train": 8, "test": 4}
+
+
+def test_numbers_of_pairs_are_told_apart_by_what_they_stand_for(trained, lemons, tmp_path):
+    data = shutil.copytree(lemons, tmp_path / "lemons")
+
+    def sources() -> str:
+        values = {"model_path": str(trained), "data_dir": str(data), "results_path": str(tmp_path / "out")}
+        return Workplace.open(load_config("studio", values)).facts()["sources"]
+
+    before = sources()
+    assert sources() == before
+    for kind in ("images", "masks"):
+        min((data / "train" / kind).iterdir()).rename(data / "train" / kind / "z.png")
+    assert sources() != before
 
 
 @pytest.mark.slow

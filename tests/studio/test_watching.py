@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +16,7 @@ from studio_client import Client
 
 from guided_diffusion.runtime.lock import current_holder, folder_lock
 from guided_diffusion.runtime.logs import RunLog
+from guided_diffusion.studio.guard import Refused
 from guided_diffusion.studio.jobs import Job, Jobs
 from guided_diffusion.studio.training import TrainingWatch, previews_of
 
@@ -146,6 +151,42 @@ def test_batches_of_an_earlier_studio_are_found(tmp_path):
     jobs = Jobs(tmp_path, lambda folder, asked: {})
     assert [(each["id"], each["state"], each["total"]) for each in jobs.states()] == [("batch_0002", "stopped", 5)]
     assert jobs.running == ""
+
+
+WRITER = """
+import sys, time
+from guided_diffusion.runtime.lock import folder_lock
+with folder_lock(sys.argv[1], "sample"):
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT here")
+def test_a_batch_that_a_killed_studio_left_running_is_seen_and_stopped(tmp_path):
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    for name in ("batch_0001", "batch_0002"):
+        (folder / f"{name}.json").write_text('{"num_samples": 5}')
+    arguments = [sys.executable, "-c", WRITER, str(folder / "batch_0001"), "-c", str(folder / "batch_0001.json")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as left:
+        try:
+            assert left.stdout is not None
+            assert left.stdout.readline() == b"begun\n"
+            # As where the number of a dead process was given to another program.
+            (folder / "batch_0002").mkdir()
+            shutil.copy(folder / "batch_0001" / ".lock.json", folder / "batch_0002")
+            jobs = Jobs(tmp_path, lambda folder, asked: {})
+            assert [each["state"] for each in jobs.states()] == ["stopped", "running"]
+            with pytest.raises(Refused, match="batch_0001 is running"):
+                jobs.resume("batch_0002")
+            jobs.close()
+            assert jobs.running == "batch_0001"
+            jobs.stop("batch_0001")
+            assert left.wait(30) != 0
+            assert [each["state"] for each in jobs.states()] == ["stopped", "stopped"]
+        finally:
+            left.kill()
 
 
 def wait_for(page: Client, name: str, *states: str, done: int = 0) -> dict:

@@ -34,7 +34,11 @@ def examine(config: DoctorConfig, device: torch.device) -> list[Part]:
 
         def add(what: str, make: Callable[[], Part], counts: int = 1) -> None:
             bar.set_description(what)
-            parts.append(make())
+            try:
+                parts.append(make())
+            except OSError as error:  # of the temporary folder, as on a full disk; the rest of the page is wanted then
+                line = f"{what}: ended by the system ({error.strerror or error}): make room, or set TMPDIR"
+                parts.append(Part(f"{what[0].upper()}{what[1:]}", failed=(line,)))
             bar.update(counts)
 
         add("versions", machine.versions)
@@ -56,11 +60,14 @@ def _bar(config: DoctorConfig) -> tqdm:
     return tqdm(total=total, unit="part", dynamic_ncols=True, leave=False)
 
 
-def write_page(parts: list[Part], output_dir: str) -> str:
-    """Return the page as Markdown; with `output_dir` it is also written there, beside doctor.json."""
-    text = page(f"isdm doctor, {datetime.now().astimezone().isoformat(sep=' ', timespec='minutes')}", parts)
-    if output_dir:
-        folder = Path(output_dir)
-        write_text(folder / PAGE, text)
-        write_text(folder / RECORD, json.dumps(record(parts), indent=2) + "\n")
-    return text
+def titled(parts: list[Part]) -> str:
+    """Return the page as Markdown, with the time of the examination."""
+    return page(f"isdm doctor, {datetime.now().astimezone().isoformat(sep=' ', timespec='minutes')}", parts)
+
+
+def write_page(text: str, parts: list[Part], output_dir: str) -> list[Path]:
+    """Write the page and doctor.json into `output_dir`; return their paths. UserError where they cannot be written."""
+    folder = Path(output_dir).absolute()
+    write_text(folder / PAGE, text)
+    write_text(folder / RECORD, json.dumps(record(parts), indent=2) + "\n")
+    return [folder / PAGE, folder / RECORD]

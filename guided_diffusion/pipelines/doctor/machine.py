@@ -199,19 +199,20 @@ def surroundings(output_dir: str) -> Part:
     folder = Path(output_dir or tempfile.gettempdir()).absolute()
     folder = next(path for path in (folder, *folder.parents) if path.is_dir())
     name = "disk of output_dir" if output_dir else "disk of temporary files"
-    notes, disk = [], None
+    notes, failed, disk = [], [], None
     try:
         disk = disk_speed(folder)
         read = f"read {disk['read']:.0f} MB/s{'' if disk['uncached'] else ' (from the cache of the system)'}"
         shown = f"write {disk['write']:.0f} MB/s, {read}, {size_in_words(disk['free'])} free"
     except OSError as error:
         shown = f"cannot be written ({error.strerror})"
-        notes.append(f"{name}: {shown}: choose another output_dir" if output_dir else f"{name}: {shown}: set TMPDIR")
+        failed.append(f"{name}: {shown}: choose another output_dir" if output_dir else f"{name}: {shown}: set TMPDIR")
     if disk and disk["free"] < 10 * 2**30:
         notes.append(f"{name}: less than 10 GiB free; checkpoints of large networks have 1 to 8 GiB each")
     browser = _browser()
     rows = ((name, shown), ("browser for report.html", browser or "none here: open reports on another computer"))
-    return Part("Disk and browser", ("what", "found"), rows, tuple(notes), {"disk": disk, "browser": browser})
+    record = {"disk": disk, "browser": browser}
+    return Part("Disk and browser", ("what", "found"), rows, tuple(notes), record, tuple(failed))
 
 
 def disk_speed(folder: Path, size: int = DISK_BYTES) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -210,10 +211,18 @@ class Workplace:
             "splits": [{"name": split, "count": len(self.pairs.pairs.get(split, ()))} for split in self._splits],
             "parts": len(self.shelf.parts),
             "goods": len(self.goods.images),
+            "sources": self._sources,
             "accepted": len(self.accepted.names),
             "results_path": str(self.accepted.folder.absolute()),
             "missing": self.missing,
         }
+
+    @property
+    def _sources(self) -> str:
+        """A digest of the files that the numbers of pairs and good images stand for."""
+        files = [pair.mask for split in SPLITS for pair in self.pairs.pairs.get(split, ())]
+        files += [good.image for good in self.goods.images]
+        return sha256("\n".join(map(str, files)).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     @property
     def _splits(self) -> list[str]:

@@ -86,6 +86,15 @@ export class Draws extends EventTarget {
     this._tell("change");
   }
 
+  /** A pair was taken back: its image is a candidate like the others again. */
+  takenBack(name) {
+    for (const { accepted } of this.list) {
+      for (const [j, kept] of accepted) if (kept === name) accepted.delete(j);
+    }
+    this._keep();
+    this._tell("change");
+  }
+
   /** Take up the draws that were there before the page was reloaded. */
   async goOn() {
     for (const given of keptInTab("draws") ?? []) {

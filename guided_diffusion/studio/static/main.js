@@ -98,7 +98,13 @@ async function start() {
   const candidates = new Candidates(run, work, draws);
   const sampling = new Sampling(run, work, draws, floating, tools);
   const bars = new Bars({ run, work, view, floating, tools, draws, candidates });
-  const sources = new Sources(run, work, floating, () => bars.tool("move"));
+  const sources = new Sources(
+    run,
+    work,
+    floating,
+    () => bars.tool("move"),
+    name => draws.takenBack(name),
+  );
   candidates.addEventListener("accept", () => attempt(() => sources.refresh()));
   new Training().start();
   new Jobs(run).start();

@@ -13,8 +13,9 @@ const UNDO = "Take back: image and mask go to the folder's .trash";
 const short = name => (name.length > SHOWN ? `…${name.slice(1 - SHOWN)}` : name);
 
 export class Sources {
-  constructor(run, work, floating, onpart) {
-    Object.assign(this, { run, work, floating, onpart, page: 0, pictures: new Map(), queue: [], loading: 0, asked: 0 });
+  constructor(run, work, floating, onpart, ontaken) {
+    Object.assign(this, { run, work, floating, onpart, ontaken });
+    Object.assign(this, { page: 0, pictures: new Map(), queue: [], loading: 0, asked: 0 });
     this.color = new Map(run.classes.map(({ index, color }) => [index, color]));
     this.named = new Map(run.classes.map(({ index, name }) => [index, name]));
     this.rove = roving(byId("strip"));
@@ -146,9 +147,9 @@ export class Sources {
     return tile;
   }
 
-  _goods({ index, name, size: [height, width] }) {
+  _goods({ index, name, size }) {
     const path = `/api/goods/${index}/image`,
-      title = `${name}, ${width} x ${height} px`;
+      title = size ? `${name}, ${size[1]} x ${size[0]} px` : `${name}, which cannot be read`;
     return this._tile(
       name,
       this._picture(() => getPicture(path), path),
@@ -190,6 +191,7 @@ export class Sources {
         onclick: () =>
           attempt(async () => {
             await remove(path);
+            this.ontaken(name);
             say(`${name} lies in the folder's .trash.`);
             await this.refresh();
           }),

@@ -141,7 +141,8 @@ export class Work extends EventTarget {
       const { width, height } = map,
         edited = this.edited;
       const [labels, start] = await Promise.all([packLabels(map.data), packLabels(first)]);
-      keepInTab("work", { type, width, height, about, edited, labels, start, label: this.label });
+      const { sources } = this.run;
+      keepInTab("work", { type, sources, width, height, about, edited, labels, start, label: this.label });
     }, 300);
   }
 
@@ -149,6 +150,8 @@ export class Work extends EventTarget {
   async goOn() {
     const kept = keptInTab("work");
     if (!kept || kept.type !== this.type) return false;
+    // By its number the studio would take another pair for the one that painting began from.
+    if (kept.about.base && kept.sources !== this.run.sources) return false;
     try {
       const [labels, start] = await Promise.all([kept.labels, kept.start].map(text => unpackLabels(this.type, text)));
       this._load(start, kept.width, kept.height, kept.about);
