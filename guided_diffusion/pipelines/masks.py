@@ -23,6 +23,7 @@ from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.accepted_folder import accepted_masks
 from guided_diffusion.samples.manifest import MaskLineage
 from guided_diffusion.samples.mask_folder import edited_masks
+from guided_diffusion.samples.reader import find_generated_masks
 
 
 class FoundMasks(NamedTuple):
@@ -81,7 +82,7 @@ def find_masks(
         encoding = encoding.ignoring(also_ignored)
     mode, with_edges = get_mode(source.dataset_mode), not geometry.no_instance
     lineages: dict[str, MaskLineage] = {}
-    if mask_dir and (made := edited_masks(mask_dir) or accepted_masks(mask_dir)) is not None:
+    if mask_dir and (made := _masks_of_own(mask_dir)) is not None:
         mask_dir, lineages = str(made[0]), made[1]
     if mask_dir:
         transform = plain_transform(geometry, mode)
@@ -103,6 +104,22 @@ def find_masks(
     encoding = encoding.with_ignore() if geometry.resize in ("pad", "window") else encoding
     shown = tuple(each.name for each in report.classes if each.images)
     return FoundMasks(report.pairs, encoding, report.losses, known_lineages(report.pairs, lineages), shown)
+
+
+def _masks_of_own(mask_dir: str) -> tuple[Path, dict[str, MaskLineage]] | None:
+    """Return the masks and lineages of a folder that `masks` or the studio wrote, None for any other."""
+    return edited_masks(mask_dir) or accepted_masks(mask_dir)
+
+
+def folder_of_masks(mask_dir: str) -> str:
+    """Return where the masks of `mask_dir` lie: a folder that an action wrote has pictures of another kind, too.
+
+    Raises DataError where it is not finished.
+    """
+    if (generated := find_generated_masks(mask_dir)) is not None:
+        return str(generated.folder)
+    own = _masks_of_own(mask_dir)
+    return mask_dir if own is None else str(own[0])
 
 
 def has_turned(entries: Sequence[Pair | MaskEntry]) -> bool:

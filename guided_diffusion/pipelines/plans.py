@@ -18,6 +18,7 @@ from guided_diffusion.data.pairing import index_images, index_masks, index_pairs
 from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.build import build_network
 from guided_diffusion.pipelines.dataset import good_folder, leaves_masks_aside
+from guided_diffusion.pipelines.masks import folder_of_masks
 from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.logs import read_json_lines
@@ -105,7 +106,7 @@ def masks_lines(config: SampleConfig, source: SourceOptions) -> list[str]:
     """Return how many samples there will be of which masks. source: the dataset, as the network was trained with it."""
     mode = get_mode(source.dataset_mode)
     if config.mask_dir:
-        masks, problems = index_masks(config.mask_dir, mode, key="mask_dir")
+        masks, problems = index_masks(folder_of_masks(config.mask_dir), mode, key="mask_dir")
         what = "masks of mask_dir"
     elif source.data_dir and mode.masks is not None:
         masks, problems = index_pairs(source.data_dir, mode, config.data_split, with_instances=False)

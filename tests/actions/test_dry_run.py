@@ -15,6 +15,7 @@ from guided_diffusion import cli
 from guided_diffusion.config.demo import demo_stages
 from guided_diffusion.config.load import ACTIONS, load_config
 from guided_diffusion.runtime.checkpoint import BEST, LAST, load_checkpoint
+from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.units import size_in_words
 
 
@@ -81,6 +82,16 @@ def test_samples(dry, lemons, trained, tmp_path):
     assert code == 0
     assert "8 masks of mask_dir" in shown
     assert "20 asked for, 0 in the manifest already" in shown
+
+
+def test_samples_of_new_masks(dry, lemons, trained, tmp_path):
+    """The sheet that `masks` puts beside its masks is a PNG file, too, and no mask."""
+    shutil.copytree(lemons / "test" / "masks", tmp_path / "m" / "masks")
+    shutil.copy(next(lemons.glob("test/images/*")), tmp_path / "m" / "contact_sheet.png")
+    write_run_record(tmp_path / "m", "masks", {})
+    code, shown, errors = dry("sample", model_path=trained, results_path="samples", mask_dir="m")
+    assert code == 0, errors
+    assert "  4 masks of mask_dir\n  4 asked for" in shown
 
 
 def test_a_studio(dry, lemons, trained, tmp_path):
