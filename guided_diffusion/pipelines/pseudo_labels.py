@@ -37,6 +37,8 @@ def pseudo_sample_lines(samples: SampleFolder) -> list[str]:
     if samples.pseudo_labels:
         line = f"{samples.pseudo_labels} of its pairs are real images with pseudo labels of segment, not samples"
         lines.append(f"{line}: fidelity says nothing of them, and agreement is that with their pseudo labels")
+    if samples.labeled:
+        lines.append(f"{len(samples.labeled)} of its pairs are labeled images of the dataset, and left out here")
     if samples.classified:
         line = f"pixel classifiers found the masks of {samples.classified} of its pairs in the images"
         lines.append(f"{line}: agreement tells how far a segmenter finds the same, not how well images follow masks")

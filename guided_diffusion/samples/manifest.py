@@ -280,6 +280,7 @@ class ManifestLine(PlaceSettings, PasteSettings, GenerateSettings):
     generated: GeneratedMask | None = None
     lineage: MaskLineage | None = None  # of a source_mask that was itself made from masks
     pseudo: PseudoLabel | None = None  # of a real image whose mask people have not drawn
+    image_digest: str | None = None  # of a real image whose mask people have drawn, beside such
     classified: ClassifiedMask | None = None  # of an image that was drawn without a mask
     predicted: PredictedMask | None = None  # of an image that was made of boxes
     made_by: str | None = None  # "studio": a person painted the mask, and accepted the pair

@@ -65,6 +65,11 @@ class SampleFolder:
         return sum(line.pseudo is not None for line in self.lines.values())
 
     @property
+    def labeled(self) -> frozenset[str]:
+        """The images that people labeled, which `segment` puts beside those that it labeled: they are no samples."""
+        return frozenset(line.image for line in self.lines.values() if line.image_digest is not None)
+
+    @property
     def is_generated(self) -> bool:
         """Whether a model made the masks, too, so that no mask of the dataset is behind a sample."""
         return any(
@@ -209,7 +214,10 @@ def with_ignored(encoding: LabelEncoding, samples: SampleFolder) -> LabelEncodin
 
 
 def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels: int) -> tuple[Pair, ...]:
-    """Return the scanned pairs of a folder of samples; DataError if they do not fit the real dataset's `encoding`."""
+    """Return the scanned pairs of a folder of samples, without `labeled` ones.
+
+    Raises DataError if they do not fit the real dataset's `encoding`.
+    """
     folder = samples.folder
     if (classes := _classes_of(folder)) is not None:
         _check_same_classes(Path(classes.path), classes, encoding)
@@ -221,7 +229,8 @@ def open_samples(samples: SampleFolder, encoding: LabelEncoding, image_channels:
         found = f"no image has a mask of its name ({Path(unpaired[0].path).name}, for one, has none)"
         raise DataError.of(folder, found, "give a folder whose images/ and masks/ have the same names")
     report.raise_if_fatal()
-    return report.pairs
+    labeled = {str(folder / image) for image in samples.labeled}
+    return tuple(pair for pair in report.pairs if pair.image not in labeled)
 
 
 def _check_same_classes(path: Path, classes: ClassesFile, encoding: LabelEncoding) -> None:

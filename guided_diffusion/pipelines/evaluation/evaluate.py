@@ -63,7 +63,7 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
             refuse_fatal(problems)
         used = "" if most is None or most >= len(pairs) else f", {most} of them used"
         lines.append(f"{len(pairs)} pairs in {split}{used}")
-    lines.append(f"{len(samples.lines) or 'unlisted'} samples in {samples.folder}")
+    lines.append(f"{len(samples.lines) - len(samples.labeled) or 'unlisted'} samples in {samples.folder}")
     options = config.study
     if not options.study:
         return [*lines, "no models are compared"]

@@ -25,6 +25,25 @@ MAE = {"extractor": "mae", "extractor_weights": "x.pth", "feature_steps": None, 
 
 
 class TestEvaluate:
+    def test_labeled_images_are_no_samples(self, segment, labeled, isdm, tmp_path):
+        """Else the models of a mix would learn training images twice, and all of these would be copies."""
+        data = tmp_path / "data"
+        shutil.copytree(labeled, data)
+        write_labeled(tmp_path / "other", 4, noise=20)
+        shutil.copytree(tmp_path / "other/train", data / "test")
+        folder, _, _ = segment(data_dir=data, folds=0)
+        values = {"data_dir": data, "dataset_mode": "multi-class", "synthetic_dir": folder, "image_size": 32}
+        values |= {"study": False, "agreement": False, "lpips_weights": "none", "inception_weights": "none"}
+        code, shown, errors = isdm("evaluate", **values, output_dir=tmp_path / "evaluated")
+        assert code == 0, errors
+        pairs = lines_of(folder / "train")
+        pseudo = [line for line in pairs if "pseudo" in line]
+        assert 0 < len(pseudo) < len(pairs)
+        assert f" {len(pseudo)} samples of " in shown
+        report = json.loads((tmp_path / "evaluated/report.json").read_text())
+        assert len(report["memorisation"]["samples"]) == len(pseudo)
+        assert report["memorisation"]["share"] == 0
+
     def test_pseudo_labels_are_known(self, segment, labeled, isdm, tmp_path):
         data = tmp_path / "data"
         shutil.copytree(labeled, data)
