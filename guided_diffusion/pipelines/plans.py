@@ -22,7 +22,9 @@ from guided_diffusion.pipelines.resume import ResumePlan
 from guided_diffusion.runtime.hub_address import shown
 from guided_diffusion.runtime.logs import read_json_lines
 from guided_diffusion.runtime.units import counted, size_in_words
+from guided_diffusion.samples.accepted_folder import accepted_masks
 from guided_diffusion.samples.manifest import MANIFEST, PART
+from guided_diffusion.samples.mask_folder import edited_masks
 
 _GUESSED_CLASSES = 8
 _BYTES = 4  # of a weight in a checkpoint
@@ -105,7 +107,8 @@ def masks_lines(config: SampleConfig, source: SourceOptions) -> list[str]:
     """Return how many samples there will be of which masks. source: the dataset, as the network was trained with it."""
     mode = get_mode(source.dataset_mode)
     if config.mask_dir:
-        masks, problems = index_masks(config.mask_dir, mode, key="mask_dir")
+        made = edited_masks(config.mask_dir) or accepted_masks(config.mask_dir)  # whose folder has more than masks
+        masks, problems = index_masks(made[0] if made else config.mask_dir, mode, key="mask_dir")
         what = "masks of mask_dir"
     elif source.data_dir and mode.masks is not None:
         masks, problems = index_pairs(source.data_dir, mode, config.data_split, with_instances=False)

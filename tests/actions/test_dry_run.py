@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import command_line
 import pytest
 from boxed import gray_set
 from command_line import arguments_of
@@ -82,6 +83,11 @@ def test_samples(dry, lemons, trained, tmp_path):
     assert code == 0
     assert "8 masks of mask_dir" in shown
     assert "20 asked for, 0 in the manifest already" in shown
+    made = {"data_dir": lemons, "dataset_mode": "multi-class", "results_path": tmp_path / "made", "num_masks": 3}
+    assert command_line.run("masks", **made) == 0
+    code, shown, _ = dry("sample", **values, mask_dir=tmp_path / "made")
+    assert code == 0
+    assert "3 masks of mask_dir" in shown  # without its contact sheet
 
 
 def test_a_studio(dry, lemons, trained, tmp_path):
