@@ -6,7 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
+import command_line
 import pytest
+from boxed import gray_set
 from command_line import arguments_of
 from error_lines import check_error
 from tiny import TINY
@@ -125,6 +127,14 @@ def test_an_evaluation(dry, lemons, tmp_path):
     assert "8 pairs in train" in shown
     assert "4 pairs in test, 3 of them used" in shown
     assert "1 architectures x 5 settings x 2 seeds: 10 models of 2000 steps" in shown
+
+
+def test_an_evaluation_beside_boxes(dry, lemons, tmp_path):
+    data, samples = gray_set(tmp_path / "boxes"), shutil.copytree(lemons / "train", tmp_path / "samples")
+    values = {"data_dir": data, "dataset_mode": "boxes", "synthetic_dir": samples, "output_dir": tmp_path / "report"}
+    code, shown, errors = dry("evaluate", **values, image_size=32, study=False)
+    assert code == 0, errors
+    assert "no models are compared" in shown
 
 
 def test_a_study(dry, lemons, tmp_path):

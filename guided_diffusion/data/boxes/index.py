@@ -133,7 +133,8 @@ def _paired(
     """
 
     def relative(path: str) -> str:
-        return unicodedata.normalize("NFC", path[len(folder) :].replace(os.sep, "/").lstrip("/"))
+        own = folder if path.startswith(folder) else os.path.abspath(folder)  # local files are listed by these
+        return unicodedata.normalize("NFC", path[len(own) :].replace(os.sep, "/").lstrip("/"))
 
     by_name = {relative(path): stem for stem, path in files.items()}
     left_out = {relative(path) for path in doubled}

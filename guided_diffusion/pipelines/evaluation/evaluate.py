@@ -57,7 +57,8 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
     """Return how many images are compared and models trained; UserError where that could not begin."""
     config, samples, _ = _checked(config)
     mode, lines = get_mode(config.source.dataset_mode), []
-    for split, most in (("train", config.max_training), ("test", config.max_test)):
+    splits = (("train", config.max_training), ("test", config.max_test))
+    for split, most in () if without_masks(mode.name) else splits:  # only annotations tell how many have boxes
         pairs, problems = index_pairs(config.source.data_dir, mode, split, with_instances=False)
         if split == "test" or needs_training(config):
             refuse_fatal(problems)

@@ -88,10 +88,8 @@ def check_good_images(
     paged = [good.image for good in images if _has_pages(good.image)]
     if not paged:
         return ()
-    line = (
-        f"warning: {paged[0]}: has several pages or frames, of which only the first is read ({len(paged)} good images)"
-    )
-    return (f"{line}; save the one that counts, or each one, as a file of its own",)
+    found = f"has several pages or frames, of which only the first is read ({len(paged)} good images)"
+    return (f"warning: {paged[0]}: {found}; save the one that counts, or each one, as a file of its own",)
 
 
 def _has_pages(path: str) -> bool:

@@ -37,6 +37,13 @@ def test_all_forms_mean_the_same(tmp_path, kind):
     assert found == expected
 
 
+@pytest.mark.parametrize("folder", ["data", "./data/", "../here//data"])
+def test_a_relative_folder_is_the_same(tmp_path, monkeypatch, folder):
+    gray_set(tmp_path / "here" / "data")
+    monkeypatch.chdir(tmp_path / "here")
+    assert named(scanned(folder)) == {name: boxes for name, (_, boxes) in GRAY.items()}
+
+
 def test_class_0_is_the_background_and_names_keep_their_order(tmp_path):
     assert scanned(gray_set(tmp_path, "coco")).encoding.names == ("background", *GRAY_NAMES)
     shutil.rmtree(tmp_path / "train")
