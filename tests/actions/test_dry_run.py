@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-import command_line
 import pytest
 from boxed import gray_set
 from command_line import arguments_of
