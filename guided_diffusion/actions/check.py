@@ -53,14 +53,23 @@ _HISTOGRAM, _PREVIEW, _BOXES = "histogram_{}.png", "{}.png", "boxes_{}.json"  # 
 
 def run(config: CheckConfig) -> int:
     """Scan both splits, print a table for each and write a picture of overlays; fail where training would."""
+    plan(config)
     config = with_mode_defaults(config)
-    source, mode, folder = config.source, get_mode(config.source.dataset_mode), Path(config.output_dir)
+    mode, folder = get_mode(config.source.dataset_mode), Path(config.output_dir)
+    with folder_lock(folder, "check"):  # before everything is read: the folder may be one that cannot be written
+        return _run(config, mode, folder)
+
+
+def plan(config: CheckConfig) -> list[str]:
+    """Raise UserError where a check of `config` could not begin; what it would find is told by the check alone."""
+    config = with_mode_defaults(config)
+    source, folder = config.source, Path(config.output_dir)
+    get_mode(source.dataset_mode)
     refuse_written_sources({"output_dir": folder}, [*dataset_folders(source), *image_folder(config.good.image_dir)])
     refuse_other_record("output_dir", folder, "check")
     if source.data_dir:  # before a folder of results lies beside it
         refuse_missing_folder(source.data_dir, "data_dir")
-    with folder_lock(folder, "check"):  # before everything is read: the folder may be one that cannot be written
-        return _run(config, mode, folder)
+    return []
 
 
 def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.pairing import index_pairs
+from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.cards.masks import write_masks_card
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.mask_editing import MaskSource, compare_masks, open_masks
@@ -36,13 +38,28 @@ def run(config: MasksConfig) -> int:
     """Make the masks that `config` asks for and that are not there yet, and compare all with those of the dataset."""
     config = with_pinned_weights(config)
     with init_distributed("cpu") as world:
+        _refuse_sources(config)
         folder = Path(config.results_path)
-        get_mode(config.source.dataset_mode)
-        refuse_written_sources({"results_path": [folder, folder / MASKS]}, dataset_folders(config.source))
         refuse_other_record("results_path", folder, ACTION)
         with output_of(ACTION, [folder], world):
             _make(config, world)
     return 0
+
+
+def plan(config: MasksConfig) -> list[str]:
+    """Return how many masks would be made of how many; UserError where a run could not begin."""
+    _refuse_sources(config)
+    mode, split = get_mode(config.source.dataset_mode), config.data_split
+    pairs, problems = index_pairs(config.source.data_dir, mode, split, with_instances=False)
+    refuse_fatal(problems)
+    return [f"{config.num_masks or len(pairs)} masks, made of {len(pairs)} of data_split {split}"]
+
+
+def _refuse_sources(config: MasksConfig) -> None:
+    """Raise ConfigError where results would lie among what is read."""
+    folder = Path(config.results_path)
+    get_mode(config.source.dataset_mode)
+    refuse_written_sources({"results_path": [folder, folder / MASKS]}, dataset_folders(config.source))
 
 
 def _make(config: MasksConfig, world: ProcessGroup) -> None:

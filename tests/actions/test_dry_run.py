@@ -112,6 +112,24 @@ def test_placing_with_a_network_that_fills_no_holes(dry, lemons, trained, tmp_pa
     check_error(errors[0], "model_path", "fills no holes")
 
 
+@pytest.mark.parametrize(("action", "key"), [("check", "output_dir"), ("masks", "results_path")])
+def test_results_among_the_data(dry, lemons, action, key):
+    values = {"data_dir": lemons, "dataset_mode": "multi-class", key: lemons / "train" / "images"}
+    code, _, errors = dry(action, **values)
+    assert code == 2
+    check_error(errors[0], key, "results would mix")
+
+
+def test_masks_of_images_alone(dry, lemons, tmp_path):
+    values = {"data_dir": lemons, "results_path": tmp_path / "masks"}
+    code, _, errors = dry("masks", **values, dataset_mode="images")
+    assert code == 2
+    check_error(errors[0], "dataset_mode", "no masks")
+    code, shown, _ = dry("masks", **values, dataset_mode="multi-class", num_masks=30)
+    assert code == 0
+    assert "30 masks, made of 8 of data_split train" in shown
+
+
 def test_an_evaluation(dry, lemons, tmp_path):
     samples = shutil.copytree(lemons / "train", tmp_path / "samples")
     values = {

@@ -133,3 +133,15 @@ def test_the_background_of_a_folder_is_class_0_wherever_it_stands(tmp_path):
     result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
     assert result.names == ("background", "dent", "crack")
     assert np.array_equal(mask_of(tmp_path / "data", "a"), np.array([1, 0, 2])[LABEL])
+
+
+@pytest.mark.parametrize("kind", ["folder", "voc"])
+def test_classes_name_the_values_in_their_order(tmp_path, kind):
+    images, masks = ("", "") if kind == "folder" else ("JPEGImages", "SegmentationClass")
+    for folder in (images, masks):
+        (tmp_path / "s" / folder).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (SIZE, SIZE), (9, 8, 7)).save(tmp_path / "s" / images / "a.png")
+    Image.fromarray(LABEL).save(tmp_path / "s" / masks / f"a{'_mask' if kind == 'folder' else ''}.png")
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0, classes=("dent", "background", "crack"))
+    assert result.names == ("background", "dent", "crack")
+    assert np.array_equal(mask_of(tmp_path / "data", "a"), np.array([1, 0, 2])[LABEL])

@@ -121,3 +121,8 @@ def class_names(declared: Iterable[str], classes: Sequence[str]) -> tuple[str, .
     chosen = classes or tuple(declared)
     first = next((name for name in chosen if is_background(name)), BACKGROUND)
     return first, *dict.fromkeys(name for name in chosen if not is_background(name) and name != IGNORED)
+
+
+def names_by_value(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of mask values in their order: `classes`, after a background where they name none."""
+    return tuple(classes) if not classes or any(map(is_background, classes)) else (BACKGROUND, *classes)

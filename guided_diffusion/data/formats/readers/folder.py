@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guided_diffusion.data.files import open_mask
-from guided_diffusion.data.formats.annotated import IGNORED_ID, Annotated, Loss, LossKind, Picture, class_names
+from guided_diffusion.data.formats.annotated import (
+    BACKGROUND,
+    IGNORED_ID,
+    Annotated,
+    Loss,
+    LossKind,
+    Picture,
+    class_names,
+    names_by_value,
+)
 from guided_diffusion.data.formats.source_files import SourceFiles, first_names, folder_of, split_of
 from guided_diffusion.data.masks.advice import describe_colors, describe_values
 from guided_diffusion.data.masks.classes_file import FILE_NAME, read_classes
@@ -101,10 +110,10 @@ def _encoding(files: SourceFiles, facts: Sequence[MaskFacts], classes: Sequence[
         return replace(encoding, names=names)
     if conflict := palette_conflict(facts, values_of_grays(facts)):
         raise DataError([conflict.line])
-    names = class_names(classes, ()) if classes else ()
+    names = names_by_value(classes)
     if len(names) != len(values):
         known = f"; now there are {len(names)}" if names else ""
-        remedy = f"set classes to a name for each, in this order, the background first{known}"
+        remedy = f"set classes to a name for each, in this order, with {BACKGROUND!r} for the background{known}"
         raise DataError.of(files.root, f"masks hold the values {describe_values(values)}", remedy)
     return LabelEncoding(len(names), names, tuple((value,) for value in values), kind="grey16")
 

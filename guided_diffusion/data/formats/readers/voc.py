@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from guided_diffusion.data.boxes.json_records import entry_problem
 from guided_diffusion.data.files import open_mask
-from guided_diffusion.data.formats.annotated import IGNORED_ID, Annotated, Loss, LossKind, Picture, class_names
+from guided_diffusion.data.formats.annotated import IGNORED_ID, Annotated, Loss, LossKind, Picture, names_by_value
 from guided_diffusion.data.formats.source_files import SourceFiles, first_names, normal_name, split_of
 from guided_diffusion.data.formats.writers.voc import VOID
 from guided_diffusion.data.masks.advice import describe_colors, describe_values
@@ -41,7 +41,7 @@ def read_voc(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     base = found[0]
     label_map = files.files.get(f"{base}{LABEL_MAP}")
     colors = _read_label_map(label_map) if label_map else {}
-    names = tuple(colors) or class_names(classes, ())
+    names = tuple(colors) or names_by_value(classes)
     if not colors and not classes:
         line = f"has no {LABEL_MAP} that says what the indices of the masks mean"
         raise DataError.of(files.root, line, "set classes to the names by index, the background first, or add it")
