@@ -223,7 +223,7 @@ class TestTold:
         pages[0].save(tmp_path / "pages/a.tif", save_all=True, append_images=pages[1:])
         pages[0].save(tmp_path / "pages/b.tif")
         _, shown = paste("of_pages", good_dir=tmp_path / "pages")
-        (line,) = (line for line in shown.splitlines() if "pages, of which" in line)
+        (line,) = (line for line in shown.splitlines() if "pages or frames" in line)
         assert line.startswith(f"warning: {tmp_path / 'pages/a.tif'}: ")
 
     def test_images_too_small_for_any_defect(self, paste, tmp_path):

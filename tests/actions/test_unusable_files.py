@@ -70,8 +70,7 @@ def test_a_file_in_place_of_a_folder(action, lemons, trained, tmp_path, isdm):
     file = trained / BEST
     folders = {"data_dir": lemons, "dataset_mode": TINY["dataset_mode"], "output_dir": tmp_path / "out"}
     if action == "check":
-        code, out, _ = isdm("check", **{**folders, "data_dir": file})
-        line = next(line for line in out.splitlines() if line.strip().startswith("error: "))
+        code, _, (line,) = isdm("check", **{**folders, "data_dir": file})
     else:
         code, _, (line,) = isdm("evaluate", **folders, synthetic_dir=file)
     assert code == 2

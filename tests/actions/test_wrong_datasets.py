@@ -199,5 +199,6 @@ def test_check_leaves_no_pictures_of_another_dataset(lemons, tmp_path, isdm):
     _, shown, _ = isdm("check", data_dir=lemons, **values)
     assert "fewer than a batch" not in shown  # of the four pairs of the test
     assert {path.name for path in (tmp_path / "check").glob("*.png")} > {"train.png", "test.png"}
-    assert isdm("check", data_dir=tmp_path / "nowhere", **values)[0] == 2
+    (tmp_path / "empty").mkdir()
+    assert isdm("check", data_dir=tmp_path / "empty", **values)[0] == 2
     assert not list((tmp_path / "check").glob("*.png"))
