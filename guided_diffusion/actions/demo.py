@@ -61,7 +61,7 @@ def _run(config: DemoConfig) -> int:
     )
     write_good_lemons(good_dir, count=demo.GOOD_IMAGES, size=demo.FILE_SIZE, seed=config.seed)
     for stage, values in stages.items():
-        action = _action(stage)
+        action = stage.partition("_")[0]
         path = root / "configs" / f"{stage}.json"
         write_text(path, json.dumps(values, indent=2) + "\n")
         print(f"\n--- {stage}: main.py {action} -c {path}", flush=True)
@@ -98,10 +98,6 @@ def _refuse_other_runs(root: Path, data_dir: Path, stages: Mapping[str, Mapping[
         if folder.exists():
             line = f"output_dir is {root}, which has a {folder.name} that is not of a demo: give a new folder"
             raise ConfigError.of_keys(("output_dir", line))
-
-
-def _action(stage: str) -> str:
-    return stage.partition("_")[0]
 
 
 def _results(values: Mapping[str, Any]) -> Path:
