@@ -17,7 +17,7 @@ from guided_diffusion.data.groups import KEY as GROUP_KEY
 from guided_diffusion.pipelines.study.amounts import write_subset
 from guided_diffusion.pipelines.study.setup import StudySetup
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint
-from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import digest, write_text
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import MANIFEST, read_manifest
@@ -74,10 +74,21 @@ class Generator:
             if self.is_done(stage):
                 continue
             path = self.folder / "configs" / f"{stage}.json"
+            before = path.read_text(encoding="utf-8") if path.exists() else None
             write_text(path, json.dumps(values, indent=2) + "\n")
             action = action_of(stage)
             print(f"\n--- {self.name} images, {stage}: main.py {action} -c {path}", flush=True)
-            run_action(action, load_config(action, values))
+            try:
+                run_action(action, load_config(action, values))
+            except DataError as error:
+                pairs = self.folder / FOLDERS[stage] if stage in FOLDERS else None
+                if pairs is None or pairs not in (Path(error.path), *Path(error.path).parents):
+                    raise
+                # The pairs are those of other settings: the file beside them stays as they were made.
+                if before is not None:
+                    write_text(path, before)
+                line = f"output_dir: {error.path} {error.found}: delete {pairs}, or choose another output_dir"
+                raise ConfigError.of_keys(("output_dir", line)) from None
             done = {**read_run_record(self.folder, FINISHED), stage: values}
             write_text(self.folder / FINISHED, json.dumps(done, indent=2) + "\n")
 

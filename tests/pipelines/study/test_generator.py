@@ -104,6 +104,14 @@ def test_keys_that_change_nothing_make_nothing_again(study):
     assert made(*study(1, batch_size=3)) == ["train", "place"]  # which have nothing to do
     assert pairs_of(generator) == first
 
+    config = generator.folder / "configs" / "place.json"
+    before = config.read_text()
+    with pytest.raises(ConfigError) as error:
+        made(*study(1, batch_size=3, feather=3))
+    assert error.value.keys == ("output_dir",)
+    assert str(generator.folder / "placed") in str(error.value)
+    assert (config.read_text(), pairs_of(generator)) == (before, first)
+
 
 def test_results_of_pairs_that_were_deleted_are_refused(study, tmp_path):
     _, generator = study(1)
