@@ -258,10 +258,10 @@ def reconcile_best(start: ResumePlan, folder: Path, progress: Progress) -> str |
     if start.continues:
         source = start.checkpoint.path.parent / BEST
         if start.other_losses:
-            progress.best_loss, progress.best_epoch = float("inf"), 0
+            progress.restart_search()
             return "warning: the losses are of other examples than before, so the search for the best epoch restarts"
         if not is_sound(source):
-            progress.best_loss, progress.best_epoch = float("inf"), 0
+            progress.restart_search()
             damaged = f"warning: {source} is damaged, so the search for the best epoch restarts"
             return damaged if source.is_file() else None
         if not start.own:

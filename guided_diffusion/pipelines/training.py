@@ -335,7 +335,7 @@ def _print_finished(config: TrainConfig, start: ResumePlan) -> None:
         loss_curve(progress.history, folder / LOSS_CURVE, best_epoch=progress.best_epoch)
     annealed = "its learning rate has fallen to 0 (lr_anneal_steps)"
     remedy = annealed if progress.epoch < config.optimizer.max_epochs else "raise max_epochs to train on"
-    done = f"{counted(progress.epoch, 'epoch')}, best loss {progress.best_loss:.5f} in epoch {progress.best_epoch}"
+    done = f"{counted(progress.epoch, 'epoch')}, best mean loss {progress.best_loss:.5f} in epoch {progress.best_epoch}"
     print(f"{folder.absolute()}: this run is finished ({done}); {remedy}, or choose another output_dir for a new run")
 
 

@@ -13,6 +13,9 @@ from torch import Tensor
 from guided_diffusion.training.options import OptimizerOptions
 
 QUARTILES = 4
+BEST_IMAGES = 4096
+"""Over which losses are averaged to tell which epoch is the best. The loss of one image varies by about its mean, with
+its timestep and noise, so that the mean of an epoch of 60 images is off by 13 %, and one over these by 1.6 %."""
 TIMED = ("seconds", "images_since_start")
 """Fields of `EpochSums` that depend on the machine and on interruptions."""
 
@@ -96,7 +99,8 @@ class Progress:
 
     epoch: finished epochs. batch, images: those of the current epoch that are done, over all processes.
     global_batch, dataset_size: images of a full step over all processes, and of an epoch; they make the batches.
-    step: optimizer steps taken. bad_in_a_row: steps since then that were not finite.
+    step: optimizer steps taken. bad_in_a_row: steps since then that were not finite. best_loss: the lowest
+    `recent_loss`, that of best_epoch, of the epochs after searched_from.
     """
 
     epoch: int = 0
@@ -108,6 +112,7 @@ class Progress:
     bad_in_a_row: int = 0
     best_loss: float = math.inf
     best_epoch: int = 0
+    searched_from: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     sums: EpochSums = field(default_factory=EpochSums)
 
@@ -118,6 +123,33 @@ class Progress:
     def last_step(self, options: OptimizerOptions, batches: int) -> int:
         """Return the number of steps after which `max_epochs` of so many batches have passed."""
         return self.step + (options.max_epochs - self.epoch) * batches - self.batch
+
+    @property
+    def recent_loss(self) -> float:
+        """Mean loss of an image over the last epochs that have BEST_IMAGES images together; NaN of none."""
+        return self._recent_loss(self.epoch)
+
+    def _recent_loss(self, until: int) -> float:
+        loss = images = 0.0
+        for record in reversed([record for record in self.history if record["epoch"] <= until]):
+            if images >= BEST_IMAGES or record["epoch"] <= self.searched_from:
+                break
+            if math.isfinite(record["loss"]):
+                seen = record.get("images", self.dataset_size)
+                loss, images = loss + seen * record["loss"], images + seen
+        return loss / images if images else math.nan
+
+    def find_best(self) -> bool:
+        """Return whether the epoch that has just ended is the best one so far, and then keep it as that."""
+        loss = self.recent_loss
+        if not loss < self.best_loss:
+            return False
+        self.best_loss, self.best_epoch = loss, self.epoch
+        return True
+
+    def restart_search(self) -> None:
+        """Forget the best epoch, and compare none of those before with those that come."""
+        self.best_loss, self.best_epoch, self.searched_from = math.inf, 0, self.epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint, equal for equal trainings, however long they took."""
@@ -131,4 +163,7 @@ class Progress:
         """Return the progress that a checkpoint stores."""
         # Older checkpoints have the seconds, too.
         sums = {key: value for key, value in state["sums"].items() if key not in TIMED}
-        return cls(**{**state, "history": list(state["history"]), "sums": EpochSums(**sums)})
+        progress = cls(**{**state, "history": list(state["history"]), "sums": EpochSums(**sums)})
+        if progress.best_epoch and "searched_from" not in state:
+            progress.best_loss = progress._recent_loss(progress.best_epoch)  # earlier versions kept the epoch's own
+        return progress

@@ -136,11 +136,11 @@ class Trainer:
         means["lr"] = self._learning_rate(max(progress.step - 1, 0))
         # Not what differs from run to run: equal trainings have equal checkpoints.
         lasting = {key: value for key, value in means.items() if key != "images_per_second"}
-        progress.history.append({"epoch": progress.epoch, "step": progress.step, **lasting})
+        images = int(sums.images)
+        progress.history.append({"epoch": progress.epoch, "step": progress.step, "images": images, **lasting})
         means["peak_memory_gib"] = peak_memory_gib(self.world.device)
         progress.sums = EpochSums()
-        if means["loss"] < progress.best_loss:
-            progress.best_loss, progress.best_epoch = means["loss"], progress.epoch
+        if progress.find_best():
             self._unsaved_best = self._weights(copy=True) if self.world.is_main else None
         self._report(means)
         interval = self.run.preview_interval
@@ -160,7 +160,7 @@ class Trainer:
         bad = f"  skipped {int(means['bad_steps'])} non-finite steps" if means["bad_steps"] else ""
         self.log.info(
             f"epoch {progress.epoch}/{self.options.max_epochs}  loss {means['loss']:.5f}"
-            f" (best {progress.best_loss:.5f} in epoch {progress.best_epoch})  by timestep {quartiles}{masks}"
+            f" (best mean {progress.best_loss:.5f} in epoch {progress.best_epoch})  by timestep {quartiles}{masks}"
             f"  grad {means.get('grad_norm', math.nan):.3f}  lr {means['lr']:.2e}"
             f"  {means.get('images_per_second', 0.0):.1f} images/s  peak {means['peak_memory_gib']:.2f} GiB{bad}"
         )
@@ -170,7 +170,7 @@ class Trainer:
         progress = self.progress
         bar.update(progress.step - bar.n)
         bar.set_description(f"epoch {progress.epoch + 1}/{self.options.max_epochs}", refresh=False)
-        best = f", best {progress.best_loss:.4f}" if progress.best_epoch else ""
+        best = f", best mean {progress.best_loss:.4f}" if progress.best_epoch else ""
         bar.set_postfix_str(f"loss {progress.sums.mean_loss:.4f}{best}", refresh=False)
 
     # --- one step ------------------------------------------------------------------------------------------------

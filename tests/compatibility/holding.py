@@ -61,10 +61,15 @@ def problems_of_run(recorded: Record, found: Record, tolerance: Tolerance) -> li
         lines.append("names, order or shapes of the weights differ")
     for name, file in recorded["files"].items():
         theirs = found["files"][name]
-        lines += [f"{name}: {line}" for line in problems_of_content(file["progress"], theirs["progress"], SAME_MACHINE)]
         lines += [f"{name}: has no {key}" for key in file["keys"] if key not in theirs["keys"]]
+        of_last = recorded["files"]["last.pt"]
+        # Earlier versions took the epoch of the lowest loss of its own for the best one: the last may be better now.
+        later = theirs["progress"]["best_epoch"] == of_last["progress"]["epoch"] > file["progress"]["best_epoch"]
+        position = dict(of_last["progress"] if later else file["progress"])
+        position["best_epoch"] = position["epoch"] if later else position["best_epoch"]
+        lines += [f"{name}: {line}" for line in problems_of_content(position, theirs["progress"], SAME_MACHINE)]
         # Where the best epoch is the last one, the recording says so in place of the weights.
-        ours = _weights(recorded, name)
+        ours = _weights(recorded, "last.pt" if later else name)
         off = problems_of_sets(recorded["shapes"], ours, _weights(found, name), tolerance)
         lines += [f"{name}: {line}" for line in off]
     lines += [f"options: {line}" for line in problems_of_content(recorded["options"], found["options"], SAME_MACHINE)]
