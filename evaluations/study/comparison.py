@@ -16,6 +16,7 @@ from scipy import stats
 
 from evaluations.groups import Groups, count_groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, plain, summary
+from evaluations.study.training_chance import TrainingChance, spread_errors
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
 FEW_GROUPS = 8
@@ -90,15 +91,16 @@ def bootstrap_difference(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    chance: TrainingChance | None = None,
 ) -> Difference:
     """Return the score (of SUMMARIES) of `second` minus that of `first`, the mean over seeds, with its interval.
 
     first, second: one `Counts` per seed; those at one index are of the same seed, and all of the same test images.
     A class that a resample of the images does not have is left out on both sides. groups: are resampled whole (a
     cluster bootstrap, Davison & Hinkley 1997, section 3.8): images of one object are not independent. Where fewer than
-    FEW_GROUPS have a class of the score it takes Student's t.
+    FEW_GROUPS have a class of the score it takes Student's t. chance: of trainings, if more than these tell of it.
     """
-    (difference,) = _differences(first, [second], score, groups, confidence, resamples, seed)
+    (difference,) = _differences(first, [second], score, groups, confidence, resamples, seed, chance)
     return difference
 
 
@@ -110,13 +112,15 @@ def _differences(
     confidence: float,
     resamples: int,
     seed: int,
+    chance: TrainingChance | None = None,
 ) -> list[Difference]:
     """Return the difference of each setting, from resamples that all settings share."""
     images = len(baseline[0])
     numbers = numbered(groups, images)
     values, resampled = _scores_of([baseline, *settings], score, numbers, resamples, seed)
     values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
-    errors, seeds = _seed_errors(values, resamples, seed), values.shape[1]
+    seeds = values.shape[1]
+    errors = chance.errors(seeds, resamples, seed) if chance else _seed_errors(values, resamples, seed)
     shares = draw_weights(np.random.default_rng([seed, 2]), resamples, seeds) / seeds
     differences, drawn, telling = [], 1 + int(numbers.max()), count_groups(numbers, baseline[0].telling(score))
     for setting, by_seed in enumerate(values):
@@ -182,12 +186,9 @@ def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
     variance = values.var(axis=1, ddof=1)
     variance = variance[np.isfinite(variance)]
     error = float(np.sqrt(variance.mean() / seeds)) if len(variance) else 0.0
-    # Quantiles in random order instead of random numbers, because few degrees of freedom have long tails. Differences
-    # to one baseline correlate by 1/2 and their variances by 1/4, so there are not A (S - 1) degrees of freedom but
-    # these (Satterthwaite 1946).
-    quantiles = stats.t.ppf((np.arange(draws) + 0.5) / draws, (seeds - 1) * 4 * settings / (settings + 3))
-    errors = error * np.random.default_rng([seed, 1]).permutation(quantiles)
-    return np.stack([errors, -errors])
+    # Differences to one baseline correlate by 1/2 and their variances by 1/4, so there are not A (S - 1) degrees of
+    # freedom but these (Satterthwaite 1946).
+    return spread_errors(error, (seeds - 1) * 4 * settings / (settings + 3), draws, seed)
 
 
 def _scores_of(

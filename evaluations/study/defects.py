@@ -5,16 +5,17 @@ An arm at an amount is its tests by repeat; tests of the same repeat had the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from evaluations.groups import Groups
-from evaluations.metrics.segmentation import Counts, plain
+from evaluations.metrics.segmentation import Counts, plain, scores
 from evaluations.segmentation.defect_scores import DefectTest
 from evaluations.study.comparison import Difference, bootstrap_difference, kind_of_all, learned_nothing
+from evaluations.study.training_chance import TrainingChance
 
 SCORE = "foreground_miou"
 """Of `DefectTest.defect_counts`: the mean IoU over the defect classes that the test images have."""
@@ -61,18 +62,29 @@ def difference(
     groups: Groups | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    chance: TrainingChance | None = None,
 ) -> Difference | None:
     """Return the mean IoU of an arm less that of the baseline, over the repeats that both have; None without any.
 
     with_good: of the good test images, too, where every predicted defect is wrong. groups: of the images with defects
-    and then of the good ones, see `bootstrap_difference`.
+    and then of the good ones, see `bootstrap_difference`. chance: see `training_chance`; None: from these two alone.
     """
     repeats = sorted(baseline.keys() & arm.keys())
     if not repeats:
         return None
     first, second = ([_counts(tests[repeat], with_good) for repeat in repeats] for tests in (baseline, arm))
     groups = None if groups is None else groups[: len(first[0])]
-    return bootstrap_difference(first, second, score=SCORE, groups=groups, confidence=confidence, seed=seed)
+    options = {"groups": groups, "confidence": confidence, "seed": seed, "chance": chance}
+    return bootstrap_difference(first, second, score=SCORE, **options)
+
+
+def training_chance(arms: Iterable[ArmTests], *, with_good: bool = False) -> TrainingChance | None:
+    """Return how far trainings lie apart by chance, from all arms of an amount; None where one seed is all there is."""
+    once = [
+        {repeat: float(scores(_counts(test, with_good)).foreground_miou) for repeat, test in arm.items()}
+        for arm in arms
+    ]
+    return TrainingChance.of(once)
 
 
 def _counts(test: DefectTest, with_good: bool) -> Counts:
@@ -115,17 +127,18 @@ def judge_defects(
     groups: Groups | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    chances: Mapping[str, TrainingChance | None] | None = None,
 ) -> DefectVerdict:
     """Return whether placed defects help against the baseline, and whether they are worse than a cheap rival.
 
     baseline, placed, rival: the tests by amount; an amount that lacks some is left out. name: what the headline calls
-    the defects that are judged. groups: see `difference`.
+    the defects that are judged. groups: see `difference`. chances: by amount, see `training_chance`.
     """
     # Bonferroni: the best of several amounts looks good by chance more often than one.
     each = 1 - (1 - confidence) / max(1, len(amounts))
     options = {"groups": groups, "confidence": each, "seed": seed}
-    differences = _differences(amounts, baseline, placed, options)
-    rivals = _differences(amounts, rival, placed, options)
+    differences = _differences(amounts, baseline, placed, options, chances or {})
+    rivals = _differences(amounts, rival, placed, options, chances or {})
     if not differences:
         headline = f"Whether {name} defects help was not measured"
         return DefectVerdict("not measured", headline, (), differences, rivals)
@@ -145,9 +158,16 @@ def judge_defects(
 
 
 def _differences(
-    amounts: Sequence[str], first: Mapping[str, ArmTests], second: Mapping[str, ArmTests], options: Mapping[str, Any]
+    amounts: Sequence[str],
+    first: Mapping[str, ArmTests],
+    second: Mapping[str, ArmTests],
+    options: Mapping[str, Any],
+    chances: Mapping[str, TrainingChance | None],
 ) -> dict[str, Difference]:
-    found = {amount: difference(first.get(amount, {}), second.get(amount, {}), **options) for amount in amounts}
+    found = {
+        amount: difference(first.get(amount, {}), second.get(amount, {}), chance=chances.get(amount), **options)
+        for amount in amounts
+    }
     return {amount: each for amount, each in found.items() if each is not None}
 
 

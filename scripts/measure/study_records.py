@@ -28,7 +28,7 @@ from evaluations.report.defect_sections import CURVE
 from evaluations.report.drawing import chart_png
 from evaluations.segmentation.defect_scores import DefectTest
 from evaluations.study.comparison import Difference
-from evaluations.study.defects import difference
+from evaluations.study.defects import difference, training_chance
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.study import REAL_GOOD
 from guided_diffusion.pipelines.evaluation.results import SETTINGS, StudyResults
@@ -158,10 +158,11 @@ def _repeat(record: Record) -> int:
     return record.content["repeat"]
 
 
-def difference_of(baseline: Sequence[Record], records: Sequence[Record]) -> Difference | None:
+def difference_of(arms: Arms, baseline: str, arm: str) -> Difference | None:
     """Return the mean IoU of an arm less that of another, over the repeats that both have; None without any."""
-    tests = [{_repeat(record): record.test for record in arm} for arm in (baseline, records)]
-    return difference(*tests, groups=records[0].groups)
+    tests = {name: {_repeat(record): record.test for record in records} for name, records in arms.items()}
+    groups, chance = arms[arm][0].groups, training_chance(tests.values())
+    return difference(tests.get(baseline, {}), tests[arm], groups=groups, chance=chance)
 
 
 def table(found: Mapping[tuple[str, int], Arms], baseline: str = REAL_GOOD) -> list[str]:
@@ -173,7 +174,7 @@ def table(found: Mapping[tuple[str, int], Arms], baseline: str = REAL_GOOD) -> l
         for arm, records in arms.items():
             cells = [architecture, str(images), LABELS[arm]]
             cells.append(", ".join(f"{100 * record.miou:.1f}" for record in records))
-            cells.append("" if arm == baseline else _in_words(difference_of(arms.get(baseline, ()), records)))
+            cells.append("" if arm == baseline else _in_words(difference_of(arms, baseline, arm)))
             cells += [f"{100 * np.mean([record.class_ious[name] for record in records]):.0f}" for name in names]
             cells.append(f"{100 * np.mean([record.miou_with_good for record in records]):.1f}")
             alarms = [record.content["false_alarm_images"] for record in records]

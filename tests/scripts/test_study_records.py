@@ -13,7 +13,7 @@ from PIL import Image
 
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.defect_scores import DefectTest, FalseAlarms
-from evaluations.study.defects import arm_record, difference
+from evaluations.study.defects import arm_record, difference, training_chance
 from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.setup import prepare
@@ -67,7 +67,8 @@ def test_records_give_the_scores_and_intervals_of_the_images(defects):
               for repeat, test in tests.items()]
         for arm, tests in arms.items()
     }  # fmt: skip
-    theirs, ours = difference(*arms.values(), groups=GROUPS), difference_of(*records.values())
+    chance = training_chance(arms.values())
+    theirs, ours = difference(*arms.values(), groups=GROUPS, chance=chance), difference_of(records, *records)
     assert (ours.mean, ours.low, ours.high, ours.groups) == (theirs.mean, theirs.low, theirs.high, theirs.groups)
     assert ours.groups == 14
     for arm, tests in arms.items():

@@ -29,7 +29,7 @@ from evaluations.report.drawing import chart_png
 from evaluations.report.page import Section, Sheet, Tile, render_report
 from evaluations.report.sections import settings_section
 from evaluations.study.comparison import few_groups_warning
-from evaluations.study.defects import SCORE, ArmTests, arm_record, difference, judge_defects
+from evaluations.study.defects import SCORE, ArmTests, arm_record, difference, judge_defects, training_chance
 from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, amount_name
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import Box
@@ -81,9 +81,10 @@ def study_record(
             {amount: found.get(arm, {}) for amount, found in by_amount.items()}
             for arm in (REAL_GOOD, judged, COPY_PASTE)  # baseline, what is judged, the cheap rival
         ]
-        verdicts[name] = judge_defects(
-            list(by_amount), *arms, name=PAINTED[judged], groups=setup.test_groups, seed=setup.config.seed
-        ).to_json()
+        options = {"groups": setup.test_groups, "seed": setup.config.seed}
+        chances = {amount: training_chance(found.values()) for amount, found in by_amount.items()}
+        verdict = judge_defects(list(by_amount), *arms, name=PAINTED[judged], chances=chances, **options)
+        verdicts[name] = verdict.to_json()
     architectures = {
         name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
         for name, by_amount in tests.items()
@@ -126,11 +127,12 @@ def _arms_record(images: StudyImages, found: dict[str, ArmTests]) -> dict[str, A
     options = {"groups": images.setup.test_groups, "seed": images.setup.config.seed}
     for arm in (arm for arm in images.setup.arms if arm in found):
         record[arm] = arm_record(found[arm], images.setup.class_names)
-        if arm != REAL_GOOD:
-            for key, with_good in (("difference", False), ("difference_with_good", True)):
-                each = difference(found.get(REAL_GOOD, {}), found[arm], with_good=with_good, **options)
-                if each is not None:
-                    record[arm][key] = each.to_json()
+    for key, with_good in (("difference", False), ("difference_with_good", True)):
+        chance = training_chance(found.values(), with_good=with_good)
+        for arm in (arm for arm in record if arm != REAL_GOOD):
+            each = difference(found.get(REAL_GOOD, {}), found[arm], with_good=with_good, chance=chance, **options)
+            if each is not None:
+                record[arm][key] = each.to_json()
     return record
 
 

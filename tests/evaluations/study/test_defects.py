@@ -12,7 +12,7 @@ from scipy import stats
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.defect_scores import DefectTest, FalseAlarms
 from evaluations.study.comparison import bootstrap_difference
-from evaluations.study.defects import arm_record, difference, judge_defects
+from evaluations.study.defects import arm_record, difference, judge_defects, training_chance
 
 NAMES = ("background", "crack", "spot")
 GOOD = 10
@@ -71,6 +71,21 @@ def test_only_repeats_that_both_have_are_compared():
     assert len(difference(first, second).by_seed) == 2
     assert difference(first, {}) is None
     assert difference({7: first[0]}, second) is None
+
+
+def test_all_arms_of_an_amount_tell_how_far_trainings_lie_apart():
+    steady, lucky = planted(0.5, luck=0.001, seed=1), planted(0.6, luck=0.05, seed=2)
+    third = planted(0.6, luck=0.001, seed=3)
+    alone, together = (
+        difference(steady, third, chance=training_chance(arms)) for arms in ([steady, third], [steady, lucky, third])
+    )
+    assert alone == difference(steady, third)
+    assert together.mean == alone.mean
+    assert together.low < alone.low
+    one = {0: third[0]}
+    tentative = difference(steady, one, chance=training_chance([steady, lucky, one]))
+    assert tentative.low < difference(steady, one).low  # which holds no chance of training
+    assert training_chance([one, {0: steady[0]}]) is None
 
 
 def test_false_alarms_count_where_good_images_do():
