@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -266,14 +266,15 @@ def _read(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:
 
 
 def _encoding_of_file(config: GenerateConfig, file: PublishedFile) -> LabelEncoding:
-    """Return what labels mean: their numbers; 255, or ignore_label, is ignored."""
-    ignored = NULL_VALUE if config.source.ignore_label is None else config.source.ignore_label
+    """Return what labels mean: their numbers; 255 is ignored, and so is ignore_label."""
+    given = config.source.ignore_label
+    ignored = (NULL_VALUE,) if given is None or given == NULL_VALUE else (given, NULL_VALUE)  # the first one is written
     largest = file.largest_label(ignored)
     classes = config.source.num_classes or largest + 1
     if not 0 <= largest < classes:
         found = f"has labels up to {largest}" if largest >= 0 else "has no pixel of any class"
         raise DataError.of(file.path, f"{found}, but num_classes is {classes}", "set num_classes, or ignore_label")
-    return LabelEncoding.identity(classes).ignoring(ignored)
+    return reduce(LabelEncoding.ignoring, ignored, LabelEncoding.identity(classes))
 
 
 def _copy(

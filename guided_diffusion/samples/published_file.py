@@ -101,9 +101,10 @@ class PublishedFile:
             except (OSError, ValueError, zipfile.BadZipFile) as error:
                 raise DataError.of(self.path, f"damaged ({error})", "copy it again") from error
 
-    def largest_label(self, unlike: int) -> int:
+    def largest_label(self, unlike: Sequence[int]) -> int:
         """Return the largest label beside `unlike`, -1 without any."""
-        return max(int(label[label != unlike].astype(np.int16).max(initial=-1)) for _, label in self.pairs())
+        labels = (label[~np.isin(label, unlike)].astype(np.int16) for _, label in self.pairs())
+        return max(int(label.max(initial=-1)) for label in labels)
 
 
 def read_published(path: Path) -> PublishedFile:

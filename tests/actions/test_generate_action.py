@@ -306,6 +306,15 @@ class TestPublishedForms:
         assert names == {"sample_000001", "sample_000000"}  # of the first three
         assert len(json.loads((folder / "classes.json").read_text())) == 5 + 1
 
+    def test_255_is_ignored_beside_another_ignored_label(self, isdm, tmp_path):
+        labels = np.array([[[0, 1, 200, 255]] * 4], np.uint8)
+        np.savez(tmp_path / "s.npz", np.zeros((1, 4, 4, 3), np.uint8), labels, np.zeros(1))
+        values = {"read_npz": tmp_path / "s.npz", "ignore_label": 200, "results_path": tmp_path / "out"}
+        code, _, errors = isdm("generate", **values)
+        assert code == 0, errors
+        assert {"0", "1", "ignore"} == json.loads((tmp_path / "out/classes.json").read_text()).keys()
+        assert np.array_equal(pixels_of(tmp_path / "out/train/masks/sample_000000.png")[0], [0, 1, 200, 200])
+
     def test_published_filter(self, generate, refused):
         (line,) = refused(published_filter=True)
         check_error(line, "published_filter")
