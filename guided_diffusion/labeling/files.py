@@ -63,7 +63,7 @@ def load_classifier(path: Path) -> PixelClassifier:
     Raises CheckpointError if it is missing, damaged or something else.
     """
     if path.is_dir():
-        return PixelClassifier(load_published(path), vote="majority")
+        return PixelClassifier(load_published(path), vote="majority", training={"recipe": "published"})
     content = read_content(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError.of(path, "not a pixel classifier", "give the classifier.pt that segment wrote")

@@ -19,9 +19,7 @@ from tqdm import tqdm
 
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.network import TrainedConfig
-from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.visualize import quantize
 from guided_diffusion.features.extractor import FeatureExtractor, digest_of
 from guided_diffusion.features.options import DIFFUSION
@@ -37,8 +35,8 @@ from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline
 from guided_diffusion.pipelines.segment.labeler import Labeler, encoding_of_classifier, limit_of_classifier
 from guided_diffusion.pipelines.segment.reader import (
     PUBLISHED_SIDE,
-    ImageReader,
     features_as_trained,
+    reader_as_trained,
     refuse_latents,
     refuse_sides,
 )
@@ -128,14 +126,13 @@ class _Painter:
         config, classifier = self.config, self.classifier
         extractor = self._extractor()
         file = Path(config.classifier_path)
-        # How files were read for the classifier does not matter: what is drawn is of the network's size.
+        # How files were read for the classifier is no other feature: what is drawn has a size of its own.
         classifier.refuse_other_features(file, {**classifier.features, **extractor.settings()}, sum(extractor.dims))
         classifier.ensemble.to(self.device)
         limit = config.labels.ignore_above
-        transform = JointTransform(extractor.image_size, "squash", random_flip=False, train=False)
         return Labeler(
             classifier,
-            ImageReader(extractor, transform, "full"),
+            reader_as_trained(extractor, classifier, drawn=config.features.extractor == DIFFUSION),
             limit_of_classifier(classifier) if limit is None else limit,
             config.labels.flip,
         )
@@ -163,10 +160,9 @@ class _Painter:
         """Return the mask [H, W] of a drawn image [C, H, W], as it is written: with 8 bits; and how sure it is."""
         (stored,) = quantize(image.numpy()[None])
         picture = Image.fromarray(stored[..., 0] if stored.shape[-1] == 1 else stored)
-        pixels = image_tensor(picture, self.labeler.reader.channels, "the drawn image")  # as of a file
-        size = (pixels.shape[1], pixels.shape[2])
-        tiles = self.labeler.reader.tiles(size)
-        made = self.labeler(self.labeler.reader.placed(pixels, tiles), [position], tiles, size)
+        size, reader = (picture.height, picture.width), self.labeler.reader
+        tiles = reader.tiles(size)
+        made = self.labeler(reader.of_picture(picture, tiles, "the drawn image"), [position] * len(tiles), tiles, size)
         labeled = self.classifier.training.get("images")
         return made.label, ClassifiedMask(
             score=made.score,

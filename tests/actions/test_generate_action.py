@@ -118,22 +118,31 @@ class TestPairs:
             pixels_of(other / "train/candidates/images/sample_000000.png"), pixels_of(images / "sample_000000.png")
         )
 
-    def test_classifiers_of_gray_features_read_drawn_colors(self, generate, labeled, isdm, tmp_path):
+    @pytest.mark.parametrize(
+        "own",
+        [{"image_channels": 1}, {"recipe": "published", "classifier_steps": None}, {"resize": "window"}],
+        ids=["gray", "as published", "in tiles"],
+    )
+    def test_another_network_reads_drawn_images_as_segment_does(self, generate, labeled, isdm, tmp_path, own):
         path = tmp_path / "swav.pth.tar"
         torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)
-        own = {"extractor": "swav", "extractor_weights": path}
-        values = {**FAST, **own, "feature_steps": None, "folds": 0, "members": 1, "image_size": 32, "image_channels": 1}
-        values |= {"data_dir": labeled, "dataset_mode": "multi-class", "output_dir": tmp_path / "gray"}
+        network = {"extractor": "swav", "extractor_weights": path}
+        values = {**FAST, **network, "feature_steps": None, "folds": 0, "image_size": 16, **own}
+        values |= {"data_dir": labeled, "dataset_mode": "multi-class", "output_dir": tmp_path / "trained"}
         code, _, errors = isdm("segment", **{key: value for key, value in values.items() if value is not None})
         assert code == 0, errors
-        folder, _ = generate(**own, classifier_path=tmp_path / "gray/classifier.pt", num_samples=2)
-        values = {**own, "classifier_path": tmp_path / "gray/classifier.pt", "output_dir": tmp_path / "segmented"}
-        values |= {"image_dir": folder / "train/candidates/images", "image_size": 32, "image_channels": 1}
+        file = tmp_path / "trained/classifier.pt"
+        folder, _ = generate(**network, classifier_path=file, num_samples=3, ignore_above=0.05)
+        again = {key: value for key, value in own.items() if key in ("image_channels", "resize")}
+        values = {**network, **again, "classifier_path": file, "output_dir": tmp_path / "segmented", "image_size": 16}
+        values |= {"image_dir": folder / "train/candidates/images", "ignore_above": 0.05}
         code, _, errors = isdm("segment", **values)
         assert code == 0, errors
+        scores = scores_of(folder / "train/candidates")
         for line in lines_of(tmp_path / "segmented/predicted"):
             mask = pixels_of(folder / "train/candidates/masks" / f"{line['stem']}.png")
             assert np.array_equal(mask, pixels_of(tmp_path / "segmented/predicted" / line["mask"]))
+            assert scores[line["stem"]] == line["pseudo"]["score"]
 
     def test_the_manifest_tells_how_a_pair_came_about(self, generate, labeled, classifier):
         folder, _ = generate(ignore_above=0.01)
@@ -322,6 +331,7 @@ class TestPublishedForms:
         kept, drawn = scores_of(folder / "train"), scores_of(folder / "train/candidates")
         ranked = sorted(drawn, key=drawn.get)
         assert kept.keys() == set(ranked[30 : 30 - 31])
+        check_card(folder / "train", 4, "`drop_uncertain` | 0.9", "`published_filter` | true")
 
     def test_published_classifiers(self, generate, classifier, network, refused, tmp_path):
         save_published(tmp_path / "published", load_classifier(classifier).ensemble)
