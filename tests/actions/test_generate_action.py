@@ -351,7 +351,7 @@ class TestRefused:
         (line,) = refused(model_path=other)
         check_error(line, classifier, "checkpoint")
         (line,) = refused(feature_steps=[150])
-        check_error(line, classifier, "timesteps")
+        check_error(line, classifier, "feature_steps")
 
     def test_a_model_that_never_saw_a_dropped_mask(self, refused, labeled, isdm, tmp_path):
         from tiny import TINY
