@@ -61,6 +61,7 @@ from guided_diffusion.samples.published_file import (
     PublishedFile,
     file_name,
     read_published,
+    remove_earlier,
     write_published,
 )
 from guided_diffusion.samples.writer import SyntheticFolder
@@ -325,6 +326,8 @@ def _finish(config: GenerateConfig, folder: Path, drawn: _Drawn) -> None:
         size = _size_of(samples, kept[0])
         paths.append(folder / file_name(len(kept), size))
         write_published(paths[-1], folder, kept, candidates.encoding)
+        for path in remove_earlier(paths[-1], config.read_npz):
+            print(f"removed {path}, of an earlier choice")
     for path in paths:
         print(f"  {path.absolute()}")
     print(f"  {card}")

@@ -292,8 +292,9 @@ class TestPublishedForms:
             assert np.array_equal(pixels_of(folder / "train" / line["mask"]), label)
             assert line["classified"]["score"] == score
         first = path.read_bytes()
-        path.unlink()
-        generate(write_npz=True, ignore_above=0.01, drop_uncertain=0)
+        for count in (3, 5):
+            generate(write_npz=True, ignore_above=0.01, drop_uncertain=0, num_samples=count)
+            assert [each.name for each in path.parent.glob("*.npz")] == [f"samples_{count}x24x24x3.npz"]
         assert path.read_bytes() == first
         alone = {"model_path": None, "classifier_path": None, "steps": None, "read_npz": path}
         read, _ = generate(**alone, num_samples=None, drop_uncertain=0.4, num_classes=3, results_path=tmp_path / "read")
@@ -325,8 +326,7 @@ class TestPublishedForms:
         assert np.array_equal(pixels_of(tmp_path / "out/train/masks/sample_000000.png")[0], [0, 1, 200, 200])
 
     def test_published_filter(self, generate, refused):
-        (line,) = refused(published_filter=True)
-        check_error(line, "published_filter")
+        check_error(*refused(published_filter=True), "published_filter")
         folder, _ = generate(published_filter=True, num_samples=35, drop_uncertain=0.9, steps=1, batch_size=35)
         kept, drawn = scores_of(folder / "train"), scores_of(folder / "train/candidates")
         ranked = sorted(drawn, key=drawn.get)
