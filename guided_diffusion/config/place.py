@@ -41,7 +41,7 @@ class PlaceConfig(LoadConfig, SamplingConfig, ScenesConfig, MarkedConfig, Action
         return self.paste_noise is not None
 
     def space_between(self, scale: float) -> int:
-        return 2 * round(self.hole_margin / scale)  # the holes do not meet
+        return 2 * round(self.hole_margin / scale) + 1  # a pixel between the holes: those that meet are one
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()

@@ -19,6 +19,13 @@ from guided_diffusion.runtime.errors import CheckpointError
 from guided_diffusion.runtime.files import atomic_write, digest, make_folder
 
 FORMAT = "isdm_pixel_classifier"
+_OPTIONS = {
+    "timesteps": "feature_steps, as timesteps of the model,",
+    "blocks": "feature_blocks",
+    "maps": "feature_maps",
+    "runs_in": "precision",
+}
+"""The keys that people write, by the names in `features` that are others."""
 _PUBLISHED_NAME = re.compile(r"model_(\d+)\.pth")
 
 
@@ -48,13 +55,20 @@ class PixelClassifier:
         features: as in the field; of a classifier that has none, as of published files, only `dim` is compared.
         """
         remedy = "give the network and settings it was trained with, or train another classifier"
-        other = [key for key in {**self.features, **features} if self.features.get(key) != features.get(key)]
+        own, here = _by_options(self.features), _by_options(features)
+        other = [key for key in {**own, **here} if own.get(key) != here.get(key)]
         if self.features and other:
-            found = f"a classifier of features with {other[0]} {self.features.get(other[0])}"
-            raise CheckpointError.of(path, f"{found}, but here it is {features.get(other[0])}", remedy)
+            found = f"a classifier of features with {other[0]} {own.get(other[0])}"
+            raise CheckpointError.of(path, f"{found}, but here it is {here.get(other[0])}", remedy)
         if self.ensemble.dim != dim:
             found = f"a classifier of {self.ensemble.dim} features, but a pixel has {dim}"
             raise CheckpointError.of(path, found, remedy)
+
+
+def _by_options(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how maps were made by the names that options have for it; without what follows from these."""
+    named = {_OPTIONS.get(key, key): value for key, value in features.items() if key not in ("dims", "joined")}
+    return named | {"feature_rgb": "joined" in features}
 
 
 def load_classifier(path: Path) -> PixelClassifier:
@@ -63,7 +77,7 @@ def load_classifier(path: Path) -> PixelClassifier:
     Raises CheckpointError if it is missing, damaged or something else.
     """
     if path.is_dir():
-        return PixelClassifier(load_published(path), vote="majority")
+        return PixelClassifier(load_published(path), vote="majority", training={"recipe": "published"})
     content = read_content(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError.of(path, "not a pixel classifier", "give the classifier.pt that segment wrote")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,7 @@ from tqdm import tqdm
 
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.network import TrainedConfig
-from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.visualize import quantize
 from guided_diffusion.features.extractor import FeatureExtractor, digest_of
 from guided_diffusion.features.options import DIFFUSION
@@ -37,8 +35,8 @@ from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline
 from guided_diffusion.pipelines.segment.labeler import Labeler, encoding_of_classifier, limit_of_classifier
 from guided_diffusion.pipelines.segment.reader import (
     PUBLISHED_SIDE,
-    ImageReader,
     features_as_trained,
+    reader_as_trained,
     refuse_latents,
     refuse_sides,
 )
@@ -63,6 +61,7 @@ from guided_diffusion.samples.published_file import (
     PublishedFile,
     file_name,
     read_published,
+    remove_earlier,
     write_published,
 )
 from guided_diffusion.samples.writer import SyntheticFolder
@@ -128,14 +127,13 @@ class _Painter:
         config, classifier = self.config, self.classifier
         extractor = self._extractor()
         file = Path(config.classifier_path)
-        # How files were read for the classifier does not matter: what is drawn is of the network's size.
+        # How files were read for the classifier is no other feature: what is drawn has a size of its own.
         classifier.refuse_other_features(file, {**classifier.features, **extractor.settings()}, sum(extractor.dims))
         classifier.ensemble.to(self.device)
         limit = config.labels.ignore_above
-        transform = JointTransform(extractor.image_size, "squash", random_flip=False, train=False)
         return Labeler(
             classifier,
-            ImageReader(extractor, transform, "full"),
+            reader_as_trained(extractor, classifier, drawn=config.features.extractor == DIFFUSION),
             limit_of_classifier(classifier) if limit is None else limit,
             config.labels.flip,
         )
@@ -163,10 +161,9 @@ class _Painter:
         """Return the mask [H, W] of a drawn image [C, H, W], as it is written: with 8 bits; and how sure it is."""
         (stored,) = quantize(image.numpy()[None])
         picture = Image.fromarray(stored[..., 0] if stored.shape[-1] == 1 else stored)
-        pixels = image_tensor(picture, self.labeler.reader.channels, "the drawn image")  # as of a file
-        size = (pixels.shape[1], pixels.shape[2])
-        tiles = self.labeler.reader.tiles(size)
-        made = self.labeler(self.labeler.reader.placed(pixels, tiles), [position], tiles, size)
+        size, reader = (picture.height, picture.width), self.labeler.reader
+        tiles = reader.tiles(size)
+        made = self.labeler(reader.of_picture(picture, tiles, "the drawn image"), [position] * len(tiles), tiles, size)
         labeled = self.classifier.training.get("images")
         return made.label, ClassifiedMask(
             score=made.score,
@@ -266,14 +263,15 @@ def _read(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:
 
 
 def _encoding_of_file(config: GenerateConfig, file: PublishedFile) -> LabelEncoding:
-    """Return what labels mean: their numbers; 255, or ignore_label, is ignored."""
-    ignored = NULL_VALUE if config.source.ignore_label is None else config.source.ignore_label
+    """Return what labels mean: their numbers; 255 is ignored, and so is ignore_label."""
+    given = config.source.ignore_label
+    ignored = (NULL_VALUE,) if given is None or given == NULL_VALUE else (given, NULL_VALUE)  # the first one is written
     largest = file.largest_label(ignored)
     classes = config.source.num_classes or largest + 1
     if not 0 <= largest < classes:
         found = f"has labels up to {largest}" if largest >= 0 else "has no pixel of any class"
         raise DataError.of(file.path, f"{found}, but num_classes is {classes}", "set num_classes, or ignore_label")
-    return LabelEncoding.identity(classes).ignoring(ignored)
+    return reduce(LabelEncoding.ignoring, ignored, LabelEncoding.identity(classes))
 
 
 def _copy(
@@ -328,6 +326,8 @@ def _finish(config: GenerateConfig, folder: Path, drawn: _Drawn) -> None:
         size = _size_of(samples, kept[0])
         paths.append(folder / file_name(len(kept), size))
         write_published(paths[-1], folder, kept, candidates.encoding)
+        for path in remove_earlier(paths[-1], config.read_npz):
+            print(f"removed {path}, of an earlier choice")
     for path in paths:
         print(f"  {path.absolute()}")
     print(f"  {card}")

@@ -70,7 +70,8 @@ class LayoutWork:
 
     def note(self, layout: AskedLayout) -> PredictedMask:
         """Return what the manifest says of an image."""
-        return predicted_of(layout, self.source.encoding.names, min(MASK_STEPS, self.sampling.num_steps))
+        steps, size = min(MASK_STEPS, self.sampling.num_steps), height_width(self.trained.geometry.image_size)
+        return predicted_of(layout, self.source.encoding.names, steps, size)
 
 
 def sample_layouts(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:

@@ -72,7 +72,7 @@ def _all_objects(config: SampleConfig, trained: TrainedConfig, encoding: LabelEn
         layouts = read_layout_file(config.layouts.layout_file, encoding.names, placer)
         for layout in layouts:
             _check_lineage(config.layouts.layout_file, layout)
-        return LayoutSource(tuple(layouts), encoding)
+        return with_borders(LayoutSource(tuple(layouts), encoding))
     source = split_layouts(trained, placer, encoding, split=config.data_split, mask_dir=config.mask_dir)
     if config.layouts.layout_source == "data":
         return source

@@ -251,6 +251,8 @@ class PredictedMask(BaseModel):
 
     background: PredictedObject | None = None
     objects: list[PredictedObject]
+    inside: Annotated[list[float], Len(4, 4)] | None = None
+    """What is no border, as a box; None: all is."""
     steps: int
     """The last steps of sampling over which the masks of the objects are averaged."""
 

@@ -20,17 +20,18 @@ from PIL import Image
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import atomic_write
+from guided_diffusion.runtime.files import atomic_write, reporting_os_errors
 from guided_diffusion.samples.manifest import ManifestLine
 
 NULL_VALUE = 255
 """Of ignored pixels in these files."""
 _REMEDY = "give a file of DatasetDDPM, datasetGAN or generate"
+_COMMENT = b"written by isdm"  # of the archive: tells these files from others of such names
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member, so that equal samples give equal bytes
 
 
-def file_name(count: int, size: tuple[int, int]) -> str:
-    """Return the published name of a file of `count` images of `size` (height, width)."""
+def file_name(count: int | str, size: tuple[int | str, int | str]) -> str:
+    """Return the published name of a file of `count` images of `size` (height, width), or a pattern of such."""
     return f"samples_{count}x{size[0]}x{size[1]}x3.npz"
 
 
@@ -55,12 +56,35 @@ def write_published(path: Path, folder: Path, lines: Sequence[ManifestLine], enc
 
     height, width = labels(lines[0].mask).shape
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.comment = _COMMENT
         count = len(lines)
         _write_rows(archive, "arr_0", (count, height, width, 3), (image(line.image) for line in lines))
         _write_rows(archive, "arr_1", (count, height, width), (labels(line.mask) for line in lines))
         scores = np.array([line.classified.score for line in lines], np.float64)
         with _member(archive, "arr_2", scores.shape, scores.dtype) as file:
             file.write(scores.tobytes())
+
+
+def remove_earlier(path: Path, *kept: str) -> list[Path]:
+    """Remove what `write_published` wrote beside `path` before, under the names of other counts; return their paths.
+
+    kept: files that stay.
+    """
+    stay = {Path(each).resolve() for each in (path, *kept)}
+    earlier = [each for each in path.parent.glob(file_name("*", ("*", "*"))) if each.resolve() not in stay]
+    gone = [each for each in sorted(earlier) if _is_own(each)]
+    for each in gone:
+        with reporting_os_errors(each):
+            each.unlink(missing_ok=True)
+    return gone
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == _COMMENT
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _write_rows(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], rows: Iterator[NDArray[np.uint8]]) -> None:
@@ -101,9 +125,10 @@ class PublishedFile:
             except (OSError, ValueError, zipfile.BadZipFile) as error:
                 raise DataError.of(self.path, f"damaged ({error})", "copy it again") from error
 
-    def largest_label(self, unlike: int) -> int:
+    def largest_label(self, unlike: Sequence[int]) -> int:
         """Return the largest label beside `unlike`, -1 without any."""
-        return max(int(label[label != unlike].astype(np.int16).max(initial=-1)) for _, label in self.pairs())
+        labels = (label[~np.isin(label, unlike)].astype(np.int16) for _, label in self.pairs())
+        return max(int(label.max(initial=-1)) for label in labels)
 
 
 def read_published(path: Path) -> PublishedFile:

@@ -118,22 +118,31 @@ class TestPairs:
             pixels_of(other / "train/candidates/images/sample_000000.png"), pixels_of(images / "sample_000000.png")
         )
 
-    def test_classifiers_of_gray_features_read_drawn_colors(self, generate, labeled, isdm, tmp_path):
+    @pytest.mark.parametrize(
+        "own",
+        [{"image_channels": 1}, {"recipe": "published", "classifier_steps": None}, {"resize": "window"}],
+        ids=["gray", "as published", "in tiles"],
+    )
+    def test_another_network_reads_drawn_images_as_segment_does(self, generate, labeled, isdm, tmp_path, own):
         path = tmp_path / "swav.pth.tar"
         torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)
-        own = {"extractor": "swav", "extractor_weights": path}
-        values = {**FAST, **own, "feature_steps": None, "folds": 0, "members": 1, "image_size": 32, "image_channels": 1}
-        values |= {"data_dir": labeled, "dataset_mode": "multi-class", "output_dir": tmp_path / "gray"}
+        network = {"extractor": "swav", "extractor_weights": path}
+        values = {**FAST, **network, "feature_steps": None, "folds": 0, "image_size": 16, **own}
+        values |= {"data_dir": labeled, "dataset_mode": "multi-class", "output_dir": tmp_path / "trained"}
         code, _, errors = isdm("segment", **{key: value for key, value in values.items() if value is not None})
         assert code == 0, errors
-        folder, _ = generate(**own, classifier_path=tmp_path / "gray/classifier.pt", num_samples=2)
-        values = {**own, "classifier_path": tmp_path / "gray/classifier.pt", "output_dir": tmp_path / "segmented"}
-        values |= {"image_dir": folder / "train/candidates/images", "image_size": 32, "image_channels": 1}
+        file = tmp_path / "trained/classifier.pt"
+        folder, _ = generate(**network, classifier_path=file, num_samples=3, ignore_above=0.05)
+        again = {key: value for key, value in own.items() if key in ("image_channels", "resize")}
+        values = {**network, **again, "classifier_path": file, "output_dir": tmp_path / "segmented", "image_size": 16}
+        values |= {"image_dir": folder / "train/candidates/images", "ignore_above": 0.05}
         code, _, errors = isdm("segment", **values)
         assert code == 0, errors
+        scores = scores_of(folder / "train/candidates")
         for line in lines_of(tmp_path / "segmented/predicted"):
             mask = pixels_of(folder / "train/candidates/masks" / f"{line['stem']}.png")
             assert np.array_equal(mask, pixels_of(tmp_path / "segmented/predicted" / line["mask"]))
+            assert scores[line["stem"]] == line["pseudo"]["score"]
 
     def test_the_manifest_tells_how_a_pair_came_about(self, generate, labeled, classifier):
         folder, _ = generate(ignore_above=0.01)
@@ -283,8 +292,9 @@ class TestPublishedForms:
             assert np.array_equal(pixels_of(folder / "train" / line["mask"]), label)
             assert line["classified"]["score"] == score
         first = path.read_bytes()
-        path.unlink()
-        generate(write_npz=True, ignore_above=0.01, drop_uncertain=0)
+        for count in (3, 5):
+            generate(write_npz=True, ignore_above=0.01, drop_uncertain=0, num_samples=count)
+            assert [each.name for each in path.parent.glob("*.npz")] == [f"samples_{count}x24x24x3.npz"]
         assert path.read_bytes() == first
         alone = {"model_path": None, "classifier_path": None, "steps": None, "read_npz": path}
         read, _ = generate(**alone, num_samples=None, drop_uncertain=0.4, num_classes=3, results_path=tmp_path / "read")
@@ -306,13 +316,22 @@ class TestPublishedForms:
         assert names == {"sample_000001", "sample_000000"}  # of the first three
         assert len(json.loads((folder / "classes.json").read_text())) == 5 + 1
 
+    def test_255_is_ignored_beside_another_ignored_label(self, isdm, tmp_path):
+        labels = np.array([[[0, 1, 200, 255]] * 4], np.uint8)
+        np.savez(tmp_path / "s.npz", np.zeros((1, 4, 4, 3), np.uint8), labels, np.zeros(1))
+        values = {"read_npz": tmp_path / "s.npz", "ignore_label": 200, "results_path": tmp_path / "out"}
+        code, _, errors = isdm("generate", **values)
+        assert code == 0, errors
+        assert {"0", "1", "ignore"} == json.loads((tmp_path / "out/classes.json").read_text()).keys()
+        assert np.array_equal(pixels_of(tmp_path / "out/train/masks/sample_000000.png")[0], [0, 1, 200, 200])
+
     def test_published_filter(self, generate, refused):
-        (line,) = refused(published_filter=True)
-        check_error(line, "published_filter")
+        check_error(*refused(published_filter=True), "published_filter")
         folder, _ = generate(published_filter=True, num_samples=35, drop_uncertain=0.9, steps=1, batch_size=35)
         kept, drawn = scores_of(folder / "train"), scores_of(folder / "train/candidates")
         ranked = sorted(drawn, key=drawn.get)
         assert kept.keys() == set(ranked[30 : 30 - 31])
+        check_card(folder / "train", 4, "`drop_uncertain` | 0.9", "`published_filter` | true")
 
     def test_published_classifiers(self, generate, classifier, network, refused, tmp_path):
         save_published(tmp_path / "published", load_classifier(classifier).ensemble)
@@ -332,7 +351,7 @@ class TestRefused:
         (line,) = refused(model_path=other)
         check_error(line, classifier, "checkpoint")
         (line,) = refused(feature_steps=[150])
-        check_error(line, classifier, "timesteps")
+        check_error(line, classifier, "feature_steps")
 
     def test_a_model_that_never_saw_a_dropped_mask(self, refused, labeled, isdm, tmp_path):
         from tiny import TINY

@@ -102,6 +102,16 @@ def test_transparent_pixels_of_a_training_image_show_no_defect(shift_of):
     assert shift.tolist() == [DEFECT - GOOD] * 60
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_half_transparent_defects_keep_their_values(shift_of, kind):
+    image, label = plain().astype(kind), label_of(spot=(slice(20, 30), slice(20, 30)))
+    image[label > 0] = DEFECT
+    alpha = np.full((*SIZE, 1), np.iinfo(kind).max, kind)
+    alpha[label > 0] //= 2
+    shifts = shift_of(np.dstack([image, alpha]), label, blend="none", image_channels=1)
+    assert shifts["spot"] == pytest.approx(DEFECT - GOOD, abs=0)
+
+
 @pytest.mark.parametrize("blend", ["match", "poisson", "none"])
 def test_without_known_surroundings_a_defect_keeps_its_values(shift_of, blend):
     image, label = np.full((*SIZE, 1), DEFECT, np.uint8), label_of(spot=(slice(0, 60), slice(0, 80)))

@@ -124,10 +124,15 @@ class TestMaskSources:
         label = defects(1, host=PLATE)
         write_png(tmp_path / "maps/a.png", label)
         values = {"model_path": plate_painter, "mask_source": "dir", "placed_masks": tmp_path / "maps", "data_dir": ""}
-        folder, _ = place("kept", **values, defect_classes=["spot", "crack"], classes=["crack"])
+        folder, shown = place("kept", **values, defect_classes=["spot", "crack"], classes=["crack"])
+        assert "warning" not in shown
         expected = np.where(label == SPOT, PLATE, label)
         assert np.array_equal(pixels_of(folder / "masks/a.png"), expected)
         check_pairs(folder, margin=3, ordinary=(BACKGROUND, PLATE))
+        # Where nothing says what is a defect, it is said what masks will lack.
+        folder, shown = place("taken_off", **values, classes=["crack"])
+        assert "classes leaves out plate (in 1), spot (in 1) of 1 label map:" in shown
+        assert set(np.unique(pixels_of(folder / "masks/a.png"))) == {BACKGROUND, CRACK}
 
     def test_a_list_of_placements(self, place, tmp_path):
         wanted = {"a": [{"class": "spot", "center": [28, 20]}], "d": [{"class": "crack", "center": [10, 60]}] * 2}

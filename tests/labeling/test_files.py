@@ -109,13 +109,14 @@ def test_the_file_is_free_of_code(ensemble, tmp_path):
 
 def test_a_classifier_of_other_features_is_refused(ensemble, tmp_path):
     path = tmp_path / "classifier.pt"
-    own = PixelClassifier(ensemble, features={"checkpoint": "ab", "steps": [50]})
-    own.refuse_other_features(path, {"checkpoint": "ab", "steps": [50]}, 10)
+    own = PixelClassifier(ensemble, features={"checkpoint": "ab", "timesteps": [50]})
+    own.refuse_other_features(path, {"checkpoint": "ab", "timesteps": [50]}, 10)
     PixelClassifier(ensemble).refuse_other_features(path, {"checkpoint": "ab"}, 10)
     for features, dim, named in (
-        ({"checkpoint": "cd", "steps": [50]}, 10, "checkpoint"),
-        ({"checkpoint": "ab"}, 10, "steps"),
-        ({"checkpoint": "ab", "steps": [50]}, 12, "12"),
+        ({"checkpoint": "cd", "timesteps": [50]}, 10, "checkpoint"),
+        ({"checkpoint": "ab"}, 10, "feature_steps"),
+        ({"checkpoint": "ab", "timesteps": [50], "joined": []}, 10, "feature_rgb False, but here it is True"),
+        ({"checkpoint": "ab", "timesteps": [50]}, 12, "12"),
     ):
         with pytest.raises(CheckpointError) as caught:
             own.refuse_other_features(path, features, dim)

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
+from guided_diffusion.config.load import load_config
 from guided_diffusion.data.area import reduce_image, reduce_label
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.native_image import NativeImage
+from guided_diffusion.data.placing.scene import Ground, PlacedDefect
 from guided_diffusion.pipelines.holes import Hole, grow_holes
 from guided_diffusion.pipelines.inpainting import FillJob, PaintSettings, paint_image
 
@@ -329,6 +331,17 @@ def test_holes_that_meet_are_painted_as_one():
     assert (image.pixels[mask] == 255).all()
     assert len(grow_holes(holes, 3, (60, 60))) == 1
     assert len(grow_holes(holes, 1, (60, 60))) == 2
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_holes_of_defects_as_near_as_place_puts_them_do_not_meet(scale):
+    config = load_config("place", dict.fromkeys(("model_path", "data_dir", "good_dir", "results_path"), "x"))
+    ground, mask = Ground((60, 120), apart=config.space_between(scale)), np.ones((4, 4), bool)
+    ground.occupy(PlacedDefect(1, mask, 20, 4, ""))
+    nearest = next(left for left in range(4, 120) if not ground.refusal(mask, 20, left))
+    margin = replace(SETTINGS, scale=scale, margin=config.hole_margin).native_margin
+    assert nearest == 4 + 4 + 2 * margin + 1
+    assert len(grow_holes([rectangle(20, 4, 4, 4), rectangle(20, nearest, 4, 4)], margin, (60, 120))) == 2
 
 
 def test_holes_that_are_painted_later_are_not_known_yet():

@@ -8,6 +8,7 @@ import command_line
 import numpy as np
 import pytest
 from odd_images import write_png
+from parts import noise, write_parts
 from PIL import Image
 
 from guided_diffusion.config.load import load_config
@@ -15,9 +16,9 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.data.pairing import index_pairs, list_good_images
+from guided_diffusion.data.pairing import Pair, index_pairs, list_good_images
 from guided_diffusion.pipelines.looks import ComparedLooks, compare_looks
-from guided_diffusion.pipelines.placing.good_images import narrower_range
+from guided_diffusion.pipelines.placing.good_images import narrower_range, other_scale
 from guided_diffusion.samples.manifest import read_manifest
 
 SIZE, DARK = (48, 48), 20
@@ -91,3 +92,41 @@ def test_narrow_good_images_are_told_before_painting(placed):
     assert not narrower_range(good, pairs, "auto")
     assert not narrower_range(list_good_images(folder / "images"), pairs, "percentile")  # which have spots
     assert not narrower_range(good, (), "percentile")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "levels", "image_range", "found"),
+    [
+        (
+            (np.uint16, np.uint8),
+            (1600, 100),
+            "auto",
+            ("1600 to 1600 (16 bits)", "100 to 100 (8 bits)", "16 times darker"),
+        ),
+        ((np.uint16, np.uint16), (26_000, 1600), "auto", ("26000", "1600", "16 times brighter")),
+        ((np.uint16, np.uint8), (2000, 100), (0, 4095), ("2000", "100", "20 times brighter")),
+        ((np.uint16, np.uint16), (1600, 1500), (0, 4095), ()),
+        ((np.uint16, np.uint8), (25_700, 60), "auto", ()),
+        ((np.uint8, np.uint8), (0, 1), "auto", ()),
+    ],
+)
+def test_other_scales_are_told(tmp_path, kinds, levels, image_range, found):
+    folders = []
+    for name, kind, level in zip(("good", "train"), kinds, levels, strict=True):
+        folders.append(write_png(tmp_path / name / "a.png", np.full((8, 8), level, kind)).parent)
+    good, pairs = list_good_images(folders[0]), [Pair("a", str(folders[1] / "a.png"), "")]
+    lines = other_scale(good, pairs, image_range)
+    assert len(lines) == bool(found)
+    for line in lines:
+        assert line.startswith(f"warning: {good[0].image}: ")
+        assert all(each in line for each in (pairs[0].image, *found))
+
+
+def test_a_paste_of_other_scale_is_told(tmp_path, isdm):
+    data = write_parts(tmp_path / "data")
+    good = write_png(tmp_path / "good/a.png", noise((40, 56), 1).astype(np.uint16) * 16).parent
+    values = {"data_dir": data, "dataset_mode": "multi-class", "good_dir": good, "results_path": tmp_path / "out"}
+    code, shown, _ = isdm("paste", **values)
+    assert code == 0
+    (line,) = (line for line in shown.splitlines() if "times darker" in line)
+    assert line.startswith(f"warning: {good / 'a.png'}: good images have values from ")

@@ -9,7 +9,7 @@ from PIL import Image
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import ClassifiedMask, ManifestLine
-from guided_diffusion.samples.published_file import read_published, write_published
+from guided_diffusion.samples.published_file import read_published, remove_earlier, write_published
 
 NAMES = ("background", "dent")
 RED = (((0, 0, 0),), ((255, 0, 0),))
@@ -43,6 +43,21 @@ def test_labels_are_class_numbers_and_255_is_ignored(tmp_path, encoding):
     read = list(read_published(tmp_path / "s.npz").pairs())
     assert np.array_equal([image for image, _ in read], images)
     assert np.array_equal([label for _, label in read], np.where(labels == 2, 255, labels))
+
+
+def test_earlier_files_of_other_counts_are_removed_and_those_of_others_stay(tmp_path):
+    Image.new("RGB", (5, 6)).save(tmp_path / "i.png")
+    Image.new("L", (5, 6)).save(tmp_path / "m.png")
+    classified = ClassifiedMask(score=0.5, ignored=0.0)
+    files = {"image": "i.png", "mask": "m.png", "source_mask": "m.png", "source_digest": "0" * 16}
+    line = ManifestLine(index=0, **files, classified=classified)
+    paths = [tmp_path / f"samples_{count}x6x5x3.npz" for count in (1, 2, 3)]
+    for path in paths:
+        write_published(path, tmp_path, [line], LabelEncoding.identity(2))
+    np.savez(tmp_path / "samples_9x6x5x3.npz", np.zeros(1))
+    (tmp_path / "samples_8x6x5x3.npz").write_text("no archive")
+    assert remove_earlier(paths[0], str(paths[2])) == [paths[1]]
+    assert [int(path.name[8]) for path in sorted(tmp_path.glob("*.npz"))] == [1, 3, 8, 9]
 
 
 def test_too_many_classes_are_refused(tmp_path):

@@ -92,6 +92,19 @@ def condition_of_layouts(
     return LayoutCondition.cat(rows)
 
 
+def shares_of(inside: tuple[int, int, int, int], size: Size) -> Corners:
+    """Return the `inside` of a layout as a box in shares of an image of `size`."""
+    top, bottom, left, right = inside
+    return left / size[1], top / size[0], right / size[1], bottom / size[0]
+
+
+def inside_of_shares(box: Corners, size: Size) -> tuple[int, int, int, int] | None:
+    """Return the `inside` of a layout of an image of `size`; None: all of it."""
+    left, right = round(box[0] * size[1]), round(box[2] * size[1])
+    top, bottom = round(box[1] * size[0]), round(box[3] * size[0])
+    return None if (top, bottom, left, right) == (0, size[0], 0, size[1]) else (top, bottom, left, right)
+
+
 def inside_of(layouts: Sequence[AskedLayout], size: Size) -> Tensor | None:
     """Return which pixels [N, H, W] are no border; None: all are."""
     if all(layout.inside is None for layout in layouts):

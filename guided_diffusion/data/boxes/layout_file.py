@@ -9,7 +9,7 @@ import torch
 from pydantic import ConfigDict, Field
 
 from guided_diffusion.conditions.base import Size
-from guided_diffusion.data.boxes.asked import AskedLayout, AskedObject, background_of
+from guided_diffusion.data.boxes.asked import AskedLayout, AskedObject, background_of, inside_of_shares
 from guided_diffusion.data.boxes.borders import box_mistake, clipped_box
 from guided_diffusion.data.boxes.json_records import (
     Record,
@@ -80,6 +80,7 @@ class LayoutRecord(_Strict):
     size: (
         Annotated[list[Annotated[int, Field(strict=True, gt=0, le=2**20)]], Field(min_length=2, max_length=2)] | None
     ) = None
+    inside: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
     lineage: dict[str, Any] | None = None
 
 
@@ -172,12 +173,14 @@ class _Reader:
             self._wrong(entry, f"has {len(found)} objects, but the model was trained on at most {most}", "remove some")
         seeds = {number: each.style_seed for number, (each, _, _) in enumerate(found, start=1)}
         seeds = {number: seed for number, seed in {0: background_seed, **seeds}.items() if seed is not None}
+        if file.units == "pixels" and record.inside is not None:
+            self._wrong(entry, "has inside, but units is pixels", "leave it out: the size of the picture tells it")
         if file.units == "pixels" and size is not None:
             return self._placed(entry, stem, found, size, background, seeds, record.lineage)
         objects = [AskedObject(id_, box, n, seeds.get(n)) for n, (_, id_, box) in enumerate(found, start=1)]
         if self.placer.maker.rules.background:
             objects.insert(0, background_of(background, background_seed))
-        return AskedLayout(stem, tuple(objects), None, record.lineage)
+        return AskedLayout(stem, tuple(objects), self._inside(entry, record), record.lineage)
 
     def _placed(
         self,
@@ -214,6 +217,14 @@ class _Reader:
             self._wrong(entry, found, 'write "size": [height, width] of the picture that the pixels are of')
             return None
         return size[0], size[1]
+
+    def _inside(self, entry: str, record: LayoutRecord) -> tuple[int, int, int, int] | None:
+        """Return rows and columns of what is no border, as `AskedLayout` has them."""
+        if record.inside is None:
+            return None
+        left, top, right, bottom = record.inside
+        box = self._box(f"{entry}: inside", (left, top, right, bottom), _SHARES)
+        return None if box is None else inside_of_shares(box, self.placer.transform.image_size)
 
     def _background(self, entry: str, record: LayoutRecord) -> tuple[int, int | None]:
         """Return class and style seed of the background."""

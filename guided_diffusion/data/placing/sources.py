@@ -11,6 +11,7 @@ and `angle` (degrees, counterclockwise) are 1 and 0 unless given; with `edit`, t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from tqdm import tqdm
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.components import find_components
@@ -33,6 +35,7 @@ from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.near_names import suggestion
 from guided_diffusion.runtime.strict_json import strict_json
+from guided_diffusion.runtime.units import counted
 
 
 class LabelMaps:
@@ -46,13 +49,17 @@ class LabelMaps:
         self.paths = {entry.stem: entry.mask for entry in entries}
         """Name without the extension -> path."""
 
+    def decode(self, name: str, *, upright: bool = True) -> NDArray[np.integer]:
+        """Return the label map [H, W] of a good image, whatever its size; else as `read`."""
+        path = self.paths[name]
+        return self.encoding.decode(open_mask(path, upright=upright), path)
+
     def read(self, name: str, size: tuple[int, int], *, upright: bool = True) -> NDArray[np.integer]:
         """Return the label map [H, W] of a good image of (height, width).
 
         upright: turn the map as its EXIF orientation says. DataError for another size and values of unknown meaning.
         """
-        path = self.paths[name]
-        label = self.encoding.decode(open_mask(path, upright=upright), path)
+        path, label = self.paths[name], self.decode(name, upright=upright)
         if label.shape != size:
             found = f"is {label.shape[1]} x {label.shape[0]} px, but the good image is {size[1]} x {size[0]} px"
             raise DataError.of(path, found, "make the label map of the size of the good image")
@@ -69,6 +76,26 @@ class LabelMaps:
     def scene(self, name: str, size: tuple[int, int], *, upright: bool = True) -> Scene:
         """Return the defects of the label map of a good image of (height, width), as `read` and `scene_of` do."""
         return self.scene_of(name, self.read(name, size, upright=upright))
+
+    def taken_off(self, images: Sequence[GoodImage], class_ids: Collection[int]) -> tuple[str, ...]:
+        """Return a warning where maps of good images have such classes: nothing says that they are no defects, so
+        masks will lack them. DataError as `read`.
+        """
+        counts = Counter(
+            class_id
+            for image in tqdm(images, "reading label maps", unit="map", delay=2)
+            for class_id in np.unique(self.decode(image.stem, upright=image.upright)).tolist()
+            if class_id in class_ids
+        )
+        if not counts:
+            return ()
+        found = ", ".join(f"{self.encoding.names[class_id]} (in {count})" for class_id, count in sorted(counts.items()))
+        line = (
+            f"warning: classes leaves out {found} of {counted(len(images), 'label map', 'label maps')}: masks get what "
+            "surrounds these, mostly background; name the classes that are defects in defect_classes, and the others "
+            "stay"
+        )
+        return (line,)
 
 
 _Pixels = Annotated[float, Field(ge=0)]

@@ -82,7 +82,11 @@ def sample_facts(
         height, width = height_width(trained.geometry.image_size)
         rows.insert(0, ("image size", f"{width} x {height} px"))
     if isinstance(config, GenerateConfig):
-        rows += settings_rows({"drop_uncertain": config.labels.drop_uncertain})
+        chosen_by = {
+            "drop_uncertain": config.labels.drop_uncertain,
+            "published_filter": config.published_filter or None,
+        }
+        rows += settings_rows(chosen_by)
     title, what, unit, limits = _kind(config, settings, lines)
     pairs = "image" in settings.kinds and "mask" in settings.kinds
     return DatasetFacts(

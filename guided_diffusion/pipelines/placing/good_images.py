@@ -27,6 +27,8 @@ from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.manifest import file_digest
 
 _RANGES, _NARROW = 16, 0.75  # images that are read for their ranges, and how much narrower those may be
+_OTHER_SCALE = 3  # times darker or brighter than other camera settings or goods make images
+_BLACK = 0.5 / 255  # share of the range below which all is black
 _GLANCED = 4096  # bytes from the middle of a file
 
 
@@ -103,7 +105,45 @@ def check_beside_training(
     """Return warnings about good images beside training images with defects; DataError for one that is such."""
     if config.placing.mask_source != "dir":
         refuse_defective(images, training)
-    return narrower_range(images, training, image_range) if config.has_network else ()
+    # What is pasted has the values of the files, whatever is black and white to the network.
+    notes = other_scale(images, training, "auto" if config.takes_pixels else image_range)
+    return notes + narrower_range(images, training, image_range) if config.has_network else notes
+
+
+def other_scale(images: Sequence[GoodImage], training: Sequence[Pair], image_range: ImageRange) -> tuple[str, ...]:
+    """Return a warning where good images are several times darker or brighter than training images with defects.
+
+    As those of 12 bits in files of 16 are beside those of 8 bits. Reads a few of each.
+    """
+    if image_range == "percentile" or not training:
+        return ()
+    shares, found = [], []
+    for chosen in (images, training):
+        read = [_values(each.image, image_range) for each in evenly_spaced(chosen, _RANGES)]
+        shares.append(max(median(share for share, *_ in read), _BLACK))
+        bits = " or ".join(str(bits) for bits in sorted({bits for *_, bits in read}))
+        found.append(
+            f"values from {min(low for _, low, *_ in read)} to {max(high for *_, high, _ in read)} ({bits} bits)"
+        )
+    times = shares[0] / shares[1]
+    if 1 / _OTHER_SCALE < times < _OTHER_SCALE:
+        return ()
+    apart = f"{max(times, 1 / times):.0f} times {'brighter' if times > 1 else 'darker'}"
+    line = (
+        f"warning: {images[0].image}: good images have {found[0]}, training images with defects such as "
+        f"{training[0].image} {found[1]}, so good ones are {apart}, and defects get the wrong contrast; save "
+        "all with the same bits and scale"
+    )
+    return (line,)
+
+
+def _values(path: str, image_range: ImageRange) -> tuple[float, int, int, int]:
+    """Return the mean value of an image as a share of the range, its darkest and brightest values, and its bits."""
+    color, alpha = color_and_alpha(open_image(path), path)
+    low, high = limits(color, alpha, image_range)
+    visible = color if alpha is None or not alpha.any() else color[alpha > 0]
+    share = float(visible.mean() - low) / max(high - low, 1)
+    return share, *limits(color, alpha, "percentile"), 8 * color.dtype.itemsize
 
 
 def narrower_range(images: Sequence[GoodImage], training: Sequence[Pair], image_range: ImageRange) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from evaluations.blending import paste, poisson_blend
@@ -51,14 +52,15 @@ class _TrainingImage:
         """Read a pair. The values of the file: a range, such as each image's own percentiles, would scale defects."""
         image = open_image(pair.image, upright=pair.upright)
         samples, alpha = stored_samples(image, pair.image)
+        visible = np.ones(samples.shape[:2], bool) if alpha is None else alpha > 0
+        # Not over black: a defect of half opacity would be pasted darker than it is.
+        samples = np.where(visible[..., None], samples, samples.dtype.type(0))
         if samples.dtype == np.uint8:
-            pixels = image_tensor(image, channels, pair.image).numpy().transpose(1, 2, 0)
+            picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+            pixels = image_tensor(picture, channels, pair.image).numpy().transpose(1, 2, 0)
             values = np.ascontiguousarray(pixels) / np.float32(255)
         else:
             values = _of_channels(samples.astype(np.float32) / 65535, channels)  # not rounded to 8 bits
-            if alpha is not None:  # over black
-                values *= alpha[..., None].astype(np.float32) / 65535
-        visible = np.ones(values.shape[:2], bool) if alpha is None else alpha > 0
         return cls(values, visible, read_mask(pair.mask, encoding, upright=pair.upright).numpy())
 
 

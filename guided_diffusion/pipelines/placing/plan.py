@@ -229,6 +229,8 @@ def _from_maps(
 
     digests = [_named(image.stem, file_digest(maps.paths[image.stem])) for image in chosen]
     notes = _left_out(images, chosen, "have no label map")
+    if bank is None and options.classes and not options.defect_classes:
+        notes += maps.taken_off([image for image in chosen if image.mask is None], set(defects) - set(classes))
     return _Source(chosen, scene, lambda good: [maps.paths[good.stem]], digests, notes)
 
 

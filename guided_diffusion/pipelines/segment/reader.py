@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.segment import SegmentConfig
-from guided_diffusion.data.datasets import read_image
+from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.files import open_image
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -57,13 +58,13 @@ class ImageReader:
 
     def pixels(self, path: str, tiles: Sequence[Tile], *, upright: bool = True) -> Tensor:
         """Return what the network takes of an image, [tiles, C, H, W] in [-1, 1]; DataError if it cannot be read."""
-        if self.as_published:
-            return torch.from_numpy(resize_image(open_image(path, upright=upright), self.extractor.image_size))[None]
-        image = read_image(path, self.channels, upright=upright, image_range=self.image_range)
-        return self.placed(image, tiles)
+        return self.of_picture(open_image(path, upright=upright), tiles, path)
 
-    def placed(self, image: Tensor, tiles: Sequence[Tile]) -> Tensor:
-        """Return what the network takes of an image uint8 [C, H, W], [tiles, C, H, W] in [-1, 1]."""
+    def of_picture(self, picture: Image.Image, tiles: Sequence[Tile], source: str) -> Tensor:
+        """Return the same of a decoded picture; errors name `source`."""
+        if self.as_published:
+            return torch.from_numpy(resize_image(picture, self.extractor.image_size))[None]
+        image = image_tensor(picture, self.channels, source, self.image_range)
         return torch.stack([tile.placement.image(image) for tile in tiles]).float() / 127.5 - 1
 
     def views(
@@ -141,6 +142,17 @@ def open_reader(
     scale = geometry.scale or 1.0
     transform = JointTransform(extractor.image_size, resize, scale=scale, random_flip=False, train=False)
     return ImageReader(extractor, transform, geometry.image_range or "auto", published and resize == "squash")
+
+
+def reader_as_trained(extractor: FeatureExtractor, trained_with: PixelClassifier, *, drawn: bool) -> ImageReader:
+    """Return what reads images as a classifier was trained to read them; drawn: by the extractor's own network, which
+    sees them as they are.
+    """
+    features = {} if drawn else trained_with.features
+    resize, scale = features.get("resize", "squash"), features.get("scale", 1.0)
+    transform = JointTransform(extractor.image_size, resize, scale=scale, random_flip=False, train=False)
+    published = trained_with.training.get("recipe") == "published" and extractor.image_channels == 3
+    return ImageReader(extractor, transform, "full", published and resize == "squash")
 
 
 def features_as_trained(features: FeatureOptions, trained_with: PixelClassifier) -> FeatureOptions:

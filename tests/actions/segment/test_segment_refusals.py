@@ -93,7 +93,11 @@ class TestMistakes:
         (line,) = refused(**again, model_path=other)
         check_error(line, path, "checkpoint")
         (line,) = refused(**again, feature_steps=[150])
-        check_error(line, path, "timesteps")
+        check_error(line, path, "feature_steps, as timesteps of the model,")
+        (line,) = refused(**again, feature_blocks=[2])
+        check_error(line, path, "with feature_blocks", ["decoder.2"])
+        (line,) = refused(**again, feature_rgb=False)
+        check_error(line, path, "feature_rgb True", "False")
 
     def test_no_labeled_image_of_a_class(self, refused, labeled, tmp_path):
         data = tmp_path / "data"

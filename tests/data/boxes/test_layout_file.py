@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from guided_diffusion.data.boxes.asked import shares_of
 from guided_diffusion.data.boxes.layout_file import layout_file_schema, read_layout_file
 from guided_diffusion.data.boxes.layouts import LayoutMaker, LayoutRules
 from guided_diffusion.data.boxes.placed_layouts import LayoutPlacer
@@ -47,6 +48,13 @@ def test_shares_are_those_of_the_image(tmp_path):
         (2, (0.1, 0.2, 0.5, 0.6), 1, None),
         (1, (0, 0, 1, 1), 2, 5),
     ]
+
+
+@pytest.mark.parametrize("inside", [(0, 16, 5, 11), (3, 13, 0, 16), (1, 2, 3, 4), None])
+def test_where_the_picture_is_in_the_image(tmp_path, inside):
+    more = {} if inside is None else {"inside": list(shares_of(inside, (16, 16)))}
+    (layout,) = read_layout_file(write(tmp_path / "l.json", shares(SPOT, **more)), NAMES, placer(resize="pad"))
+    assert layout.inside == inside
 
 
 def test_backgrounds(tmp_path):
@@ -117,6 +125,8 @@ FAULTS = {
     "no number": (shares({**SPOT, "box": [0, 0, float("nan"), 1]}), "layout a: object number 1"),
     "negative seed": (shares({**SPOT, "style_seed": -1}), "layout a: object number 1"),
     "seed as text": (shares({**SPOT, "style_seed": "7"}), "layout a: object number 1"),
+    "inside of pixels": ({**shares(inside=[0, 0, 1, 1]), "units": "pixels", "size": [9, 9]}, "layout a"),
+    "inside backwards": (shares(SPOT, inside=[0.5, 0, 0.2, 1]), "layout a: inside"),
     "too many": (shares(*[SPOT] * 4), "layout a"),
     "cut off": (pixels({"class": "spot", "box": [0, 10, 15, 20]}), "layout a: object number 1"),
 }  # fmt: skip
