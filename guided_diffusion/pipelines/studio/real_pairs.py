@@ -22,6 +22,7 @@ from guided_diffusion.data.scan.good_images import as_turned
 from guided_diffusion.data.visualize import Pixels, evenly_spaced, quantize
 from guided_diffusion.pipelines.dataset import plain_transform, shown_dataset
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
+from guided_diffusion.pipelines.studio.first_reads import FirstReads
 from guided_diffusion.runtime.errors import DataError
 
 SPLITS = ("train", "test")
@@ -39,6 +40,7 @@ class RealPairs:
         self._mode = get_mode(trained.source.dataset_mode)
         self.pairs: dict[str, tuple[Pair, ...]] = {}
         self.problems: list[str] = []
+        self.reads = FirstReads()
         self._datasets: dict[str, SegmentationDataset] = {}
         self._lock = threading.Lock()
         for split in SPLITS if data_dir and self._mode.masks is not None else ():
@@ -56,7 +58,9 @@ class RealPairs:
         self._datasets[split] = shown_dataset(self.pairs[split], self._encoding, geometry, self._mode)
 
     def _read(self, split: str, index: int) -> tuple[Pixels, NDArray[np.integer]]:
-        with self._lock:  # a dataset fills its cache
+        pair = self.pairs[split][index]
+        assert pair.mask is not None
+        with self._lock, self.reads.of(pair.image, pair.mask):  # a dataset fills its cache
             example = self._datasets[split][ExampleKey(0, index, 0, 1.0)]
         return quantize(example["image"].numpy()[None])[0], example["label"].numpy().astype(self._encoding.dtype)
 
