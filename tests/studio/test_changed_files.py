@@ -67,3 +67,16 @@ def test_images_edited_while_they_are_shown_are_recorded_as_they_were_painted_in
         assert [each.digest for each in of_pair.lineage.images] == [before[1]]
         client.desk.workplace.goods.of.cache_clear()
         assert f"{image}: has changed since the studio read it" in client.get("/api/goods/0/image").error
+
+
+def test_a_damaged_mask_is_left_out_and_named(trained, copied, tmp_path, capsys):
+    mask = copied / "train" / "masks" / "lemon_0002.png"
+    mask.write_bytes(mask.read_bytes()[:60])
+    with studio(model_path=trained, data_dir=copied, results_path=tmp_path / "out") as client:
+        listed = client.get("/api/pairs?split=train&page=0").json["pairs"]
+        assert [entry["name"] for entry in listed if entry["classes"] is None] == ["lemon_0002"]
+        for what in ("image", "labels"):
+            assert f"{mask}: unreadable or truncated" in client.get(f"/api/pairs/train/2/{what}").error
+        assert client.label("train", 3).shape == (16, 16)
+        assert client.get("/api/parts").json["count"] > 0
+    assert f"warning: left out: {mask}: unreadable or truncated" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +28,7 @@ from guided_diffusion.runtime.errors import DataError
 SPLITS = ("train", "test")
 MOST_MASKS, MOST_PARTS = 2000, 2000
 """Of the shelf: masks that are read, evenly spread, and parts that are kept."""
+_NAMED = 3  # masks that cannot be read
 _LARGEST, _SMALLEST = 1 / 3, 4  # share of an image above which a class is ground, px below which a part is a speck
 
 
@@ -42,7 +43,6 @@ class RealPairs:
         self.problems: list[str] = []
         self.reads = FirstReads()
         self._datasets: dict[str, SegmentationDataset] = {}
-        self._lock = threading.Lock()
         for split in SPLITS if data_dir and self._mode.masks is not None else ():
             self._index(data_dir, split)
         self._example = lru_cache(maxsize=64)(self._read)
@@ -55,12 +55,14 @@ class RealPairs:
             self.problems += [problem.line for problem in problems[:1] if problem.line not in self.problems]
             return
         self.pairs[split] = tuple(as_turned(pair, self._trained.source.exif) for pair in found)
-        self._datasets[split] = shown_dataset(self.pairs[split], self._encoding, geometry, self._mode)
+        # A cache would open files now, and one that is damaged keep the studio from opening.
+        shown = shown_dataset(self.pairs[split], self._encoding, geometry, self._mode, may_cache=False)
+        self._datasets[split] = shown
 
     def _read(self, split: str, index: int) -> tuple[Pixels, NDArray[np.integer]]:
         pair = self.pairs[split][index]
         assert pair.mask is not None
-        with self._lock, self.reads.of(pair.image, pair.mask):  # a dataset fills its cache
+        with self.reads.of(pair.image, pair.mask):
             example = self._datasets[split][ExampleKey(0, index, 0, 1.0)]
         return quantize(example["image"].numpy()[None])[0], example["label"].numpy().astype(self._encoding.dtype)
 
@@ -72,12 +74,12 @@ class RealPairs:
         """Return the class ids [H, W] of a pair as the network sees them; DataError for a damaged file."""
         return self._example(split, index)[1]
 
-    def classes(self, split: str, index: int) -> list[int]:
-        """Return the classes that a mask shows; none of one that cannot be read."""
+    def classes(self, split: str, index: int) -> list[int] | None:
+        """Return the classes that a mask shows; None for a pair that cannot be read."""
         try:
             shown = np.unique(self.label(split, index)).tolist()
         except DataError:
-            return []
+            return None
         return [class_id for class_id in shown if class_id < self._encoding.num_classes]
 
     def whole_label(self, pair: Pair) -> NDArray[np.integer]:
@@ -115,15 +117,21 @@ class Shelf:
         return self._parts
 
     def fill(self, stopped: Callable[[], bool]) -> None:
-        """Read the masks and add their parts; masks that cannot be read are left out, as `check` reports them."""
+        """Read the masks and add their parts; those that cannot be read are left out, and the first are named."""
+        left_out: list[str] = []
         for pair in evenly_spaced(self._pairs.pairs.get("train", ()), MOST_MASKS):
             if stopped() or len(self._parts) >= MOST_PARTS:
-                return
+                break
             try:
                 label = self._pairs.whole_label(pair)
-            except DataError:
+            except DataError as error:
+                left_out += error.messages[:1]
                 continue
             self._parts += [ShelfPart(part.class_id, part.mask) for part in self._worth_keeping(label)]
+        if len(left_out) > _NAMED:
+            left_out[_NAMED:] = [f"{len(left_out) - _NAMED} more, which check names"]
+        for line in left_out:
+            print(f"warning: left out: {line}", file=sys.stderr, flush=True)
 
     def _worth_keeping(self, label: NDArray[np.integer]) -> list[Component]:
         classes, counts = np.unique(label, return_counts=True)

@@ -126,7 +126,7 @@ export class Sources {
     const dots = h(
       "span",
       { class: "dots", "aria-hidden": "true" },
-      ...classes
+      ...(classes ?? [])
         .filter(each => each !== this.work.background)
         .slice(0, 8)
         .map(each => {
@@ -136,7 +136,9 @@ export class Sources {
         }),
     );
     const path = `/api/pairs/${split}/${index}/image`;
-    const told = `${name}: ${classes.map(each => this.named.get(each)).join(", ")}`;
+    const told = classes
+      ? `${name}: ${classes.map(each => this.named.get(each)).join(", ")}`
+      : `${name}, which cannot be read`;
     const tile = this._tile(
       name,
       this._picture(() => getPicture(path), path),
