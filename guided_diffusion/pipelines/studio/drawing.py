@@ -55,7 +55,8 @@ class GoodRef(NamedTuple):
 class Wish:
     """What is to be drawn: `count` images of a mask, [H, W] class ids of the canvas.
 
-    start: the mask that painting began from. base: the image that is kept outside of what was painted.
+    start: the mask that painting began from. base: the image that is kept outside of what was painted. parts: the
+    training masks of which it has parts of the shelf.
     """
 
     label: NDArray[np.integer]
@@ -64,6 +65,7 @@ class Wish:
     sampler: SamplerOptions
     start: PairRef | None
     base: PairRef | GoodRef | None
+    parts: tuple[MaskOrigin, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +299,13 @@ class Origin:
         lineage = None
         if edited or images or good is not None:
             # Parts may have been turned by hand.
-            lineage = MaskLineage(split=split, upside_down=edited, left_to_right=edited, masks=masks, images=images)
+            lineage = MaskLineage(
+                split=split or ("train" if wish.parts else ""),
+                upside_down=edited,
+                left_to_right=edited,
+                masks=list(dict.fromkeys([*masks, *wish.parts])),
+                images=images,
+            )
         return cls(masks[0] if masks else None, split, edited, lineage, good)
 
     def pair(

@@ -24,6 +24,7 @@ from guided_diffusion.pipelines.dataset import plain_transform, shown_dataset
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
 from guided_diffusion.pipelines.studio.first_reads import FirstReads
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.samples.manifest import MaskOrigin
 
 SPLITS = ("train", "test")
 MOST_MASKS, MOST_PARTS = 2000, 2000
@@ -102,6 +103,8 @@ class ShelfPart:
     class_id: int
     mask: NDArray[np.bool_]
     """[h, w] of its box."""
+    pair: int
+    """The number of the training pair."""
 
 
 class Shelf:
@@ -110,6 +113,8 @@ class Shelf:
     def __init__(self, pairs: RealPairs, encoding: LabelEncoding, background: int):
         self._pairs, self._encoding, self._background = pairs, encoding, background
         self._parts: list[ShelfPart] = []
+        self.origins: dict[int, MaskOrigin] = {}
+        """The masks that were read, by the numbers of their pairs, as the manifest records them."""
 
     @property
     def parts(self) -> Sequence[ShelfPart]:
@@ -119,15 +124,20 @@ class Shelf:
     def fill(self, stopped: Callable[[], bool]) -> None:
         """Read the masks and add their parts; those that cannot be read are left out, and the first are named."""
         left_out: list[str] = []
-        for pair in evenly_spaced(self._pairs.pairs.get("train", ()), MOST_MASKS):
+        pairs, reads = self._pairs.pairs.get("train", ()), FirstReads()
+        for index in evenly_spaced(range(len(pairs)), MOST_MASKS):
+            mask = pairs[index].mask
+            assert mask is not None
             if stopped() or len(self._parts) >= MOST_PARTS:
                 break
             try:
-                label = self._pairs.whole_label(pair)
+                with reads.of(mask):
+                    label = self._pairs.whole_label(pairs[index])
             except DataError as error:
                 left_out += error.messages[:1]
                 continue
-            self._parts += [ShelfPart(part.class_id, part.mask) for part in self._worth_keeping(label)]
+            self.origins[index] = reads.origin(mask)
+            self._parts += [ShelfPart(part.class_id, part.mask, index) for part in self._worth_keeping(label)]
         if len(left_out) > _NAMED:
             left_out[_NAMED:] = [f"{len(left_out) - _NAMED} more, which check names"]
         for line in left_out:

@@ -160,7 +160,7 @@ export class Sources {
     );
   }
 
-  _parts({ index, class: label, size: [height, width] }) {
+  _parts({ index, pair, class: label, size: [height, width] }) {
     const canvas = h("canvas", { class: "thumb", width: 1, height: 1 });
     const path = `/api/parts/${index}`,
       name = this.named.get(label) ?? String(label);
@@ -176,7 +176,7 @@ export class Sources {
         attempt(async () => {
           const part = await getLabels(path);
           this.onpart();
-          this.floating.bring(part.data, part.width, part.height, label);
+          this.floating.bring(part.data, part.width, part.height, label, pair);
         }),
     );
   }
