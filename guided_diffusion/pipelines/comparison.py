@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.models.architecture import height_width
+from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.options import FlatConfig, Problem
+
+_SLIPS, _SHOWN = 3, 8
 
 
 def differences(
@@ -21,6 +24,21 @@ def differences(
         for key, here, there in values
         if here != there
     ]
+
+
+def refuse_other_run(folder: object, problems: Sequence[Problem]) -> None:
+    """Raise ConfigError for (key, line) of what differs from the run in `folder`, a part of output_dir.
+
+    Of many there is one line: the folder has another run then, and not this one with a slip.
+    """
+    if not problems:
+        return
+    if len(problems) <= _SLIPS:
+        raise ConfigError.of_keys(*problems)
+    keys = [key for key, _ in problems]
+    shown = ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} others" if len(keys) > _SHOWN else "")
+    line = f"output_dir: another run is in {folder}, from which {shown} differ: choose another output_dir"
+    raise ConfigError.of_keys(("output_dir", line))
 
 
 def _normalized(key: str, value: Any) -> Any:

@@ -325,8 +325,12 @@ def shown_dataset(
     *,
     holes: HoleMaker | None = None,
     conditions: ConditionMaker | None = None,
+    may_cache: bool = True,
 ) -> SegmentationDataset:
-    """Return pairs as the network sees them, without augmentation; windows show the largest component."""
+    """Return pairs as the network sees them, without augmentation; windows show the largest component.
+
+    may_cache: keep decoded pictures if they fit, to find out which some of the files are opened at once.
+    """
     return SegmentationDataset(
         pairs,
         encoding,
@@ -336,6 +340,7 @@ def shown_dataset(
         with_edges=not geometry.no_instance,
         holes=holes,
         conditions=conditions,
+        cache_images="auto" if may_cache else False,
     )
 
 

@@ -20,7 +20,7 @@ from guided_diffusion.data.pairing import MaskEntry, Pair
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.data.scan.threads import in_threads
 from guided_diffusion.pipelines.dataset import plain_transform
-from guided_diffusion.pipelines.layouts import layout_maker, scan_box_split
+from guided_diffusion.pipelines.layouts import layout_maker, scan_box_split, whole_box_problems
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.manifest import MaskLineage, MaskOrigin, file_digest
@@ -96,7 +96,7 @@ def split_layouts(
             raise ConfigError.of_keys(("mask_dir", f"{line}those of masks: give data_dir or layout_file"))
         report = scan_box_split(source, geometry, split, encoding=encoding)
         report.raise_if_fatal()
-        for line in problem_lines(report.warnings):
+        for line in problem_lines([*report.warnings, *whole_box_problems(report, trained.boxes, mode)]):
             print(f"warning: {line}")
         sizes = {pair.image: each.shape for pair, each in zip(report.pairs, report.prints, strict=True)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,9 +21,11 @@ from guided_diffusion.data.options import BoxOptions, GeometryOptions, SourceOpt
 from guided_diffusion.data.pairing import GoodImage, Pair
 from guided_diffusion.data.scan.box_statistics import box_problems, measure_boxes
 from guided_diffusion.data.scan.boxes import scan_boxes
+from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.threads import in_threads
 from guided_diffusion.pipelines.dataset import plain_transform
+from guided_diffusion.runtime.units import counted
 
 _TILE = 384  # pixels of the longer side of a picture with boxes
 
@@ -57,6 +60,18 @@ def scan_box_split(
         batch_size=batch_size,
         look_alikes=look_alikes,
     )
+
+
+def whole_box_problems(report: ScanReport, options: BoxOptions, mode: DatasetMode) -> list[Problem]:
+    """Return the warning about boxes of whole images where layouts have no background, which is what they are."""
+    whole = [pair.boxes.background for pair in report.pairs if pair.boxes is not None]
+    counts = Counter(report.encoding.names[each] for each in whole if each != mode.background)
+    if options.background or not counts:
+        return []
+    shown = ", ".join(f"{name}: {count}" for name, count in counts.most_common())
+    boxes = counted(counts.total(), "box around a whole image", "boxes around a whole image")
+    found = f"is false, which leaves {boxes} out, as that is the class of its background ({shown})"
+    return [Problem("background", found, "set it to true if they count", ProblemKind.LOST_BOXES, fatal=False)]
 
 
 def layout_rules(options: BoxOptions) -> LayoutRules:
@@ -113,6 +128,7 @@ def with_box_statistics(report: ScanReport, config: CheckConfig, *, training: bo
     statistics = measure_boxes(found, report.encoding.names, transform, rules, config.latents.latent or 1)
     annotated = mode.boxes is not None and mode.num_classes is None  # masks have such a warning of their own
     problems = box_problems(statistics, transform, rules, all_classes=training and annotated)
+    problems += whole_box_problems(report, config.boxes, mode)
     return replace(report, boxes=statistics, problems=(*report.problems, *problems))
 
 

@@ -25,7 +25,7 @@ from guided_diffusion.data.options import (
 from guided_diffusion.diffusion.options import DiffusionOptions, GenerationOptions, LabelDiffusionOptions
 from guided_diffusion.models.options import LatentOptions, ModelOptions
 from guided_diffusion.pipelines.build import PUBLISHED_PREDICTION, options_of_checkpoint, refuse_lost_code
-from guided_diffusion.pipelines.comparison import differences
+from guided_diffusion.pipelines.comparison import differences, refuse_other_run
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.runtime.checkpoint import (
     BEST,
@@ -186,8 +186,7 @@ def check_same_run(config: TrainConfig, own: Checkpoint) -> None:
         origin = began["path"] if began else "nothing"
         line = f"resume_checkpoint is {asked}, but the run in {folder} began from {origin}: {remedy}"
         problems.append(("resume_checkpoint", line))
-    if problems:
-        raise ConfigError.of_keys(*problems)
+    refuse_other_run(folder, problems)
 
 
 def _same_source(asked: Path, folder: Path, began: Mapping[str, str] | None) -> bool:

@@ -28,7 +28,7 @@ from guided_diffusion.pipelines.dataset import (
     window_plan,
     with_good_images,
 )
-from guided_diffusion.pipelines.layouts import layout_maker, scan_box_split
+from guided_diffusion.pipelines.layouts import layout_maker, scan_box_split, whole_box_problems
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import ConfigError
@@ -45,7 +45,8 @@ def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
         report = scan(config.source, config.geometry, "train", batch_size=batch_size)
         report = _with_image_dir(with_good_images(report, config), config)
     encoding = report.raise_if_fatal()
-    lines = problem_lines([*report.warnings, *shared_files(config.source, report)])
+    whole = whole_box_problems(report, config.boxes, get_mode(config.source.dataset_mode))
+    lines = problem_lines([*report.warnings, *whole, *shared_files(config.source, report)])
     if not leaves_masks_aside(config) and not annotated:
         lines += pseudo_label_lines(config.source.data_dir, ("train",))
     for line in lines:

@@ -57,6 +57,8 @@ class DrawHead(_Body):
     edited: bool = False
     """What the page believes; whether the mask differs from its start is found out here."""
     base: GoodHead | PairHead | None = None
+    parts: Annotated[list[Number], Field(max_length=500)] = []
+    """The training pairs of whose masks parts were put onto the mask."""
 
 
 class AcceptBody(_Body):

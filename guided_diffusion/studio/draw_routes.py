@@ -108,7 +108,10 @@ class DrawRoutes:
         place = self._place
         label = place.label_of(labels, (head.size[0], head.size[1]))
         sampler = changed_sampler(place.config.sampler, sampler=head.sampler, steps=head.steps, s=head.s)
-        return Wish(label, head.count, head.seed, sampler, start, base)
+        origins = place.shelf.origins
+        if not all(index in origins for index in head.parts):
+            raise Refused(400, "there is no such part")
+        return Wish(label, head.count, head.seed, sampler, start, base, tuple(origins[index] for index in head.parts))
 
     async def draw_events(self, request: Request) -> Response:
         """Stream what becomes of a draw, from its start."""

@@ -83,8 +83,8 @@ class RealRoutes:
         parts = self._place.shelf.parts
         count = len(parts)
         listed = [
-            {"index": index, "class": parts[index].class_id, "size": list(parts[index].mask.shape)}
-            for index in page_of(request, _PARTS, count)
+            {"index": index, "class": part.class_id, "size": list(part.mask.shape), "pair": part.pair}
+            for index, part in ((index, parts[index]) for index in page_of(request, _PARTS, count))
         ]
         return json_answer({**page_record(request, _PARTS, count), "parts": listed})
 

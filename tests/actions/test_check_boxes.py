@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from boxed import KINDS, boxed_copy, change, gray_set, write_published
 from PIL import Image
+from tiny import TINY
 
 
 def checked(isdm, data, out, mode="boxes", **values):
@@ -75,6 +76,25 @@ def test_classes_without_objects_and_good_images(isdm, tmp_path):
     assert code == 2
     assert "is a good image and, of the same pixels, the image of" in text
     assert "a.png, which has boxes" in text
+
+
+def test_boxes_of_whole_images_are_counted_where_layouts_have_no_background(isdm, tmp_path):
+    data = gray_set(tmp_path / "data")
+
+    def whole(content) -> None:
+        for number, side in ((0, [0, 0, 60, 40]), (2, [0, 0, 33, 64])):
+            entry = {"id": 90 + number, "image_id": 7 * number, "category_id": 23, "iscrowd": 0, "bbox": side}
+            content["annotations"].append(entry)
+
+    change(data / "train/annotations.json", whole)
+    line = "background: is false, which leaves 2 boxes around a whole image out, as that is the class of its background"
+    for background in (True, False):
+        values = {"background": background, "preview_images": 0}
+        code, text, errors = checked(isdm, data, tmp_path / "out", **values)
+        assert (code, errors) == (0, [])
+        assert text.count(f"warning: {line}") == (not background)
+    values = {**TINY, "dataset_mode": "boxes", "image_channels": 1, "background": False, "max_epochs": 1}
+    assert f"warning: {line}" in isdm("train", data_dir=data, output_dir=tmp_path / "run", **values)[1]
 
 
 def test_faults_end_with_exit_code_2_and_no_picture(isdm, tmp_path):

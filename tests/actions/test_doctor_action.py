@@ -83,6 +83,32 @@ def test_a_training_that_could_not_begin_is_refused(values, config, tmp_path, is
     assert not (tmp_path / "doctor").exists()
 
 
+def test_a_checkpoint_that_the_training_could_not_begin_with_is_refused(config, trained, tmp_path, isdm):
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((trained / LAST).read_bytes()[:5000])
+    values = json.loads(config.read_text())
+    for changed, shown in (
+        ({"resume_checkpoint": str(tmp_path / "none.pt")}, [tmp_path / "none.pt", "no such checkpoint file"]),
+        ({"resume_checkpoint": str(damaged)}, [damaged]),
+        ({"resume_checkpoint": str(trained), "num_channels": 64}, ["train_config", "num_channels differs", trained]),
+        ({"resume_checkpoint": str(trained)}, ["train_config", "resume_checkpoint", "max_epochs"]),
+    ):
+        config.write_text(json.dumps({**values, **changed}))
+        code, _, errors = isdm("doctor", train_config=config, time_limit=0)
+        assert (code, len(errors)) == (2, 1)
+        check_error(errors[0], *shown)
+
+
+def test_a_training_that_begins_with_weights_is_measured(config, trained, tmp_path, isdm):
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "resume_checkpoint": str(trained), "max_epochs": 9})
+    )
+    code, shown, errors = isdm("doctor", train_config=config, time_limit=0)
+    assert (code, errors) == (0, [])
+    assert "images at a time that fit" in shown
+    assert str(trained) not in shown
+
+
 class TestPlantedFaults:
     """What drivers do wrong, planted into PyTorch; the reference is not computed with it."""
 

@@ -17,6 +17,7 @@ import torch
 from error_lines import check_error
 from local_hub import TOKEN, used_hub
 from PIL import Image
+from studio_client import studio
 from tiny import TINY
 
 from guided_diffusion import cli, load_pipeline
@@ -71,6 +72,21 @@ def test_samples_of_an_address_are_those_of_the_file(hub, pushed, lemons, isdm, 
     hub.repos["models/user/lemons"].commit({"more.txt": b""})
     values = {"model_path": "hf:user/lemons", "data_dir": lemons, "results_path": folders["hub"], **FEW}
     assert isdm("sample", **{**values, "num_samples": 4})[0] == 0
+
+
+def test_the_studio_keeps_the_commit_and_says_when_another_one_is_taken(hub, pushed, lemons, tmp_path, capsys):
+    def opened() -> str:
+        with studio(model_path="hf:user/lemons", data_dir=lemons, results_path=tmp_path / "out"):
+            commit = hub.repos["models/user/lemons"].commits[-1][0]
+        exact = f"hf:user/lemons@{commit}/lemons.safetensors"
+        assert json.loads((tmp_path / "out" / "train" / "config.json").read_text())["model_path"] == exact
+        return exact
+
+    before = opened()
+    assert "note" not in capsys.readouterr().err
+    hub.repos["models/user/lemons"].commit({"other.txt": b"1"})
+    now = opened()
+    assert f"was used with model_path {before}, and is now with {now}" in capsys.readouterr().err
 
 
 def test_python_loads_it(pushed):

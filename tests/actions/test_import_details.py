@@ -126,6 +126,29 @@ def test_minimal_json_of_label_studio(tmp_path):
         assert np.array_equal(mask_of(tmp_path / "data", name), annotated.expected(number))
 
 
+@pytest.mark.parametrize(("turn", "minimal"), [(0, False), (90, False), (30, False), (330, True)])
+def test_ellipses_of_label_studio_are_in_percent_of_width_and_height_and_turned_in_pixels(tmp_path, turn, minimal):
+    """As its own page draws them: x and y are the center, whatever its documentation says."""
+    annotated.write_images(tmp_path / "s", NAMES[:1])
+    task = annotated.label_studio_task(0)
+    value = {"x": 15.2 / WIDTH * 100, "y": 11.7 / HEIGHT * 100, "rotation": turn, "ellipselabels": ["dent"]}
+    value |= {"radiusX": 9.3 / WIDTH * 100, "radiusY": 4.1 / HEIGHT * 100}
+    own = {key: each for key, each in task["annotations"][0]["result"][0].items() if key not in ("value", "type")}
+    if minimal:
+        task = {**task["data"], "id": 1, "tag": [{**own, **value}], "annotator": 1, "annotation_id": 7}
+    else:
+        task["annotations"][0]["result"] = [{**own, "type": "ellipselabels", "value": value}]
+    (tmp_path / "s" / "all.json").write_text(json.dumps([task]), encoding="utf-8")
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    assert not result.lost()
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5 - np.array([11.7, 15.2])[:, None, None]
+    angle = np.radians(turn)
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    share = (along / 9.3) ** 2 + (across / 4.1) ** 2
+    label = mask_of(tmp_path / "data", "part_1")
+    assert ((label == 1) == (share < 1))[abs(share - 1) > 0.01].all()
+
+
 def test_empty_annotations_of_the_png_export_are_images_without_defects(tmp_path):
     annotated.write_label_studio_png(tmp_path / "s")
     pictures = tmp_path / "s" / "pictures"

@@ -24,6 +24,10 @@ def test_another_run_in_the_same_folder_is_refused(trained, lemons, tmp_path, is
     check_errors(errors, "num_channels", "lr")
     for line, there, here in zip(errors, ("32", "0.001"), ("64", "0.5"), strict=True):
         assert all(shown in line for shown in (str(folder), there, here, "output_dir"))
+    code, _, errors = isdm("train", **{**values, "lr": 0.5, "num_channels": 64, "seed": 1, "batch_size": 2})
+    assert code == 2
+    check_errors(errors, "output_dir")
+    check_error(errors[0], "output_dir", folder, "num_channels, batch_size, lr, seed differ")
     code, _, errors = isdm("train", **values, resume_checkpoint="")
     assert code == 2
     check_error(errors[0], "resume_checkpoint", folder, '"auto"', "output_dir")

@@ -40,6 +40,14 @@ def test_a_setting_is_named_with_its_values_and_a_digest_without(tmp_path):
     )
 
 
+def test_of_many_settings_one_line_names_the_folder(tmp_path):
+    StudyResults(tmp_path, CHOSEN, DIGESTS).begin()
+    with pytest.raises(ConfigError) as error:
+        StudyResults(tmp_path, {"lr": 1.0, "image_size": 8}, {"samples": "x", "training images": "y"}).begin()
+    (line,) = error.value.messages
+    assert line.startswith(f"output_dir: another run is in {tmp_path}, from which lr, image_size, samples, training")
+
+
 def test_a_setting_that_only_the_folder_has_is_named(tmp_path):
     StudyResults(tmp_path, {**CHOSEN, "loss": "dice"}, DIGESTS).begin()
     with pytest.raises(ConfigError, match='loss is null, but "dice" in the study'):

@@ -60,6 +60,21 @@ def test_parts_of_the_shelf_are_those_of_training_masks(page):
         assert entry["class"] != 0
 
 
+def test_masks_of_which_a_pair_has_parts_are_in_its_lineage(page, results, lemons):
+    entry = page.get("/api/parts").json["parts"][-1]
+    part = page.get(f"/api/parts/{entry['index']}").label
+    label = page.label("test", 0).copy()
+    label[: part.shape[0], : part.shape[1]][part > 0] = entry["class"]
+    mask = lemons / "train" / "masks" / f"lemon_{entry['pair']:04}.png"
+    begun = line_of(results, accepted(page, label, start={"split": "test", "index": 0}, parts=[entry["pair"]]))
+    assert begun.lineage.split == "test"
+    assert [(each.mask, each.digest) for each in begun.lineage.masks][1:] == [(str(mask), file_digest(mask))]
+    alone = line_of(results, accepted(page, label, parts=[entry["pair"]]))
+    assert (alone.source_split, alone.lineage.split) == ("", "train")
+    assert [each.mask for each in alone.lineage.masks] == [str(mask)]
+    assert "no such part" in page.draw(label, parts=[8]).error
+
+
 def test_labels_that_nobody_changed_are_saved_as_they_were(page, results, lemons):
     label = page.label("train", 1)
     name = accepted(page, label, start={"split": "train", "index": 1}, edited=True)

@@ -168,7 +168,9 @@ def check_accepted(accepted: Path, sent: np.ndarray, isdm: Any, folders: dict[st
     """`check` and `evaluate` take the folder, which has both pairs."""
     lines = read_manifest(accepted / "train" / "manifest.jsonl")
     assert len(lines) == 2
-    assert sum(bool(getattr(line, "good_image", None)) for line in lines) == 1
+    (placed,) = (line for line in lines if line.good_image)
+    assert placed.lineage.split == "train"
+    assert [Path(each.mask).parent for each in placed.lineage.masks] == [folders["data"] / "train" / "masks"]
     data = {"data_dir": accepted, "dataset_mode": "multi-class", "image_size": 32}
     code, _, errors = isdm("check", **data, output_dir=accepted.parent / "check")
     assert (code, errors) == (0, [])

@@ -6,7 +6,8 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from guided_diffusion.config.load import load_config, read_keys
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.loader import TrainBatch
 from guided_diffusion.models.compilation import wants_compiling
+from guided_diffusion.pipelines.changed_data import refuse_other_data
 from guided_diffusion.pipelines.dataset import with_mode_defaults
 from guided_diffusion.pipelines.doctor.measuring import PeakMemory, endless_batches, of_size, quietly, take_step
 from guided_diffusion.pipelines.doctor.page import Part
 from guided_diffusion.pipelines.generation import refuse_few_pairs
-from guided_diffusion.pipelines.resume import ResumePlan
+from guided_diffusion.pipelines.resume import find_resume_plan, refuse_other_classes
 from guided_diffusion.pipelines.study.progress import duration
 from guided_diffusion.pipelines.training import build_trainer
 from guided_diffusion.pipelines.training_data import open_training_data
+from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.errors import ConfigError, lacks_memory
 from guided_diffusion.runtime.logs import RunLog
@@ -44,15 +47,24 @@ def training_config(path: str, run: Path, device: str) -> TrainConfig:
     Raises ConfigError where it is none.
     """
     keys, _ = read_keys("train", path)
-    own = {"output_dir": str(run), "device": device, "preview_interval": 0, "trackers": [], "resume_checkpoint": "auto"}
-    try:
+    own = {"output_dir": str(run), "device": device, "preview_interval": 0, "trackers": []}
+    if (Path(str(keys.get("output_dir", ""))) / LAST).exists():  # the training goes on with that
+        own["resume_checkpoint"] = "auto"
+    with _naming(path):
         config = load_config("train", {**keys, **own})
-    except ConfigError as error:
-        lines = [("train_config", f"train_config is {path}: {line}") for line in error.messages]
-        raise ConfigError.of_keys(*lines) from error
     if config.latents.latent is not None:  # its autoencoder only has to be there
         config = config.replaced(autoencoder_steps=1, gate=0.0)
     return with_mode_defaults(config)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Say of mistakes in keys that they are those of the config `path`."""
+    try:
+        yield
+    except ConfigError as error:
+        lines = [("train_config", f"train_config is {path}: {line}") for line in error.messages]
+        raise ConfigError.of_keys(*lines) from error
 
 
 def fitting(path: str, device: torch.device, folder: Path) -> Part:
@@ -62,12 +74,19 @@ def fitting(path: str, device: torch.device, folder: Path) -> Part:
     """
     config = training_config(path, folder / "run", str(device))
     compiles = wants_compiling(config.precision.compile, device, label_diffusion=config.label_diffusion.cond_diffuse)
+    with _naming(path):
+        start = find_resume_plan(config)
     with quietly() as printed:
         report = open_training_data(config)
+        refuse_other_classes(report.encoding, start)
         refuse_few_pairs(config, report)
+        refuse_other_data(config, report, start)
+        start = replace(start, continues=False)  # the weights are enough here
         config = config.replaced(num_classes=report.encoding.num_classes)
         world = ProcessGroup(0, 1, 0, device)
-        trainer = build_trainer(config, ResumePlan(), world, report, RunLog(folder / "run", enabled=False))
+        trainer = build_trainer(config, start, world, report, RunLog(folder / "run", enabled=False))
+        if start.checkpoint is not None:
+            start.checkpoint.forget_tensors()
         trainer.model.train()
         measured = _measured(trainer)
     lines = [_by_keys(line, config) for line in printed.getvalue().splitlines() if line.startswith("warning: ")]
@@ -91,7 +110,7 @@ def _by_keys(line: str, config: TrainConfig) -> str:
     """Return a line with the keys in place of the paths that they name: the page is shown to others."""
     for key in config.fields():
         facts, path = config.facts(key), str(config.get(key) or "")
-        if facts.path and not facts.words and len(path) > 1:
+        if facts.path and len(path) > 1 and (not facts.words or Path(path).exists()):
             line = line.replace(path, key)
     return line
 

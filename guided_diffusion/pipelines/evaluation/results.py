@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from guided_diffusion.pipelines.comparison import refuse_other_run
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import remove_leftovers, write_text
+from guided_diffusion.runtime.options import Problem
 
 SETTINGS = "settings.json"
 _AGAIN = "delete it, and what it held is computed again"
@@ -32,13 +34,11 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
     def begin(self) -> None:
         """Write the settings, or compare them with those of the results that exist.
 
-        Raises ConfigError with a line for each setting that differs, and for results without settings.
+        Raises ConfigError for settings that differ, and for results without settings.
         """
         path = self.folder / SETTINGS
         if path.exists():
-            lines = self._differences(_read(path, "choose another output_dir"))
-            if lines:
-                raise ConfigError(lines)
+            refuse_other_run(self.folder, self._differences(_read(path, "choose another output_dir")))
         elif len(self):
             raise ConfigError(
                 f"{self.folder}: has results, but no {SETTINGS} with the settings they depend on: choose another "
@@ -47,19 +47,20 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
         write_text(path, json.dumps(self.record, indent=2) + "\n")
         remove_leftovers(self.folder)
 
-    def _differences(self, theirs: Mapping[str, Any]) -> list[str]:
-        """Return a line for each setting and each digest that differs in the record of a folder."""
+    def _differences(self, theirs: Mapping[str, Any]) -> list[Problem]:
+        """Return (key, line) of each setting and each digest that differs in the record of a folder."""
         ours, lines = self.record, []
         for key in {**ours, **theirs}:
             if ours.get(key) == theirs.get(key):
                 continue
             if key in self.digests:  # whose value means nothing to people
-                lines.append(f"{key}: other than those of the {self.what} in {self.folder}; choose another output_dir")
+                line = f"{key}: other than those of the {self.what} in {self.folder}; choose another output_dir"
             else:
-                lines.append(
+                line = (
                     f"{key} is {json.dumps(ours.get(key))}, but {json.dumps(theirs.get(key))} in the {self.what} in "
                     f"{self.folder}; set it back, or choose another output_dir"
                 )
+            lines.append((key, line))
         return lines
 
     def __getitem__(self, key: str) -> dict[str, Any]:

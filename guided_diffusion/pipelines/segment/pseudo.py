@@ -12,6 +12,7 @@ from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.modes import IMAGES, get_mode
 from guided_diffusion.data.pairing import IMAGE_DIR_STEM, Pair, index_images
 from guided_diffusion.data.scan.images import scan_images
+from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.labeling.uncertainty import keep_certain
 from guided_diffusion.pipelines.segment.labeled import LabeledImages
 from guided_diffusion.pipelines.segment.labeler import Labeler
@@ -78,6 +79,10 @@ def open_unlabeled(
         progress=progress,
     )
     report.raise_if_fatal()
+    if progress:
+        # Gray or in colors is up to the network.
+        for line in problem_lines(each for each in report.warnings if each.kind is not ProblemKind.IMAGE_COLORS):
+            print(f"warning: {line}")
     found = [
         (replace(image, stem=image.stem.removeprefix(IMAGE_DIR_STEM)), size, file_digest(image.image))
         for image, size in zip(report.pairs, report.sizes, strict=True)

@@ -25,6 +25,7 @@ from guided_diffusion.pipelines.holes import GrownHole, Hole, grow_holes, part_o
 from guided_diffusion.pipelines.inpainting import PaintSettings, reduced_label, reduced_size
 from guided_diffusion.pipelines.placing.good_images import header_size
 from guided_diffusion.pipelines.placing.plan import OrdinaryClasses
+from guided_diffusion.pipelines.studio.first_reads import FirstReads
 from guided_diffusion.runtime.errors import DataError
 
 
@@ -113,6 +114,7 @@ class GoodImages:
         self._trained, self._ordinary = trained, OrdinaryClasses(trained, encoding)
         self.images = tuple(list_upright(config.good_dir, trained.source.exif)) if config.good_dir else ()
         self._settings = paint_settings(config, trained, encoding, trained.geometry.scale)
+        self.reads = FirstReads()
         self.of = lru_cache(maxsize=4)(self._read)
 
     def size(self, index: int) -> Size | None:
@@ -125,13 +127,15 @@ class GoodImages:
         """Return a good image; DataError for one that cannot be read, or has other channels than the model."""
         good: GoodImage = self.images[index]
         geometry = self._trained.geometry
-        image = NativeImage.read(good.image, geometry.image_channels, geometry.image_range, upright=good.upright)
+        with self.reads.of(*filter(None, (good.image, good.mask))):
+            image = NativeImage.read(good.image, geometry.image_channels, geometry.image_range, upright=good.upright)
+            label = self._ordinary.of(good, image.size)
         shown = reduced_size(image.size, geometry.scale)
         window = height_width(geometry.image_size)
         if shown[0] < window[0] and shown[1] < window[1]:
             found = f"has {shown[1]}x{shown[0]} pixels at the model's scale, less than a window"
             raise DataError.of(good.image, found, "use larger images")
-        return Base(image, self._ordinary.of(good, image.size), shown, self._settings, keep_ground=True)
+        return Base(image, label, shown, self._settings, keep_ground=True)
 
 
 def pair_base(

@@ -30,7 +30,6 @@ from guided_diffusion.samples.manifest import (
     PlacedDefect,
     PlaceSettings,
     SampleSettings,
-    file_digest,
 )
 from guided_diffusion.samples.mark import SourceType
 
@@ -56,7 +55,8 @@ class GoodRef(NamedTuple):
 class Wish:
     """What is to be drawn: `count` images of a mask, [H, W] class ids of the canvas.
 
-    start: the mask that painting began from. base: the image that is kept outside of what was painted.
+    start: the mask that painting began from. base: the image that is kept outside of what was painted. parts: the
+    training masks of which it has parts of the shelf.
     """
 
     label: NDArray[np.integer]
@@ -65,6 +65,7 @@ class Wish:
     sampler: SamplerOptions
     start: PairRef | None
     base: PairRef | GoodRef | None
+    parts: tuple[MaskOrigin, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,23 +283,29 @@ class Origin:
     def of(cls, workplace: Workplace, wish: Wish) -> Origin:
         """Return the origin of a wish: the real pairs that it has anything of, by the digests of their files."""
         refs = [ref for ref in (wish.start, wish.base) if isinstance(ref, PairRef)]
+        labels = {ref: workplace.pairs.label(*ref) for ref in refs}
         pairs = {ref: workplace.pairs.pairs[ref.split][ref.index] for ref in refs}
-        masks = [MaskOrigin(mask=pair.mask, digest=file_digest(pair.mask)) for pair in pairs.values()]
+        masks = [workplace.pairs.reads.origin(pair.mask) for pair in pairs.values()]
         images = []
         if isinstance(wish.base, PairRef):
-            image = pairs[wish.base].image
-            images = [MaskOrigin(mask=image, digest=file_digest(image))]
+            images = [workplace.pairs.reads.origin(pairs[wish.base].image)]
         good = None
         if isinstance(wish.base, GoodRef):
-            image = workplace.goods.images[wish.base.index].image
-            good = MaskOrigin(mask=image, digest=file_digest(image))
+            workplace.goods.of(wish.base.index)
+            good = workplace.goods.reads.origin(workplace.goods.images[wish.base.index].image)
         split = "test" if any(ref.split == "test" for ref in refs) else next((ref.split for ref in refs), "")
         same = wish.start is not None and wish.label.shape == workplace.size
-        edited = not (same and np.array_equal(wish.label, workplace.pairs.label(*wish.start)))
+        edited = not (same and np.array_equal(wish.label, labels[wish.start]))
         lineage = None
         if edited or images or good is not None:
             # Parts may have been turned by hand.
-            lineage = MaskLineage(split=split, upside_down=edited, left_to_right=edited, masks=masks, images=images)
+            lineage = MaskLineage(
+                split=split or ("train" if wish.parts else ""),
+                upside_down=edited,
+                left_to_right=edited,
+                masks=list(dict.fromkeys([*masks, *wish.parts])),
+                images=images,
+            )
         return cls(masks[0] if masks else None, split, edited, lineage, good)
 
     def pair(

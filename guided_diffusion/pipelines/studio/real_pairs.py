@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,11 +22,14 @@ from guided_diffusion.data.scan.good_images import as_turned
 from guided_diffusion.data.visualize import Pixels, evenly_spaced, quantize
 from guided_diffusion.pipelines.dataset import plain_transform, shown_dataset
 from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
+from guided_diffusion.pipelines.studio.first_reads import FirstReads
 from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.samples.manifest import MaskOrigin
 
 SPLITS = ("train", "test")
 MOST_MASKS, MOST_PARTS = 2000, 2000
 """Of the shelf: masks that are read, evenly spread, and parts that are kept."""
+_NAMED = 3  # masks that cannot be read
 _LARGEST, _SMALLEST = 1 / 3, 4  # share of an image above which a class is ground, px below which a part is a speck
 
 
@@ -39,8 +42,8 @@ class RealPairs:
         self._mode = get_mode(trained.source.dataset_mode)
         self.pairs: dict[str, tuple[Pair, ...]] = {}
         self.problems: list[str] = []
+        self.reads = FirstReads()
         self._datasets: dict[str, SegmentationDataset] = {}
-        self._lock = threading.Lock()
         for split in SPLITS if data_dir and self._mode.masks is not None else ():
             self._index(data_dir, split)
         self._example = lru_cache(maxsize=64)(self._read)
@@ -53,10 +56,14 @@ class RealPairs:
             self.problems += [problem.line for problem in problems[:1] if problem.line not in self.problems]
             return
         self.pairs[split] = tuple(as_turned(pair, self._trained.source.exif) for pair in found)
-        self._datasets[split] = shown_dataset(self.pairs[split], self._encoding, geometry, self._mode)
+        # A cache would open files now, and one that is damaged keep the studio from opening.
+        shown = shown_dataset(self.pairs[split], self._encoding, geometry, self._mode, may_cache=False)
+        self._datasets[split] = shown
 
     def _read(self, split: str, index: int) -> tuple[Pixels, NDArray[np.integer]]:
-        with self._lock:  # a dataset fills its cache
+        pair = self.pairs[split][index]
+        assert pair.mask is not None
+        with self.reads.of(pair.image, pair.mask):
             example = self._datasets[split][ExampleKey(0, index, 0, 1.0)]
         return quantize(example["image"].numpy()[None])[0], example["label"].numpy().astype(self._encoding.dtype)
 
@@ -68,12 +75,12 @@ class RealPairs:
         """Return the class ids [H, W] of a pair as the network sees them; DataError for a damaged file."""
         return self._example(split, index)[1]
 
-    def classes(self, split: str, index: int) -> list[int]:
-        """Return the classes that a mask shows; none of one that cannot be read."""
+    def classes(self, split: str, index: int) -> list[int] | None:
+        """Return the classes that a mask shows; None for a pair that cannot be read."""
         try:
             shown = np.unique(self.label(split, index)).tolist()
         except DataError:
-            return []
+            return None
         return [class_id for class_id in shown if class_id < self._encoding.num_classes]
 
     def whole_label(self, pair: Pair) -> NDArray[np.integer]:
@@ -96,6 +103,8 @@ class ShelfPart:
     class_id: int
     mask: NDArray[np.bool_]
     """[h, w] of its box."""
+    pair: int
+    """The number of the training pair."""
 
 
 class Shelf:
@@ -104,6 +113,8 @@ class Shelf:
     def __init__(self, pairs: RealPairs, encoding: LabelEncoding, background: int):
         self._pairs, self._encoding, self._background = pairs, encoding, background
         self._parts: list[ShelfPart] = []
+        self.origins: dict[int, MaskOrigin] = {}
+        """The masks that were read, by the numbers of their pairs, as the manifest records them."""
 
     @property
     def parts(self) -> Sequence[ShelfPart]:
@@ -111,15 +122,26 @@ class Shelf:
         return self._parts
 
     def fill(self, stopped: Callable[[], bool]) -> None:
-        """Read the masks and add their parts; masks that cannot be read are left out, as `check` reports them."""
-        for pair in evenly_spaced(self._pairs.pairs.get("train", ()), MOST_MASKS):
+        """Read the masks and add their parts; those that cannot be read are left out, and the first are named."""
+        left_out: list[str] = []
+        pairs, reads = self._pairs.pairs.get("train", ()), FirstReads()
+        for index in evenly_spaced(range(len(pairs)), MOST_MASKS):
+            mask = pairs[index].mask
+            assert mask is not None
             if stopped() or len(self._parts) >= MOST_PARTS:
-                return
+                break
             try:
-                label = self._pairs.whole_label(pair)
-            except DataError:
+                with reads.of(mask):
+                    label = self._pairs.whole_label(pairs[index])
+            except DataError as error:
+                left_out += error.messages[:1]
                 continue
-            self._parts += [ShelfPart(part.class_id, part.mask) for part in self._worth_keeping(label)]
+            self.origins[index] = reads.origin(mask)
+            self._parts += [ShelfPart(part.class_id, part.mask, index) for part in self._worth_keeping(label)]
+        if len(left_out) > _NAMED:
+            left_out[_NAMED:] = [f"{len(left_out) - _NAMED} more, which check names"]
+        for line in left_out:
+            print(f"warning: left out: {line}", file=sys.stderr, flush=True)
 
     def _worth_keeping(self, label: NDArray[np.integer]) -> list[Component]:
         classes, counts = np.unique(label, return_counts=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +26,7 @@ from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.compilation import compile_network
 from guided_diffusion.pipelines.build import trained_config
+from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.masks import encoding_of_mode
 from guided_diffusion.pipelines.output import (
@@ -79,6 +81,7 @@ class Workplace:
     @classmethod
     def open(cls, config: StudioConfig) -> Self:
         """Read what the page shows; UserError for what cannot be used, and for networks that take no masks."""
+        config = with_pinned_weights(config)
         path = find_checkpoint(config.weights.model_path, prefer=BEST)
         device = choose_device(config.precision.device)
         checkpoint = load_checkpoint(path, lazily=True)
@@ -111,6 +114,10 @@ class Workplace:
         """Prepare the folder of accepted pairs, which the caller has locked; UserError where it has other pairs."""
         refuse_other_record("results_path", self.accepted.folder, MADE_BY)
         self.accepted.begin()
+        folder, now = self.accepted.folder, self.config.weights.model_path
+        before = read_run_record(folder).get("model_path", now)
+        if before != now:
+            print(f"note: {folder} was used with model_path {before}, and is now with {now}", file=sys.stderr)
         write_run_record(self.accepted.folder, MADE_BY, self.config.fill_from_checkpoint(self.trained).to_json())
 
     def load(self) -> None:

@@ -9,7 +9,7 @@ const SCALES = [0.1, 10];
 
 export class Floating {
   constructor(work, view, onchange) {
-    Object.assign(this, { work, view, onchange, piece: null, region: null, grasp: null });
+    Object.assign(this, { work, view, onchange, piece: null, region: null, grasp: null, pair: null });
   }
 
   /** Lift the part at pixel (x, y). */
@@ -18,13 +18,15 @@ export class Floating {
     const { map, background } = this.work;
     if (map.data[y * map.width + x] === background) return false; // what is behind everything is no part
     const piece = lift(map, x, y, background);
+    this.pair = null;
     if (piece) this._set(piece, true);
     return piece !== null;
   }
 
-  /** Let a part of the shelf float at the middle of what is seen. */
-  bring(mask, width, height, label) {
+  /** Let a part of the shelf, of the mask of the training pair `pair`, float at the middle of what is seen. */
+  bring(mask, width, height, label, pair) {
     this.putDown();
+    this.pair = pair;
     const {
       view,
       work: { map },
@@ -47,6 +49,7 @@ export class Floating {
     const { piece } = this;
     this._clear();
     drop(this.work.map, piece);
+    if (this.pair !== null) this.work.partOf(this.pair);
     this.work.changed();
   }
 

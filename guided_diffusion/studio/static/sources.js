@@ -126,7 +126,7 @@ export class Sources {
     const dots = h(
       "span",
       { class: "dots", "aria-hidden": "true" },
-      ...classes
+      ...(classes ?? [])
         .filter(each => each !== this.work.background)
         .slice(0, 8)
         .map(each => {
@@ -136,7 +136,9 @@ export class Sources {
         }),
     );
     const path = `/api/pairs/${split}/${index}/image`;
-    const told = `${name}: ${classes.map(each => this.named.get(each)).join(", ")}`;
+    const told = classes
+      ? `${name}: ${classes.map(each => this.named.get(each)).join(", ")}`
+      : `${name}, which cannot be read`;
     const tile = this._tile(
       name,
       this._picture(() => getPicture(path), path),
@@ -158,7 +160,7 @@ export class Sources {
     );
   }
 
-  _parts({ index, class: label, size: [height, width] }) {
+  _parts({ index, pair, class: label, size: [height, width] }) {
     const canvas = h("canvas", { class: "thumb", width: 1, height: 1 });
     const path = `/api/parts/${index}`,
       name = this.named.get(label) ?? String(label);
@@ -174,7 +176,7 @@ export class Sources {
         attempt(async () => {
           const part = await getLabels(path);
           this.onpart();
-          this.floating.bring(part.data, part.width, part.height, label);
+          this.floating.bring(part.data, part.width, part.height, label, pair);
         }),
     );
   }

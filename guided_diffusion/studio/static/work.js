@@ -39,9 +39,16 @@ export class Work extends EventTarget {
     return this.differs;
   }
 
-  // What is known of a mask: its labels as they were, where painting began, the image that may be kept.
+  // What is known of a mask: its labels as they were, where painting began, the image that may be kept, and the
+  // training pairs of whose masks parts were put onto it.
   _about(given, first = this.map.data.slice()) {
-    return { start: null, base: null, image: null, ...given, first };
+    return { start: null, base: null, image: null, parts: [], ...given, first };
+  }
+
+  /** A part of the mask of a training pair was put onto this one. */
+  partOf(pair) {
+    const { parts } = this.about;
+    if (!parts.includes(pair)) parts.push(pair);
   }
 
   choose(label) {
@@ -89,7 +96,7 @@ export class Work extends EventTarget {
   /** Begin anew with the mask as it was at the start. */
   startOver() {
     const { first, ...about } = this.about;
-    this._load(first, this.map.width, this.map.height, about);
+    this._load(first, this.map.width, this.map.height, { ...about, parts: [] });
   }
 
   static pair(split, index, name) {
@@ -151,7 +158,7 @@ export class Work extends EventTarget {
     const kept = keptInTab("work");
     if (!kept || kept.type !== this.type) return false;
     // By its number the studio would take another pair for the one that painting began from.
-    if (kept.about.base && kept.sources !== this.run.sources) return false;
+    if ((kept.about.base || kept.about.parts?.length) && kept.sources !== this.run.sources) return false;
     try {
       const [labels, start] = await Promise.all([kept.labels, kept.start].map(text => unpackLabels(this.type, text)));
       this._load(start, kept.width, kept.height, kept.about);

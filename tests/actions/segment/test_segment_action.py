@@ -14,6 +14,7 @@ from cards import check_card
 from colored import NAMES, masks_of, picture, train, write_labeled, write_unlabeled
 from odd_images import write_png
 from parts import lines_of, pixels_of
+from PIL import Image
 from recorded import record_of, weights_of
 
 from guided_diffusion.labeling.files import load_classifier
@@ -239,3 +240,13 @@ class TestPairs:
         _, record, shown = segment(image_dir=tmp_path / "mixed", folds=0)
         assert record["unlabeled"]["images"] == 2
         assert "6 others are labeled ones" in shown
+
+    def test_what_the_scan_finds_of_the_unlabeled_is_said(self, segment, plain, tmp_path):
+        images = tmp_path / "new"
+        write_unlabeled(images, 2)
+        write_png(images / "blank.png", np.zeros((24, 24, 3), np.uint8))
+        Image.new("RGB", (24, 24)).save(images / "left_out.webp")
+        again = {"data_dir": None, "dataset_mode": None, "classifier_path": plain / "classifier.pt"}
+        _, _, shown = segment(image_dir=images, **again)
+        assert "warning: " + str(images / "blank.png") in shown
+        assert f"warning: {images}: 1 files of other formats are not used (such as left_out.webp)" in shown

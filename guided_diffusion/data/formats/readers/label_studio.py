@@ -1,4 +1,4 @@
-"""Label Studio's JSON (full and minimal): brush masks and polygons; and its PNG export of brush masks."""
+"""Label Studio's JSON (full and minimal): brush masks, polygons and ellipses; and its PNG export of brush masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.boxes.json_records import entry_problem
 from guided_diffusion.data.files import open_image, open_mask
 from guided_diffusion.data.formats.annotated import Annotated, Loss, LossKind, Picture, Shape
-from guided_diffusion.data.formats.regions import Bitmap, Bits, Polygons, Region, ring_of
+from guided_diffusion.data.formats.regions import Bitmap, Bits, Polygons, Region, ellipse, ring_of
 from guided_diffusion.data.formats.run_lengths import brush_alpha
 from guided_diffusion.data.formats.source_files import SourceFiles, first_names, folder_of, split_of
 from guided_diffusion.data.scan.problems import Problem, problem_lines
@@ -29,7 +29,7 @@ PNG_NAME = re.compile(
 """Names of the PNG export; the user's name has no hyphen there."""
 _UPLOADED = re.compile(r"[0-9a-f]{8}-")
 """What Label Studio puts before the names of files that are uploaded."""
-_BOXES = ("rectanglelabels", "ellipselabels", "rectangle", "ellipse")
+_BOXES = ("rectanglelabels", "rectangle")
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +234,12 @@ def _region(value: dict[str, Any], kind: str, size: Size) -> Region | LossKind:
         # Percent of width and height.
         ring = ring_of(numbers) * (size[1] / 100, size[0] / 100)
         return Polygons((ring,), "centers") if len(ring) >= 3 else LossKind.FEW_CORNERS
+    if "radiusX" in value:
+        # The center and the radii are in percent, and the picture of that, not the percents, is turned.
+        x, y, across, down = (float(value[key]) / 100 for key in ("x", "y", "radiusX", "radiusY"))
+        height, width = size
+        ring = ellipse((x * width, y * height), (across * width, down * height), float(value.get("rotation") or 0))
+        return Polygons((ring_of(ring.reshape(-1).tolist()),), "centers")
     return LossKind.BOX if kind in _BOXES or "height" in value else LossKind.NO_AREA
 
 
