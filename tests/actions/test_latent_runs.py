@@ -338,6 +338,9 @@ def test_thin_classes_are_refused_before_training_and_by_check(many_lemons, tmp_
     assert code == 2
     assert "thickness" in shown
     assert "blemish" in shown
+    code, shown, _ = isdm("check", **checked, output_dir=tmp_path / "allowed", latent=4, allow_thin=True)
+    assert code == 0
+    assert "warning: with latent 4" in shown
     code, shown, _ = isdm("check", **checked, output_dir=tmp_path / "plain")
     assert code == 0
     assert "thickness" not in shown
