@@ -326,6 +326,17 @@ def test_an_autoencoder_of_other_channels_is_refused(many_lemons, tmp_path, isdm
     check_error(line, path, "image_channels", 1, 3)
 
 
+def test_the_gate_of_a_pretrained_autoencoder_names_a_way_out(many_lemons, tmp_path, isdm):
+    path = tmp_path / "vae.safetensors"
+    save_file(AutoencoderKL(KLShape(3, 4, (32, 32, 32), 1, True, False)).state_dict(), path)
+    values = {**TINY_PRETRAINED, "data_dir": many_lemons, "output_dir": tmp_path / "run", "gate": 0.95}
+    code, _, errors = isdm("train", **values, autoencoder=str(path))
+    assert code == 2
+    (line,) = errors
+    check_error(line, tmp_path / "run", "blemish", "image_size", "gate")
+    assert "latent 4" not in line, "it is 4"
+
+
 def test_thin_classes_are_refused_before_training_and_by_check(many_lemons, tmp_path, isdm):
     values = {**TINY_LATENT, "data_dir": many_lemons, "output_dir": tmp_path / "run", "allow_thin": False}
     code, _, errors = isdm("train", **values)
