@@ -40,6 +40,14 @@ class ImageObjects:
         return np.argsort(self.areas, kind="stable")
 
 
+def mirrored_objects(objects: ImageObjects, flip_pairs: Iterable[tuple[int, int]]) -> ImageObjects:
+    """Return the objects of an image as a mirror shows them; the classes of `flip_pairs` change places."""
+    seen_as = {one: other for pair in flip_pairs for one, other in (pair, pair[::-1])}
+    classes = [seen_as.get(class_id, class_id) for class_id in objects.classes.tolist()]
+    x0, y0, x1, y1 = objects.boxes.T
+    return ImageObjects(np.array(classes, np.int64), np.stack([1 - x1, y0, 1 - x0, y1], axis=1))
+
+
 def image_objects(classes: Iterable[int], boxes: Iterable[Sequence[float]]) -> ImageObjects:
     """Return the objects of an image from plain numbers."""
     return ImageObjects(np.array([*classes], np.int64), np.array([*boxes], np.float64).reshape(-1, 4))

@@ -63,7 +63,7 @@ class EvaluationSets:
     resampling: how images were resized, for the report. find_groups: reads which samples share a mask.
     donors: [N, M] of the training images whose defects or shapes a sample has, filled up with -1; None: `origin`
         says it. new_masks: [N] whether no real image has the mask of a sample. mask_flips: whether masks were turned
-        upside down, and left to right. flip_pairs: classes that change places in mirrored masks.
+        upside down, and left to right. flip_pairs: classes that change places in mirrored images.
     has_masks: whether real images have label maps; else their pixels are ignored.
     layouts: the objects of all images, None where they are not measured.
     """

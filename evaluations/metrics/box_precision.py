@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from evaluations.errors import EvaluationError
 from evaluations.metrics.base import EvaluationSets, Measurement, Metric, Skipped
-from evaluations.objects import ImageObjects
+from evaluations.objects import ImageObjects, mirrored_objects
 from evaluations.report.page import Section, Table
 from evaluations.report.sections import percent
 from evaluations.segmentation.training import rate_share
@@ -160,11 +160,12 @@ def train_detector(
     *,
     seed: int,
     device: torch.device,
+    flip_pairs: Sequence[tuple[int, int]] = (),
     callback: Callable[[], None] = lambda: None,
 ) -> FCOS:
     """Train a detector with AdamW on images [N, H, W, 3], mirrored at random; the batches are a function of `seed`.
 
-    Raises EvaluationError if the loss is not finite.
+    flip_pairs: classes that change places in a mirror. Raises EvaluationError if the loss is not finite.
     """
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=1e-4)
@@ -173,7 +174,9 @@ def train_detector(
     for _ in range(steps):
         chosen = rng.integers(len(images), size=BATCH)
         mirrored = rng.random(BATCH) < 0.5
-        batch = [_example(images[i], objects[i], bool(m), device) for i, m in zip(chosen, mirrored, strict=True)]
+        batch = [
+            _example(images[i], objects[i], bool(m), device, flip_pairs) for i, m in zip(chosen, mirrored, strict=True)
+        ]
         losses = model([image for image, _ in batch], [target for _, target in batch])
         loss = torch.stack([*losses.values()]).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -188,13 +191,17 @@ def train_detector(
 
 
 def _example(
-    image: NDArray[np.uint8], objects: ImageObjects, mirrored: bool, device: torch.device
+    image: NDArray[np.uint8],
+    objects: ImageObjects,
+    mirrored: bool,
+    device: torch.device,
+    flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    pixels, boxes = torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255, objects.boxes
+    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1).float() / 255
     if mirrored:
-        pixels, boxes = pixels.flip(2), np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+        pixels, objects = pixels.flip(2), mirrored_objects(objects, flip_pairs)
     height, width = image.shape[:2]
-    scaled = boxes * np.array([width, height, width, height])
+    scaled = objects.boxes * np.array([width, height, width, height])
     seen = (scaled[:, 2:] - scaled[:, :2] > _LEAST).all(1)
     target = {"boxes": torch.from_numpy(scaled[seen]).float(), "labels": torch.from_numpy(objects.classes[seen])}
     return pixels, {name: value.to(device) for name, value in target.items()}
@@ -248,6 +255,7 @@ class BoxPrecisionMetric(Metric):
                 self.steps,
                 seed=self.seed,
                 device=self.device,
+                flip_pairs=sets.flip_pairs,
                 callback=bar.update,
             )
         parts = {"samples": (sets.samples, layouts.samples), "real_test_images": (sets.test, layouts.test)}

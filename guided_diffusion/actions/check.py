@@ -108,7 +108,8 @@ def _run(config: CheckConfig, mode: DatasetMode, folder: Path) -> int:
             texts[-1] += "\n" + "\n".join(lines)
         if config.latents.latent is not None and mode.boxes is None and split == "train" and not report.fatal:
             labels = read_training_labels(config, report)[: len(report.pairs)]
-            lines = thickness_lines(labels, report.encoding.names, config.latents.latent, mode.background)
+            latent, allow = config.latents.latent, config.thin.allow_thin
+            lines = thickness_lines(labels, report.encoding.names, latent, mode.background, allow)
             texts[-1] += "\n" + "\n".join(lines)
             fatal += [f"{split}: {line.removeprefix('error: ')}" for line in lines if line.startswith("error: ")]
         if mode.masks is not None:

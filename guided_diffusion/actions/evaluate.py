@@ -12,7 +12,8 @@ def run(config: EvaluateConfig) -> int:
     """Measure the samples and write the report; results of an earlier start are not computed again."""
     with init_distributed(config.compute.device) as world:
         if world.size > 1:
-            raise UserError("evaluate runs in one process: start it without torchrun or mpiexec", collective=True)
+            line = "evaluate runs in one process: start it without torchrun or mpiexec"
+            raise UserError(line, collective=True, already_printed=not world.is_main)
         evaluate(config, world)
     return 0
 

@@ -14,9 +14,10 @@ from guided_diffusion.runtime.errors import UserError
 def run(config: StudyConfig) -> int:
     """Train generators and segmentation models and write the report; what is there already is not made again."""
     with init_distributed(config.compute.device) as world:
-        size, device = world.size, world.device  # the actions of the generators join anew
+        size, device, told = world.size, world.device, not world.is_main  # the actions of the generators join anew
     if size > 1:
-        raise UserError("study runs in one process: start it without torchrun or mpiexec", collective=True)
+        line = "study runs in one process: start it without torchrun or mpiexec"
+        raise UserError(line, collective=True, already_printed=told)
     study(config, device, _run_action)
     return 0
 

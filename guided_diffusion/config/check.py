@@ -15,7 +15,7 @@ from guided_diffusion.data.options import (
 from guided_diffusion.diffusion.options import CLASSWISE, LabelDiffusionOptions
 from guided_diffusion.models.options import ConditionKindOptions, LatentFactorOptions
 from guided_diffusion.runtime.options import ActionConfig, option
-from guided_diffusion.training.options import BatchOptions
+from guided_diffusion.training.options import BatchOptions, ThinClassOptions
 
 
 class CheckConfig(ActionConfig):
@@ -39,6 +39,7 @@ class CheckConfig(ActionConfig):
     label_diffusion: LabelDiffusionOptions
     batch: BatchOptions
     latents: LatentFactorOptions
+    thin: ThinClassOptions
     output_dir: str = option("runs/check", "folder for the preview pictures and the report", written=True)
     preview_images: int = option(12, "pairs in a preview picture, 0: no picture", ge=0, le=200)
 

@@ -208,6 +208,10 @@ class ObjectOptions(OptionGroup):
         1000, "optimization steps of the detector of objects, needs faster-coco-eval; 0: none", ge=0, le=10_000_000
     )
 
+    def check(self) -> Iterator[Problem]:
+        if self.null_dir and self.objects is False:
+            yield ("null_dir", "null_dir is given, but objects is false: leave it out, or set objects to true")
+
 
 class ComparedSourceOptions(SourceOptions):
     """The real dataset; its open keys are taken from the samples."""

@@ -224,9 +224,8 @@ class FirstPhase:
         if failed := gate.failed(least):
             listed = "; ".join(gate.of_class(name) for name in failed)
             means = f"mIoU {gate.mean_iou:.3f}, " if gate.iou else ""
-            pretrained = config.first_stage.autoencoder
-            train = "latent 4" if pretrained or config.latents.latent == 8 else "a larger image_size"
-            longer = "" if pretrained else "more autoencoder_steps, "
+            train = "latent 4" if config.latents.latent == 8 else "a larger image_size"
+            longer = "" if config.first_stage.autoencoder else "more autoencoder_steps, "
             raise DataError.of(
                 config.run.output_dir,
                 f"the autoencoder does not keep every class at gate {least:g}: {means}{listed}",

@@ -89,9 +89,11 @@ def read_autoencoder_kl(path: str | Path, image_channels: int, factor: int, late
 
 
 def thickness_lines(
-    labels: Iterable[NDArray[np.integer]], names: Sequence[str], latent: int, background: int
+    labels: Iterable[NDArray[np.integer]], names: Sequence[str], latent: int, background: int, allow: bool
 ) -> list[str]:
-    """Return the thickness of each class in training masks [H, W] at the size of the model, and what is too thin."""
+    """Return the thickness of each class in training masks [H, W] at the size of the model, and what is too thin: as an
+    error, or as a warning where that is allowed.
+    """
     thickness = class_thickness(labels, len(names))
     shown = ", ".join(
         f"{name} {value:.1f}" for index, (name, value) in enumerate(zip(names, thickness, strict=True))
@@ -99,7 +101,8 @@ def thickness_lines(
     )  # fmt: skip
     lines = [f"thickness, the median of the parts of each class in pixels at image_size: {shown}"]
     if thin := too_thin(thickness, latent, background):
-        lines.append(f"error: {': '.join(_thin(thickness, thin, names, latent, background))}")
+        found = ": ".join(_thin(thickness, thin, names, latent, background))
+        lines.append(f"{'warning' if allow else 'error'}: {found}")
     return lines
 
 

@@ -72,6 +72,10 @@ def _all_objects(config: SampleConfig, trained: TrainedConfig, encoding: LabelEn
         layouts = read_layout_file(config.layouts.layout_file, encoding.names, placer)
         for layout in layouts:
             _check_lineage(config.layouts.layout_file, layout)
+        own = all(each.style_seed is not None for layout in layouts for each in layout.objects)
+        if own and config.layouts.style_seed is not None:
+            line = f"style_seed is given, but every object of {config.layouts.layout_file} has one of its own, which "
+            print(f"warning: {line}counts: take those away from the file for other looks")
         return with_borders(LayoutSource(tuple(layouts), encoding))
     source = split_layouts(trained, placer, encoding, split=config.data_split, mask_dir=config.mask_dir)
     if config.layouts.layout_source == "data":

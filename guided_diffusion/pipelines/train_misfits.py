@@ -19,6 +19,10 @@ READ_WITH_MASKS = ("num_classes", "ignore_label", "flip_pairs", "mask_resize", "
 OF_BOXES = (*BoxOptions.keys(), "stage_masks", "overlap", "style_dim", "label_dim")
 """Keys that say which objects there are, and what a network makes of them."""
 _OF_VALUES = ("ignore_label", "mask_resize")
+OF_TRAINED_AUTOENCODER = (
+    "autoencoder_steps", "autoencoder_batch_size", "autoencoder_crop", "autoencoder_lr", "autoencoder_channels",
+)  # fmt: skip
+"""Keys that say how an autoencoder is trained, and how large it is."""
 
 
 def refuse_idle_keys(config: TrainConfig, given: Collection[str]) -> None:
@@ -48,6 +52,12 @@ def _idle(config: TrainConfig, given: Collection[str]) -> Iterator[Problem]:
         for key in changed(_OF_VALUES):
             line = f"{key} is given, but dataset_mode {config.source.dataset_mode} has boxes and no masks: leave it out"
             yield (key, line)
+    for key in changed(OF_TRAINED_AUTOENCODER) if config.first_stage.autoencoder else ():
+        line = f"{key} is given, but autoencoder is a pretrained one, so none is trained here: "
+        yield (key, f"{line}leave one of the two out")
+    if config.generation.generates == "mask" and changed(["mask_weight"]):
+        line = "mask_weight is given, but generates is mask, so there is no image beside the mask: "
+        yield ("mask_weight", f"{line}leave it out, or set generates to pair")
     if condition != "none":
         return
     if "drop_rate" in given and config.optimizer.drop_rate:

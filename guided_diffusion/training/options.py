@@ -82,7 +82,16 @@ class LayoutTrainingOptions(OptionGroup):
     )
 
 
-class FirstStageOptions(OptionGroup):
+class ThinClassOptions(OptionGroup):
+    """What becomes of classes that are too thin for latents."""
+
+    title: ClassVar = "autoencoder (with latent)"
+    allow_thin: bool = option(
+        False, "train although a class is thinner than twice the latent's factor", resume="may change"
+    )
+
+
+class FirstStageOptions(ThinClassOptions):
     """How the autoencoder of a latent model is trained, before the model itself, and what it must be able to do."""
 
     title: ClassVar = "autoencoder (with latent)"
@@ -108,9 +117,6 @@ class FirstStageOptions(OptionGroup):
         resume="may change",
         ge=0,
         le=1,
-    )
-    allow_thin: bool = option(
-        False, "train although a class is thinner than twice the latent's factor", resume="may change"
     )
 
 

@@ -152,6 +152,16 @@ def test_a_mistake_ends_all_processes_with_one_line(launch, lemons, tmp_path):
 
 
 @slow
+@pytest.mark.parametrize("action", ["evaluate", "study"])
+def test_what_runs_in_one_process_says_so_once(pair, action, lemons, tmp_path):
+    paths = {"evaluate": ("synthetic_dir",), "study": ("good_dir", "good_test_dir", "train_config")}[action]
+    values = {key: str(tmp_path / key) for key in (*paths, "output_dir")}
+    code, shown = pair(action, {**values, "data_dir": str(lemons), "dataset_mode": "multi-class"})
+    assert code == 2
+    assert shown.count("runs in one process") == 1
+
+
+@slow
 def test_two_processes_sample_what_one_does(launch, trained, lemons, tmp_path, isdm):
     values = {"model_path": str(trained), "data_dir": str(lemons), "steps": 3, "num_samples": 9, "s": 1.5}
     code, shown = launch("sample", {**values, "batch_size": 2, "results_path": str(tmp_path / "two")})

@@ -28,6 +28,7 @@ TINY_LATENT = {
     **TWO_LEVELS, "batch_size": 14, "max_epochs": 2, "latent": 4, "image_size": 32, "attention_resolutions": [4],
     "autoencoder_channels": 8, "autoencoder_steps": 4, "autoencoder_batch_size": 4, "gate": 0, "allow_thin": True,
 }  # fmt: skip
+TINY_PRETRAINED = {key: value for key, value in TINY_LATENT.items() if not key.startswith("autoencoder_")}
 SAMPLED = {"num_samples": 4, "steps": 3, "batch_size": 4}
 
 
@@ -163,7 +164,8 @@ def test_a_pretrained_autoencoder_takes_the_place_of_a_trained_one(many_lemons, 
     torch.manual_seed(0)
     path = tmp_path / "vae.safetensors"
     save_file(AutoencoderKL(KLShape(3, 2, (32, 32, 32), 1, True, True)).state_dict(), path)
-    folder = train(many_lemons, tmp_path / "run", autoencoder=str(path), max_epochs=1)
+    values = {**TINY_PRETRAINED, "data_dir": many_lemons, "output_dir": (folder := tmp_path / "run")}
+    assert command_line.run("train", **{**values, "autoencoder": str(path), "max_epochs": 1}) == 0
     checkpoint = load_checkpoint(folder / BEST)
     assert checkpoint.latent["kind"] == "kl"
     assert len(checkpoint.model["out.2.weight"]) == 2
@@ -317,11 +319,22 @@ def test_misfits_of_training_are_refused(values, key, lemons, tmp_path, isdm):
 def test_an_autoencoder_of_other_channels_is_refused(many_lemons, tmp_path, isdm):
     path = tmp_path / "vae.safetensors"
     save_file(AutoencoderKL(KLShape(1, 4, (32, 32, 32), 1, True, False)).state_dict(), path)
-    values = {**TINY_LATENT, "data_dir": many_lemons, "output_dir": tmp_path / "run"}
+    values = {**TINY_PRETRAINED, "data_dir": many_lemons, "output_dir": tmp_path / "run"}
     code, _, errors = isdm("train", **values, autoencoder=str(path))
     assert code == 2
     (line,) = errors
     check_error(line, path, "image_channels", 1, 3)
+
+
+def test_the_gate_of_a_pretrained_autoencoder_names_a_way_out(many_lemons, tmp_path, isdm):
+    path = tmp_path / "vae.safetensors"
+    save_file(AutoencoderKL(KLShape(3, 4, (32, 32, 32), 1, True, False)).state_dict(), path)
+    values = {**TINY_PRETRAINED, "data_dir": many_lemons, "output_dir": tmp_path / "run", "gate": 0.95}
+    code, _, errors = isdm("train", **values, autoencoder=str(path))
+    assert code == 2
+    (line,) = errors
+    check_error(line, tmp_path / "run", "blemish", "image_size", "gate")
+    assert "latent 4" not in line, "it is 4"
 
 
 def test_thin_classes_are_refused_before_training_and_by_check(many_lemons, tmp_path, isdm):
@@ -336,6 +349,9 @@ def test_thin_classes_are_refused_before_training_and_by_check(many_lemons, tmp_
     assert code == 2
     assert "thickness" in shown
     assert "blemish" in shown
+    code, shown, _ = isdm("check", **checked, output_dir=tmp_path / "allowed", latent=4, allow_thin=True)
+    assert code == 0
+    assert "warning: with latent 4" in shown
     code, shown, _ = isdm("check", **checked, output_dir=tmp_path / "plain")
     assert code == 0
     assert "thickness" not in shown

@@ -179,7 +179,8 @@ class TestStyles:
     @pytest.mark.slow
     def test_objects_json_is_a_layout_file_of_the_same_images(self, sample):
         folder, _ = sample("first")
-        again, _ = sample("again", layout_source="file", layout_file=folder / "objects.json", style_seed=9)
+        again, shown = sample("again", layout_source="file", layout_file=folder / "objects.json", style_seed=9)
+        assert "warning: style_seed is given, but every object" in shown
         for kind in ("images", "masks"):
             assert bytes_of(again / kind) == bytes_of(folder / kind)
         assert [line["lineage"] for line in lines_of(again)] == [line["lineage"] for line in lines_of(folder)]

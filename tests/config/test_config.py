@@ -283,6 +283,7 @@ def test_everything_wrong_is_reported_at_once_with_the_way_out():
         ("sample", {"mask_dir": "m", "data_dir": "d"}, "data_dir", ["mask_dir", "both"]),
         ("sample", {}, "data_dir", ["mask_dir", "neither"]),
         ("sample", {"mask_dir": "m", "split": "../up"}, "split", ["../up"]),
+        ("evaluate", {"null_dir": "n", "objects": False}, "null_dir", ["objects is false"]),
         ("export", {"export_path": "weights.bin"}, "export_path", [".pt", ".safetensors"]),
     ],
 )

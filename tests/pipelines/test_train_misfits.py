@@ -1,4 +1,4 @@
-"""Keys about masks that a training without a condition would leave aside in silence."""
+"""Keys that a training would leave aside in silence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import pytest
 from error_lines import check_errors
 
 from guided_diffusion.config.load import load_config
-from guided_diffusion.pipelines.train_misfits import OF_BOXES, READ_WITH_MASKS, refuse_idle_keys
+from guided_diffusion.pipelines.train_misfits import (
+    OF_BOXES,
+    OF_TRAINED_AUTOENCODER,
+    READ_WITH_MASKS,
+    refuse_idle_keys,
+)
 from guided_diffusion.runtime.checkpoint import LAST
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -18,6 +23,11 @@ ABOUT_MASKS = {
 ABOUT_BOXES = {
     "max_objects": 3, "min_object_size": 0.1, "background": False, "stage_masks": False, "overlap": "mean",
     "style_dim": 4, "label_dim": 5,
+}  # fmt: skip
+
+ABOUT_TRAINED_AUTOENCODERS = {
+    "autoencoder_steps": 5, "autoencoder_batch_size": 2, "autoencoder_crop": 16, "autoencoder_lr": 0.1,
+    "autoencoder_channels": 8,
 }  # fmt: skip
 
 
@@ -51,6 +61,19 @@ def test_keys_about_boxes_are_refused_without_boxes(tmp_path, condition):
 def test_keys_about_values_of_masks_are_refused_where_there_are_only_boxes(tmp_path):
     values = {"dataset_mode": "boxes", "condition": "boxes", "ignore_label": 9, "mask_resize": "area"}
     check_errors(lines_of(config_of(tmp_path, **values)), "ignore_label", "mask_resize")
+
+
+def test_keys_about_an_autoencoder_that_is_trained_are_refused_beside_a_pretrained_one(tmp_path):
+    assert set(ABOUT_TRAINED_AUTOENCODERS) == set(OF_TRAINED_AUTOENCODER)
+    values = {**ABOUT_TRAINED_AUTOENCODERS, "condition": "mask", "latent": 4}
+    refuse_idle_keys(trained := config_of(tmp_path, **values), trained.given)
+    check_errors(lines_of(config_of(tmp_path, **values, autoencoder="kl.safetensors")), *OF_TRAINED_AUTOENCODER)
+
+
+def test_the_weight_of_masks_is_refused_where_there_are_no_images_beside_them(tmp_path):
+    values = {"condition": "mask", "mask_weight": 2.0}
+    refuse_idle_keys(pairs := config_of(tmp_path, **values, generates="pair"), pairs.given)
+    check_errors(lines_of(config_of(tmp_path, **values, generates="mask")), "mask_weight")
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ class ScannedData:
 
     training: None if no measurement needs it, as published datasets have gigabytes of it.
     shared: the test pairs whose image is in train, too.
-    null: the samples drawn without their objects, and how; None: there are none. flip_pairs: of mirrored masks.
+    null: the samples drawn without their objects, and how; None: there are none. flip_pairs: of mirrored images.
     several: the samples whose diversity is measured, of the folder `several_folder`. others: further samples for the
     study, by name.
     """
@@ -228,7 +228,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         tuple(shared),
         (*warnings, *_size_warning(folder, pairs, seen.size)),
         bool(config.objects.objects),
-        () if without_masks(config.source.dataset_mode) else flip_pairs(encoding.names, config.source.flip_pairs),
+        flip_pairs(encoding.names, config.source.flip_pairs),
         config.max_training is None,
     )
 

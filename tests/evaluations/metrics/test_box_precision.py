@@ -110,6 +110,28 @@ def squares(count: int, seed: int) -> tuple[np.ndarray, tuple[ImageObjects, ...]
     return images, tuple(objects)
 
 
+class Recorder(torch.nn.Module):
+    """Keeps the targets that it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.targets = torch.nn.Parameter(torch.ones(())), []
+
+    def forward(self, images, targets):
+        self.targets += targets
+        return {"loss": self.weight**2}
+
+
+def test_sides_change_places_in_mirrored_examples():
+    left, right = (0.1, 0.2, 0.3, 0.4), (0.6, 0.2, 0.9, 0.4)
+    objects = (image_objects([1, 2, 3], [left, right, left]),)
+    model = train_detector(
+        Recorder(), np.zeros((1, 20, 20, 3), np.uint8), objects, 2, seed=0, device=CPU, flip_pairs=[(1, 2)]
+    )
+    seen = {(int(label), bool(box[0] < 10)) for t in model.targets for box, label in zip(*t.values(), strict=True)}
+    assert seen == {(1, True), (2, False), (3, True), (3, False)}  # class 3 is on both sides: some were mirrored
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("library")
 def test_the_detector_learns():
