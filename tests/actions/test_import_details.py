@@ -52,6 +52,15 @@ def test_turned_rectangles_of_labelme_and_shapes_that_are_not_read(tmp_path):
     assert mask_of(tmp_path / "rotation", "part_1")[7, 13] == 1
 
 
+def assert_ellipse(label: np.ndarray, turn: float) -> None:
+    """Check the pixels of the ellipse of these tests: around (15.2, 11.7), radii 9.3 and 4.1, turned by degrees."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5 - np.array([11.7, 15.2])[:, None, None]
+    angle = np.radians(turn)
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    share = (along / 9.3) ** 2 + (across / 4.1) ** 2
+    assert ((label == 1) == (share < 1))[abs(share - 1) > 0.01].all()
+
+
 @pytest.mark.parametrize("turn", [0, 90, 30, 330])
 def test_ellipses_of_cvat_cover_the_pixels_whose_centers_are_inside(tmp_path, turn):
     annotated.write_images(tmp_path / "s" / "images", NAMES[:2])
@@ -64,12 +73,7 @@ def test_ellipses_of_cvat_cover_the_pixels_whose_centers_are_inside(tmp_path, tu
     (tmp_path / "s" / "annotations.xml").write_text(text, encoding="utf-8")
     result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
     assert {each.name: count for each, count in result.lost().items()} == {"OTHER_SHAPE": 1, "UNLISTED": 1}
-    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5 - np.array([11.7, 15.2])[:, None, None]
-    angle = np.radians(turn)
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    share = (along / 9.3) ** 2 + (across / 4.1) ** 2
-    label = mask_of(tmp_path / "data", "part_1")
-    assert ((label == 1) == (share < 1))[abs(share - 1) > 0.01].all()
+    assert_ellipse(mask_of(tmp_path / "data", "part_1"), turn)
 
 
 @pytest.mark.parametrize("wrong", ['rx="wide"', 'rx="nan"', ""])
@@ -141,12 +145,7 @@ def test_ellipses_of_label_studio_are_in_percent_of_width_and_height_and_turned_
     (tmp_path / "s" / "all.json").write_text(json.dumps([task]), encoding="utf-8")
     result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
     assert not result.lost()
-    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5 - np.array([11.7, 15.2])[:, None, None]
-    angle = np.radians(turn)
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    share = (along / 9.3) ** 2 + (across / 4.1) ** 2
-    label = mask_of(tmp_path / "data", "part_1")
-    assert ((label == 1) == (share < 1))[abs(share - 1) > 0.01].all()
+    assert_ellipse(mask_of(tmp_path / "data", "part_1"), turn)
 
 
 def test_empty_annotations_of_the_png_export_are_images_without_defects(tmp_path):
