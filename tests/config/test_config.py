@@ -270,12 +270,7 @@ def test_everything_wrong_is_reported_at_once_with_the_way_out():
         ("sample", {"eta": 0.5, "mask_dir": "m"}, "eta", ["ddim"]),
         ("sample", {"eta": 0.5, "timestep_respacing": "9", "mask_dir": "m"}, "eta", ['"ddpm"']),
         ("sample", {"time_grid": "logsnr", "timestep_respacing": "9", "mask_dir": "m"}, "time_grid", ["respacing"]),
-        (
-            "sample",
-            {"dynamic_threshold": 0.9, "clip_denoised": False, "mask_dir": "m"},
-            "dynamic_threshold",
-            ["clip_de"],
-        ),
+        ("sample", {"dynamic_threshold": 0.9, "clip_denoised": False, "mask_dir": "m"}, "dynamic_threshold", ["clip"]),
         ("sample", {"dynamic_threshold": 0, "mask_dir": "m"}, "dynamic_threshold", ["above 0"]),
         ("sample", {"guidance_interval": [5, 0.3], "s": 2, "mask_dir": "m"}, "guidance_interval", ["[5.0, 0.3]"]),
         ("sample", {"guidance_interval": "0.3", "s": 2, "mask_dir": "m"}, "guidance_interval", ["[0.3]"]),
