@@ -50,8 +50,8 @@ def amounts_section(record: Record) -> Section:
         "The generator of each amount was trained on these images and the good ones alone. Copy-paste, Poisson-blended "
         "and placed defects have the same masks at the same places in the same good images.",
         "Differences are paired by test image and seed; their intervals cover the chance of both (Student's t over "
-        "seeds, whose variance is that of all arms of an amount together). Those of the verdict hold for all amounts at once. The stratified ones are a bootstrap of seeds and "
-        "images, for comparison.",
+        "seeds, whose variance is that of all arms of an amount together). Those of the verdict hold for all amounts "
+        "at once. The stratified ones are a bootstrap of seeds and images, for comparison.",
     ]
     data = record["data"]
     if (groups := data.get("test_groups", data["test_images"])) < data["test_images"]:
