@@ -81,14 +81,13 @@ class Generator:
             try:
                 run_action(action, load_config(action, values))
             except DataError as error:
-                pairs = self.folder / FOLDERS[stage] if stage in FOLDERS else None
-                if pairs is None or pairs not in (Path(error.path), *Path(error.path).parents):
+                if stage not in FOLDERS or not Path(error.path).is_relative_to(self.folder / FOLDERS[stage]):
                     raise
                 # The pairs are those of other settings: the file beside them stays as they were made.
                 if before is not None:
                     write_text(path, before)
-                line = f"output_dir: {error.path} {error.found}: delete {pairs}, or choose another output_dir"
-                raise ConfigError.of_keys(("output_dir", line)) from None
+                line = f"output_dir: {error.path} {error.found}: delete {self.folder / FOLDERS[stage]}, "
+                raise ConfigError.of_keys(("output_dir", f"{line}or choose another output_dir")) from None
             done = {**read_run_record(self.folder, FINISHED), stage: values}
             write_text(self.folder / FINISHED, json.dumps(done, indent=2) + "\n")
 
