@@ -16,7 +16,7 @@ from scipy import stats
 
 from evaluations.groups import Groups, count_groups, numbered
 from evaluations.metrics.segmentation import Counts, Floats, plain, summary
-from evaluations.study.training_chance import TrainingChance, spread_errors
+from evaluations.study.training_chance import TrainingChance
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
 FEW_GROUPS = 8
@@ -117,10 +117,11 @@ def _differences(
     """Return the difference of each setting, from resamples that all settings share."""
     images = len(baseline[0])
     numbers = numbered(groups, images)
-    values, resampled = _scores_of([baseline, *settings], score, numbers, resamples, seed)
-    values, resampled = values[1:] - values[:1], resampled[:, 1:] - resampled[:, :1]
+    once, resampled = _scores_of([baseline, *settings], score, numbers, resamples, seed)
+    values, resampled = once[1:] - once[:1], resampled[:, 1:] - resampled[:, :1]
     seeds = values.shape[1]
-    errors = chance.errors(seeds, resamples, seed) if chance else _seed_errors(values, resamples, seed)
+    chance = chance or TrainingChance.of([dict(enumerate(by_seed)) for by_seed in once])
+    errors = chance.errors(seeds, resamples, seed) if chance else np.zeros((1, resamples))  # one seed tells nothing
     shares = draw_weights(np.random.default_rng([seed, 2]), resamples, seeds) / seeds
     differences, drawn, telling = [], 1 + int(numbers.max()), count_groups(numbers, baseline[0].telling(score))
     for setting, by_seed in enumerate(values):
@@ -171,24 +172,6 @@ def _group_errors(resampled: Floats, groups: int, seed: int) -> Floats:
     quantiles = stats.t.ppf((np.arange(len(resampled)) + 0.5) / len(resampled), groups - 1)
     errors = error * np.random.default_rng([seed, 3]).permutation(quantiles)
     return np.stack([errors, -errors])[:, None]
-
-
-def _seed_errors(values: Floats, draws: int, seed: int) -> Floats:
-    """Return errors, [K, R], of the mean over seeds of a setting's difference to the baseline: K for each of R draws.
-
-    values: [A, S] by setting and seed. K is 2, an error and its opposite, so that exchanged settings have the opposite
-    interval. With one seed K is 1 and the error 0.
-    """
-    settings, seeds = values.shape
-    if seeds == 1:
-        return np.zeros((1, draws))
-    # The mean over settings, as in Dunnett's comparisons with a control (1955): three seeds alone hardly tell it.
-    variance = values.var(axis=1, ddof=1)
-    variance = variance[np.isfinite(variance)]
-    error = float(np.sqrt(variance.mean() / seeds)) if len(variance) else 0.0
-    # Differences to one baseline correlate by 1/2 and their variances by 1/4, so there are not A (S - 1) degrees of
-    # freedom but these (Satterthwaite 1946).
-    return spread_errors(error, (seeds - 1) * 4 * settings / (settings + 3), draws, seed)
 
 
 def _scores_of(
@@ -321,14 +304,16 @@ def judge_architecture(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    chance: TrainingChance | None = None,
 ) -> ArchitectureVerdict:
     """Return whether any of several mixing ratios is better or worse than the baseline.
 
-    baseline: real data only, one `Counts` per seed. mixes: the same for each ratio, by the ratio's name.
+    baseline: real data only, one `Counts` per seed. mixes: the same for each ratio, by the ratio's name. chance: of
+    trainings, if more than these tell of it.
     """
     # Bonferroni: the best of many ratios looks good by chance more often than one.
     each = 1 - (1 - confidence) / len(mixes)
-    by_ratio = _differences(baseline, list(mixes.values()), score, groups, each, resamples, seed)
+    by_ratio = _differences(baseline, list(mixes.values()), score, groups, each, resamples, seed, chance)
     differences = dict(zip(mixes, by_ratio, strict=True))
     nothing = learned_nothing([baseline, *mixes.values()], score)
     if nothing is not None:

@@ -20,6 +20,7 @@ from evaluations.study.comparison import (
 )
 from evaluations.study.run import Study, counts_of
 from evaluations.study.settings import REAL_ONLY, STANDARD_AUGMENTATION, Run, Setting
+from evaluations.study.training_chance import TrainingChance
 
 CountsBySetting = Mapping[str, Sequence[Counts]]
 """Name of a setting -> counts on the test images, one entry a seed."""
@@ -34,14 +35,16 @@ def summarize(study: Study, class_names: Sequence[str], settings: Mapping[str, A
     for name in study.architectures:
         counts = {setting.name: counts_of(study.results, name, setting, study.seeds) for setting in study.settings}
         mixes = {f"{setting.ratio:g}": counts[setting.name] for setting in study.settings if setting.is_mix}
+        chance = _training_chance(study, counts)
         entry: dict[str, Any] = {}
         if mixes:
-            verdicts[name] = judge_architecture(
-                counts[REAL_ONLY.name], mixes, architecture=name, groups=study.test_groups, seed=study.plan.seed
-            )
+            options = {"groups": study.test_groups, "seed": study.plan.seed, "chance": chance}
+            verdicts[name] = judge_architecture(counts[REAL_ONLY.name], mixes, architecture=name, **options)
             entry["verdict"] = verdicts[name].to_json()
-            entry["rivals"] = _against_baselines(study, name, counts) if verdicts[name].learned else None
-        entry["arms"] = [_setting_entry(study, name, setting, counts, class_names) for setting in study.settings]
+            entry["rivals"] = _against_baselines(study, name, counts, chance) if verdicts[name].learned else None
+        entry["arms"] = [
+            _setting_entry(study, name, setting, counts, class_names, chance) for setting in study.settings
+        ]
         architectures[name] = entry
     kind, headline = overall(verdicts)
     rivals = [entry["rivals"] for entry in architectures.values() if entry.get("rivals")]
@@ -65,8 +68,19 @@ def summarize(study: Study, class_names: Sequence[str], settings: Mapping[str, A
     }
 
 
+def _training_chance(study: Study, counts: CountsBySetting) -> TrainingChance | None:
+    """Return how far trainings lie apart by chance, from all settings with real images; None with one seed."""
+    once = [[scores(each).miou for each in counts[setting.name]] for setting in study.settings if setting.real]
+    return TrainingChance.of(dict(enumerate(by_seed)) for by_seed in once)
+
+
 def _setting_entry(
-    study: Study, architecture: str, setting: Setting, counts: CountsBySetting, class_names: Sequence[str]
+    study: Study,
+    architecture: str,
+    setting: Setting,
+    counts: CountsBySetting,
+    class_names: Sequence[str],
+    chance: TrainingChance | None,
 ) -> dict[str, Any]:
     by_seed = [scores(each) for each in counts[setting.name]]
     results = [study.results[Run(architecture, setting, repeat).key] for repeat in range(study.seeds)]
@@ -82,16 +96,19 @@ def _setting_entry(
     }
     if setting != REAL_ONLY:
         pair = counts[REAL_ONLY.name], counts[setting.name]
-        entry["difference"] = _difference(study, *pair).to_json()
+        # Without real images trainings may lie further apart than all others.
+        entry["difference"] = _difference(study, *pair, chance if setting.real else None).to_json()
     if setting.source:
         (judged,) = (each for each in study.settings if each.is_mix and each.ratio == setting.ratio)
         pair = counts[judged.name], counts[setting.name]
-        entry["to_judged"] = _difference(study, *pair).to_json()
+        entry["to_judged"] = _difference(study, *pair, chance).to_json()
     return entry
 
 
-def _difference(study: Study, first: Sequence[Counts], second: Sequence[Counts]) -> Difference:
-    return bootstrap_difference(first, second, groups=study.test_groups, seed=study.plan.seed)
+def _difference(
+    study: Study, first: Sequence[Counts], second: Sequence[Counts], chance: TrainingChance | None
+) -> Difference:
+    return bootstrap_difference(first, second, groups=study.test_groups, seed=study.plan.seed, chance=chance)
 
 
 def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -121,7 +138,9 @@ def _signs_of_short_training(
     return [augmentation_warning(", ".join(hurt), "train_steps", steps)]
 
 
-def _against_baselines(study: Study, architecture: str, counts: CountsBySetting) -> dict[str, Any] | None:
+def _against_baselines(
+    study: Study, architecture: str, counts: CountsBySetting, chance: TrainingChance | None
+) -> dict[str, Any] | None:
     """Return the best mix against the best cheap baseline, None without a baseline.
 
     The validation images tell which are best, so that the test images do not choose what they judge.
@@ -136,7 +155,7 @@ def _against_baselines(study: Study, architecture: str, counts: CountsBySetting)
 
     mixes = [setting for setting in study.settings if setting.is_mix]
     mix, baseline = max(mixes, key=validated), max(baselines, key=validated)
-    difference = _difference(study, counts[baseline.name], counts[mix.name])
+    difference = _difference(study, counts[baseline.name], counts[mix.name], chance)
     best, cheap = f"its best mix ({mix.label})", f"its best cheap rival ({baseline.label})"
     opening = {
         "helps": f"{best} is better than {cheap}",

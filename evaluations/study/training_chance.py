@@ -42,15 +42,10 @@ class TrainingChance:
         return cls(float(((scores - design @ effects) ** 2).sum()) / freedom, freedom)
 
     def errors(self, seeds: int, draws: int, seed: int) -> Floats:
-        """Return errors, [2, draws], of the difference of two means over so many seeds; see `spread_errors`."""
-        return spread_errors(float(np.sqrt(2 * self.variance / seeds)), self.freedom, draws, seed)
+        """Return errors, [2, draws], of the difference of two means over so many seeds, each with its opposite.
 
-
-def spread_errors(error: float, freedom: float, draws: int, seed: int) -> Floats:
-    """Return quantiles of Student's t times a standard error, [2, draws], in random order, and their opposites.
-
-    Quantiles instead of random numbers, because few degrees of freedom have long tails.
-    """
-    quantiles = stats.t.ppf((np.arange(draws) + 0.5) / draws, freedom)
-    errors = error * np.random.default_rng([seed, 1]).permutation(quantiles)
-    return np.stack([errors, -errors])
+        In random order: quantiles of Student's t times the standard error, as few degrees of freedom have long tails.
+        """
+        quantiles = stats.t.ppf((np.arange(draws) + 0.5) / draws, self.freedom)
+        errors = np.sqrt(2 * self.variance / seeds) * np.random.default_rng([seed, 1]).permutation(quantiles)
+        return np.stack([errors, -errors])
