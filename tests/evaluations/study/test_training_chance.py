@@ -70,3 +70,21 @@ def test_intervals_hold_as_often_as_they_say(lacking):
         error = np.sqrt(2 * chance.variance / both.sum()) * stats.t.ppf(0.975, chance.freedom)
         held += abs((scores[1] - scores[0])[both].mean() - (arms[1] - arms[0]).item()) <= error
     assert 0.935 <= held / 4000 <= 0.965
+
+
+@pytest.mark.parametrize(("luck", "share"), [(1, 0.95), (2, 0.88)])
+def test_what_the_readme_says_of_six_settings_of_three_seeds(luck, share):
+    """Narrower than pairs alone; they hold less often where trainings of one of the two vary more than all others."""
+    rng, held, widths = np.random.default_rng(0), 0, []
+    for _ in range(1000):
+        scores = rng.normal(0, 0.02, (6, 3)) * np.array([[luck], *[[1]] * 5])
+        half = []
+        for arms in (scores, scores[:2]):
+            chance = TrainingChance.of(arms_of(arms))
+            half.append(np.sqrt(2 * chance.variance / 3) * stats.t.ppf(0.975, chance.freedom))
+        held += abs((scores[1] - scores[0]).mean()) <= half[0]
+        widths.append(half)
+    assert held / 1000 == pytest.approx(share, abs=0.03)
+    if luck == 1:
+        together, alone = np.median(widths, axis=0)
+        assert together / alone == pytest.approx(0.6, abs=0.03)
