@@ -2,6 +2,7 @@
 
     python -m scripts.measure.study_records gather runs/magnetic_tile/study docs/records/magnetic_tile
     python -m scripts.measure.study_records table docs/records/magnetic_tile --curve curve.png
+    python -m scripts.measure.study_records table docs/records/magnetic_tile --against docs/records/another
 
 A result of `study` has the pixel counts of each test image. Intervals draw groups of test images (`group_pattern`), so
 the sums over each group give the same ones, in a tenth of the space. `gather` writes them, one file a training, and
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,13 +161,45 @@ def _repeat(record: Record) -> int:
 
 def difference_of(arms: Arms, baseline: str, arm: str) -> Difference | None:
     """Return the mean IoU of an arm less that of another, over the repeats that both have; None without any."""
-    tests = {name: {_repeat(record): record.test for record in records} for name, records in arms.items()}
-    groups, chance = arms[arm][0].groups, training_chance(tests.values())
-    return difference(tests.get(baseline, {}), tests[arm], groups=groups, chance=chance)
+    return _difference(arms.get(baseline, []), arms[arm], arms.values())
 
 
-def table(found: Mapping[tuple[str, int], Arms], baseline: str = REAL_GOOD) -> list[str]:
-    """Return a Markdown table with a row for each arm: scores in percent, differences to the baseline in points."""
+def difference_between(arms: Arms, others: Arms, arm: str) -> Difference | None:
+    """Return the mean IoU of an arm less that of the same arm of another study of the same test images.
+
+    None where there is none, or where its records are the same. The arms of both tell how far trainings lie apart.
+    """
+    theirs, mine = others.get(arm, []), arms[arm]
+    if theirs and mine[0].groups != theirs[0].groups:
+        raise DataError.of("--against", "has records of other test images", "name records of the same data")
+    copied = [record.content for record in theirs]
+    if any(record.content in copied for record in mine):
+        return None
+    kept = [record.content for records in arms.values() for record in records]
+    rest = [[record for record in records if record.content not in kept] for records in others.values()]
+    return _difference(theirs, mine, [*arms.values(), *rest])
+
+
+def _difference(
+    baseline: Sequence[Record], records: Sequence[Record], arms: Iterable[Sequence[Record]]
+) -> Difference | None:
+    chance = training_chance(map(_tests, arms))
+    return difference(_tests(baseline), _tests(records), groups=records[0].groups, chance=chance)
+
+
+def _tests(records: Sequence[Record]) -> dict[int, DefectTest]:
+    return {_repeat(record): record.test for record in records}
+
+
+def table(
+    found: Mapping[tuple[str, int], Arms],
+    baseline: str = REAL_GOOD,
+    others: Mapping[tuple[str, int], Arms] | None = None,
+) -> list[str]:
+    """Return a Markdown table with a row for each arm: scores in percent, differences to the baseline in points.
+
+    others: of another study; the differences are to the same arms there, with those of each seed.
+    """
     names = next(iter(next(iter(found.values())).values()))[0].class_ious
     head = ["architecture", "images", "arm", "mIoU of each seed", "difference", *names, "with good", "false alarms"]
     lines = [_row(head), _row(["---"] * len(head))]
@@ -174,7 +207,10 @@ def table(found: Mapping[tuple[str, int], Arms], baseline: str = REAL_GOOD) -> l
         for arm, records in arms.items():
             cells = [architecture, str(images), LABELS[arm]]
             cells.append(", ".join(f"{100 * record.miou:.1f}" for record in records))
-            cells.append("" if arm == baseline else _in_words(difference_of(arms, baseline, arm)))
+            if others is not None:
+                cells.append(_by_seed(difference_between(arms, others.get((architecture, images), {}), arm)))
+            else:
+                cells.append("" if arm == baseline else _in_words(difference_of(arms, baseline, arm)))
             cells += [f"{100 * np.mean([record.class_ious[name] for record in records]):.0f}" for name in names]
             cells.append(f"{100 * np.mean([record.miou_with_good for record in records]):.1f}")
             alarms = [record.content["false_alarm_images"] for record in records]
@@ -188,6 +224,12 @@ def _in_words(found: Difference | None) -> str:
         return ""
     mean, interval = found.points
     return f"{mean} ({interval})" if found.kind == "cannot tell" else f"**{mean}** ({interval})"
+
+
+def _by_seed(found: Difference | None) -> str:
+    # Adding 0.0 turns -0.0 into 0.0.
+    seeds = [f"{round(100 * value, 1) + 0.0:+.1f}" for value in found.by_seed] if found else []
+    return f"{_in_words(found)}: {', '.join(seeds)}" if found else ""
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -211,7 +253,8 @@ def main(arguments: argparse.Namespace) -> None:
         gather(arguments.study, arguments.records)
         return
     found = read_records(arguments.records)
-    print("\n".join(table(found, arguments.baseline)))
+    others = read_records(arguments.against) if arguments.against else None
+    print("\n".join(table(found, arguments.baseline, others)))
     if arguments.curve:
         with atomic_write(arguments.curve) as temporary:
             temporary.write_bytes(chart_png(charts.amount_curves, curve(found), CURVE))
@@ -226,6 +269,8 @@ if __name__ == "__main__":
     showing = commands.add_parser("table", help="print the table of records")
     for command in (gathering, showing):
         command.add_argument("records", type=Path, help="folder of records")
-    showing.add_argument("--baseline", choices=LABELS, default=REAL_GOOD, help="the arm that others are compared with")
+    compared = showing.add_mutually_exclusive_group()
+    compared.add_argument("--baseline", choices=LABELS, default=REAL_GOOD, help="the arm that others are compared with")
+    compared.add_argument("--against", type=Path, help="folder of records of another study: compare equal arms")
     showing.add_argument("--curve", type=Path, help="a picture of mIoU over annotated images, .png")
     run_script(main, parser.parse_args())

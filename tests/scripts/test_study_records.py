@@ -20,7 +20,15 @@ from guided_diffusion.pipelines.study.setup import prepare
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.logs import write_run_record
 from scripts.measure import study_records
-from scripts.measure.study_records import Record, difference_of, gather, read_records, record_of, table
+from scripts.measure.study_records import (
+    Record,
+    difference_between,
+    difference_of,
+    gather,
+    read_records,
+    record_of,
+    table,
+)
 
 IMAGES, GOOD = 40, 12
 GROUPS = [f"tile{index // 3}" for index in range(IMAGES)] + ["tile0", None, None, *["good"] * (GOOD - 3)]
@@ -81,6 +89,31 @@ def test_records_give_the_scores_and_intervals_of_the_images(defects):
         assert list(records[arm][0].class_ious) == list(summary["classes"])
 
 
+def records_of(arm: str, tests: dict[int, DefectTest]) -> list[Record]:
+    return [Record.of(record_of(result(test, arm, repeat), GROUPS, CLASSES)) for repeat, test in tests.items()]
+
+
+def test_equal_arms_of_two_studies_are_compared():
+    real, placed, others = planted_arm(0.4, 0), planted_arm(0.5, 9), planted_arm(0.6, 20)
+    first = {"real_good": records_of("real_good", real), "place": records_of("place", placed)}
+    second = {"real_good": records_of("real_good", real), "place": records_of("place", others)}
+    found = difference_between(second, first, "place")  # the records that both have count once
+    expected = difference(placed, others, groups=GROUPS, chance=training_chance([real, others, placed]))
+    ends = ("mean", "low", "high", "by_seed", "groups")  # records have as many images as groups
+    assert [getattr(found, end) for end in ends] == [getattr(expected, end) for end in ends]
+    assert difference_between(second, first, "real_good") is None
+    assert difference_between(second, {}, "place") is None
+    head, _, real_row, row = table({("unet", 20): second}, others={("unet", 20): first})
+    assert len({head.count("|"), real_row.count("|"), row.count("|")}) == 1
+    mean, interval = expected.points
+    assert f"{mean}** ({interval}): " in row
+    assert all(f"{100 * value:+.1f}" in row for value in expected.by_seed)
+    for record in first["place"]:
+        object.__setattr__(record, "groups", record.groups[1:])
+    with pytest.raises(DataError):
+        difference_between(second, first, "place")
+
+
 def write_study(folder: Path, *, steps: int = 5, seeds: tuple[int, ...] = (0, 1), images: str = "digest") -> Path:
     """Write a study of planted results and the data that its config names."""
     parts, good = write_parts(folder / "parts", pairs=4), folder / "good"
@@ -122,8 +155,8 @@ def test_what_several_places_have_found_is_one_table(tmp_path, capsys):
     assert "70.0, 70.5, 71.0" in lines[2]  # (50 + 90) / 2 and more
     picture = tmp_path / "curve.png"
     capsys.readouterr()
-    arguments = {"command": "table", "records": tmp_path / "records", "baseline": "real_good", "curve": picture}
-    study_records.main(argparse.Namespace(**arguments))
+    arguments = {"command": "table", "records": tmp_path / "records", "baseline": "real_good", "against": None}
+    study_records.main(argparse.Namespace(**arguments, curve=picture))
     assert capsys.readouterr().out.splitlines() == [*lines, str(picture)]
     assert Image.open(picture).size[0] > 500
 
