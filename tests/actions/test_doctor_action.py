@@ -46,6 +46,7 @@ def config(lemons, tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_figures_of_a_training(config, lemons, trained, tmp_path, isdm):
     code, shown, errors = isdm("doctor", train_config=config, output_dir=tmp_path / "doctor", time_limit=0)
     assert code == 0, errors

@@ -26,7 +26,7 @@ def falling(epochs: int, images: int, seed: int) -> np.ndarray:
     return true * (1 + np.random.default_rng(seed).standard_normal(epochs) / math.sqrt(images))
 
 
-@pytest.mark.parametrize("images", [20, 60, 200])
+@pytest.mark.parametrize("images", [pytest.param(20, marks=pytest.mark.slow), 60, 200])
 def test_chance_does_not_choose_an_early_epoch(images):
     epochs = 56000 // images
     found = [trained(falling(epochs, images, seed), images).best_epoch / epochs for seed in range(20)]
