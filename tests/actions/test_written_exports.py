@@ -110,6 +110,15 @@ def test_a_background_that_is_not_the_background_is_refused(isdm, tmp_path, kind
     assert not (tmp_path / "out").exists()
 
 
+def test_images_alone_are_refused_as_such(isdm, tmp_path):
+    (tmp_path / "samples" / "images").mkdir(parents=True)
+    line = {"index": 0, "image": "images/0.png", "generates": "image"}
+    (tmp_path / "samples" / "manifest.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    code, _, (error,) = isdm("export", data_dir=tmp_path / "samples", format="coco", export_path=tmp_path / "out")
+    assert code == 2
+    assert "images without masks" in error
+
+
 # --- a classes.json that leaves something out --------------------------------------------------------------------
 
 
