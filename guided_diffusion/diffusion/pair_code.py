@@ -18,6 +18,8 @@ from torch import Tensor
 
 _LEAST_BORDER = 0.01
 """Share of the border of a class below which another class does not count as its neighbor."""
+_TIE = 1e-4
+"""By which a class has to be nearer than one of a lower number; rounding is a hundredth of it."""
 
 
 class Decoded(NamedTuple):
@@ -132,7 +134,11 @@ def _nearest(coded: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     closeness = torch.einsum("mhw,km->khw", coded, codes)
     if len(codes) == 1:
         return closeness.argmax(0), torch.ones_like(closeness[0])
-    best, order = closeness.topk(2, dim=0)
+    # With the bits of two classes a pixel is as near to one as to the other: rounding, which depends on the batch, may
+    # not decide.
+    lead = _TIE * torch.arange(len(codes), device=codes.device)[:, None, None]
+    order = (closeness - lead).topk(2, dim=0).indices
+    best = closeness.gather(0, order)
     # Channels of the nearest code differ from the second in so many places, each worth 2 where x is a code.
     differing = (codes[order[0]] != codes[order[1]]).sum(-1)
     return order[0], ((best[0] - best[1]) / (2 * differing)).clamp(0, 1)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from guided_diffusion.config.export import ExportConfig
 from guided_diffusion.data.datasets import read_mask
+from guided_diffusion.data.deep_color import is_gray
 from guided_diffusion.data.formats.annotated import IGNORED_ID
 from guided_diffusion.data.formats.exported import ExportedClasses, ExportedImage, ExportedPair
 from guided_diffusion.data.formats.names import safe_names
@@ -33,7 +34,6 @@ from guided_diffusion.runtime.whole_folder import new_folder
 from guided_diffusion.samples.dataset_card import ClassCounts
 
 RECORD = "export.json"
-_GRAY = ("1", "L", "I", "I;16", "I;16B")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def export_dataset(config: ExportConfig) -> Exported:
             raise ConfigError.of_keys(("format", line))
         if isinstance(writer, NnunetWriter):
             modes = {mode for split in found.splits for mode in split.report.image_modes}
-            writer.channels = 1 if modes <= set(_GRAY) else 3
+            writer.channels = 1 if all(map(is_gray, modes)) else 3
         counted = ClassCounts(names, [str(index) for index in range(len(names))], title="class id")
         record, origins, splits = _write(found, lookup, writer, counted)
         writer.finish()
@@ -167,6 +167,8 @@ def _write(
         image = ExportedImage(entry.image, entry.upright) if isinstance(entry, Pair) else None
         pair = ExportedPair(name, split.split, label, image, split.origin(entry))
         writer.add(pair)
+        if writer.lost_class:
+            writer.counts[f"pixels of {writer.lost_class}"] += int((label == 0).sum())
         splits[split.split] += 1
         origins[pair.origin] += 1
         path = entry.mask if image is None else image.path

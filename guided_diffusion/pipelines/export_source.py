@@ -153,13 +153,14 @@ def _of_samples(folder: Path) -> ExportSource:
     classes = next((found for root in (folder, folder.parent) if (found := _classes(root)) is not None), None)
     if not (folder / "images").is_dir():
         return _masks_alone(folder, split, classes)
+    origins = _origins(folder)  # refuses images alone, in which a scan would miss the masks
     mode = get_mode(LAYOUT)
     flat = replace(mode, images=replace(mode.images, folder="images"), masks=replace(mode.masks, folder="masks"))
     encoding = None if classes is None else _encoding_of(classes)
     report = scan_dataset(folder, flat, split, encoding=encoding)
     encoding = report.raise_if_fatal()
     background = _background(encoding.names, (folder, folder.parent))
-    return ExportSource((SourceSplit(split, report, _origins(folder), folder),), encoding, background)
+    return ExportSource((SourceSplit(split, report, origins, folder),), encoding, background)
 
 
 def _of_masks(root: Path) -> ExportSource:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_images import write_png
 from PIL import Image
 
 from guided_diffusion.config.load import load_config
@@ -86,14 +87,36 @@ def test_a_record_goes_before_names(tmp_path):
     assert exported(tmp_path / "source", tmp_path / "out", "coco").names == encoding.names
 
 
-def test_nnunet_refuses_a_background_that_is_not_the_background(isdm, tmp_path):
+@pytest.mark.parametrize("kind", ["coco", "yolo", "nnunet"])
+def test_a_class_0_that_the_format_loses_is_told(tmp_path, kind):
+    for number, (name, told) in enumerate({"road": 1, "_background_": 0, "unlabelled": 0}.items()):
+        encoding, source = LabelEncoding.identity(3, (name, "dent", "car")), tmp_path / str(number)
+        write_pairs(source / "train", encoding, np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 3)
+        (source / "classes.json").write_text(classes_text(encoding), encoding="utf-8")
+        notes = [line for line in exported(source, tmp_path / f"to {number}", kind).lines() if name in line]
+        assert len(notes) == told, notes
+        assert all(f"{2 * 86} pixels of 'road', which is class 0" in line for line in notes)  # of two masks
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo", "nnunet"])
+def test_a_background_that_is_not_the_background_is_refused(isdm, tmp_path, kind):
     encoding = LabelEncoding.identity(3, ("wall", "background", "dent"))
     write_pairs(tmp_path / "train", encoding, np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 3)
     (tmp_path / "classes.json").write_text(classes_text(encoding), encoding="utf-8")
-    values = {"data_dir": tmp_path, "dataset_mode": "multi-class", "format": "nnunet", "export_path": tmp_path / "out"}
+    values = {"data_dir": tmp_path, "dataset_mode": "multi-class", "format": kind, "export_path": tmp_path / "out"}
     code, _, errors = isdm("export", **values)
     assert (code, len(errors)) == (2, 1)
+    assert "'wall'" in errors[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_images_alone_are_refused_as_such(isdm, tmp_path):
+    (tmp_path / "samples" / "images").mkdir(parents=True)
+    line = {"index": 0, "image": "images/0.png", "generates": "image"}
+    (tmp_path / "samples" / "manifest.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    code, _, (error,) = isdm("export", data_dir=tmp_path / "samples", format="coco", export_path=tmp_path / "out")
+    assert code == 2
+    assert "images without masks" in error
 
 
 # --- a classes.json that leaves something out --------------------------------------------------------------------
@@ -151,10 +174,21 @@ def test_transparent_pixels_are_black_in_nnunet(tmp_path, kind, color):
     (tmp_path / "data" / "classes.json").write_text(json.dumps({"0": "background", "1": "dent"}), encoding="utf-8")
     exported(tmp_path / "data", tmp_path / "out", "nnunet", dataset_mode="multi-class")
     (written,) = (tmp_path / "out").rglob("imagesTr/*.png")
-    seen = read_image(path, 3).numpy().transpose(1, 2, 0)
-    assert np.array_equal(np.asarray(Image.open(written)), seen)
+    seen = read_image(path, 1 if kind == "LA" else 3).numpy().transpose(1, 2, 0)
+    assert np.array_equal(np.asarray(Image.open(written)).reshape(seen.shape), seen)
     assert not seen[: SIZE // 2].any()
     assert seen[SIZE // 2 :].all()
+
+
+def test_gray_images_of_16_bits_with_alpha_are_gray_in_nnunet(tmp_path):
+    write_pairs(tmp_path / "data" / "train", LabelEncoding.identity(2), np.eye(SIZE, dtype=int), count=1)
+    pixels = np.stack([np.full((SIZE, SIZE), 50000), 65535 * np.eye(SIZE)], axis=-1).astype(np.uint16)
+    write_png(tmp_path / "data" / "train" / "images" / "0.png", pixels)
+    exported(tmp_path / "data", tmp_path / "out", "nnunet", dataset_mode="binary")
+    (written,) = (tmp_path / "out").rglob("imagesTr/*.png")
+    assert np.array_equal(np.asarray(Image.open(written)), 50000 * np.eye(SIZE))
+    (content,) = (tmp_path / "out").rglob("dataset.json")
+    assert json.loads(content.read_text(encoding="utf-8"))["channel_names"] == {"0": "gray"}
 
 
 @pytest.mark.parametrize("kind", ["cityscapes", "nnunet"])

@@ -71,6 +71,17 @@ def test_the_loss_is_the_mean_over_the_image_and_the_weighted_mean_over_the_mask
     assert torch.allclose(weighted, expected)
 
 
+def test_rounding_does_not_choose_between_classes_that_are_as_near():
+    touching = torch.zeros(4, 4)
+    touching[0, 1:] = touching[1:, 0] = 10
+    code = PairCode(adjacency_codes(touching, 0), 4, 0, 0.5, 1)
+    both = code.codes[1:3].amax(0)[None, :, None, None] * torch.linspace(0.1, 1, 500)
+    noise = 1e-6 * torch.randn(64, *both.shape[1:], generator=torch.Generator().manual_seed(0))
+    decoded = code.decode(0.5 * (both + noise))
+    assert set(decoded.label.unique().tolist()) == {1}
+    assert decoded.margin.max() < 1e-4
+
+
 # --- codes -------------------------------------------------------------------------------------------------------
 
 

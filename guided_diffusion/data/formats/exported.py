@@ -18,8 +18,9 @@ from PIL import Image
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.deep_color import Samples, deep_samples, write_deep_png
 from guided_diffusion.data.files import open_image, orientation
-from guided_diffusion.data.formats.annotated import IGNORED_ID
+from guided_diffusion.data.formats.annotated import IGNORED_ID, is_background
 from guided_diffusion.data.intensity import over_black
+from guided_diffusion.data.modes import UNLABELED
 from guided_diffusion.data.visualize import class_palette
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import reporting_os_errors
@@ -152,6 +153,8 @@ class DatasetWriter:
     """Whether masks without images can be written."""
     most_classes: ClassVar[int] = 32767
     """That the format has, the background included."""
+    without_class_0: ClassVar[str] = ""
+    """What becomes of class 0, the background, in a format that has no class of it."""
 
     def __init__(self, folder: Path, classes: ExportedClasses, name: str = "dataset"):
         """folder: where the files go. name: what the dataset is called."""
@@ -166,11 +169,22 @@ class DatasetWriter:
     def finish(self) -> None:
         """Write what is about all pairs."""
 
+    @property
+    def lost_class(self) -> str:
+        """What is told of class 0 where the format has no class of it, and its name is not that of a background."""
+        name = self.classes.names[0]
+        if not self.without_class_0 or is_background(name) or name in UNLABELED:
+            return ""
+        return f"{name!r}, which is class 0 and so {self.without_class_0}"
+
     def check(self) -> None:
-        """Raise ConfigError where the format has no place for so many classes."""
+        """Raise ConfigError where the format has no place for so many classes, or would lose one."""
         if len(self.classes.names) > self.most_classes:
             line = f"has at most {self.most_classes} classes, the dataset {len(self.classes.names)}: choose coco"
             raise ConfigError.of_keys(("format", f"format: {self.title} {line}"))
+        if self.lost_class and (other := next(filter(is_background, self.classes.names), None)):
+            line = f"format: {self.title} would lose {self.lost_class}, but another class is named {other!r}"
+            raise ConfigError.of_keys(("format", f"{line}: make that one class 0 in classes.json, or rename it"))
 
     def place(self, *parts: str) -> Path:
         """Return the path of a file of the dataset, whose folder is made."""

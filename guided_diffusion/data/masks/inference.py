@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from guided_diffusion.data.formats.annotated import is_background
 from guided_diffusion.data.masks.advice import advise_colors, describe_colors, describe_values, suggest_fix
 from guided_diffusion.data.masks.classes_file import FILE_NAME, ClassesFile
 from guided_diffusion.data.masks.encoding import MAX_CLASSES, Color, LabelEncoding, default_names
@@ -92,7 +93,19 @@ def infer_encoding(
         binary=mode.binary,
     )
     encoding = _in_form_of(masks, encoding)
+    warnings += _other_background(classes, encoding, mode.background)
     return encoding, [*warnings, *contradicted_indices(masks, encoding)]
+
+
+def _other_background(classes: ClassesFile | None, encoding: LabelEncoding, background: int) -> list[Problem]:
+    """Return a warning where another class than the background is named so, as it would be learned as a defect."""
+    names = encoding.names
+    named = next((index for index, name in enumerate(names) if is_background(name)), background)
+    if classes is None or is_background(names[background]) or named == background:
+        return []
+    found = f"class {named} is called {names[named]!r}, but class {background}, {names[background]!r}, is taken for it"
+    remedy = 'exchange their numbers, and give each its mask value by "value", which need not be its number'
+    return [Problem(classes.path, found, remedy, ProblemKind.CLASSES_FILE, fatal=False)]
 
 
 def _colors_without_map(colored: Sequence[MaskFacts], total: int) -> Problem:

@@ -43,6 +43,14 @@ def fatal(report) -> Problem:
     return problem
 
 
+def test_a_background_of_another_number_is_told(build):
+    masks = {"a": mask(0, 1, 2)}
+    report = scan(build(masks, classes={"0": "crack", "1": "background", "2": "dent"}))
+    (told,) = [problem for problem in report.warnings if problem.kind is ProblemKind.CLASSES_FILE]
+    assert told.path.endswith("classes.json")
+    assert "class 1 is called 'background', but class 0, 'crack'," in told.found
+
+
 def test_a_sound_dataset(build):
     root = build(
         {"a": mask(0, 1), "b": mask(0), "sub/c": mask(0, 1, 2)}, classes={"0": "ground", "1": "hole", "2": "crack"}

@@ -20,6 +20,7 @@ class CocoWriter(DatasetWriter):
     """
 
     title: ClassVar = "COCO JSON"
+    without_class_0: ClassVar = "the background, which is no object"
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)

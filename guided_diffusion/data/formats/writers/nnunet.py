@@ -6,8 +6,6 @@ import json
 import re
 from typing import Any, ClassVar
 
-from PIL import Image
-
 from guided_diffusion.data.formats.annotated import BACKGROUND, IGNORED_ID
 from guided_diffusion.data.formats.exported import DatasetWriter, ExportedPair
 from guided_diffusion.runtime.errors import ConfigError
@@ -23,6 +21,7 @@ class NnunetWriter(DatasetWriter):
     title: ClassVar = "nnU-Net v2"
     with_masks_alone: ClassVar = False
     most_classes: ClassVar = 255
+    without_class_0: ClassVar = "the background, which is not scored"
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
@@ -67,8 +66,3 @@ class NnunetWriter(DatasetWriter):
             "origins": {name: origin for name, _, origin in self._cases if origin != "real"},
         }
         write_text(self.place(self._dataset, "dataset.json"), json.dumps(content, indent=1) + "\n")
-
-
-def is_gray(image: Image.Image) -> bool:
-    """Return whether an image has one channel."""
-    return len(image.getbands()) == 1 and image.mode != "P"

@@ -22,6 +22,7 @@ class YoloWriter(DatasetWriter):
     """
 
     title: ClassVar = "YOLO outlines"
+    without_class_0: ClassVar = "the background, which is no object"
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
