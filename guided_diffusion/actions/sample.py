@@ -58,6 +58,8 @@ def run(config: SampleConfig) -> int:
         with output_of("sample", [folder], world):
             if world.is_main:
                 warn_of_untrained_guidance(checkpoint, config.sampler.s)
+                if line := config.idle_split:
+                    print(f"note: {line}")
             work = _work_of(trained)
             work(config, checkpoint, trained, world)
     return 0

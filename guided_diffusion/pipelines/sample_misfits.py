@@ -65,6 +65,8 @@ def _idle(config: SampleConfig, trained: TrainedConfig, checkpoint: Checkpoint) 
     takes_masks = condition != "none" and not trained.generation.makes_masks
     before = None if checkpoint.is_bare else options_of_checkpoint(checkpoint)
     idle = {} if takes_masks else dict.fromkeys(READ_WITH_MASKS, "reads no masks")
+    if condition != "mask":
+        idle["spade"] = "has no masks that modulate"
     if condition != "boxes":
         idle |= dict.fromkeys(BoxOptions.keys(), "takes no boxes")
     for key, why in idle.items():

@@ -310,6 +310,7 @@ class TestSources:
             ({"class_names": ["lemon"]}, "class_names"),
             ({"augment_masks": True}, "augment_masks"),
             ({"unlabeled_to_zero": True}, "unlabeled_to_zero"),
+            ({"spade": "dense"}, "spade"),
             ({"data_dir": "", "num_samples": 3}, "data_dir"),
         ],
     )

@@ -243,8 +243,12 @@ def test_the_mask_written_is_the_one_the_image_was_made_from(sample, lemons):
 
 
 def test_masks_alone_are_enough(sample, lemons):
-    folder, _ = sample("alone", data_dir="", mask_dir=str(lemons / "test" / "masks"), num_samples=None)
+    values = {"data_dir": "", "mask_dir": str(lemons / "test" / "masks"), "num_samples": None}
+    folder, shown = sample("alone", **values, data_split="train")
     assert len(list((folder / "images").iterdir())) == 4
+    assert "note: data_split train is left aside, as mask_dir is given" in shown
+    _, shown = sample("alone", **values)
+    assert "data_split" not in shown
 
 
 def test_classes_that_the_first_masks_lack_are_told_before_sampling(sample, tmp_path):
