@@ -148,10 +148,12 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     )
     if made is not None:
         lineages = {**lineages, **known_lineages(sources, made.lineages)}
-    output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages, mark=config.mark)
+    with_edges = not trained.geometry.no_instance
+    output = SyntheticFolder(
+        config.results_path, config.split, encoding, settings, lineages, mark=config.mark, with_edges=with_edges
+    )
     world.run_on_main(lambda: _refuse_other_reading(config, trained, output, encoding.names, sources))
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "sample")
-    with_edges = not trained.geometry.no_instance
 
     def make(batch: Sequence[PlannedSample], progress: Progress) -> None:
         condition, inside = read_conditions(
