@@ -140,6 +140,9 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     plan = plan_samples(sources, config.num_samples, config.seed)
     if world.is_main and (line := found.left_out(len(plan))):
         print(f"warning: {line}")
+    if world.is_main and config.augment_masks and not any(sample.repeat for sample in plan):
+        used = f"each of the {len(sources)} masks is used once at most"
+        print(f"note: augment_masks changes masks from their second use on, but {used}: raise num_samples")
     settings = SampleSettings(
         **recorded_settings(config, trained, checkpoint, sampling.num_steps),
         unlabeled_to_zero=config.unlabeled_to_zero or None,

@@ -178,7 +178,8 @@ def test_samples_of_masks_mirrored_or_turned_otherwise_are_not_mixed(sample, tra
                 image.save(file, exif=turn)
     names = load_checkpoint(trained / BEST).encoding["names"]
     other = [[names[0], names[1]]] if key == "flip_pairs" else "ignore"
-    folder, _ = sample("mixed", num_samples=1, data_dir=str(data), augment_masks=True)
+    folder, shown = sample("mixed", num_samples=1, data_dir=str(data), augment_masks=True)
+    assert "note: augment_masks changes masks from their second use on" in shown
     before = bytes_of(folder)
     values = {"model_path": str(trained), "data_dir": str(data), "results_path": str(folder), "s": 1.5, "steps": 4}
     code, _, errors = isdm("sample", **values, num_samples=2, augment_masks=True, **{key: other})
