@@ -21,6 +21,7 @@ from guided_diffusion.data.lemons import write_demo_dataset, write_good_lemons
 from guided_diffusion.data.loader import collate_examples
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.pipelines.dataset import scan_split, shown_dataset
+from guided_diffusion.pipelines.output import refuse_other_record
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.lock import folder_lock
@@ -90,7 +91,10 @@ def _run(config: DemoConfig) -> int:
 
 
 def _refuse_other_runs(root: Path, data_dir: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError for results of the stages where there is no demo dataset that they could be of."""
+    """Raise ConfigError for the folder of another action's run, and for results of the stages where there is no demo
+    dataset that they could be of.
+    """
+    refuse_other_record("output_dir", root, "demo")
     if data_dir.exists():
         return
     for values in stages.values():

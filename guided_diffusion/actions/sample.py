@@ -58,6 +58,8 @@ def run(config: SampleConfig) -> int:
         with output_of("sample", [folder], world):
             if world.is_main:
                 warn_of_untrained_guidance(checkpoint, config.sampler.s)
+                if line := config.idle_split:
+                    print(f"note: {line}")
             work = _work_of(trained)
             work(config, checkpoint, trained, world)
     return 0
@@ -138,6 +140,9 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     plan = plan_samples(sources, config.num_samples, config.seed)
     if world.is_main and (line := found.left_out(len(plan))):
         print(f"warning: {line}")
+    if world.is_main and config.augment_masks and not any(sample.repeat for sample in plan):
+        used = f"each of the {len(sources)} masks is used once at most"
+        print(f"note: augment_masks changes masks from their second use on, but {used}: raise num_samples")
     settings = SampleSettings(
         **recorded_settings(config, trained, checkpoint, sampling.num_steps),
         unlabeled_to_zero=config.unlabeled_to_zero or None,
@@ -146,10 +151,12 @@ def _sample(config: SampleConfig, checkpoint: Checkpoint, trained: TrainedConfig
     )
     if made is not None:
         lineages = {**lineages, **known_lineages(sources, made.lineages)}
-    output = SyntheticFolder(config.results_path, config.split, encoding, settings, lineages, mark=config.mark)
+    with_edges = not trained.geometry.no_instance
+    output = SyntheticFolder(
+        config.results_path, config.split, encoding, settings, lineages, mark=config.mark, with_edges=with_edges
+    )
     world.run_on_main(lambda: _refuse_other_reading(config, trained, output, encoding.names, sources))
     todo = begin_output(config, trained, checkpoint, sampling, output, plan, world, "sample")
-    with_edges = not trained.geometry.no_instance
 
     def make(batch: Sequence[PlannedSample], progress: Progress) -> None:
         condition, inside = read_conditions(

@@ -208,9 +208,15 @@ class ObjectOptions(OptionGroup):
         1000, "optimization steps of the detector of objects, needs faster-coco-eval; 0: none", ge=0, le=10_000_000
     )
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The keys that were set, and ask for a measure of objects."""
+        keys = ("null_dir", "crop_net", "crop_steps", "crop_seeds", "detector_steps")
+        return tuple(key for key in keys if getattr(self, key) not in (ObjectOptions.model_fields[key].default, 0))
+
     def check(self) -> Iterator[Problem]:
-        if self.null_dir and self.objects is False:
-            yield ("null_dir", "null_dir is given, but objects is false: leave it out, or set objects to true")
+        for key in self.asked if self.objects is False else ():
+            yield (key, f"{key} is given, but objects is false: leave it out, or set objects to true")
 
 
 class ComparedSourceOptions(SourceOptions):

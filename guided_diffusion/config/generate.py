@@ -50,8 +50,9 @@ class GenerateConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
         if self.source.data_dir:
             yield ("data_dir", "data_dir is given, but images are drawn without masks: leave it out")
         if self.read_npz:
-            for key in ("model_path", "classifier_path"):
-                if self.get(key):
+            drawn = {"model_path": "", "classifier_path": "", "ignore_above": None, "flip": False}
+            for key, default in drawn.items():
+                if self.get(key) != default:
                     yield (key, f"{key} is given, but read_npz has images and masks already: leave one of the two out")
         if self.sampler.s != 1:
             yield ("s", f"s is {self.sampler.s:g}, but without a mask there is nothing to guide towards: set s to 1")

@@ -55,7 +55,19 @@ class SampleConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
             yield ("class_names", "class_names is empty: name some classes, or leave it out")
         yield from split_problem(self.split)
 
+    @property
+    def idle_split(self) -> str:
+        """What to say of a `data_split` that means nothing, as of a config whose data_dir is replaced; else ""."""
+        if self.source.data_dir or self.data_split in (None, self._default_split):
+            return ""
+        elsewhere = {"mask_dir": self.mask_dir, "layout_file": self.layouts.layout_file}
+        given = next((f"{key} is given" for key, value in elsewhere.items() if value), "data_dir is not given")
+        return f"data_split {self.data_split} is left aside, as {given}"
+
+    @property
+    def _default_split(self) -> Literal["train", "test"]:
+        return "train" if self.layouts.layout_source == "recombine" else "test"
+
     def resolve(self) -> Self:
-        split = "train" if self.layouts.layout_source == "recombine" else "test"
         config = super().resolve()
-        return config if self.data_split is not None else config.replaced(data_split=split)
+        return config if self.data_split is not None else config.replaced(data_split=self._default_split)

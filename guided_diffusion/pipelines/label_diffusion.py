@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +19,7 @@ from guided_diffusion.diffusion.label_diffusion import CLASSWISE, LabelDiffusion
 from guided_diffusion.diffusion.options import LabelDiffusionOptions
 from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.runtime.checkpoint import Checkpoint
-from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError, UserError
 
 ETA = "eta.npy"
 """Where a run leaves its eta."""
@@ -37,6 +38,23 @@ def eta_of_training(config: TrainConfig, report: ScanReport, source: Checkpoint 
         if trained.label_eta and same:
             return np.asarray(trained.label_eta, dtype=np.float64)
     return eta_of_data(config.eta, get_mode(config.source.dataset_mode), report)
+
+
+def changed_eta(config: TrainConfig, report: ScanReport, eta: NDArray[np.float64] | None) -> str:
+    """Return the line of a warning where the file of `eta_path` no longer has the eta of the run; else ""."""
+    path = config.eta.eta_path
+    if eta is None or not path or not Path(path).is_file():
+        return ""
+    try:
+        found = eta_of_data(config.eta, get_mode(config.source.dataset_mode), report)
+    except UserError:
+        found = np.zeros(0)
+    if np.array_equal(found, eta):
+        return ""
+    return (
+        f"eta_path: {path} has changed since the checkpoint was trained with it, whose own eta counts; under another "
+        "name it is taken for a new run"
+    )
 
 
 def eta_of_data(options: EtaOptions, mode: DatasetMode, report: ScanReport) -> NDArray[np.float64]:

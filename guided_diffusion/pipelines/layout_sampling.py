@@ -109,6 +109,6 @@ def _plan(
 ) -> tuple[LayoutSource, list[PlannedSample]]:
     source = find_layouts(config, trained, encoding)
     plan = plan_samples(source.planned(config.num_samples, config.seed), config.num_samples, config.seed)
-    if config.data_split == "test" and config.layouts.layout_source == "recombine":
+    if config.source.data_dir and config.data_split == "test" and config.layouts.layout_source == "recombine":
         print("warning: data_split is test: a model trained on samples of these layouts has seen the test")
     return source._replace(make=None), plan  # functions are not sent to other processes

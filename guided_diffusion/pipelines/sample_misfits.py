@@ -64,12 +64,16 @@ def _idle(config: SampleConfig, trained: TrainedConfig, checkpoint: Checkpoint) 
     condition, path = trained.model.condition, checkpoint.path
     takes_masks = condition != "none" and not trained.generation.makes_masks
     before = None if checkpoint.is_bare else options_of_checkpoint(checkpoint)
-    idle = {} if takes_masks else dict.fromkeys(READ_WITH_MASKS, "reads no masks")
+    idle = {} if takes_masks else dict.fromkeys(READ_WITH_MASKS, f"{path} reads no masks")
+    if condition == "boxes" and config.layouts.layout_source == "file":
+        idle = dict.fromkeys((*READ_WITH_MASKS, "min_object_size"), "the objects are those of layout_file")
+    if condition != "mask":
+        idle["spade"] = f"{path} has no masks that modulate"
     if condition != "boxes":
-        idle |= dict.fromkeys(BoxOptions.keys(), "takes no boxes")
+        idle |= dict.fromkeys(BoxOptions.keys(), f"{path} takes no boxes")
     for key, why in idle.items():
         if config.get(key) not in (None, None if before is None else before.get(key)):
-            yield (key, f"{key} is given, but {path} {why}: leave it out")
+            yield (key, f"{key} is given, but {why}: leave it out")
 
 
 def _misfits_of_boxes(config: SampleConfig, path: Path) -> Iterator[Problem]:

@@ -55,6 +55,9 @@ def _idle(config: TrainConfig, given: Collection[str]) -> Iterator[Problem]:
     for key in changed(OF_TRAINED_AUTOENCODER) if config.first_stage.autoencoder else ():
         line = f"{key} is given, but autoencoder is a pretrained one, so none is trained here: "
         yield (key, f"{line}leave one of the two out")
+    for key in changed(["spade"]) if condition != "mask" else ():
+        line = f'spade is {config.model.spade}, but condition is "{condition}", so no mask modulates: '
+        yield (key, f"{line}leave it out, or set condition to mask")
     if config.generation.generates == "mask" and changed(["mask_weight"]):
         line = "mask_weight is given, but generates is mask, so there is no image beside the mask: "
         yield ("mask_weight", f"{line}leave it out, or set generates to pair")

@@ -42,7 +42,7 @@ from guided_diffusion.pipelines.generation import (
     read_training_masks,
     refuse_few_pairs,
 )
-from guided_diffusion.pipelines.label_diffusion import ETA, eta_of_training, label_process
+from guided_diffusion.pipelines.label_diffusion import ETA, changed_eta, eta_of_training, label_process
 from guided_diffusion.pipelines.latent import latent_reduction
 from guided_diffusion.pipelines.layout_preview import build_layout_previewer
 from guided_diffusion.pipelines.resume import ResumePlan, drop_reproduced, lineage, reconcile_best, refuse_other_classes
@@ -133,6 +133,8 @@ def build_trainer(
     """Return the trainer of a run, with its network, data and noise process, in the state of `start`."""
     folder, source = Path(config.run.output_dir), start.checkpoint
     eta = eta_of_training(config, report, source)
+    if line := changed_eta(config, report, eta):
+        log.info(f"warning: {line}")
     masks = generation = None
     if config.generation.makes_masks:
         masks = read_training_masks(config, report)

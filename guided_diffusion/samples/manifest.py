@@ -273,6 +273,7 @@ class ManifestLine(PlaceSettings, PasteSettings, GenerateSettings):
     mask: str = ""  # "" for images alone
     source_mask: str = ""  # "" in lines of good images, and of what a model made from nothing
     source_digest: str = ""
+    instance_digest: str | None = None  # of the instance map whose edges were taken, "" of labels'; None: not recorded
     good_image: str | None = None  # None in lines of `sample`
     good_digest: str | None = None
     seed: int | None = None

@@ -50,6 +50,11 @@ class PlannedSample:
         return self.source.image if isinstance(self.source, GoodImage) else self.source.mask
 
     @property
+    def instance_file(self) -> str:
+        """The instance map beside the mask, "" where there is none."""
+        return (self.source.instance or "") if isinstance(self.source, Pair | MaskEntry) else ""
+
+    @property
     def image(self) -> str:
         return f"images/{self.name}.png" if self.with_image else ""
 

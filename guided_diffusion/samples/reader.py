@@ -97,18 +97,20 @@ class SampleFolder:
         return self.lines.get(Path(pair.image).relative_to(self.folder).as_posix())
 
 
-def find_samples(directory: str | Path) -> SampleFolder:
+def find_samples(directory: str | Path, key: str = "") -> SampleFolder:
     """Return the samples of a `results_path`: in `directory` itself, or in its one sub-folder with images.
 
-    Raises DataError if there are none, several such sub-folders, or unfinished samples.
+    key: that names it, where several do. Raises DataError if there are none, several such sub-folders, or unfinished
+    samples.
     """
+    give = f"check {key}, which takes the results_path of sample" if key else "give the results_path of sample"
     root = Path(os.path.abspath(directory))  # without "..", as the paths of its pairs are
     if not root.is_dir():
         found = "is a file, not a folder" if root.exists() else "the folder does not exist"
-        raise DataError.of(directory, found, "give the results_path of sample")
+        raise DataError.of(directory, found, give)
     inside = [root] if (root / "images").is_dir() else sorted(p for p in root.iterdir() if (p / "images").is_dir())
     if not inside:
-        raise DataError.of(directory, "has no images/ and masks/", "give the results_path of sample")
+        raise DataError.of(directory, "has no images/ and masks/", give)
     if len(inside) > 1:
         names = ", ".join(path.name for path in inside)
         raise DataError.of(directory, f"has samples in {names}", "give one of these folders")

@@ -110,13 +110,15 @@ class SyntheticFolder(WrittenFolder):
         lineages: Mapping[str, MaskLineage] | None = None,
         *,
         mark: bool = False,
+        with_edges: bool = False,
     ):
         """Take the `results_path` and what is written there.
 
         encoding: None for images alone, which have no classes. lineages: of masks made from others, by their paths.
-        mark: image files say that they are synthetic, see `mark_of`.
+        mark: image files say that they are synthetic, see `mark_of`. with_edges: images follow instance edges, too.
         """
         self.mark = mark
+        self.with_edges = with_edges
         self.lineages = dict(lineages or {})
         self.root = Path(root)
         super().__init__(self.root / split if split else self.root)
@@ -167,12 +169,15 @@ class SyntheticFolder(WrittenFolder):
     def _refuse_other_sources(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:
         for sample in plan:
             line = lines.get(sample.index)
-            if line and (line.image, line.source[1]) != (sample.image, self._source_digest(sample)):
+            if line and (line.image, line.source[1]) != (sample.image, self._digest(sample.source_file)):
                 found = (
                     f"the {'good images' if isinstance(sample.source, GoodImage) else 'masks'} have changed: sample "
                     f"{sample.index} was made from {line.source[0]}, it would now be made from {sample.source_file}"
                 )
                 raise DataError.of(self.manifest, found, "choose another results_path")
+            if self.with_edges and line and line.instance_digest not in (None, self._digest(sample.instance_file)):
+                found = f"the instance maps have changed: sample {sample.index} was made with other edges of"
+                raise DataError.of(self.manifest, f"{found} {sample.source_file}", "choose another results_path")
 
     def _refuse_foreign_files(self, lines: Mapping[int, ManifestLine], plan: Sequence[PlannedSample]) -> None:
         """Refuse files that were not sampled: they would be overwritten, or taken for samples.
@@ -187,13 +192,11 @@ class SyntheticFolder(WrittenFolder):
                     found = "is in no manifest, so it was not sampled"
                     raise DataError.of(path, found, "choose an empty results_path")
 
-    def _source_digest(self, sample: PlannedSample) -> str:
-        path = sample.source_file
-        if not path:
-            return ""
-        if path not in self._digests:
+    def _digest(self, path: str) -> str:
+        """Return the digest of a file that samples are made from; "" where there is none."""
+        if path and path not in self._digests:
             self._digests[path] = file_digest(path)
-        return self._digests[path]
+        return self._digests.get(path, "")
 
     @property
     def _is_ours(self) -> bool:
@@ -293,7 +296,9 @@ class SyntheticFolder(WrittenFolder):
         source: dict[str, str] = {}
         if sample.source is not None:
             keys = GOOD_KEYS if isinstance(sample.source, GoodImage) else MASK_KEYS
-            source = dict(zip(keys, (sample.source_file, self._source_digest(sample)), strict=True))
+            source = dict(zip(keys, (sample.source_file, self._digest(sample.source_file)), strict=True))
+        if self.with_edges:
+            source["instance_digest"] = self._digest(sample.instance_file)
         line = ManifestLine(
             index=sample.index,
             **files,

@@ -25,6 +25,7 @@ from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.placing.plan import plan_placing
 from guided_diffusion.pipelines.studio.workplace import Workplace
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint, load_checkpoint
+from guided_diffusion.runtime.logs import write_run_record
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,15 @@ def quick_stages(config: demo.DemoConfig) -> dict[str, dict[str, Any]]:
         stages[name] |= {"image_size": 24, "scale": 24 / demo.FILE_SIZE}
     stages["train"] |= {"attention_resolutions": [6], "preview_steps": 2, "preview_images": 2}
     return {name: values | changes.get(name, {}) for name, values in stages.items()}
+
+
+def test_the_folder_of_another_run_is_refused(isdm, tmp_path):
+    write_run_record(tmp_path, "train", {})
+    before = sorted(tmp_path.iterdir())
+    code, _, errors = isdm("demo", output_dir=tmp_path)
+    assert code == 2
+    check_errors(errors, "output_dir")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_folder_of_other_runs_is_refused(isdm, tmp_path):

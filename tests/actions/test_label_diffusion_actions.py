@@ -156,6 +156,19 @@ def test_a_run_gone_on_with_is_bit_for_bit_one_that_was_longer(lemons, isdm, tmp
     assert all(torch.equal(value, parts.ema["0.99"][name]) for name, value in whole.ema["0.99"].items())
 
 
+def test_a_file_of_eta_that_has_changed_is_told(lemons, isdm, tmp_path):
+    path = tmp_path / "eta.npy"
+    values = {**TINY, "data_dir": lemons, "output_dir": tmp_path / "run", "cond_diffuse": True, "cond_opt": CLASSWISE}
+    for factor, epochs, told in ((1, 1, False), (1, 2, False), (3, 3, True)):
+        np.save(path, np.full(5, factor / 10))
+        code, shown, errors = isdm("train", **values, eta_path=path, max_epochs=epochs)
+        assert code == 0, errors
+        assert (f"warning: eta_path: {path} has changed" in shown) == told
+    assert np.allclose(np.load(tmp_path / "run" / "eta.npy"), 0.1)
+    path.unlink()
+    assert "eta_path" not in isdm("train", **values, eta_path=path, max_epochs=4)[1]
+
+
 def test_eta_stays_what_it_was_when_the_masks_change(runs, lemons, isdm, tmp_path):
     data, folder = tmp_path / "data", tmp_path / "run"
     shutil.copytree(lemons, data)

@@ -23,6 +23,7 @@ from guided_diffusion.pipelines.load import load_pipeline
 from guided_diffusion.runtime.errors import DataError
 
 NAMES = ["background", "lemon", "blemish", "mould", "gangrene"]
+ASKED = {"data_dir": "", "layout_source": "file", "layout_file": "l.json"}
 FEW = {"steps": 2, "s": 1.5}
 BORDER = 0.005  # share of pixels of a mask that lie at the threshold
 LEMON = {"class": "lemon", "box": [0.1, 0.2, 0.9, 0.8]}
@@ -310,6 +311,9 @@ class TestSources:
             ({"class_names": ["lemon"]}, "class_names"),
             ({"augment_masks": True}, "augment_masks"),
             ({"unlabeled_to_zero": True}, "unlabeled_to_zero"),
+            ({"spade": "dense"}, "spade"),
+            ({**ASKED, "min_object_size": 0.1}, "min_object_size"),
+            ({**ASKED, "ignore_label": 3}, "ignore_label"),
             ({"data_dir": "", "num_samples": 3}, "data_dir"),
         ],
     )

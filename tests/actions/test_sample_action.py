@@ -178,7 +178,8 @@ def test_samples_of_masks_mirrored_or_turned_otherwise_are_not_mixed(sample, tra
                 image.save(file, exif=turn)
     names = load_checkpoint(trained / BEST).encoding["names"]
     other = [[names[0], names[1]]] if key == "flip_pairs" else "ignore"
-    folder, _ = sample("mixed", num_samples=1, data_dir=str(data), augment_masks=True)
+    folder, shown = sample("mixed", num_samples=1, data_dir=str(data), augment_masks=True)
+    assert "note: augment_masks changes masks from their second use on" in shown
     before = bytes_of(folder)
     values = {"model_path": str(trained), "data_dir": str(data), "results_path": str(folder), "s": 1.5, "steps": 4}
     code, _, errors = isdm("sample", **values, num_samples=2, augment_masks=True, **{key: other})
@@ -243,8 +244,12 @@ def test_the_mask_written_is_the_one_the_image_was_made_from(sample, lemons):
 
 
 def test_masks_alone_are_enough(sample, lemons):
-    folder, _ = sample("alone", data_dir="", mask_dir=str(lemons / "test" / "masks"), num_samples=None)
+    values = {"data_dir": "", "mask_dir": str(lemons / "test" / "masks"), "num_samples": None}
+    folder, shown = sample("alone", **values, data_split="train")
     assert len(list((folder / "images").iterdir())) == 4
+    assert "note: data_split train is left aside, as mask_dir is given" in shown
+    _, shown = sample("alone", **values)
+    assert "data_split" not in shown
 
 
 def test_classes_that_the_first_masks_lack_are_told_before_sampling(sample, tmp_path):

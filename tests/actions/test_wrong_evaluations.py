@@ -78,6 +78,11 @@ def test_the_samples_themselves_are_fine(isdm, lemons, synthetic, tmp_path):
     ("changes", "shown"),
     [
         ({"synthetic_dir": "nowhere"}, ("nowhere", "sample")),
+        ({"other_dirs": "nowhere"}, ("nowhere", "other_dirs")),
+        ({"diversity_dir": "nowhere"}, ("nowhere", "diversity_dir")),
+        ({"null_dir": "nowhere", "objects": True}, ("nowhere", "null_dir")),
+        ({"crop_net": "resnet34"}, ("crop_net", "layouts", "objects")),
+        ({"detector_steps": 5, "objects": False}, ("detector_steps", "objects")),
         ({"image_size": 48}, ("image_size", "48", "32", "64")),
         ({"image_size": [32, 40]}, ("image_size", "[32, 40]", "[32, 32]")),
         ({"architectures": "unetplusplusplus"}, ("architectures", "'unetplusplusplus'", "unetplusplus")),

@@ -279,6 +279,7 @@ def test_everything_wrong_is_reported_at_once_with_the_way_out():
         ("sample", {}, "data_dir", ["mask_dir", "neither"]),
         ("sample", {"mask_dir": "m", "split": "../up"}, "split", ["../up"]),
         ("evaluate", {"null_dir": "n", "objects": False}, "null_dir", ["objects is false"]),
+        ("generate", {"read_npz": "n", "ignore_above": 0.0}, "ignore_above", ["read_npz"]),
         ("export", {"export_path": "weights.bin"}, "export_path", [".pt", ".safetensors"]),
     ],
 )

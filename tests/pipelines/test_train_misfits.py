@@ -58,6 +58,13 @@ def test_keys_about_boxes_are_refused_without_boxes(tmp_path, condition):
     check_errors(lines_of(config), *OF_BOXES)
 
 
+@pytest.mark.parametrize("condition", ["boxes", "none"])
+def test_how_masks_modulate_is_refused_where_none_do(tmp_path, condition):
+    values = {"spade": "dense", "drop_rate": 0}
+    refuse_idle_keys(masks := config_of(tmp_path, **values, condition="mask"), masks.given)
+    check_errors(lines_of(config_of(tmp_path, **values, condition=condition)), "spade")
+
+
 def test_keys_about_values_of_masks_are_refused_where_there_are_only_boxes(tmp_path):
     values = {"dataset_mode": "boxes", "condition": "boxes", "ignore_label": 9, "mask_resize": "area"}
     check_errors(lines_of(config_of(tmp_path, **values)), "ignore_label", "mask_resize")

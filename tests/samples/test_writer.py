@@ -41,9 +41,11 @@ def sources(tmp_path) -> list[MaskEntry]:
 def fill(tmp_path, encoding, sources):
     """Write `count` samples, as far as they are not there, into a folder with some settings."""
 
-    def run(count: int, settings: SampleSettings = SETTINGS, split: str = "") -> tuple[SyntheticFolder, int]:
+    def run(
+        count: int, settings: SampleSettings = SETTINGS, split: str = "", *, with_edges: bool = False
+    ) -> tuple[SyntheticFolder, int]:
         plan = plan_samples(sources, count, seed=0)
-        output = SyntheticFolder(tmp_path / "out", split, encoding, settings)
+        output = SyntheticFolder(tmp_path / "out", split, encoding, settings, with_edges=with_edges)
         done = output.begin(plan)
         for rank in range(2):
             output.open_part(rank)
@@ -133,6 +135,27 @@ def test_samples_of_other_settings_are_not_mixed(fill, changed, found):
     assert "results_path" in error.value.remedy
     assert (output.folder / MANIFEST).read_bytes() == before
     assert not (output.folder / UNFINISHED).exists()
+
+
+def test_samples_of_other_instance_maps_are_not_mixed(fill, sources):
+    plain, instance = sources[0], Path(sources[0].mask).with_name("i0.png")
+    sources[0] = MaskEntry(plain.stem, plain.mask, str(instance))
+    instance.write_bytes(b"before")
+    output, _ = fill(2, with_edges=True)
+    lines = lines_of(output.folder)
+    assert [line["instance_digest"] for line in lines] == [file_digest(instance), ""]
+    assert fill(3, with_edges=True)[1] == 2
+    instance.write_bytes(b"after")
+    for changed in (sources[0], plain):
+        sources[0] = changed
+        with pytest.raises(DataError) as error:
+            fill(4, with_edges=True)
+        assert error.value.path == str(output.manifest)
+        assert "instance maps have changed" in error.value.found
+    for line in lines:
+        del line["instance_digest"]  # as earlier versions wrote it
+    output.manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert fill(3, with_edges=True)[1] == 2
 
 
 def test_a_mask_whose_name_is_another_path_on_windows_is_refused_before_sampling():

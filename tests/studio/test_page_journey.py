@@ -219,7 +219,8 @@ def test_a_reload_goes_on(browser, client):
         seen.check()
 
 
-def test_a_mask_of_a_pair_is_not_taken_up_with_other_pairs(browser, client):
+@pytest.mark.parametrize("what", ["other pairs", "another mask"])
+def test_a_mask_of_a_pair_is_not_taken_up_where_that_is_another(browser, client, what):
     with visit(browser, client) as seen:
         page = seen.page
         page.uncheck("#auto")
@@ -229,9 +230,12 @@ def test_a_mask_of_a_pair_is_not_taken_up_with_other_pairs(browser, client):
         page.reload()
         page.locator("body[data-ready]").wait_for()
         assert page.locator("#about").text_content().endswith("· edited")
-        # As after a start with a pair more, whose numbers stand for other pairs.
-        others = {**client.get("/api/run").json, "sources": "0" * 16}
-        page.route("**/api/run", lambda route: route.fulfill(json=others))
+        if what == "other pairs":  # as after a start with a pair more, whose numbers stand for other pairs
+            others = {**client.get("/api/run").json, "sources": "0" * 16}
+            page.route("**/api/run", lambda route: route.fulfill(json=others))
+        else:  # as after a start with a changed file, whose digest would be recorded
+            answer = {"headers": {"X-Size": "16,16"}, "body": bytes(16 * 16)}
+            page.route("**/api/pairs/train/0/labels", lambda route: route.fulfill(**answer))
         page.reload()
         page.locator("body[data-ready]").wait_for()
         assert not page.locator("#about").text_content().endswith("· edited")

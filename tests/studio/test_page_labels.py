@@ -256,3 +256,24 @@ def test_a_cancelled_stroke_leaves_nothing(page):
     }""")
     assert result["painted"] > 30
     assert (result["left"], result["steps"]) == (0, 0)
+
+
+def test_what_parts_are_of_goes_with_undo(page):
+    """The pairs whose parts lie on a map are in the lineage of what is drawn of it."""
+    states = page.evaluate("""async () => {
+      const {LabelMap} = await import("/static/labels.js");
+      const {drop, stroke} = await import("/static/edits.js");
+      const {pieceAt} = await import("/static/pieces.js");
+      const map = new LabelMap("u8", 20, 20), states = [];
+      const put = (x, pair) => drop(map, pieceAt(new Uint8Array(9).fill(1), 3, 3, 1, x, 5), pair);
+      const state = () => states.push(map.parts);
+      put(5, 4), put(12, 7), put(5, 4), state();
+      put(-30, 8), state(); // beyond the border
+      stroke(map, [[2, 2]], 1, 3), state();
+      map.undo(), map.undo(), state();
+      map.redo(), state();
+      map.load(new Uint8Array(400), 20, 20), state();
+      map.undo(), map.undo(), map.undo(), state();
+      return states;
+    }""")
+    assert states == [[4, 7], [4, 7], [4, 7], [4], [4, 7], [], []]

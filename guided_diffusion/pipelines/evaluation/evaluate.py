@@ -112,10 +112,10 @@ def _filtered_folder(config: EvaluateConfig) -> Path:
 def _folders_of_samples(config: EvaluateConfig, samples: SampleFolder) -> list[ReadFolder]:
     folders = sample_folders("synthetic_dir", config.synthetic_dir, samples.folder)
     for given in config.study.other_dirs:
-        folders += sample_folders("other_dirs", given, find_samples(given).folder)
+        folders += sample_folders("other_dirs", given, find_samples(given, "other_dirs").folder)
     for key, given in (("diversity_dir", config.quality.diversity_dir), ("null_dir", config.objects.null_dir)):
         if given:
-            folders += sample_folders(key, given, find_samples(given).folder)
+            folders += sample_folders(key, given, find_samples(given, key).folder)
     return folders
 
 

@@ -79,9 +79,9 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     if resolved.objects.objects is None:
         has_boxes = get_mode(resolved.source.dataset_mode).boxes is not None
         resolved = resolved.replaced(objects=samples.predicted > 0 or has_boxes)
-    if resolved.objects.null_dir and not resolved.objects.objects:
-        found = "given, but the samples are of no layouts"
-        raise ConfigError.of("null_dir", found, "leave it out, or set objects to true")
+    if resolved.objects.asked and not resolved.objects.objects:
+        line = "given, but the samples are of no layouts; leave it out, or set objects to true"
+        raise ConfigError.of_keys(*((key, f"{key}: {line}") for key in resolved.objects.asked))
     made_at, scale = samples.config.get("scale"), resolved.view.scale
     if resolved.view.resize == "window" and samples.holds_windows and made_at != scale:
         found = f"{scale} given, but the windows of {samples.folder} are at scale {made_at}"

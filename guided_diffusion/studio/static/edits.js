@@ -120,11 +120,12 @@ export function lift(map, x, y, otherwise) {
   return pieceOf(region);
 }
 
-/** Put a piece down, which ends the stroke that lifting it began, or is one of its own. */
-export function drop(map, piece) {
+/** Put a piece down, of the mask of the training pair `pair` or of the map's own, which ends the stroke that lifting it
+ * began, or is one of its own. */
+export function drop(map, piece, pair = null) {
   if (!map.editing) map.begin();
   write(map, covered(piece), piece.label);
-  return map.commit();
+  return map.commit(pair === null || map.parts.includes(pair) ? map.parts : [...map.parts, pair]);
 }
 
 /** Give the region at pixel (x, y) the label around it. */

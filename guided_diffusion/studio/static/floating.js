@@ -48,8 +48,7 @@ export class Floating {
     if (!this.piece) return;
     const { piece } = this;
     this._clear();
-    drop(this.work.map, piece);
-    if (this.pair !== null) this.work.partOf(this.pair);
+    drop(this.work.map, piece, this.pair);
     this.work.changed();
   }
 

@@ -60,12 +60,13 @@ export class LabelMap {
     this._set(new ARRAYS[type](width * height).fill(fill), width, height, null);
   }
 
-  _set(data, width, height, about) {
+  _set(data, width, height, about, parts = []) {
     this.data = data;
     this.before = data.slice(); // as it was before the stroke
     this.width = width;
     this.height = height;
     this.about = about; // where the map came from
+    this.parts = parts; // the training pairs of whose masks parts were put onto it
     this.fresh = new Changes(height); // since take()
     this.fresh.add({ left: 0, top: 0, right: width, bottom: height });
   }
@@ -99,12 +100,13 @@ export class LabelMap {
     this.touch(y, from, to);
   }
 
-  /** End the stroke; is there a pixel that it changed? */
-  commit() {
+  /** End the stroke, after which the map has `parts`; is there a pixel that it changed? */
+  commit(parts = this.parts) {
     const changed = this._shrink(this.open.changed);
     this.open = null;
     if (!changed) return false;
-    this._remember({ ...changed, data: this._patch(this.before, changed) });
+    this._remember({ ...changed, data: this._patch(this.before, changed), parts: this.parts });
+    this.parts = parts;
     this._write(this.before, changed, this._patch(this.data, changed));
     return true;
   }
@@ -119,11 +121,11 @@ export class LabelMap {
   }
 
   /** Take another map, of whatever size: one step of undo as well. The array is copied. */
-  load(data, width, height, about = null) {
+  load(data, width, height, about = null, parts = []) {
     if (this.open) this.cancel();
     if (data.length !== width * height) throw new Error(`${data.length} labels are not ${height} x ${width}`);
     this._remember(this._whole());
-    this._set(ARRAYS[this.type].from(data), width, height, about);
+    this._set(ARRAYS[this.type].from(data), width, height, about, parts);
   }
 
   undo() {
@@ -149,7 +151,8 @@ export class LabelMap {
   }
 
   _whole() {
-    return { whole: true, data: this.data, width: this.width, height: this.height, about: this.about };
+    const { data, width, height, about, parts } = this;
+    return { whole: true, data, width, height, about, parts };
   }
 
   _remember(entry) {
@@ -168,9 +171,10 @@ export class LabelMap {
     let opposite;
     if (entry.whole) {
       opposite = this._whole();
-      this._set(entry.data, entry.width, entry.height, entry.about);
+      this._set(entry.data, entry.width, entry.height, entry.about, entry.parts);
     } else {
-      opposite = { ...entry, data: this._patch(this.data, entry) };
+      opposite = { ...entry, data: this._patch(this.data, entry), parts: this.parts };
+      this.parts = entry.parts;
       this._write(this.data, entry, entry.data);
       this._write(this.before, entry, entry.data);
       this.fresh.add(entry);

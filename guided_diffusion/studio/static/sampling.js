@@ -94,7 +94,7 @@ export class Sampling {
       start: about.start,
       edited,
       base: this._base(),
-      parts: about.parts,
+      parts: map.parts,
     };
   }
 

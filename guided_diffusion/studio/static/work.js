@@ -39,16 +39,9 @@ export class Work extends EventTarget {
     return this.differs;
   }
 
-  // What is known of a mask: its labels as they were, where painting began, the image that may be kept, and the
-  // training pairs of whose masks parts were put onto it.
+  // What is known of a mask: its labels as they were, where painting began, and the image that may be kept.
   _about(given, first = this.map.data.slice()) {
-    return { start: null, base: null, image: null, parts: [], ...given, first };
-  }
-
-  /** A part of the mask of a training pair was put onto this one. */
-  partOf(pair) {
-    const { parts } = this.about;
-    if (!parts.includes(pair)) parts.push(pair);
+    return { start: null, base: null, image: null, ...given, first };
   }
 
   choose(label) {
@@ -83,20 +76,23 @@ export class Work extends EventTarget {
 
   /** Begin with the mask of a pair. */
   async beginPair(split, index, name) {
-    const { data, width, height } = await getLabels(`/api/pairs/${split}/${index}/labels`);
-    this._load(data, width, height, Work.pair(split, index, name));
+    await this._beginAt(Work.pair(split, index, name));
   }
 
   /** Begin with a good image: its own classes, else background alone. */
   async beginGood(index, name) {
-    const { data, width, height } = await getLabels(`/api/goods/${index}/labels`);
-    this._load(data, width, height, Work.good(index, name));
+    await this._beginAt(Work.good(index, name));
+  }
+
+  async _beginAt(about) {
+    const { data, width, height } = await labelsOf(about.base);
+    this._load(data, width, height, about);
   }
 
   /** Begin anew with the mask as it was at the start. */
   startOver() {
     const { first, ...about } = this.about;
-    this._load(first, this.map.width, this.map.height, { ...about, parts: [] });
+    this._load(first, this.map.width, this.map.height, about);
   }
 
   static pair(split, index, name) {
@@ -145,11 +141,11 @@ export class Work extends EventTarget {
         type,
         about: { first, ...about },
       } = this;
-      const { width, height } = map,
+      const { width, height, parts } = map,
         edited = this.edited;
       const [labels, start] = await Promise.all([packLabels(map.data), packLabels(first)]);
       const { sources } = this.run;
-      keepInTab("work", { type, sources, width, height, about, edited, labels, start, label: this.label });
+      keepInTab("work", { type, sources, width, height, about, parts, edited, labels, start, label: this.label });
     }, 300);
   }
 
@@ -158,14 +154,17 @@ export class Work extends EventTarget {
     const kept = keptInTab("work");
     if (!kept || kept.type !== this.type) return false;
     // By its number the studio would take another pair for the one that painting began from.
-    if ((kept.about.base || kept.about.parts?.length) && kept.sources !== this.run.sources) return false;
+    const { parts = kept.about.parts ?? [] } = kept;
+    if ((kept.about.base || parts.length) && kept.sources !== this.run.sources) return false;
     try {
       const [labels, start] = await Promise.all([kept.labels, kept.start].map(text => unpackLabels(this.type, text)));
+      // The studio records the file that it reads now, not the one that it was when painting began.
+      if (kept.about.base && !isSame((await labelsOf(kept.about.base)).data, start)) return false;
       this._load(start, kept.width, kept.height, kept.about);
       this.map.forget();
       if (kept.edited) {
         const { about } = this;
-        this.map.load(labels, kept.width, kept.height, about);
+        this.map.load(labels, kept.width, kept.height, about, parts);
         this.changed();
       }
       if (this.run.classes.some(({ index }) => index === kept.label)) this.choose(kept.label);
@@ -179,6 +178,12 @@ export class Work extends EventTarget {
     this.dispatchEvent(new Event(name));
   }
 }
+
+/** The mask of what painting begins with, a pair or a good image. */
+const labelsOf = ({ good, split, index }) =>
+  getLabels(good === undefined ? `/api/pairs/${split}/${index}/labels` : `/api/goods/${good}/labels`);
+
+const isSame = (labels, others) => labels.length === others.length && labels.every((label, i) => label === others[i]);
 
 /** An image of the server that can be drawn. */
 export async function loadPicture(path) {
