@@ -10,7 +10,7 @@ from guided_diffusion.cli import main
 # Content, and what the line shows beside the file.
 CONFIGS = {
     "missing.json": (None, ()),
-    "broken.json": ('{"lr": 1,}', ("line 1", "column 10")),
+    "broken.json": ('{"lr": 1 "s": 2}', ("line 1", "column 10")),
     "list.json": ("[1, 2]", ("list",)),
     "twice.json": ('{"lr": 1, "lr": 2}', ("'lr'",)),
     "binary.json": (b"\xff\xfe\x00\x80", ("UTF-8",)),
