@@ -25,6 +25,11 @@ _ONE_SEED = "one seed: the variance between trainings is not measured"
 _IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": "micro IoU"}
 
 
+def in_points(value: float) -> str:
+    """Return a difference of shares in points, with its sign, such as "+1.5"; never "-0.0"."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}"  # adding 0.0 turns -0.0 into 0.0
+
+
 @dataclass(frozen=True)
 class Difference:
     """A setting's score minus the baseline's, with its interval; in -1..1, NaN where no class could be scored.
@@ -64,8 +69,7 @@ class Difference:
     @property
     def points(self) -> tuple[str, str]:
         """The mean and the interval in points, such as ("+1.5", "+0.2 to +2.8"); "unknown" for none."""
-        # Adding 0.0 turns -0.0 into 0.0.
-        mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (self.mean, self.low, self.high))
+        mean, low, high = map(in_points, (self.mean, self.low, self.high))
         return mean, "unknown" if np.isnan(self.low) else f"{low} to {high}"
 
     def to_json(self) -> dict[str, Any]:

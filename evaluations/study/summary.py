@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,15 @@ def summarize(study: Study, class_names: Sequence[str], settings: Mapping[str, A
     for name in study.architectures:
         counts = {setting.name: counts_of(study.results, name, setting, study.seeds) for setting in study.settings}
         mixes = {f"{setting.ratio:g}": counts[setting.name] for setting in study.settings if setting.is_mix}
-        chance = _training_chance(study, counts)
+        options = {"groups": study.test_groups, "seed": study.plan.seed, "chance": _training_chance(study, counts)}
+        compare = partial(bootstrap_difference, **options)
         entry: dict[str, Any] = {}
         if mixes:
-            options = {"groups": study.test_groups, "seed": study.plan.seed, "chance": chance}
             verdicts[name] = judge_architecture(counts[REAL_ONLY.name], mixes, architecture=name, **options)
             entry["verdict"] = verdicts[name].to_json()
-            entry["rivals"] = _against_baselines(study, name, counts, chance) if verdicts[name].learned else None
+            entry["rivals"] = _against_baselines(study, name, counts, compare) if verdicts[name].learned else None
         entry["arms"] = [
-            _setting_entry(study, name, setting, counts, class_names, chance) for setting in study.settings
+            _setting_entry(study, name, setting, counts, class_names, compare) for setting in study.settings
         ]
         architectures[name] = entry
     kind, headline = overall(verdicts)
@@ -80,7 +81,7 @@ def _setting_entry(
     setting: Setting,
     counts: CountsBySetting,
     class_names: Sequence[str],
-    chance: TrainingChance | None,
+    compare: Callable[..., Difference],
 ) -> dict[str, Any]:
     by_seed = [scores(each) for each in counts[setting.name]]
     results = [study.results[Run(architecture, setting, repeat).key] for repeat in range(study.seeds)]
@@ -97,18 +98,13 @@ def _setting_entry(
     if setting != REAL_ONLY:
         pair = counts[REAL_ONLY.name], counts[setting.name]
         # Without real images trainings may lie further apart than all others.
-        entry["difference"] = _difference(study, *pair, chance if setting.real else None).to_json()
+        alone = {} if setting.real else {"chance": None}
+        entry["difference"] = compare(*pair, **alone).to_json()
     if setting.source:
         (judged,) = (each for each in study.settings if each.is_mix and each.ratio == setting.ratio)
         pair = counts[judged.name], counts[setting.name]
-        entry["to_judged"] = _difference(study, *pair, chance).to_json()
+        entry["to_judged"] = compare(*pair).to_json()
     return entry
-
-
-def _difference(
-    study: Study, first: Sequence[Counts], second: Sequence[Counts], chance: TrainingChance | None
-) -> Difference:
-    return bootstrap_difference(first, second, groups=study.test_groups, seed=study.plan.seed, chance=chance)
 
 
 def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def _signs_of_short_training(
 
 
 def _against_baselines(
-    study: Study, architecture: str, counts: CountsBySetting, chance: TrainingChance | None
+    study: Study, architecture: str, counts: CountsBySetting, compare: Callable[..., Difference]
 ) -> dict[str, Any] | None:
     """Return the best mix against the best cheap baseline, None without a baseline.
 
@@ -155,7 +151,7 @@ def _against_baselines(
 
     mixes = [setting for setting in study.settings if setting.is_mix]
     mix, baseline = max(mixes, key=validated), max(baselines, key=validated)
-    difference = _difference(study, counts[baseline.name], counts[mix.name], chance)
+    difference = compare(counts[baseline.name], counts[mix.name])
     best, cheap = f"its best mix ({mix.label})", f"its best cheap rival ({baseline.label})"
     opening = {
         "helps": f"{best} is better than {cheap}",

@@ -91,9 +91,7 @@ def _run(config: DemoConfig) -> int:
 
 
 def _refuse_other_runs(root: Path, data_dir: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError for the folder of another action's run, and for results of the stages where there is no demo
-    dataset that they could be of.
-    """
+    """Raise ConfigError for another action's folder, and for results without the demo dataset that they would be of."""
     refuse_other_record("output_dir", root, "demo")
     if data_dir.exists():
         return

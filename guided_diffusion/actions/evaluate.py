@@ -5,15 +5,12 @@ from __future__ import annotations
 from guided_diffusion.config.evaluate import EvaluateConfig
 from guided_diffusion.pipelines.evaluation.evaluate import evaluate, plan_lines
 from guided_diffusion.runtime.distributed import choose_device, init_distributed
-from guided_diffusion.runtime.errors import UserError
 
 
 def run(config: EvaluateConfig) -> int:
     """Measure the samples and write the report; results of an earlier start are not computed again."""
     with init_distributed(config.compute.device) as world:
-        if world.size > 1:
-            line = "evaluate runs in one process: start it without torchrun or mpiexec"
-            raise UserError(line, collective=True, already_printed=not world.is_main)
+        world.refuse_others("evaluate")
         evaluate(config, world)
     return 0
 

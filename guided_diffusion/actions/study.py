@@ -8,17 +8,13 @@ from typing import Any
 from guided_diffusion.config.study import StudyConfig
 from guided_diffusion.pipelines.study.study import plan_lines, study
 from guided_diffusion.runtime.distributed import choose_device, init_distributed
-from guided_diffusion.runtime.errors import UserError
 
 
 def run(config: StudyConfig) -> int:
     """Train generators and segmentation models and write the report; what is there already is not made again."""
     with init_distributed(config.compute.device) as world:
-        size, device, told = world.size, world.device, not world.is_main  # the actions of the generators join anew
-    if size > 1:
-        line = "study runs in one process: start it without torchrun or mpiexec"
-        raise UserError(line, collective=True, already_printed=told)
-    study(config, device, _run_action)
+        world.refuse_others("study")
+    study(config, world.device, _run_action)  # outside: the actions of the generators join anew
     return 0
 
 

@@ -38,6 +38,12 @@ class ProcessGroup:
         """True in the one process that writes files and prints."""
         return self.rank == 0
 
+    def refuse_others(self, action: str) -> None:
+        """Raise UserError, told once, where several processes run an action that is for one."""
+        if self.size > 1:
+            line = f"{action} runs in one process: start it without torchrun or mpiexec"
+            raise UserError(line, collective=True, already_printed=not self.is_main)
+
     def barrier(self) -> None:
         """Wait until every process has reached this call."""
         if self.size > 1:

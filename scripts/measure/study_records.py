@@ -28,7 +28,7 @@ from evaluations.report import charts
 from evaluations.report.defect_sections import CURVE
 from evaluations.report.drawing import chart_png
 from evaluations.segmentation.defect_scores import DefectTest
-from evaluations.study.comparison import Difference
+from evaluations.study.comparison import Difference, in_points
 from evaluations.study.defects import difference, training_chance
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.study import REAL_GOOD
@@ -227,9 +227,7 @@ def _in_words(found: Difference | None) -> str:
 
 
 def _by_seed(found: Difference | None) -> str:
-    # Adding 0.0 turns -0.0 into 0.0.
-    seeds = [f"{round(100 * value, 1) + 0.0:+.1f}" for value in found.by_seed] if found else []
-    return f"{_in_words(found)}: {', '.join(seeds)}" if found else ""
+    return f"{_in_words(found)}: {', '.join(map(in_points, found.by_seed))}" if found else ""
 
 
 def _row(cells: Sequence[str]) -> str:
