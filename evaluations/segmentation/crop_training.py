@@ -186,6 +186,8 @@ class _Run:
         self.step, self.seconds = content["step"], content["seconds"]
         self.records = [(step, record) for step, record in content["records"]]
         self.model.load_state_dict(content["model"])
+        for saved, own in zip(content["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
+            saved["capturable"] = own["capturable"]  # of this device: it says where the counts of steps go
         self.optimizer.load_state_dict(content["optimizer"])
 
 
@@ -196,7 +198,8 @@ def _optimizer(model: nn.Module, plan: CropTrainingPlan) -> torch.optim.AdamW:
         {"params": [each for each in model.parameters() if (id(each) in of_encoder) == encoder], "largest": rate}
         for encoder, rate in ((True, plan.encoder_rate), (False, plan.decoder_rate))
     ]
-    return torch.optim.AdamW(groups, lr=plan.decoder_rate, weight_decay=plan.weight_decay)
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=plan.decoder_rate, weight_decay=plan.weight_decay, capturable=on_gpu)
 
 
 @dataclass(frozen=True)
@@ -219,10 +222,8 @@ class _PlainStep:
 def _step_of(
     model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: SegmentationLoss, plan: CropTrainingPlan
 ) -> GraphedStep | _PlainStep:
-    """Return what takes the optimization steps. The optimizer may have been resumed from another kind of device."""
+    """Return what takes the optimization steps."""
     on_gpu = next(model.parameters()).device.type == "cuda"
-    for group in optimizer.param_groups:
-        group["capturable"] = on_gpu
     return (GraphedStep if on_gpu else _PlainStep)(model, optimizer, loss_of, plan.form)
 
 

@@ -102,8 +102,6 @@ def test_a_segmenter_learns_the_same_by_a_graph(monkeypatch):
     for kind in (_PlainStep, GraphedStep):
         model = build_segmenter("deeplabv3plus", "resnet18", num_classes=4, seed=0).cuda()
         optimizer = _optimizer(model, CropTrainingPlan(12))
-        for group in optimizer.param_groups:
-            group["capturable"] = True
         step = kind(model, optimizer, SegmentationLoss(4), "imagenet")
         generator = torch.Generator().manual_seed(0)
         model.train()
