@@ -31,8 +31,8 @@ def decimals(value: float | None) -> str:
 
 
 def points(value: float | None) -> str:
-    """Return a difference of shares in points, with its sign; a dash for None."""
-    return "–" if value is None else f"{100 * value:+.1f}"
+    """Return a difference of shares in points, with its sign, but never "-0.0"; a dash for None."""
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"
 
 
 # -------------------------------------------------------------------------------------------------------- head

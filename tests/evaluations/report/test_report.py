@@ -24,6 +24,7 @@ from evaluations.report.page import (
     printable,
     render_report,
 )
+from evaluations.report.sections import points
 
 NASTY = "</title></pre><script>alert(1)</script>\"' onload='x' {{ 7 * 7 }} & 裂纹"
 CHART = Markup('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 36"><text>a chart</text></svg>')
@@ -200,3 +201,8 @@ def test_a_sheet_is_drawn_two_groups_a_row() -> None:
     assert seen == [sheet]
     for part in ("<h3>Samples</h3>", "<figcaption>caption</figcaption>", 'width="7" height="5"'):
         assert part in page
+
+
+@pytest.mark.parametrize(("share", "shown"), [(-0.0004, "+0.0"), (-0.0006, "-0.1"), (0.1234, "+12.3"), (None, "–")])
+def test_differences_have_a_sign_but_none_of_nothing(share, shown):
+    assert points(share) == shown
