@@ -147,7 +147,7 @@ def _paired(
         if stem is None and image.path in left_out:
             continue
         if stem is None:
-            problems.append(entry_problem(file.path, entry, f"is not in {folder}", _where(image, by_lower, file)))
+            problems.append(entry_problem(file.path, entry, f"is not in {folder}", _where(image, by_lower)))
         elif stem in named:
             same = "" if named[stem] == image.path else f", as {named[stem]} is the same picture"
             problems.append(entry_problem(file.path, entry, f"is there twice{same}", "list every picture once"))
@@ -170,7 +170,7 @@ def _stem_of(name: str, by_name: Mapping[str, str], files: Mapping[str, str]) ->
     return None
 
 
-def _where(image: BoxedImage, by_lower: Mapping[str, str], file: AnnotationFile) -> str:
+def _where(image: BoxedImage, by_lower: Mapping[str, str]) -> str:
     """Return the remedy for a picture that is not there."""
     if _FRAME.search(image.path):
         return f"a frame of a video: save it there as {image.path}.png, or remove its entry"

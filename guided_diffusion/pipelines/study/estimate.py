@@ -89,7 +89,7 @@ def estimate(
     folder = Path(setup.config.output_dir)
     needed = [key for key in _keys(setup, generators, training) if key not in seconds]
     if needed:
-        measured = _measured(setup, generators, training, images, run_action, needed, folder)
+        measured = _measured(generators, training, images, run_action, needed, folder)
         seconds = {**measured, **seconds}
     work = []
     for generator in generators:
@@ -161,7 +161,6 @@ def _batch_size(generator: Generator) -> int:
 
 
 def _measured(
-    setup: StudySetup,
     generators: Sequence[Generator],
     training: SegmenterTraining,
     images: StudyImages,

@@ -38,7 +38,7 @@ from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, several_versions, signs_of_hurt
 from guided_diffusion.pipelines.study.arms import LABELS, PAINTED, filled, seen
-from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, tested
+from guided_diffusion.pipelines.study.runs import SegmenterRun, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.logs import library_versions
@@ -61,7 +61,6 @@ def _few_groups(images: StudyImages, results: Sequence[Any]) -> list[str]:
 
 def study_record(
     images: StudyImages,
-    training: SegmenterTraining,
     planned: Sequence[SegmenterRun],
     results: StudyResults,
     measures: dict[str, Any],

@@ -238,7 +238,7 @@ def read_configs(config: StudyConfig) -> tuple[dict[str, Any], TrainConfig | Non
 def _read_train_config(config: StudyConfig) -> tuple[dict[str, Any], TrainConfig]:
     """Return the keys of `train_config` as the study uses them, and the resolved configuration."""
     key, path = "train_config", config.train_config
-    keys = _keys_of("train", key, path)
+    keys = _keys_of("train", path)
     wanted = {name: config.source.model_dump(mode="json")[name] for name in config.source.model_fields_set}
     for name in ("image_channels",):
         if config.get(name) is not None:
@@ -271,7 +271,7 @@ def _read_place_config(config: StudyConfig) -> dict[str, Any]:
     if not config.place_config:
         return {}
     key, path = "place_config", config.place_config
-    keys = _keys_of("place", key, path)
+    keys = _keys_of("place", path)
     folders = {"model_path": "a", "results_path": "b", "good_dir": "c", "data_dir": "d"}
     placed = _checked("place", key, path, {**keys, **folders})
     own = placed.placing.defect_classes
@@ -285,7 +285,7 @@ def _read_place_config(config: StudyConfig) -> dict[str, Any]:
     return keys
 
 
-def _keys_of(action: str, key: str, path: str) -> dict[str, Any]:
+def _keys_of(action: str, path: str) -> dict[str, Any]:
     """Return what a config file gives for `action`, without the keys that the study sets."""
     values, _ = read_keys(action, path)
     return {name: value for name, value in values.items() if name not in _SET}

@@ -106,7 +106,7 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
         return
 
     def report(measures: dict[str, Any] | None = None, picture: Sheet | None = None) -> None:
-        write_report(study_record(images, training, runs, results, measures or {}), images, picture)
+        write_report(study_record(images, runs, results, measures or {}), images, picture)
 
     forget_finished(config, runs, results)
     forget_lost_segmenter(training, config, results)

@@ -46,7 +46,7 @@ def test_the_report_names_what_was_judged_and_how_few_images_there_are(arms, jud
         test = planted({"real_good": 0.4, "repaint": 0.6, "place": 0.6}[run.arm] + 0.01 * run.repeat, len(setup.test))
         keys = {"amount": "all", "arm": run.arm, "architecture": run.architecture, "repeat": run.repeat}
         results[run.key] = {**keys, **test.to_json()}
-    record = study_record(images, training, runs, results, {})
+    record = study_record(images, runs, results, {})
     (verdict,) = record["verdicts"].values()
     assert f"{judged} defects" in verdict["headline"].lower()
     assert record["data"]["classes"] == list(NAMES)
