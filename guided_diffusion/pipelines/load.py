@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +51,7 @@ def load_pipeline(
     label_diffusion = options.label_diffusion.cond_diffuse
     if wants_compiling(config.precision.compile, pipeline.device, label_diffusion=label_diffusion):
         assert isinstance(pipeline.model, UNetModel)
-        compile_network(pipeline.model)
+        compile_network(pipeline.model, failed=None if config.precision.compile is True else warnings.warn)
     generation = generation_of_checkpoint(checkpoint)
     return pipeline if generation is None else GenerationPipeline(pipeline, generation.rules)
 

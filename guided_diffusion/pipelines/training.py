@@ -148,7 +148,7 @@ def build_trainer(
     model = initial_network(config, start, world.device, code)
     if wants_compiling(config.precision.compile, world.device, label_diffusion=config.label_diffusion.cond_diffuse):
         log.info(COMPILING)
-        compile_network(model)
+        compile_network(model, failed=None if config.precision.compile is True else log.info)
     converted = not start.continues and start.checkpoint is not None and converts(start.checkpoint.model, model)
     origin = describe["lineage"] = lineage(config.optimizer, start, folder, converted=converted)
     ema = EMA(model, config.optimizer.ema_rate, initial_step=EMA_INITIAL_STEP if "started_from" in origin else 0)

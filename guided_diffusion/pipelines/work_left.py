@@ -62,7 +62,8 @@ def begin_output(
         if compiling:
             print(COMPILING)
     if compiling:
-        compile_network(sampling.pipeline.model)
+        tell = print if world.is_main else lambda line: None
+        compile_network(sampling.pipeline.model, failed=None if config.precision.compile is True else tell)
     return [sample for sample in plan if sample.index not in done][world.rank :: world.size]
 
 

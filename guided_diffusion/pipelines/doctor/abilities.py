@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from guided_diffusion.models.compilation import COMPILERS
+from guided_diffusion.models.compilation import COMPILERS, has_python_headers
 from guided_diffusion.pipelines.doctor import trial
 from guided_diffusion.pipelines.doctor.page import Part
 from guided_diffusion.runtime.launcher import launched_as
@@ -65,7 +65,9 @@ def abilities(device: torch.device) -> Part:
     """Return the part on bf16, fp16, torch.compile and MPI."""
     found = try_out(["bf16", "fp16", "compile"], str(device), seconds=TRIAL_SECONDS)
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
-    tools = f"C++ compiler {Path(compiler).name if compiler else 'not found'}, Triton {_version('triton')}"
+    headers = has_python_headers()
+    tools = f"C++ compiler {Path(compiler).name if compiler else 'not found'}, Triton {_version('triton')}, "
+    tools += f"Python.h {'found' if headers else 'not found (python3-dev)'}"
     labels = {"bf16": "autocast bf16", "fp16": "autocast fp16", "compile": "torch.compile"}
     rows = [(labels[name], _yes(each.works), each.detail) for name, each in found.items()]
     rows[-1] = (*rows[-1][:2], f"{rows[-1][2]}; {tools}")
@@ -76,7 +78,12 @@ def abilities(device: torch.device) -> Part:
     started = f"started as one of {processes} processes" if processes > 1 else "not started by mpiexec or torchrun"
     rows.append(("MPI", _yes(found["mpi"].works), f"{found['mpi'].detail}; {started}"))
     record = {name: each._asdict() for name, each in found.items()}
-    record |= {"compiler": compiler and Path(compiler).name, "triton": _version("triton"), "processes": processes}
+    record |= {
+        "compiler": compiler and Path(compiler).name,
+        "triton": _version("triton"),
+        "headers": headers,
+        "processes": processes,
+    }
     return Part(f"What works on {device}", ("what", "works", "how"), tuple(rows), record=record)
 
 
