@@ -41,12 +41,13 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
     # At this scale a window shows the whole image, so that one network fills holes and samples whole lemons.
     geometry = {"image_size": 48, "image_channels": 3, "resize": "window", "scale": 48 / FILE_SIZE}
     compute = {"seed": config.seed, "device": config.compute.device}
+    network = {**compute, "compile": False}  # which on a GPU takes longer than all steps of a stage
     epochs = config.max_epochs or TRAIN_EPOCHS
     finetune_epochs = max(1, round(epochs * FINETUNE_EPOCHS / TRAIN_EPOCHS))
     steps_an_epoch = math.ceil((TRAIN_PAIRS + GOOD_IMAGES) / BATCH_SIZE)
     training = {
         **data,
-        **compute,
+        **network,
         "good_dir": good_dir,
         # Whole images are the harder task: filling holes is learned along the way.
         "hole_shares": [0.3, 0.0, 0.7],
@@ -94,7 +95,7 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
         "steps": 10,
         "s": 1.5,
         "batch_size": PLACED,
-        **compute,
+        **network,
     }
     sample = {
         "model_path": str(root / "finetune"),
@@ -102,7 +103,7 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
         "results_path": str(root / "samples"),
         "s": 1.5,
         "batch_size": TEST_PAIRS,
-        **compute,
+        **network,
     }
     # `sample` uses test masks, which training never saw. Samples that train a segmentation model may not know the test.
     synthetic = {
