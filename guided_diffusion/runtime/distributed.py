@@ -20,6 +20,7 @@ from torch import Tensor
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.launcher import launched_as, processes_here
 from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.runtime.nvidia import unused_gpu, warn_of_unused_gpu
 
 T = TypeVar("T")
 
@@ -121,7 +122,7 @@ def choose_device(name: str, local_rank: int = 0, processes: int = 1) -> torch.d
     count = torch.cuda.device_count()
     if count == 0:
         found = f"{name!r} found, but PyTorch {torch.__version__} sees no GPU here"
-        raise UserError.of("device", found, "use auto or cpu")
+        raise UserError.of("device", found, unused_gpu() or "use auto or cpu")
     processes = max(processes, local_rank + 1)
     if processes > count:
         found = f"{name!r} found, but {processes} processes need a GPU each on this machine and see {count}"
@@ -151,6 +152,8 @@ def init_distributed(device_name: str) -> ProcessGroup:
         raise
     if device.type == "cpu":
         keep_freed_memory()
+        if device_name == "auto" and rank == 0:
+            warn_of_unused_gpu()
     if size == 1:
         return ProcessGroup(0, 1, 0, device)
     if "MASTER_ADDR" not in os.environ:

@@ -21,6 +21,7 @@ from guided_diffusion.pipelines.doctor.page import Part
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.logs import library_versions
 from guided_diffusion.runtime.memory import available_memory
+from guided_diffusion.runtime.nvidia import driver_version, unused_gpu
 from guided_diffusion.runtime.units import size_in_words
 
 LIBRARIES = (
@@ -106,7 +107,7 @@ def devices() -> Part:
     if cpu["load"] is not None and cpu["load"] > 1.5 * (cpu["quota"] or cpu["usable"]):
         notes.append(f"other work keeps this machine busy (load {cpu['load']:.1f}): times below are longer than alone")
     cards = [_card(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    driver = _driver()
+    driver = driver_version()
     for index, card in enumerate(cards):
         if "error" in card:
             rows.append((f"cuda:{index}", "cannot be read", card["error"], ""))
@@ -123,10 +124,8 @@ def devices() -> Part:
         )
     if torch.backends.mps.is_available():
         rows.append(("mps", platform.processor() or "Apple GPU", f"macOS {platform.mac_ver()[0]}", "that of the CPU"))
-    if driver and not cards:
-        why = "is built without CUDA" if torch.version.cuda is None else "cannot use it"
-        line = f"there is an NVIDIA driver ({driver}), but this PyTorch {why}: install it as pytorch.org says"
-        notes.append(f"{line}, or look at CUDA_VISIBLE_DEVICES")
+    if line := unused_gpu():
+        notes.append(line)
     record = {"cpu": cpu, "cuda": cards, "driver": driver, "mps": torch.backends.mps.is_available()}
     return Part("Devices", ("device", "model", "what it has", "memory"), tuple(rows), tuple(notes), record)
 
@@ -179,16 +178,6 @@ def _card(index: int) -> dict[str, Any]:
         "memory": total,
         "free": free,
     }
-
-
-def _driver() -> str:
-    """Return the version of the NVIDIA driver, "" where there is none."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return told[0] if told else ""
 
 
 # ------------------------------------------------------------------------------------------------- the rest

@@ -46,6 +46,7 @@ from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
 from guided_diffusion.runtime.logs import read_run_record, write_run_record
 from guided_diffusion.runtime.memory import keep_freed_memory
+from guided_diffusion.runtime.nvidia import warn_of_unused_gpu
 from guided_diffusion.samples.accepted_folder import MADE_BY, AcceptedFolder
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class Workplace:
         config = with_pinned_weights(config)
         path = find_checkpoint(config.weights.model_path, prefer=BEST)
         device = choose_device(config.precision.device)
+        if config.precision.device == "auto" and device.type == "cpu":
+            warn_of_unused_gpu()
         checkpoint = load_checkpoint(path, lazily=True)
         trained = trained_config(checkpoint, config)
         _refuse_other_networks(path, trained)
