@@ -23,6 +23,18 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
+def lost_workers(error: BaseException) -> str:
+    """Return what ended the data loading processes of PyTorch and what to do, "" for other errors."""
+    text = str(error)
+    if "shared memory" in text or "bus error" in text.lower():
+        remedy = "give the container more (docker run --shm-size=4g), or set num_workers to 0"
+        return f"num_workers: data loading processes had no shared memory left (/dev/shm); {remedy}"
+    if text.startswith("DataLoader worker"):
+        found = text.partition("\n")[0].rstrip(". ")
+        return f"num_workers: {found}, as the system does where memory is short; set it lower, or to 0"
+    return ""
+
+
 class UserError(Exception):
     """A mistake that the user can correct: a line naming the file or key, what was found, and what to do.
 

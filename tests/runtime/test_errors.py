@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 
-from guided_diffusion.runtime.errors import DataError
+import pytest
+from torch.utils.data import DataLoader
+
+from guided_diffusion.runtime.errors import DataError, lost_workers
 
 
 def test_fields_make_the_line_and_survive_a_process() -> None:
@@ -18,3 +23,26 @@ def test_lines_survive_a_process() -> None:
     assert error.messages == ("one", "two")
     assert error.collective
     assert error.path == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_a_killed_data_loading_process_is_told_from_other_errors():
+    batches = iter(DataLoader(list(range(1000)), num_workers=1))
+    next(batches)
+    os.kill(batches._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError) as error:
+        list(batches)
+    assert lost_workers(error.value).startswith("num_workers: ")
+    assert lost_workers(RuntimeError("a fault of the program")) == ""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+    ],
+)
+def test_what_pytorch_says_without_shared_memory(message):
+    assert "/dev/shm" in lost_workers(RuntimeError(message))
