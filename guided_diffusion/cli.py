@@ -17,7 +17,7 @@ from pathlib import Path
 from guided_diffusion import __version__
 from guided_diffusion.config.load import ACTIONS, load_config, parse_overrides, read_keys
 from guided_diffusion.config.shipped import found_config
-from guided_diffusion.runtime.errors import Interrupted, UserError, lacks_memory, lost_workers, one_line
+from guided_diffusion.runtime.errors import Interrupted, UserError, lacks_memory, lost_workers, one_line, unfit_gpu
 from guided_diffusion.runtime.launcher import launched_as
 from guided_diffusion.runtime.near_names import suggestion
 from guided_diffusion.runtime.option_help import KeyHelp, describe_common, describe_options, json_schema
@@ -74,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _outside_cause(error: Exception) -> str | None:
-    """Return one line for an error that is neither a user's nor ours: of cloud storage, or of too little memory."""
-    if line := lost_workers(error):
+    """Return one line for an error that is neither a user's nor ours: of cloud storage, a GPU, or memory."""
+    if line := lost_workers(error) or unfit_gpu(error):
         return one_line(line)
     if type(error).__module__.startswith("blobfile"):
         return one_line(f"cloud storage: {error}; check address and network, or copy the files here")

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Self
 
 MAX_LINE = 2000  # characters of a message; what is longer loses its middle
+_NO_MEMORY = (
+    "can't allocate memory", "Cannot allocate memory", "not enough memory", "can't start new thread", "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+"""What Linux, Windows, PyTorch and its libraries say."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -19,8 +24,15 @@ def one_line(text: str) -> str:
 
 def lacks_memory(error: BaseException) -> bool:
     """Return whether the system or the GPU had no memory left, or no thread: what is missing then is the same."""
-    signs = ("can't allocate memory", "Cannot allocate memory", "CUDA out of memory", "can't start new thread")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def unfit_gpu(error: BaseException) -> str:
+    """Return what to do about a GPU that this PyTorch has no code for, "" for other errors."""
+    if "no kernel image is available" not in str(error):
+        return ""
+    found = "this PyTorch has no code for the GPU, which is too old or too new for it (`doctor` shows both)"
+    return f"device: {found}; install another one as pytorch.org says, or set device to cpu"
 
 
 def lost_workers(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import signal
 import pytest
 from torch.utils.data import DataLoader
 
-from guided_diffusion.runtime.errors import DataError, lost_workers
+from guided_diffusion.runtime.errors import DataError, lacks_memory, lost_workers, unfit_gpu
 
 
 def test_fields_make_the_line_and_survive_a_process() -> None:
@@ -46,3 +46,23 @@ def test_a_killed_data_loading_process_is_told_from_other_errors():
 )
 def test_what_pytorch_says_without_shared_memory(message):
     assert "/dev/shm" in lost_workers(RuntimeError(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 9.00 GB)",
+        "[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+    ],
+)
+def test_what_devices_and_systems_say_without_memory(message):
+    assert lacks_memory(RuntimeError(message))
+    assert not lacks_memory(RuntimeError("a fault of the program"))
+
+
+def test_a_gpu_that_pytorch_has_no_code_for():
+    assert unfit_gpu(RuntimeError("CUDA error: no kernel image is available for execution on the device")) != ""
+    assert unfit_gpu(RuntimeError("CUDA error: out of memory")) == ""
