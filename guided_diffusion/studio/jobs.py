@@ -133,7 +133,13 @@ def detached(platform: str = os.name) -> dict[str, Any]:
 
 def ask_to_stop(process: Any, platform: str = os.name) -> None:
     """Send what ends a run in order: SIGINT, on Windows Ctrl-Break, the only one that reaches a group."""
-    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", 1) if platform == "nt" else signal.SIGINT)
+    if platform != "nt":
+        process.send_signal(signal.SIGINT)
+        return
+    try:
+        process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", 1))
+    except (OSError, psutil.AccessDenied):  # it has another console than this process, or none
+        process.terminate()
 
 
 class Jobs:

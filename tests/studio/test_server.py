@@ -190,6 +190,21 @@ def test_windows_gets_a_group_and_ctrl_break():
         assert process.sent == [number]
 
 
+def test_a_batch_of_another_console_is_ended():
+    class Process:
+        ended = False
+
+        def send_signal(self, number: int) -> None:
+            raise OSError(22, "The parameter is incorrect")
+
+        def terminate(self) -> None:
+            self.ended = True
+
+    process = Process()
+    ask_to_stop(process, "nt")
+    assert process.ended
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a process here")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
