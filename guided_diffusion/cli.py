@@ -80,6 +80,9 @@ def _outside_cause(error: Exception) -> str | None:
     if lacks_memory(error):
         text = str(error).partition("\n")[0] or "out of memory"
         return one_line(f"memory: {text}; lower batch_size or microbatch, image_size or num_channels")
+    if str(error).startswith("DataLoader worker"):  # killed for its memory, or Windows had none to start it with
+        reason = str(error).partition(". ")[0]
+        return one_line(f"num_workers: a loading process is gone ({reason}); lower num_workers, or set it to 0")
     return None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
 
+from guided_diffusion.cli import _outside_cause
 from guided_diffusion.conditions.patches import precompute_patches
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.loader import DistributedBatchPlan, TrainLoader
@@ -143,6 +146,25 @@ def test_user_errors_arrive_as_they_were_raised(dataset, num_workers):
     # One line; the exception is not kept, since its frames would keep the worker alive.
     with pytest.raises(DataError, match=r"\A[^\n]*m3\.png: [^\n]*\Z"):
         list(TrainLoader(dataset, DistributedBatchPlan(7, 2), num_workers=num_workers).epoch(0))
+
+
+class Killed(Dataset):
+    """A dataset whose reading ends the process, as the system does where memory is short."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        os._exit(1)
+
+
+def test_a_loading_process_that_is_gone_is_told_in_one_line():
+    with pytest.raises(RuntimeError) as error:
+        list(DataLoader(Killed(), num_workers=1))
+    line = _outside_cause(error.value)
+    assert line is not None
+    assert line.startswith("num_workers: a loading process is gone (DataLoader worker")
+    assert line.endswith("; lower num_workers, or set it to 0")
 
 
 def test_datasets_travel_to_spawned_workers(dataset):
