@@ -110,9 +110,10 @@ class Job:
         """Start its process, or go on where it stopped."""
         arguments = [sys.executable, "-c", _PROGRAM, "sample", "-c", str(self.config)]
         self.stopping = False
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # in which it is read, also where Windows has another
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **detached()
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, **detached()
             )
 
     def stop(self) -> None:
