@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -44,7 +43,7 @@ from guided_diffusion.data.modes import DatasetMode, FileRule
 from guided_diffusion.data.pairing import index_folder, index_pairs
 from guided_diffusion.data.scan.problems import Problem, refuse_fatal
 from guided_diffusion.runtime.errors import DataError, UserError
-from guided_diffusion.runtime.files import atomic_write, make_folder, reporting_os_errors, write_text
+from guided_diffusion.runtime.files import atomic_write, make_folder, move, reporting_os_errors, write_text
 
 PREFIX, IMAGES, GOOD_FOLDER = "MT_", "Imgs", "MT_Free"
 CLASSES = ("background", "blowhole", "break", "crack", "fray", "uneven")
@@ -163,7 +162,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         for dataset in (DEFECTS, GOOD):
             if (output / dataset).is_dir():
                 (output / dataset).rmdir()  # Windows renames onto no folder, not even an empty one
-            os.rename(Path(folder, dataset), output / dataset)
+            move(Path(folder, dataset), output / dataset)
     counts = Counter((tile.mask is None, tile.name in in_test) for tile in tiles)
     for dataset, what, good in ((DEFECTS, "pairs", False), (GOOD, "good images", True)):
         print(f"{counts[good, False]} {what} for training, {counts[good, True]} for testing: {output / dataset}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -165,9 +166,12 @@ class _Run:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             torch.save(content, temporary)
-            os.replace(temporary, path)
+            # On Windows, a virus scanner may have one of the two open: the next time is soon.
+            with suppress(PermissionError):
+                os.replace(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(PermissionError):
+                temporary.unlink(missing_ok=True)
 
     def resume(self) -> None:
         """Go on from the file, if there is one; EvaluationError if it is damaged or of another training."""

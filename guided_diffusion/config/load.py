@@ -100,6 +100,10 @@ def parse_overrides(assignments: Sequence[str], kind: type[FlatConfig] = FlatCon
             raise ConfigError(f"--set {assignment}: expected key=value, such as --set batch_size=4")
         key = key.strip()
         value, mistakes = parse_json(text)
+        if mistakes and text[:1] in ("[", "{") and '"' not in text and key in fields and not is_text(fields[key]):
+            # Windows PowerShell takes them away within single quotes, too.
+            line = f"--set {assignment}: not valid JSON, perhaps as the shell took its double quotes away"
+            raise ConfigError.of_keys((key, f'{line}: write \\" for each, or give {key} in the config file'))
         number_as_text = type(value) in (int, float) and key in fields and is_text(fields[key])
         values[key] = text if mistakes or number_as_text else value
     return values

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import leftovers
+from guided_diffusion.runtime.files import leftovers, move
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
 CLASSES = ("background", "lemon", "blemish", "mould", "gangrene")
@@ -141,7 +141,7 @@ def _write_once(target: Path, record: dict[str, int], names: Sequence[str], writ
         _write_json(partial / MARKER, record)
         if target.exists():  # an empty folder, which Windows does not let a rename replace
             target.rmdir()
-        partial.rename(target)
+        move(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

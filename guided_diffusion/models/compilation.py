@@ -24,17 +24,21 @@ def wants_compiling(asked: bool | str, device: torch.device, *, label_diffusion:
     """Return whether to compile the network on `device`: as `asked`, or for "auto" on CUDA with all that Triton needs.
 
     "auto" does not compile with label diffusion, where each combination of SPADE forms over the levels would be
-    compiled separately. Raises ConfigError if it is asked for without a C++ compiler.
+    compiled separately. Raises ConfigError if it is asked for without a C++ compiler, or on CUDA without Triton.
     """
     compiler = any(map(shutil.which, COMPILERS))
+    has_triton = importlib.util.find_spec("triton") is not None
     if asked == "auto":
-        has_triton = importlib.util.find_spec("triton") is not None
         return device.type == "cuda" and compiler and has_triton and has_python_headers() and not label_diffusion
     if asked and not compiler:
         raise ConfigError(
             f"compile is true, but there is no C++ compiler ({', '.join(COMPILERS)}) on the PATH, which torch.compile "
             "needs: install one, or set compile to false"
         )
+    if asked and device.type == "cuda" and not has_triton:  # which PyTorch for Windows does not bring along
+        package = "triton-windows" if sys.platform == "win32" else "triton"
+        found = "compile is true, but Triton, which torch.compile needs on a GPU, is not installed"
+        raise ConfigError(f"{found}: pip install {package}, or set compile to false")
     return bool(asked)
 
 

@@ -38,7 +38,7 @@ from guided_diffusion.data.masks.encoding import MAX_CLASSES, LabelEncoding
 from guided_diffusion.data.scan.problems import Problem, ProblemKind, problem_lines
 from guided_diffusion.data.scan.threads import in_threads
 from guided_diffusion.runtime.errors import ConfigError, DataError
-from guided_diffusion.runtime.files import reporting_os_errors, write_text
+from guided_diffusion.runtime.files import move, reporting_os_errors, write_text
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.whole_folder import new_folder
 
@@ -329,5 +329,5 @@ def _put_image(picture: Picture, content: bytes, target: Path, *, link: bool) ->
 
 def _moved(folder: Path, pair: ImportedPair) -> ImportedPair:
     for part in (f"images/{pair.name}{pair.suffix}", f"masks/{pair.name}.png"):
-        os.replace(folder / "train" / part, folder / "test" / part)
+        move(folder / "train" / part, folder / "test" / part)
     return replace(pair, split="test")

@@ -37,7 +37,7 @@ from guided_diffusion.runtime.checkpoint import (
     load_checkpoint,
 )
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError, DataError
-from guided_diffusion.runtime.files import digest, reporting_os_errors
+from guided_diffusion.runtime.files import digest, move, reporting_os_errors
 from guided_diffusion.runtime.hub_address import origin_of
 from guided_diffusion.runtime.units import counted
 from guided_diffusion.training.options import OptimizerOptions
@@ -287,7 +287,7 @@ def put_aside(best: Path, *, used: bool) -> str:
             best.unlink()
         return f"{reason}; {further[0]}, which was trained for longer, is kept in its place"
     with reporting_os_errors(aside):
-        shutil.copyfile(best, aside) if used else best.replace(aside)
+        shutil.copyfile(best, aside) if used else move(best, aside)
     for path in others:
         path.unlink()
     return f"{reason}, the old weights are now {aside}"

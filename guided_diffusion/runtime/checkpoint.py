@@ -24,6 +24,7 @@ keep is in the record beside it.
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ LAST = "last.pt"
 BEST = "best.pt"
 DESCRIBED = ("config", "encoding", "lineage", "generation", "latent", "trained_on")
 """The fields that a `.safetensors` file keeps, as JSON."""
+MAPS = sys.platform != "win32"
+"""Whether weights are left in their file until they are used: on Windows a training could not replace it meanwhile."""
 ADDED = ("generation", "latent", "trained_on")
 """Those of them that are left out where they are empty."""
 
@@ -129,7 +132,7 @@ def _check_exists(path: Path) -> None:
 def load_checkpoint(path: str | Path, *, lazily: bool = False) -> Checkpoint:
     """Read a checkpoint, bare published weights or a `.safetensors` file, onto the CPU.
 
-    lazily: weights are read when they are used.
+    lazily: weights are read when they are used (not on Windows, see `MAPS`).
     Raises CheckpointError if the file is missing, corrupted, of a newer version, or something else.
     """
     path = Path(path)
@@ -159,7 +162,7 @@ def read_content(path: str | Path, *, lazily: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily or None)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=(lazily and MAPS) or None)
     except PermissionError as error:
         raise CheckpointError.of(path, f"cannot be read ({error.strerror})", "change its permissions") from None
     except Exception as error:  # a corrupted zip, a pickle with code in it and a text file all fail in their own ways

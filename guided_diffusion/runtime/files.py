@@ -8,7 +8,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
@@ -32,7 +33,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         # Otherwise a power cut could leave the new name with contents that were never written.
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move(temporary, path)
     except OSError as error:
         if error.errno is None:  # raised by the block about its input, not by the system
             raise
@@ -46,6 +47,38 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+PATIENCE = 10.0
+"""Seconds for which what another program has open is tried again: a virus scanner, an index, the studio."""
+_IN_USE = (5, 32, 33, 1224)
+"""Errors of Windows, which neither renames nor deletes such files: denied, in use, locked, mapped."""
+
+
+def _patiently(change: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            change()
+            return
+        except PermissionError as error:
+            if not _is_in_use(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _is_in_use(error: OSError) -> bool:
+    return getattr(error, "winerror", None) in _IN_USE
+
+
+def move(source: str | Path, target: str | Path) -> None:
+    """Give a file the name `target`, whose file it replaces, or a folder a new name; see `PATIENCE`."""
+    _patiently(lambda: os.replace(source, target))
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file, if it is there; see `PATIENCE`."""
+    _patiently(lambda: Path(path).unlink(missing_ok=True))
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -78,6 +111,7 @@ def _unwritable(path: str | Path, error: OSError) -> UserError:
     reason = f"{file} is no folder" if in_the_way else error.strerror or str(error)
     remedy = "make room there, or choose another place" if full else "choose another place"
     remedy = "raise the limit of open files (ulimit -n)" if error.errno == errno.EMFILE else remedy
+    remedy = f"close the program that has it open, or {remedy}" if _is_in_use(error) else remedy
     return UserError.of(path, f"cannot be written ({reason})", remedy)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import platform
@@ -44,10 +45,13 @@ class RunLog:
         """Print a line above the progress bar and append it to the text log."""
         if not self._enabled:
             return
-        # The reader of the output may have ended (`| head`).
-        with contextlib.suppress(BrokenPipeError):
+        try:
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
+        except OSError as error:
+            # The reader of the output may have ended (`| head`), which Windows calls an invalid argument.
+            if error.errno not in (errno.EPIPE, errno.EINVAL):
+                raise
         with reporting_os_errors(self.folder / "log.txt"):
             if self._text is None:
                 make_folder(self.folder)

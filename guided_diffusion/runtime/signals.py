@@ -14,7 +14,13 @@ from types import FrameType
 
 HANGUP = getattr(signal, "SIGHUP", None)
 """A terminal was closed, or the connection to it lost; Windows has no such signal."""
-STOP_SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, *(() if HANGUP is None else (HANGUP,)))
+BREAK = getattr(signal, "SIGBREAK", None)
+"""Ctrl-Break, which only Windows has: the one signal that the studio can send to a batch there."""
+STOP_SIGNALS: tuple[int, ...] = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    *(number for number in (HANGUP, BREAK) if number is not None),
+)
 
 
 class StopRequested(KeyboardInterrupt):

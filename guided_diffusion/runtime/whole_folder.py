@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.files import leftovers, make_folder, reporting_os_errors
+from guided_diffusion.runtime.files import leftovers, make_folder, move, reporting_os_errors
 from guided_diffusion.runtime.lock import file_lock
 
 
@@ -31,7 +31,7 @@ def new_folder(key: str, target: str | Path, action: str) -> Iterator[Path]:
             with reporting_os_errors(target):
                 if target.is_dir():  # and empty
                     target.rmdir()
-                os.replace(temporary, target)
+                move(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

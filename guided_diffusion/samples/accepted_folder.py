@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import is_temporary, make_folder, remove_leftovers, reporting_os_errors
+from guided_diffusion.runtime.files import is_temporary, make_folder, move, remove_leftovers, reporting_os_errors
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import (
     FOLDERS,
@@ -160,7 +160,7 @@ class AcceptedFolder:
                     manifest.flush()
                     os.fsync(manifest.fileno())
                 for kind, file in files.items():
-                    os.replace(temporary[kind], self.folder / file)
+                    move(temporary[kind], self.folder / file)
                 self._unfinished.unlink()
         except BaseException:
             self._take_back(name)
@@ -230,7 +230,7 @@ class AcceptedFolder:
         with reporting_os_errors(target):
             make_folder(target.parent)
             with suppress(FileNotFoundError):  # moved by an earlier attempt, or deleted by hand
-                os.replace(path, target)
+                move(path, target)
 
 
 def accepted_masks(mask_dir: str | Path) -> tuple[Path, dict[str, MaskLineage]] | None:

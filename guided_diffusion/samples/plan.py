@@ -6,6 +6,7 @@ Samples are made from masks (`sample`) or good images (`place`). Sample i uses s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,9 +99,11 @@ def plan_samples(
         plan.append(PlannedSample(index, name, source, repeat, derive_seed(Stream.SAMPLE, seed, index)))
     taken: dict[str, PlannedSample] = {}
     for sample in plan:
-        other = taken.setdefault(sample.name, sample)
+        other = taken.setdefault(os.path.normcase(sample.name), sample)
         if other is not sample:
             found = f"its repeat would be called {sample.name}, as {other.source_file} is"
+            if not sample.repeat:  # A.png and a.jpg, on Windows
+                found = f"its sample would be the same file, {sample.name}, as that of {other.source_file}"
             raise DataError.of(sample.source_file, found, "rename one of the two")
         if not stays_inside(sample.image):
             found = "has a backslash in its name, which Windows takes for a folder"

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from guided_diffusion.data.masks.classes_file import FILE_NAME, classes_text
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import reporting_os_errors, write_text
+from guided_diffusion.runtime.files import remove, reporting_os_errors, write_text
 from guided_diffusion.runtime.logs import read_json_lines
 from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.manifest import MANIFEST, PART, UNFINISHED, is_whole_png
@@ -55,7 +55,7 @@ class WrittenFolder:
         if lines:
             write_text(self.manifest, lines)
         for path in self._parts:
-            path.unlink()
+            remove(path)
 
     def _find_damage(
         self, files: Mapping[int, Sequence[str]], lines: Container[int], whole: Container[int], *, finished: bool

@@ -110,9 +110,10 @@ class Job:
         """Start its process, or go on where it stopped."""
         arguments = [sys.executable, "-c", _PROGRAM, "sample", "-c", str(self.config)]
         self.stopping = False
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # in which it is read, also where Windows has another
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **detached()
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, **detached()
             )
 
     def stop(self) -> None:
@@ -133,7 +134,13 @@ def detached(platform: str = os.name) -> dict[str, Any]:
 
 def ask_to_stop(process: Any, platform: str = os.name) -> None:
     """Send what ends a run in order: SIGINT, on Windows Ctrl-Break, the only one that reaches a group."""
-    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", 1) if platform == "nt" else signal.SIGINT)
+    if platform != "nt":
+        process.send_signal(signal.SIGINT)
+        return
+    try:
+        process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", 1))
+    except (OSError, psutil.AccessDenied):  # it has another console than this process, or none
+        process.terminate()
 
 
 class Jobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
 import secrets
 import socket
@@ -67,6 +68,7 @@ class Studio:
             timeout_graceful_shutdown=_GRACE,
         )
         self._server = _Server(settings, self.desk)
+        logging.getLogger("asyncio").addFilter(_is_no_reset)
 
     def run(self, announced: AbstractContextManager[None] | None = None) -> None:
         """Serve until a signal or `stop`, within `announced` as soon as the folder of accepted pairs is taken.
@@ -98,6 +100,11 @@ class Studio:
     def _leave(self) -> None:
         time.sleep(_SHOWN_ERROR)
         self._server.should_exit = True
+
+
+def _is_no_reset(record: logging.LogRecord) -> bool:
+    """Return whether a line is other than the traceback of asyncio on Windows for each page that is closed."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ConnectionResetError))
 
 
 def serve(config: StudioConfig) -> None:

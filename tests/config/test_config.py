@@ -303,6 +303,16 @@ def test_overrides_are_json_or_text():
     assert "novalue" in str(caught.value)
 
 
+@pytest.mark.parametrize("given", ["trackers=[mlflow]", "flip_pairs=[[left,right]]"])
+def test_quotes_that_the_shell_took_away_are_told(given):
+    """Windows PowerShell hands over `'trackers=["mlflow"]'` without them."""
+    with pytest.raises(ConfigError, match=rf"^--set {re.escape(given)}: .*double quotes.*: write") as error:
+        parse_overrides([given], ACTIONS["train"])
+    assert error.value.keys == (given.partition("=")[0],)
+    free = ["group_pattern=[a-z]+", "output_dir=[new]", "trackers=[]"]
+    assert parse_overrides(free, ACTIONS["train"])["group_pattern"] == "[a-z]+"
+
+
 @pytest.mark.parametrize("action", list(ACTIONS))
 def test_schema_files_equal_the_options(action):
     written = json.loads((ROOT / "configs" / "schema" / f"{action}.json").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 
 import pytest
@@ -102,3 +103,12 @@ def test_auto_compiles_on_cuda_only(monkeypatch):
     assert not wants_compiling("auto", torch.device("cuda"))
     with pytest.raises(ConfigError, match=r"^compile is true\b"):
         wants_compiling(True, torch.device("cpu"))
+
+
+def test_without_triton_nothing_is_compiled_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not wants_compiling("auto", torch.device("cuda"))
+    with pytest.raises(ConfigError, match=r"^compile is true, but Triton\b.*pip install triton"):
+        wants_compiling(True, torch.device("cuda"))
+    assert wants_compiling(True, torch.device("cpu"))

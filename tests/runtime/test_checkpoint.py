@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from guided_diffusion.runtime import checkpoint
 from guided_diffusion.runtime.checkpoint import (
     BEST,
     LAST,
@@ -47,6 +48,16 @@ def test_what_is_saved_comes_back(tmp_path):
     assert error.value.path == str(tmp_path / LAST)
     assert "'0.5'" in error.value.found
     assert "raw, ema, 0.9, 0.999" in error.value.found
+
+
+@pytest.mark.parametrize("maps", [True, False])
+def test_where_no_mapped_file_can_be_replaced_weights_are_read_at_once(maps, monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "MAPS", maps)
+    path = tmp_path / BEST
+    save_checkpoint(path, CONTENT)
+    found = load_checkpoint(path, lazily=True)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(found.model["a.weight"], WEIGHTS["a.weight"]) != maps
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -59,6 +59,26 @@ def test_elsewhere_they_raise_what_an_interrupt_raises(number):
     assert isinstance(stop.value, KeyboardInterrupt)
 
 
+STOPPED_BY_CTRL_BREAK = """
+import signal
+signal.SIGBREAK = signal.SIGUSR1  # whose usual effect is the same: the process is gone
+from guided_diffusion.runtime.signals import GracefulExit, StopRequested, stop_signals_raise
+with GracefulExit() as stop:
+    signal.raise_signal(signal.SIGBREAK)
+try:
+    with stop_signals_raise():
+        signal.raise_signal(signal.SIGBREAK)
+except StopRequested as raised:
+    print(stop.signal_number == raised.signal_number == signal.SIGBREAK)
+"""
+
+
+def test_ctrl_break_of_windows_asks_to_stop():
+    command = [sys.executable, "-c", STOPPED_BY_CTRL_BREAK]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+
+
 ON_A_TERMINAL = """
 import sys, time
 from pathlib import Path

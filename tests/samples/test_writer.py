@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ntpath
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.pairing import MaskEntry
+from guided_diffusion.data.pairing import GoodImage, MaskEntry
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, SampleSettings, file_digest
 from guided_diffusion.samples.plan import plan_samples
@@ -156,6 +157,14 @@ def test_samples_of_other_instance_maps_are_not_mixed(fill, sources):
         del line["instance_digest"]  # as earlier versions wrote it
     output.manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert fill(3, with_edges=True)[1] == 2
+
+
+def test_two_sources_of_one_name_on_windows_are_refused(monkeypatch):
+    sources = [GoodImage("A", "good/A.png"), GoodImage("a", "good/a.jpg")]
+    assert [sample.name for sample in plan_samples(sources, 2, seed=0)] == ["A", "a"]
+    monkeypatch.setattr("os.path.normcase", ntpath.normcase)
+    with pytest.raises(DataError, match=r"^good/a\.jpg: .* the same file, a, as that of good/A\.png; rename one"):
+        plan_samples(sources, 2, seed=0)
 
 
 def test_a_mask_whose_name_is_another_path_on_windows_is_refused_before_sampling():

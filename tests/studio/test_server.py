@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -175,6 +176,23 @@ def test_a_ticket_is_used_once_and_gets_old(monkeypatch):
     assert tickets.redeem("") is None
 
 
+def test_a_page_that_is_closed_leaves_no_traceback(tmp_path, caplog):
+    """On Windows, asyncio takes a connection down that the browser has reset, and tells of that as of an error."""
+
+    def raised(error: Exception) -> None:
+        raise error
+
+    async def closed() -> None:
+        for error in (ConnectionResetError(10054, "closed by the remote host"), ValueError("another")):
+            asyncio.get_running_loop().call_soon(raised, error)
+        await asyncio.sleep(0)
+
+    with listening(0) as listener:
+        Studio(load_config("studio", {"model_path": "none", "results_path": str(tmp_path)}), listener)
+        asyncio.run(closed())
+    assert [record.exc_info[0] for record in caplog.records if record.name == "asyncio"] == [ValueError]
+
+
 def test_windows_gets_a_group_and_ctrl_break():
     class Process:
         sent: list[int]
@@ -188,6 +206,21 @@ def test_windows_gets_a_group_and_ctrl_break():
         process = Process()
         ask_to_stop(process, platform)
         assert process.sent == [number]
+
+
+def test_a_batch_of_another_console_is_ended():
+    class Process:
+        ended = False
+
+        def send_signal(self, number: int) -> None:
+            raise OSError(22, "The parameter is incorrect")
+
+        def terminate(self) -> None:
+            self.ended = True
+
+    process = Process()
+    ask_to_stop(process, "nt")
+    assert process.ended
 
 
 @pytest.mark.slow

@@ -142,6 +142,16 @@ def test_the_state_of_a_batch_follows_from_its_process_and_files(tmp_path, code,
     assert told["line"] == ("error: first" if state == "failed" else "")
 
 
+def test_what_a_batch_says_is_read_as_it_was_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # as of what goes to files on Windows
+    config = tmp_path / "batch_0001.json"
+    config.write_text('{"base": "Müller.json"}', encoding="utf-8")
+    job = Job("batch_0001", tmp_path, config, 3)
+    job.start()
+    assert job.process.wait(60) == 2
+    assert "Müller.json" in job.state()["line"]
+
+
 def test_batches_of_an_earlier_studio_are_found(tmp_path):
     folder = tmp_path / "jobs"
     folder.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -50,7 +51,7 @@ def fit_boxes(source: str, image: BoxedImage, size: Size) -> Fitted:
     kept = [each for each in kept if each is not whole]
     for each in kept:
         if each.class_id == 0:  # it would be an object of the class that no object has
-            name = image.path.rpartition("/")[2]
+            name = os.path.basename(image.path)
             found = f"box {_shown(each.box)} of {name} is of the background, but does not cover the picture"
             remedy = "draw it around the whole picture, or remove it"
             problems.append(Problem(f"{source}: {each.entry}", found, remedy, ProblemKind.BOX))

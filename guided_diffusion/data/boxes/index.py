@@ -119,7 +119,7 @@ def _annotation_files(
             remedy += f" (beside it is {others[0]})"
         return {}, [file_problem(folder, "no annotation file found", remedy)]
     if len(found) > 1 or (len(every) > 1 and "vott assets" not in found):
-        names = ", ".join(path.rpartition("/")[2] for path in every[:4])
+        names = ", ".join(os.path.basename(path) for path in every[:4])
         return {}, [file_problem(folder, f"several annotation files: {names}", "keep one of them in the folder")]
     return found, []
 

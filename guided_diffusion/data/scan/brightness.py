@@ -5,6 +5,7 @@ Judged by quantiles over each image and over the set, so that a single bright pi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
@@ -125,7 +126,7 @@ _Found = tuple[str, str, str, ProblemKind]
 
 
 def _names(images: Sequence[Brightness]) -> str:
-    names = [image.path.rpartition("/")[2] for image in images[:_NAMES]]
+    names = [os.path.basename(image.path) for image in images[:_NAMES]]
     return ", ".join(names) + (f", ... ({len(images)} in all)" if len(images) > len(names) else "")
 
 

@@ -5,6 +5,7 @@ This is the rule of nearest pixels; `lost_by_area` has the area rule. Windows li
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -260,7 +261,7 @@ def written_losses(used: Sequence[str], losses: Sequence[MaskLoss], names: Seque
     counts = {name: sum(index in loss.classes for loss in lost) for index, name in enumerate(names)}
     classes = ", ".join(f"{name} in {count}" for name, count in counts.items() if count)
     text = f"{len(lost)} of {len(used)} masks written lost a class of their source by scaling or cropping ({classes})"
-    empty = sorted({loss.path.rpartition("/")[2] for loss in lost if loss.empty})
+    empty = sorted({os.path.basename(loss.path) for loss in lost if loss.empty})
     if empty:
         shown = ", ".join(empty[:_NAMES]) + (", ..." if len(empty) > _NAMES else "")
         count = sum(loss.empty for loss in lost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +96,7 @@ class Problem:
     @property
     def cause(self) -> tuple[Enum, str, str]:
         """What findings of one cause have in common: kind, folder, and the text without its names and numbers."""
-        folder = self.path.rpartition("/")[0]
+        folder = os.path.dirname(self.path)
         return self.kind, folder, _PARTICULAR.sub("#", f"{self.found}; {self.remedy}")
 
 
@@ -119,7 +120,7 @@ def _merged(alike: Sequence[Problem]) -> Problem:
     """Return the first of several findings of one cause, which names the next ones and says how many there are."""
     first = alike[0]
     names = [
-        " like ".join(path.rpartition("/")[2] for path in (problem.path, problem.like) if path)
+        " like ".join(os.path.basename(path) for path in (problem.path, problem.like) if path)
         for problem in alike[1 : 1 + ALIKE_SHOWN]
     ]
     more = ", ..." if len(names) < len(alike) - 1 else ""

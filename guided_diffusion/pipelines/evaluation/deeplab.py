@@ -14,7 +14,7 @@ from evaluations.segmentation.deeplab import DeepLab, DeepLabScores, DeepLabTrai
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.runtime.checkpoint import read_content, save_checkpoint
 from guided_diffusion.runtime.errors import UserError
-from guided_diffusion.runtime.files import make_folder
+from guided_diffusion.runtime.files import make_folder, remove
 
 FOLDER, STATE, WEIGHTS, RESULT = "deeplab", "state.pt", "deeplabv3_resnet101.pt", "result"
 
@@ -41,7 +41,7 @@ def train_deeplab(
         scores = training.finish(sets.test)
         save_checkpoint(results.folder / WEIGHTS, {"state_dict": model.network.state_dict()})
         results[RESULT] = {**scores.to_json(), "history": training.history, "best_epoch": training.best_epoch}
-    (results.folder / STATE).unlink(missing_ok=True)
+    remove(results.folder / STATE)
     found = results[RESULT]
     return DeepLabResult(DeepLabScores.from_json(found), tuple(found["history"]), found["best_epoch"], weights)
 

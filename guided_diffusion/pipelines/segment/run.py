@@ -48,7 +48,7 @@ from guided_diffusion.pipelines.segment.report import (
 )
 from guided_diffusion.pipelines.segment.scored_split import score_split
 from guided_diffusion.runtime.distributed import ProcessGroup
-from guided_diffusion.runtime.files import make_folder
+from guided_diffusion.runtime.files import make_folder, remove
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.pseudo_folder import PredictedFolder, PredictedLine, refuse_foreign_pairs
@@ -175,6 +175,7 @@ def _fit(run: Segmentation) -> None:
         one = "labeled image" if len(labeled) == 1 else "group of labeled images"
         print(f"warning: with one {one} nothing is left to train on when it is held out: there is no score")
     trainer = Trainer(config, labeled, run.reader, recipe, run.world.device)
+    stores: list[FeatureStore] = []
     if len(results) < folds or not run.classifier_file.exists():
         values = run.reader.values()
         stores = [
@@ -185,10 +186,11 @@ def _fit(run: Segmentation) -> None:
     run.scores = fold_scores(labeled, results, config)
     if not run.classifier_file.exists():
         _train_on_all(run, trainer, stores[0])
+    stores.clear()  # their files are mapped, and Windows deletes no such file
     shutil.rmtree(run.folder / FEATURES, ignore_errors=True)
     # A killed process may have left the states of trainings whose results were written already.
     for state in (run.folder / STATE, *results.folder.glob("*.pt")):
-        state.unlink(missing_ok=True)
+        remove(state)
 
 
 def _filled(run: Segmentation, reader: ImageReader, folder: Path, what: str) -> FeatureStore:

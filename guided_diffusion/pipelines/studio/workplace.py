@@ -24,7 +24,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.visualize import class_palette, evenly_spaced
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.models.compilation import compile_network
+from guided_diffusion.models.compilation import compile_network, wants_compiling
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
@@ -129,7 +129,8 @@ class Workplace:
             keep_freed_memory()
         assert self.checkpoint is not None
         pipeline = pipeline_of_config(self.config, self.checkpoint, self.trained, self.encoding.names, self.device)
-        if self.config.precision.compile is True:  # by itself it would take minutes before the first image
+        # By itself ("auto") it would take minutes before the first image.
+        if self.config.precision.compile is True and wants_compiling(True, self.device):
             compile_network(pipeline.model)
         self.settings = network_settings(self.config, self.trained, self.checkpoint)
         self.checkpoint = None

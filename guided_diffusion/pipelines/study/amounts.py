@@ -19,7 +19,7 @@ from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.placing.bank import ClassTally
 from guided_diffusion.runtime.errors import ConfigError
-from guided_diffusion.runtime.files import leftovers, make_folder, reporting_os_errors, write_text
+from guided_diffusion.runtime.files import leftovers, make_folder, move, reporting_os_errors, write_text
 
 MARKER = "subset.json"
 """Names the pairs of a subset; written last."""
@@ -110,7 +110,7 @@ def write_subset(pairs: Sequence[Pair], data_dir: str, folder: Path) -> Path:
                 target.write_bytes(read_bytes(path))
         write_text(partial / MARKER, json.dumps(record, indent=1) + "\n")
         with reporting_os_errors(folder):
-            partial.rename(folder)
+            move(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

@@ -33,7 +33,7 @@ from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
 from guided_diffusion.pipelines.study.setup import prepare
 from guided_diffusion.pipelines.study.trainings import StudyImages, checkpoint_path, train_one
 from guided_diffusion.runtime.errors import Interrupted, UserError
-from guided_diffusion.runtime.files import make_folder
+from guided_diffusion.runtime.files import make_folder, remove
 from guided_diffusion.runtime.memory import keep_freed_memory
 
 LOGS = "logs"
@@ -85,7 +85,7 @@ def work_at_once(training: SegmenterTraining, images: StudyImages, progress: Pro
                     progress.say(f"generator of {worker.task[1]} images: finished")
                 else:
                     progress.finish(run, content)
-                    checkpoint_path(config, run).unlink(missing_ok=True)
+                    remove(checkpoint_path(config, run))
                 worker.task = None
 
 

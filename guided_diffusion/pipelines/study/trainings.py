@@ -28,6 +28,7 @@ from guided_diffusion.pipelines.study.runs import (
 from guided_diffusion.pipelines.study.setup import StudySetup
 from guided_diffusion.runtime.checkpoint import save_checkpoint
 from guided_diffusion.runtime.errors import UserError
+from guided_diffusion.runtime.files import remove
 from guided_diffusion.samples.reader import find_samples
 
 RESULTS, CHECKPOINTS, SEGMENTER = "results", "unfinished", "segmenter.pt"
@@ -156,7 +157,7 @@ def forget_finished(config: StudyConfig, runs: Sequence[SegmenterRun], results: 
     """Delete what is kept of trainings that have a result: the study may have been killed between the two."""
     for run in runs:
         if run.key in results:
-            checkpoint_path(config, run).unlink(missing_ok=True)
+            remove(checkpoint_path(config, run))
 
 
 def train_one(
@@ -218,7 +219,7 @@ def train_all(training: SegmenterTraining, images: StudyImages, progress: Progre
         show = partial(progress.show, run)
         result = train_one(run, training, images, step_seconds=progress.step_seconds(run), callback=show)
         progress.finish(run, result)
-        checkpoint_path(images.setup.config, run).unlink(missing_ok=True)
+        remove(checkpoint_path(images.setup.config, run))
 
 
 def load_segmenter(training: SegmenterTraining, config: StudyConfig) -> nn.Module:

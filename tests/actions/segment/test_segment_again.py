@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,18 @@ from guided_diffusion.runtime.files import digest
 pytestmark = pytest.mark.slow
 
 
+def not_mapped(unlink):
+    """Return `unlink` as Windows has it, which deletes no file that a process has mapped."""
+
+    def unlinked(path, *, dir_fd=None):
+        whole = os.path.join("" if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}"), path)
+        if sys.platform == "linux" and whole in Path("/proc/self/maps").read_text():
+            raise PermissionError(13, "Access is denied", whole)
+        unlink(path, dir_fd=dir_fd)
+
+    return unlinked
+
+
 class TestSameBytes:
     def test_other_seeds_give_others(self, segment, plain, tmp_path):
         second = segment(image_dir=None, seed=1, output_dir=tmp_path / "other")[0]
@@ -26,7 +40,8 @@ class TestSameBytes:
         assert digest(plain / "classifier.pt") == digest(again / "classifier.pt")
         assert digest(plain / "classifier.pt") != digest(second / "classifier.pt")
 
-    def test_features_on_disk(self, segment, plain):
+    def test_features_on_disk(self, segment, plain, monkeypatch):
+        monkeypatch.setattr(os, "unlink", not_mapped(os.unlink))
         second = segment(feature_cache="disk")[0]
         assert digest(plain / "classifier.pt") == digest(second / "classifier.pt")
         assert not (second / "features").exists()
