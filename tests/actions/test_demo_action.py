@@ -29,7 +29,7 @@ from guided_diffusion.runtime.logs import write_run_record
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 3
+EPOCHS = 4
 
 STAGES = ["check", "train", "finetune", "place", "sample", "sample_synthetic", "evaluate"]
 MADE = (
@@ -125,12 +125,17 @@ def with_paste(good: np.ndarray, defect: PlacedDefect, source: np.ndarray, hole:
     return paste(good, patch, hole[box], int(rows[0]), int(columns[0]), False)
 
 
-def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(isdm, tmp_path):
-    """A training of EPOCHS suffices, as the seam is smooth long before the defects are; after 1 they are noise."""
+def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(isdm, tmp_path, monkeypatch):
+    """A training of EPOCHS suffices, as the seam is smooth long before the defects are; after 1 they are noise.
+
+    Files and network have half the size of the demo's, which learn as fast in a quarter of the time.
+    """
+    monkeypatch.setattr(demo, "FILE_SIZE", 48)
     stages = demo_stages(load_config("demo", {"output_dir": str(tmp_path), "max_epochs": EPOCHS}))
+    stages["train"] |= {"image_size": 24, "scale": 0.5, "attention_resolutions": [6]}
     write_demo_dataset(tmp_path / "dataset", num_train=32, num_test=1, size=demo.FILE_SIZE)
     write_good_lemons(tmp_path / "dataset_good", count=demo.GOOD_IMAGES, size=demo.FILE_SIZE)
-    place = stages["place"] | {"model_path": str(tmp_path / "train"), "s": 1.0, "steps": 5}
+    place = stages["place"] | {"model_path": str(tmp_path / "train"), "s": 1.0, "steps": 5, "num_samples": 20}
     for action, values in (("train", stages["train"] | {"preview_interval": 0}), ("place", place)):
         code, _, errors = isdm(action, **values)
         assert code == 0, errors
@@ -150,7 +155,7 @@ def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(is
         assert (of_lemon[finished.label != of_lemon] == LEMON).all()
         touched = np.zeros(good.shape[:2], bool)
         for defect in finished.defects:
-            hole = replaced_by(defect, round(config.hole_margin * demo.FILE_SIZE / 48), good.shape[:2])
+            hole = replaced_by(defect, 2 * config.hole_margin, good.shape[:2])
             touched |= hole
             source = pixels(tmp_path / "dataset" / "train" / "images" / f"{defect.source.partition('#')[0]}.png")
             ours.append((result, good, hole))
