@@ -146,10 +146,10 @@ def test_the_configs_of_scdm_train_finetune_and_sample(mode, tmp_path, isdm):
         if name == "bare":
             (tmp_path / "weights.pt.json").unlink()
         values = {"model_path": model, "results_path": tmp_path / name, "data_dir": data, "precision": "fp32"}
-        values |= {"num_samples": 1, "mark": False}  # a mark names the file of the weights
+        values["mark"] = False  # it names the file of the weights
         code, _, errors = isdm("sample", folder / "sample.json", **values, **extra)
         assert code == 0, errors
-        images[name] = (tmp_path / name / "images" / f"{STEMS[mode][0]}.png").read_bytes()
+        images[name] = [(tmp_path / name / "images" / f"{stem}.png").read_bytes() for stem in STEMS[mode]]
         line = json.loads((tmp_path / name / "manifest.jsonl").read_text().splitlines()[0])
         assert (line["steps"], line["time_grid"], line["cond_opt"]) == (25, "ddim25", CLASSWISE)
     assert images["run"] == images["recorded"] == images["bare"]
