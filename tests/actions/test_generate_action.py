@@ -24,6 +24,11 @@ pytestmark = pytest.mark.slow
 
 NULL = 255
 STEPS = {"steps": 4, "batch_size": 3}
+OTHERS = {
+    "gray": {"image_channels": 1},
+    "as published": {"recipe": "published", "classifier_steps": None, "classifier_batch": 64, "image_size": 8},
+    "in tiles": {"resize": "window"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -117,20 +122,12 @@ class TestPairs:
             pixels_of(other / "train/candidates/images/sample_000000.png"), pixels_of(images / "sample_000000.png")
         )
 
-    @pytest.mark.parametrize(
-        "own",
-        [
-            {"image_channels": 1},
-            {"recipe": "published", "classifier_steps": None, "classifier_batch": 64, "image_size": 8},  # 100 steps
-            {"resize": "window"},
-        ],
-        ids=["gray", "as published", "in tiles"],
-    )
+    @pytest.mark.parametrize("own", OTHERS.values(), ids=OTHERS)
     def test_another_network_reads_drawn_images_as_segment_does(self, generate, swav, isdm, tmp_path, own):
         network = {"extractor": "swav", "extractor_weights": swav}
         values = {**FAST, **network, "feature_steps": None, "folds": 0, "image_size": 16, **own}
-        labeled = write_labeled(tmp_path / "data", 2)
-        values |= {"data_dir": labeled, "dataset_mode": "multi-class", "output_dir": tmp_path / "trained"}
+        data = write_labeled(tmp_path / "data", 2)
+        values |= {"data_dir": data, "dataset_mode": "multi-class", "output_dir": tmp_path / "trained"}
         code, _, errors = isdm("segment", **{key: value for key, value in values.items() if value is not None})
         assert code == 0, errors
         file = tmp_path / "trained/classifier.pt"
