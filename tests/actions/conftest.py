@@ -24,6 +24,16 @@ def alexnet(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def swav(tmp_path_factory) -> Path:
+    import torch
+    from recorded import record_of, weights_of
+
+    path = tmp_path_factory.mktemp("weights") / "swav.pth.tar"
+    torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def box_run(lemons, tmp_path_factory) -> Path:
     """A model of the boxes of the lemons."""
     return box_model(lemons, tmp_path_factory.mktemp("runs") / "boxes")

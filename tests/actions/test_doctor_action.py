@@ -7,8 +7,6 @@ import json
 import mmap
 import os
 import re
-import subprocess
-import sys
 import time
 import tomllib
 from importlib import metadata
@@ -20,6 +18,7 @@ import torch
 from error_lines import check_error
 from PIL import Image
 from pretended_cuda import pretended_cuda
+from processes import finish, start
 from tiny import TINY
 
 from guided_diffusion.conditions.semantic_map import SemanticMap
@@ -182,23 +181,20 @@ def test_batches_that_fit_on_a_gpu(limit, fits, config, tmp_path):
 def test_one_image_at_a_time_has_the_memory_of_others_beside_it(batches, config, tmp_path):
     """In a process of its own, as memory that others took before is used again."""
     config.write_text(json.dumps({**json.loads(config.read_text()), **batches, "image_size": 64, "num_workers": 0}))
-    code = (
-        "import sys, torch; from pathlib import Path; from guided_diffusion.pipelines.doctor.fitting import fitting; "
-        "print(fitting(sys.argv[1], torch.device('cpu'), Path(sys.argv[2])).rows)"
-    )
-    command = [sys.executable, "-c", code, str(config), str(tmp_path / "work")]
-    rows = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    shown = tmp_path / "shown.txt"
+    assert finish(start("doctor", {"train_config": config, "time_limit": 0, "device": "cpu"}, shown)) == 0
+    rows = shown.read_text()
     (image,) = re.findall(r"about (\S+ \S+) for each image", rows)
     assert not image.startswith("0 "), rows
 
 
 def test_doubling():
-    for start in (1, 3, 8):
-        for most in (start, 2 * start, 7 * start + 1):
-            for room in range(start, most + 3):
+    for first in (1, 3, 8):
+        for most in (first, 2 * first, 7 * first + 1):
+            for room in range(first, most + 3):
                 tried: list[int] = []
-                largest, failed = largest_that_fits(start, most, lambda n, t=tried, r=room: t.append(n) or n <= r)
-                assert start <= largest <= min(most, room)
+                largest, failed = largest_that_fits(first, most, lambda n, t=tried, r=room: t.append(n) or n <= r)
+                assert first <= largest <= min(most, room)
                 assert (failed is None) == (largest == most)
                 assert failed is None or room < failed <= 2 * largest
                 assert len(tried) == len(set(tried))
@@ -245,6 +241,8 @@ def test_a_trial_that_hangs_is_ended():
 def test_the_whole_examination(isdm, tmp_path, monkeypatch):
     """A self-test with no tolerance for bf16 fails in that alone, and the page says so first."""
     monkeypatch.setattr(abilities, "TRIAL_SECONDS", 300)  # a busy machine is no fault
+    # Half of the time of a compilation: the compiler tries each instruction set that the CPU says it has.
+    monkeypatch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
     monkeypatch.setitem(self_test.TOLERANCES, "bf16", 0.0)
     monkeypatch.setattr(step_times, "SIZES_OF_CPU", (step_times.Size(16, 32, 1), step_times.Size(32, 32, 2)))
     code, shown, _ = isdm("doctor", output_dir=tmp_path, time_limit=600, device="cpu")

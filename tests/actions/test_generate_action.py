@@ -16,7 +16,6 @@ from error_lines import check_error, check_errors
 from odd_images import write_png
 from parts import bytes_of, lines_of, pixels_of
 from processes import finish, kill_when, start, start_pair
-from recorded import record_of, weights_of
 
 from guided_diffusion.labeling.files import load_classifier, save_published
 from guided_diffusion.runtime.files import digest
@@ -25,6 +24,11 @@ pytestmark = pytest.mark.slow
 
 NULL = 255
 STEPS = {"steps": 4, "batch_size": 3}
+OTHERS = {
+    "gray": {"image_channels": 1},
+    "as published": {"recipe": "published", "classifier_steps": None, "classifier_batch": 64, "image_size": 8},
+    "in tiles": {"resize": "window"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -118,23 +122,18 @@ class TestPairs:
             pixels_of(other / "train/candidates/images/sample_000000.png"), pixels_of(images / "sample_000000.png")
         )
 
-    @pytest.mark.parametrize(
-        "own",
-        [{"image_channels": 1}, {"recipe": "published", "classifier_steps": None}, {"resize": "window"}],
-        ids=["gray", "as published", "in tiles"],
-    )
-    def test_another_network_reads_drawn_images_as_segment_does(self, generate, labeled, isdm, tmp_path, own):
-        path = tmp_path / "swav.pth.tar"
-        torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)
-        network = {"extractor": "swav", "extractor_weights": path}
+    @pytest.mark.parametrize("own", OTHERS.values(), ids=OTHERS)
+    def test_another_network_reads_drawn_images_as_segment_does(self, generate, swav, isdm, tmp_path, own):
+        network = {"extractor": "swav", "extractor_weights": swav}
         values = {**FAST, **network, "feature_steps": None, "folds": 0, "image_size": 16, **own}
-        values |= {"data_dir": labeled, "dataset_mode": "multi-class", "output_dir": tmp_path / "trained"}
+        data = write_labeled(tmp_path / "data", 2)
+        values |= {"data_dir": data, "dataset_mode": "multi-class", "output_dir": tmp_path / "trained"}
         code, _, errors = isdm("segment", **{key: value for key, value in values.items() if value is not None})
         assert code == 0, errors
         file = tmp_path / "trained/classifier.pt"
         folder, _ = generate(**network, classifier_path=file, num_samples=3, ignore_above=0.05)
-        again = {key: value for key, value in own.items() if key in ("image_channels", "resize")}
-        values = {**network, **again, "classifier_path": file, "output_dir": tmp_path / "segmented", "image_size": 16}
+        again = {key: value for key, value in own.items() if key in ("image_channels", "resize", "image_size")}
+        values = {"image_size": 16, **network, **again, "classifier_path": file, "output_dir": tmp_path / "segmented"}
         values |= {"image_dir": folder / "train/candidates/images", "ignore_above": 0.05}
         code, _, errors = isdm("segment", **values)
         assert code == 0, errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,6 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from killed_fit import QUICK, fit_saving
+from processes import start_function
 
 from guided_diffusion.labeling.files import PixelClassifier
 from guided_diffusion.labeling.fit import Fit
@@ -22,7 +23,6 @@ from guided_diffusion.labeling.predict import predict
 from guided_diffusion.labeling.recipes import FAST, PUBLISHED, StoppingRule, recipe_of
 from guided_diffusion.runtime.errors import CheckpointError, DataError
 
-QUICK = replace(FAST, batch=32, steps=60)
 FEW_EPOCHS = replace(PUBLISHED, epochs=7)
 
 
@@ -145,25 +145,18 @@ def test_a_resumed_fit_has_the_same_bytes(data, recipe, tmp_path):
     assert len({(tmp_path / name).read_bytes() for name in ("whole", "resumed", "again")}) == 1
 
 
-def _run(images, pool, folder):
-    torch.set_num_threads(1)
-    ensemble = Fit(images, pool, replace(QUICK, steps=80), members=2).run(folder / "state.pt", save_seconds=0.05)
-    PixelClassifier(ensemble).save(folder / "classifier.pt")
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_a_killed_fit_ends_with_the_bytes_of_a_whole_one(data, tmp_path):
     images, pool, *_ = data
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    _run(images, pool, tmp_path / "whole")
+    fit_saving(images, pool, tmp_path / "whole")
     state = tmp_path / "killed" / "state.pt"
     kills = 0
     for _ in range(10):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        process = multiprocessing.get_context("spawn").Process(target=_run, args=(images, pool, tmp_path / "killed"))
-        process.start()
+        process = start_function(fit_saving, images, pool, tmp_path / "killed")
         while process.is_alive() and kills < 2 and not (state.exists() and state.stat().st_mtime_ns > before):
             time.sleep(0.002)
         if kills < 2 and process.is_alive():

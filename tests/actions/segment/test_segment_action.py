@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from cards import check_card
 from colored import NAMES, masks_of, picture, train, write_labeled, write_unlabeled
 from odd_images import write_png
 from parts import lines_of, pixels_of
 from PIL import Image
-from recorded import record_of, weights_of
 
 from guided_diffusion.labeling.files import load_classifier
 from guided_diffusion.runtime.files import digest
@@ -95,11 +93,9 @@ class TestColors:
         right = [np.mean((mask == unlabeled[1][stem])[mask != NULL]) for stem, mask in masks_of(folder).items()]
         assert min(right) > 0.9
 
-    def test_another_extractor(self, segment, tmp_path):
+    def test_another_extractor(self, segment, swav, tmp_path):
         write_unlabeled(tmp_path / "new", 2)
-        path = tmp_path / "swav.pth.tar"
-        torch.save({"state_dict": weights_of(record_of("ddpmseg_swav")["state_dict"])}, path)
-        own = {"extractor": "swav", "extractor_weights": path, "image_size": 32, "members": 1}
+        own = {"extractor": "swav", "extractor_weights": swav, "image_size": 32, "members": 1}
         own |= {"data_dir": write_labeled(tmp_path / "data", 4), "image_dir": tmp_path / "new"}
         folder, record, _ = segment(model_path=None, feature_steps=None, **own)
         assert record["data"]["features"] == 6720 + 3
