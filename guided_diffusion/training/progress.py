@@ -131,7 +131,9 @@ class Progress:
 
     def _recent_loss(self, until: int) -> float:
         loss = images = 0.0
-        for record in reversed([record for record in self.history if record["epoch"] <= until]):
+        for record in reversed(self.history):
+            if record["epoch"] > until:
+                continue
             if images >= BEST_IMAGES or record["epoch"] <= self.searched_from:
                 break
             if math.isfinite(record["loss"]):

@@ -5,8 +5,6 @@ A step of latents encodes the images and trains the network of the latents' size
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -54,6 +52,11 @@ def latent_step(case: Case, factor: int) -> Step:
     return training_step(kind(replace(case, size=case.size // factor)), batch, encode=stage.encode)
 
 
+def latent_memory(case: Case, name: str) -> float:
+    """Return the most memory in GiB of training steps of `case` in this process; name: of `FACTORS`."""
+    return memory_of_steps(case, lambda: latent_step(case, FACTORS[name]))
+
+
 def measure_latent(case: Case, rounds: int, done: Callable[[float], None]) -> LatentRow:
     """Return time and memory of training steps of `case`; done: called with the guessed seconds of a forward pass."""
     steps = {name: latent_step(case, factor) for name, factor in FACTORS.items()}
@@ -63,7 +66,7 @@ def measure_latent(case: Case, rounds: int, done: Callable[[float], None]) -> La
 
     seconds = interleaved(steps, rounds, case.device, count)
     del steps
-    memory = {name: peak_training_memory(case, name, __name__) for name in FACTORS}
+    memory = {name: peak_training_memory(case, name, latent_memory) for name in FACTORS}
     done(6 * case.forward_seconds)
     ratios = {name: ratio(seconds["pixels"], seconds[name]) for name in FACTORS if name != "pixels"}
     return LatentRow(case, seconds, ratios, memory)
@@ -82,8 +85,3 @@ def latent_lines(rows: Sequence[LatentRow]) -> list[str]:
         cells += [f"{row.memory[name]:.2f}" for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-if __name__ == "__main__":
-    measured = Case(**json.loads(sys.argv[1]))
-    print(memory_of_steps(measured, lambda: latent_step(measured, FACTORS[sys.argv[2]])))

@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +40,7 @@ from guided_diffusion.labeling.predict import member_logits, predict
 from guided_diffusion.labeling.recipes import FAST
 from guided_diffusion.labeling.uncertainty import Answers, Prediction
 from guided_diffusion.runtime.memory import keep_freed_memory, peak_memory_gib
+from scripts.benchmark.fresh import in_fresh_process
 from scripts.benchmark.run import positive
 from scripts.benchmark.tables import machine
 
@@ -194,15 +192,17 @@ def resident_gib() -> float:
 
 
 def measure(case: Case) -> dict[str, float]:
-    """Return what a process of its own measures of `case`; ChildProcessError with its last line if it fails."""
-    command = [sys.executable, "-m", "scripts.benchmark.pixel_classifiers", "--case", json.dumps(asdict(case))]
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    if shown.returncode:
-        said = shown.stderr.strip().splitlines() or [f"ended with {shown.returncode}"]
-        raise ChildProcessError(f"{case.images} images: {said[-1]}")
-    return json.loads(shown.stdout)
+    """Return what a process of its own measures of `case`; ChildProcessError if it fails."""
+    try:
+        return in_fresh_process(_measure_here, case)
+    except ChildProcessError as error:
+        raise ChildProcessError(f"{case.images} images: {error}") from error
+
+
+def _measure_here(case: Case) -> dict[str, float]:
+    torch.set_num_threads(case.threads)
+    keep_freed_memory()  # as the actions do
+    return measure_fit(case) if case.images else measure_prediction(case)
 
 
 def extrapolated(peaks: dict[int, float], images: int) -> float | None:
@@ -259,14 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memmap", action="store_true", help="maps lie in files")
     parser.add_argument("--extrapolate", type=positive, default=50, metavar="IMAGES")
     parser.add_argument("--json", metavar="FILE", help="where all numbers are written too")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
     options = vars(parser.parse_args(arguments))
-    if options["case"] is not None:
-        case = Case(**json.loads(options["case"]))
-        torch.set_num_threads(case.threads)
-        keep_freed_memory()  # as the actions do
-        print(json.dumps(measure_fit(case) if case.images else measure_prediction(case)))
-        return
     if options["size"] % 8:
         parser.error(f"--size: {options['size']} is not a multiple of 8")
     case = Case(images=0, **{key: options[key] for key in Case.__dataclass_fields__ if key != "images"})

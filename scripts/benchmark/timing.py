@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +13,7 @@ from tqdm import tqdm
 
 from guided_diffusion.runtime.memory import keep_freed_memory, peak_memory_gib
 from scripts.benchmark.cases import Case, make_batch
+from scripts.benchmark.fresh import in_fresh_process
 from scripts.benchmark.variants import VARIANTS, Step, training_step
 
 START_SECONDS = 8.0
@@ -107,22 +104,16 @@ def synchronize(device: str) -> None:
         torch.mps.synchronize()
 
 
-def peak_training_memory(case: Case, name: str, module: str = "scripts.benchmark.timing") -> float:
-    """Return the most memory in GiB of training steps of a variant, measured in a separate process,
-    which runs `module`.
+def peak_training_memory(case: Case, name: str, measure: Callable[[Case, str], float] | None = None) -> float:
+    """Return the most memory in GiB of training steps of a variant, or what `measure` does, in a separate process.
 
     On a GPU it is what PyTorch allocated; on a CPU the largest resident size less that before the network was built.
-
-    Raises ChildProcessError with the last line of output if the process fails.
+    Raises ChildProcessError if the process fails.
     """
-    command = [sys.executable, "-m", module, json.dumps(asdict(case)), name]
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    if shown.returncode:
-        said = shown.stderr.strip().splitlines() or [f"ended with {shown.returncode}"]
-        raise ChildProcessError(f"{name}, {case.title}, batch {case.batch}: {said[-1]}")
-    return float(shown.stdout)
+    try:
+        return in_fresh_process(measure or _train_for_memory, case, name)
+    except ChildProcessError as error:
+        raise ChildProcessError(f"{name}, {case.title}, batch {case.batch}: {error}") from error
 
 
 def _train_for_memory(case: Case, name: str) -> float:
@@ -149,7 +140,3 @@ def _resident_gib() -> float:
         return peak_memory_gib(torch.device("cpu"))
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 2**20
-
-
-if __name__ == "__main__":
-    print(_train_for_memory(Case(**json.loads(sys.argv[1])), sys.argv[2]))

@@ -14,9 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +34,7 @@ from guided_diffusion.pipelines.holes import Hole
 from guided_diffusion.pipelines.inpainting import PaintSettings, fill_windows, paint_image
 from guided_diffusion.pipelines.sampling import SamplingPipeline, SamplingRun
 from guided_diffusion.runtime.memory import keep_freed_memory, peak_memory_gib
+from scripts.benchmark.fresh import in_fresh_process
 
 SMALL, LARGE = (256, 256), (3000, 4000)
 MOST_RATIO = 1.5
@@ -163,8 +162,7 @@ def measure(
     paths = [folder / "small.png", folder / "large.png"]
     for path, size in zip(paths, (SMALL, LARGE), strict=True):
         write_image(path, size, channels, deep=deep)
-    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
-        grown = fresh.submit(memory_of, paths, channels, scale, steps).result()
+    grown = in_fresh_process(memory_of, paths, channels, scale, steps)
     copies = grown / (np.prod(LARGE) * channels * (1 + deep))
     run, bank, settings = make_run(channels, WINDOW, steps), make_bank(), settings_at(scale)
     for path in paths:

@@ -116,7 +116,7 @@ def test_an_evaluation_with_a_given_segmenter(trained, lemons, segmenter, run, t
     run("sample", **samples, num_samples=16, batch_size=16, results_path=tmp_path / "samples")
     common = {"data_dir": lemons, "synthetic_dir": tmp_path / "samples", "image_size": 32, "report_images": 1}
     common |= {"architectures": "fpn", "encoder": "resnet18", "encoder_weights": "none", "ratios": [1], "seeds": 1}
-    common |= {"synthetic_only": False, "train_steps": 1, "batch_size": 2}
+    common |= {"synthetic_only": False, "baselines": False, "train_steps": 1, "batch_size": 2}
     common |= {"inception_weights": "none", "lpips_weights": "none"}
     common |= {
         "segmenter": segmenter,

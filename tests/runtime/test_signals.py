@@ -122,7 +122,9 @@ def main():
     torch.multiprocessing.set_start_method(sys.argv[1])
     if sys.argv[1] == "forkserver":  # so that each worker need not import it
         torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["torch"])
-    loader = torch.utils.data.DataLoader(Slow(), num_workers=2, worker_init_fn=leave_signals_to_the_trainer)
+    # Workers that stay, so that those that are ended below need not start first.
+    options = {"worker_init_fn": leave_signals_to_the_trainer, "persistent_workers": True}
+    loader = torch.utils.data.DataLoader(Slow(), num_workers=2, **options)
     caught = []
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: caught.append(number))

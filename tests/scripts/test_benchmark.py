@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import processes
 import pytest
 import torch
 from flat_options import noise_process, unet
@@ -13,6 +14,7 @@ from PIL import Image
 from guided_diffusion.conditions.semantic_map import SemanticMap
 from guided_diffusion.diffusion.guidance import GuidedNetwork
 from scripts.benchmark import run as benchmark
+from scripts.benchmark import variants
 from scripts.benchmark.cases import Case, label_maps, procedural_masks
 from scripts.benchmark.forms import (
     FORMS,
@@ -29,6 +31,14 @@ from scripts.benchmark.timing import interleaved, ratio
 from scripts.benchmark.variants import perturb
 
 TINY = Case(16, 32, 3, 2)
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """Networks of one narrow block a level: what is measured of them does not depend on their size."""
+    options = {"num_res_blocks": 1, "channel_mult": (1, 1, 1)}
+    full = variants.network_options
+    monkeypatch.setattr(variants, "network_options", lambda case, *kind, **more: full(case, *kind, **options, **more))
 
 
 @pytest.fixture
@@ -236,6 +246,7 @@ def test_published_path_gives_our_gradient():
 
 @pytest.mark.slow
 def test_latents_are_measured_beside_pixels(quick, capsys):
+    processes.serve()
     report = quick("--parts", "--latent", "32:32:3", "--device", "cpu")
     (row,) = report["latent"]
     assert row["case"]["size"] == 32

@@ -12,6 +12,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="processes are forked, and killed by signals"),
 ]
 
+FLAT = {"channel_mult": [1], "attention_resolutions": []}
 FEWER_MODELS = {"baselines": False, "synthetic_only": False, "near_duplicates": False, "encoder": "tu-lcnet_050"}
 
 
@@ -19,7 +20,7 @@ def test_disturbed_runs_end_as_undisturbed_ones(tmp_path, monkeypatch):
     from scripts.measure import campaigns
 
     shorter = {
-        "train": {"max_epochs": 3, "preview_interval": 3},
+        "train": {**FLAT, "max_epochs": 3, "preview_interval": 3},
         "sample": {"num_samples": 8},
         "evaluate": {**FEWER_MODELS, "train_steps": 1},
     }
@@ -41,7 +42,7 @@ def test_a_run_that_does_not_go_on_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(campaigns, "DISTURB", {"kill": spoil})
     monkeypatch.setattr(campaigns, "DISTURBANCES", ("kill",))
     monkeypatch.setattr(campaigns, "ACTIONS", ("train", "sample"))
-    monkeypatch.setitem(campaigns.RUNS["train"], "max_epochs", 1)
+    monkeypatch.setitem(campaigns.RUNS, "train", {**campaigns.RUNS["train"], **FLAT, "max_epochs": 1})
     monkeypatch.setitem(campaigns.RUNS["sample"], "num_samples", 8)
     with charts_left_out():
         _, wrong = campaigns.run_campaigns(tmp_path, (0, 1), seed=0, workers=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import processes
 import pytest
 import torch
 
@@ -40,6 +41,7 @@ def test_memory_is_extrapolated_along_a_line():
 
 @pytest.mark.slow
 def test_the_command_writes_table_and_numbers(tmp_path, capsys):
+    processes.serve()
     numbers = {"size": 32, "channels": 8, "steps": 2, "members": 2, "classes": 5, "rounds": 1, "threads": 1}
     small = [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
     benchmark.main([*small, "--images", "1", "2", "--json", str(tmp_path / "report.json")])

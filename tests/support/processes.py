@@ -62,6 +62,14 @@ def start_function(function: Callable[..., None], *arguments: Any) -> BaseProces
     return process
 
 
+def serve() -> None:
+    """Start the process from which others are forked, so that it has imported the actions whoever forks from it first.
+
+    Python has one of them: what is imported there is up to the first that starts a process so.
+    """
+    finish(start_function(os.getpid))
+
+
 def finish(process: BaseProcess, seconds: float = 120) -> int:
     """Return the exit code of a process, -n after signal n; fails where it does not end."""
     process.join(seconds)

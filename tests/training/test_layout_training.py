@@ -68,7 +68,7 @@ def test_compiled(trainer_for):
     plain = step(trainer_for("plain", **values))
     trainer = trainer_for("compiled", **values)
     encode = trainer.model.encode
-    compile_network(trainer.model, backend="aot_eager")
+    compile_network(trainer.model, backend="eager")
     trainer.model.encode = encode  # which knows nothing of layouts
     assert torch.allclose(step(trainer), plain, rtol=1e-3, atol=1e-5)
     assert math.isfinite(trainer.progress.sums.means()["mask_loss"])

@@ -43,7 +43,7 @@ EVERYTHING_RANDOM = {"dropout": 0.1, "drop_rate": 0.3, "vertical_flip": True, "r
 )
 def test_interrupted_and_resumed_equals_uninterrupted(trainer_for, sampler, stop_after):
     """8 images in batches of 3: steps 1, 4 and 5 are within an epoch, 3 and 6 would end one."""
-    options = {**EVERYTHING_RANDOM, "schedule_sampler": sampler, "diffusion_steps": 30}
+    options = {**EVERYTHING_RANDOM, "schedule_sampler": sampler, "diffusion_steps": 30, "max_epochs": 3}
     whole = trainer_for("whole", **options)
     whole.fit()
 
@@ -148,7 +148,7 @@ def test_best_is_the_epoch_of_the_lowest_mean_loss(trainer_for):
 
 @pytest.mark.slow
 def test_training_learns(trainer_for):
-    progress = trainer_for(max_epochs=25, lr=2e-3, learn_sigma=False).fit()
+    progress = trainer_for(max_epochs=12, lr=4e-3, learn_sigma=False).fit()
     losses = [line["loss"] for line in progress.history]
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
 

@@ -90,11 +90,11 @@ def test_metrics_equal_torch_fidelity(weights: Path, network: FeatureExtractor) 
 
 @pytest.mark.slow
 def test_features_do_not_depend_on_the_batch(network: FeatureExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = picture_set(5, 128, 3)[:, :20]
+    images = picture_set(3, 128, 3)[:, :20]
     together = network.compute(images, "")
     monkeypatch.setattr(inception, "BATCH", 2)
     features = network.compute(images, "")
-    assert features.shape == (5, 2048)
+    assert features.shape == (3, 2048)
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, together, rtol=1e-3, atol=1e-4)
     assert network.compute(images[:0], "").shape == (0, 2048)
