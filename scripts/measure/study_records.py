@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,14 +235,18 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def curve(found: Mapping[tuple[str, int], Arms]) -> dict[str, list[charts.AmountPoint]]:
-    """Return the series of `charts.amount_curves` for the first architecture."""
-    first, series = next(iter(found))[0], defaultdict(list)
+    """Return the series of `charts.amount_curves` for the architecture of the most amounts.
+
+    Arms of one amount are left out, as they are no curve, unless all are.
+    """
+    amounts = Counter(architecture for architecture, _ in found)
+    chosen, series = max(amounts, key=lambda each: amounts[each]), defaultdict(list)
     for (architecture, images), arms in found.items():
-        for arm, records in arms.items() if architecture == first else ():
+        for arm, records in arms.items() if architecture == chosen else ():
             mious = [record.miou for record in records]
             std = float(np.std(mious, ddof=1)) if len(mious) > 1 else None
             series[LABELS[arm]].append(charts.AmountPoint(images, float(np.mean(mious)), std))
-    return dict(series)
+    return {name: points for name, points in series.items() if len(points) > 1} or dict(series)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from guided_diffusion.runtime.logs import write_run_record
 from scripts.measure import study_records
 from scripts.measure.study_records import (
     Record,
+    curve,
     difference_between,
     difference_of,
     gather,
@@ -159,6 +160,18 @@ def test_what_several_places_have_found_is_one_table(tmp_path, capsys):
     study_records.main(argparse.Namespace(**arguments, curve=picture))
     assert capsys.readouterr().out.splitlines() == [*lines, str(picture)]
     assert Image.open(picture).size[0] > 500
+
+
+def test_the_curve_is_of_the_architecture_and_the_arms_of_several_amounts():
+    """Of the records of the project: other architectures and the usual augmentation were looked at with 60 images."""
+    found = read_records(Path(__file__).parents[2] / "docs" / "records" / "magnetic_tile")
+    assert {architecture for architecture, _ in found} > {"unet"}
+    series = curve(found)
+    assert all(len(points) > 1 for points in series.values())
+    assert len(series) > 2
+    alone = {key: arms for key, arms in found.items() if key == ("fpn", 60)}
+    assert all(len(points) == 1 for points in curve(alone).values())
+    assert len(curve(alone)) == 2
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
