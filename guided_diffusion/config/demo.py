@@ -41,7 +41,7 @@ def demo_stages(config: DemoConfig) -> dict[str, dict[str, Any]]:
     # At this scale a window shows the whole image, so that one network fills holes and samples whole lemons.
     geometry = {"image_size": 48, "image_channels": 3, "resize": "window", "scale": 48 / FILE_SIZE}
     compute = {"seed": config.seed, "device": config.compute.device}
-    network = {**compute, "compile": False}  # which on a GPU takes longer than all steps of a stage
+    network = {**compute, "compile": False}  # which a few hundred steps are not worth
     epochs = config.max_epochs or TRAIN_EPOCHS
     finetune_epochs = max(1, round(epochs * FINETUNE_EPOCHS / TRAIN_EPOCHS))
     steps_an_epoch = math.ceil((TRAIN_PAIRS + GOOD_IMAGES) / BATCH_SIZE)
