@@ -22,7 +22,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib import import_module
@@ -52,7 +55,6 @@ from guided_diffusion.runtime.errors import Interrupted, UserError
 from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.reader import SampleFolder, find_samples
-from scripts import make_noisy_masks
 from scripts.benchmark.run import positive
 from scripts.benchmark.tables import cpu_model
 
@@ -128,7 +130,11 @@ def make_masks(root: Path) -> dict[str, Path]:
             begun = root / "masks" / f"{kind}.begun"
             shutil.rmtree(begun, ignore_errors=True)
             source = ["--data-dir", str(dataset), "--dataset-mode", MODE, "--ignore-label", str(NULL_VALUE)]
-            make_noisy_masks.main([kind, *source, *options, "--masks-only", "--output", str(begun)])
+            script = Path(__file__).parents[1] / "make_noisy_masks.py"
+            command = [kind, *source, *options, "--masks-only", "--output", str(begun)]
+            path = os.pathsep.join([str(script.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+            environment = {**os.environ, "PYTHONPATH": path}
+            subprocess.run([sys.executable, str(script), *command], check=True, env=environment)
             begun.rename(folders[kind])
     return folders
 
