@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -164,13 +164,14 @@ class _Run:
         path = self.checkpoint.path
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # On Windows, a virus scanner may have one of the two open: the next time is soon.
+        unless_open = suppress(PermissionError) if os.name == "nt" else nullcontext()
         try:
             torch.save(content, temporary)
-            # On Windows, a virus scanner may have one of the two open: the next time is soon.
-            with suppress(PermissionError):
+            with unless_open:
                 os.replace(temporary, path)
         finally:
-            with suppress(PermissionError):
+            with unless_open:
                 temporary.unlink(missing_ok=True)
 
     def resume(self) -> None:

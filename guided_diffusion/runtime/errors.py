@@ -13,6 +13,12 @@ _NO_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
 )  # fmt: skip
 """What Linux, Windows, PyTorch and its libraries say."""
+_NO_SHARED_MEMORY = (
+    "unable to allocate shared memory",
+    "workers are out of shared memory",
+    "insufficient shared memory",
+)
+"""What PyTorch says of data loading processes; a GPU has shared memory, too, of which Triton speaks."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -38,7 +44,7 @@ def unfit_gpu(error: BaseException) -> str:
 def lost_workers(error: BaseException) -> str:
     """Return what ended the data loading processes of PyTorch and what to do, "" for other errors."""
     text = str(error)
-    if "shared memory" in text or "bus error" in text.lower():
+    if any(sign in text for sign in _NO_SHARED_MEMORY):
         remedy = "give the container more (docker run --shm-size=4g), or set num_workers to 0"
         return f"num_workers: data loading processes had no shared memory left (/dev/shm); {remedy}"
     if text.startswith("DataLoader worker"):
