@@ -230,3 +230,8 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 def plain(value: float) -> float | None:
     """Return the number for a JSON file: None for NaN."""
     return None if np.isnan(value) else float(value)
+
+
+def in_points(value: float) -> str:
+    """Return a difference of shares in points, with its sign, such as "+1.5"; never "-0.0"."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}"  # adding 0.0 turns -0.0 into 0.0

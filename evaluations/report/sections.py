@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluations.metrics.segmentation import in_points
 from evaluations.report import charts
 from evaluations.report.page import Figure, Section, Sheet, Table, Tile, Verdict
 
@@ -32,7 +33,7 @@ def decimals(value: float | None) -> str:
 
 def points(value: float | None) -> str:
     """Return a difference of shares in points, with its sign, but never "-0.0"; a dash for None."""
-    return "–" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"
+    return "–" if value is None else in_points(value)
 
 
 # -------------------------------------------------------------------------------------------------------- head

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evaluations.groups import Groups, count_groups, numbered
-from evaluations.metrics.segmentation import Counts, Floats, plain, summary
+from evaluations.metrics.segmentation import Counts, Floats, in_points, plain, summary
 from evaluations.study.training_chance import TrainingChance
 
 _CHUNK = 2**20  # elements of the largest array of a chunk of resamples: 8 MB
@@ -23,11 +23,6 @@ FEW_GROUPS = 8
 """Images or groups below which percentiles of resamples are far too narrow: Student's t over them takes their place."""
 _ONE_SEED = "one seed: the variance between trainings is not measured"
 _IN_WORDS = {"miou": "mIoU", "foreground_miou": "foreground mIoU", "micro_iou": "micro IoU"}
-
-
-def in_points(value: float) -> str:
-    """Return a difference of shares in points, with its sign, such as "+1.5"; never "-0.0"."""
-    return f"{round(100 * value, 1) + 0.0:+.1f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 @dataclass(frozen=True)

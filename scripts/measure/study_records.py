@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from evaluations.groups import Groups, numbered
-from evaluations.metrics.segmentation import Counts, scores
+from evaluations.metrics.segmentation import Counts, in_points, scores
 from evaluations.report import charts
 from evaluations.report.defect_sections import CURVE
 from evaluations.report.drawing import chart_png
 from evaluations.segmentation.defect_scores import DefectTest
-from evaluations.study.comparison import Difference, in_points
+from evaluations.study.comparison import Difference
 from evaluations.study.defects import difference, training_chance
 from guided_diffusion.config.load import load_config
 from guided_diffusion.config.study import REAL_GOOD
