@@ -88,6 +88,7 @@ class TestSamples:
         assert "dataset_card" not in shown
         assert isdm("masks", **read, results_path=tmp_path / "masks", num_masks=1)[0] == 0
 
+    @pytest.mark.slow
     def test_a_card_that_was_edited_stays(self, own, trained, lemons, isdm):
         path = own / "train" / "dataset_card.md"
         edited = path.read_text().replace("---\n", "---\nlicense: mit\n", 1)

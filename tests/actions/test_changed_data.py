@@ -74,6 +74,7 @@ def test_a_run_does_not_go_on_with_changed_files(kind, data, options, isdm, tmp_
     assert "allow_changed_data" not in shown
 
 
+@pytest.mark.slow
 def test_pairs_that_came_and_went_are_named(data, options, isdm):
     assert isdm("train", **options)[0] == 0
     gone = pictures(data, "images")[0].stem
@@ -85,6 +86,7 @@ def test_pairs_that_came_and_went_are_named(data, options, isdm):
     assert f"pairs added: 1 (zz), pairs removed: 1 ({gone})" in errors[0]
 
 
+@pytest.mark.slow
 def test_other_meanings_of_the_same_values_are_named(data, options, isdm):
     assert isdm("train", **options)[0] == 0
     path = data / "classes.json"

@@ -78,6 +78,7 @@ def test_classes_without_objects_and_good_images(isdm, tmp_path):
     assert "a.png, which has boxes" in text
 
 
+@pytest.mark.slow
 def test_boxes_of_whole_images_are_counted_where_layouts_have_no_background(isdm, tmp_path):
     data = gray_set(tmp_path / "data")
 

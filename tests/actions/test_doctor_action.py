@@ -83,6 +83,7 @@ def test_a_training_that_could_not_begin_is_refused(values, config, tmp_path, is
     assert not (tmp_path / "doctor").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_the_training_could_not_begin_with_is_refused(config, trained, tmp_path, isdm):
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes((trained / LAST).read_bytes()[:5000])
@@ -99,6 +100,7 @@ def test_a_checkpoint_that_the_training_could_not_begin_with_is_refused(config, 
         check_error(errors[0], *shown)
 
 
+@pytest.mark.slow
 def test_a_training_that_begins_with_weights_is_measured(config, trained, tmp_path, isdm):
     config.write_text(
         json.dumps({**json.loads(config.read_text()), "resume_checkpoint": str(trained), "max_epochs": 9})

@@ -197,6 +197,7 @@ def test_a_second_start_trains_nothing_and_more_seeds_only_what_is_new(evaluated
     assert json.loads((folder / "config.json").read_text())["lr"] == 0.005
 
 
+@pytest.mark.slow
 def test_what_the_samples_say_need_not_be_said_again(samples, lemons, isdm, tmp_path):
     values = {"study": False, "agreement": False, "inception_weights": "none", "lpips_weights": "none"}
     code, _, errors = isdm("evaluate", data_dir=lemons, synthetic_dir=samples, output_dir=tmp_path / "out", **values)
@@ -226,6 +227,7 @@ def test_the_question_can_be_asked_on_top_of_augmentation(samples, lemons, isdm,
     assert (difference["images"], difference["groups"]) == (tests, groups)
 
 
+@pytest.mark.slow
 def test_planted_copies_are_in_the_report(samples, lemons, isdm, tmp_path):
     copied = tmp_path / "samples"
     shutil.copytree(samples / "train", copied)
@@ -304,6 +306,7 @@ class Darkest(Brightness):
         return replace(super().measure(sets), section=Section("Are they as bright?", figures=[sheet]))
 
 
+@pytest.mark.slow
 def test_a_new_metric_is_a_file_and_a_line(samples, lemons, isdm, tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "METRICS", [*metrics.METRICS, lambda context: Brightness(), lambda context: Darkest()])
     values = {**TINY_STUDY, "study": False, "agreement": False, "memorisation": False}

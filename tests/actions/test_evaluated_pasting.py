@@ -52,6 +52,7 @@ def loaded(folder: Path, data: Path, out: Path, **values) -> EvaluationData:
     )
 
 
+@pytest.mark.slow
 def test_defects_of_test_images_are_refused(pasted, parts, tmp_path, isdm):
     """Those of parts 6 to 8, which the evaluation's dataset tests on."""
     of_test = [bool(each & {"part_6", "part_7", "part_8"}) for each in sources(pasted)]

@@ -50,6 +50,7 @@ def test_a_repository_has_exactly_what_was_exported(hub, pushed):
     assert repo.files == {".gitattributes": b"", **files}
 
 
+@pytest.mark.slow
 def test_samples_of_an_address_are_those_of_the_file(hub, pushed, lemons, isdm, tmp_path):
     folders = {}
     for name, model in (("file", pushed), ("hub", "hf:user/lemons")):

@@ -74,6 +74,7 @@ def test_any_folder_of_images_is_trained_on(painter_of_all):
     assert width < height  # four rows of: real, raw, two averages, and no masks
 
 
+@pytest.mark.slow
 def test_masks_are_left_aside(lemons, isdm, tmp_path):
     """Damaged masks, and images without any, are no hindrance; the same images make the same network."""
     data = tmp_path / "data"
@@ -235,6 +236,7 @@ def test_samples_are_images_with_a_manifest_and_a_sheet(draw):
     assert f"{SAMPLES} images" in shown
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_batch_and_come_again(draw):
     several, again, alone = draw("several")[0], draw("again")[0], draw("alone", batch_size=1)[0]
     assert bytes_of(several) == bytes_of(again)

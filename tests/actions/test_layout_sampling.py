@@ -87,6 +87,7 @@ def seeds_of(line: dict) -> list[int]:
 
 
 class TestSameBytes:
+    @pytest.mark.slow
     def test_for_any_batch(self, sample):
         alone, some = (sample(f"b{size}", batch_size=size)[0] for size in (1, 3))
         assert_same(alone, some)

@@ -217,6 +217,7 @@ class TestMistakes:
         check_error(errors[0], folder / "manifest.jsonl", next(iter(other)))
         assert bytes_of(folder) == before
 
+    @pytest.mark.slow
     def test_other_exchanged_classes_in_one_folder(self, masks, isdm, tmp_path):
         """Pairs are not in the manifest, so that folders of earlier versions go on; it is what they say that counts."""
         data = write_parts(tmp_path / "data")

@@ -16,6 +16,7 @@ from scripts.measure import layout_picture, seen_masks
 NAMES = ["background", "lemon", "blemish", "mould", "gangrene"]
 
 
+@pytest.mark.slow
 def test_the_picture_of_samples_beside_real_images(box_run, lemons, tmp_path, isdm):
     """A row for each class that has objects, with true masks as the model sees them."""
     folder = tmp_path / "drawn"
@@ -33,6 +34,7 @@ def test_the_picture_of_samples_beside_real_images(box_run, lemons, tmp_path, is
         layout_picture.main([*arguments, "--split", "train"])
 
 
+@pytest.mark.slow
 def test_masks_of_real_images_are_measured(box_run, lemons, capsys):
     """Of all objects of the test masks, and none has more of its class than a full box."""
     seen_masks.main([str(box_run), "--data-dir", str(lemons), "--steps", "3"])

@@ -234,6 +234,7 @@ class TestTold:
 
 
 class TestEvaluation:
+    @pytest.mark.slow
     def test_takes_what_it_needs_from_the_record(self, paste, parts, isdm, tmp_path):
         folder, _ = paste("judged", num_samples=6)
         asked = {"image_size": 32, "study": False, "agreement": False, "inception_weights": "none"}
@@ -243,6 +244,7 @@ class TestEvaluation:
         record = json.loads((out / "config.json").read_text())
         assert (record["dataset_mode"], record["image_channels"]) == ("multi-class", 1)
 
+    @pytest.mark.slow
     def test_refuses_pairs_made_of_test_images(self, paste, parts, isdm, tmp_path):
         folder, _ = paste("leaking", good_dir=parts / "test/images")
         asked = {"data_dir": parts, "synthetic_dir": folder, "image_size": 32, "encoder_weights": "none"}
@@ -252,6 +254,7 @@ class TestEvaluation:
 
 
 class TestGoingOn:
+    @pytest.mark.slow
     def test_more_pairs_later(self, paste):
         folder, _ = paste("grown", num_samples=3)
         before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.png")}

@@ -29,6 +29,7 @@ from scipy import ndimage
 
 
 class TestPixels:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
     def test_gray_images_keep_their_size_depth_and_good_pixels(self, place, tmp_path, kind):
         good = write_good(tmp_path / "gray", SIZES, kind=kind)
@@ -57,6 +58,7 @@ class TestPixels:
         assert np.array_equal(result[far], np.rot90(good[..., 0], -1)[far])
 
 
+@pytest.mark.slow
 def test_a_model_of_percentiles_and_good_images_of_a_narrow_range(place, parts, tmp_path):
     model = train(parts, tmp_path / "by_image", image_range="percentile")
     _, shown = place("narrow", model_path=model)
@@ -82,6 +84,7 @@ class TestSameBytes:
             assert np.abs(one - other).max() <= 2
         assert (first / "manifest.jsonl").read_text() == (second / "manifest.jsonl").read_text()
 
+    @pytest.mark.slow
     def test_marked_or_not(self, place):
         marked, plain = (place(f"mark_{mark}", mark=mark)[0] for mark in (True, False))
         for line in lines_of(marked):
@@ -95,6 +98,7 @@ class TestSameBytes:
         )
         assert text == check_card(marked, count)  # whatever the folder is called
 
+    @pytest.mark.slow
     def test_other_seeds_give_others(self, place):
         first, second = (pairs_of(place(f"seed{seed}", seed=seed)[0]) for seed in (0, 1))
         assert all(first[name] != second[name] for name in first if name.startswith("images"))
@@ -131,6 +135,7 @@ class TestSameBytes:
 
 
 class TestGoingOn:
+    @pytest.mark.slow
     def test_more_pairs_than_good_images(self, place):
         """Each use of a good image has defects of its own."""
         folder, _ = place("more", num_samples=10)

@@ -206,6 +206,7 @@ def test_samples_of_other_masks_are_told(evaluate, painted_samples, tmp_path):
     assert "1 of 3 samples" in line
 
 
+@pytest.mark.slow
 def test_sizes_need_not_be_multiples_of_32_where_nothing_is_trained(evaluate, nearest, table):
     size = {"image_size": [24, 40], "resize": "pad"}
     record, _ = evaluate(**size, agreement=True, segmenter=nearest, segmenter_labels=table)

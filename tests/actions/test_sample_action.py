@@ -151,6 +151,7 @@ def test_the_manifest_says_how_it_was_sampled(sample):
     }
 
 
+@pytest.mark.slow
 def test_interval_and_threshold_change_the_images(sample):
     plain = pictures_of(sample("plain", num_samples=1, s=300)[0])["images/lemon_0000.png"]
     for name, options in {"interval": {"guidance_interval": [0.1, 1]}, "threshold": {"dynamic_threshold": 0.5}}.items():
@@ -252,6 +253,7 @@ def test_masks_alone_are_enough(sample, lemons):
     assert "data_split" not in shown
 
 
+@pytest.mark.slow
 def test_classes_that_the_first_masks_lack_are_told_before_sampling(sample, tmp_path):
     """Files named after their classes: the first ones show one class."""
     (tmp_path / "m").mkdir()
@@ -295,6 +297,7 @@ def test_guidance_without_finetuning_warns(lemons, tmp_path, isdm, trained):
     assert "warning" not in said["b"] + said["c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pt", marks=pytest.mark.slow)])
 def test_exported_weights_sample_like_the_run_they_come_from(sample, trained, isdm, tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"

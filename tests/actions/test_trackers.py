@@ -114,6 +114,7 @@ def test_a_broken_one_stops_nothing(train, monkeypatch, tmp_path):
     assert (folder / LAST).exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_is_left_out_by_either_key(train):
     for number, values in enumerate(({"trackers": []}, {"tensorboard": False})):
         folder, _ = train(**values, max_epochs=number + 1)

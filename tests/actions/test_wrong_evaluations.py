@@ -114,6 +114,7 @@ def test_a_wrong_option(refused, changes, shown, lemons):
     check_error(line, *(text.format(data=lemons) for text in shown))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_weights(refused, tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(b"not weights")
@@ -351,6 +352,7 @@ def test_a_damaged_result_is_named(isdm, lemons, synthetic, tmp_path):
     assert isdm("evaluate", **values)[0] == 0
 
 
+@pytest.mark.slow
 def test_borders_of_padded_samples_are_of_no_class(isdm, copied, tmp_path):
     real, samples = copied
     for path in (samples / "masks").iterdir():

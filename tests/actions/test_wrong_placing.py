@@ -68,6 +68,7 @@ def test_faint_paint_would_not_hide_a_defect(refused):
     refused("opacity", "erase", good_dir="", erase=True, opacity=[0.5, 1])
 
 
+@pytest.mark.slow
 def test_networks_that_paint_no_class_or_saw_whole_images(refused, parts, tmp_path_factory):
     runs, alone = tmp_path_factory.mktemp("runs"), {"dataset_mode": "multi-class", "condition": "none"}
     refused("model_path", "condition", model_path=train(parts, runs / "none", **alone))

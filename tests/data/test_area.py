@@ -68,6 +68,7 @@ def random_label(size: tuple[int, int], seed: int, classes: int = 6) -> np.ndarr
     return np.random.default_rng(seed).integers(0, classes, size)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(size=sizes, reduced=sizes, seed=st.integers(0, 1000), data=st.data())
 def test_means_are_exact_also_of_a_part(size, reduced, seed, data):

@@ -190,6 +190,7 @@ class TestPictures:
     def test_masks_hold_classes_only(self, train) -> None:
         assert set(np.unique([mask for _, mask in train])) == set(range(len(CLASSES)))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [32, 96])
     def test_every_defect_asked_for_shows_and_no_other(self, size: int) -> None:
         for number, defects in enumerate([(), (BLEMISH,), (MOULD,), (GANGRENE,), (BLEMISH, MOULD, GANGRENE)] * 4):

@@ -113,6 +113,7 @@ def test_a_dataset_smaller_than_the_batch_gives_one_short_batch(dataset):
     assert len(batch) == batch.global_size == 7
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches_also_after_an_epoch_was_left(dataset):
     plain = TrainLoader(dataset, DistributedBatchPlan(7, 2))
     working = TrainLoader(dataset, DistributedBatchPlan(7, 2), num_workers=2)
@@ -122,6 +123,7 @@ def test_worker_processes_give_the_same_batches_also_after_an_epoch_was_left(dat
     assert same(contents(plain.epoch(2)), contents(working.epoch(2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_what_is_prepared_of_the_maps_comes_beside_them(dataset, num_workers):
     prepare = partial(precompute_patches, sizes=[(16, 16), (8, 8)])

@@ -247,6 +247,7 @@ class Mixture:
         return max(errors)
 
 
+@pytest.mark.slow
 def test_guided_samples_are_where_the_guided_flow_ends() -> None:
     errors = [Mixture(steps).error() for steps in (20, 80, 320)]
     assert errors[0] < 0.1

@@ -94,6 +94,7 @@ def test_two_classes_have_one_channel():
         assert codes.tolist() == [[-1.0], [1.0]]
 
 
+@pytest.mark.slow
 @given(st.integers(2, 40), st.integers(0, 2**32))
 def test_codes_are_distinct_and_the_background_is_all_zeros(count, seed):
     generator = torch.Generator().manual_seed(seed)

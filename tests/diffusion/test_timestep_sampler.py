@@ -68,6 +68,7 @@ class TestEverySampler:
         assert torch.equal(again[0], fresh[0])
         assert torch.equal(torch.get_rng_state(), state)
 
+    @pytest.mark.slow
     def test_each_part_of_the_key_counts(self, name: str) -> None:
         draws = {
             tuple(build(name, 1000).draw(key, torch.arange(16), 16, 9)[0].tolist())
@@ -89,6 +90,7 @@ class TestEverySampler:
         error = found.std() / len(epochs) ** 0.5
         assert abs(found.mean() - loss_of(torch.arange(T)).mean()) < 4 * error + 1e-6
 
+    @pytest.mark.slow
     def test_weights_average_one(self, name: str) -> None:
         weights = torch.cat([draw_epoch(build(name), epoch, [32] * 4)[1] for epoch in range(60)])
         assert weights.mean().item() == pytest.approx(1, abs=0.06)

@@ -170,6 +170,7 @@ def test_the_decoder_is_read_without_a_mask():
         assert (values - with_mask).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_maps_do_not_depend_on_the_batch():
     for share_noise in (True, False):
         found, x = features(network(), share_noise=share_noise), images(5)

@@ -26,6 +26,7 @@ def fails(graph, inputs):
     raise OSError("fatal error: Python.h: No such file or directory\nmore of it")
 
 
+@pytest.mark.slow
 def test_the_network_goes_on_without_and_says_so_once(tiny):
     plain, compiled = tiny(), tiny()
     told: list[str] = []
@@ -37,6 +38,7 @@ def test_the_network_goes_on_without_and_says_so_once(tiny):
     assert "\n" not in line
 
 
+@pytest.mark.slow
 def test_what_was_asked_for_is_refused(tiny):
     network = tiny()
     compile_network(network, backend=fails)

@@ -90,6 +90,7 @@ def test_published_weights_tell_their_options(golden):
     assert UNDETERMINED.keys().isdisjoint(set(options) - {"image_size", "no_instance"})
 
 
+@pytest.mark.slow
 def test_undetermined_options_are_those_that_leave_the_shapes_alone():
     shapes = _shapes(_on_meta(**OPTIONS))
     for key, value in UNDETERMINED.items():
@@ -112,6 +113,7 @@ def test_weights_load_with_and_without_prefix(tiny, noise, label_map):
             assert torch.equal(model(x, t, label_map()), source(x, t, label_map()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "found", "wanted"),
     [

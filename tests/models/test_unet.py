@@ -21,6 +21,7 @@ def test_published_names_and_shapes(golden):
     assert {name: list(weight.shape) for name, weight in model.state_dict().items()} == golden.shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lookup", *(pytest.param(f, marks=pytest.mark.slow) for f in ("mixed", "dense"))])
 @torch.no_grad()
 def test_published_outputs(golden, fill, form):
@@ -116,6 +117,7 @@ def test_checkpointing_changes_nothing_dropout_included(tiny, noise, label_map):
         torch.testing.assert_close(checkpointed[1][name], gradient, msg=name)
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_less_and_only_when_asked(tiny, noise, label_map):
     kept = {}
     for flag in (False, True):
@@ -136,6 +138,7 @@ def test_checkpointing_keeps_less_and_only_when_asked(tiny, noise, label_map):
     assert kept[True] < 0.3 * kept[False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_checkpoint", [False, True])
 def test_bfloat16_autocast_is_close_and_puts_out_float32(tiny, noise, label_map, use_checkpoint):
     x, condition = noise(2, 3, 16, 16), label_map()

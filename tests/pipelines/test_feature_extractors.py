@@ -69,6 +69,7 @@ def images(found: FeatureExtractor, count: int = 2) -> torch.Tensor:
     return 2 * torch.rand(count, found.image_channels, *found.image_size, generator=draw) - 1
 
 
+@pytest.mark.slow
 def test_a_model_of_images_alone(alone):
     found = extractor(alone)
     assert (found.image_size, found.image_channels, found.value_range) == ((16, 16), 1, (-1, 1))

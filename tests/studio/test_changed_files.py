@@ -49,6 +49,7 @@ def test_a_mask_edited_while_it_is_shown_is_recorded_as_it_was_shown(trained, co
         assert (line.source_digest, line.edited) == (before, False)
 
 
+@pytest.mark.slow
 def test_images_edited_while_they_are_shown_are_recorded_as_they_were_painted_into(windows, tmp_path):
     model, data, good = windows
     data, good = (Path(shutil.copytree(each, tmp_path / each.name)) for each in (data, good))

@@ -223,6 +223,7 @@ def test_what_cannot_be_drawn_is_one_line(page, head, named):
     assert named in line
 
 
+@pytest.mark.slow
 def test_more_than_255_classes_travel_in_16_bits(tmp_path):
     data, results = tmp_path / "data", tmp_path / "out"
     rng = np.random.default_rng(0)

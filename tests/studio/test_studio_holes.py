@@ -131,6 +131,7 @@ def test_a_canvas_of_another_size_is_refused(painter):
     assert "canvas" in client.draw(np.zeros((24, 24), np.uint8)).error
 
 
+@pytest.mark.slow
 def test_evaluate_reads_a_folder_of_both_kinds(painter, windows, tmp_path, isdm):
     client, results = painter
     label = client.label("train", 1).copy()

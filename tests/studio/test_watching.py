@@ -142,6 +142,7 @@ def test_the_state_of_a_batch_follows_from_its_process_and_files(tmp_path, code,
     assert told["line"] == ("error: first" if state == "failed" else "")
 
 
+@pytest.mark.slow
 def test_what_a_batch_says_is_read_as_it_was_written(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # as of what goes to files on Windows
     config = tmp_path / "batch_0001.json"

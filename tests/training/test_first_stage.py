@@ -64,6 +64,7 @@ def trainer_of(loader: TrainLoader, saved: list, folder: Path, **options) -> Fir
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(loader, tmp_path):
     saved: list = []
     whole = trainer_of(loader, [], tmp_path)

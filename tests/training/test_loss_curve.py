@@ -44,6 +44,7 @@ class TestLossCurve:
         picture = drawn(history, tmp_path, best_epoch=best_epoch)
         assert (pixels_of(picture, CRIMSON) > 20) == (best_epoch is not None)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "missing", [float("nan"), *(pytest.param(value, marks=pytest.mark.slow) for value in (float("inf"), 0.0, -1.0))]
     )

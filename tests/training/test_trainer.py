@@ -160,6 +160,7 @@ def test_disk_use_does_not_grow(trainer_for):
     assert {path.name for path in trainer.folder.iterdir()} == {BEST, LAST}
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_same_gradient(trainer_for):
     gradients = []
     for microbatch in (-1, 1, 2):
@@ -203,6 +204,7 @@ def poison(trainer, steps: range) -> None:
     trainer.train_step = step
 
 
+@pytest.mark.slow
 def test_a_bad_step_is_skipped_and_counted(trainer_for):
     trainer = trainer_for(max_epochs=2)
     poison(trainer, range(1, 2))

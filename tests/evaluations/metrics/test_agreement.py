@@ -100,6 +100,7 @@ class TestUnknownClasses:
         assert [len(sheet.groups) for sheet in sheets] == [2, 2]
         assert "nan" not in sample_captions(found.sample_scores, np.arange(4))
 
+    @pytest.mark.slow
     def test_no_sample_may_have_a_score(self, tmp_path):
         found = AgreementMetric(0.5, 4).measure(sets_of("33", "012", tmp_path))
         assert (found.record["samples"]["counted"], found.record["samples"]["mean"]) == (0, None)

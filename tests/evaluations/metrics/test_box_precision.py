@@ -151,6 +151,7 @@ def test_mirrored_boxes_lie_on_the_mirrored_object():
             assert pixels.sum() - pixels[:, y0:y1, x0:x1].sum() < 0.3 * pixels.numel()
 
 
+@pytest.mark.slow
 def test_images_without_objects_and_boxes_without_width():
     images, _ = squares(2, 0)
     model = build_detector(3, (32, 32), 0, shorter=32)

@@ -46,6 +46,7 @@ def test_what_samples_show_is_learned(good):
     assert "100.0 %" in good.findings[0]
 
 
+@pytest.mark.slow
 def test_exchanged_classes_are_learned_as_they_are_shown():
     record = measure([3 - class_id for class_id in CLASSES]).record
     assert record["samples_on_test"]["balanced"] == 0

@@ -183,6 +183,7 @@ def test_the_rule_by_hand() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.6, 1.0])
 def test_copies_are_found_where_training_images_have_a_second_exposure(lemons: Lemons, share: float) -> None:
     objects = lemons.training[:30]
@@ -258,6 +259,7 @@ def pair_distances(first: Pixels, second: Pixels) -> tuple[float, float]:
     return np.sqrt(np.mean(squares)), np.sqrt(np.mean(squares[:BEST_BLOCKS]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(16, 24), pytest.param((16, 16), marks=pytest.mark.slow)])
 def test_nearest_is_what_a_plain_search_finds(shape: tuple[int, int]) -> None:
     images = noise_images(12, *shape, seed=3)

@@ -113,6 +113,7 @@ def test_programs(network, kind, tmp_path):
     assert miou(file, (0, 1, 2, 3), painted(3)) == 1
 
 
+@pytest.mark.slow
 def test_reading_leaves_the_random_state_alone(tmp_path):
     torch.save(build_segmenter("fpn", "resnet18", num_classes=3, seed=0).state_dict(), tmp_path / "weights.pt")
     torch.manual_seed(1)

@@ -112,6 +112,7 @@ def test_an_encoder_that_does_not_go_with_the_architecture(architecture: str, en
 # ---------------------------------------------------------------------------------------------------- models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     ["fpn", *(pytest.param(a, marks=pytest.mark.slow) for a in ("unetplusplus", "deeplabv3plus", "unet"))],
@@ -196,6 +197,7 @@ def test_input_is_torchvisions_preset() -> None:
     torch.testing.assert_close(to_input(images), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_features_are_the_pooled_deepest_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = torchvision.models.resnet18()
     torch.save(backbone.state_dict(), tmp_path / "resnet18.pt")
@@ -246,6 +248,7 @@ def test_local_weights_come_back(tmp_path: Path, wrapping: str) -> None:
     assert equal_weights(loaded.decoder, untouched("unet", 2).decoder), "the rest comes from the seed"
 
 
+@pytest.mark.slow
 def test_a_whole_segmenters_file_gives_its_encoder(tmp_path: Path) -> None:
     source = untouched("unet", 2)
     torch.save(source.state_dict(), tmp_path / "unet.pt")

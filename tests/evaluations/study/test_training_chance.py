@@ -57,6 +57,7 @@ def test_arms_without_some_seeds_tell_what_they_can():
     assert chance.variance == pytest.approx(full.variance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lacking", [0, 1, 3])
 def test_intervals_hold_as_often_as_they_say(lacking):
     """Of 4,000 simulated differences of two of four arms of three seeds; 0.935 to 0.965 is 4 standard errors."""

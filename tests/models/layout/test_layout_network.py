@@ -140,6 +140,7 @@ def test_a_fresh_network_ignores_its_layout(noise, layout):
         torch.testing.assert_close(modulation.norm_silu(h), F.silu(F.group_norm(h, 32)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_heads_are_in_all_blocks_but_the_last(tiny_boxes):
     for stage_masks in (True, False):
         model = tiny_boxes(stage_masks=stage_masks)
@@ -180,6 +181,7 @@ def test_layouts_of_few_slots_have_as_many_masks(tiny_boxes, noise, layout, slot
     assert not model.object_masks(noise(2, 3, 16, 16), T, model.modulate(few.null())).any()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_stage_masks_mix_by_the_share_of_the_class(tiny_boxes, noise, layout):
     model, x, given = tiny_boxes(stage_masks=True), noise(2, 3, 16, 16), layout()
