@@ -47,8 +47,8 @@ def amounts_section(record: Record) -> Section:
         f"Every model was trained for {settings['steps']} steps of {settings['batch_size']} crops, whatever its arm, "
         f"with the usual augmentation, and tested in its last state on {record['data']['test_images']} real images "
         "with defects. mIoU is the mean over the defect classes, of the pixels of all test images.",
-        "The generator of each amount was trained on these images and the good ones alone. Copy-paste, Poisson-blended "
-        "and placed defects have the same masks at the same places in the same good images.",
+        "The generator of each amount, if arms need one, was trained on these images and the good ones alone. "
+        "Copy-paste, Poisson-blended and placed defects have the same masks at the same places in the same images.",
         "Differences are paired by test image and seed; their intervals cover the chance of both (Student's t over "
         "seeds, whose variance is that of all arms of an amount together). Those of the verdict hold for all amounts "
         "at once. The stratified ones are a bootstrap of seeds and images, for comparison.",
@@ -100,7 +100,9 @@ def _differences_table(record: Record) -> Table:
                 rows.append([*row, interval, stratified, len(found["by_seed"]), found["kind"]])
     judged = f"{record['judged']} defects"
     header = [judged, "points", "interval", "stratified", "seeds", "verdict"]
-    return Table(header, rows, f"{judged.capitalize()} against what costs nothing, in points of mIoU")
+    rivals = any(verdict["rivals"] for verdict in record["verdicts"].values())
+    against = "what costs nothing" if rivals else "real and good images"
+    return Table(header, rows, f"{judged.capitalize()} against {against}, in points of mIoU")
 
 
 def classes_section(record: Record, baseline: str) -> Section:

@@ -20,7 +20,9 @@ REPAINT = "repaint"
 UNAUGMENTED = "unaugmented"
 """Real and good images without the usual augmentation: where that hurts, no arm can be judged."""
 ARMS = (REAL, UNAUGMENTED, REAL_GOOD, COPY_PASTE, POISSON, PLACE, REPAINT, MIXED, SDM)
-PLACED = (COPY_PASTE, POISSON, PLACE, MIXED)
+COPIED = (COPY_PASTE, POISSON)
+"""The arms of training defects that are pasted, which needs no generator."""
+PLACED = (PLACE, MIXED)
 """The arms that need a folder of `place` with the settings of `place_config` alone."""
 INPAINTED = (*PLACED, REPAINT)
 """The arms that need a generator that fills holes."""
@@ -60,8 +62,8 @@ class DesignOptions(OptionGroup):
     title: ClassVar = "design"
     arms: NameList = option(
         ARMS,
-        "what models are trained on; place (without it repaint) is compared with real_good and copy_paste, where these "
-        "are there",
+        "what models are trained on; the first there of place, repaint, copy_paste and poisson is judged against "
+        "real_good. Only place, repaint, mixed and sdm need a generator",
     )
     amounts: Amounts = option(
         (20, 60, None), 'annotated images: numbers and "all"; the generator of each amount is trained on these alone'

@@ -125,9 +125,8 @@ def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig, *, take
     trained = options_of_checkpoint(checkpoint)
     if asked and trained.model.condition == "none":
         trained = with_masks(trained, config)
-    keys = [key for group in TrainedConfig.groups().values() for key in group.keys()]  # noqa: SIM118 - not a mapping
-    given = [key for key in keys if key in config.fields() and config.get(key) not in (None, "")]
-    fixed = [key for key in given if TrainedConfig.facts(key).sampling == "as trained"]
+    given = _given(config)
+    fixed = [key for key in given if _is_fixed(key)]
     if trained.model.inpaint and "inpaint" in given:  # it can be learned, but not taken back
         fixed.append("inpaint")
     problems = differences(config, trained, fixed, source=checkpoint.path, remedy="leave it out")
@@ -137,6 +136,21 @@ def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig, *, take
     if problems:
         raise ConfigError.of_keys(*problems)
     return trained.replaced(**{key: config.get(key) for key in given if key not in fixed})
+
+
+def with_free_keys(trained: TrainedConfig, config: FromCheckpointConfig) -> TrainedConfig:
+    """Return these options with the keys of `config` that may differ from training, where it sets them."""
+    return trained.replaced(**{key: config.get(key) for key in _given(config) if not _is_fixed(key)})
+
+
+def _given(config: FromCheckpointConfig) -> list[str]:
+    """Return the options of a training that `config` sets."""
+    keys = [key for group in TrainedConfig.groups().values() for key in group.keys()]  # noqa: SIM118 - not a mapping
+    return [key for key in keys if key in config.fields() and config.get(key) not in (None, "")]
+
+
+def _is_fixed(key: str) -> bool:
+    return TrainedConfig.facts(key).sampling == "as trained"
 
 
 def refuse_lost_code(config: NetworkConfig, checkpoint: Checkpoint) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from evaluations.study.comparison import augmentation_warning
-from guided_diffusion.config.study import COPY_PASTE, PLACE, POISSON, REPAINT, UNAUGMENTED
-from guided_diffusion.pipelines.study.arms import PAINTED, PASTED
+from guided_diffusion.config.study import PLACE, REPAINT, UNAUGMENTED
+from guided_diffusion.pipelines.study.arms import JUDGED, PAINTED, PASTED
 from guided_diffusion.runtime.units import counted
 
 _NOTHING = 0.01  # mIoU of what has learned nothing
-_NAMES = {COPY_PASTE: "pasted", POISSON: "Poisson-blended"}
 
 Architectures = Mapping[str, Mapping[str, Any]]
 """Arms by architecture and amount, as report.json has them."""
@@ -76,7 +75,7 @@ def _better_pasted(arms: Mapping[str, Any]) -> str:
         return ""
     best, (miou, painted, seeds), rival = max(found, key=lambda each: each[1][0])
     return (
-        f"{_NAMES[best]} defects cost no training and have {100 * miou:.1f} % mIoU, {PAINTED[rival]} ones "
+        f"{JUDGED[best]} defects cost no training and have {100 * miou:.1f} % mIoU, {JUDGED[rival]} ones "
         f"{100 * painted:.1f} % ({counted(seeds, 'seed')}): the action paste makes them, with blend {PASTED[best]}"
     )
 

@@ -23,8 +23,9 @@ from guided_diffusion.config.study import (
     SDM,
     UNAUGMENTED,
 )
-from guided_diffusion.pipelines.placing.folder import PlacedFolder, PlacedScene
+from guided_diffusion.pipelines.placing.folder import PlacedScene
 from guided_diffusion.pipelines.placing.pasting import Patches, Pixels, pasted
+from guided_diffusion.pipelines.placing.planned import PlannedPairs, PlannedScene
 from guided_diffusion.pipelines.study.images import StudyView, seen
 
 PASTING = (COPY_PASTE, POISSON, PLACE, MIXED)
@@ -34,7 +35,10 @@ PASTED: dict[str, Blend] = {COPY_PASTE: "match", POISSON: "poisson"}
 """Those of them that need no network, and the `blend` with which `paste` makes their pairs."""
 
 PAINTED = {PLACE: "placed", REPAINT: "painted-over"}
-"""The arms of painted defects, and what these are called. The first that a study has is judged."""
+"""The arms of painted defects, and what these are called."""
+
+JUDGED = {**PAINTED, COPY_PASTE: "pasted", POISSON: "Poisson-blended"}
+"""The first of these that a study has is judged."""
 
 LABELS = {
     REAL: "real",
@@ -102,15 +106,16 @@ def late_part(arm: ArmSet, steps: int, real_last: float) -> Late | None:
     return Late(steps - number, arm.late) if number and arm.synthetic else None
 
 
-def pasting_sets(folder: PlacedFolder, view: StudyView, arms: Sequence[str]) -> dict[str, WholeImages]:
+def pasting_sets(pairs: PlannedPairs, view: StudyView, arms: Sequence[str]) -> dict[str, WholeImages]:
     """Return the synthetic images of those of `arms` that are among PASTING: alike but for the pixels of defects.
 
-    Raises DataError for a folder that has changed, or whose masks do not come from training defects.
+    pairs: a folder of `place` for placed defects. Raises DataError for one that has changed, and for masks that do not
+    come from training defects.
     """
     chosen = [arm for arm in PASTING if arm in arms]
-    patch_of = folder.patches()
+    patch_of = pairs.patches()
     found: dict[str, list[tuple[str, NDArray[np.uint8], NDArray[np.integer]]]] = {arm: [] for arm in chosen}
-    for scene in tqdm(folder.scenes(), total=len(folder.lines), unit="image", desc="pasting"):
+    for scene in tqdm(pairs.scenes(), total=len(pairs), unit="image", desc="pasting"):
         for arm in chosen:
             image = seen(scene.good, filled(scene, patch_of, arm))
             small, label = view.reduced(image, scene.finished.label)
@@ -122,7 +127,7 @@ def pasting_sets(folder: PlacedFolder, view: StudyView, arms: Sequence[str]) -> 
     return sets
 
 
-def filled(scene: PlacedScene, patch_of: Patches, arm: str) -> Pixels:
+def filled(scene: PlannedScene, patch_of: Patches, arm: str) -> Pixels:
     """Return the good image of a scene, [H, W, C] in its own units, with its defects as an arm has them.
 
     copy_paste: the training defects, warped as their masks were, the brightness matched at the rim. poisson: the same
@@ -132,5 +137,6 @@ def filled(scene: PlacedScene, patch_of: Patches, arm: str) -> Pixels:
     if arm == MIXED:
         arm = PLACE if scene.turn % 2 else POISSON
     if arm == PLACE:
+        assert isinstance(scene, PlacedScene)
         return scene.result
     return pasted(scene.good, scene.finished.defects, patch_of, scene.name, PASTED[arm])

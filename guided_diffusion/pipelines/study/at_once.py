@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from evaluations.errors import EvaluationError
-from guided_diffusion.config.study import GENERATED, StudyConfig, amount_name
+from guided_diffusion.config.study import StudyConfig, amount_name
 from guided_diffusion.pipelines.study.generator import RunAction, generator_of
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
@@ -60,7 +60,7 @@ def work_at_once(training: SegmenterTraining, images: StudyImages, progress: Pro
 
     def is_ready(task: Task) -> bool:
         run = models.get(task[1])
-        return run is None or run.arm not in GENERATED or amount_name(run.amount) not in making
+        return run is None or not images.generators[run.amount].makes(run.arm) or amount_name(run.amount) not in making
 
     with _started(min(config.at_once, len(tasks)), config, training.device, run_action) as workers:
         while tasks or any(worker.task for worker in workers):

@@ -1,4 +1,7 @@
-"""The generator of an amount: trained on its images and the good ones alone, then used by `place` and `sample`."""
+"""The generator of an amount: trained on its images and the good ones alone, then used by `place` and `sample`.
+
+Where no arm needs it, none is trained: copies of training defects are pasted as `place` would have placed them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,13 @@ from typing import Any
 
 from guided_diffusion.config import study
 from guided_diffusion.config.load import load_config
+from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.config.study import amount_name
 from guided_diffusion.data.groups import KEY as GROUP_KEY
+from guided_diffusion.pipelines.build import with_free_keys
+from guided_diffusion.pipelines.placing.plan import plan_placing
+from guided_diffusion.pipelines.placing.planned import PlannedPairs
 from guided_diffusion.pipelines.study.amounts import write_subset
 from guided_diffusion.pipelines.study.setup import StudySetup
 from guided_diffusion.runtime.checkpoint import BEST, find_checkpoint
@@ -41,11 +48,15 @@ def action_of(stage: str) -> str:
 
 @dataclass(frozen=True)
 class Generator:
-    """The generator of an amount: its folder, and the configuration of each of its stages, in their order."""
+    """The generator of an amount: its folder, and the configuration of each of its stages, in their order.
+
+    scenes: the configuration of `place` by which defects are placed, whether the stage is there or not.
+    """
 
     amount: int | None
     folder: Path
     stages: Mapping[str, Mapping[str, Any]]
+    scenes: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -59,6 +70,10 @@ class Generator:
     def has_pairs(self, stage: str) -> bool:
         """Tell whether a stage has made pairs, if not all of them, and they were not deleted."""
         return stage in FOLDERS and (self.folder / FOLDERS[stage]).is_dir()
+
+    def makes(self, arm: str) -> bool:
+        """Tell whether the images of an arm need what a stage makes: copies follow the pairs of `place`, if any."""
+        return arm in study.GENERATED or (arm in study.COPIED and PLACE in self.stages)
 
     def begin(self, setup: StudySetup) -> None:
         """Write the dataset of the amount, if it has one of its own; ConfigError for pairs of another network."""
@@ -119,26 +134,9 @@ def _made_by(folder: Path) -> set[str | None]:
 def generator_of(setup: StudySetup, amount: int | None) -> Generator:
     """Return the generator of an amount; without stages where no arm needs one."""
     folder = Path(setup.config.output_dir) / f"n{amount_name(amount)}"
-    return Generator(amount, folder, _stages(setup, amount, folder))
-
-
-def _stages(setup: StudySetup, amount: int | None, folder: Path) -> dict[str, dict[str, Any]]:
-    if setup.training is None or not set(setup.arms) & set(study.GENERATED):
-        return {}
-    config, common = setup.config, {"seed": setup.config.seed, "device": setup.config.compute.device}
+    common = {"seed": setup.config.seed, "device": setup.config.compute.device}
     data_dir = setup.source.data_dir if amount is None else str(folder / "dataset")
-    # A generator depends on no groups: to name them later must not train it again.
-    train = {
-        **{key: value for key, value in setup.train_keys.items() if key != GROUP_KEY},
-        **common,
-        "data_dir": data_dir,
-        "good_dir": setup.good_dirs[0],
-        "output_dir": str(folder / TRAIN),
-        "max_epochs": epochs_of(setup, amount),
-    }
-    if setup.mode.num_classes is None and not setup.mode.binary:
-        train["num_classes"] = setup.view.encoding.num_classes  # an amount may not have the last classes
-    made = {"model_path": str(folder / TRAIN), "data_dir": data_dir, "num_samples": config.design.pairs, **common}
+    made = {"model_path": str(folder / TRAIN), "data_dir": data_dir, "num_samples": setup.config.design.pairs, **common}
     place = {
         **setup.place_keys,
         **made,
@@ -146,17 +144,44 @@ def _stages(setup: StudySetup, amount: int | None, folder: Path) -> dict[str, di
         "results_path": str(folder / FOLDERS[PLACE]),
         **_classes_to_place(setup, amount),
     }
+    stages = _stages(setup, amount, folder, place, made) if set(setup.arms) & set(study.GENERATED) else {}
+    return Generator(amount, folder, stages, place)
+
+
+def _stages(
+    setup: StudySetup, amount: int | None, folder: Path, place: dict[str, Any], made: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the stages of a generator; made: keys of all actions that use its network."""
+    # A generator depends on no groups: to name them later must not train it again.
+    train = {
+        **{key: value for key, value in setup.train_keys.items() if key != GROUP_KEY},
+        **{key: made[key] for key in ("seed", "device", "data_dir")},
+        "good_dir": setup.good_dirs[0],
+        "output_dir": str(folder / TRAIN),
+        "max_epochs": epochs_of(setup, amount),
+    }
+    if setup.mode.num_classes is None and not setup.mode.binary:
+        train["num_classes"] = setup.view.encoding.num_classes  # an amount may not have the last classes
     shared = {key: value for key, value in setup.place_keys.items() if key in _shared_keys()}
     sample = {**shared, **made, "data_split": "train", "results_path": str(folder / FOLDERS[SAMPLE])}
     stages = {TRAIN: train}
     if set(setup.arms) & set(study.PLACED):
         stages[PLACE] = place
     if study.REPAINT in setup.arms:
-        own = {"paste_noise": config.design.repaint_noise, "results_path": str(folder / FOLDERS[REPAINT])}
+        own = {"paste_noise": setup.config.design.repaint_noise, "results_path": str(folder / FOLDERS[REPAINT])}
         stages[REPAINT] = {**place, **own}
     if study.SDM in setup.arms:
         stages[SAMPLE] = sample
     return stages
+
+
+def planned_pairs(setup: StudySetup, generator: Generator) -> PlannedPairs:
+    """Return what `place` would make for an amount. Raises UserError where defects cannot be placed."""
+    config = load_config(PLACE, generator.scenes)
+    trained = TrainedConfig.from_flat({}).model_copy(update={"source": setup.source, "geometry": setup.geometry})
+    trained, encoding = with_free_keys(trained, config), setup.view.encoding
+    encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
+    return PlannedPairs(config, trained, encoding, plan_placing(config, trained, encoding))
 
 
 def _classes_to_place(setup: StudySetup, amount: int | None) -> dict[str, list[str]]:

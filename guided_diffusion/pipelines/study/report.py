@@ -30,14 +30,14 @@ from evaluations.report.page import Section, Sheet, Tile, render_report
 from evaluations.report.sections import settings_section
 from evaluations.study.comparison import few_groups_warning
 from evaluations.study.defects import SCORE, ArmTests, arm_record, difference, judge_defects, training_chance
-from guided_diffusion.config.study import COPY_PASTE, PLACE, REAL_GOOD, amount_name
+from guided_diffusion.config.study import COPIED, COPY_PASTE, PLACE, REAL_GOOD, amount_name
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, several_versions, signs_of_hurt
-from guided_diffusion.pipelines.study.arms import LABELS, PAINTED, filled, seen
+from guided_diffusion.pipelines.study.arms import JUDGED, LABELS, PAINTED, filled, seen
 from guided_diffusion.pipelines.study.runs import SegmenterRun, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
 from guided_diffusion.runtime.files import atomic_write, write_text
@@ -73,23 +73,23 @@ def study_record(
         of_amount = tests.setdefault(run.architecture, {}).setdefault(amount_name(run.amount), {})
         of_amount.setdefault(run.arm, {})[run.repeat] = tested(results[run.key])
     amounts = {amount_name(amount): len(pairs) for amount, pairs in setup.subsets.items()}
-    judged = next((arm for arm in PAINTED if arm in setup.arms), PLACE)
+    judged = next((arm for arm in JUDGED if arm in setup.arms), PLACE)
+    rival = COPY_PASTE if judged in PAINTED else None  # the cheap one
     verdicts = {}
     for name, by_amount in tests.items():
         arms = [
-            {amount: found.get(arm, {}) for amount, found in by_amount.items()}
-            for arm in (REAL_GOOD, judged, COPY_PASTE)  # baseline, what is judged, the cheap rival
+            {amount: found.get(arm, {}) for amount, found in by_amount.items()} for arm in (REAL_GOOD, judged, rival)
         ]
         options = {"groups": setup.test_groups, "seed": setup.config.seed}
         chances = {amount: training_chance(found.values()) for amount, found in by_amount.items()}
-        verdict = judge_defects(list(by_amount), *arms, name=PAINTED[judged], chances=chances, **options)
+        verdict = judge_defects(list(by_amount), *arms, name=JUDGED[judged], chances=chances, **options)
         verdicts[name] = verdict.to_json()
     architectures = {
         name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
         for name, by_amount in tests.items()
     }
     return {
-        "judged": PAINTED[judged],
+        "judged": JUDGED[judged],
         "verdicts": verdicts,
         "advice": [*cheaper_ways(architectures), *better_painted(architectures)],
         "warnings": [
@@ -178,33 +178,34 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def picture_of(images: StudyImages) -> Sheet | None:
-    """Return good image, copy-paste, painted defects and mask of some defects of each class; None without any."""
-    setup = images.setup
+    """Return good image, copies, painted defects and mask of some defects of each class; None without any."""
+    setup, amount = images.setup, list(images.setup.config.design.repeats)[-1]
     painted = [arm for arm in PAINTED if arm in setup.arms]
-    if not painted:
+    copied = [COPY_PASTE] if painted else [arm for arm in COPIED if arm in setup.arms]
+    if not painted and not copied:
         return None
-    folders = [images.placed(list(setup.config.design.repeats)[-1], arm) for arm in painted]
-    first, patch_of, groups = folders[0], folders[0].patches(), []
+    folders = [images.placed(amount, arm) for arm in painted]
+    first = folders[0] if folders else images.scenes(amount)
+    classes, patch_of, groups = first.classes(), first.patches(), []
     for name in setup.class_names[1:]:
         places = [
-            (line, number) for line in first.lines for number, d in enumerate(line.defects or ()) if d.name == name
+            (index, number) for index, names in enumerate(classes) for number, own in enumerate(names) if own == name
         ]
-        for line, number in visualize.evenly_spaced(places, setup.config.report_images):
-            scenes = [folder.scene(folder.samples.lines[line.image]) for folder in folders]
-            scene = scenes[0]
-            window = _window(line.defects[number].where, scene.good.size)
+        for index, number in visualize.evenly_spaced(places, setup.config.report_images):
+            scene, placed = first.scene(index), [folder.scene(index) for folder in folders]
+            window = _window(scene.finished.defects[number].extent, scene.good.size)
             pixels = [
                 scene.good.pixels,
-                filled(scene, patch_of, COPY_PASTE),
-                *(each.result for each in scenes),
+                *(filled(scene, patch_of, arm) for arm in copied),
+                *(each.result for each in placed),
             ]
             tiles = [visualize.to_rgb(seen(scene.good, each))[window.slices] for each in pixels]
             groups.append(tuple(map(_tile, [*tiles, scene.finished.label[window.slices]])))
     if not groups:
         return None
-    titles = ("good", "copy-paste", *(PAINTED[arm] for arm in painted), "mask")
-    caption = f"{', '.join(titles)}: the good image, the training defect, what was painted; large parts are reduced."
-    return Sheet("Defects of each class", groups, titles, caption)
+    titles = ("good", *(LABELS[arm].removeprefix("+ ") for arm in copied), *(PAINTED[arm] for arm in painted), "mask")
+    shown = "the good image, the training defect" + (", what was painted" if painted else " in it")
+    return Sheet("Defects of each class", groups, titles, f"{', '.join(titles)}: {shown}; large parts are reduced.")
 
 
 def _tile(part: Tile) -> Tile:

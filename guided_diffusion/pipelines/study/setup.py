@@ -40,8 +40,8 @@ class StudySetup:
     """Everything that is compared, and on what; nothing is trained or written yet.
 
     training: None where no arm has a generator. train_keys, place_keys: what the configs of the generators give,
-    without the keys that the study sets. pairs: for training, all of them; subsets: those of each amount. defects: ids
-    of the defect classes. shown: the classes that the pairs of each amount have.
+    without the keys that the study sets. geometry: with which defects are placed. pairs: for training, all of them;
+    subsets: those of each amount. defects: ids of the defect classes. shown: the classes that these have.
     """
 
     config: StudyConfig
@@ -49,6 +49,7 @@ class StudySetup:
     train_keys: Mapping[str, Any]
     place_keys: Mapping[str, Any]
     source: SourceOptions
+    geometry: GeometryOptions
     view: StudyView
     pairs: tuple[Pair, ...]
     subsets: Mapping[int | None, tuple[Pair, ...]]
@@ -154,6 +155,7 @@ def prepare(config: StudyConfig) -> StudySetup:
         train_keys,
         place_keys,
         source,
+        geometry,
         view,
         report.pairs,
         subsets,

@@ -10,7 +10,7 @@ import torch
 
 from evaluations.errors import EvaluationError
 from evaluations.report.page import Sheet
-from guided_diffusion.config.study import GENERATED, StudyConfig
+from guided_diffusion.config.study import COPIED, GENERATED, StudyConfig
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs, list_good_images
 from guided_diffusion.data.scan.problems import refuse_fatal
@@ -43,6 +43,7 @@ from guided_diffusion.pipelines.study.trainings import (
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.units import counted
 
 
 def study(config: StudyConfig, device: torch.device, run_action: RunAction) -> None:
@@ -70,6 +71,10 @@ def plan_lines(config: StudyConfig) -> list[str]:
     design = config.design
     if set(design.arms) & set(GENERATED):
         lines.append(f"{len(design.repeats)} generators, and {design.pairs} pairs by each for each arm that needs them")
+    elif set(design.arms) & set(COPIED):
+        lines.append(
+            f"{design.pairs} pairs with copies at each of {counted(len(design.repeats), 'amount')}, no generator"
+        )
     count = len(runs_of(design, design.arms, config.segmenter.architectures))
     lines.append(f"{count} segmentation models of {config.segmenter.steps} steps each; those that are there stay")
     return [*lines, "estimate_only=true measures how long that takes"]

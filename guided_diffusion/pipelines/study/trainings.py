@@ -12,11 +12,28 @@ import torch
 from torch import nn
 
 from evaluations.whole_images import WholeImages
-from guided_diffusion.config.study import GENERATED, PLACE, REAL_GOOD, REPAINT, SDM, StudyConfig, amount_name
+from guided_diffusion.config.study import (
+    COPIED,
+    GENERATED,
+    PLACE,
+    REAL_GOOD,
+    REPAINT,
+    SDM,
+    StudyConfig,
+    amount_name,
+)
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
+from guided_diffusion.pipelines.placing.planned import PlannedPairs
 from guided_diffusion.pipelines.study.arms import ArmSet, arm_set, late_part, pasting_sets
-from guided_diffusion.pipelines.study.generator import ARMS, FOLDERS, SAMPLE, Generator, refuse_other_classes
+from guided_diffusion.pipelines.study.generator import (
+    ARMS,
+    FOLDERS,
+    SAMPLE,
+    Generator,
+    planned_pairs,
+    refuse_other_classes,
+)
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.runs import (
     CHECKPOINT_SECONDS,
@@ -72,7 +89,7 @@ class StudyImages:
 
     def synthetic(self, amount: int | None, arm: str) -> WholeImages | None:
         """Return the synthetic images of an arm, None where it has none. Raises UserError for a folder that changed."""
-        if arm not in GENERATED:
+        if arm not in (*COPIED, *GENERATED):
             return None
         if (amount, arm) not in self._synthetic:
             view = self.setup.view
@@ -82,9 +99,17 @@ class StudyImages:
             elif arm == REPAINT:
                 self._synthetic[amount, REPAINT] = pasting_sets(self.placed(amount, arm), view, [PLACE])[PLACE]
             else:
-                for name, images in pasting_sets(self.placed(amount), view, self.setup.arms).items():
+                for name, images in pasting_sets(self.scenes(amount), view, self.setup.arms).items():
                     self._synthetic[amount, name] = images
         return self._synthetic[amount, arm]
+
+    def scenes(self, amount: int | None) -> PlannedPairs:
+        """Return what pasted and placed defects have in common: the pairs of `place`, as planned where there are none.
+
+        Raises UserError for a folder that changed, and where defects cannot be placed.
+        """
+        generator = self.generators[amount]
+        return self.placed(amount) if PLACE in generator.stages else planned_pairs(self.setup, generator)
 
     def placed(self, amount: int | None, stage: str = PLACE) -> PlacedFolder:
         """Return a folder of `place` of an amount, planned again."""

@@ -163,6 +163,22 @@ def test_a_study_stops_and_goes_on_to_its_report(keys, tmp_path, isdm, monkeypat
     assert any("0.0" in line for line in json.loads((other / "report.json").read_text())["warnings"])
 
 
+def test_copies_are_judged_without_a_generator(keys, tmp_path, isdm):
+    folder = tmp_path / "study"
+    values = {**keys, "amounts": "4", "arms": "real_good,copy_paste,poisson", "output_dir": folder}
+    del values["train_config"], values["place_config"]
+    code, shown, errors = isdm("study", **values, image_channels=1)
+    assert code == 0, errors
+    assert "generator" not in shown
+    assert [path.name for path in (folder / "n4").iterdir()] == ["dataset"]
+    report = json.loads((folder / "report.json").read_text())
+    (verdict,) = report["verdicts"].values()
+    assert "pasted defects" in verdict["headline"].lower()
+    assert verdict["differences"].keys() == {"4"}
+    assert verdict["rivals"] == {}
+    assert (folder / "examples.png").exists()
+
+
 def test_a_killed_study_goes_on_as_if_it_had_not_been(keys, tmp_path, isdm):
     plain = {**keys, "arms": "real,real_good", "amounts": "4", "seeds": 2, "train_config": "", "place_config": ""}
     plain |= {"scale": 0.5, "image_channels": 1, "group_pattern": r"part_[89](x?)$"}  # of the test images 8, 9 and 10

@@ -15,7 +15,7 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.generator import FINISHED, Generator, generator_of
 from guided_diffusion.pipelines.study.setup import prepare
-from guided_diffusion.pipelines.study.trainings import refuse_results_of_lost_pairs
+from guided_diffusion.pipelines.study.trainings import StudyImages, refuse_results_of_lost_pairs
 from guided_diffusion.runtime.errors import ConfigError, UserError
 
 
@@ -113,21 +113,38 @@ def test_keys_that_change_nothing_make_nothing_again(study):
     assert (config.read_text(), pairs_of(generator)) == (before, first)
 
 
+@pytest.mark.slow
+def test_copies_are_the_same_with_and_without_a_generator(study):
+    setup, generator = study(1, arms="real_good,copy_paste,poisson,place", ignore_label=9, exif="ignore")
+    made(setup, generator)
+    with_it = StudyImages.read(setup, {None: generator})
+    setup, generator = study(1, arms="real_good,copy_paste,poisson", ignore_label=9, exif="ignore")
+    assert not generator.makes("copy_paste")
+    without = StudyImages.read(setup, {None: generator})
+    for arm in ("copy_paste", "poisson"):
+        assert with_it.synthetic(None, arm).digest == without.synthetic(None, arm).digest
+    assert with_it.scenes(None).classes() == without.scenes(None).classes()
+
+
 def test_results_of_pairs_that_were_deleted_are_refused(study, tmp_path):
     _, generator = study(1)
     results = StudyResults(tmp_path / "results", {}, {})
     results["fpn-nall-real_good-0"] = {"counts": {}, "amount": "all", "arm": "real_good"}
     refuse_results_of_lost_pairs([generator], results)
     results["fpn-nall-place-0"] = {"counts": {}, "amount": "all", "arm": "place"}
-    with pytest.raises(UserError, match="fpn-nall-place-0"):
+    results["fpn-nall-copy_paste-0"] = {"counts": {}, "amount": "all", "arm": "copy_paste"}  # which needs no pairs
+    with pytest.raises(UserError, match="fpn-nall-place-0") as error:
         refuse_results_of_lost_pairs([generator], results)
+    assert "copy_paste" not in str(error.value)
     (generator.folder / "placed").mkdir(parents=True)
     refuse_results_of_lost_pairs([generator], results)
 
 
 def test_arms_without_generated_images_train_no_generator(study):
     assert stages_of(study, "real,real_good,unaugmented") == []
-    assert stages_of(study, "real_good,copy_paste") == ["train", "place"]  # the places of its copies
+    assert stages_of(study, "real_good,copy_paste,poisson") == []
+    assert stages_of(study, "copy_paste,repaint") == ["train", "repaint"]
+    assert stages_of(study, "real_good,mixed") == ["train", "place"]
     assert stages_of(study, "real,sdm") == ["train", "sample"]
 
 

@@ -30,7 +30,8 @@ def planted(share: float, images: int) -> DefectTest:
 
 
 @pytest.mark.parametrize(
-    ("arms", "judged"), [("real_good,repaint", "painted-over"), ("real_good,repaint,place", "placed")]
+    ("arms", "judged"),
+    [("real_good,repaint", "painted-over"), ("real_good,repaint,place", "placed"), ("real_good,copy_paste", "pasted")],
 )
 def test_the_report_names_what_was_judged_and_how_few_images_there_are(arms, judged, parts, good_parts, tmp_path):
     path = tmp_path / "train.json"
@@ -43,7 +44,7 @@ def test_the_report_names_what_was_judged_and_how_few_images_there_are(arms, jud
     results = open_results(setup, training, images)
     runs = runs_of(config.design, setup.arms, training.architectures)
     for run in runs:
-        test = planted({"real_good": 0.4, "repaint": 0.6, "place": 0.6}[run.arm] + 0.01 * run.repeat, len(setup.test))
+        test = planted((0.4 if run.arm == "real_good" else 0.6) + 0.01 * run.repeat, len(setup.test))
         keys = {"amount": "all", "arm": run.arm, "architecture": run.architecture, "repeat": run.repeat}
         results[run.key] = {**keys, **test.to_json()}
     record = study_record(images, runs, results, {})
