@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,23 @@ class WholeImages:
             content.update(label.astype("<i4").tobytes())
         return content.hexdigest()[:16]
 
+    @property
+    def bytes(self) -> int:
+        """The memory of all pixels and labels, in which an array may use a value many times."""
+        return sum(_once(array).nbytes for array in (*self.images, *self.labels))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is sent to another process, such as one that loads data."""
+        parts = {"images": self.images, "labels": self.labels}
+        sent = {name: [(_once(array), array.shape) for array in arrays] for name, arrays in parts.items()}
+        return {**sent, "names": self.names, "num_classes": self.num_classes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        arrays = {
+            name: tuple(np.broadcast_to(array, shape) for array, shape in state[name]) for name in ("images", "labels")
+        }
+        self.__dict__.update({**state, **arrays})
+
     def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> WholeImages:
         """Return the images at `indices`, in that order; an index may occur several times."""
         chosen = np.asarray(indices, dtype=np.int64).tolist()
@@ -58,3 +76,8 @@ class WholeImages:
         return WholeImages(
             self.images + other.images, self.labels + other.labels, self.names + other.names, self.num_classes
         )
+
+
+def _once(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the part of an array that has memory of its own: without axes along which one value stands for all."""
+    return array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]

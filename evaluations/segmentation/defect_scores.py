@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from evaluations.metrics.segmentation import Counts, joined, plain, scores
-from evaluations.segmentation.sliding import whole_counts
+from evaluations.metrics.segmentation import Counts, count, joined, plain, scores
 from evaluations.sets import Images, Labels
 from evaluations.whole_images import WholeImages
 
@@ -43,6 +42,11 @@ class FalseAlarms:
         alarmed = self.largest >= least
         return alarmed.mean(0) if len(self) else np.full(self.pixels.shape[1], np.nan)
 
+    @classmethod
+    def joined(cls, parts: Sequence[FalseAlarms]) -> FalseAlarms:
+        """Return those of all images of `parts`, at least one, in their order."""
+        return cls(*(np.concatenate(each) for each in zip(*(vars(part).values() for part in parts), strict=True)))
+
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, for a JSON file."""
         return {name: values.tolist() for name, values in vars(self).items()}
@@ -53,23 +57,20 @@ class FalseAlarms:
         return cls(**{name: np.array(values, dtype=np.int64) for name, values in content.items()})
 
 
-def false_alarms(
-    labels: Sequence[Labels], predictions: Sequence[Labels], num_classes: int, defects: Sequence[int]
-) -> FalseAlarms:
-    """Return which defects are predicted in good images, [H, W] each, where the label is another class.
+def false_alarms(label: Labels, predicted: Labels, num_classes: int, defects: Sequence[int]) -> FalseAlarms:
+    """Return which defects are predicted in a good image, [H, W], where the label is another class.
 
     Pixels of label `num_classes` are ignored.
     """
-    pixels = np.zeros((len(predictions), num_classes), np.int64)
+    pixels = np.zeros((1, num_classes), np.int64)
     largest = np.zeros_like(pixels)
-    for index, (label, prediction) in enumerate(zip(labels, predictions, strict=True)):
-        predicted = _wrong_defects(label, prediction, num_classes, defects)
-        for class_id in [0, *np.unique(predicted[predicted > 0]).tolist()]:
-            found = predicted > 0 if class_id == 0 else predicted == class_id
-            numbered, _ = ndimage.label(found, _EIGHT_NEIGHBORS)
-            pixels[index, class_id] = found.sum()
-            largest[index, class_id] = np.bincount(numbered.ravel())[1:].max(initial=0)
-    return FalseAlarms(pixels, largest, np.array([(label < num_classes).sum() for label in labels], np.int64))
+    wrong = _wrong_defects(label, predicted, num_classes, defects)
+    for class_id in [0, *np.unique(wrong[wrong > 0]).tolist()]:
+        found = wrong > 0 if class_id == 0 else wrong == class_id
+        numbered, _ = ndimage.label(found, _EIGHT_NEIGHBORS)
+        pixels[0, class_id] = found.sum()
+        largest[0, class_id] = np.bincount(numbered.ravel())[1:].max(initial=0)
+    return FalseAlarms(pixels, largest, np.array([(label < num_classes).sum()], np.int64))
 
 
 def _wrong_defects(label: Labels, predicted: Labels, num_classes: int, defects: Sequence[int]) -> Labels:
@@ -92,17 +93,14 @@ def of_defects(counts: Counts, defects: Sequence[int] | None) -> Counts:
     return Counts(*columns)
 
 
-def confusion(labels: Sequence[Labels], predictions: Sequence[Labels], num_classes: int) -> Integers:
-    """Return how many pixels of each class are called what, [C, C]: rows by the labels, columns by the predictions.
+def confusion(label: Labels, predicted: Labels, num_classes: int) -> Integers:
+    """Return how many pixels of each class are called what, [C, C]: rows by the label map, columns by the prediction.
 
     Pixels of label `num_classes` are ignored.
     """
-    found = np.zeros((num_classes, num_classes), np.int64)
-    for label, predicted in zip(labels, predictions, strict=True):
-        counted = label < num_classes
-        pairs = label[counted].astype(np.int64) * num_classes + predicted[counted]
-        found += np.bincount(pairs, minlength=found.size).reshape(found.shape)
-    return found
+    counted = label < num_classes
+    pairs = label[counted].astype(np.int64) * num_classes + predicted[counted]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +191,7 @@ class DefectTest:
 
 
 def measure_defects(
-    predict: Callable[[Sequence[Images]], Sequence[Labels]],
+    predict: Callable[[Sequence[Images]], Iterable[Labels]],
     defects: WholeImages,
     good: WholeImages | None = None,
     *,
@@ -203,11 +201,15 @@ def measure_defects(
 
     classes: those of defects, None for all but class 0. A false alarm is one of these where the label is another class.
     """
-    found = predict(defects.images)
-    counts, confused = whole_counts(defects, found), confusion(defects.labels, found, defects.num_classes)
+    # One after the other: predictions of large images are large, too.
+    number, counts, good_counts, alarms = defects.num_classes, [], [], []
+    confused = np.zeros((number, number), np.int64)
+    for label, found in zip(defects.labels, predict(defects.images), strict=True):
+        counts.append(count(label[None], found[None], number))
+        confused += confusion(label, found, number)
     if good is None or len(good) == 0:
-        return DefectTest(counts, confused=confused, defects=classes)
-    found = predict(good.images)
-    alarming = classes or range(1, good.num_classes)
-    alarms = false_alarms(good.labels, found, good.num_classes, alarming)
-    return DefectTest(counts, whole_counts(good, found), alarms, confused, classes)
+        return DefectTest(joined(counts), confused=confused, defects=classes)
+    for label, found in zip(good.labels, predict(good.images), strict=True):
+        good_counts.append(count(label[None], found[None], number))
+        alarms.append(false_alarms(label, found, number, classes or range(1, number)))
+    return DefectTest(joined(counts), joined(good_counts), FalseAlarms.joined(alarms), confused, classes)

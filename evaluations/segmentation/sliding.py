@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -84,25 +84,25 @@ def _shared(start: int, length: int, window: int) -> tuple[slice, slice]:
 
 def predict_whole(
     model: nn.Module,
-    images: Sequence[Images],
+    images: Iterable[Images],
     *,
     window: int,
     batch_size: int,
     device: torch.device,
     form: InputForm = "imagenet",
     overlap: float = OVERLAP,
-) -> list[Labels]:
+) -> Iterator[Labels]:
     """Return the most likely class of each pixel, int16 [H, W], of images [H, W, 3]; arguments as `sliding_logits` has.
 
-    Raises EvaluationError for a window that does not fit the model.
+    Each image is predicted when it is asked for. Raises EvaluationError for a window that does not fit the model.
     """
     check_size(window, window, model, option="crop")
     model.to(device).eval()
     options = {"window": window, "batch_size": batch_size, "device": device, "form": form, "overlap": overlap}
-    return [sliding_logits(model, image, **options).argmax(0).short().cpu().numpy() for image in images]
+    return (sliding_logits(model, image, **options).argmax(0).short().cpu().numpy() for image in images)
 
 
-def whole_counts(images: WholeImages, predictions: Sequence[Labels]) -> Counts:
+def whole_counts(images: WholeImages, predictions: Iterable[Labels]) -> Counts:
     """Return the pixel counts of predictions [H, W] on each of `images`."""
     return joined(
         [

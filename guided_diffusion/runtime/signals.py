@@ -97,14 +97,19 @@ def leave_lost_terminal() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
+def processes_are_forked() -> bool:
+    """Tell whether a process that is started is a copy of this one, with all that is in its memory."""
+    # The first one is the default, which is not settled by asking like this.
+    return (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) == "fork"
+
+
 @contextmanager
 def stop_signals_held() -> Iterator[None]:
     """Keep stop signals waiting while processes are started, which then begin with them waiting, too."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    # The first one is the default, which is not settled by asking like this.
-    if (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) != "fork":
+    if not processes_are_forked():
         # Where it is started within the block, it lets SIGINT and SIGTERM through afterwards.
         resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

@@ -137,7 +137,7 @@ class Seer:
     def defects(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which pixels of an image [H, W, C] it takes for a defect, [H, W]."""
         size = image.shape[0], image.shape[1]
-        reduced, _ = self.view.reduced(image, np.zeros(size, np.uint8))
+        reduced = self.view.reduced_image(image)
         settings = {"window": self.crop, "batch_size": BATCH, "device": choose_device("auto"), "form": self.form}
         (label,) = predict_whole(self.model, [reduced], **settings)
         rows, columns = (np.arange(old) * new // old for old, new in zip(size, label.shape, strict=True))

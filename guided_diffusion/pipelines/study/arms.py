@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluations.segmentation.crops import Late
+from evaluations.sets import Images, Labels
 from evaluations.whole_images import WholeImages
 from guided_diffusion.config.paste import Blend
 from guided_diffusion.config.study import (
@@ -114,17 +115,13 @@ def pasting_sets(pairs: PlannedPairs, view: StudyView, arms: Sequence[str]) -> d
     """
     chosen = [arm for arm in PASTING if arm in arms]
     patch_of = pairs.patches()
-    found: dict[str, list[tuple[str, NDArray[np.uint8], NDArray[np.integer]]]] = {arm: [] for arm in chosen}
+    found: dict[str, list[tuple[str, Images, Labels]]] = {arm: [] for arm in chosen}
     for scene in tqdm(pairs.scenes(), total=len(pairs), unit="image", desc="pasting"):
+        label = view.reduced_label(scene.finished.label)
         for arm in chosen:
-            image = seen(scene.good, filled(scene, patch_of, arm))
-            small, label = view.reduced(image, scene.finished.label)
-            found[arm].append((scene.name, small, label))
-    sets = {}
-    for arm, parts in found.items():
-        names, images, labels = (tuple(part[index] for part in parts) for index in range(3))
-        sets[arm] = WholeImages(images, labels, names, view.encoding.num_classes)
-    return sets
+            image = view.reduced_image(seen(scene.good, filled(scene, patch_of, arm)))
+            found[arm].append((scene.name, image, label))
+    return {arm: view.gathered(parts) for arm, parts in found.items()}
 
 
 def filled(scene: PlannedScene, patch_of: Patches, arm: str) -> Pixels:

@@ -235,6 +235,6 @@ def _model_seconds(name: str, training: SegmenterTraining, images: StudyImages) 
     chosen = [*test.defects.images, *test.good.images]
     chosen = chosen[:: max(1, math.ceil(len(chosen) / TESTED_IMAGES))]
     started = time.perf_counter()
-    training.predict(model, chosen)
+    list(training.predict(model, chosen))
     image = (time.perf_counter() - started) / len(chosen)
     return step * training.options.steps + image * (len(test.defects) + len(test.good))

@@ -39,33 +39,45 @@ class StudyView:
         """Return the height and width of an image of `size` at the scale."""
         return max(1, round(size[0] * self.scale)), max(1, round(size[1] * self.scale))
 
+    @property
+    def _dtype(self) -> type[np.integer]:
+        return np.uint8 if self.encoding.num_classes < 256 else np.int32
+
     def reduced(self, image: NDArray[np.uint8], label: NDArray[np.integer]) -> tuple[Images, Labels]:
         """Return an image [H, W, C] and its label map [H, W] as the study has them, [h, w, 3] and [h, w]."""
-        height, width = size = self.size(label.shape)
-        spans = (0, height), (0, width)
-        planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        ids = torch.from_numpy(np.ascontiguousarray(label))
-        null_id = self.encoding.num_classes
-        if size != tuple(label.shape):
-            planes = reduce_image(planes, size, *spans)
-            ids = reduce_label(ids, size, *spans, background=self.background, null_id=null_id)
-        dtype = np.uint8 if null_id < 256 else np.int32
-        return visualize.to_rgb(planes.numpy().transpose(1, 2, 0)), ids.numpy().astype(dtype)
+        return self.reduced_image(image), self.reduced_label(label)
 
-    def gathered(self, parts: Iterable[tuple[str, NDArray[np.uint8], NDArray[np.integer]]]) -> WholeImages:
-        """Return (name, image [H, W, C], label map [H, W]) of each image as the study has them."""
+    def reduced_image(self, image: NDArray[np.uint8]) -> Images:
+        """Return an image [H, W, C] as the study has it, [h, w, 3]; the colors of a gray one are the same memory."""
+        height, width = size = self.size(image.shape[:2])
+        planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if size != image.shape[:2]:
+            planes = reduce_image(planes, size, (0, height), (0, width))
+        pixels = np.ascontiguousarray(planes.numpy().transpose(1, 2, 0))
+        return np.broadcast_to(pixels, (height, width, 3))
+
+    def reduced_label(self, label: NDArray[np.integer]) -> Labels:
+        """Return a label map [H, W] as the study has it, [h, w]."""
+        height, width = size = self.size(label.shape)
+        ids = torch.from_numpy(np.ascontiguousarray(label))
+        if size != label.shape:
+            options = {"background": self.background, "null_id": self.encoding.num_classes}
+            ids = reduce_label(ids, size, (0, height), (0, width), **options)
+        return ids.numpy().astype(self._dtype)
+
+    def gathered(self, parts: Iterable[tuple[str, Images, Labels]]) -> WholeImages:
+        """Return images of name, pixels and label map, as the study has these."""
         names, images, labels = [], [], []
         for name, image, label in parts:
-            small, ids = self.reduced(image, label)
             names.append(name)
-            images.append(small)
-            labels.append(ids)
+            images.append(image)
+            labels.append(label)
         return WholeImages(tuple(images), tuple(labels), tuple(names), self.encoding.num_classes)
 
     def read_pairs(self, pairs: Sequence[Pair], name: str) -> WholeImages:
         """Return pairs of the real dataset; `name` is that of the progress bar. DataError for files that changed."""
         bar = tqdm(pairs, desc=f"reading {name}", unit="pair")
-        return self.gathered((pair.stem, *self.pixels(pair)) for pair in bar)
+        return self.gathered((pair.stem, *self.read(pair)) for pair in bar)
 
     def read(self, pair: Pair) -> tuple[Images, Labels]:
         """Return image [h, w, 3] and label map [h, w] of a pair as the study has them. DataError as `read_pairs`."""
@@ -83,11 +95,12 @@ class StudyView:
         bar = tqdm(images, desc=f"reading {name}", unit="image")
         return self.gathered((good.stem, *self._good(good)) for good in bar)
 
-    def _good(self, good: GoodImage) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+    def _good(self, good: GoodImage) -> tuple[Images, Labels]:
         if good.mask is not None:
-            return self.pixels(Pair(good.stem, good.image, good.mask, upright=good.upright))
-        image = read_image(good.image, self.channels, upright=good.upright, image_range=self.image_range).numpy()
-        return image.transpose(1, 2, 0), np.full(image.shape[-2:], self.background, np.uint8)
+            return self.read(Pair(good.stem, good.image, good.mask, upright=good.upright))
+        pixels = read_image(good.image, self.channels, upright=good.upright, image_range=self.image_range).numpy()
+        image = self.reduced_image(pixels.transpose(1, 2, 0))
+        return image, np.broadcast_to(self._dtype(self.background), image.shape[:2])  # one number of memory
 
     def read_windows(self, samples: SampleFolder) -> WholeImages:
         """Return the windows that `sample` wrote, which are of the scale already."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -141,8 +141,8 @@ class SegmenterTraining:
             classes=self.defects,
         )
 
-    def predict(self, model: nn.Module, images: Sequence[Images]) -> list[Labels]:
-        """Return the most likely class of each pixel of whole images."""
+    def predict(self, model: nn.Module, images: Sequence[Images]) -> Iterator[Labels]:
+        """Return the most likely class of each pixel of whole images, one after the other."""
         return predict_whole(
             model,
             images,

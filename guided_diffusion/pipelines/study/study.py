@@ -35,6 +35,7 @@ from guided_diffusion.pipelines.study.trainings import (
     forget_finished,
     forget_lost_segmenter,
     load_segmenter,
+    memory_line,
     open_results,
     refuse_results_of_lost_pairs,
     segmenter_path,
@@ -99,6 +100,8 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
         print(f"warning: {line}")
     generators = {amount: generator_of(setup, amount) for amount in config.design.repeats}
     images = StudyImages.read(setup, generators)
+    if line := memory_line(images, config.at_once, training.workers):
+        print(f"warning: {line}")
     runs = runs_of(config.design, setup.arms, training.architectures)
     results = open_results(setup, training, images)
     write_run_record(config.output_dir, "study", config.to_json())

@@ -46,6 +46,8 @@ from guided_diffusion.pipelines.study.setup import StudySetup
 from guided_diffusion.runtime.checkpoint import save_checkpoint
 from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import remove
+from guided_diffusion.runtime.memory import available_memory
+from guided_diffusion.runtime.signals import processes_are_forked
 from guided_diffusion.samples.reader import find_samples
 
 RESULTS, CHECKPOINTS, SEGMENTER = "results", "unfinished", "segmenter.pt"
@@ -61,6 +63,7 @@ class StudyImages:
     whole: WholeImages
     good: WholeImages
     _synthetic: dict[tuple[int | None, str], WholeImages] = field(default_factory=dict)
+    _arms: dict[tuple[int | None, str], ArmSet] = field(default_factory=dict)
 
     @classmethod
     def read(cls, setup: StudySetup, generators: dict[int | None, Generator]) -> StudyImages:
@@ -76,22 +79,32 @@ class StudyImages:
         return self.whole.subset([index[pair.stem] for pair in self.setup.subsets[amount]])
 
     def arm(self, amount: int | None, arm: str) -> ArmSet:
-        """Return the training set of an arm."""
-        design = self.setup.config.design
-        return arm_set(
-            arm,
-            self.real(amount),
-            self.good,
-            self.synthetic(amount, arm),
-            synthetic_share=design.synthetic_share,
-            good_share=design.good_share,
-        )
+        """Return the training set of an arm, the same one for all seeds: its digest takes time."""
+        design, key = self.setup.config.design, (amount, arm)
+        if key not in self._arms:
+            synthetic = self.synthetic(amount, arm)
+            shares = {"synthetic_share": design.synthetic_share, "good_share": design.good_share}
+            self._arms[key] = arm_set(arm, self.real(amount), self.good, synthetic, **shares)
+        return self._arms[key]
+
+    @property
+    def real_bytes(self) -> int:
+        """The memory of all images but the synthetic ones."""
+        return sum(part.bytes for part in (self.whole, self.good, self.test.defects, self.test.good))
+
+    def _make_room(self, amount: int | None) -> None:
+        """Forget the synthetic images of other amounts, if images already take more memory than is left."""
+        if self.real_bytes + sum(part.bytes for part in self._synthetic.values()) > available_memory():
+            for kept in (self._synthetic, self._arms):
+                for key in [key for key in kept if key[0] != amount]:
+                    del kept[key]
 
     def synthetic(self, amount: int | None, arm: str) -> WholeImages | None:
         """Return the synthetic images of an arm, None where it has none. Raises UserError for a folder that changed."""
         if arm not in (*COPIED, *GENERATED):
             return None
         if (amount, arm) not in self._synthetic:
+            self._make_room(amount)
             view = self.setup.view
             if arm == SDM:
                 folder = find_samples(self.generators[amount].folder / FOLDERS[SAMPLE])
@@ -116,6 +129,27 @@ class StudyImages:
         folder = PlacedFolder.open(self.generators[amount].folder / FOLDERS[stage])
         refuse_other_classes(self.setup, tuple(folder.encoding.names))
         return folder
+
+
+def memory_line(images: StudyImages, at_once: int, loaders: int = 0) -> str:
+    """Return a line if the images of a study may not fit into memory, else "".
+
+    Each of `at_once` processes has its own, and so have its `loaders` where these are not forked, as on Windows.
+    """
+    setup, good = images.setup, images.good
+    copies = 0 if processes_are_forked() else loaders
+    arms = [arm for arm in setup.arms if arm in (*COPIED, *GENERATED)]
+    pixels = sum(label.size for label in good.labels)
+    of_arm = setup.config.design.pairs * (good.bytes + pixels) / max(1, len(good))
+    needed = len(arms) * of_arm + (images.real_bytes if at_once > 1 else 0) + copies * (images.real_bytes + of_arm)
+    left = available_memory()
+    if at_once * needed <= left:
+        return ""
+    fewer = [", fewer at_once"] * (at_once > 1) + [", fewer num_workers"] * (copies > 0)
+    return (
+        f"the images will take about {at_once * needed / 2**30:.1f} GiB of memory more at scale {setup.view.scale:g}, "
+        f"but {left / 2**30:.1f} GiB are available: use a smaller scale{''.join(fewer)} or fewer pairs"
+    )
 
 
 def open_results(setup: StudySetup, training: SegmenterTraining, images: StudyImages) -> StudyResults:

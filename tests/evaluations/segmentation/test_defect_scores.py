@@ -36,7 +36,8 @@ def test_components_are_counted_by_class_and_as_one():
     predicted[1, 3:7] = 2  # touches the first by a corner
     predicted[8:, 8:10] = 2
     labels = [np.zeros((10, 12), np.int16), np.zeros((4, 4), np.int16)]
-    alarms = false_alarms(labels, [predicted, np.zeros((4, 4), np.int16)], 3, (1, 2))
+    found = zip(labels, (predicted, np.zeros((4, 4), np.int16)), strict=True)
+    alarms = FalseAlarms.joined([false_alarms(label, each, 3, (1, 2)) for label, each in found])
     assert alarms.pixels.tolist() == [[11, 3, 8], [0, 0, 0]]
     assert alarms.largest.tolist() == [[7, 3, 4], [0, 0, 0]]
     assert alarms.sizes.tolist() == [120, 16]
@@ -104,8 +105,8 @@ def test_confused_classes_are_told_and_ignored_pixels_are_not_counted():
     label, predicted = np.zeros((2, 6), np.uint8), np.zeros((2, 6), np.int16)
     label[0] = (1, 1, 1, 1, 3, 3)  # 3: ignored
     predicted[0] = (1, 2, 2, 0, 1, 2)
-    found = confusion([label, label[:1]], [predicted, predicted[:1]], 3)
-    assert found.tolist() == [[6, 0, 0], [2, 2, 4], [0, 0, 0]]
+    found = confusion(label, predicted, 3)
+    assert found.tolist() == [[6, 0, 0], [1, 1, 2], [0, 0, 0]]
     nothing = np.zeros((1, 3), np.int64)
     test = DefectTest(Counts(nothing, nothing, nothing), confused=found)
     assert test.called(NAMES) == {

@@ -92,7 +92,7 @@ def test_seams_between_windows_are_smoothed():
 
 def test_counts_are_those_of_each_image():
     images = whole_shapes(3)
-    predictions = predict_whole(SmallSegmenter(), images.images, window=32, batch_size=4, device=CPU)
+    predictions = list(predict_whole(SmallSegmenter(), images.images, window=32, batch_size=4, device=CPU))
     assert [each.shape for each in predictions] == [label.shape for label in images.labels]
     counts = whole_counts(images, predictions)
     assert len(counts) == 3
