@@ -40,6 +40,13 @@ def several_versions(results: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"results are of several versions of isdm ({', '.join(versions)}): arms may differ by that, too"]
 
 
+def how_to_paste(judged: str, kinds: Iterable[str]) -> list[str]:
+    """Return a line on how to make pairs where copies are judged and help; kinds: of the verdicts."""
+    if judged not in PASTED or "helps" not in kinds:
+        return []
+    return [f"the action paste makes such pairs, with blend {PASTED[judged]}"]
+
+
 def cheaper_ways(architectures: Architectures) -> list[str]:
     """Return a line for each amount at which pasted defects have at least the mIoU of painted ones, over common seeds.
 

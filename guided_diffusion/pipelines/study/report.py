@@ -36,7 +36,13 @@ from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
 from guided_diffusion.pipelines.evaluation.report import draw_sheet
 from guided_diffusion.pipelines.evaluation.results import StudyResults
-from guided_diffusion.pipelines.study.advice import better_painted, cheaper_ways, several_versions, signs_of_hurt
+from guided_diffusion.pipelines.study.advice import (
+    better_painted,
+    cheaper_ways,
+    how_to_paste,
+    several_versions,
+    signs_of_hurt,
+)
 from guided_diffusion.pipelines.study.arms import JUDGED, LABELS, PAINTED, filled, seen
 from guided_diffusion.pipelines.study.runs import SegmenterRun, tested
 from guided_diffusion.pipelines.study.trainings import StudyImages
@@ -91,7 +97,11 @@ def study_record(
     return {
         "judged": JUDGED[judged],
         "verdicts": verdicts,
-        "advice": [*cheaper_ways(architectures), *better_painted(architectures)],
+        "advice": [
+            *how_to_paste(judged, [each["kind"] for each in verdicts.values()]),
+            *cheaper_ways(architectures),
+            *better_painted(architectures),
+        ],
         "warnings": [
             *_few_groups(images, [results[run.key] for run in finished[:1]]),
             *signs_of_hurt(architectures, setup.config.segmenter.steps),

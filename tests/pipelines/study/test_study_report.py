@@ -51,6 +51,8 @@ def test_the_report_names_what_was_judged_and_how_few_images_there_are(arms, jud
     (verdict,) = record["verdicts"].values()
     assert f"{judged} defects" in verdict["headline"].lower()
     assert record["data"]["classes"] == list(NAMES)
+    assert verdict["kind"] == "helps"
+    assert record["advice"] == (["the action paste makes such pairs, with blend match"] if judged == "pasted" else [])
     assert any(line.startswith(f"{len(setup.test)} defective test images") for line in record["warnings"])
     with charts_left_out():
         write_report(record, images, None)
