@@ -155,17 +155,13 @@ class DefectBank:
         """Return the parts of a class."""
         return self._of_class.get(class_id, ())
 
-    def peers(self, part: BankPart) -> tuple[BankPart, ...]:
-        """Return the parts of the same class that touch the same borders, itself among them."""
-        return self._peers[part.class_id, part.borders]
-
     def alternative(self, part: BankPart, rng: np.random.Generator) -> BankPart:
         """Return a random part of the same class."""
         alike = self.of_class(part.class_id)
         return alike[rng.integers(len(alike))]
 
     def places(self, part: BankPart) -> tuple[tuple[float, float], ...]:
-        """Return the centers of its peers."""
+        """Return the centers of the parts of its class that touch the same borders, its own among them."""
         return self._places[part.class_id, part.borders]
 
     def like(self, class_id: int, count: int) -> tuple[tuple[BankPart, ...], ...]:
@@ -181,12 +177,9 @@ class DefectBank:
         return grouped(self.parts, lambda part: part.class_id)
 
     @cached_property
-    def _peers(self) -> dict[tuple[int, Borders], tuple[BankPart, ...]]:
-        return grouped(self.parts, lambda part: (part.class_id, part.borders))
-
-    @cached_property
     def _places(self) -> dict[tuple[int, Borders], tuple[tuple[float, float], ...]]:
-        return {key: tuple(part.center for part in peers) for key, peers in self._peers.items()}
+        peers = grouped(self.parts, lambda part: (part.class_id, part.borders))
+        return {key: tuple(part.center for part in parts) for key, parts in peers.items()}
 
     @cached_property
     def _like(self) -> dict[tuple[int, int], tuple[tuple[BankPart, ...], ...]]:

@@ -10,7 +10,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.data.components import Box, Component, find_components
 from guided_diffusion.data.condition_makers import ExampleKey
@@ -151,8 +150,3 @@ class Shelf:
             if class_id not in (self._background, self._encoding.num_classes) and pixels <= label.size * _LARGEST
         ]
         return [part for part in find_components(label, kept) if part.area >= _SMALLEST]
-
-
-def shown_size(trained: TrainedConfig, native: Size) -> Size:
-    """Return the size (height, width) of a whole image at the scale of the network."""
-    return reduced_size(native, trained.geometry.scale)

@@ -33,7 +33,7 @@ def test_a_part_keeps_its_pixels_place_and_surroundings():
     assert spot.center == pytest.approx((40.5 / 80, 25.5 / 100))
     assert all(part.borders == Borders(top=True) and part.hosts == (BACKGROUND,) for part in bands)
     assert bank.find("a#0") is spot
-    assert bank.peers(bands[0]) == tuple(bands)
+    assert bank.places(bands[0]) == tuple(band.center for band in bands)
     assert bank.like(BAND, 2) == (tuple(bands),)
 
 
