@@ -97,8 +97,6 @@ class DefectBank:
     """The components of the classes to place."""
     masks: tuple[tuple[BankPart, ...], ...]
     """The parts of each mask that has any."""
-    specks: int
-    """Number of tiny components that were left out as slips of the annotator."""
     defects: tuple[int, ...] = ()
     """Ids of all defect classes."""
     ordinary: tuple[int, ...] = ()
@@ -140,7 +138,7 @@ class DefectBank:
         hosts = _class_hosts(tally.contacts, {*defects, len(names)}, background)
         parts = tuple(component.finished({*defects, len(names)}, hosts) for component in real)
         by_mask = tuple(grouped(parts, lambda part: part.name).values())
-        bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real), defects, objects, tuple(candidates))
+        bank = cls(tuple(names), placed, parts, by_mask, defects, objects, tuple(candidates))
         bank._check(options)
         return bank
 
