@@ -46,7 +46,8 @@ from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
 from scripts.benchmark.run import positive
-from scripts.measure.placed import folder_arguments, run_script
+from scripts.dataset_folders import run_script
+from scripts.measure.placed import folder_arguments
 from scripts.measure.seam_picture import around
 
 FOUND = 0.25  # of the pixels of a defect
