@@ -47,8 +47,7 @@ def seam_picture(rows: Sequence[PictureRow]) -> Image.Image:
 
 
 def _cells(row: PictureRow) -> list[visualize.Pixels]:
-    rows, columns = (np.flatnonzero(row.mask.any(axis=axis)) for axis in (1, 0))
-    defect = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    defect = Box.around(row.mask)
     size, ratio = row.mask.shape, CELL[0] / CELL[1]
     height = max(_LEAST_VIEW[1], _AROUND * defect.size[0], _AROUND * defect.size[1] / ratio)
     height = min(height, max(_LEAST_AROUND * defect.size[0], size[1] / ratio))
@@ -56,8 +55,7 @@ def _cells(row: PictureRow) -> list[visualize.Pixels]:
     inset = None
     if max(defect.size[0] / view.size[0], defect.size[1] / view.size[1]) <= _SMALL:
         side = max(_LEAST_INSET, _INSET_AROUND * max(defect.size))
-        inset = around(defect, (side, side), size)
-        inset = Box(inset.top - view.top, inset.left - view.left, inset.bottom - view.top, inset.right - view.left)
+        inset = around(defect, (side, side), size).within(view)
     return [_cell(image, inset) for image in _stretched([image[view.slices] for image in row.images.values()])]
 
 

@@ -258,14 +258,9 @@ class _Found:
 
 def labels_around(label: NDArray[np.integer], box: Box, mask: NDArray[np.bool_]) -> NDArray[np.integer]:
     """Return the class ids [N] of the pixels of a label map that are within RING px of a mask in a box, outside it."""
-    around = Box(
-        max(0, box.top - RING),
-        max(0, box.left - RING),
-        min(label.shape[0], box.bottom + RING),
-        min(label.shape[1], box.right + RING),
-    )
+    around = box.grown(RING).inside(label.shape)
     own = np.zeros(around.size, bool)
-    own[box.top - around.top :, box.left - around.left :][: box.size[0], : box.size[1]] = mask
+    own[box.within(around).slices] = mask
     return label[around.slices][grown(own, RING) & ~own]
 
 
