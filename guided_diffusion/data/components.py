@@ -53,6 +53,13 @@ class Box:
         """Return the part of it that an image of (height, width) has."""
         return type(self)(max(0, self.top), max(0, self.left), min(size[0], self.bottom), min(size[1], self.right))
 
+    def framed(self, wanted: Sequence[int], size: Sequence[int]) -> Self:
+        """Return the box of (height, width) `wanted` around its middle, moved and cut to lie in an image of `size`."""
+        height, width = map(min, wanted, size)
+        top = min(max((self.top + self.bottom - height) // 2, 0), size[0] - height)
+        left = min(max((self.left + self.right - width) // 2, 0), size[1] - width)
+        return type(self)(top, left, top + height, left + width)
+
     def shared(self, other: Box) -> Self | None:
         """Return the pixels that both have, None where there are none."""
         rows = max(self.top, other.top), min(self.bottom, other.bottom)

@@ -264,14 +264,11 @@ def _padded(values: Tensor, shown: Box, frame: Box, border: float) -> Tensor:
 
 def _one_window(hole: NDArray[np.bool_], window: Size) -> Box | None:
     """Return the window in a frame that shows the whole `hole` [h, w], with some of what is known; None: none does."""
-    corner = []
-    for axis, length, full in zip((1, 0), window, hole.shape, strict=True):
-        index = np.flatnonzero(hole.any(axis=axis))
-        first, last = int(index[0]), int(index[-1]) + 1
-        if full > length and last - first > length - length // _CONTEXT:
+    box = Box.around(hole)
+    for length, full, needed in zip(window, hole.shape, box.size, strict=True):
+        if full > length and needed > length - length // _CONTEXT:
             return None
-        corner.append(min(max(0, (first + last - length) // 2), full - length))
-    return Box(corner[0], corner[1], corner[0] + window[0], corner[1] + window[1])
+    return box.framed(window, hole.shape)
 
 
 def fill_windows(

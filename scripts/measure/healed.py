@@ -48,7 +48,6 @@ from guided_diffusion.runtime.files import write_text
 from scripts.benchmark.run import positive
 from scripts.dataset_folders import run_script
 from scripts.measure.placed import folder_arguments
-from scripts.measure.seam_picture import around
 
 FOUND = 0.25  # of the pixels of a defect
 BATCH = 8  # crops a step takes
@@ -214,7 +213,7 @@ class _Shown:
 def _tiles(box: Box, images: Sequence[NDArray[np.uint8]]) -> list[visualize.Pixels]:
     """Return the surroundings of a defect in each of the images, enlarged by a whole number."""
     side = max(48, 2 * max(box.size))
-    view = around(box, (side, side), images[0].shape[:2])
+    view = box.framed((side, side), images[0].shape[:2])
     factor = max(1, SIDE // side)
     step = -(-side // SIDE)
     return [image[view.slices][::step, ::step].repeat(factor, axis=0).repeat(factor, axis=1) for image in images]
