@@ -20,7 +20,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.data.area import covered, enlarge_part, reduce_label_part, reduce_part
+from guided_diffusion.data.area import covered, enlarge_part, reduce_label_part, reduce_part, reduced_size
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
@@ -216,11 +216,6 @@ class Patch:
             by_area=self.settings.label_by_area,
         )
         return _padded(part[None], shown, box, self.settings.num_classes)[0]
-
-
-def reduced_size(size: Size, scale: float) -> Size:
-    """Return the size of an image of (height, width) as the network sees it."""
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def reduced_label(

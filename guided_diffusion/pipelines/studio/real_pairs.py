@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.data.area import reduced_size
 from guided_diffusion.data.components import Box, Component, find_components
 from guided_diffusion.data.condition_makers import ExampleKey
 from guided_diffusion.data.datasets import SegmentationDataset, read_mask
@@ -20,7 +21,7 @@ from guided_diffusion.data.pairing import Pair, index_pairs
 from guided_diffusion.data.scan.good_images import as_turned
 from guided_diffusion.data.visualize import Pixels, evenly_spaced, quantize
 from guided_diffusion.pipelines.dataset import plain_transform, shown_dataset
-from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
+from guided_diffusion.pipelines.inpainting import reduced_label
 from guided_diffusion.pipelines.studio.first_reads import FirstReads
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import MaskOrigin

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from evaluations.sets import Images, Labels
 from evaluations.whole_images import WholeImages
 from guided_diffusion.data import visualize
-from guided_diffusion.data.area import reduce_image, reduce_label
+from guided_diffusion.data.area import reduce_image, reduce_label, reduced_size
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.files import check_sizes
@@ -35,13 +35,9 @@ class StudyView:
     image_range: ImageRange = "auto"
     background: int = 0
 
-    def size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Return the height and width of an image of `size` at the scale."""
-        return max(1, round(size[0] * self.scale)), max(1, round(size[1] * self.scale))
-
     def reduced(self, image: NDArray[np.uint8], label: NDArray[np.integer]) -> tuple[Images, Labels]:
         """Return an image [H, W, C] and its label map [H, W] as the study has them, [h, w, 3] and [h, w]."""
-        height, width = size = self.size(label.shape)
+        height, width = size = reduced_size(label.shape, self.scale)
         spans = (0, height), (0, width)
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         ids = torch.from_numpy(np.ascontiguousarray(label))
