@@ -3,8 +3,7 @@
 All functions take a patch [h, w] or [h, w, C] whose first pixel lands on (top, left) of the good image, all of it
 inside, and a mask [h, w] of what is replaced. A patch should reach a pixel farther than its mask on each side, as both
 methods use what surrounded the defect. Unknown pixels of float patches are NaN; pastes need all under the mask. Results
-have the good image's type: integers are rounded and clipped to `limits`, by default those of the type; floats are
-clipped only where there are limits.
+have the good image's type: integers are rounded and clipped to those of the type.
 """
 
 from __future__ import annotations
@@ -19,15 +18,12 @@ from scipy.sparse.linalg import splu
 Image = NDArray[Any]
 Mask = NDArray[np.bool_]
 Values = NDArray[np.float64]
-Limits = tuple[float, float]
 
 _CROSS = ndimage.generate_binary_structure(2, 1)  # a pixel and its 4-neighbors
 _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
-def paste(
-    good: Image, patch: Image, mask: Mask, top: int, left: int, match: bool, *, limits: Limits | None = None
-) -> Image:
+def paste(good: Image, patch: Image, mask: Mask, top: int, left: int, match: bool) -> Image:
     """Return the good image with the patch's pixels under the mask.
 
     match: shifts the patch, channel by channel, so that its mean over the rim is the good image's mean there. The rim
@@ -43,27 +39,18 @@ def paste(
             rim = mask & ~ndimage.binary_erosion(mask, _CROSS) & known
         if rim.any():
             source = source + (under[rim] - source[rim]).mean(0)
-    return _with(good, frame, mask, source[mask], limits)
+    return _with(good, frame, mask, source[mask])
 
 
-def poisson_blend(
-    good: Image,
-    patch: Image,
-    mask: Mask,
-    top: int,
-    left: int,
-    *,
-    mixed: bool = False,
-    limits: Limits | None = None,
-) -> Image:
+def poisson_blend(good: Image, patch: Image, mask: Mask, top: int, left: int) -> Image:
     """Return the good image with the patch's gradients under the mask (Pérez et al. 2003, eq. 7 with eq. 11).
 
-    mixed: the larger of the patch's and the good image's gradients (eq. 13). Unknown gradients are 0; across the border
-    of the image there are none. A mask that covers the whole image leaves nothing to blend with: plain paste.
+    Unknown gradients are 0; across the border of the image there are none. A mask that covers the whole image leaves
+    nothing to blend with: plain paste.
     """
     frame = _checked(good, patch, mask, top, left)
     if mask.all() and mask.shape == good.shape[:2]:
-        return paste(good, patch, mask, top, left, False, limits=limits)
+        return paste(good, patch, mask, top, left, False)
     if not mask.any():
         return good.copy()
     # With a ring of one pixel, so that what lies outside this array lies outside the image, too.
@@ -72,10 +59,10 @@ def poisson_blend(
     inner = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(frame, outer, strict=True))
     source, inside = np.full_like(known, np.nan), np.zeros(known.shape[:2], np.bool_)
     source[inner], inside[inner] = patch, mask
-    return _with(good, frame, mask, _solve(known, source, inside, mixed), limits)
+    return _with(good, frame, mask, _solve(known, source, inside))
 
 
-def _solve(known: Values, source: Values, inside: Mask, mixed: bool) -> Values:
+def _solve(known: Values, source: Values, inside: Mask) -> Values:
     """Return the pixels [N] or [N, C] of `inside` that solve eq. 7, in the order of numpy's boolean index."""
     height, width = inside.shape
     row, column = np.nonzero(inside)
@@ -89,11 +76,7 @@ def _solve(known: Values, source: Values, inside: Mask, mixed: bool) -> Values:
         p = np.flatnonzero((y >= 0) & (y < height) & (x >= 0) & (x < width))
         here, there = (row[p], column[p]), (y[p], x[p])
         degree[p] += 1
-        gradient = np.nan_to_num(source[here] - source[there])
-        if mixed:
-            own = known[here] - known[there]
-            gradient = np.where(np.abs(own) > np.abs(gradient), own, gradient)
-        right[p] += gradient
+        right[p] += np.nan_to_num(source[here] - source[there])
         unknown = inside[there]
         right[p[~unknown]] += known[there][~unknown]
         pairs.append((p[unknown], number[there][unknown]))
@@ -116,12 +99,11 @@ def _checked(good: Image, patch: Image, mask: Mask, top: int, left: int) -> tupl
     return slice(top, top + height), slice(left, left + width)
 
 
-def _with(good: Image, frame: tuple[slice, slice], mask: Mask, values: Values, limits: Limits | None) -> Image:
+def _with(good: Image, frame: tuple[slice, slice], mask: Mask, values: Values) -> Image:
     assert not np.isnan(values).any(), "the patch does not know all pixels under the mask"
-    whole_numbers = good.dtype.kind in "iu"
-    if whole_numbers:
+    if good.dtype.kind in "iu":
         kind = np.iinfo(good.dtype)
-        values, limits = np.round(values), limits or (kind.min, kind.max)
+        values = np.clip(np.round(values), kind.min, kind.max)
     result = good.copy()
-    result[frame][mask] = values if limits is None else np.clip(values, *limits)
+    result[frame][mask] = values
     return result

@@ -51,10 +51,10 @@ class Reliability:
         empty = np.zeros(len(EDGES), np.int64)
         return cls(sum((part.right for part in parts), empty), sum((part.wrong for part in parts), empty))
 
-    def limit(self, share: float = WRONG_SHARE) -> float | None:
-        """Return the least uncertainty above which at least `share` of the pixels were wrong; None if there is none."""
+    def limit(self) -> float | None:
+        """Return the least uncertainty above which at least WRONG_SHARE of the pixels were wrong; None: nowhere."""
         wrong, pixels = (each[::-1].cumsum()[::-1] for each in (self.wrong, self.right + self.wrong))
-        reached = (pixels > 0) & (wrong >= share * pixels)
+        reached = (pixels > 0) & (wrong >= WRONG_SHARE * pixels)
         return float(EDGES[reached.argmax()]) if reached.any() else None
 
     def rows(self, parts: int = 5) -> list[tuple[float, float, int, float]]:

@@ -96,16 +96,8 @@ class NoveltyIndex:
         return np.flatnonzero(counts).tolist()
 
 
-def nearest_novelty(
-    masks: Sequence[Labels], training: NoveltyIndex | Sequence[Labels], num_classes: int | None = None
-) -> Floats:
-    """Return the novelty [N], in 0..1, of label maps [H, W] of any sizes; see `NoveltyIndex`.
-
-    training: the index, or label maps with background 0, for which num_classes is given.
-    """
-    if not isinstance(training, NoveltyIndex):
-        assert num_classes is not None
-        training = NoveltyIndex(training, num_classes)
+def nearest_novelty(masks: Sequence[Labels], training: NoveltyIndex) -> Floats:
+    """Return the novelty [N], in 0..1, of label maps [H, W] of any sizes; see `NoveltyIndex`."""
     return np.array([training.nearest(label)[0] for label in masks])
 
 

@@ -48,11 +48,6 @@ def mirrored_objects(objects: ImageObjects, flip_pairs: Iterable[tuple[int, int]
     return ImageObjects(np.array(classes, np.int64), np.stack([1 - x1, y0, 1 - x0, y1], axis=1))
 
 
-def image_objects(classes: Iterable[int], boxes: Iterable[Sequence[float]]) -> ImageObjects:
-    """Return the objects of an image from plain numbers."""
-    return ImageObjects(np.array([*classes], np.int64), np.array([*boxes], np.float64).reshape(-1, 4))
-
-
 @dataclass(frozen=True)
 class LayoutSets:
     """The objects of all images of `EvaluationSets`; training is None where those were not read.

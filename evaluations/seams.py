@@ -50,11 +50,6 @@ def rim_jump(result: Image, good: Image, hole: Mask, width: int = 1) -> float | 
     return found / usual if found is not None and usual else None
 
 
-def rim_jumps(cases: Iterable[tuple[Image, Image, Mask]]) -> RimJumps:
-    """Return the median and quartiles of `rim_jump` over the cases (result, good, hole), one for each hole."""
-    return RimJumps.of(rim_jump(*case) for case in cases)
-
-
 def rim_difference(image: Image, hole: Mask, width: int = 1) -> float | None:
     """Return the mean absolute difference over the channels and all pairs of 4-neighbors, one of them in the hole.
 

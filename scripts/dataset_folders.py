@@ -1,4 +1,4 @@
-"""Shared by the scripts that write datasets: new folders, copies, threads, numbers of the command line."""
+"""Shared by the scripts: new folders, copies, threads, numbers of the command line, what a user's mistake ends with."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import atomic_write, make_folder, reporting_os_errors
 
 Item = TypeVar("Item")
@@ -74,6 +74,13 @@ def share(text: str) -> float:
     return number
 
 
+def positive(text: str) -> int:
+    """Read an integer above 0, for argparse."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
 def natural(text: str) -> int:
     """Read an integer of at least 0, for argparse."""
     if not text.isdecimal():
@@ -88,3 +95,11 @@ def pattern(text: str) -> str:
     except re.error as error:
         raise argparse.ArgumentTypeError(f"expected a regular expression, found {text!r} ({error})") from None
     return text
+
+
+def run_script(main: Callable[..., None], *arguments: Any) -> None:
+    """Run a script; a user's mistake ends it with one line for each finding."""
+    try:
+        main(*arguments)
+    except UserError as error:
+        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None

@@ -32,7 +32,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from dataset_folders import in_threads, natural, put
+from dataset_folders import in_threads, natural, positive, put, run_script
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -46,7 +46,7 @@ from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
+from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 
@@ -266,15 +266,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset-mode", required=True)
     parser.add_argument("--output", required=True, help="a new folder")
     parser.add_argument("--split", default="test", choices=["train", "test"])
-    parser.add_argument("--num-classes", type=_positive, help="where the dataset does not say it")
+    parser.add_argument("--num-classes", type=positive, help="where the dataset does not say it")
     parser.add_argument("--ignore-label", type=int, help="mask value of ignored pixels")
-    parser.add_argument(
-        "--unlabeled", "--unlabeled", metavar="CLASS", help="name or index of the class of unlabeled pixels"
-    )
+    parser.add_argument("--unlabeled", metavar="CLASS", help="name or index of the class of unlabeled pixels")
     parser.add_argument("--masks-only", action="store_true", help="a folder of masks, for mask_dir")
     parser.add_argument(
         "--image-size",
-        type=_positive,
+        type=positive,
         nargs="+",
         metavar="PIXELS",
         help="bring masks to this side, or height and width, first; needs --masks-only",
@@ -282,8 +280,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--resize", choices=["crop", "squash", "pad"], help="how, with --image-size; default: the mode's"
     )
-    parser.add_argument("--size", type=_positive, default=64, help="of downsample: rows and columns")
-    parser.add_argument("--distance", type=_positive, default=2, help="of edge: pixels")
+    parser.add_argument("--size", type=positive, default=64, help="of downsample: rows and columns")
+    parser.add_argument("--distance", type=positive, default=2, help="of edge: pixels")
     parser.add_argument("--share", type=_share, default=0.1, help="of random: probability")
     parser.add_argument("--seed", type=natural, default=0, help="of random")
     arguments = parser.parse_args(argv)
@@ -293,16 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--image-size: give one side, or height and width")
     if arguments.resize is not None and arguments.image_size is None:
         parser.error("--resize: is about --image-size; give both or none")
-    try:
-        make(arguments)
-    except UserError as error:
-        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
+    run_script(make, arguments)
 
 
 def _share(text: str) -> float:

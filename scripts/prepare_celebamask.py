@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dataset_folders import in_threads, named, natural, put, refuse_filled, refuse_inside, share
+from dataset_folders import in_threads, named, natural, put, refuse_filled, refuse_inside, run_script, share
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,7 +32,7 @@ from guided_diffusion.data.held_out import count_in_test
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
+from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import atomic_write
 
 IMAGES = "CelebA-HQ-img"
@@ -209,10 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=natural, default=0, help="of --test-share")
     parser.add_argument("--link", action="store_true", help="hard links to the images instead of copies")
     arguments = parser.parse_args(argv)
-    try:
-        prepare(arguments)
-    except UserError as error:
-        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
+    run_script(prepare, arguments)
 
 
 if __name__ == "__main__":

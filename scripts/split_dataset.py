@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from dataset_folders import in_threads, natural, pattern, put, refuse_filled, refuse_inside, share
+from dataset_folders import in_threads, natural, pattern, put, refuse_filled, refuse_inside, run_script, share
 
 from evaluations.groups import numbered
 from guided_diffusion.data.files import open_mask
@@ -34,7 +34,7 @@ from guided_diffusion.data.masks.encoding import raw_mask
 from guided_diffusion.data.modes import DatasetMode, FileRule
 from guided_diffusion.data.pairing import Pair, index_pairs
 from guided_diffusion.data.scan.problems import problem_lines
-from guided_diffusion.runtime.errors import DataError, UserError
+from guided_diffusion.runtime.errors import DataError
 
 PLAIN = DatasetMode("plain", FileRule("images", (".jpg", ".jpeg", ".png")), FileRule("masks", (".png",)))
 SHOWN_VALUES = 30
@@ -110,10 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--link", action="store_true", help="hard links instead of copies")
     arguments = parser.parse_args(argv)
-    try:
-        split(arguments)
-    except UserError as error:
-        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
+    run_script(split, arguments)
 
 
 if __name__ == "__main__":

@@ -18,15 +18,15 @@ from evaluations.whole_images import WholeImages
 OVERLAP = 0.5  # of neighboring windows, at least
 
 
-def window_starts(length: int, window: int, overlap: float = OVERLAP) -> list[int]:
+def window_starts(length: int, window: int) -> list[int]:
     """Return where windows begin on an axis of `length` pixels: evenly spaced, from border to border.
 
-    Neighbors share at least `overlap` of a window. A shorter axis has one window around it.
+    Neighbors share at least `OVERLAP` of a window. A shorter axis has one window around it.
     """
     spare = length - window
     if spare <= 0:
         return [spare // 2]
-    count = 1 + int(np.ceil(spare / max(1, window * (1 - overlap)) - 1e-9))
+    count = 1 + int(np.ceil(spare / max(1, window * (1 - OVERLAP)) - 1e-9))
     return np.linspace(0, spare, count).round().astype(int).tolist()
 
 
@@ -48,7 +48,6 @@ def sliding_logits(
     batch_size: int,
     device: torch.device,
     form: InputForm = "imagenet",
-    overlap: float = OVERLAP,
 ) -> Tensor:
     """Return the logits, float32 [C, H, W] on the device, of an image [H, W, 3]: means over windows, by weight.
 
@@ -56,7 +55,7 @@ def sliding_logits(
     one window covers an image, its logits are exactly those of the window.
     """
     height, width = image.shape[:2]
-    rows, columns = (window_starts(length, window, overlap) for length in (height, width))
+    rows, columns = (window_starts(length, window) for length in (height, width))
     corners = [(top, left) for top in rows for left in columns]
     weights = window_weights(window).to(device)
     summed: Tensor | None = None
@@ -90,7 +89,6 @@ def predict_whole(
     batch_size: int,
     device: torch.device,
     form: InputForm = "imagenet",
-    overlap: float = OVERLAP,
 ) -> Iterator[Labels]:
     """Return the most likely class of each pixel, int16 [H, W], of images [H, W, 3]; arguments as `sliding_logits` has.
 
@@ -98,7 +96,7 @@ def predict_whole(
     """
     check_size(window, window, model, option="crop")
     model.to(device).eval()
-    options = {"window": window, "batch_size": batch_size, "device": device, "form": form, "overlap": overlap}
+    options = {"window": window, "batch_size": batch_size, "device": device, "form": form}
     return (sliding_logits(model, image, **options).argmax(0).short().cpu().numpy() for image in images)
 
 

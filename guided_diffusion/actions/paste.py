@@ -22,9 +22,9 @@ from guided_diffusion.pipelines.output import (
 from guided_diffusion.pipelines.placing.paste import PasteSource, open_paste
 from guided_diffusion.pipelines.placing.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.pipelines.plans import good_lines
+from guided_diffusion.pipelines.work_left import say_where
 from guided_diffusion.runtime.distributed import ProcessGroup, init_distributed
 from guided_diffusion.runtime.logs import write_run_record
-from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PasteSettings
 from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.writer import SyntheticFolder
@@ -98,6 +98,4 @@ def _finish(source: PasteSource, output: SyntheticFolder, planned: int) -> None:
     card = write_sample_card(source.config, output, lines, None, source.trained)
     for line in defect_lines(lines, planned, "pasted"):
         print(line)
-    for path in (*output.places, output.folder / SHEET):
-        print(f"  {path.absolute()}")
-    print(f"  {card}")
+    say_where(output, card)

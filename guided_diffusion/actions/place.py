@@ -33,12 +33,11 @@ from guided_diffusion.pipelines.placing.scenes import defect_lines, recorded_def
 from guided_diffusion.pipelines.plans import good_lines
 from guided_diffusion.pipelines.sample_settings import recorded_settings
 from guided_diffusion.pipelines.sampling import SamplingRun
-from guided_diffusion.pipelines.work_left import begin_output
+from guided_diffusion.pipelines.work_left import begin_output, say_where
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup, choose_device, init_distributed
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.hub_address import shown
-from guided_diffusion.samples.contact_sheet import SHEET
 from guided_diffusion.samples.manifest import PlaceSettings
 from guided_diffusion.samples.plan import PlannedSample, plan_samples
 from guided_diffusion.samples.writer import SyntheticFolder
@@ -188,6 +187,4 @@ def _finish(
         print(line)
     for line in looks.warnings(config.sampler.s) if looks else ():
         print(f"warning: {line}")
-    for path in (*output.places, output.folder / SHEET):
-        print(f"  {path.absolute()}")
-    print(f"  {card}")
+    say_where(output, card)

@@ -5,6 +5,7 @@ All sums are exact: a pixel of the reduced picture covers `old / new` pixels, wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,11 @@ Span = tuple[int, int]
 LEAST_COVER = (7, 20)
 """0.35: a class other than the background takes a pixel of which it covers at least this share, so that a defect
 thinner than the reduced pixel survives."""
+
+
+def reduced_size(size: Sequence[int], scale: float) -> Size:
+    """Return the size of an image of (height, width) at `scale`."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def cover_sums(values: Tensor, reduced: Size, rows: Span, columns: Span) -> Tensor:

@@ -38,6 +38,36 @@ class Box:
         """The index of its pixels in an array [H, W]."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def moved(self, down: int, across: int) -> Self:
+        return type(self)(self.top + down, self.left + across, self.bottom + down, self.right + across)
+
+    def within(self, outer: Box) -> Self:
+        """Return it in the coordinates of a box that holds it."""
+        return self.moved(-outer.top, -outer.left)
+
+    def grown(self, pixels: int) -> Self:
+        """Return it with so many pixels more on each side, which may lie outside the image."""
+        return type(self)(self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels)
+
+    def inside(self, size: Sequence[int]) -> Self:
+        """Return the part of it that an image of (height, width) has."""
+        return type(self)(max(0, self.top), max(0, self.left), min(size[0], self.bottom), min(size[1], self.right))
+
+    def framed(self, wanted: Sequence[int], size: Sequence[int]) -> Self:
+        """Return the box of (height, width) `wanted` around its middle, moved and cut to lie in an image of `size`."""
+        height, width = map(min, wanted, size)
+        top = min(max((self.top + self.bottom - height) // 2, 0), size[0] - height)
+        left = min(max((self.left + self.right - width) // 2, 0), size[1] - width)
+        return type(self)(top, left, top + height, left + width)
+
+    def shared(self, other: Box) -> Self | None:
+        """Return the pixels that both have, None where there are none."""
+        rows = max(self.top, other.top), min(self.bottom, other.bottom)
+        columns = max(self.left, other.left), min(self.right, other.right)
+        if rows[0] >= rows[1] or columns[0] >= columns[1]:
+            return None
+        return type(self)(rows[0], columns[0], rows[1], columns[1])
+
 
 @dataclass(frozen=True, eq=False)
 class Component:

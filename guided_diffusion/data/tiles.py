@@ -98,7 +98,5 @@ def joined(parts: Sequence[Tensor | NDArray[np.generic]], tiles: Sequence[Tile],
     arrays = [np.asarray(part) for part in parts]
     result = np.empty(size, arrays[0].dtype)
     for array, tile in zip(arrays, tiles, strict=True):
-        own, box = tile.own, tile.box
-        inside = Box(own.top - box.top, own.left - box.left, own.bottom - box.top, own.right - box.left)
-        result[own.slices] = array[inside.slices]
+        result[tile.own.slices] = array[tile.own.within(tile.box).slices]
     return result

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from guided_diffusion.conditions.base import Size
-from guided_diffusion.data.area import Span, reduce_image, reduce_label
+from guided_diffusion.data.area import Span, reduce_image, reduce_label, reduced_size
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.mirror import FlipPairs, exchanged
 from guided_diffusion.runtime.errors import ConfigError
@@ -199,13 +199,9 @@ class JointTransform:
             return self._window(size, None if draw is None else draw[1:], target)
         return self._cover(size, draw) if self.resize == "crop" else self._whole(size)
 
-    def reduced(self, size: Size) -> Size:
-        """Return the size of a picture of `size` (height, width) at `scale`."""
-        return max(1, round(size[0] * self.scale)), max(1, round(size[1] * self.scale))
-
     def _window(self, size: Size, draw: tuple[float, float] | None, target: Target | None) -> Placement:
         """Cut out a window that shows `target`, wholly where it fits; centered, or chosen by `draw` (in [0, 1))."""
-        scaled = self.reduced(size)
+        scaled = reduced_size(size, self.scale)
         offset = []
         for axis, (old, full, length) in enumerate(zip(size, scaled, self.image_size, strict=True)):
             low, high = min(0, full - length), max(0, full - length)  # a smaller picture lies anywhere in its border

@@ -9,14 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from guided_diffusion.labeling.classifier import PixelEnsemble
 from guided_diffusion.labeling.uncertainty import Vote
 from guided_diffusion.runtime.checkpoint import read_content, save_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError
-from guided_diffusion.runtime.files import atomic_write, digest, make_folder
+from guided_diffusion.runtime.files import digest
 
 FORMAT = "isdm_pixel_classifier"
 _OPTIONS = {
@@ -110,17 +109,6 @@ def load_published(folder: Path) -> PixelEnsemble:
             raise CheckpointError.of(path, "has no model_state_dict", "give published pixel classifiers")
         members.append({name.removeprefix("module."): value for name, value in weights.items()})
     return _ensemble(folder, members)
-
-
-def save_published(folder: Path, ensemble: PixelEnsemble) -> list[Path]:
-    """Write `model_<i>.pth` for each member, which the published code reads; return the paths."""
-    paths = [make_folder(folder) / f"model_{member}.pth" for member in range(ensemble.members)]
-    for member, path in enumerate(paths):
-        weights = {f"module.{name}": value for name, value in _on_cpu(ensemble.member_weights(member)).items()}
-        # By an open file: otherwise the archive would be named after the temporary file.
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            torch.save({"model_state_dict": weights}, file)
-    return paths
 
 
 def _ensemble(path: Path, members: list[Mapping[str, Tensor]]) -> PixelEnsemble:

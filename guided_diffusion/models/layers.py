@@ -90,14 +90,14 @@ class AttentionBlock(nn.Module):
         return qkv.view(n, length, self.num_heads, 3, -1).permute(3, 0, 2, 1, 4).unbind()
 
 
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Return the sinusoidal embedding [N, dim] float32 of real t [N], cosines first, zeros last for an odd `dim`.
 
-    Frequencies fall geometrically from 1 to 1/max_period (Vaswani et al. 2017, section 3.5; Ho et al. 2020).
+    Frequencies fall geometrically from 1 to 1/10,000 (Vaswani et al. 2017, section 3.5; Ho et al. 2020).
     """
     half = dim // 2
     position = torch.arange(half, dtype=torch.float32, device=t.device)
-    angles = t.float()[:, None] * torch.exp(-math.log(max_period) / max(half, 1) * position)
+    angles = t.float()[:, None] * torch.exp(-math.log(10_000) / max(half, 1) * position)
     embedding = torch.cat([angles.cos(), angles.sin()], dim=1)
     return F.pad(embedding, (0, dim % 2))
 

@@ -47,7 +47,6 @@ DATUMARO = "dataset_meta.json"
 """Makes {split} a dataset of Datumaro's common_semantic_segmentation."""
 KEPT = (".jpg", ".jpeg", ".png")
 """Extensions of images that every dataset_mode of image/mask pairs reads."""
-_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,16 +34,16 @@ class GrownHole(NamedTuple):
 
 def grow_hole(hole: Hole, pixels: int, size: Size) -> GrownHole:
     """Return all within so many pixels of a hole that is not empty, in an image of `size`."""
-    return _grown([hole], _larger(hole.box, pixels + 1, size), pixels)
+    return _grown([hole], hole.box.grown(pixels + 1).inside(size), pixels)
 
 
 def grow_holes(holes: Sequence[Hole], pixels: int, size: Size) -> list[GrownHole]:
     """Return the holes of an image of `size`, grown by so many pixels; those that meet are one."""
     groups: list[tuple[Box, list[Hole]]] = []
     for hole in holes:
-        box, members = _larger(hole.box, pixels + 1, size), [hole]
-        while near := [group for group in groups if _overlap(group[0], box)]:
-            groups = [group for group in groups if not _overlap(group[0], box)]
+        box, members = hole.box.grown(pixels + 1).inside(size), [hole]
+        while near := [group for group in groups if group[0].shared(box)]:
+            groups = [group for group in groups if not group[0].shared(box)]
             box = _around([box, *(other for other, _ in near)])
             members = [member for _, others in near for member in others] + members
         groups.append((box, members))
@@ -54,22 +54,16 @@ def part_of(holes: Sequence[GrownHole], box: Box) -> Tensor:
     """Return which pixels of a box of the image are in one of `holes`, [1, h, w] of 0 and 1, float64."""
     inside = np.zeros(box.size)
     for hole in holes:
-        if _overlap(box, hole.box):
-            both = Box(
-                max(box.top, hole.box.top),
-                max(box.left, hole.box.left),
-                min(box.bottom, hole.box.bottom),
-                min(box.right, hole.box.right),
-            )
-            view = inside[_within(both, box).slices]
-            view[hole.hole[_within(both, hole.box).slices]] = 1
+        if both := box.shared(hole.box):
+            view = inside[both.within(box).slices]
+            view[hole.hole[both.within(hole.box).slices]] = 1
     return torch.from_numpy(inside)[None]
 
 
 def _grown(holes: Sequence[Hole], box: Box, pixels: int) -> GrownHole:
     mask = np.zeros(box.size, dtype=bool)
     for hole in holes:
-        mask[_within(hole.box, box).slices] |= hole.mask
+        mask[hole.box.within(box).slices] |= hole.mask
     return GrownHole(box, mask, ndimage.distance_transform_edt(~mask) <= pixels)
 
 
@@ -80,38 +74,10 @@ def _parts(group: GrownHole) -> list[GrownHole]:
         return [group]
     parts = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(numbered), start=1):
-        part = _larger(Box(rows.start, columns.start, rows.stop, columns.stop), 1, group.box.size)
+        part = Box(rows.start, columns.start, rows.stop, columns.stop).grown(1).inside(group.box.size)
         own = numbered[part.slices] == number
-        parts.append(GrownHole(_moved(part, group.box.top, group.box.left), group.mask[part.slices] & own, own))
+        parts.append(GrownHole(part.moved(group.box.top, group.box.left), group.mask[part.slices] & own, own))
     return parts
-
-
-def _larger(box: Box, pixels: int, size: Size) -> Box:
-    """Return a box grown by so many pixels, as far as an image of `size` goes."""
-    return Box(
-        max(0, box.top - pixels),
-        max(0, box.left - pixels),
-        min(size[0], box.bottom + pixels),
-        min(size[1], box.right + pixels),
-    )
-
-
-def _moved(box: Box, down: int, across: int) -> Box:
-    return Box(box.top + down, box.left + across, box.bottom + down, box.right + across)
-
-
-def _within(box: Box, outer: Box) -> Box:
-    """Return a box in the coordinates of one that holds it."""
-    return _moved(box, -outer.top, -outer.left)
-
-
-def _overlap(first: Box, second: Box) -> bool:
-    return (
-        first.top < second.bottom
-        and second.top < first.bottom
-        and first.left < second.right
-        and second.left < first.right
-    )
 
 
 def _around(boxes: Sequence[Box]) -> Box:

@@ -20,7 +20,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.conditions.known_region import KnownRegion
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
-from guided_diffusion.data.area import covered, enlarge_part, reduce_label_part, reduce_part
+from guided_diffusion.data.area import covered, enlarge_part, reduce_label_part, reduce_part, reduced_size
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
@@ -147,7 +147,7 @@ class Patch:
             )
         )
         self.frame = _framed(Box(rows[0], columns[0], rows[1], columns[1]), settings.window, self.reduced)
-        self.shown = _inside(self.frame, self.reduced)
+        self.shown = self.frame.inside(self.reduced)
 
     def paint(self, seed: int) -> Painting:
         """Fill the hole, in one window if it fits."""
@@ -177,8 +177,7 @@ class Patch:
         box = self.own.box
         before = self.image.region(box).double()
         if self.reduced == self.image.size:
-            rows, columns = box.top - self.frame.top, box.left - self.frame.left
-            after = painted[:, rows : rows + box.size[0], columns : columns + box.size[1]]
+            after = painted[:, *box.within(self.frame).slices]
         elif self.settings.keep_grain:
             after = before + self._enlarged(painted - known)
         else:
@@ -190,13 +189,11 @@ class Patch:
         """Return values [C, h, w] of the reduced frame at the pixels of the hole's box: the network would see them."""
         frame, shown, box = self.frame, self.shown, self.own.box
         # Of the border around small images nothing is mixed in.
-        top, left = shown.top - frame.top, shown.left - frame.left
-        part = values[:, top : top + shown.size[0], left : left + shown.size[1]]
+        part = values[:, *shown.within(frame).slices]
         spans = (shown.top, shown.bottom), (shown.left, shown.right)
         whole = covered(self.image.size, self.reduced, *spans)
         enlarged = enlarge_part(part, self.image.size, self.reduced, *spans)
-        rows, columns = box.top - whole.top, box.left - whole.left
-        return enlarged[:, rows : rows + box.size[0], columns : columns + box.size[1]]
+        return enlarged[:, *box.within(whole).slices]
 
     def _reduced(self, read: Callable[[Box], Tensor], *, border: float) -> Tensor:
         """Return what `read` gives of the image, [C, *] float64 of the frame; `border` outside the image."""
@@ -208,9 +205,8 @@ class Patch:
 
     def label_of(self, window: Box) -> Tensor:
         """Return the class ids of a window of the frame, null outside the image."""
-        top, left = self.frame.top, self.frame.left
-        box = Box(window.top + top, window.left + left, window.bottom + top, window.right + left)
-        shown = _inside(box, self.reduced)
+        box = window.moved(self.frame.top, self.frame.left)
+        shown = box.inside(self.reduced)
         part = reduced_label(
             self.label,
             self.reduced,
@@ -220,11 +216,6 @@ class Patch:
             by_area=self.settings.label_by_area,
         )
         return _padded(part[None], shown, box, self.settings.num_classes)[0]
-
-
-def reduced_size(size: Size, scale: float) -> Size:
-    """Return the size of an image of (height, width) as the network sees it."""
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def reduced_label(
@@ -260,10 +251,6 @@ def _framed(box: Box, window: Size, size: Size) -> Box:
     return Box(spans[0][0], spans[1][0], spans[0][1], spans[1][1])
 
 
-def _inside(box: Box, size: Size) -> Box:
-    return Box(max(0, box.top), max(0, box.left), min(size[0], box.bottom), min(size[1], box.right))
-
-
 def _padded(values: Tensor, shown: Box, frame: Box, border: float) -> Tensor:
     """Return `values` [C, h, w] of the box `shown` in the larger box `frame`."""
     padding = (shown.left - frame.left, frame.right - shown.right, shown.top - frame.top, frame.bottom - shown.bottom)
@@ -272,14 +259,11 @@ def _padded(values: Tensor, shown: Box, frame: Box, border: float) -> Tensor:
 
 def _one_window(hole: NDArray[np.bool_], window: Size) -> Box | None:
     """Return the window in a frame that shows the whole `hole` [h, w], with some of what is known; None: none does."""
-    corner = []
-    for axis, length, full in zip((1, 0), window, hole.shape, strict=True):
-        index = np.flatnonzero(hole.any(axis=axis))
-        first, last = int(index[0]), int(index[-1]) + 1
-        if full > length and last - first > length - length // _CONTEXT:
+    box = Box.around(hole)
+    for length, full, needed in zip(window, hole.shape, box.size, strict=True):
+        if full > length and needed > length - length // _CONTEXT:
             return None
-        corner.append(min(max(0, (first + last - length) // 2), full - length))
-    return Box(corner[0], corner[1], corner[0] + window[0], corner[1] + window[1])
+    return box.framed(window, hole.shape)
 
 
 def fill_windows(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from guided_diffusion.conditions.layout import LayoutCondition
@@ -50,12 +48,11 @@ def draw_layouts(
     background: int = 0,
     inside: Tensor | None = None,
     progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the images [N, C, H, W] in [-1, 1] of one batch of layouts, and their predicted masks [N, H, W] int64.
 
     background: the class where no object is, and no background of a layout. inside: as `SamplingRun` takes it.
     """
     masks = FinalMasks(run.num_steps)
-    images = run(layouts, seeds, inside=inside, watch=masks.begin, progress=progress, cancelled=cancelled)
+    images = run(layouts, seeds, inside=inside, watch=masks.begin, progress=progress)
     return images, label_map_of(masks.mean, layouts, background=background)

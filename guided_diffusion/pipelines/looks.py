@@ -14,7 +14,7 @@ from evaluations.defect_looks import FARTHEST, Look, Looks, differs, look_of, st
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data import visualize
-from guided_diffusion.data.components import Box, find_components
+from guided_diffusion.data.components import find_components
 from guided_diffusion.data.files import open_image
 from guided_diffusion.data.intensity import stored_samples
 from guided_diffusion.data.masks.encoding import LabelEncoding
@@ -39,13 +39,9 @@ def looks_by_class(
     for image, label in pairs:
         ground = ~np.isin(label, defects) & (label < num_classes)
         for component in find_components(label, defects):
-            box = component.box
-            around = Box(
-                max(box.top - FARTHEST, 0), max(box.left - FARTHEST, 0), box.bottom + FARTHEST, box.right + FARTHEST
-            )
-            mask = np.zeros(ground[around.slices].shape, bool)
-            top, left = box.top - around.top, box.left - around.left
-            mask[top : top + box.size[0], left : left + box.size[1]] = component.mask
+            around = component.box.grown(FARTHEST).inside(label.shape)
+            mask = np.zeros(around.size, bool)
+            mask[component.box.within(around).slices] = component.mask
             look = look_of(image[around.slices], mask, ground[around.slices])
             if look is not None:
                 found[component.class_id].append(look)

@@ -16,11 +16,11 @@ from guided_diffusion.pipelines.generation import GenerationPipeline, generation
 from guided_diffusion.pipelines.load import encoding_of_checkpoint, pipeline_of_config
 from guided_diffusion.pipelines.sample_settings import recorded_settings
 from guided_diffusion.pipelines.sampling import SamplingRun
-from guided_diffusion.pipelines.work_left import begin_output
+from guided_diffusion.pipelines.work_left import begin_output, say_where
 from guided_diffusion.runtime.checkpoint import Checkpoint
 from guided_diffusion.runtime.distributed import ProcessGroup
 from guided_diffusion.runtime.seeding import Stream, derive_seed
-from guided_diffusion.samples.contact_sheet import SHEET, save_contact_sheet
+from guided_diffusion.samples.contact_sheet import save_contact_sheet
 from guided_diffusion.samples.manifest import GeneratedMask, ManifestLine, SampleSettings
 from guided_diffusion.samples.plan import AskedClass, PlannedSample, plan_generated
 from guided_diffusion.samples.writer import SyntheticFolder
@@ -153,6 +153,4 @@ def _say(output: SyntheticFolder, lines: Sequence[ManifestLine], card: str) -> N
             f"warning: {output.folder}: {len(kept)} of {len(made)} masks have faults after {ATTEMPTS} attempts "
             f"({shown}): their lines in the manifest name them; train for longer"
         )
-    for path in (*output.places, output.folder / SHEET):
-        print(f"  {path.absolute()}")
-    print(f"  {card}")
+    say_where(output, card)

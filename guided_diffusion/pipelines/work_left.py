@@ -125,6 +125,11 @@ def finish_output(
     save_contact_sheet(output, lines, names)
     card = write_sample_card(config, output, lines, checkpoint, trained)
     print(f"{counted(len(lines), noun)} ({planned} asked for)")
+    say_where(output, card)
+
+
+def say_where(output: SyntheticFolder, card: str) -> None:
+    """Print where everything is that was written."""
     for path in (*output.places, output.folder / SHEET):
         print(f"  {path.absolute()}")
     print(f"  {card}")

@@ -27,11 +27,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's `rank` among `size`, its `local_rank` on this machine, and its device."""
+    """This process's `rank` among `size`, and its device."""
 
     rank: int
     size: int
-    local_rank: int
     device: torch.device
 
     @property
@@ -155,7 +154,7 @@ def init_distributed(device_name: str) -> ProcessGroup:
         if device_name == "auto" and rank == 0:
             warn_of_unused_gpu()
     if size == 1:
-        return ProcessGroup(0, 1, 0, device)
+        return ProcessGroup(0, 1, device)
     if "MASTER_ADDR" not in os.environ:
         _meet_by_mpi(size)
     if device.type == "cuda":
@@ -166,7 +165,7 @@ def init_distributed(device_name: str) -> ProcessGroup:
         world_size=size,
         timeout=timedelta(hours=6),  # one process scans the dataset while the others wait
     )
-    return ProcessGroup(rank, size, local_rank, device)
+    return ProcessGroup(rank, size, device)
 
 
 def _meet_by_mpi(size: int) -> None:

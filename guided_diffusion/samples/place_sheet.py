@@ -82,10 +82,7 @@ def place_sheet(rows: Iterable[PlacedRow], names: Sequence[str]) -> Image.Image:
 def _around(hole: Box, size: tuple[int, int]) -> Box:
     """Return a square inside an image of `size` with the hole and as much again around it, or what fits of it."""
     side = max(2 * max(hole.size), _LEAST_CROP)
-    height, width = (min(side, length) for length in size)
-    top = min(max((hole.top + hole.bottom - height) // 2, 0), size[0] - height)
-    left = min(max((hole.left + hole.right - width) // 2, 0), size[1] - width)
-    return Box(top, left, top + height, left + width)
+    return hole.framed((side, side), size)
 
 
 def _fitted(image: Pixels) -> Pixels:

@@ -27,11 +27,6 @@ class EventLog:
         self._wakers: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
 
-    @property
-    def ended(self) -> bool:
-        """Whether no more events come."""
-        return self._ended
-
     def add(self, event: dict[str, Any], *, last: bool = False) -> None:
         """Tell an event; last: the stream ends after it. Nothing follows the last one."""
         with self._lock:

@@ -125,15 +125,13 @@ def label_maps(case: Case) -> NDArray[np.integer]:
     return maps.astype(np.uint8 if case.classes < 256 else np.int16)
 
 
-def procedural_masks(
-    batch: int, size: int, classes: int, *, objects: int | None = None, seed: int = 0
-) -> NDArray[np.int64]:
+def procedural_masks(batch: int, size: int, classes: int, *, objects: int | None = None) -> NDArray[np.int64]:
     """Return label maps [N, H, W]: ellipses and rectangles of the classes above 0 on a background of class 0.
 
     The classes take turns, so that all of them occur as far as `MOST_OBJECTS` an image allow. Where the objects lie
     does not depend on `classes`, if their number is given.
     """
-    places, names = (np.random.default_rng([seed, stream]) for stream in (0, 1))
+    places, names = (np.random.default_rng([0, stream]) for stream in (0, 1))
     turn = itertools.cycle(names.permutation(np.arange(1, classes)) if classes > 1 else [0])
     enough = min(MOST_OBJECTS, math.ceil((classes - 1) / batch))
     maps = np.zeros((batch, size, size), dtype=np.int64)

@@ -100,7 +100,7 @@ def random_modulation(n: int, objects: int, channels: int, size: tuple[int, int]
     return LayoutModulation(*torch.cat([first, tables], dim=2), common.weights(masks), masks, common), tables
 
 
-def random_layouts(n: int, size: int, classes: int, styles: int = 128) -> LayoutCondition:
+def random_layouts(n: int, size: int, classes: int) -> LayoutCondition:
     """Return layouts of a background and `OBJECTS` boxes of a tenth to half of the side."""
     draw = torch.Generator().manual_seed(0)
     side = 0.1 + 0.4 * torch.rand(n, OBJECTS + 1, 2, generator=draw)
@@ -108,7 +108,7 @@ def random_layouts(n: int, size: int, classes: int, styles: int = 128) -> Layout
     box = torch.cat([low, low + side], dim=2)
     box[:, 0] = torch.tensor(WHOLE_BOX)
     label = torch.randint(0, classes, (n, OBJECTS + 1), generator=draw)
-    style = torch.randn(n, OBJECTS + 1, styles, generator=draw)
+    style = torch.randn(n, OBJECTS + 1, 128, generator=draw)
     return LayoutCondition(label, box, style, classes, (size, size))
 
 

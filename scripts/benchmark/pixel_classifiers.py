@@ -43,6 +43,7 @@ from guided_diffusion.runtime.memory import keep_freed_memory, peak_memory_gib
 from scripts.benchmark.fresh import in_fresh_process
 from scripts.benchmark.run import positive
 from scripts.benchmark.tables import machine
+from scripts.benchmark.timing import resident_gib
 
 BLOCKS = ((4, 8), (2, 8), (2, 8), (2, 4), (1, 2))
 """Channels, in `num_channels`, and stride of blocks 5, 6, 7, 8 and 12 of the published network."""
@@ -180,15 +181,6 @@ def upsampled_logits(ensemble: PixelEnsemble, maps: ImageMaps) -> Iterator[Tenso
         alone = PixelEnsemble(1, ensemble.dim, ensemble.classes, ensemble.hidden).eval()
         alone.load_member(0, ensemble.member_weights(number))
         yield alone(features[None])[0]
-
-
-def resident_gib() -> float:
-    """Return the resident size of this process in GiB."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return peak_memory_gib(torch.device("cpu"))
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 2**20
 
 
 def measure(case: Case) -> dict[str, float]:

@@ -18,7 +18,7 @@ One Markdown table goes to stdout and everything measured to a JSON file. The va
 A training step is the loss (v, learned variance), its gradient, clipping, AdamW and one moving average. A guided
 sampling step is the guided output at s = 1.5; what all steps of a sample share (one-hot maps, tables) is made before,
 and a note says what the tables cost. Every round runs each variant once, in an order that rotates. On a CPU under Linux
-all variants have an allocator that keeps freed memory (`guided_diffusion.allocator`), the reference too.
+all variants have an allocator that keeps freed memory (`keep_freed_memory`), the reference too.
 """
 
 from __future__ import annotations

@@ -126,14 +126,14 @@ def memory_of_steps(case: Case, build: Callable[[], Step]) -> float:
     device, before = torch.device(case.device), 0.0
     if device.type == "cpu":
         keep_freed_memory()
-        before = _resident_gib()
+        before = resident_gib()
     step = build()
     for _ in range(3):  # the optimizer's averages are there from the second on
         step()
     return peak_memory_gib(device) - before
 
 
-def _resident_gib() -> float:
+def resident_gib() -> float:
     """Return the resident size of this process now in GiB, or its peak so far if the system has only that."""
     status = Path("/proc/self/status")
     if not status.exists():

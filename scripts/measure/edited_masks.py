@@ -32,7 +32,7 @@ from guided_diffusion.data.placing.shapes import Label, ShapeBank
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.files import write_text
-from scripts.measure.placed import run_script
+from scripts.dataset_folders import run_script
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from evaluations.whole_images import WholeImages
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.load import load_config, parse_overrides
 from guided_diffusion.config.segment import SegmentConfig
-from guided_diffusion.data.area import reduce_label
+from guided_diffusion.data.area import reduce_label, reduced_size
 from guided_diffusion.data.datasets import read_image
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import Pair
@@ -184,7 +184,7 @@ def predict_pair(pair: Pair, size: Size, fitted: Fitted, view: StudyView, read: 
             reader.pixels(pair.image, tiles, upright=pair.upright), range(len(tiles)), tiles, flip=False
         )
     found = predict_tiles(fitted.ensemble, read[kind], tiles, size, fitted.trainer.recipe.vote)
-    height, width = small = view.size(size)
+    height, width = small = reduced_size(size, view.scale)
     null_id = view.encoding.num_classes
     spans = (0, height), (0, width)
     return reduce_label(found.label, small, *spans, background=view.background, null_id=null_id).numpy()

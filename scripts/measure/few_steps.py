@@ -54,6 +54,7 @@ from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import digest, write_text
 from guided_diffusion.samples.plan import plan_samples
 from scripts.benchmark.published_unet import PublishedUNet, guided
+from scripts.dataset_folders import positive
 from scripts.measure.image_statistics import STATISTICS, Pixels, Statistics, compare, halves_of, sums_of, table
 
 COLUMNS = 10  # of the picture
@@ -241,16 +242,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--split", default="test", choices=["train", "test"])
     parser.add_argument(
-        "--images", type=_positive, help="pairs of the split, spread over it; default: all, --reference: 8"
+        "--images", type=positive, help="pairs of the split, spread over it; default: all, --reference: 8"
     )
-    parser.add_argument("--batch", type=_positive, default=16)
+    parser.add_argument("--batch", type=positive, default=16)
     parser.add_argument("--s", type=float, default=1.5, help="guidance scale")
     parser.add_argument("--weights", default="ema")
     parser.add_argument("--long", default="ddpm:1000", metavar="SETTING", help="sampler[:grid][:steps]")
     default = SamplerOptions.model_fields["sampler"].default
     parser.add_argument("--short", nargs="+", default=[default], metavar="SETTING", help="default: that of `sample`")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=_positive, default=1, help="seeds from --seed on")
+    parser.add_argument("--seeds", type=positive, default=1, help="seeds from --seed on")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--picture", metavar="FILE", help="write a picture")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
@@ -265,12 +266,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(Path(arguments.json).absolute())
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

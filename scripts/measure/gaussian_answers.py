@@ -67,23 +67,3 @@ def sample_moments(sampler: Sampler, diffusion: GaussianDiffusion, mean: float, 
     columns = torch.cat([noises.flatten(1), torch.ones(1, 4 * draws)]).double()
     factors = torch.linalg.lstsq(columns.T, x.flatten().double()).solution
     return Moments(float(factors[-1]), float(factors[:-1].norm()))
-
-
-def end_of_the_flow(diffusion: GaussianDiffusion, mean: float, std: float, *, stochastic: bool = False) -> Moments:
-    """Return the moments that a sampler of infinitely many steps between the ends of `diffusion` would give.
-
-    stochastic: of the reverse SDE instead of the probability flow ODE, whose samples forget how they began.
-    """
-    # They are not quite (mean, std): sampling begins with noise alone where a little of the image should be in it, and
-    # the last step goes to E[x0 | x_t], which varies less than x0. What remains besides is the sampler's own error.
-    first, last = float(diffusion.alphas_cumprod[0]), float(diffusion.alphas_cumprod[-1])
-    variances = [std**2 * abar + 1 - abar for abar in (first, last)]
-    # Both equations are linear here: the ODE scales what x is off its mean by the ratio of the marginal deviations,
-    # and the covariance of the SDE's ends, that of x at both in the true process, is sqrt(first last) std^2 + ....
-    carried = (variances[0] / variances[1]) ** 0.5
-    if stochastic:
-        carried = (std**2 * (first * last) ** 0.5 + (last / first) ** 0.5 * (1 - first)) / variances[1]
-    variance = variances[0] + carried**2 * (1 - variances[1])
-    gain = std**2 * first**0.5 / variances[0]
-    shift = -carried * last**0.5 * mean  # x begins with mean 0, not with that of the image
-    return Moments(mean + gain * shift, gain * variance**0.5)

@@ -46,8 +46,8 @@ from guided_diffusion.runtime.distributed import choose_device
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
 from scripts.benchmark.run import positive
-from scripts.measure.placed import folder_arguments, run_script
-from scripts.measure.seam_picture import around
+from scripts.dataset_folders import run_script
+from scripts.measure.placed import folder_arguments
 
 FOUND = 0.25  # of the pixels of a defect
 BATCH = 8  # crops a step takes
@@ -213,7 +213,7 @@ class _Shown:
 def _tiles(box: Box, images: Sequence[NDArray[np.uint8]]) -> list[visualize.Pixels]:
     """Return the surroundings of a defect in each of the images, enlarged by a whole number."""
     side = max(48, 2 * max(box.size))
-    view = around(box, (side, side), images[0].shape[:2])
+    view = box.framed((side, side), images[0].shape[:2])
     factor = max(1, SIDE // side)
     step = -(-side // SIDE)
     return [image[view.slices][::step, ::step].repeat(factor, axis=0).repeat(factor, axis=1) for image in images]

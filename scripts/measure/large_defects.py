@@ -50,7 +50,8 @@ from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.seeding import Stream, derive_seed
 from scripts.benchmark.run import positive
-from scripts.measure.placed import folder_arguments, open_folder, run_script
+from scripts.dataset_folders import run_script
+from scripts.measure.placed import folder_arguments, open_folder
 from scripts.measure.seam_picture import PictureRow, seam_picture
 
 WIDE = 4  # pixels on each side of a line

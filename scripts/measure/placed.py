@@ -1,14 +1,11 @@
-"""What the measures of placed defects have in common: the arguments that name a folder of `place`, and how they end."""
+"""What the measures of placed defects have in common: the arguments that name a folder of `place`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
-from guided_diffusion.runtime.errors import UserError
 
 
 def folder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +21,3 @@ def open_folder(arguments: argparse.Namespace) -> PlacedFolder:
     """Return the folder that `folder_arguments` name."""
     keys = ("data_dir", "good_dir", "model_path")
     return PlacedFolder.open(arguments.folder, **{key: getattr(arguments, key) for key in keys})
-
-
-def run_script(main: Callable[[argparse.Namespace], None], arguments: Any) -> None:
-    """Run a script; a user's mistake ends it with one line for each finding."""
-    try:
-        main(arguments)
-    except UserError as error:
-        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None

@@ -34,7 +34,8 @@ from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
 from scripts.benchmark.run import positive
-from scripts.measure.placed import folder_arguments, open_folder, run_script
+from scripts.dataset_folders import run_script
+from scripts.measure.placed import folder_arguments, open_folder
 
 CHANCE = 0.05  # of a verdict of "copies" where there are none
 SHOWN = 6

@@ -47,29 +47,16 @@ def seam_picture(rows: Sequence[PictureRow]) -> Image.Image:
 
 
 def _cells(row: PictureRow) -> list[visualize.Pixels]:
-    rows, columns = (np.flatnonzero(row.mask.any(axis=axis)) for axis in (1, 0))
-    defect = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    defect = Box.around(row.mask)
     size, ratio = row.mask.shape, CELL[0] / CELL[1]
     height = max(_LEAST_VIEW[1], _AROUND * defect.size[0], _AROUND * defect.size[1] / ratio)
     height = min(height, max(_LEAST_AROUND * defect.size[0], size[1] / ratio))
-    view = around(defect, (height, height * ratio), size)
+    view = defect.framed((round(height), round(height * ratio)), size)
     inset = None
     if max(defect.size[0] / view.size[0], defect.size[1] / view.size[1]) <= _SMALL:
-        side = max(_LEAST_INSET, _INSET_AROUND * max(defect.size))
-        inset = around(defect, (side, side), size)
-        inset = Box(inset.top - view.top, inset.left - view.left, inset.bottom - view.top, inset.right - view.left)
+        side = round(max(_LEAST_INSET, _INSET_AROUND * max(defect.size)))
+        inset = defect.framed((side, side), size).within(view)
     return [_cell(image, inset) for image in _stretched([image[view.slices] for image in row.images.values()])]
-
-
-def around(defect: Box, wanted: tuple[float, float], size: Sequence[int]) -> Box:
-    """Return a box of the (height, width) `wanted`, or as much of it as an image of `size` has, around a defect."""
-    starts, lengths = [], []
-    for first, last, length, full in zip(
-        (defect.top, defect.left), (defect.bottom, defect.right), wanted, size, strict=True
-    ):
-        lengths.append(min(round(length), full))
-        starts.append(min(max((first + last - lengths[-1]) // 2, 0), full - lengths[-1]))
-    return Box(starts[0], starts[1], starts[0] + lengths[0], starts[1] + lengths[1])
 
 
 def _stretched(images: Sequence[NDArray[Any]]) -> list[visualize.Pixels]:

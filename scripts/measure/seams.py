@@ -42,7 +42,8 @@ from guided_diffusion.pipelines.inpainting import feathered
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import write_text
-from scripts.measure.placed import folder_arguments, open_folder, run_script
+from scripts.dataset_folders import run_script
+from scripts.measure.placed import folder_arguments, open_folder
 from scripts.measure.seam_picture import PictureRow, seam_picture
 
 Image = NDArray[Any]  # uint8 or uint16, [H, W] or [H, W, C]

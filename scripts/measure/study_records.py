@@ -40,7 +40,7 @@ from guided_diffusion.pipelines.study.trainings import RESULTS
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import atomic_write
 from guided_diffusion.runtime.logs import read_run_record
-from scripts.measure.placed import run_script
+from scripts.dataset_folders import run_script
 
 PARTS = ("counts", "good_counts")
 """The test images with defects, and the good ones."""

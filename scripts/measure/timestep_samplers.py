@@ -42,7 +42,7 @@ def main() -> None:
 def spread(arguments: argparse.Namespace, sampler_name: str) -> tuple[float, float]:
     """Return mean and standard deviation of the epoch loss of the run's raw weights."""
     device = choose_device(arguments.device)
-    group = ProcessGroup(0, 1, 0, device)
+    group = ProcessGroup(0, 1, device)
     checkpoint = load_checkpoint(find_checkpoint(arguments.run_folder))
     config = options_of_checkpoint(checkpoint, TrainConfig)
     model = network_from_checkpoint(checkpoint, config, "raw").to(device).eval()

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from evaluations.blending import paste
-from evaluations.seams import rim_jumps
+from evaluations.seams import RimJumps, rim_jump
 from guided_diffusion.config import demo
 from guided_diffusion.config.demo import demo_stages
 from guided_diffusion.config.load import load_config
@@ -153,8 +153,8 @@ def test_placed_defects_lie_on_lemons_and_have_smaller_seams_than_pasted_ones(is
             hole = replaced_by(defect, round(config.hole_margin * demo.FILE_SIZE / 48), good.shape[:2])
             touched |= hole
             source = pixels(tmp_path / "dataset" / "train" / "images" / f"{defect.source.partition('#')[0]}.png")
-            ours.append((result, good, hole))
-            pasted.append((with_paste(good, defect, source, hole), good, hole))
+            ours.append(rim_jump(result, good, hole))
+            pasted.append(rim_jump(with_paste(good, defect, source, hole), good, hole))
         assert (result[~touched] == good[~touched]).all()
     assert len(ours) > 20
-    assert rim_jumps(ours).median < 0.25 * rim_jumps(pasted).median
+    assert RimJumps.of(ours).median < 0.25 * RimJumps.of(pasted).median

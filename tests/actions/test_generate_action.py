@@ -16,8 +16,9 @@ from error_lines import check_error, check_errors
 from odd_images import write_png
 from parts import bytes_of, lines_of, pixels_of
 from processes import finish, kill_when, start, start_pair
+from published_classifiers import save_published
 
-from guided_diffusion.labeling.files import load_classifier, save_published
+from guided_diffusion.labeling.files import load_classifier
 from guided_diffusion.runtime.files import digest
 
 pytestmark = pytest.mark.slow

@@ -131,7 +131,7 @@ def trainer_for(lemons, tmp_path):
         report = open_training_data(config)
         start = find_resume_plan(config)
         config = config.replaced(num_classes=report.encoding.num_classes)
-        world = ProcessGroup(0, 1, 0, torch.device("cpu"))
+        world = ProcessGroup(0, 1, torch.device("cpu"))
         log = RunLog(tmp_path / "run", enabled=False)
         return build_trainer(config, start, world, report, log)
 

@@ -26,8 +26,8 @@ def test_the_smallest_object_wins_and_the_background_is_behind():
     masks[0, 2, :, :3] = 0.9
     masks[0, 3, 0, 1:] = torch.tensor([0.6, 0.5, 0.49])
     assert label_map_of(masks, condition).tolist() == [[[2, 3, 3, 1], [2, 2, 2, 1]]]
-    assert label_map_of(masks, condition, threshold=0.55).tolist() == [[[2, 3, 2, 4], [2, 2, 2, 4]]]
-    assert label_map_of(masks, condition, threshold=2, background=5).tolist() == [[[5] * 4] * 2]
+    assert label_map_of(masks - 0.05, condition).tolist() == [[[2, 3, 2, 4], [2, 2, 2, 4]]]
+    assert label_map_of(masks / 4, condition, background=5).tolist() == [[[5] * 4] * 2]
 
 
 def test_empty_slots_do_not_count():

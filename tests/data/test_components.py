@@ -25,3 +25,15 @@ def test_components_cover_their_classes_and_touch_by_corners():
 
 def test_a_map_without_the_classes_has_no_components():
     assert find_components(np.zeros((3, 3), np.int32), (1,)) == []
+
+
+def test_a_frame_holds_its_box_inside_the_image():
+    assert Box(100, 100, 110, 120).framed((50, 80), (400, 400)) == Box(80, 70, 130, 150)
+    assert Box(0, 390, 10, 400).framed((50, 80), (400, 400)) == Box(0, 320, 50, 400)
+    assert Box(5, 5, 9, 9).framed((50, 80), (30, 40)) == Box(0, 0, 30, 40)
+
+
+def test_boxes_that_only_touch_share_nothing():
+    box = Box(2, 3, 6, 8)
+    assert box.shared(Box(6, 3, 9, 8)) is None
+    assert box.shared(Box(5, 0, 9, 4)) == Box(5, 3, 6, 4)

@@ -60,7 +60,7 @@ def train(gpu: Gpu, folders: Folders, **values: Any) -> int:
     config = load_config("train", given)
     report = open_training_data(config)
     config = config.replaced(num_classes=report.encoding.num_classes)
-    world, log = ProcessGroup(0, 1, 0, CUDA), RunLog(folders.output, enabled=False)
+    world, log = ProcessGroup(0, 1, CUDA), RunLog(folders.output, enabled=False)
     trainer = build_trainer(config, find_resume_plan(config), world, report, log)
     batch = next(iter(trainer.loader.epoch(0)))
     gpu.clear()

@@ -20,7 +20,7 @@ from guided_diffusion.diffusion.guidance import GuidedNetwork
 from guided_diffusion.diffusion.options import SAMPLER_DEFAULTS, SamplerOptions
 from guided_diffusion.diffusion.samplers import SAMPLERS, draw_noise, sample_dpmpp_2m
 from guided_diffusion.diffusion.schedule import named_betas
-from scripts.measure.gaussian_answers import end_of_the_flow, exact_network, sample_moments
+from scripts.measure.gaussian_answers import Moments, exact_network, sample_moments
 
 MEAN = 0.3
 STDS = [0.05, 0.2, 0.5, 1.0]
@@ -29,6 +29,26 @@ FIXED_SMALL = {"learn_sigma": False, "sigma_small": True}
 
 
 # --- Gaussian data -----------------------------------------------------------------------------------------------
+
+
+def end_of_the_flow(diffusion: GaussianDiffusion, mean: float, std: float, *, stochastic: bool = False) -> Moments:
+    """Return the moments that a sampler of infinitely many steps between the ends of `diffusion` would give.
+
+    stochastic: of the reverse SDE instead of the probability flow ODE, whose samples forget how they began.
+    """
+    # They are not quite (mean, std): sampling begins with noise alone where a little of the image should be in it, and
+    # the last step goes to E[x0 | x_t], which varies less than x0. What remains besides is the sampler's own error.
+    first, last = float(diffusion.alphas_cumprod[0]), float(diffusion.alphas_cumprod[-1])
+    variances = [std**2 * abar + 1 - abar for abar in (first, last)]
+    # Both equations are linear here: the ODE scales what x is off its mean by the ratio of the marginal deviations,
+    # and the covariance of the SDE's ends, that of x at both in the true process, is sqrt(first last) std^2 + ....
+    carried = (variances[0] / variances[1]) ** 0.5
+    if stochastic:
+        carried = (std**2 * (first * last) ** 0.5 + (last / first) ** 0.5 * (1 - first)) / variances[1]
+    variance = variances[0] + carried**2 * (1 - variances[1])
+    gain = std**2 * first**0.5 / variances[0]
+    shift = -carried * last**0.5 * mean  # x begins with mean 0, not with that of the image
+    return Moments(mean + gain * shift, gain * variance**0.5)
 
 
 @pytest.mark.parametrize("std", STDS)

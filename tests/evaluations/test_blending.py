@@ -29,7 +29,7 @@ def inner(height: int, width: int, seed: int = 0) -> Mask:
     return mask
 
 
-def dense(good: Values, patch: Values, mask: Mask, top: int, left: int, mixed: bool) -> Values:
+def dense(good: Values, patch: Values, mask: Mask, top: int, left: int) -> Values:
     """Solve equation 7 of Pérez et al. 2003 for a gray image, pair by pair."""
     height, width = mask.shape
     pixels = [(y + top, x + left) for y, x in np.argwhere(mask)]
@@ -42,8 +42,7 @@ def dense(good: Values, patch: Values, mask: Mask, top: int, left: int, mixed: b
             matrix[p, p] += 1
             in_patch = top <= q[0] < top + height and left <= q[1] < left + width
             v = patch[y - top, x - left] - patch[q[0] - top, q[1] - left] if in_patch else 0
-            own = good[y, x] - good[q]
-            right[p] += own if mixed and abs(own) > abs(v) else v
+            right[p] += v
             if q in pixels:
                 matrix[p, pixels.index(q)] -= 1
             else:
@@ -56,16 +55,15 @@ def dense(good: Values, patch: Values, mask: Mask, top: int, left: int, mixed: b
 # ------------------------------------------------------------------------------------------------ Poisson blending
 
 
-@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize(
     ("top", "left"), [(3, 4), (0, 0), (8, 9), (0, 5), (2, 9)], ids=["inside", "corner", "far corner", "top", "right"]
 )
-def test_it_is_what_a_dense_solve_gives(top: int, left: int, mixed: bool) -> None:
+def test_it_is_what_a_dense_solve_gives(top: int, left: int) -> None:
     good, patch = noise(14, 16), noise(6, 7, seed=1)
     for seed in range(3):
         mask = blob(6, 7, seed)
-        found = poisson_blend(good, patch, mask, top, left, mixed=mixed)
-        np.testing.assert_allclose(found, dense(good, patch, mask, top, left, mixed), atol=1e-8)
+        found = poisson_blend(good, patch, mask, top, left)
+        np.testing.assert_allclose(found, dense(good, patch, mask, top, left), atol=1e-8)
 
 
 def test_channels_are_blended_one_by_one() -> None:
@@ -76,14 +74,13 @@ def test_channels_are_blended_one_by_one() -> None:
         np.testing.assert_allclose(found[..., channel], alone, atol=1e-9)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_the_good_image_and_a_constant_give_the_good_image(mixed: bool) -> None:
+def test_the_good_image_and_a_constant_give_the_good_image() -> None:
     good = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     for top, left in ((0, 0), (5, 6), (9, 14)):
         patch = good[top : top + 11, left : left + 10] + np.array([40.0, -30, 7])
         mask = inner(11, 10)
-        np.testing.assert_array_equal(poisson_blend(good, patch, mask, top, left, mixed=mixed), good)
-        exact = poisson_blend(good.astype(float), patch, mask, top, left, mixed=mixed)
+        np.testing.assert_array_equal(poisson_blend(good, patch, mask, top, left), good)
+        exact = poisson_blend(good.astype(float), patch, mask, top, left)
         np.testing.assert_allclose(exact, good, atol=1e-9)
 
 
@@ -111,13 +108,6 @@ def test_no_flow_across_the_border_of_the_image() -> None:
     good[:, 5:] = noise(6, 5)
     found = poisson_blend(good, np.zeros((6, 5)), np.ones((6, 5), bool), 0, 5)
     np.testing.assert_allclose(found, 50)
-
-
-def test_mixed_gradients_keep_the_stronger() -> None:
-    """A flat patch takes nothing away: the good image comes back."""
-    good = noise(12, 12)
-    found = poisson_blend(good, np.full((8, 8), 3.0), inner(8, 8), 2, 2, mixed=True)
-    np.testing.assert_allclose(found, good, atol=1e-9)
 
 
 def test_unknown_values_have_no_gradient() -> None:
@@ -179,8 +169,8 @@ def test_a_patch_without_surroundings_is_matched_by_its_own_rim(unknown: bool) -
     assert found[rim].mean() == pytest.approx(good[2:7, 2:7][rim].mean())
 
 
-@pytest.mark.parametrize("blend", [lambda *a, **k: paste(*a, True, **k), poisson_blend], ids=["paste", "poisson"])
-def test_types_and_limits(blend) -> None:
+@pytest.mark.parametrize("blend", [lambda *a: paste(*a, True), poisson_blend], ids=["paste", "poisson"])
+def test_types(blend) -> None:
     deep = np.full((9, 9), 60_000, np.uint16)
     patch, mask = np.zeros((5, 5)), np.zeros((5, 5), bool)
     mask[1:4, 1:4] = True
@@ -188,7 +178,6 @@ def test_types_and_limits(blend) -> None:
     found = blend(deep, patch, mask, 2, 2)
     assert found.dtype == np.uint16
     assert found.max() == 65_535
-    assert blend(deep, patch, mask, 2, 2, limits=(0, 61_000)).max() == 61_000
     assert blend(deep.astype(float), patch, mask, 2, 2).max() > 65_535
     outside = np.ones((9, 9), bool)
     outside[2:7, 2:7] = ~mask

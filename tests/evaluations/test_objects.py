@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from layout_sets import image_objects
 
-from evaluations.objects import crops_of, filled_boxes, image_objects, pixels_of
+from evaluations.objects import crops_of, filled_boxes, pixels_of
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluations.seams import RimJumps, rim_difference, rim_jump, rim_jumps
+from evaluations.seams import RimJumps, rim_difference, rim_jump
 
 Mask = NDArray[np.bool_]
 
@@ -107,7 +107,8 @@ def test_many_holes_are_summarized() -> None:
     good[:, 2:] = 5
     hole = np.zeros((6, 6), bool)
     hole[:, :2] = True
-    found = rim_jumps([*((good * factor, good, hole) for factor in (5, 1, 2, 4, 3)), (good, good * 0, hole)])
+    jumps = [rim_jump(good * factor, good, hole) for factor in (5, 1, 2, 4, 3)]
+    found = RimJumps.of([*jumps, rim_jump(good, good * 0, hole)])
     assert found == RimJumps(count=5, left_out=1, lower=2, median=3, upper=4)
     assert RimJumps.of([None]) == RimJumps(0, 1, None, None, None)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from published_classifiers import save_published
 
 from guided_diffusion.labeling.classifier import PixelEnsemble
-from guided_diffusion.labeling.files import PixelClassifier, load_classifier, load_published, save_published
+from guided_diffusion.labeling.files import PixelClassifier, load_classifier, load_published
 from guided_diffusion.runtime.checkpoint import load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError
 
@@ -34,7 +35,7 @@ def test_own_files(ensemble, tmp_path):
         load_checkpoint(tmp_path / "classifier.pt")
 
 
-def test_published_files_are_written_and_read(ensemble, golden, tmp_path):
+def test_published_files_are_read(ensemble, golden, tmp_path):
     paths = save_published(tmp_path, ensemble)
     assert [path.name for path in paths] == ["model_0.pth", "model_1.pth", "model_2.pth"]
     content = torch.load(paths[0], weights_only=True)

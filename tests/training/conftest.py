@@ -31,7 +31,7 @@ def trainer_for(lemons: Path, tmp_path: Path) -> Callable[..., Trainer]:
         report = open_training_data(config)
         start = find_resume_plan(config)
         config = config.replaced(num_classes=report.encoding.num_classes)
-        world = ProcessGroup(0, 1, 0, torch.device("cpu"))
+        world = ProcessGroup(0, 1, torch.device("cpu"))
         return build_trainer(config, start, world, report, RunLog(folder, enabled=False))
 
     return build

@@ -56,7 +56,7 @@ def trainer_of(loader: TrainLoader, saved: list, folder: Path, **options) -> Fir
         crop=16,
         options=FirstStageOptions(autoencoder_steps=7, **options),
         seed=3,
-        world=ProcessGroup(0, 1, 0, torch.device("cpu")),
+        world=ProcessGroup(0, 1, torch.device("cpu")),
         log=RunLog(folder, enabled=False),
         amp_dtype=None,
         path=folder / "last.pt",

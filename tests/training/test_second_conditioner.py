@@ -29,7 +29,7 @@ def trainer(monkeypatch, lemons, tmp_path):
     start, report = find_resume_plan(config), open_training_data(config)
     config = config.replaced(condition="class means", num_classes=report.encoding.num_classes)
     return build_trainer(
-        config, start, ProcessGroup(0, 1, 0, torch.device("cpu")), report, RunLog(tmp_path, enabled=False)
+        config, start, ProcessGroup(0, 1, torch.device("cpu")), report, RunLog(tmp_path, enabled=False)
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -13,16 +13,16 @@ _LONGEST = 120
 """Characters of a name; what is longer ends in a digest."""
 
 
-def safe_names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+def safe_names(paths: Sequence[str]) -> list[str]:
     """Return a name without extension for each path: its last part, with its folders where two are alike.
 
-    Names differ in more than case. taken: names that are not to be used.
+    Names differ in more than case.
     """
     short = [_safe(path.rpartition("/")[2].rpartition(".")[0] or path.rpartition("/")[2]) for path in paths]
     times: dict[str, int] = {}
     for name in short:
         times[name.lower()] = times.get(name.lower(), 0) + 1
-    used = {name.lower() for name in taken}
+    used: set[str] = set()
     names = []
     for path, name in zip(paths, short, strict=True):
         if times[name.lower()] > 1:

@@ -97,8 +97,6 @@ class DefectBank:
     """The components of the classes to place."""
     masks: tuple[tuple[BankPart, ...], ...]
     """The parts of each mask that has any."""
-    specks: int
-    """Number of tiny components that were left out as slips of the annotator."""
     defects: tuple[int, ...] = ()
     """Ids of all defect classes."""
     ordinary: tuple[int, ...] = ()
@@ -140,7 +138,7 @@ class DefectBank:
         hosts = _class_hosts(tally.contacts, {*defects, len(names)}, background)
         parts = tuple(component.finished({*defects, len(names)}, hosts) for component in real)
         by_mask = tuple(grouped(parts, lambda part: part.name).values())
-        bank = cls(tuple(names), placed, parts, by_mask, len(found) - len(real), defects, objects, tuple(candidates))
+        bank = cls(tuple(names), placed, parts, by_mask, defects, objects, tuple(candidates))
         bank._check(options)
         return bank
 
@@ -155,17 +153,13 @@ class DefectBank:
         """Return the parts of a class."""
         return self._of_class.get(class_id, ())
 
-    def peers(self, part: BankPart) -> tuple[BankPart, ...]:
-        """Return the parts of the same class that touch the same borders, itself among them."""
-        return self._peers[part.class_id, part.borders]
-
     def alternative(self, part: BankPart, rng: np.random.Generator) -> BankPart:
         """Return a random part of the same class."""
         alike = self.of_class(part.class_id)
         return alike[rng.integers(len(alike))]
 
     def places(self, part: BankPart) -> tuple[tuple[float, float], ...]:
-        """Return the centers of its peers."""
+        """Return the centers of the parts of its class that touch the same borders, its own among them."""
         return self._places[part.class_id, part.borders]
 
     def like(self, class_id: int, count: int) -> tuple[tuple[BankPart, ...], ...]:
@@ -181,12 +175,9 @@ class DefectBank:
         return grouped(self.parts, lambda part: part.class_id)
 
     @cached_property
-    def _peers(self) -> dict[tuple[int, Borders], tuple[BankPart, ...]]:
-        return grouped(self.parts, lambda part: (part.class_id, part.borders))
-
-    @cached_property
     def _places(self) -> dict[tuple[int, Borders], tuple[tuple[float, float], ...]]:
-        return {key: tuple(part.center for part in peers) for key, peers in self._peers.items()}
+        peers = grouped(self.parts, lambda part: (part.class_id, part.borders))
+        return {key: tuple(part.center for part in parts) for key, parts in peers.items()}
 
     @cached_property
     def _like(self) -> dict[tuple[int, int], tuple[tuple[BankPart, ...], ...]]:
@@ -267,14 +258,9 @@ class _Found:
 
 def labels_around(label: NDArray[np.integer], box: Box, mask: NDArray[np.bool_]) -> NDArray[np.integer]:
     """Return the class ids [N] of the pixels of a label map that are within RING px of a mask in a box, outside it."""
-    around = Box(
-        max(0, box.top - RING),
-        max(0, box.left - RING),
-        min(label.shape[0], box.bottom + RING),
-        min(label.shape[1], box.right + RING),
-    )
+    around = box.grown(RING).inside(label.shape)
     own = np.zeros(around.size, bool)
-    own[box.top - around.top :, box.left - around.left :][: box.size[0], : box.size[1]] = mask
+    own[box.within(around).slices] = mask
     return label[around.slices][grown(own, RING) & ~own]
 
 

@@ -57,8 +57,7 @@ class PlacedDefect:
     @property
     def extent(self) -> Box:
         """The smallest box around its pixels, of which it has some; other than `box` where some were taken away."""
-        inner = Box.around(self.mask)
-        return Box(self.top + inner.top, self.left + inner.left, self.top + inner.bottom, self.left + inner.right)
+        return Box.around(self.mask).moved(self.top, self.left)
 
 
 @dataclass(frozen=True)
@@ -136,20 +135,16 @@ class Ground:
 
     def occupy(self, defect: PlacedDefect) -> None:
         """Keep others off a defect."""
-        apart, box = self._apart, defect.box
-        around = Box(box.top - apart, box.left - apart, box.bottom + apart, box.right + apart)
-        self._occupied.append((around, grown(np.pad(defect.mask, apart), apart)))
+        apart = self._apart
+        self._occupied.append((defect.box.grown(apart), grown(np.pad(defect.mask, apart), apart)))
 
     def refusal(self, mask: NDArray[np.bool_], top: int, left: int, hosts: Sequence[int] = ()) -> str:
         """Return why a mask [height, width] cannot be there, "" if it can."""
         box = Box(top, left, top + mask.shape[0], left + mask.shape[1])
         for other, taken in self._occupied:
-            first_row, last_row = max(box.top, other.top), min(box.bottom, other.bottom)
-            first, last = max(box.left, other.left), min(box.right, other.right)
-            if first_row < last_row and first < last:
-                own = mask[first_row - top : last_row - top, first - left : last - left]
-                if (own & taken[first_row - other.top :, first - other.left :][: own.shape[0], : own.shape[1]]).any():
-                    return "no room beside the other defects"
+            both = box.shared(other)
+            if both and (mask[both.within(box).slices] & taken[both.within(other).slices]).any():
+                return "no room beside the other defects"
         if self.region is not None and not self.region[box.slices][mask].all():
             return "not where defects may be"
         if self.host_map is not None and not self._is_hosted(mask, box, hosts):
@@ -162,10 +157,9 @@ class Ground:
             return False
         if len(hosts) < 2 and not self._margin:
             return True
-        rows, columns = (slice(max(0, line.start - RING), line.stop + RING) for line in box.slices)
-        before, around = (box.top - rows.start, box.left - columns.start), self.host_map[rows, columns]
-        near = np.zeros(around.shape, bool)
-        near[before[0] :, before[1] :][: mask.shape[0], : mask.shape[1]] = mask
+        outer = box.grown(RING).inside(self.size)
+        around, near = self.host_map[outer.slices], np.zeros(outer.size, bool)
+        near[box.within(outer).slices] = mask
         if self._margin and not np.isin(around[grown(near, self._margin)], hosts).all():
             return False
         # What lay where two classes meet, such as a broken edge, does so again.

@@ -21,12 +21,11 @@ from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.runtime.errors import DataError
 
-SIDE = 32
 MOST_COMPARED = 10_000
 """Images above which look-alikes are not searched for: the time grows with the square of their number."""
 
 _FINE_SIDE = 128  # gray levels are rounded at this side, so that their means have fractions
-_SMALL = 64  # images with a side below it are compared at half of SIDE: they have no finer detail
+_SMALL = 64  # images with a side below it are compared by thumbnails of half the side: they have no finer detail
 _SAME, _SAME_SMALL = 0.95, 0.985
 _ALIKE, _ALONE = 0.87, 0.5
 _LEAST_DETAIL = 0.5  # gray levels; below it, detail is what rounding leaves

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.area import reduced_size
 from guided_diffusion.data.scan.problems import Problem, ProblemKind
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.data.windows import WindowPlan
@@ -19,7 +20,7 @@ def window_problems(sizes: Sequence[Size], transform: JointTransform) -> list[Pr
     """
     if transform.resize != "window" or not sizes:
         return []
-    scaled = [transform.reduced(size) for size in sizes]
+    scaled = [reduced_size(size, transform.scale) for size in sizes]
     (height, width), largest = transform.image_size, max(scaled, key=lambda size: size[0] * size[1])
     if any(size[0] >= height or size[1] >= width for size in scaled):
         return []

@@ -83,7 +83,7 @@ def fitting(path: str, device: torch.device, folder: Path) -> Part:
         refuse_other_data(config, report, start)
         start = replace(start, continues=False)  # the weights are enough here
         config = config.replaced(num_classes=report.encoding.num_classes)
-        world = ProcessGroup(0, 1, 0, device)
+        world = ProcessGroup(0, 1, device)
         trainer = build_trainer(config, start, world, report, RunLog(folder / "run", enabled=False))
         if start.checkpoint is not None:
             start.checkpoint.forget_tensors()

@@ -112,7 +112,7 @@ def _measured(size: Size, device: torch.device, data: Path, run: Path) -> dict[s
             "trackers": [],
         },
     )
-    world = ProcessGroup(0, 1, 0, device)
+    world = ProcessGroup(0, 1, device)
     with quietly(), PeakMemory(device) as memory:
         report = open_training_data(config)
         config = config.replaced(num_classes=report.encoding.num_classes)

@@ -99,6 +99,15 @@ class StudyRun:
         return summarize(self.study, class_names, self.results.record) if self.study.compared else None
 
 
+def architecture_names(given: Sequence[str]) -> tuple[str, ...]:
+    """Return their names as segmentation-models-pytorch has them; ConfigError for one in two spellings."""
+    names = tuple(architecture_name(name) for name in given)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError.of_keys(("architectures", f"architectures has {twice!r} twice, in two spellings: keep one"))
+    return names
+
+
 def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, device: torch.device) -> StudyRun | None:
     """Return the study that the options ask for, None for none. Each model is built once as a check.
 
@@ -109,10 +118,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
         return None
     sets, options = data.sets, config.study
     assert sets.training is not None
-    architectures = tuple(architecture_name(name) for name in options.architectures)
-    for name in architectures:
-        if architectures.count(name) > 1:
-            raise ConfigError(f"architectures has {name!r} twice, in two spellings: keep one")
+    architectures = architecture_names(options.architectures)
     settings = settings_of(
         options.ratios or (),
         baselines=options.baselines,

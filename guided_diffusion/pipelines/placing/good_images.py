@@ -13,6 +13,7 @@ from PIL import Image
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.scenes import ScenesConfig
+from guided_diffusion.data.area import reduced_size
 from guided_diffusion.data.deep_color import is_gray
 from guided_diffusion.data.files import UNREADABLE, check_sizes, full_pages, open_image, orientation, stored_size
 from guided_diffusion.data.intensity import ImageRange, color_and_alpha, limits
@@ -22,7 +23,6 @@ from guided_diffusion.data.scan.good_images import orientation_of_both
 from guided_diffusion.data.scan.orientation import Exif
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.models.architecture import height_width
-from guided_diffusion.pipelines.inpainting import reduced_size
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.samples.manifest import file_digest
 

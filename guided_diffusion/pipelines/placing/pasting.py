@@ -97,8 +97,7 @@ def training_patches(pairs: Iterable[Pair], trained: TrainedConfig, encoding: La
         margin = REACH + max(own.top - box.top, own.left - box.left, box.bottom - own.bottom, box.right - own.right, 0)
         known = defect.edited.warp(surroundings(part.name, part.hosts), margin, beyond=0) > _WHOLLY
         values = _surrounded(defect.edited.warp(image.values, margin), np.pad(defect.edited.mask, margin), known)
-        top, left = box.top - own.top + margin, box.left - own.left + margin
-        return values[top : top + box.size[0], left : left + box.size[1]] * np.iinfo(good.pixels.dtype).max
+        return values[box.within(own.grown(margin)).slices] * np.iinfo(good.pixels.dtype).max
 
     return patch
 
@@ -125,10 +124,9 @@ def pasted(
             found = f"{name}: its masks do not come from training defects, so there is nothing to paste"
             raise DataError.of("place_config", found, "use mask_source bank or file, or arms without pasting")
         # A pixel wider than the mask: both methods use what surrounded the defect.
-        box = _wider(defect.box, good.size)
+        box = defect.box.grown(1).inside(good.size)
         mask = np.zeros(box.size, bool)
-        inner = Box(defect.top - box.top, defect.left - box.left, *_ends(defect.box, box))
-        mask[inner.slices] = defect.mask
+        mask[defect.box.within(box).slices] = defect.mask
         patch = patch_of(defect, box, good)
         if good.alpha is not None:  # transparent pixels surround nothing
             patch = np.where(((good.alpha[box.slices] == 0) & ~mask)[..., None], np.float32(np.nan), patch)
@@ -138,11 +136,3 @@ def pasted(
         else:
             image = poisson_blend(*where) if blend == "poisson" else paste(*where, match=True)
     return image
-
-
-def _wider(box: Box, size: tuple[int, int]) -> Box:
-    return Box(max(box.top - 1, 0), max(box.left - 1, 0), min(box.bottom + 1, size[0]), min(box.right + 1, size[1]))
-
-
-def _ends(box: Box, outer: Box) -> tuple[int, int]:
-    return box.bottom - outer.top, box.right - outer.left

@@ -16,6 +16,7 @@ from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.paste import Blend
 from guided_diffusion.config.scenes import ScenesConfig
+from guided_diffusion.data.area import reduced_size
 from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.datasets import read_mask
 from guided_diffusion.data.files import check_sizes, open_image
@@ -33,7 +34,7 @@ from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.pipelines.build import options_of_checkpoint
 from guided_diffusion.pipelines.dataset import scan_split
 from guided_diffusion.pipelines.holes import Hole
-from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
+from guided_diffusion.pipelines.inpainting import reduced_label
 from guided_diffusion.pipelines.masks import find_masks
 from guided_diffusion.pipelines.placing.good_images import (
     check_beside_training,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.studio import StudioConfig
-from guided_diffusion.data.area import covered, reduce_part
+from guided_diffusion.data.area import covered, reduce_part, reduced_size
 from guided_diffusion.data.components import Box, find_components
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.modes import get_mode
@@ -22,7 +22,7 @@ from guided_diffusion.data.scan.good_images import list_upright
 from guided_diffusion.data.visualize import Pixels, quantize
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.holes import GrownHole, Hole, grow_holes, part_of
-from guided_diffusion.pipelines.inpainting import PaintSettings, reduced_label, reduced_size
+from guided_diffusion.pipelines.inpainting import PaintSettings, reduced_label
 from guided_diffusion.pipelines.placing.good_images import header_size
 from guided_diffusion.pipelines.placing.plan import OrdinaryClasses
 from guided_diffusion.pipelines.studio.first_reads import FirstReads

@@ -240,15 +240,8 @@ class _Painted:
 
     def _surroundings(self, shape: tuple[int, ...]) -> Box:
         """Return the part of the canvas around the holes, of a window at least, at which the segmenter looks."""
-        shown = self.base.shown_hole(self.grown)
-        spans = []
-        for axis, (length, full) in enumerate(zip(self.base.settings.window, shape, strict=True)):
-            index = np.flatnonzero(shown.any(axis=1 - axis))
-            first, last = int(index[0]), int(index[-1]) + 1
-            wanted = min(max(length, last - first), full)
-            start = min(max(0, (first + last - wanted) // 2), full - wanted)
-            spans.append((start, start + wanted))
-        return Box(spans[0][0], spans[1][0], spans[0][1], spans[1][1])
+        box = Box.around(self.base.shown_hole(self.grown))
+        return box.framed([*map(max, self.base.settings.window, box.size)], shape)
 
 
 def hole_of(workplace: Workplace, wish: Wish) -> NDArray[np.bool_] | None:

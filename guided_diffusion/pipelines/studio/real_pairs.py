@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from guided_diffusion.conditions.base import Size
 from guided_diffusion.config.network import TrainedConfig
+from guided_diffusion.data.area import reduced_size
 from guided_diffusion.data.components import Box, Component, find_components
 from guided_diffusion.data.condition_makers import ExampleKey
 from guided_diffusion.data.datasets import SegmentationDataset, read_mask
@@ -21,7 +21,7 @@ from guided_diffusion.data.pairing import Pair, index_pairs
 from guided_diffusion.data.scan.good_images import as_turned
 from guided_diffusion.data.visualize import Pixels, evenly_spaced, quantize
 from guided_diffusion.pipelines.dataset import plain_transform, shown_dataset
-from guided_diffusion.pipelines.inpainting import reduced_label, reduced_size
+from guided_diffusion.pipelines.inpainting import reduced_label
 from guided_diffusion.pipelines.studio.first_reads import FirstReads
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import MaskOrigin
@@ -151,8 +151,3 @@ class Shelf:
             if class_id not in (self._background, self._encoding.num_classes) and pixels <= label.size * _LARGEST
         ]
         return [part for part in find_components(label, kept) if part.area >= _SMALLEST]
-
-
-def shown_size(trained: TrainedConfig, native: Size) -> Size:
-    """Return the size (height, width) of a whole image at the scale of the network."""
-    return reduced_size(native, trained.geometry.scale)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from evaluations.sets import Images, Labels
 from evaluations.whole_images import WholeImages
 from guided_diffusion.data import visualize
-from guided_diffusion.data.area import reduce_image, reduce_label
+from guided_diffusion.data.area import reduce_image, reduce_label, reduced_size
 from guided_diffusion.data.components import Box
 from guided_diffusion.data.datasets import read_image, read_mask
 from guided_diffusion.data.files import check_sizes
@@ -35,10 +35,6 @@ class StudyView:
     image_range: ImageRange = "auto"
     background: int = 0
 
-    def size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Return the height and width of an image of `size` at the scale."""
-        return max(1, round(size[0] * self.scale)), max(1, round(size[1] * self.scale))
-
     @property
     def _dtype(self) -> type[np.integer]:
         return np.uint8 if self.encoding.num_classes < 256 else np.int32
@@ -49,7 +45,7 @@ class StudyView:
 
     def reduced_image(self, image: NDArray[np.uint8]) -> Images:
         """Return an image [H, W, C] as the study has it, [h, w, 3]; the colors of a gray one are the same memory."""
-        height, width = size = self.size(image.shape[:2])
+        height, width = size = reduced_size((image.shape[0], image.shape[1]), self.scale)
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if size != image.shape[:2]:
             planes = reduce_image(planes, size, (0, height), (0, width))
@@ -58,7 +54,7 @@ class StudyView:
 
     def reduced_label(self, label: NDArray[np.integer]) -> Labels:
         """Return a label map [H, W] as the study has it, [h, w]."""
-        height, width = size = self.size(label.shape)
+        height, width = size = reduced_size((label.shape[0], label.shape[1]), self.scale)
         ids = torch.from_numpy(np.ascontiguousarray(label))
         if size != label.shape:
             options = {"background": self.background, "null_id": self.encoding.num_classes}

@@ -230,8 +230,4 @@ def _tile(part: Tile) -> Tile:
 def _window(box: Box, size: tuple[int, int]) -> Box:
     """Return a square around a box, twice as large, as far as the image goes."""
     side = max(2 * max(box.size), _LEAST_SIDE)
-    edges = []
-    for first, last, length in ((box.top, box.bottom, size[0]), (box.left, box.right, size[1])):
-        start = min(max((first + last - side) // 2, 0), max(length - side, 0))
-        edges.append((start, min(start + side, length)))
-    return Box(edges[0][0], edges[1][0], edges[0][1], edges[1][1])
+    return box.framed((side, side), size)

@@ -17,7 +17,7 @@ from torch import nn
 from evaluations.segmentation.crop_training import Checkpoint, CropTrainingPlan, train_on_crops
 from evaluations.segmentation.crops import CropPlan, Late
 from evaluations.segmentation.defect_scores import DefectTest, measure_defects
-from evaluations.segmentation.models import architecture_name, build_segmenter, check_size, input_form
+from evaluations.segmentation.models import build_segmenter, check_size, input_form
 from evaluations.segmentation.sliding import predict_whole
 from evaluations.segmentation.weights import weights_digest
 from evaluations.sets import Images, Labels
@@ -25,9 +25,10 @@ from evaluations.whole_images import WholeImages
 from guided_diffusion import __version__
 from guided_diffusion.config.study import UNAUGMENTED, CropSegmenterOptions, DesignOptions, amount_name
 from guided_diffusion.data.mirror import exchanged
+from guided_diffusion.pipelines.evaluation.study import architecture_names
 from guided_diffusion.pipelines.study.arms import ArmSet
 from guided_diffusion.pipelines.study.setup import StudySetup
-from guided_diffusion.runtime.errors import ConfigError, UserError
+from guided_diffusion.runtime.errors import UserError
 
 CHECKPOINT_SECONDS = 120
 """About how often an unfinished training is kept."""
@@ -82,13 +83,7 @@ class SegmenterTraining:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Their names as segmentation-models-pytorch has them; ConfigError for one in two spellings."""
-        names = tuple(architecture_name(name) for name in self.options.architectures)
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice:
-            line = f"architectures has {twice!r} twice, in two spellings: keep one"
-            raise ConfigError.of_keys(("architectures", line))
-        return names
+        return architecture_names(self.options.architectures)
 
     def check(self) -> None:
         """Build every model once. Raises EvaluationError for names, weights and sizes that do not fit."""

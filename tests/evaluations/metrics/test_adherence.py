@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layout_sets import image_set, layout_sets
+from layout_sets import image_objects, image_set, layout_sets
 
 from evaluations.metrics.adherence import FLOOR, AdherenceMetric, changes
-from evaluations.objects import LayoutSets, image_objects
+from evaluations.objects import LayoutSets
 
 LAYOUT = image_objects([1, 2], [(0, 0, 0.5, 0.5), (0.5, 0.5, 0.6, 0.6)])
 SIZE = 20

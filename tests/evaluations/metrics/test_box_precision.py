@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from layout_sets import image_set, layout_sets, one_each
+from layout_sets import image_objects, image_set, layout_sets, one_each
 
 from evaluations.metrics import box_precision
 from evaluations.metrics.box_precision import (
@@ -20,7 +20,7 @@ from evaluations.metrics.box_precision import (
     detect,
     train_detector,
 )
-from evaluations.objects import ImageObjects, LayoutSets, image_objects
+from evaluations.objects import ImageObjects, LayoutSets
 
 CPU = torch.device("cpu")
 SIZE = (40, 60)

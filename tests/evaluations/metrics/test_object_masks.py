@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layout_sets import image_set, layout_sets, one_each
+from layout_sets import image_objects, image_set, layout_sets, one_each
 
 from evaluations.metrics.object_masks import (
     ObjectMasksMetric,
@@ -13,7 +13,7 @@ from evaluations.metrics.object_masks import (
     mean_shapes,
     object_scores,
 )
-from evaluations.objects import LayoutSets, filled_boxes, image_objects
+from evaluations.objects import LayoutSets, filled_boxes
 
 SIZE = 16
 BOX = (0.25, 0.25, 0.75, 0.75)

@@ -34,7 +34,6 @@ from guided_diffusion.runtime.errors import DataError
 
 FORM = "images and masks in one folder"
 SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg")
-_SHOWN_CLASSES = 20
 
 
 def pairs_of(names: Sequence[str]) -> dict[str, str]:
