@@ -45,7 +45,7 @@ class StudyView:
 
     def reduced_image(self, image: NDArray[np.uint8]) -> Images:
         """Return an image [H, W, C] as the study has it, [h, w, 3]; the colors of a gray one are the same memory."""
-        height, width = size = reduced_size((image.shape[0], image.shape[1]), self.scale)
+        height, width = size = reduced_size(image.shape[:2], self.scale)
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if size != image.shape[:2]:
             planes = reduce_image(planes, size, (0, height), (0, width))
@@ -54,7 +54,7 @@ class StudyView:
 
     def reduced_label(self, label: NDArray[np.integer]) -> Labels:
         """Return a label map [H, W] as the study has it, [h, w]."""
-        height, width = size = reduced_size((label.shape[0], label.shape[1]), self.scale)
+        height, width = size = reduced_size(label.shape, self.scale)
         ids = torch.from_numpy(np.ascontiguousarray(label))
         if size != label.shape:
             options = {"background": self.background, "null_id": self.encoding.num_classes}
