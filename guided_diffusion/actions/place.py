@@ -12,6 +12,7 @@ from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.native_image import NativeImage
+from guided_diffusion.data.options import BoxOptions
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
@@ -31,6 +32,7 @@ from guided_diffusion.pipelines.placing.erasing import plan_erasing
 from guided_diffusion.pipelines.placing.plan import Finished, PlacePlan, painting_misfit, plan_placing
 from guided_diffusion.pipelines.placing.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.pipelines.plans import good_lines
+from guided_diffusion.pipelines.sample_misfits import idle_keys
 from guided_diffusion.pipelines.sample_settings import recorded_settings
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.pipelines.work_left import begin_output, say_where
@@ -83,9 +85,15 @@ def _read_folders(config: PlaceConfig) -> list[ReadFolder]:
 
 
 def _refuse_other_networks(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig) -> None:
-    """Raise ConfigError for a network that fills no holes, or that saw whole images instead of windows."""
+    """Raise ConfigError for a network that fills no holes, or that saw whole images instead of windows, and for keys
+    that this does not use.
+    """
     if found := painting_misfit(checkpoint, trained, erases=config.erase):
         raise ConfigError.of_keys(("model_path", f"model_path is {checkpoint.path}, {found}"))
+    reasons = {"resize": "windows are painted, whatever it is", "flip_pairs": "nothing is mirrored"}
+    reasons |= dict.fromkeys(BoxOptions.keys(), f"{checkpoint.path} takes no boxes")
+    if problems := list(idle_keys(config, checkpoint, reasons)):
+        raise ConfigError.of_keys(*problems)
 
 
 def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from guided_diffusion.config.generate import GenerateConfig
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.data.masks.encoding import LabelEncoding
+from guided_diffusion.data.options import BoxOptions
 from guided_diffusion.data.visualize import quantize
 from guided_diffusion.features.extractor import FeatureExtractor, digest_of
 from guided_diffusion.features.options import DIFFUSION
@@ -30,6 +31,7 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.features import features_of_checkpoint, no_mask, published_features
 from guided_diffusion.pipelines.load import class_names_of, encoding_of_checkpoint, pipeline_of_config
+from guided_diffusion.pipelines.sample_misfits import READ_WITH_MASKS, SHOWN, idle_keys
 from guided_diffusion.pipelines.sample_settings import recorded_settings
 from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline
 from guided_diffusion.pipelines.segment.labeler import Labeler, encoding_of_classifier, limit_of_classifier
@@ -180,6 +182,7 @@ def _open(config: GenerateConfig, world: ProcessGroup) -> _Painter:
     if encoding is not None and trained.model.condition != "none":
         trained = trained.replaced(num_classes=encoding.num_classes)
     _refuse_masks(checkpoint, trained)
+    _refuse_idle_keys(config, checkpoint)
     classifier = load_classifier(Path(config.classifier_path))
     if config.labels.flip:
         refuse_sides(encoding_of_classifier(Path(config.classifier_path), classifier), config.source)
@@ -204,6 +207,15 @@ def _refuse_masks(checkpoint: Checkpoint, trained: TrainedConfig) -> None:
     else:
         return
     raise ConfigError.of_keys(("model_path", f"model_path is {path}, which {found}"))
+
+
+def _refuse_idle_keys(config: GenerateConfig, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError for keys of masks and boxes, none of which is read."""
+    reasons = dict.fromkeys((*READ_WITH_MASKS, *SHOWN, *BoxOptions.keys()), "images are drawn without masks and boxes")
+    if config.labels.flip:
+        del reasons["flip_pairs"]  # it says that no class is one of a left and a right one
+    if problems := list(idle_keys(config, checkpoint, reasons)):
+        raise ConfigError.of_keys(*problems)
 
 
 def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from guided_diffusion.config.from_checkpoint import FromCheckpointConfig
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.sample import SampleConfig
 from guided_diffusion.data.options import BoxOptions, LayoutOptions
@@ -15,13 +16,16 @@ from guided_diffusion.runtime.options import Problem
 
 READ_WITH_MASKS = ("ignore_label", "exif", "flip_pairs", "mask_resize")
 """Keys that say how masks are read, and may differ from training."""
+SHOWN = ("resize", "scale")
+"""Keys that say which part of a mask or image the model sees, and may differ from training, too."""
 
 
 def refuse_misfits(config: SampleConfig, trained: TrainedConfig, checkpoint: Checkpoint) -> None:
     """Raise ConfigError for keys of `sample` that do not go with what the model of `checkpoint` takes and makes."""
     # What `config` leaves to its checkpoint was not known when it was checked.
-    of_geometry = [problem for problem in trained.geometry.check() if problem[0] in config.given]
-    problems = [*_misfits(config, trained, checkpoint.path), *_idle(config, trained, checkpoint), *of_geometry]
+    problems = [*_misfits(config, trained, checkpoint.path), *_idle(config, trained, checkpoint)]
+    named = {key for key, _ in problems}
+    problems += [(key, line) for key, line in trained.geometry.check() if key in config.given - named]
     if problems:
         raise ConfigError.of_keys(*problems)
 
@@ -59,21 +63,26 @@ def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterat
         yield ("s", f"s is {config.sampler.s:g}, but {path} has no condition to guide towards: set s to 1")
 
 
+def idle_keys(config: FromCheckpointConfig, checkpoint: Checkpoint, reasons: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield the keys of `reasons`, key -> why nothing uses it, that are given otherwise than in the training."""
+    before = None if checkpoint.is_bare else options_of_checkpoint(checkpoint)
+    for key, why in reasons.items():
+        if config.get(key) not in (None, None if before is None else before.get(key)):
+            yield (key, f"{key} is given, but {why}: leave it out")
+
+
 def _idle(config: SampleConfig, trained: TrainedConfig, checkpoint: Checkpoint) -> Iterator[Problem]:
     """Yield the keys about masks and boxes of which the model makes no use, unless they are as in its training."""
     condition, path = trained.model.condition, checkpoint.path
     takes_masks = condition != "none" and not trained.generation.makes_masks
-    before = None if checkpoint.is_bare else options_of_checkpoint(checkpoint)
-    idle = {} if takes_masks else dict.fromkeys(READ_WITH_MASKS, f"{path} reads no masks")
+    reasons = {} if takes_masks else dict.fromkeys((*READ_WITH_MASKS, *SHOWN), f"{path} reads no masks")
     if condition == "boxes" and config.layouts.layout_source == "file":
-        idle = dict.fromkeys((*READ_WITH_MASKS, "min_object_size"), "the objects are those of layout_file")
+        reasons = dict.fromkeys((*READ_WITH_MASKS, "min_object_size"), "the objects are those of layout_file")
     if condition != "mask":
-        idle["spade"] = f"{path} has no masks that modulate"
+        reasons["spade"] = f"{path} has no masks that modulate"
     if condition != "boxes":
-        idle |= dict.fromkeys(BoxOptions.keys(), f"{path} takes no boxes")
-    for key, why in idle.items():
-        if config.get(key) not in (None, None if before is None else before.get(key)):
-            yield (key, f"{key} is given, but {why}: leave it out")
+        reasons |= dict.fromkeys(BoxOptions.keys(), f"{path} takes no boxes")
+    yield from idle_keys(config, checkpoint, reasons)
 
 
 def _misfits_of_boxes(config: SampleConfig, path: Path) -> Iterator[Problem]:

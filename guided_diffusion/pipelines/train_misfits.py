@@ -39,7 +39,7 @@ def refuse_idle_keys(config: TrainConfig, given: Collection[str]) -> None:
 
 
 def _idle(config: TrainConfig, given: Collection[str]) -> Iterator[Problem]:
-    condition, fields = config.model.condition, config.fields()
+    condition, fields, mode = config.model.condition, config.fields(), get_mode(config.source.dataset_mode)
 
     def changed(keys: Collection[str]) -> list[str]:
         return [key for key in keys if key in given and config.get(key) != fields[key].default]
@@ -48,7 +48,7 @@ def _idle(config: TrainConfig, given: Collection[str]) -> Iterator[Problem]:
         for key in changed(OF_BOXES):
             line = f'{key} is given, but condition is "{condition}", which has no boxes: '
             yield (key, f"{line}leave it out, or set condition to boxes")
-    elif get_mode(config.source.dataset_mode).masks is None:
+    elif mode.masks is None:
         for key in changed(_OF_VALUES):
             line = f"{key} is given, but dataset_mode {config.source.dataset_mode} has boxes and no masks: leave it out"
             yield (key, line)
@@ -58,9 +58,18 @@ def _idle(config: TrainConfig, given: Collection[str]) -> Iterator[Problem]:
     for key in changed(["spade"]) if condition != "mask" else ():
         line = f'spade is {config.model.spade}, but condition is "{condition}", so no mask modulates: '
         yield (key, f"{line}leave it out, or set condition to mask")
-    if config.generation.generates == "mask" and changed(["mask_weight"]):
-        line = "mask_weight is given, but generates is mask, so there is no image beside the mask: "
-        yield ("mask_weight", f"{line}leave it out, or set generates to pair")
+    if condition == "boxes" and mode.masks and mode.instances is None and changed(["no_instance"]):
+        line = f"no_instance is false, but condition is boxes and dataset_mode {mode.name} has no instance maps: "
+        yield ("no_instance", f"{line}leave it out, or set condition to mask for edges of the labels")
+    for key in changed(("mask_weight", "brightness")) if config.generation.generates == "mask" else ():
+        line = f"{key} is given, but generates is mask, so there is no image beside the mask: "
+        yield (key, f"{line}leave it out, or set generates to pair")
+    if changed(["rescale_learned_sigmas"]) and not config.diffusion.learn_sigma:
+        line = "rescale_learned_sigmas is true, but learn_sigma is false, so no variances are learned: "
+        yield ("rescale_learned_sigmas", f"{line}leave it out, or set learn_sigma to true")
+    if changed(["window_focus"]) and mode.masks is None and mode.boxes is None:
+        line = f"window_focus is {config.windows.window_focus:g}, but dataset_mode {mode.name} has no masks that show "
+        yield ("window_focus", f"{line}defects: leave it out")
     if condition != "none":
         return
     if "drop_rate" in given and config.optimizer.drop_rate:

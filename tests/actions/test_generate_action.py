@@ -369,6 +369,7 @@ class TestRefused:
             ({"read_npz": "x.npz"}, ["model_path", "classifier_path"]),
             ({"split": "a/b"}, ["split"]),
             ({"data_dir": "x"}, ["data_dir"]),
+            ({"exif": "apply", "resize": "pad", "max_objects": 3}, ["exif", "resize", "max_objects"]),
         ],
     )
     def test_keys(self, refused, values, subjects):

@@ -42,7 +42,8 @@ def test_trains_and_never_makes_pairs(unconditional, lemons, isdm, tmp_path):
 
 def test_keys_that_say_how_masks_are_read_are_refused_and_its_own_config_is_not(unconditional, isdm, tmp_path):
     values = {"model_path": unconditional, "results_path": tmp_path / "out", "num_samples": 2, "steps": 2}
-    idle = {"ignore_label": 9, "exif": "ignore", "flip_pairs": [["a", "b"]], "mask_resize": "area", "max_objects": 3}
+    idle = {"ignore_label": 9, "exif": "ignore", "flip_pairs": [["a", "b"]], "mask_resize": "area"}
+    idle |= {"resize": "window", "scale": 0.5, "max_objects": 3}
     code, _, errors = isdm("sample", **values, **idle)
     assert code == 2
     check_errors(errors, *idle)

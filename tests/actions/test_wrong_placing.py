@@ -172,6 +172,9 @@ def test_keys(refused, tmp_path):
     refused("mask_source", "erase", erase=True, good_dir="", mask_source="dir", placed_masks=tmp_path)
     refused("placed_masks", mask_source="dir")
     refused("data_dir", data_dir="")
+    refused("resize", resize="crop")
+    refused("max_objects", max_objects=1)
+    refused("flip_pairs", flip_pairs=[["spot", "crack"]])
 
 
 def test_samples_of_sample(refused, trained, lemons, tmp_path, isdm):

@@ -77,17 +77,34 @@ def test_keys_about_an_autoencoder_that_is_trained_are_refused_beside_a_pretrain
     check_errors(lines_of(config_of(tmp_path, **values, autoencoder="kl.safetensors")), *OF_TRAINED_AUTOENCODER)
 
 
-def test_the_weight_of_masks_is_refused_where_there_are_no_images_beside_them(tmp_path):
-    values = {"condition": "mask", "mask_weight": 2.0}
+def test_keys_about_images_are_refused_where_there_are_masks_alone(tmp_path):
+    values = {"condition": "mask", "mask_weight": 2.0, "brightness": 0.2}
     refuse_idle_keys(pairs := config_of(tmp_path, **values, generates="pair"), pairs.given)
-    check_errors(lines_of(config_of(tmp_path, **values, generates="mask")), "mask_weight")
+    check_errors(lines_of(config_of(tmp_path, **values, generates="mask")), "mask_weight", "brightness")
+
+
+def test_edges_of_labels_are_refused_where_there_are_boxes_in_their_place(tmp_path):
+    check_errors(lines_of(config_of(tmp_path, condition="boxes", no_instance=False)), "no_instance")
+
+
+def test_a_focus_on_defects_is_refused_where_there_are_images_alone(tmp_path):
+    values = {"resize": "window", "window_focus": 0.5, "drop_rate": 0}
+    refuse_idle_keys(masks := config_of(tmp_path, **values), masks.given)
+    check_errors(lines_of(config_of(tmp_path, **values, dataset_mode="images")), "window_focus")
+
+
+def test_the_scale_of_a_variational_term_is_refused_where_no_variances_are_learned(tmp_path):
+    values = {"condition": "mask", "rescale_learned_sigmas": True}
+    refuse_idle_keys(learned := config_of(tmp_path, **values), learned.given)
+    check_errors(lines_of(config_of(tmp_path, **values, learn_sigma=False)), "rescale_learned_sigmas")
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {**ABOUT_MASKS, "condition": "mask"},
-        {**ABOUT_BOXES, **ABOUT_MASKS, "condition": "boxes"},
+        {**ABOUT_BOXES, **ABOUT_MASKS, "no_instance": True, "condition": "boxes"},
+        {"dataset_mode": "cityscapes", "no_instance": False, "condition": "boxes"},
         {"drop_rate": 0, "num_classes": None, "flip_pairs": None},  # what is so without being given
     ],
 )

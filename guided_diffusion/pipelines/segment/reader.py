@@ -18,7 +18,7 @@ from guided_diffusion.data.files import open_image
 from guided_diffusion.data.intensity import ImageRange
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
-from guided_diffusion.data.options import SourceOptions
+from guided_diffusion.data.options import BoxOptions, SourceOptions
 from guided_diffusion.data.tiles import Tile, tiles_of
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.features.extractor import FeatureExtractor, ImageValues
@@ -30,6 +30,7 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.state_dict import infer_architecture
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.features import features_of_checkpoint, published_features
+from guided_diffusion.pipelines.sample_misfits import idle_keys
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError
 
@@ -139,6 +140,9 @@ def open_reader(
     published = recipe == "published" and extractor.image_channels == 3
     # Published images are squares; all others are shown whole, one way or another.
     resize = config.geometry.resize or ("squash" if published else geometry.resize or "squash")
+    if resize != "window" and config.geometry.scale not in (None, 1):
+        line = f"scale is {config.geometry.scale:g}, but resize is {resize}, which gives all images the size image_size"
+        raise ConfigError.of_keys(("scale", f"{line}: set resize to window, or leave scale out"))
     scale = geometry.scale or 1.0
     transform = JointTransform(extractor.image_size, resize, scale=scale, random_flip=False, train=False)
     return ImageReader(extractor, transform, geometry.image_range or "auto", published and resize == "squash")
@@ -187,6 +191,10 @@ def _options_of_network(checkpoint: Checkpoint, config: SegmentConfig) -> Traine
 
     Bare weights of a network that takes masks do not tell them: then they are taken for those of its training.
     """
+    reasons = {"mask_resize": "masks are read at their own size"}
+    reasons |= dict.fromkeys(BoxOptions.keys(), "segment makes no use of boxes")
+    if problems := list(idle_keys(config, checkpoint, reasons)):
+        raise ConfigError.of_keys(*problems)
     bare = checkpoint.is_bare and infer_architecture(checkpoint.model, source=str(checkpoint.path)).condition != "none"
     if not bare:
         config = config.replaced(dataset_mode="", num_classes=None)
