@@ -6,13 +6,16 @@ import argparse
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from evaluations.errors import EvaluationError
 from guided_diffusion.runtime.errors import ConfigError, UserError
 from guided_diffusion.runtime.files import atomic_write, make_folder, reporting_os_errors
 
@@ -97,9 +100,18 @@ def pattern(text: str) -> str:
     return text
 
 
-def run_script(main: Callable[..., None], *arguments: Any) -> None:
-    """Run a script; a user's mistake ends it with one line for each finding."""
+@contextmanager
+def mistakes_in_lines() -> Iterator[None]:
+    """End the script where a user's mistake is found inside: one line for each finding, exit code 2."""
     try:
+        yield
+    except (UserError, EvaluationError) as error:
+        for line in error.messages if isinstance(error, UserError) else [str(error)]:
+            print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run_script(main: Callable[..., None], *arguments: Any) -> None:
+    """Run a script with `mistakes_in_lines`."""
+    with mistakes_in_lines():
         main(*arguments)
-    except UserError as error:
-        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None

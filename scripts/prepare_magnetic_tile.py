@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from dataset_folders import in_threads, named, put, refuse_filled, refuse_inside
+from dataset_folders import in_threads, named, put, refuse_filled, refuse_inside, run_script
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -42,7 +41,7 @@ from guided_diffusion.data.masks.classes_file import FILE_NAME
 from guided_diffusion.data.modes import DatasetMode, FileRule
 from guided_diffusion.data.pairing import index_folder, index_pairs
 from guided_diffusion.data.scan.problems import Problem, refuse_fatal
-from guided_diffusion.runtime.errors import DataError, UserError
+from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.runtime.files import atomic_write, make_folder, move, reporting_os_errors, write_text
 
 PREFIX, IMAGES, GOOD_FOLDER = "MT_", "Imgs", "MT_Free"
@@ -186,12 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--test-images", type=Path, default=TEST_IMAGES, help="a file with the name of a test image a line"
     )
     parser.add_argument("--link", action="store_true", help="hard links to the images instead of copies")
-    arguments = parser.parse_args(argv)
-    try:
-        prepare(arguments)
-    except UserError as error:
-        print("\n".join(f"error: {line}" for line in error.messages), file=sys.stderr)
-        raise SystemExit(2) from None
+    run_script(prepare, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

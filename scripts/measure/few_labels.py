@@ -31,7 +31,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluations.errors import EvaluationError
 from evaluations.segmentation.crop_training import Checkpoint, CropTrainingPlan, train_on_crops
 from evaluations.segmentation.crops import CropPlan
 from evaluations.segmentation.defect_scores import measure_defects
@@ -54,8 +53,8 @@ from guided_diffusion.pipelines.segment.labeled import LabeledImages, open_label
 from guided_diffusion.pipelines.segment.reader import ImageReader, open_reader
 from guided_diffusion.pipelines.study.amounts import nested_order, read_presence, subset_of, write_subset
 from guided_diffusion.pipelines.study.images import StudyView
-from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import write_text
+from scripts.dataset_folders import mistakes_in_lines
 from scripts.measure.whole_splits import open_splits
 
 FEATURES, VALUES, UNET = METHODS = ("features", "values", "unet")
@@ -296,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments.model_path and {FEATURES, VALUES} & set(arguments.methods):
         parser.error("--model-path is missing: give the diffusion model, or --methods unet")
     device = torch.device(arguments.device)
-    try:
+    with mistakes_in_lines():
         arguments.results.mkdir(parents=True, exist_ok=True)
         data = read_data(arguments)
         for seed in range(arguments.seeds):
@@ -304,8 +303,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 classify(arguments, data, seed, device)
             for amount in arguments.amounts if UNET in arguments.methods else ():
                 train_unet(arguments, data, amount, seed, device)
-    except (UserError, EvaluationError) as error:
-        raise SystemExit(f"error: {error}") from None
     results = read_results(arguments.results)
     write_text(arguments.results / "few_labels.md", table(results) + "\n")
     draw(results, arguments.results / "few_labels.png")

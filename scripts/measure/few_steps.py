@@ -54,7 +54,7 @@ from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.files import digest, write_text
 from guided_diffusion.samples.plan import plan_samples
 from scripts.benchmark.published_unet import PublishedUNet, guided
-from scripts.dataset_folders import positive
+from scripts.dataset_folders import mistakes_in_lines, positive
 from scripts.measure.image_statistics import STATISTICS, Pixels, Statistics, compare, halves_of, sums_of, table
 
 COLUMNS = 10  # of the picture
@@ -259,13 +259,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.picture and not arguments.picture.lower().endswith((".png", ".jpg")):
         parser.error("--picture: must end in .png or .jpg")
-    try:
+    with mistakes_in_lines():
         found = measure_reference(arguments) if arguments.reference else measure(arguments)
         if arguments.json:
             write_text(arguments.json, json.dumps(found, indent=2) + "\n")
             print(Path(arguments.json).absolute())
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -51,12 +51,13 @@ from guided_diffusion.data.lemons import CLASSES, write_demo_dataset
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.scan.scan import scan_dataset
 from guided_diffusion.data.transforms import JointTransform
-from guided_diffusion.runtime.errors import Interrupted, UserError
+from guided_diffusion.runtime.errors import Interrupted
 from guided_diffusion.runtime.files import atomic_write, write_text
 from guided_diffusion.runtime.memory import keep_freed_memory
 from guided_diffusion.samples.reader import SampleFolder, find_samples
 from scripts.benchmark.run import positive
 from scripts.benchmark.tables import cpu_model
+from scripts.dataset_folders import mistakes_in_lines
 
 SYSTEMS: dict[str, dict[str, Any]] = {
     "sdm": {},
@@ -345,26 +346,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     root = arguments.output
     try:
-        masks = make_masks(root)
-        if arguments.until == "data":
-            return
-        runs = {
-            (name, seed): train(root, name, seed, arguments.epochs)
-            for seed in arguments.seeds
-            for name in arguments.systems
-        }
-        if arguments.until == "train":
-            return
-        samples = {
-            (system, seed, kind): sample(root, run, kind, folder)
-            for (system, seed), run in runs.items()
-            for kind, folder in masks.items()
-        }
-        if arguments.until == "sample":
-            return
-        found = measure(root, samples, arguments.segmenter_steps)
-    except UserError as error:
-        raise SystemExit("\n".join(f"error: {line}" for line in error.messages)) from None
+        with mistakes_in_lines():
+            masks = make_masks(root)
+            if arguments.until == "data":
+                return
+            runs = {
+                (name, seed): train(root, name, seed, arguments.epochs)
+                for seed in arguments.seeds
+                for name in arguments.systems
+            }
+            if arguments.until == "train":
+                return
+            samples = {
+                (system, seed, kind): sample(root, run, kind, folder)
+                for (system, seed), run in runs.items()
+                for kind, folder in masks.items()
+            }
+            if arguments.until == "sample":
+                return
+            found = measure(root, samples, arguments.segmenter_steps)
     except Interrupted as stopped:
         raise SystemExit(str(stopped)) from None
     found["options"] = {key: str(value) if key == "output" else value for key, value in vars(arguments).items()}

@@ -27,7 +27,6 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from evaluations.errors import EvaluationError
 from evaluations.segmentation.crop_training import Checkpoint, Checks, CropTrainingPlan, train_on_crops
 from evaluations.segmentation.crops import CropPlan
 from evaluations.segmentation.defect_scores import measure_defects
@@ -37,7 +36,7 @@ from evaluations.study.training_sets import split_validation
 from evaluations.whole_images import WholeImages
 from guided_diffusion.data.groups import groups_of
 from guided_diffusion.data.pairing import list_good_images
-from guided_diffusion.runtime.errors import UserError
+from scripts.dataset_folders import mistakes_in_lines
 from scripts.measure.whole_splits import open_splits
 
 HELD_OUT = 0.2  # of the training images
@@ -223,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--device", default="cpu")
     add("--workers", type=int, default=0, help="processes that draw crops ahead")
     arguments = parser.parse_args(argv)
-    try:
+    with mistakes_in_lines():
         data = read_data(arguments)
         print(f"{len(data.training)} images for training, {len(data.measured)} with defects to measure on")
         arguments.output.mkdir(parents=True, exist_ok=True)
@@ -231,8 +230,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         for curve in train_curves(data, arguments):
             curves.append(curve)
             write(curves, data.class_names, arguments.output)
-    except (UserError, EvaluationError) as error:
-        raise SystemExit(f"error: {error}") from None
     print(table(curves, data.class_names))
 
 

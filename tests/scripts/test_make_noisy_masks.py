@@ -87,7 +87,8 @@ def noisy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         try:
             make_noisy_masks.main([*arguments, *options])
         except SystemExit as end:
-            return str(end.code)
+            lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+            return "\n".join(lines) or str(end.code)
         return capsys.readouterr().out
 
     return run

@@ -65,7 +65,8 @@ def prepare(download: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         try:
             prepare_celebamask.main(["--data-dir", str(download), "--output", str(tmp_path / output), *options])
         except SystemExit as end:
-            return str(end.code)
+            lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+            return "\n".join(lines) or str(end.code)
         return capsys.readouterr().out
 
     return run

@@ -84,7 +84,8 @@ def split(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ru
         try:
             split_dataset.main(["--data-dir", str(plain), "--output", str(tmp_path / output), *options])
         except SystemExit as end:
-            return str(end.code)
+            lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+            return "\n".join(lines) or str(end.code)
         return capsys.readouterr().out
 
     return run
