@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 
 from guided_diffusion.config.load import load_config, read_keys
-from guided_diffusion.config.study import ARMS, GENERATED, INPAINTED, REPAINT, SDM, StudyConfig, amount_name
+from guided_diffusion.config.study import (
+    ARMS,
+    COPIED,
+    GENERATED,
+    INPAINTED,
+    MIXED,
+    REPAINT,
+    SDM,
+    StudyConfig,
+    amount_name,
+)
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.datasets import foreground_classes
 from guided_diffusion.data.groups import Groups, groups_of, shared_group_problems
@@ -282,6 +292,10 @@ def _read_place_config(config: StudyConfig) -> dict[str, Any]:
         raise ConfigError.of_keys(("defect_classes", f"{found} place_config: write both alike"))
     if placed.erase:
         raise ConfigError.of_keys((key, f"place_config is {path}, which has erase true: a study places defects"))
+    pasting = [arm for arm in config.design.arms if arm in (*COPIED, MIXED)]
+    if pasting and placed.placing.mask_source == "dir":
+        line = f"place_config is {path}, which has mask_source dir, whose masks are not those of training defects: "
+        raise ConfigError.of_keys((key, f"{line}leave {' and '.join(pasting)}, which paste these, out of arms"))
     if REPAINT in config.design.arms:
         _checked("place", key, path, {**keys, **folders, "paste_noise": config.design.repaint_noise})
     return keys

@@ -64,6 +64,7 @@ class StudyImages:
     good: WholeImages
     _synthetic: dict[tuple[int | None, str], WholeImages] = field(default_factory=dict)
     _arms: dict[tuple[int | None, str], ArmSet] = field(default_factory=dict)
+    _planned: dict[int | None, PlannedPairs] = field(default_factory=dict)
 
     @classmethod
     def read(cls, setup: StudySetup, generators: dict[int | None, Generator]) -> StudyImages:
@@ -122,7 +123,17 @@ class StudyImages:
         Raises UserError for a folder that changed, and where defects cannot be placed.
         """
         generator = self.generators[amount]
-        return self.placed(amount) if PLACE in generator.stages else planned_pairs(self.setup, generator)
+        if PLACE in generator.stages:
+            return self.placed(amount)
+        if amount not in self._planned:
+            self._planned[amount] = planned_pairs(self.setup, generator)
+        return self._planned[amount]
+
+    def check_copies(self) -> None:
+        """Plan the copies that need no generator; UserError where their defects cannot be placed."""
+        for amount, generator in self.generators.items():
+            if set(self.setup.arms) & set(COPIED) and PLACE not in generator.stages:
+                self.scenes(amount)
 
     def placed(self, amount: int | None, stage: str = PLACE) -> PlacedFolder:
         """Return a folder of `place` of an amount, planned again."""

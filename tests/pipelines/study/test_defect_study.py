@@ -282,6 +282,25 @@ def test_configs_of_generators_that_do_not_fit(keys, tmp_path, isdm, train, plac
     check_error(errors[0], subject)
 
 
+@pytest.mark.parametrize("arms", ["real_good,copy_paste,place", "real_good,poisson", "real_good,mixed"])
+def test_masks_of_no_training_defect_are_not_pasted(keys, tmp_path, isdm, arms):
+    (tmp_path / "place.json").write_text(json.dumps({"mask_source": "dir", "placed_masks": "maps"}))
+    values = {**keys, "place_config": tmp_path / "place.json", "arms": arms}
+    code, _, errors = isdm("study", **values, output_dir=tmp_path / "out")
+    assert code == 2
+    check_error(errors[0], "place_config", arms.split(",")[1])
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_that_cannot_be_placed_are_told_before_anything_is_trained(keys, tmp_path, isdm):
+    (tmp_path / "train.json").write_text(json.dumps({**WINDOWS, "image_size": 64}))
+    values = {**keys, "train_config": tmp_path / "train.json", "arms": "real_good,copy_paste"}
+    code, shown, errors = isdm("study", **values, output_dir=tmp_path / "out")
+    assert code == 2
+    check_error(errors[0], "good_dir")
+    assert "measuring" not in shown
+
+
 def test_good_images_of_the_test_are_not_trained_on(keys, good_parts, tmp_path, isdm):
     flat = {**keys, "good_dir": good_parts / "train"}
     code, _, errors = isdm("study", **flat, output_dir=tmp_path / "out")
