@@ -108,7 +108,7 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     refuse_results_of_lost_pairs(generators.values(), results)
     for generator in generators.values():
         generator.begin(setup)
-    images.check_copies()
+    images.check_places()
     work, seconds = estimate(setup, list(generators.values()), runs, training, images, results, run_action)
     print(f"\n{table(work)}\n", flush=True)
     if config.estimate_only:

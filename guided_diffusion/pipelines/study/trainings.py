@@ -15,6 +15,7 @@ from evaluations.whole_images import WholeImages
 from guided_diffusion.config.study import (
     COPIED,
     GENERATED,
+    INPAINTED,
     PLACE,
     REAL_GOOD,
     REPAINT,
@@ -129,11 +130,14 @@ class StudyImages:
             self._planned[amount] = planned_pairs(self.setup, generator)
         return self._planned[amount]
 
-    def check_copies(self) -> None:
-        """Plan the copies that need no generator; UserError where their defects cannot be placed."""
+    def check_places(self) -> None:
+        """Plan what `place` has not made yet, before hours of training; UserError where defects cannot be placed."""
+        arms = set(self.setup.arms)
         for amount, generator in self.generators.items():
-            if set(self.setup.arms) & set(COPIED) and PLACE not in generator.stages:
+            if arms & set(COPIED) and PLACE not in generator.stages:
                 self.scenes(amount)
+            elif arms & set(INPAINTED) and not all(map(generator.is_done, generator.stages)):
+                planned_pairs(self.setup, generator)
 
     def placed(self, amount: int | None, stage: str = PLACE) -> PlacedFolder:
         """Return a folder of `place` of an amount, planned again."""

@@ -292,9 +292,10 @@ def test_masks_of_no_training_defect_are_not_pasted(keys, tmp_path, isdm, arms):
     assert not (tmp_path / "out").exists()
 
 
-def test_copies_that_cannot_be_placed_are_told_before_anything_is_trained(keys, tmp_path, isdm):
+@pytest.mark.parametrize("arms", ["real_good,copy_paste", "real_good,place", "real_good,repaint"])
+def test_defects_that_cannot_be_placed_are_told_before_anything_is_trained(keys, tmp_path, isdm, arms):
     (tmp_path / "train.json").write_text(json.dumps({**WINDOWS, "image_size": 64}))
-    values = {**keys, "train_config": tmp_path / "train.json", "arms": "real_good,copy_paste"}
+    values = {**keys, "train_config": tmp_path / "train.json", "arms": arms, "estimate_only": True}
     code, shown, errors = isdm("study", **values, output_dir=tmp_path / "out")
     assert code == 2
     check_error(errors[0], "good_dir")
