@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from evaluations.defect_looks import Looks, differs, strength_ratio
@@ -187,6 +188,15 @@ def distances(images: StudyImages, training: SegmenterTraining, sets: Sets) -> R
             features = extractor.compute(windows, f"features of {label}")
             entries.append({"label": label, **Distance.between(features, reference, config.seed).to_json()})
     return {"features": extractor.description, "window": side, "sets": entries}
+
+
+def check_inception(weights: str, device: torch.device) -> None:
+    """Raise EvaluationError for a file of Inception that is missing or does not fit, before the work it is used after.
+
+    weights: as `inception_weights` has them.
+    """
+    if weights not in ("", "none", "auto"):
+        load_inception(weights, device)
 
 
 def _extractor(images: StudyImages, training: SegmenterTraining) -> FeatureExtractor:

@@ -24,7 +24,12 @@ from guided_diffusion.pipelines.output import (
 from guided_diffusion.pipelines.study.at_once import work_at_once
 from guided_diffusion.pipelines.study.estimate import estimate, table
 from guided_diffusion.pipelines.study.generator import RunAction, generator_of
-from guided_diffusion.pipelines.study.measures import agreement_lines, looks_lines, measure_images
+from guided_diffusion.pipelines.study.measures import (
+    agreement_lines,
+    check_inception,
+    looks_lines,
+    measure_images,
+)
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.report import CURVE_FILE, PICTURE_FILE, picture_of, study_record, write_report
 from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
@@ -96,6 +101,7 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     setup = prepare(config)
     training = SegmenterTraining.of(setup, device)
     training.check()
+    check_inception(config.inception_weights, device)
     for line in setup.warnings:
         print(f"warning: {line}")
     generators = {amount: generator_of(setup, amount) for amount in config.design.repeats}

@@ -248,6 +248,7 @@ def test_what_is_wrong_in_a_process_is_one_line(keys, tmp_path, isdm):
         ({"image_channels": 3}, "image_channels"),
         ({"scale": 0.25}, "scale"),
         ({"encoder_weights": "missing.pt"}, "encoder_weights"),
+        ({"inception_weights": "missing.pt"}, "inception_weights"),
         ({"train_config": "missing.json"}, "missing.json"),
     ],
 )
