@@ -191,11 +191,13 @@ def picture_of(images: StudyImages) -> Sheet | None:
     """Return good image, copies, painted defects and mask of some defects of each class; None without any."""
     setup, amount = images.setup, list(images.setup.config.design.repeats)[-1]
     painted = [arm for arm in PAINTED if arm in setup.arms]
-    copied = [COPY_PASTE] if painted else [arm for arm in COPIED if arm in setup.arms]
+    copied = [arm for arm in COPIED if arm in setup.arms]
     if not painted and not copied:
         return None
     folders = [images.placed(amount, arm) for arm in painted]
     first = folders[0] if folders else images.scenes(amount)
+    if painted:  # beside a copy, wherever there is something to copy
+        copied = [] if first.config.placing.mask_source == "dir" else [COPY_PASTE]
     classes, patch_of, groups = first.classes(), first.patches(), []
     for name in setup.class_names[1:]:
         places = [
@@ -214,8 +216,9 @@ def picture_of(images: StudyImages) -> Sheet | None:
     if not groups:
         return None
     titles = ("good", *(LABELS[arm].removeprefix("+ ") for arm in copied), *(PAINTED[arm] for arm in painted), "mask")
-    shown = "the good image, the training defect" + (", what was painted" if painted else " in it")
-    return Sheet("Defects of each class", groups, titles, f"{', '.join(titles)}: {shown}; large parts are reduced.")
+    shown = ["the good image", *["the training defect"] * bool(copied), *["what was painted"] * bool(painted)]
+    caption = f"{', '.join(titles)}: {', '.join(shown)}; large parts are reduced."
+    return Sheet("Defects of each class", groups, titles, caption)
 
 
 def _tile(part: Tile) -> Tile:

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from parts import FEW_STEPS, WINDOWS
+from odd_images import write_png
+from parts import FEW_STEPS, WINDOWS, defects
+from PIL import Image
 
 from guided_diffusion.actions.study import _run_action
 from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.evaluation.results import StudyResults
 from guided_diffusion.pipelines.study.generator import FINISHED, Generator, generator_of
+from guided_diffusion.pipelines.study.report import picture_of
 from guided_diffusion.pipelines.study.setup import prepare
 from guided_diffusion.pipelines.study.trainings import StudyImages, refuse_results_of_lost_pairs
 from guided_diffusion.runtime.errors import ConfigError, UserError
@@ -124,6 +127,18 @@ def test_copies_are_the_same_with_and_without_a_generator(study):
     for arm in ("copy_paste", "poisson"):
         assert with_it.synthetic(None, arm).digest == without.synthetic(None, arm).digest
     assert with_it.scenes(None).classes() == without.scenes(None).classes()
+
+
+@pytest.mark.slow
+def test_masks_that_are_drawn_are_shown_without_copies(study, good_parts, tmp_path):
+    for path in (good_parts / "train").glob("*.png"):
+        size = Image.open(path).size
+        write_png(tmp_path / "maps" / path.name, defects(0, size[::-1]))
+    setup, generator = study(1, mask_source="dir", placed_masks=str(tmp_path / "maps"))
+    made(setup, generator)
+    shown = picture_of(StudyImages.read(setup, {None: generator}))
+    assert shown.titles == ("good", "placed", "mask")
+    assert len(shown.groups) == 2
 
 
 def test_results_of_pairs_that_were_deleted_are_refused(study, tmp_path):
