@@ -1,4 +1,4 @@
-"""`study`: do defects placed into good images make a segmentation model better than what costs nothing?"""
+"""`study`: do defects pasted or painted into good images make a segmentation model better?"""
 
 from __future__ import annotations
 

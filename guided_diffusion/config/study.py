@@ -156,7 +156,7 @@ class StudyConfig(ActionConfig):
     """Keys of `study`."""
 
     required: ClassVar = ("data_dir", "dataset_mode", "good_dir", "output_dir")
-    summary: ClassVar = "do defects placed into good images make a segmentation model better? trains, compares, reports"
+    summary: ClassVar = "do defects pasted or painted into good images help a segmentation model? trains and compares"
     common: ClassVar = (
         "data_dir", "dataset_mode", "good_dir", "output_dir", "train_config", "place_config",
         "arms", "amounts", "seeds", "pairs", "architectures", "encoder", "encoder_weights", "at_once", "estimate_only",

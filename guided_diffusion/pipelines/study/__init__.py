@@ -1,1 +1,1 @@
-"""The study of `study`: do defects placed into good images make a segmentation model better?"""
+"""The study of `study`: do defects pasted or painted into good images make a segmentation model better?"""
