@@ -125,6 +125,6 @@ class RealRoutes:
         def made() -> bytes:
             from guided_diffusion.pipelines.studio.drawing import png_of
 
-            return png_of(picture(*which))
+            return png_of(picture(*which), quick=True)
 
         return Response(await run_in_threadpool(made), media_type="image/png")

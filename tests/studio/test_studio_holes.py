@@ -114,6 +114,18 @@ def test_a_defect_is_erased_from_a_real_image(painter):
     assert line.good_image is None
 
 
+def test_an_image_that_the_page_shows_as_it_is_written_is_encoded_once(painter):
+    client, _ = painter
+    base = {"split": "train", "index": 0}
+    canvas = np.where(client.label("train", 0) > 1, 1, client.label("train", 0)).astype(np.uint8)
+    candidate = client.desk.draw_of(client.drawn(canvas, base=base, start=base)).candidates[0]
+    assert candidate.png is candidate.pair.image
+    canvas = np.zeros((24, 24), np.uint8)
+    canvas[8:12, 10:13] = BLEMISH
+    half = client.desk.draw_of(client.drawn(canvas, base={"good": 1})).candidates[0]
+    assert half.png is not half.pair.image
+
+
 def pixels_of(client, path: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(client.get(path).body)))
 

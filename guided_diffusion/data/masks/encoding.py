@@ -142,12 +142,13 @@ class LabelEncoding:
 
     def lookup(self, raw: RawMask) -> np.ndarray:
         """Return the class ids of `raw.values`, same shape, int32; -1 for values and colors of unknown meaning."""
-        values, colors, label = raw.class_values, raw.colors, None
+        values, label = raw.class_values, None
         if raw.kind == "palette" and self.values and self._palette_table is not None:
             return self._lookup_palette(raw)
         if raw.one_bit and self._white_is_255:
             values = raw.values * np.uint8(255)
-        if self.colors and colors is not None and (raw.kind == "rgb" or not self.values):
+        # Colors are only made where they count: of a gray mask of many pixels they take a third of the time.
+        if self.colors and (raw.kind == "rgb" or not self.values) and (colors := raw.colors) is not None:
             label = _match(colors, self._color_table)
         # An RGB file that is all gray may as well hold plain values.
         if self.values and values is not None and (label is None or (label < 0).any()):

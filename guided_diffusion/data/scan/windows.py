@@ -43,7 +43,8 @@ def window_lines(
         f"windows of {width}x{height} px at scale {transform.scale:.4g}, {examples} an epoch, "
         f"{plan.focus:.0%} of them on a defect, the others anywhere"
     ]
-    small = sum(size[0] < height or size[1] < width for size in map(transform.reduced, sizes))
+    scaled = (reduced_size(size, transform.scale) for size in sizes)
+    small = sum(size[0] < height or size[1] < width for size in scaled)
     if small:
         lines.append(f"{small} of {len(sizes)} images are smaller than a window at that scale: they get a border")
     header = ("class", "components", "windows an epoch", "for each", "side (median)", "largest", "do not fit")

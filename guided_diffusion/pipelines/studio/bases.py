@@ -94,10 +94,10 @@ class Base:
 def reduced_picture(image: NativeImage, shown: Size) -> Pixels:
     """Return an image at another size, averaged by area, as the network sees its values: uint8 [h, w, C]."""
     spans = (0, shown[0]), (0, shown[1])
-    part = image.region(covered(image.size, shown, *spans)).double()
+    part = image.region(covered(image.size, shown, *spans))
     if shown != image.size:
-        part = reduce_part(part, image.size, shown, *spans)
-    return quantize(part.float().numpy()[None])[0]
+        part = reduce_part(part.double(), image.size, shown, *spans).float()
+    return quantize(part.numpy()[None])[0]
 
 
 def enlarged_label(canvas: NDArray, size: Size) -> NDArray:

@@ -154,12 +154,13 @@ def _labels(path: str, count: int, table: Mapping[tuple[int, int, int], int] | N
             found = f"has the indices {describe_values(np.unique(labels[labels >= count]))}, of {count} classes"
             raise DataError.of(path, found, "name all classes by classes, the background first")
         return labels
-    assert raw.colors is not None
-    codes, where = np.unique(raw.colors, return_inverse=True)
+    colors = raw.colors
+    assert colors is not None
+    codes = np.unique(colors)  # without the positions, for which it would sort so many numbers of 64 bits
     by_code = {int(pack_colors(color)): index for color, index in table.items()}
     by_code.setdefault(int(pack_colors(VOID)), IGNORED_ID)
     unknown = [code for code in codes.tolist() if code not in by_code]
     if unknown:
         found = f"has the colors {describe_colors(unknown)}, which {LABEL_MAP} does not have"
         raise DataError.of(path, found, f"add their classes to {LABEL_MAP}")
-    return np.array([by_code[code] for code in codes.tolist()], np.int32)[where].reshape(raw.colors.shape)
+    return np.array([by_code[code] for code in codes.tolist()], np.int32)[np.searchsorted(codes, colors)]
