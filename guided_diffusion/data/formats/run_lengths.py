@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.components import Component
 from guided_diffusion.data.formats.regions import Bits
 
 
@@ -31,6 +32,24 @@ def runs_of_mask(mask: ArrayLike, *, by_column: bool) -> list[int]:
     runs = np.diff(starts, prepend=0).tolist()
     # The appended pixel ends the last run outside; one that ends inside is as long as what is left.
     return runs if sum(runs) == bits.size else [*runs, bits.size - sum(runs)]
+
+
+def runs_of_part(part: Component, size: Size) -> list[int]:
+    """Return the runs by column of a part of an image of (height, width).
+
+    Only its columns are looked at: large images may have hundreds of small parts.
+    """
+    box, (height, width) = part.box, size
+    columns = np.zeros((height, box.right - box.left), bool)
+    columns[box.top : box.bottom] = part.mask
+    runs = runs_of_mask(columns, by_column=True)
+    runs[0] += box.left * height
+    after = (width - box.right) * height
+    if len(runs) % 2:  # the last run is outside
+        runs[-1] += after
+    elif after:
+        runs.append(after)
+    return runs
 
 
 def text_of_runs(counts: Sequence[int]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from annotated import BRUSH, LABEL_STUDIO_BRUSH, plain_brush
@@ -9,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from guided_diffusion.data.components import Box, Component, find_components
 from guided_diffusion.data.formats.regions import Polygons
 from guided_diffusion.data.formats.run_lengths import (
     brush_alpha,
     mask_of_runs,
     runs_of_mask,
+    runs_of_part,
     runs_of_text,
     text_of_runs,
 )
@@ -104,3 +108,22 @@ def test_damaged_text_is_refused(text, words):
 def test_runs_of_another_length_are_refused(runs):
     with pytest.raises(ValueError, match="runs are"):
         mask_of_runs(runs, (2, 3), by_column=False)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_runs_of_a_part_are_those_of_the_whole_mask(seed):
+    rng = np.random.default_rng(seed)
+    whole = np.zeros((7, 9), bool)
+    top, left = rng.integers(0, 7), rng.integers(0, 9)
+    whole[top : top + rng.integers(1, 8), left : left + rng.integers(1, 10)] = True
+    (part,) = find_components(whole.astype(np.uint8), (1,))
+    assert runs_of_part(part, whole.shape) == runs_of_mask(whole, by_column=True)
+
+
+def test_a_small_part_of_a_large_image_is_written_without_the_whole_of_it():
+    part = Component(1, Box(1000, 2000, 1020, 2020), np.ones((20, 20), bool))
+    tracemalloc.start()
+    runs_of_part(part, (3000, 4000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from guided_diffusion.data.components import Component, find_components
+from guided_diffusion.data.components import find_components
 from guided_diffusion.data.formats.annotated import IGNORED, IGNORED_ID
 from guided_diffusion.data.formats.exported import TEST_AS_VAL, DatasetWriter, ExportedPair
-from guided_diffusion.data.formats.run_lengths import runs_of_mask, text_of_runs
+from guided_diffusion.data.formats.run_lengths import runs_of_part, text_of_runs
 from guided_diffusion.runtime.files import write_text
 
 
@@ -51,7 +51,7 @@ class CocoWriter(DatasetWriter):
                     "iscrowd": crowd,
                     "area": part.area,
                     "bbox": [part.box.left, part.box.top, *part.box.size[::-1]],
-                    "segmentation": _run_lengths(part, pair),
+                    "segmentation": {"size": list(pair.size), "counts": text_of_runs(runs_of_part(part, pair.size))},
                 }
             )
         self.counts["ignored pixels, as crowds of the category __ignore__"] += pair.ignored
@@ -68,9 +68,3 @@ class CocoWriter(DatasetWriter):
                 "annotations": self._objects[split],
             }
             write_text(self.place("annotations", f"instances_{split}.json"), json.dumps(content) + "\n")
-
-
-def _run_lengths(part: Component, pair: ExportedPair) -> dict[str, Any]:
-    whole = np.zeros(pair.size, bool)
-    whole[part.box.slices] = part.mask
-    return {"size": list(pair.size), "counts": text_of_runs(runs_of_mask(whole, by_column=True))}
