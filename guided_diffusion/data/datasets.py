@@ -165,10 +165,20 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.with_edges = with_edges
         foreground = foreground_classes(encoding.num_classes, transform.background)
         self.conditions: ConditionMaker = conditions or MaskMaker(encoding.num_classes, foreground, with_edges)
+        self.cache_note = ""
+        """What is said where "auto" keeps no pictures, as then the files are opened again for every example."""
         if cache_images == "auto":
             size = decoded_bytes(self.pairs, image_channels, with_edges=with_edges) * max(1, num_workers)
             size = round(size * len(self) / max(1, len(self.pairs)))  # good images are as large as the others
-            cache_images = size <= available_memory() * _CACHE_SHARE
+            free = available_memory()
+            cache_images = size <= free * _CACHE_SHARE
+            if not cache_images:
+                processes = f"{max(1, num_workers)} loading process{'es' * (num_workers > 1)}"
+                self.cache_note = (
+                    f"every example opens its files again: decoded images take {size / 2**30:.1f} GiB in {processes}, "
+                    f"over a quarter of the {free / 2**30:.1f} GiB that are free; smaller files or fewer num_workers "
+                    "make that less, and cache_images true keeps them anyway"
+                )
         self._cache: dict[int, _Decoded] | None = {} if cache_images else None
 
     @property

@@ -155,6 +155,8 @@ def build_trainer(
     process = build_diffusion(config.diffusion)
     labels = label_process(config, process, config.source.num_classes, eta)
     dataset = training_dataset(config, report, world)
+    if dataset.cache_note:
+        log.info(dataset.cache_note)
     weights = None if masks is None else masks.weights(config.masks.class_balance)
     loader = TrainLoader(
         dataset,

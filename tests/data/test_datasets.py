@@ -152,7 +152,11 @@ def test_auto_caches_what_fits(pairs, monkeypatch):
     assert dataset(pairs).caches
     monkeypatch.setattr("guided_diffusion.data.datasets.available_memory", lambda: 4 * decoded_bytes(pairs, 3))
     assert dataset(pairs, num_workers=1).caches
-    assert not dataset(pairs, num_workers=2).caches
+    several = dataset(pairs, num_workers=2)
+    assert not several.caches
+    assert "num_workers" in several.cache_note
+    assert "2 loading processes" in several.cache_note
+    assert dataset(pairs, num_workers=2, cache_images=True).cache_note == ""
 
 
 def test_edges_come_from_the_instance_map_after_scaling(tmp_path):
