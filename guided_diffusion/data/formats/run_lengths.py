@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.components import Component
-from guided_diffusion.data.formats.regions import Bits
+from guided_diffusion.data.formats.regions import Bits, Painted
 
 
 def mask_of_runs(counts: Sequence[int], size: Size, *, by_column: bool) -> Bits:
@@ -17,11 +18,40 @@ def mask_of_runs(counts: Sequence[int], size: Size, *, by_column: bool) -> Bits:
 
     by_column: columns come first, as in COCO. ValueError where the runs are not those of so many pixels.
     """
+    runs = _checked(counts, size)
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(size[::-1]).T if by_column else flat.reshape(size)
+
+
+def _checked(counts: Sequence[int], size: Size) -> NDArray[np.int64]:
     runs = np.asarray(counts, np.int64)
     if (runs < 0).any() or int(runs.sum()) != size[0] * size[1]:
         raise ValueError(f"its runs are {int(runs.sum())} pixels long, not the {size[0] * size[1]} of the mask")
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return flat.reshape(size[::-1]).T if by_column else flat.reshape(size)
+    return runs
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnRuns:
+    """The area of runs by column, as COCO has them, in an image of `size`.
+
+    Only the columns that it reaches are made: large images may have hundreds of small objects.
+    """
+
+    counts: Sequence[int]
+    size: Size
+
+    def paint(self, size: Size) -> Painted:
+        height, width = self.size
+        if self.size != size:
+            raise ValueError(f"its mask is {width}x{height} pixels, the image {size[1]}x{size[0]}")
+        runs = _checked(self.counts, self.size)
+        ends, inside = runs.cumsum(), np.arange(len(runs)) % 2 == 1
+        reached = np.flatnonzero(inside & (runs > 0))
+        if not len(reached):
+            return Painted(0, 0, np.zeros((height, 0), bool))
+        left, right = (ends - runs)[reached[0]] // height, -(-ends[reached[-1]] // height)
+        starts, ends = (np.clip(each, left * height, right * height) for each in (ends - runs, ends))
+        return Painted(0, int(left), np.repeat(inside, ends - starts).reshape(-1, height).T)
 
 
 def runs_of_mask(mask: ArrayLike, *, by_column: bool) -> list[int]:

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from guided_diffusion.data.components import Box, Component, find_components
 from guided_diffusion.data.formats.regions import Polygons
 from guided_diffusion.data.formats.run_lengths import (
+    ColumnRuns,
     brush_alpha,
     mask_of_runs,
     runs_of_mask,
@@ -102,6 +103,20 @@ def test_damaged_brush_masks_are_refused(content, words):
 def test_damaged_text_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
         runs_of_text(text)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_columns_of_runs_are_painted_where_the_whole_mask_has_them(seed):
+    mask = np.random.default_rng(seed).random((5, 11)) < (0.02, 0.3, 0.9, 1)[seed % 4]
+    mask[:, : seed % 5] = False
+    painted, found = ColumnRuns(runs_of_mask(mask, by_column=True), mask.shape).paint(mask.shape), np.zeros_like(mask)
+    found[painted.top :, painted.left :][: painted.bits.shape[0], : painted.bits.shape[1]] = painted.bits
+    assert np.array_equal(found, mask)
+    assert painted.bits.shape[1] == np.ptp(np.flatnonzero(mask.any(0))) + 1 if mask.any() else painted.bits.size == 0
+    with pytest.raises(ValueError, match="5x11 pixels"):
+        ColumnRuns([55], (11, 5)).paint(mask.shape)
+    with pytest.raises(ValueError, match="runs are"):
+        ColumnRuns([54], mask.shape).paint(mask.shape)
 
 
 @pytest.mark.parametrize("runs", [[3], [-1, 7], [10**12], []])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated as Limited
 from typing import Any, ClassVar
 
@@ -12,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from guided_diffusion.data.boxes.coco import CocoCategory, CocoImage, size_of
 from guided_diffusion.data.boxes.json_records import Record, entry_problem, file_problem, read_records, repeated
 from guided_diffusion.data.formats.annotated import Annotated, Loss, LossKind, Picture, Shape
-from guided_diffusion.data.formats.regions import Bitmap, Polygons, Region, ring_of
-from guided_diffusion.data.formats.run_lengths import mask_of_runs, runs_of_text
+from guided_diffusion.data.formats.regions import Polygons, Region, ring_of
+from guided_diffusion.data.formats.run_lengths import ColumnRuns, runs_of_text
 from guided_diffusion.data.formats.source_files import SourceFiles, folder_of, split_of
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.runtime.errors import DataError
@@ -143,7 +142,7 @@ def _region(segmentation: RunLengths | list[list[float]] | list[float]) -> Regio
         counts = segmentation.counts
         if isinstance(counts, str):
             counts = runs_of_text(counts)
-        return Bitmap(size, partial(mask_of_runs, counts, size, by_column=True), whole=True)
+        return ColumnRuns(counts, size)
     lists = segmentation if isinstance(segmentation[0], list) else [segmentation]
     rings = tuple(ring for numbers in lists if len(ring := ring_of(numbers)) >= 3)
     return Polygons(rings, "centers") if rings else None
