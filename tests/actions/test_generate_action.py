@@ -39,16 +39,15 @@ def labeled(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Path:
-    images = tmp_path_factory.mktemp("data") / "unlabeled"
-    write_unlabeled(images)
+    write_unlabeled(images := tmp_path_factory.mktemp("data") / "unlabeled")
     return train(images, tmp_path_factory.mktemp("runs") / "network")
 
 
 @pytest.fixture(scope="module")
 def classifier(labeled, network, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "segment"
-    values = {"model_path": network, "data_dir": labeled, "dataset_mode": "multi-class", "output_dir": folder}
-    assert command_line.run("segment", **{**FAST, **values, "folds": 0}) == 0
+    values = {**FAST, "model_path": network, "data_dir": labeled, "dataset_mode": "multi-class", "folds": 0}
+    assert command_line.run("segment", **values, output_dir=folder) == 0
     return folder / "classifier.pt"
 
 
