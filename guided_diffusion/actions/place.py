@@ -32,7 +32,7 @@ from guided_diffusion.pipelines.placing.erasing import plan_erasing
 from guided_diffusion.pipelines.placing.plan import Finished, PlacePlan, painting_misfit, plan_placing
 from guided_diffusion.pipelines.placing.scenes import defect_lines, recorded_defects, save_scene_sheet, scene_settings
 from guided_diffusion.pipelines.plans import good_lines
-from guided_diffusion.pipelines.sample_misfits import idle_keys
+from guided_diffusion.pipelines.sample_misfits import refuse_idle
 from guided_diffusion.pipelines.sample_settings import recorded_settings
 from guided_diffusion.pipelines.sampling import SamplingRun
 from guided_diffusion.pipelines.work_left import begin_output, say_where
@@ -92,8 +92,7 @@ def _refuse_other_networks(config: PlaceConfig, checkpoint: Checkpoint, trained:
         raise ConfigError.of_keys(("model_path", f"model_path is {checkpoint.path}, {found}"))
     reasons = {"resize": "windows are painted, whatever it is", "flip_pairs": "nothing is mirrored"}
     reasons |= dict.fromkeys(BoxOptions.keys(), f"{checkpoint.path} takes no boxes")
-    if problems := list(idle_keys(config, checkpoint, reasons)):
-        raise ConfigError.of_keys(*problems)
+    refuse_idle(config, checkpoint, reasons)
 
 
 def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:

@@ -135,7 +135,7 @@ def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig, *, take
         problems = [(key, f"{line}{hint if key in ABOUT_MASKS else ''}") for key, line in problems]
     if problems:
         raise ConfigError.of_keys(*problems)
-    return trained.replaced(**{key: config.get(key) for key in given if key not in fixed})
+    return with_free_keys(trained, config)
 
 
 def with_free_keys(trained: TrainedConfig, config: FromCheckpointConfig) -> TrainedConfig:

@@ -31,7 +31,7 @@ from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.features import features_of_checkpoint, no_mask, published_features
 from guided_diffusion.pipelines.load import class_names_of, encoding_of_checkpoint, pipeline_of_config
-from guided_diffusion.pipelines.sample_misfits import READ_WITH_MASKS, SHOWN, idle_keys
+from guided_diffusion.pipelines.sample_misfits import READ_WITH_MASKS, SHOWN, refuse_idle
 from guided_diffusion.pipelines.sample_settings import recorded_settings
 from guided_diffusion.pipelines.sampling import Progress, SamplingPipeline
 from guided_diffusion.pipelines.segment.labeler import Labeler, encoding_of_classifier, limit_of_classifier
@@ -214,8 +214,7 @@ def _refuse_idle_keys(config: GenerateConfig, checkpoint: Checkpoint) -> None:
     reasons = dict.fromkeys((*READ_WITH_MASKS, *SHOWN, *BoxOptions.keys()), "images are drawn without masks and boxes")
     if config.labels.flip:
         del reasons["flip_pairs"]  # it says that no class is one of a left and a right one
-    if problems := list(idle_keys(config, checkpoint, reasons)):
-        raise ConfigError.of_keys(*problems)
+    refuse_idle(config, checkpoint, reasons)
 
 
 def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:

@@ -71,6 +71,12 @@ def idle_keys(config: FromCheckpointConfig, checkpoint: Checkpoint, reasons: Map
             yield (key, f"{key} is given, but {why}: leave it out")
 
 
+def refuse_idle(config: FromCheckpointConfig, checkpoint: Checkpoint, reasons: Mapping[str, str]) -> None:
+    """Raise ConfigError for `idle_keys`."""
+    if problems := list(idle_keys(config, checkpoint, reasons)):
+        raise ConfigError.of_keys(*problems)
+
+
 def _idle(config: SampleConfig, trained: TrainedConfig, checkpoint: Checkpoint) -> Iterator[Problem]:
     """Yield the keys about masks and boxes of which the model makes no use, unless they are as in its training."""
     condition, path = trained.model.condition, checkpoint.path

@@ -117,6 +117,12 @@ def _between_corners(ring: Ring, top: int, left: int, shape: tuple[int, int]) ->
     return np.array(picture)
 
 
+def refuse_other_size(own: Size, size: Size) -> None:
+    """Raise ValueError for a mask of another height and width than the image, of which it is all."""
+    if own != size:
+        raise ValueError(f"its mask is {own[1]}x{own[0]} pixels, the image {size[1]}x{size[0]}")
+
+
 @dataclass(frozen=True, eq=False)
 class Bitmap:
     """Pixels that are listed one by one, in a box of the image; `read` decodes them, [height, width] of `size`."""
@@ -130,8 +136,8 @@ class Bitmap:
 
     def paint(self, size: Size) -> Painted:
         height, width = self.size
-        if self.whole and self.size != size:
-            raise ValueError(f"its mask is {width}x{height} pixels, the image {size[1]}x{size[0]}")
+        if self.whole:
+            refuse_other_size(self.size, size)
         if height > size[0] or width > size[1]:
             raise ValueError(f"its mask of {width}x{height} pixels is larger than the image")
         if self.top >= size[0] or self.left >= size[1] or self.top + height <= 0 or self.left + width <= 0:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.components import Component
-from guided_diffusion.data.formats.regions import Bits, Painted
+from guided_diffusion.data.formats.regions import Bits, Painted, refuse_other_size
 
 
 def mask_of_runs(counts: Sequence[int], size: Size, *, by_column: bool) -> Bits:
@@ -41,10 +41,8 @@ class ColumnRuns:
     size: Size
 
     def paint(self, size: Size) -> Painted:
-        height, width = self.size
-        if self.size != size:
-            raise ValueError(f"its mask is {width}x{height} pixels, the image {size[1]}x{size[0]}")
-        runs = _checked(self.counts, self.size)
+        refuse_other_size(self.size, size)
+        height, runs = self.size[0], _checked(self.counts, self.size)
         ends, inside = runs.cumsum(), np.arange(len(runs)) % 2 == 1
         reached = np.flatnonzero(inside & (runs > 0))
         if not len(reached):

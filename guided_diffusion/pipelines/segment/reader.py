@@ -30,7 +30,7 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.models.state_dict import infer_architecture
 from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.features import features_of_checkpoint, published_features
-from guided_diffusion.pipelines.sample_misfits import idle_keys
+from guided_diffusion.pipelines.sample_misfits import refuse_idle
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import CheckpointError, ConfigError
 
@@ -193,8 +193,7 @@ def _options_of_network(checkpoint: Checkpoint, config: SegmentConfig) -> Traine
     """
     reasons = {"mask_resize": "masks are read at their own size"}
     reasons |= dict.fromkeys(BoxOptions.keys(), "segment makes no use of boxes")
-    if problems := list(idle_keys(config, checkpoint, reasons)):
-        raise ConfigError.of_keys(*problems)
+    refuse_idle(config, checkpoint, reasons)
     bare = checkpoint.is_bare and infer_architecture(checkpoint.model, source=str(checkpoint.path)).condition != "none"
     if not bare:
         config = config.replaced(dataset_mode="", num_classes=None)
