@@ -98,7 +98,7 @@ def _refuse_other_networks(config: PlaceConfig, checkpoint: Checkpoint, trained:
 def _place(config: PlaceConfig, checkpoint: Checkpoint, trained: TrainedConfig, world: ProcessGroup) -> None:
     encoding = encoding_of_checkpoint(checkpoint)
     assert encoding is not None
-    encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
+    encoding = encoding.ignoring(config.source.ignore_label)
     plan = _plan(config, trained, encoding, world)
     if world.is_main:
         warn_of_untrained_guidance(checkpoint, config.sampler.s)

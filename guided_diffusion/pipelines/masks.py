@@ -78,7 +78,7 @@ def find_masks(
             line = "num_classes is missing: bare weights do not say what mask values mean; set it"
             raise ConfigError.of_keys(("num_classes", line))
         encoding = encoding_of_mode(source)
-    if encoding is not None and also_ignored is not None:
+    if encoding is not None:
         encoding = encoding.ignoring(also_ignored)
     mode, with_edges = get_mode(source.dataset_mode), not geometry.no_instance
     lineages: dict[str, MaskLineage] = {}

@@ -261,11 +261,13 @@ class LabelEncoding:
             raise DataError.of("num_classes", found, "resize pad needs a free one")
         return replace(self, ignore_values=(free, *self.ignore_values))
 
-    def ignoring(self, value: int) -> LabelEncoding:
-        """Return the encoding in which the mask value `value` is ignored, too.
+    def ignoring(self, value: int | None) -> LabelEncoding:
+        """Return the encoding in which the mask value `value` is ignored, too; for None this one.
 
         Raises DataError if the value stands for a class, or if only colors count.
         """
+        if value is None:
+            return self
         if not self.values:
             found = f"{value} is a value, but the classes are colors"
             remedy = "leave it out: ignored pixels need a color that classes.json had as 'ignore' in training"

@@ -57,7 +57,7 @@ class PlacedFolder(PlannedPairs):
         checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))
         trained, encoding = trained_config(checkpoint, config), encoding_of_checkpoint(checkpoint)
         assert encoding is not None
-        encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
+        encoding = encoding.ignoring(config.source.ignore_label)
         plan = (plan_erasing if config.erase else plan_placing)(config, trained, encoding)
         if any(line.inputs != plan.inputs for line in samples.lines.values()):
             raise DataError.of(samples.folder, "the masks that its defects come from have changed", _CHANGED)

@@ -91,8 +91,7 @@ class Workplace:
         trained = trained_config(checkpoint, config)
         _refuse_other_networks(path, trained)
         encoding = encoding_of_checkpoint(checkpoint) or encoding_of_mode(trained.source)
-        if config.source.ignore_label is not None:
-            encoding = encoding.ignoring(config.source.ignore_label)
+        encoding = encoding.ignoring(config.source.ignore_label)
         if trained.geometry.resize in ("pad", "window"):  # as `sample` writes masks of them
             encoding = encoding.with_ignore()
         trained = trained.replaced(num_classes=encoding.num_classes)

@@ -180,7 +180,7 @@ def planned_pairs(setup: StudySetup, generator: Generator) -> PlannedPairs:
     config = load_config(PLACE, generator.scenes)
     trained = TrainedConfig.from_flat({}).model_copy(update={"source": setup.source, "geometry": setup.geometry})
     trained, encoding = with_free_keys(trained, config), setup.view.encoding
-    encoding = encoding if config.source.ignore_label is None else encoding.ignoring(config.source.ignore_label)
+    encoding = encoding.ignoring(config.source.ignore_label)
     return PlannedPairs(config, trained, encoding, plan_placing(config, trained, encoding))
 
 

@@ -129,7 +129,7 @@ def test_one_more_value_of_no_class():
         more = encoding.ignoring(9)
         assert more.decode(gray, "m").tolist() == [[0, 3, 4]]
         assert np.asarray(more.encode(np.array([[4]]))).item() == (encoding.ignore_values or (9,))[0]
-        assert more.ignoring(9) == more
+        assert more.ignoring(9) == more == more.ignoring(None)
     # RGB files whose channels agree hold values, too.
     colors = tuple(((value,) * 3,) for value in range(4))
     more = replace(PLAIN, kind="rgb", colors=colors).ignoring(9)
