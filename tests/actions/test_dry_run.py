@@ -144,6 +144,13 @@ def test_an_evaluation(dry, lemons, tmp_path):
     assert "8 pairs in train" in shown
     assert "4 pairs in test, 3 of them used" in shown
     assert "1 architectures x 5 settings x 2 seeds: 10 models of 2000 steps" in shown
+    data = shutil.copytree(lemons, tmp_path / "few")
+    for kind in ("images", "masks"):
+        for path in sorted((data / "test" / kind).iterdir())[1:]:
+            path.unlink()
+    code, _, errors = dry("evaluate", **{**values, "data_dir": data}, **options)
+    assert code == 2
+    check_error(errors[0], data / "test", "1 pair", 2)
 
 
 def test_an_evaluation_beside_boxes(dry, lemons, tmp_path):
@@ -164,6 +171,9 @@ def test_a_study(dry, lemons, tmp_path):
     assert code == 0, errors
     assert "8 good images for training" in shown
     assert "8 segmentation models of 1500 steps" in shown
+    code, _, errors = dry("study", **values, **{**design, "amounts": [8, "all"]})
+    assert code == 2
+    check_error(errors[0], "amounts", "8 training pairs")
 
 
 READ = {

@@ -61,6 +61,10 @@ def _transform(options: ViewOptions, background: int) -> JointTransform:
     )
 
 
+LEAST, LEAST_SAMPLES = {"train": 4, "test": 2}, 2
+"""Pairs without which nothing can be compared."""
+
+
 @dataclass(frozen=True)
 class View:
     """How files are read as arrays."""
@@ -161,6 +165,12 @@ class ScannedData:
     """Whether `training`, where it is read, has all pairs of its split."""
 
 
+def refuse_few(count: int, where: Path, least: int) -> None:
+    """Raise DataError where a folder has fewer pairs than can be compared."""
+    if count < least:
+        raise DataError(f"{where}: has {count} pair(s), and a comparison needs at least {least}: add some")
+
+
 def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     """Scan the splits of the real dataset that the (resolved) options need, and the samples.
 
@@ -194,14 +204,10 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     for each in (folder, several_folder, *others.values()):
         encoding = with_ignored(encoding, each)
     pairs = open_samples(folder, encoding, view.image_channels)
-    data_dir = Path(config.source.data_dir)
-    for split, where, least in (
-        (training, data_dir / "train", 4),
-        (test, data_dir / "test", 2),
-        (pairs, folder.folder, 2),
-    ):
-        if split is not None and len(split) < least:
-            raise DataError(f"{where}: has {len(split)} pair(s), and a comparison needs at least {least}: add some")
+    for split, found in (("train", training), ("test", test)):
+        if found is not None:
+            refuse_few(len(found), Path(config.source.data_dir) / split, LEAST[split])
+    refuse_few(len(pairs), folder.folder, LEAST_SAMPLES)
     several = pairs if several_folder is folder else open_samples(several_folder, encoding, view.image_channels)
     background, objects = get_mode(config.source.dataset_mode).background, None
     if config.objects.objects or without_masks(config.source.dataset_mode):

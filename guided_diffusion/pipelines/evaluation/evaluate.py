@@ -21,7 +21,14 @@ from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.cards.selected import write_selected_card
 from guided_diffusion.pipelines.evaluation.card import update_card
-from guided_diffusion.pipelines.evaluation.data import EvaluationData, ScannedData, load_data, scan_data
+from guided_diffusion.pipelines.evaluation.data import (
+    LEAST,
+    EvaluationData,
+    ScannedData,
+    load_data,
+    refuse_few,
+    scan_data,
+)
 from guided_diffusion.pipelines.evaluation.metrics import MetricContext, make_metrics
 from guided_diffusion.pipelines.evaluation.options import needs_training, resolve_options, without_masks
 from guided_diffusion.pipelines.evaluation.report import describe_data, report_page, warnings_of
@@ -62,6 +69,7 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
         pairs, problems = index_pairs(config.source.data_dir, mode, split, with_instances=False)
         if split == "test" or needs_training(config):
             refuse_fatal(problems)
+            refuse_few(len(pairs), Path(config.source.data_dir) / split, LEAST[split])
         used = "" if most is None or most >= len(pairs) else f", {most} of them used"
         lines.append(f"{len(pairs)} pairs in {split}{used}")
     lines.append(f"{len(samples.lines) - len(samples.labeled) or 'unlisted'} samples in {samples.folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -79,14 +80,28 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     if resolved.objects.objects is None:
         has_boxes = get_mode(resolved.source.dataset_mode).boxes is not None
         resolved = resolved.replaced(objects=samples.predicted > 0 or has_boxes)
-    if resolved.objects.asked and not resolved.objects.objects:
-        line = "given, but the samples are of no layouts; leave it out, or set objects to true"
-        raise ConfigError.of_keys(*((key, f"{key}: {line}") for key in resolved.objects.asked))
+    _refuse_idle(config, resolved, samples.config)
     made_at, scale = samples.config.get("scale"), resolved.view.scale
     if resolved.view.resize == "window" and samples.holds_windows and made_at != scale:
         found = f"{scale} given, but the windows of {samples.folder} are at scale {made_at}"
         raise ConfigError.of("scale", found, "leave it out")
     return resolved
+
+
+def _refuse_idle(config: EvaluateConfig, resolved: EvaluateConfig, made: Mapping[str, Any]) -> None:
+    """Raise ConfigError for keys that were given and that nothing looks at; made: the record of the samples."""
+    # The config.json of an evaluation has the values of the samples, and may be given again.
+    given = {key for key in ("max_objects", "min_object_size", "scale") if config.get(key) not in (None, made.get(key))}
+    lines = []
+    if not resolved.objects.objects:
+        why = "objects is false" if config.objects.objects is False else "the samples are of no layouts"
+        idle = [*resolved.objects.asked, *(key for key in ("max_objects", "min_object_size") if key in given)]
+        lines += [(key, f"{key}: given, but {why}; leave it out, or set objects to true") for key in idle]
+    if "scale" in given and resolved.view.scale != 1 and resolved.view.resize != "window":
+        line = f"scale is {resolved.view.scale:g}, but resize is {resolved.view.resize}, which gives all images the "
+        lines.append(("scale", f"{line}size image_size: set resize to window, or leave scale out"))
+    if lines:
+        raise ConfigError.of_keys(*lines)
 
 
 def without_masks(dataset_mode: str) -> bool:

@@ -74,6 +74,8 @@ class PlacePlan:
     """What the masks of new shapes were made of, by their names."""
     patch_of: Patches | None = None
     """The pixels of training defects, where these are pasted."""
+    read: tuple[str, ...] = ()
+    """Digests of the files that `inputs` is made of, beside the options."""
 
     def pasted(
         self, good: NativeImage, defects: Sequence[PlacedDefect], name: str, blend: Blend = "match"
@@ -155,8 +157,8 @@ def plan_placing(
     if training is not None and config.takes_pixels:
         patch_of = training_patches(training.pairs, trained, encoding)
         inputs += [_named(pair.stem, file_digest(pair.image)) for pair in training.pairs]
-    digest = joined(config, inputs + source.digests)
-    return PlacePlan(source.images, digest, finished, notes, lineages, patch_of)
+    read = (*inputs, *source.digests)
+    return PlacePlan(source.images, joined(config, read), finished, notes, lineages, patch_of, read)
 
 
 class _Source(NamedTuple):

@@ -75,10 +75,15 @@ def subset_of(pairs: Sequence[Pair], order: NDArray[np.int64], amount: int | Non
     """
     if amount is None:
         return tuple(pairs)
-    if amount >= len(pairs):
-        line = f"amounts has {amount}, but there are {len(pairs)} training pairs: leave it out, or write all"
-        raise ConfigError.of_keys(("amounts", line))
+    refuse_amount(amount, len(pairs))
     return tuple(pairs[index] for index in sorted(order[:amount].tolist()))
+
+
+def refuse_amount(amount: int | None, pairs: int) -> None:
+    """Raise ConfigError for an amount of annotated images that is not below the number of training pairs."""
+    if amount is not None and amount >= pairs:
+        line = f"amounts has {amount}, but there are {pairs} training pairs: leave it out, or write all"
+        raise ConfigError.of_keys(("amounts", line))
 
 
 def write_subset(pairs: Sequence[Pair], data_dir: str, folder: Path) -> Path:

@@ -199,6 +199,8 @@ def _defect_classes(
     defects, objects = tally.defects({ground, *mode.unlabeled_classes(names)}, asked)
     if not defects:
         raise DataError.of("training masks", "have no class of defects", "name the classes in defect_classes")
+    if not any(tally.presence[class_id] for class_id in defects):
+        raise DataError.of("training masks", "show no defect, so there is nothing to learn", "add masks with defects")
     return defects, tuple(names[class_id] for class_id in objects)
 
 

@@ -21,6 +21,7 @@ from guided_diffusion.pipelines.output import (
     refuse_other_record,
     refuse_written_sources,
 )
+from guided_diffusion.pipelines.study.amounts import refuse_amount
 from guided_diffusion.pipelines.study.at_once import work_at_once
 from guided_diffusion.pipelines.study.estimate import estimate, table
 from guided_diffusion.pipelines.study.generator import RunAction, generator_of
@@ -72,6 +73,8 @@ def plan_lines(config: StudyConfig) -> list[str]:
         pairs, problems = index_pairs(source.data_dir, mode, split, with_instances=False)
         refuse_fatal(problems)
         lines.append(f"{len(pairs)} pairs in {split}")
+        for amount in config.design.repeats if split == "train" else ():
+            refuse_amount(amount, len(pairs))
     for what, folder in zip(("training", "the test"), good_folders(config), strict=True):
         lines.append(f"{len(list_good_images(folder))} good images for {what}")
     design = config.design

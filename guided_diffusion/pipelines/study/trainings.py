@@ -188,7 +188,9 @@ def open_results(setup: StudySetup, training: SegmenterTraining, images: StudyIm
         "training images": images.whole.digest,
     }
     results = StudyResults(Path(config.output_dir) / RESULTS, settings, digests)
-    results.begin()
+    # Options are often chosen by how long they take: an estimate settles none of them.
+    if not config.estimate_only or results.folder.exists():
+        results.begin()
     return results
 
 

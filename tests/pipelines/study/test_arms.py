@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import command_line
 import numpy as np
 import pytest
 import torch
+from parts import FEW_STEPS, train
 
 from evaluations.segmentation.crops import CropPlan, Crops
 from evaluations.whole_images import WholeImages
@@ -16,6 +18,7 @@ from guided_diffusion.data.pairing import index_pairs, list_good_images
 from guided_diffusion.pipelines.placing.folder import PlacedFolder
 from guided_diffusion.pipelines.study.arms import PASTING, arm_set, filled, late_part, pasting_sets
 from guided_diffusion.pipelines.study.images import StudyView, seen
+from guided_diffusion.runtime.errors import DataError
 
 SCALE = 0.5
 SHARES = {"synthetic_share": 0.25, "good_share": 0.5}
@@ -26,6 +29,18 @@ def folder(placed_parts) -> PlacedFolder:
     opened = PlacedFolder.open(placed_parts)
     assert opened.trained.geometry.scale == SCALE
     return opened
+
+
+def test_a_folder_of_a_network_with_other_ways_of_reading_opens(parts, good_parts, tmp_path):
+    # The record of `place` has these as the network has them, whether they were given or not.
+    read = {"exif": "apply", "ignore_label": 200}
+    run = train(parts, tmp_path / "run", **read)
+    values = {"model_path": run, "data_dir": parts, "good_dir": good_parts / "train", "num_samples": 1, **FEW_STEPS}
+    for name, given in (("open", {}), ("given", read)):
+        assert command_line.run("place", **values, **given, results_path=tmp_path / name) == 0
+        assert len(list(PlacedFolder.open(tmp_path / name).scenes())) == 1
+    with pytest.raises(DataError, match="have changed"):
+        PlacedFolder.open(tmp_path / "open", exif="ignore")
 
 
 @pytest.fixture(scope="module")

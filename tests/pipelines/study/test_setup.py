@@ -10,6 +10,7 @@ import pytest
 import torch
 from odd_images import write_png
 from parts import BACKGROUND, CRACK, NAMES, PLATE, SPOT, WINDOWS, noise, write_good, write_parts
+from PIL import Image
 
 from evaluations.segmentation.crops import Crops
 from evaluations.segmentation.defect_scores import measure_defects
@@ -43,6 +44,14 @@ def test_an_image_that_is_a_good_one_too_is_refused(prepared, tmp_path, image, o
         prepared(PLATE)
     assert known.name in str(error.value)
     assert "same.png" in str(error.value)
+
+
+def test_training_masks_without_any_defect_are_refused(prepared, tmp_path):
+    data = Path(prepared(BACKGROUND).source.data_dir)
+    for path in (data / "train" / "masks").iterdir():
+        write_png(path, np.zeros_like(np.asarray(Image.open(path))))
+    with pytest.raises(DataError, match="show no defect"):
+        prepared(BACKGROUND)
 
 
 @pytest.mark.parametrize("exif", ["apply", "ignore"])
