@@ -41,4 +41,4 @@ def plan_erasing(config: PlaceConfig, trained: TrainedConfig, encoding: LabelEnc
         staying = [class_id for class_id in bank.defects if class_id not in bank.classes]
         return Finished(label, holes, placed, (), np.isin(label, staying) if staying else None)
 
-    return PlacePlan(images, joined(config, training.digests), finished, read=tuple(training.digests))
+    return PlacePlan(images, joined(config, trained, training.digests), finished)

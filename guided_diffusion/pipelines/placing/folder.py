@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guided_diffusion.config.load import load_config
-from guided_diffusion.config.place import PlaceConfig
 from guided_diffusion.data.datasets import read_mask
-from guided_diffusion.pipelines.build import options_of_checkpoint, trained_config
+from guided_diffusion.pipelines.build import trained_config
 from guided_diffusion.pipelines.inpainting import PaintSettings
 from guided_diffusion.pipelines.load import encoding_of_checkpoint
 from guided_diffusion.pipelines.placing.erasing import plan_erasing
-from guided_diffusion.pipelines.placing.plan import joined, plan_placing
+from guided_diffusion.pipelines.placing.plan import plan_placing
 from guided_diffusion.pipelines.placing.planned import PlannedPairs, PlannedScene
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
 from guided_diffusion.runtime.errors import DataError
@@ -60,8 +59,7 @@ class PlacedFolder(PlannedPairs):
         assert encoding is not None
         encoding = encoding.ignoring(config.source.ignore_label)
         plan = (plan_erasing if config.erase else plan_placing)(config, trained, encoding)
-        known = {joined(each, plan.read) for each in _spellings(config, checkpoint)}
-        if any(line.inputs not in known for line in samples.lines.values()):
+        if any(line.inputs != plan.inputs for line in samples.lines.values()):
             raise DataError.of(samples.folder, "the masks that its defects come from have changed", _CHANGED)
         return cls(config, trained, encoding, plan, samples, checkpoint)
 
@@ -101,15 +99,3 @@ class PlacedFolder(PlannedPairs):
             found = f"has another size or depth than {source.image}"
             raise DataError.of(self.samples.folder / line.image, found, _CHANGED)
         return PlacedScene(scene.name, scene.turn, scene.good, scene.finished, line, result)
-
-
-def _spellings(config: PlaceConfig, checkpoint: Checkpoint) -> list[PlaceConfig]:
-    """Return the configurations that a folder may have been begun with: its record has more keys than were given.
-
-    Those which were left open are recorded as the network was trained; digests of inputs are of what was given.
-    """
-    trained, found = options_of_checkpoint(checkpoint).source, [config]
-    for key in ("exif", "ignore_label"):
-        if config.get(key) is not None and config.get(key) == getattr(trained, key):
-            found += [each.replaced(**{key: None}) for each in found]
-    return found

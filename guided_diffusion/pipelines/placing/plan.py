@@ -74,8 +74,6 @@ class PlacePlan:
     """What the masks of new shapes were made of, by their names."""
     patch_of: Patches | None = None
     """The pixels of training defects, where these are pasted."""
-    read: tuple[str, ...] = ()
-    """Digests of the files that `inputs` is made of, beside the options."""
 
     def pasted(
         self, good: NativeImage, defects: Sequence[PlacedDefect], name: str, blend: Blend = "match"
@@ -157,8 +155,8 @@ def plan_placing(
     if training is not None and config.takes_pixels:
         patch_of = training_patches(training.pairs, trained, encoding)
         inputs += [_named(pair.stem, file_digest(pair.image)) for pair in training.pairs]
-    read = (*inputs, *source.digests)
-    return PlacePlan(source.images, joined(config, read), finished, notes, lineages, patch_of, read)
+    digest = joined(config, trained, inputs + source.digests)
+    return PlacePlan(source.images, digest, finished, notes, lineages, patch_of)
 
 
 class _Source(NamedTuple):
@@ -292,9 +290,12 @@ def _named(stem: str, digest: str) -> str:
     return f"{stem}\0{digest}"
 
 
-def joined(config: ScenesConfig, digests: Sequence[str]) -> str:
-    """Return a digest of what was read, in any order, and of the options that no line of a manifest has."""
-    options = [config.placing.defect_classes, config.source.ignore_label, config.source.exif]
+def joined(config: ScenesConfig, trained: TrainedConfig, digests: Sequence[str]) -> str:
+    """Return a digest of what was read, in any order, and of the options that no line of a manifest has.
+
+    trained: has what `config` leaves open, so that a folder is the same whether its values were given or not.
+    """
+    options = [config.placing.defect_classes, trained.source.ignore_label, trained.source.exif]
     return sha256(json.dumps([options, sorted(digests)]).encode()).hexdigest()[:16]
 
 

@@ -39,6 +39,8 @@ def test_a_folder_of_a_network_with_other_ways_of_reading_opens(parts, good_part
     for name, given in (("open", {}), ("given", read)):
         assert command_line.run("place", **values, **given, results_path=tmp_path / name) == 0
         assert len(list(PlacedFolder.open(tmp_path / name).scenes())) == 1
+    # What is recorded may be given again.
+    assert command_line.run("place", tmp_path / "open" / "config.json") == 0
     with pytest.raises(DataError, match="have changed"):
         PlacedFolder.open(tmp_path / "open", exif="ignore")
 
