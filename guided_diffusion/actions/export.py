@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from guided_diffusion.config.export import ExportConfig
-from guided_diffusion.pipelines.dataset_export import RECORD, export_dataset, exported_before, pushed_files
+from guided_diffusion.pipelines.dataset_export import (
+    RECORD,
+    export_dataset,
+    exported_before,
+    planned_export,
+    pushed_files,
+)
 from guided_diffusion.pipelines.weights_export import export_weights
 from guided_diffusion.runtime.card_file import DATASET_CARD
 from guided_diffusion.runtime.hub_push import PushTarget, check_push, push
@@ -26,12 +32,13 @@ def run(config: ExportConfig) -> int:
 
 
 def plan(config: ExportConfig) -> list[str]:
-    """Return what would be uploaded; the hub is not asked."""
+    """Return what would be exported and uploaded; the hub is not asked. UserError where an export could not begin."""
+    lines = [] if config.format is None else planned_export(config)
     if not config.push_to:
-        return ["nothing is uploaded"]
+        return [*lines, "nothing is uploaded"]
     what = "the weights, their record" if config.format is None else "all exported files"
     seen = "private" if config.push_private else "public"
-    return [f"{what} and the card would go to {config.push_to} of the Hugging Face Hub, {seen} if it is new"]
+    return [*lines, f"{what} and the card would go to {config.push_to} of the Hugging Face Hub, {seen} if it is new"]
 
 
 def _export_weights(config: ExportConfig, target: PushTarget | None) -> None:

@@ -22,15 +22,22 @@ from guided_diffusion.data.formats.names import safe_names
 from guided_diffusion.data.formats.writers.nnunet import NnunetWriter
 from guided_diffusion.data.formats.writing import WRITERS
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.pairing import Pair
+from guided_diffusion.data.pairing import Pair, index_pairs
+from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.cards.exported import ExportedFacts, write_export_card
-from guided_diffusion.pipelines.export_source import REAL, ExportSource, find_export_source
+from guided_diffusion.pipelines.export_source import (
+    REAL,
+    ExportSource,
+    find_export_source,
+    mode_with_masks,
+    splits_there,
+)
 from guided_diffusion.pipelines.output import dataset_folders, refuse_written_sources
 from guided_diffusion.runtime.card_file import DATASET_CARD
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import write_text
 from guided_diffusion.runtime.logs import library_versions, read_run_record
-from guided_diffusion.runtime.whole_folder import new_folder
+from guided_diffusion.runtime.whole_folder import new_folder, refuse_filled
 from guided_diffusion.samples.dataset_card import ClassCounts
 
 RECORD = "export.json"
@@ -111,11 +118,32 @@ def pushed_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return {name: folder / name for name in written}, [name for name in there if name not in set(written)]
 
 
+def planned_export(config: ExportConfig) -> list[str]:
+    """Return how many pairs would be exported, where that shows without opening them; UserError where none could be."""
+    target = _refuse_among_sources(config)
+    if not (config.push_to and read_run_record(target, RECORD)):  # what was exported before is pushed as it is
+        refuse_filled("export_path", target)
+    if not config.source.dataset_mode:
+        return []
+    mode, counts = mode_with_masks(config.source), {}
+    for split in splits_there(config.source, mode):
+        pairs, problems = index_pairs(config.source.data_dir, mode, split, with_instances=False)
+        refuse_fatal(problems)
+        counts[split] = len(pairs)
+    return [f"{', '.join(f'{count} {split}' for split, count in counts.items())} pairs, in {config.format}"]
+
+
+def _refuse_among_sources(config: ExportConfig) -> Path:
+    """Return the folder of the export; ConfigError where it would lie among what is read."""
+    target = Path(os.path.abspath(config.export_path))
+    refuse_written_sources({"export_path": target}, dataset_folders(config.source))
+    return target
+
+
 def export_dataset(config: ExportConfig) -> Exported:
     """Scan the dataset, and write it to `export_path` in `config.format`."""
     source = config.source
-    target = Path(os.path.abspath(config.export_path))
-    refuse_written_sources({"export_path": target}, dataset_folders(source))
+    target = _refuse_among_sources(config)
     kind = WRITERS[config.format]
     with new_folder("export_path", target, "export") as folder:
         found = find_export_source(source)

@@ -126,6 +126,8 @@ def _written(config: ActionConfig) -> tuple[list[str], list[tuple[str, str]]]:
         if not os.access(above, os.W_OK) or (above != path and not above.is_dir()):
             what = "may not be written" if above.is_dir() else "is a file, no folder"
             refused.append((key, f"{key} is {value}, but {above} {what}: choose another place"))
+        elif path.is_file() and key != "export_path":  # which is a file itself where weights are exported
+            refused.append((key, f"{key} is {value}, which is a file, no folder: choose another place"))
         try:
             refuse_other_record(key, path, config.action())
         except ConfigError as error:

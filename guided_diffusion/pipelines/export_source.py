@@ -90,7 +90,7 @@ def find_export_source(source: SourceOptions) -> ExportSource:
     Without dataset_mode it has to be what this project wrote: its folders have a manifest or a classes.json.
     """
     if source.dataset_mode:
-        return _of_dataset(source, get_mode(source.dataset_mode))
+        return _of_dataset(source, mode_with_masks(source))
     root = Path(source.data_dir)
     if not root.is_dir():
         raise DataError.of(root, "is no folder", "give the dataset, or the results_path of an action")
@@ -108,21 +108,29 @@ def find_export_source(source: SourceOptions) -> ExportSource:
     raise ConfigError.of_keys(("dataset_mode", line))
 
 
+def mode_with_masks(source: SourceOptions) -> DatasetMode:
+    """Return the mode that dataset_mode names; ConfigError for one without masks."""
+    mode = get_mode(source.dataset_mode)
+    if mode.masks is None:
+        line = f"dataset_mode is {mode.name}, which has no masks: give one that has"
+        raise ConfigError.of_keys(("dataset_mode", line))
+    return mode
+
+
+def splits_there(source: SourceOptions, mode: DatasetMode) -> list[str]:
+    """Return the splits that have a folder of images; without any the training split, so that what is missing shows."""
+    there = [split for split in SPLITS if is_folder(mode.folder(mode.images, source.data_dir, split))]
+    return there or ["train"]
+
+
 def _is_alone(root: Path) -> bool:
     return (root / "masks").is_dir() and (root / MANIFEST).is_file()
 
 
 def _of_dataset(source: SourceOptions, mode: DatasetMode) -> ExportSource:
-    if mode.masks is None:
-        line = f"dataset_mode is {mode.name}, which has no masks: give one that has"
-        raise ConfigError.of_keys(("dataset_mode", line))
     splits: list[SourceSplit] = []
     encoding = None
-    for split in SPLITS:
-        there = {each for each in SPLITS if is_folder(mode.folder(mode.images, source.data_dir, each))}
-        # Without any, the scan of the training split says what is missing.
-        if split not in (there or {"train"}):
-            continue
+    for split in splits_there(source, mode):
         folder = Path(source.data_dir, split)
         _refuse_unfinished(folder)
         report = scan_as_stored(source, mode, split, encoding=encoding)

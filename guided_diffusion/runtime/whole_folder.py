@@ -22,7 +22,7 @@ def new_folder(key: str, target: str | Path, action: str) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with file_lock(target, action):
-        _refuse_filled(key, target)
+        refuse_filled(key, target)
         for path in leftovers(target.parent):
             if path.is_dir() and path.name.startswith(f".{target.name}."):
                 shutil.rmtree(path, ignore_errors=True)
@@ -36,7 +36,8 @@ def new_folder(key: str, target: str | Path, action: str) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refuse_filled(key: str, target: Path) -> None:
+def refuse_filled(key: str, target: Path) -> None:
+    """Raise ConfigError for `key` where `target` is a file, or a folder that holds some."""
     if target.is_dir() and not any(target.iterdir()):
         return
     if os.path.lexists(target):

@@ -112,12 +112,58 @@ def test_placing_with_a_network_that_fills_no_holes(dry, lemons, trained, tmp_pa
     check_error(errors[0], "model_path", "fills no holes")
 
 
-@pytest.mark.parametrize(("action", "key"), [("check", "output_dir"), ("masks", "results_path")])
+@pytest.mark.parametrize(
+    ("action", "key"), [("check", "output_dir"), ("masks", "results_path"), ("export", "export_path")]
+)
 def test_results_among_the_data(dry, lemons, action, key):
     values = {"data_dir": lemons, "dataset_mode": "multi-class", key: lemons / "train" / "images"}
+    values |= {"format": "coco"} if action == "export" else {}
     code, _, errors = dry(action, **values)
     assert code == 2
     check_error(errors[0], key, "results would mix")
+
+
+@pytest.mark.parametrize(
+    ("action", "key"), [("paste", "results_path"), ("masks", "results_path"), ("export", "export_path")]
+)
+def test_data_without_masks(dry, lemons, tmp_path, action, key):
+    values = {"data_dir": lemons, key: tmp_path / "new"}
+    values |= {"good_dir": lemons / "train" / "images"} if action == "paste" else {}
+    values |= {"format": "coco"} if action == "export" else {}
+    code, _, errors = dry(action, **values, dataset_mode="images")
+    assert code == 2
+    check_error(errors[0], "dataset_mode", "no masks")
+    code, _, errors = dry(action, **{**values, "data_dir": tmp_path}, dataset_mode="multi-class")
+    assert code == 2
+    check_error(errors[0], tmp_path / "train", "does not exist")
+
+
+def test_an_export(dry, lemons, tmp_path):
+    values = {"data_dir": lemons, "dataset_mode": "multi-class", "format": "voc", "export_path": tmp_path / "new"}
+    code, shown, errors = dry("export", **values)
+    assert code == 0, errors
+    assert "8 train, 4 test pairs, in voc" in shown
+
+
+@pytest.mark.parametrize(("action", "key"), [("export", "export_path"), ("import", "output_dir")])
+def test_nothing_is_overwritten(dry, lemons, tmp_path, action, key):
+    values = {"source": lemons} if action == "import" else {"data_dir": lemons, "format": "coco"}
+    target = tmp_path / "new"
+    (target / "empty").mkdir(parents=True)
+    assert dry(action, **values, **{key: target / "empty"})[0] == 0
+    code, _, errors = dry(action, **values, **{key: target})
+    assert code == 2
+    check_error(errors[0], key, "nothing is overwritten")
+    (tmp_path / "file").write_text("")
+    code, _, errors = dry(action, **values, **{key: tmp_path / "file"})
+    assert code == 2
+    check_error(errors[0], key, "is a file")
+
+
+def test_an_import_into_its_source(dry, lemons):
+    code, _, errors = dry("import", source=lemons, output_dir=lemons / "new")
+    assert code == 2
+    check_error(errors[0], "output_dir", "lie in each other")
 
 
 def test_masks_of_images_alone(dry, lemons, tmp_path):
@@ -244,6 +290,9 @@ def test_results_of_another_action_and_files_in_the_way(dry, lemons, trained, tm
     (tmp_path / "file").write_text("")
     values = {**TINY, "data_dir": lemons, "output_dir": tmp_path / "file" / "run"}
     code, _, errors = dry("train", **values)
+    assert code == 2
+    check_error(errors[0], "output_dir", "is a file")
+    code, _, errors = dry("train", **{**values, "output_dir": tmp_path / "file"})
     assert code == 2
     check_error(errors[0], "output_dir", "is a file")
 

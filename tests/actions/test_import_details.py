@@ -9,7 +9,10 @@ import annotated
 import numpy as np
 import pytest
 from annotated import HEIGHT, NAMES, WIDTH, imported, mask_of
+from error_lines import check_error
 from PIL import Image
+
+from guided_diffusion.runtime.errors import ConfigError
 
 
 def test_other_shapes_of_labelme(tmp_path):
@@ -204,3 +207,10 @@ def test_turned_photographs_keep_their_masks(tmp_path):
         (tmp_path / "s" / "all.json").write_text(json.dumps(content), encoding="utf-8")
         imported(tmp_path / "s", tmp_path / name, test_share=0)
         assert mask_of(tmp_path / name, "part_1").shape == size
+
+
+@pytest.mark.parametrize("classes", [[], ["dent", "dent"]])
+def test_classes_that_are_none_or_named_twice(tmp_path, classes):
+    with pytest.raises(ConfigError) as refused:
+        imported(tmp_path / "s", tmp_path / "data", classes=classes)
+    check_error(f"error: {refused.value}", "classes", "one or more different names")

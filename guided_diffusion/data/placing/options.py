@@ -21,10 +21,12 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+_NAMES = {"type": "array", "items": {"type": "string"}, "description": "a list of one or more different names"}
+
 ClassNames = Annotated[
     Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] | None,
     BeforeValidator(_listed),
-    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}, "minItems": 1}, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [{**_NAMES, "minItems": 1, "uniqueItems": True}, {"type": "null"}]}),
 ]
 
 
