@@ -15,8 +15,7 @@ from tqdm import tqdm
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data import visualize
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.pairing import index_pairs
-from guided_diffusion.data.scan.problems import refuse_fatal
+from guided_diffusion.data.pairing import count_pairs
 from guided_diffusion.pipelines.cards.masks import write_masks_card
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
 from guided_diffusion.pipelines.mask_editing import MaskSource, compare_masks, open_masks
@@ -49,10 +48,8 @@ def run(config: MasksConfig) -> int:
 def plan(config: MasksConfig) -> list[str]:
     """Return how many masks would be made of how many; UserError where a run could not begin."""
     _refuse_sources(config)
-    mode, split = get_mode(config.source.dataset_mode), config.data_split
-    pairs, problems = index_pairs(config.source.data_dir, mode, split, with_instances=False)
-    refuse_fatal(problems)
-    return [f"{config.num_masks or len(pairs)} masks, made of {len(pairs)} of data_split {split}"]
+    pairs = count_pairs(config.source.data_dir, get_mode(config.source.dataset_mode), config.data_split)
+    return [f"{config.num_masks or pairs} masks, made of {pairs} of data_split {config.data_split}"]
 
 
 def _refuse_sources(config: MasksConfig) -> None:

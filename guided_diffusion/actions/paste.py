@@ -11,8 +11,7 @@ from tqdm import tqdm
 from guided_diffusion.config.paste import PasteConfig
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
-from guided_diffusion.data.pairing import index_pairs
-from guided_diffusion.data.scan.problems import refuse_fatal
+from guided_diffusion.data.pairing import count_pairs
 from guided_diffusion.pipelines.cards.samples import write_sample_card
 from guided_diffusion.pipelines.output import (
     dataset_folders,
@@ -47,9 +46,7 @@ def run(config: PasteConfig) -> int:
 def plan(config: PasteConfig) -> list[str]:
     """Return what a run of `config` would make; UserError where it could not begin."""
     _refuse_sources(config)
-    mode = get_mode(config.source.dataset_mode)
-    _, problems = index_pairs(config.source.data_dir, mode, "train", with_instances=False)
-    refuse_fatal(problems)
+    count_pairs(config.source.data_dir, get_mode(config.source.dataset_mode), "train")
     return good_lines(config)
 
 

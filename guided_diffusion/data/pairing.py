@@ -117,6 +117,13 @@ def index_pairs(
     return pairs, problems
 
 
+def count_pairs(data_dir: str | Path, mode: DatasetMode, split: str) -> int:
+    """Return the number of pairs of a split, whose instance maps do not count; DataError for fatal problems."""
+    pairs, problems = index_pairs(data_dir, mode, split, with_instances=False)
+    refuse_fatal(problems)
+    return len(pairs)
+
+
 def index_images(
     data_dir: str | Path, mode: DatasetMode, split: str, image_dir: str | Path = ""
 ) -> tuple[list[Pair], list[Problem]]:

@@ -22,8 +22,7 @@ from guided_diffusion.data.formats.names import safe_names
 from guided_diffusion.data.formats.writers.nnunet import NnunetWriter
 from guided_diffusion.data.formats.writing import WRITERS
 from guided_diffusion.data.masks.encoding import LabelEncoding
-from guided_diffusion.data.pairing import Pair, index_pairs
-from guided_diffusion.data.scan.problems import refuse_fatal
+from guided_diffusion.data.pairing import Pair, count_pairs
 from guided_diffusion.pipelines.cards.exported import ExportedFacts, write_export_card
 from guided_diffusion.pipelines.export_source import (
     REAL,
@@ -125,12 +124,9 @@ def planned_export(config: ExportConfig) -> list[str]:
         refuse_filled("export_path", target)
     if not config.source.dataset_mode:
         return []
-    mode, counts = mode_with_masks(config.source), {}
-    for split in splits_there(config.source, mode):
-        pairs, problems = index_pairs(config.source.data_dir, mode, split, with_instances=False)
-        refuse_fatal(problems)
-        counts[split] = len(pairs)
-    return [f"{', '.join(f'{count} {split}' for split, count in counts.items())} pairs, in {config.format}"]
+    source, mode = config.source, mode_with_masks(config.source)
+    counts = [f"{count_pairs(source.data_dir, mode, split)} {split}" for split in splits_there(source, mode)]
+    return [f"{', '.join(counts)} pairs, in {config.format}"]
 
 
 def _refuse_among_sources(config: ExportConfig) -> Path:

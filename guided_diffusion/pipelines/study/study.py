@@ -12,8 +12,7 @@ from evaluations.errors import EvaluationError
 from evaluations.report.page import Sheet
 from guided_diffusion.config.study import COPIED, GENERATED, StudyConfig
 from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.pairing import index_pairs, list_good_images
-from guided_diffusion.data.scan.problems import refuse_fatal
+from guided_diffusion.data.pairing import count_pairs, list_good_images
 from guided_diffusion.pipelines.evaluation.evaluate import RECORD, REPORT
 from guided_diffusion.pipelines.output import (
     ReadFolder,
@@ -68,13 +67,11 @@ def plan_lines(config: StudyConfig) -> list[str]:
     _refuse_folders(config)
     _, training, _ = read_configs(config)
     source = config.source if training is None else training.source
-    mode, lines = get_mode(source.dataset_mode), []
-    for split in ("train", "test"):
-        pairs, problems = index_pairs(source.data_dir, mode, split, with_instances=False)
-        refuse_fatal(problems)
-        lines.append(f"{len(pairs)} pairs in {split}")
-        for amount in config.design.repeats if split == "train" else ():
-            refuse_amount(amount, len(pairs))
+    mode = get_mode(source.dataset_mode)
+    counts = {split: count_pairs(source.data_dir, mode, split) for split in ("train", "test")}
+    for amount in config.design.repeats:
+        refuse_amount(amount, counts["train"])
+    lines = [f"{count} pairs in {split}" for split, count in counts.items()]
     for what, folder in zip(("training", "the test"), good_folders(config), strict=True):
         lines.append(f"{len(list_good_images(folder))} good images for {what}")
     design = config.design
