@@ -163,15 +163,17 @@ def test_what_several_places_have_found_is_one_table(tmp_path, capsys):
 
 
 def test_the_curve_is_of_the_architecture_and_the_arms_of_several_amounts():
-    """Of the records of the project: other architectures and the usual augmentation were looked at with 60 images."""
-    found = read_records(Path(__file__).parents[2] / "docs" / "records" / "magnetic_tile")
-    assert {architecture for architecture, _ in found} > {"unet"}
+    """Other architectures and the usual augmentation were looked at with one number of images."""
+    one = {repeat: Record.of(record_of(result(planted(0.4, repeat), "place", repeat), GROUPS, CLASSES))
+           for repeat in range(2)}  # fmt: skip
+    arms = {"real_good": [one[0]], "place": [one[0], one[1]]}
+    found = {("fpn", 60): arms, ("unet", 20): arms, ("unet", 60): {**arms, "unaugmented": [one[1]]}}
     series = curve(found)
-    assert all(len(points) > 1 for points in series.values())
-    assert len(series) > 2
-    alone = {key: arms for key, arms in found.items() if key == ("fpn", 60)}
-    assert all(len(points) == 1 for points in curve(alone).values())
-    assert len(curve(alone)) == 2
+    assert [[point.images for point in points] for points in series.values()] == [[20, 60], [20, 60]]
+    assert [points[0].std is None for points in series.values()] == [True, False]
+    assert series["+ placed defects"][0].mean == pytest.approx((one[0].miou + one[1].miou) / 2)
+    alone = {key: each for key, each in found.items() if key == ("fpn", 60)}
+    assert [[point.images for point in points] for points in curve(alone).values()] == [[60], [60]]
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
