@@ -9,6 +9,7 @@ import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,16 @@ def read_run_record(folder: str | Path, name: str = "config.json") -> dict[str, 
 
 def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Return the versions of Python, the platform and the libraries that results depend on."""
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _version(name) for name in names},
+    }
+
+
+@cache  # read from files, for every checkpoint; what a process has loaded stays what it was
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
