@@ -151,7 +151,7 @@ def _bank(
 
 
 def _moved(bank: ShapeBank, names: Sequence[str]) -> str:
-    present = sorted({class_id for mask in bank.masks for class_id in mask.classes} & {*bank.movable})
+    present = sorted({class_id for mask in bank.masks for kind in mask.shapes for class_id, _ in kind})
     if not present:
         return "no class is moved alone, the maps are bent as a whole"
     shown = ", ".join(names[class_id] for class_id in present[:8])

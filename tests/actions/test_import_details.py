@@ -180,6 +180,21 @@ def test_texts_of_yolo_are_found_whatever_the_form_of_their_accents(tmp_path):
     assert np.array_equal(np.asarray(Image.open(mask)), annotated.expected(0, "corners"))
 
 
+def test_texts_of_yolo_without_an_image_and_images_of_no_split_are_told(tmp_path):
+    source = tmp_path / "s"
+    annotated.write_yolo(source)
+    labels = source / "train" / "labels"
+    (labels / "part_1.txt").rename(labels / "Part_1.txt")
+    (labels / "classes.txt").write_text("scratch\n1 2\n", encoding="utf-8")
+    annotated.write_images(source / "spare", ["more"])
+    (source / "spare" / "more.txt").write_text(annotated.yolo_lines(0), encoding="utf-8")
+    result = imported(source, tmp_path / "data")
+    assert {each.kind.name: each.entry for each in result.losses} == {
+        "UNLISTED": "spare/more.png",
+        "NO_IMAGE": "train/labels/Part_1.txt",
+    }
+
+
 def test_an_image_of_another_folder_is_told(tmp_path):
     content = annotated.coco_content()
     for number, image in enumerate(content["images"]):

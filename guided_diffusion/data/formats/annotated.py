@@ -40,6 +40,7 @@ class LossKind(Enum):
     HIDDEN = "areas that later ones cover whole"
     REJECTED = "annotations that another one of the image stands for, or that were canceled"
     UNLISTED = "images that no annotation names, left out"
+    NO_IMAGE = "texts of outlines that no image has the name of"
     NOT_ANNOTATED = "images not annotated yet, left out"
     NO_MASK = "annotated images without a mask in this export, left out"
 

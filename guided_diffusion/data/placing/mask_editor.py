@@ -175,7 +175,8 @@ class MaskEditor:
         several = len({*np.unique(label).tolist()} - {bank.null_id}) > 1
         if rng is None or not several or not self.options.bending:
             return label
-        return bend_map(label, rng, bank.null_id, self.options.bending * (1 if bank.is_scene else _OF_OBJECTS))
+        whole = bank.is_scene or base.is_filled
+        return bend_map(label, rng, bank.null_id, self.options.bending * (1 if whole else _OF_OBJECTS))
 
     def _free(self, base: SourceMask, label: Label) -> Ground:
         """Return where shapes may lie: on the classes that they are seen on, off ignored pixels."""

@@ -26,6 +26,7 @@ Kind = tuple[tuple[int, int], ...]
 Label = NDArray[np.integer]
 
 # Masks are scenes if fewer of all pixels are background or unlabeled, and more of them of classes that would be moved.
+# A single mask is filled if fewer of its pixels are of classes that are not moved.
 _LITTLE_GROUND, _MUCH_ELSE = 0.1, 0.25
 
 
@@ -69,6 +70,8 @@ class SourceMask:
     """Those that it shows; neither background nor null id."""
     is_plain: bool
     """Whether there is nothing but background beside its shapes, and no ignored pixel."""
+    is_filled: bool = False
+    """Whether hardly anything is left beside what would be moved: it has no shapes, and bends as a whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +113,11 @@ class ShapeBank:
         masks = []
         for number in progress(range(len(names))):
             label = read(number)
-            present = np.flatnonzero(np.bincount(label.ravel(), minlength=num_classes + 1)).tolist()
-            shapes = _shapes_of(names[number], label, movable, background, num_classes)
+            pixels = np.bincount(label.ravel(), minlength=num_classes + 1)
+            present = np.flatnonzero(pixels).tolist()
+            # Exchanged with shapes that leave room, what fills masks would all but vanish: it is never new.
+            filled = _is_filled(pixels[:num_classes], movable)
+            shapes = [] if filled else _shapes_of(names[number], label, movable, background, num_classes)
             masks.append(
                 SourceMask(
                     names[number],
@@ -119,7 +125,8 @@ class ShapeBank:
                     (label.shape[0], label.shape[1]),
                     grouped(shapes, lambda shape: shape.kind),
                     frozenset(present) - {background, num_classes},
-                    {*present} <= {background, *movable},
+                    not filled and {*present} <= {background, *movable},
+                    filled,
                 )
             )
         return cls(tuple(masks), tuple(movable), is_scene, background, num_classes, read)
@@ -182,6 +189,11 @@ def _movable(read: Callable[[int], Label], numbers: Sequence[int], num_classes: 
     known = pixels[:num_classes]
     little_ground = known[[*ground]].sum() < _LITTLE_GROUND * known.sum()
     return [] if little_ground and known[movable].sum() > _MUCH_ELSE * known.sum() else movable
+
+
+def _is_filled(pixels: NDArray[np.integer], movable: Sequence[int]) -> bool:
+    """Return whether hardly any of the pixels of a mask, counted by class, are of classes that stay."""
+    return bool(pixels.sum() - pixels[[*movable]].sum() < _LITTLE_GROUND * pixels.sum())
 
 
 def _shapes_of(name: str, label: Label, movable: Sequence[int], background: int, null_id: int) -> list[Shape]:

@@ -288,6 +288,15 @@ class TestOddSets:
         label = np.full((40, 50), value, np.uint8)
         assert np.array_equal(editor_of([label]).edit(0, 0).label, label)
 
+    def test_masks_that_a_class_fills_stay_full_and_others_do_not_become_so(self):
+        full = [np.full_like(blank(), SPOT) for _ in range(4)]
+        full[0][:3, :3] = BACKGROUND
+        labels = [*full, *(disk(blank(), 30 + 5 * number, 50, 8, SPOT) for number in range(4))]
+        for mask in edited(editor_of(labels, min_novelty=0.1), 24):
+            base = labels[mask.base.number]
+            assert set(np.unique(mask.label)) == set(np.unique(base))
+            assert ((mask.label == BACKGROUND).mean() < 0.1) == (mask.base.number < len(full))
+
     def test_empty_masks_beside_others(self):
         labels = [blank(), disk(blank(), 40, 50, 10, SPOT), blank()]
         found = edited(editor_of(labels, min_novelty=0.1), 9)

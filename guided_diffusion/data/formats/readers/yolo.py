@@ -74,6 +74,8 @@ def read_yolo(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
             pictures[name] = Picture(name, files.pictures[name], shapes, split=split, file=file)
     if problems:
         raise DataError(problem_lines(problems))
+    losses += [Loss(LossKind.UNLISTED, path, name) for name, path in files.pictures.items() if name not in pictures]
+    losses += [Loss(LossKind.NO_IMAGE, files.files[name], name) for name in _texts_without_image(files)]
     return Annotated(FORM, tuple(declared.values()), tuple(pictures.values()), tuple(losses))
 
 
@@ -147,11 +149,36 @@ def _existing_folder(files: SourceFiles, beside: str, base: str, entry: str) -> 
 
 def _text_of(files: SourceFiles, image: str) -> str:
     """Return the text of an image: in labels/ in place of the last images/, or beside it; "" where there is none."""
+    known = files.by_normal_name
+    return next((known[name] for name in _usual_texts(image) if name in known), "")
+
+
+def _usual_texts(image: str) -> list[str]:
     stem = image.rpartition(".")[0]
     before, found, after = f"/{stem}".rpartition("/images/")
-    candidates = [f"{before}/labels/{after}.txt".lstrip("/")] if found else []
-    known = files.by_normal_name
-    return next((known[name] for name in (*candidates, f"{stem}.txt") if name in known), "")
+    return [*([f"{before}/labels/{after}.txt".lstrip("/")] if found else []), f"{stem}.txt"]
+
+
+def _texts_without_image(files: SourceFiles) -> list[str]:
+    """Return the texts of outlines where those of images are, such as one named in another case than its image."""
+    usual = [name for image in files.pictures for name in _usual_texts(image)]
+    folders, of_images = {folder_of(name) for name in usual}, {*usual}
+    return [
+        name
+        for normal, name in files.by_normal_name.items()
+        if normal.endswith(".txt") and normal not in of_images and folder_of(normal) in folders
+        if _has_outlines(files.files[name])
+    ]
+
+
+def _has_outlines(path: str) -> bool:
+    """Return whether the first line of a text is a class and coordinates: others list classes or images."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        fields = next((line.split() for line in file if line.strip()), [])
+    try:
+        return len([float(field) for field in fields]) >= 5
+    except ValueError:
+        return False
 
 
 def _shapes(
