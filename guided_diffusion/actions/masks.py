@@ -92,7 +92,8 @@ def _settings(config: MasksConfig, source: MaskSource) -> dict[str, object]:
     """Return what all masks of a folder share."""
     options = config.masks.model_dump(mode="json")
     if config.method == "boxes":  # folders of edited masks from before there was a choice lack these
-        options |= {"method": "boxes", "layout_source": config.layout_source, **source.settings}
+        options |= {"method": "boxes", "layout_source": config.layout_source}
+    options |= source.settings
     return {"seed": config.seed, "data_split": config.data_split, **options, "inputs": source.inputs}
 
 

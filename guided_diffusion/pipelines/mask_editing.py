@@ -62,7 +62,7 @@ class MaskSource:
     summary: str
     """What is done with the masks, for people."""
     settings: Mapping[str, Any]
-    """Of a model that draws them."""
+    """Of a model that draws them, and how many masks are bent as a whole because classes fill them."""
     mean_pixels: float
     """Of the masks."""
     index: NoveltyIndex
@@ -114,7 +114,9 @@ def open_masks(config: MasksConfig, *, progress: bool) -> MaskSource:
     if drawer is None:
         bank = _bank(config, pairs, read, encoding, shown)
         editor: MaskMaker = MaskEditor(bank, config.masks, novelty, exchanged)
-        summary, settings = _moved(bank, names), {}
+        filled = sum(mask.is_filled for mask in bank.masks)
+        # Folders from before such masks were told apart lack this, and are not gone on with.
+        summary, settings = _moved(bank, names, filled), {"filled": filled} if filled else {}
     else:
         editor = drawer.maker(config, pairs, read, novelty, exchanged)
         summary, settings = drawer.summary, drawer.settings
@@ -150,12 +152,13 @@ def _bank(
     )
 
 
-def _moved(bank: ShapeBank, names: Sequence[str]) -> str:
+def _moved(bank: ShapeBank, names: Sequence[str], filled: int) -> str:
     present = sorted({class_id for mask in bank.masks for kind in mask.shapes for class_id, _ in kind})
     if not present:
         return "no class is moved alone, the maps are bent as a whole"
     shown = ", ".join(names[class_id] for class_id in present[:8])
-    return f"moved: {shown}{f' and {len(present) - 8} others' if len(present) > 8 else ''}"
+    others = f" and {len(present) - 8} others" if len(present) > 8 else ""
+    return f"moved: {shown}{others}{f'; filled masks, bent as a whole: {filled}' if filled else ''}"
 
 
 def _reader(pairs: Sequence[Pair], encoding: LabelEncoding, report: ScanReport) -> Callable[[int], Label]:

@@ -99,6 +99,13 @@ class TestResults:
             label, base = pixels_of(folder / line["mask"]), pixels_of(Path(line["base"]["mask"]))
             assert np.array_equal(label == 255, base == 255)
 
+    def test_masks_that_a_class_fills_are_counted(self, masks, tmp_path):
+        """Folders of before they were told apart hold other masks, and are not gone on with."""
+        data = write_parts(tmp_path / "data")
+        path = next((data / "train/masks").iterdir())
+        write_png(path, np.full_like(pixels_of(path), 1))
+        assert {line["settings"]["filled"] for line in lines_of(masks("new", data_dir=data)[0])} == {1}
+
 
 class TestSameBytes:
     def test_other_seeds_give_others(self, masks):
