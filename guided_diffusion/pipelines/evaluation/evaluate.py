@@ -75,7 +75,7 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
     lines.append(f"{len(samples.lines) - len(samples.labeled) or 'unlisted'} samples in {samples.folder}")
     options = config.study
     if not options.study:
-        return [*lines, "no models are compared"]
+        return [*lines, config.idle_study or "no models are compared"]
     settings = settings_of(
         options.ratios or (),
         baselines=options.baselines,
@@ -93,6 +93,8 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
 
 def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
     config, samples, written = _checked(config)
+    if line := config.idle_study:
+        print(f"note: {line}")
     with output_of("evaluate", [paths[0] for paths in written.values()], world):
         _evaluate_into(Path(config.output_dir), config, samples, _filtered_folder(config), world.device)
 
