@@ -56,6 +56,7 @@ from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.units import counted
+from guided_diffusion.runtime.whole_folder import emptied_on_failure
 
 
 def study(config: StudyConfig, device: torch.device, run_action: RunAction) -> None:
@@ -117,13 +118,14 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     if line := memory_line(images, config.at_once, training.workers):
         print(f"warning: {line}")
     runs = runs_of(config.design, setup.arms, training.architectures)
-    results = open_results(setup, training, images)
-    write_run_record(config.output_dir, "study", config.to_json())
-    refuse_results_of_lost_pairs(generators.values(), results)
-    for generator in generators.values():
-        generator.begin(setup)
-    images.check_places()
-    work, seconds = estimate(setup, list(generators.values()), runs, training, images, results, run_action)
+    with emptied_on_failure(config.output_dir):
+        results = open_results(setup, training, images)
+        write_run_record(config.output_dir, "study", config.to_json())
+        refuse_results_of_lost_pairs(generators.values(), results)
+        for generator in generators.values():
+            generator.begin(setup)
+        images.check_places()
+        work, seconds = estimate(setup, list(generators.values()), runs, training, images, results, run_action)
     print(f"\n{table(work)}\n", flush=True)
     if config.estimate_only:
         return
