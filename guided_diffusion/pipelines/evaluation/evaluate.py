@@ -83,7 +83,7 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
         if config.study.study:
             refuse_surely_few(config, len(used["train"]), counts)
     refuse_few(counts[samples.folder], samples.folder, LEAST_SAMPLES)
-    lines.append(f"{counts[samples.folder]}{'' if samples.lines else ' unlisted'} samples in {samples.folder}")
+    lines.append(f"{len(samples.lines) - len(samples.labeled) or 'unlisted'} samples in {samples.folder}")
     options = config.study
     if not options.study:
         return [*lines, config.idle_study or "no models are compared"]
@@ -103,8 +103,8 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
 
 
 def _most_samples(samples: SampleFolder) -> int:
-    """Return the number of samples of a folder, of one without a manifest that of its images."""
-    return len(samples.lines) - len(samples.labeled) if samples.lines else len([*(samples.folder / "images").iterdir()])
+    """Return the number of images of a folder that may be samples, whether they are in its manifest or not."""
+    return sum(path.is_file() for path in (samples.folder / "images").rglob("*")) - len(samples.labeled)
 
 
 def _refuse_names(config: EvaluateConfig, used: Mapping[str, Sequence[str]]) -> None:
