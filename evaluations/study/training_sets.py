@@ -73,6 +73,15 @@ def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPla
     return lacking
 
 
+def fewest_training(count: int, share: float) -> int:
+    """Return the fewest of so many images without groups that `split_validation` leaves to train on, whatever they
+    show.
+    """
+    # The images of a rarest class that validate are at most this share of them, as of 3 of 1 where `share` is 0.2.
+    most = max(min(round(share * kind), kind - 1) / kind for kind in range(1, count + 1))
+    return count - max(int(most * count + 1e-9), round(share * count), 1)
+
+
 def _division(data: StudyData, origin: Indices, plan: StudyPlan, repeat: int) -> tuple[Indices, Indices, Indices]:
     """Return the real images that train, those that validate, and the samples that may train.
 

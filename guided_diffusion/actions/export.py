@@ -10,7 +10,7 @@ from guided_diffusion.pipelines.dataset_export import (
     planned_export,
     pushed_files,
 )
-from guided_diffusion.pipelines.weights_export import export_weights
+from guided_diffusion.pipelines.weights_export import export_weights, planned_weights
 from guided_diffusion.runtime.card_file import DATASET_CARD
 from guided_diffusion.runtime.hub_push import PushTarget, check_push, push
 from guided_diffusion.runtime.units import counted
@@ -33,7 +33,7 @@ def run(config: ExportConfig) -> int:
 
 def plan(config: ExportConfig) -> list[str]:
     """Return what would be exported and uploaded; the hub is not asked. UserError where an export could not begin."""
-    lines = [] if config.format is None else planned_export(config)
+    lines = planned_weights(config) if config.format is None else planned_export(config)
     if not config.push_to:
         return [*lines, "nothing is uploaded"]
     what = "the weights, their record" if config.format is None else "all exported files"

@@ -14,10 +14,13 @@ from tqdm import tqdm
 
 from guided_diffusion.config.masks import MasksConfig
 from guided_diffusion.data import visualize
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import count_pairs
+from guided_diffusion.data.placing.bank import class_ids
 from guided_diffusion.pipelines.cards.masks import write_masks_card
 from guided_diffusion.pipelines.hub_weights import with_pinned_weights
+from guided_diffusion.pipelines.known_classes import known_classes
 from guided_diffusion.pipelines.mask_editing import MaskSource, compare_masks, open_masks
 from guided_diffusion.pipelines.masks import read_otherwise
 from guided_diffusion.pipelines.output import dataset_folders, output_of, refuse_other_record, refuse_written_sources
@@ -49,6 +52,10 @@ def plan(config: MasksConfig) -> list[str]:
     """Return how many masks would be made of how many; UserError where a run could not begin."""
     _refuse_sources(config)
     pairs = count_pairs(config.source.data_dir, get_mode(config.source.dataset_mode), config.data_split)
+    if config.method != "boxes":  # whose classes are those of its network
+        names = known_classes(config.source)
+        flip_pairs(names, config.source.flip_pairs)
+        class_ids("movable", config.masks.movable, names)
     return [f"{config.num_masks or pairs} masks, made of {pairs} of data_split {config.data_split}"]
 
 

@@ -13,6 +13,7 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.native_image import NativeImage
 from guided_diffusion.data.pairing import count_pairs
 from guided_diffusion.pipelines.cards.samples import write_sample_card
+from guided_diffusion.pipelines.known_classes import known_classes
 from guided_diffusion.pipelines.output import (
     dataset_folders,
     named_folders,
@@ -47,7 +48,7 @@ def plan(config: PasteConfig) -> list[str]:
     """Return what a run of `config` would make; UserError where it could not begin."""
     _refuse_sources(config)
     count_pairs(config.source.data_dir, get_mode(config.source.dataset_mode), "train")
-    return good_lines(config)
+    return good_lines(config, known_classes(config.source))
 
 
 def _refuse_sources(config: PasteConfig) -> None:

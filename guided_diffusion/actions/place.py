@@ -63,13 +63,17 @@ def plan(config: PlaceConfig) -> list[str]:
     """Return what a run of `config` would make; UserError where it could not begin."""
     path = find_checkpoint(config.weights.model_path, prefer=BEST)
     choose_device(config.precision.device)
-    _checked(config, load_checkpoint(path, lazily=True))
-    return [f"weights of {shown(path)}", *good_lines(config)]
+    checkpoint = load_checkpoint(path, lazily=True)
+    _checked(config, checkpoint)
+    encoding = encoding_of_checkpoint(checkpoint)
+    assert encoding is not None
+    return [f"weights of {shown(path)}", *good_lines(config, encoding.names)]
 
 
 def _checked(config: PlaceConfig, checkpoint: Checkpoint) -> TrainedConfig:
     """Return the options of the network; UserError where it paints no defects, or results would lie among sources."""
     trained = trained_config(checkpoint, config)
+    checkpoint.weights(config.weights.weights)  # refuses a name that it does not have
     _refuse_other_networks(config, checkpoint, trained)
     refuse_written_sources(
         {"results_path": written_by_sample(config.results_path, config.split)},

@@ -80,7 +80,10 @@ def plan(config: SampleConfig) -> list[str]:
 def _checked(config: SampleConfig, checkpoint: Checkpoint) -> TrainedConfig:
     """Return the options of the network; UserError where `config` does not go with them."""
     trained = trained_config(checkpoint, config)
+    checkpoint.weights(config.weights.weights)  # refuses a name that it does not have
     refuse_misfits(config, trained, checkpoint)
+    if trained.model.condition == "mask" and (encoding := encoding_of_checkpoint(checkpoint)) is not None:
+        flip_pairs(encoding.names, trained.source.flip_pairs)  # before masks are read: it refuses unknown names
     refuse_written_sources(
         {"results_path": written_by_sample(config.results_path, config.split)},
         dataset_folders(trained.source) if config.source.data_dir else mask_folder(config.mask_dir),

@@ -89,6 +89,15 @@ class StudyOptions(OptionGroup):
             yield ("other_dirs", f"other_dirs is given, but {missing}, and nothing would be compared: leave one out")
 
 
+_OF_COMPARISON = ("ratios", "synthetic_only", "baselines", "seeds")
+"""Keys that nothing uses where `study` is false."""
+_OF_TRAINING = (
+    "architectures", "encoder", "encoder_weights", "augment_all", "train_steps", "lr", "validation_share",
+    "vertical_flip",
+)  # fmt: skip
+"""Keys that nothing uses where no segmenter of the agreement is trained, either."""
+
+
 class QualityOptions(OptionGroup):
     """What is measured on the samples themselves."""
 
@@ -258,6 +267,15 @@ class EvaluateConfig(ActionConfig):
     def trains_models(self) -> bool:
         """Whether segmentation models are trained: for the study, or to look for the masks."""
         return self.study.study or (self.quality.agreement and not self.segmenter.segmenter)
+
+    @property
+    def idle_study(self) -> str:
+        """What to say of keys of the study that are given where `study` is false, as of a shared config; else ""."""
+        unused = () if self.study.study else (*_OF_COMPARISON, *(() if self.trains_models else _OF_TRAINING))
+        fields = StudyOptions.model_fields
+        idle = [key for key in unused if getattr(self.study, key) != fields[key].default]
+        what = "no models are compared" if self.trains_models else "no models are trained"
+        return f"{what}, so {', '.join(idle)} {'is' if len(idle) == 1 else 'are'} left aside" if idle else ""
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()

@@ -117,11 +117,16 @@ def index_pairs(
     return pairs, problems
 
 
-def count_pairs(data_dir: str | Path, mode: DatasetMode, split: str) -> int:
-    """Return the number of pairs of a split, whose instance maps do not count; DataError for fatal problems."""
+def list_pairs(data_dir: str | Path, mode: DatasetMode, split: str) -> list[Pair]:
+    """Return the pairs of a split, without instance maps; DataError for fatal problems."""
     pairs, problems = index_pairs(data_dir, mode, split, with_instances=False)
     refuse_fatal(problems)
-    return len(pairs)
+    return pairs
+
+
+def count_pairs(data_dir: str | Path, mode: DatasetMode, split: str) -> int:
+    """Return the number of pairs of a split, whose instance maps do not count; DataError for fatal problems."""
+    return len(list_pairs(data_dir, mode, split))
 
 
 def index_images(

@@ -29,8 +29,10 @@ from guided_diffusion.pipelines.export_source import (
     ExportSource,
     find_export_source,
     mode_with_masks,
+    refuse_unknown_layout,
     splits_there,
 )
+from guided_diffusion.pipelines.known_classes import known_classes
 from guided_diffusion.pipelines.output import dataset_folders, refuse_written_sources
 from guided_diffusion.runtime.card_file import DATASET_CARD
 from guided_diffusion.runtime.errors import ConfigError, DataError
@@ -123,9 +125,11 @@ def planned_export(config: ExportConfig) -> list[str]:
     if not (config.push_to and read_run_record(target, RECORD)):  # what was exported before is pushed as it is
         refuse_filled("export_path", target)
     if not config.source.dataset_mode:
+        refuse_unknown_layout(config.source)
         return []
     source, mode = config.source, mode_with_masks(config.source)
     counts = [f"{count_pairs(source.data_dir, mode, split)} {split}" for split in splits_there(source, mode)]
+    known_classes(source)
     return [f"{', '.join(counts)} pairs, in {config.format}"]
 
 

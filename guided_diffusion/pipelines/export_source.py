@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -89,21 +90,31 @@ def find_export_source(source: SourceOptions) -> ExportSource:
 
     Without dataset_mode it has to be what this project wrote: its folders have a manifest or a classes.json.
     """
+    return _reader_of(source)()
+
+
+def refuse_unknown_layout(source: SourceOptions) -> None:
+    """Raise UserError where `find_export_source` cannot tell what lies at data_dir."""
+    _reader_of(source)
+
+
+def _reader_of(source: SourceOptions) -> Callable[[], ExportSource]:
+    """Return what reads data_dir, which is not opened yet."""
     if source.dataset_mode:
-        return _of_dataset(source, mode_with_masks(source))
+        return partial(_of_dataset, source, mode_with_masks(source))
     root = Path(source.data_dir)
     if not root.is_dir():
         raise DataError.of(root, "is no folder", "give the dataset, or the results_path of an action")
     if read_run_record(root, "environment.json").get("action") == MASKS_ACTION:
-        return _of_masks(root)
+        return partial(_of_masks, root)
     if (root / "images").is_dir() or _is_alone(root):
-        return _of_samples(root)
+        return partial(_of_samples, root)
     if not any((root / split / "images").is_dir() for split in SPLITS):
         inside = [path for path in sorted(root.iterdir()) if (path / "images").is_dir()]
         if len(inside) == 1:
-            return _of_samples(inside[0])
+            return partial(_of_samples, inside[0])
     if any((root / name).exists() for name in ("classes.json", *(f"{split}/{MANIFEST}" for split in SPLITS))):
-        return _of_dataset(source, get_mode(LAYOUT))
+        return partial(_of_dataset, source, get_mode(LAYOUT))
     line = f"dataset_mode is missing: {root} has no classes.json and no {MANIFEST}, so its layout is not known; give it"
     raise ConfigError.of_keys(("dataset_mode", line))
 

@@ -13,7 +13,6 @@ from typing import Any
 from guided_diffusion.config.network import TrainedConfig
 from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.fingerprint import Fingerprint
-from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.options import (
     AugmentOptions,
     BoxOptions,
@@ -233,16 +232,16 @@ def _path_from(folder: Path, file: Path) -> str:
     return path.as_posix()
 
 
-def refuse_other_classes(encoding: LabelEncoding, start: ResumePlan) -> None:
+def refuse_other_classes(names: tuple[str, ...], start: ResumePlan) -> None:
     """Raise DataError where the classes of the data are not those the checkpoint was trained with."""
     if start.checkpoint is None or not start.checkpoint.encoding:
         return
     if options_of_checkpoint(start.checkpoint).model.condition == "none":
         return
     before = encoding_of_checkpoint(start.checkpoint)
-    if encoding.names != before.names:
+    if names != before.names:
         raise DataError(
-            f"classes.json: the classes are {', '.join(encoding.names)}, but {start.checkpoint.path} was trained with "
+            f"classes.json: the classes are {', '.join(names)}, but {start.checkpoint.path} was trained with "
             f"{', '.join(before.names)}: use the same classes in the same order"
         )
 

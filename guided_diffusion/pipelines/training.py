@@ -87,7 +87,7 @@ def train(config: TrainConfig, start: ResumePlan, world: ProcessGroup, *, action
     _refuse_missing_trackers(config.run.trackers)
     world.run_on_main(lambda: make_folder(folder))
     report = world.run_on_main(lambda: open_training_data(config, world.size))
-    refuse_other_classes(report.encoding, start)
+    refuse_other_classes(report.encoding.names, start)
     world.run_on_main(lambda: refuse_few_pairs(config, report))
     if start.checkpoint is None:
         world.run_on_main(lambda: refuse_gray_holes(config, report))

@@ -10,11 +10,12 @@ from guided_diffusion.config.train import TrainConfig
 from guided_diffusion.data.condition_makers import ConditionMaker
 from guided_diffusion.data.datasets import SegmentationDataset
 from guided_diffusion.data.deep_color import is_gray
+from guided_diffusion.data.groups import groups_of
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs, in_words, without_partner
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.options import LoaderOptions
-from guided_diffusion.data.pairing import GoodImage, index_images
+from guided_diffusion.data.pairing import GoodImage, Pair, index_images
 from guided_diffusion.data.scan.images import scan_images
 from guided_diffusion.data.scan.problems import problem_lines
 from guided_diffusion.data.scan.report import ScanReport
@@ -53,10 +54,17 @@ def open_training_data(config: TrainConfig, processes: int = 1) -> ScanReport:
         print(f"warning: {line}")
     if not leaves_masks_aside(config):
         _say_what_is_exchanged(config, encoding.names)
+    refuse_unmatched_groups(config, (*report.pairs, *report.good_images))
     if config.geometry.resize in ("pad", "window"):
         # The borders are ignored pixels, and samples are written with them, so they need a value.
         report = replace(report, encoding=encoding.with_ignore())
     return report
+
+
+def refuse_unmatched_groups(config: TrainConfig, entries: Sequence[Pair | GoodImage]) -> None:
+    """Raise ConfigError for a `group_pattern` that matches no name, where held-out images are chosen by it."""
+    if config.latents.latent is not None:
+        groups_of(config.source.group_pattern, [entry.stem for entry in entries])
 
 
 def refuse_gray_holes(config: TrainConfig, report: ScanReport) -> None:

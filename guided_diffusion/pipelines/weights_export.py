@@ -55,13 +55,9 @@ def export_weights(config: ExportConfig) -> ExportedWeights:
     Nothing is overwritten. What the same command wrote is taken as it is where it is to be pushed.
     """
     source, target = find_checkpoint(config.weights.model_path, prefer=BEST), Path(config.export_path)
+    record = record_path(target)
     with file_lock(target, "export"):
-        record = record_path(target)
-        there = target.exists() and record.exists() and bool(config.push_to)
-        if not there:
-            _refuse_existing(target, record)
-        checkpoint = load_checkpoint(source)
-        _refuse_lost_parts(checkpoint, target)
+        checkpoint, there = _opened(config, source)
         made_of = digest(source)
         regions = evaluation_of(config.evaluate_dir, made_of, card_path(target))
         published = _without_places(checkpoint)
@@ -84,6 +80,26 @@ def export_weights(config: ExportConfig) -> ExportedWeights:
                 target.unlink()
                 raise
     return ExportedWeights(target, record, written[0], there, not written[1], source)
+
+
+def planned_weights(config: ExportConfig) -> list[str]:
+    """Return which weights would be exported; UserError where they cannot be, or something is there already."""
+    source = find_checkpoint(config.weights.model_path, prefer=BEST)
+    checkpoint, there = _opened(config, source, lazily=True)
+    checkpoint.weights(config.weights.weights)
+    return [f"{config.weights.weights} weights of {shown(source)}{', which are there already' if there else ''}"]
+
+
+def _opened(config: ExportConfig, source: Path, *, lazily: bool = False) -> tuple[Checkpoint, bool]:
+    """Return the checkpoint, and whether its export is there and only to be pushed. UserError as `planned_weights`."""
+    target = Path(config.export_path)
+    record = record_path(target)
+    there = target.exists() and record.exists() and bool(config.push_to)
+    if not there:
+        _refuse_existing(target, record)
+    checkpoint = load_checkpoint(source, lazily=lazily)
+    _refuse_lost_parts(checkpoint, target)
+    return checkpoint, there
 
 
 def _write_card(

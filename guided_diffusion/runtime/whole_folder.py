@@ -10,7 +10,7 @@ from pathlib import Path
 
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.files import leftovers, make_folder, move, reporting_os_errors
-from guided_diffusion.runtime.lock import file_lock
+from guided_diffusion.runtime.lock import LOCK, file_lock
 
 
 @contextmanager
@@ -34,6 +34,30 @@ def new_folder(key: str, target: str | Path, action: str) -> Iterator[Path]:
                 move(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def emptied_on_failure(folder: str | Path) -> Iterator[None]:
+    """Take away what the block wrote into `folder`, which this process has locked, where it fails.
+
+    A folder that had files before the block stays as it is.
+    """
+    folder = Path(folder)
+    filled = bool(_entries(folder))
+    try:
+        yield
+    except Exception:
+        for path in () if filled else _entries(folder):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder beside its lock."""
+    return [path for path in folder.iterdir() if not path.name.startswith(LOCK)] if folder.is_dir() else []
 
 
 def refuse_filled(key: str, target: Path) -> None:

@@ -190,6 +190,13 @@ def test_an_evaluation(dry, lemons, tmp_path):
     assert "8 pairs in train" in shown
     assert "4 pairs in test, 3 of them used" in shown
     assert "1 architectures x 5 settings x 2 seeds: 10 models of 2000 steps" in shown
+    shared = {**values, **options, "study": False, "baselines": True, "train_steps": 9}  # baselines as they are anyway
+    code, shown, errors = dry("evaluate", **shared)
+    assert code == 0, errors
+    assert "no models are compared, so ratios, seeds are left aside" in shown
+    _, shown, _ = dry("evaluate", **shared, agreement=False)
+    unused = "ratios, seeds, architectures, encoder_weights, train_steps"
+    assert f"no models are trained, so {unused} are left aside" in shown
     data = shutil.copytree(lemons, tmp_path / "few")
     for kind in ("images", "masks"):
         for path in sorted((data / "test" / kind).iterdir())[1:]:

@@ -72,7 +72,7 @@ def test_layouts_of_the_test_with_everything(evaluate, folders, alexnet):
 
 
 def test_null_samples_of_s_0(evaluate, folders):
-    code, _, errors, report = evaluate(null_dir=folders / "null", crop_steps=0)
+    code, _, errors, report = evaluate(null_dir=folders / "null", crop_steps=0, crop_net="resnet18", crop_seeds=3)
     assert code == 0, errors
     assert "s 0" in report["adherence"]["null"]
     assert "crop_classes" not in report

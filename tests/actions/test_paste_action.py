@@ -350,6 +350,7 @@ class TestMistakes:
         gray = write_good(tmp_path / "gray_first", {"a": SIZE})
         write_good(gray, {"b": SIZE}, channels=3)
         refused(gray / "a.png", "image_channels", good_dir=gray)
+        refused(gray / "b.png", "image_channels is 1", good_dir=gray, image_channels=1)
 
     def test_results_among_the_sources(self, refused, good, parts):
         refused("results_path", "good_dir", results_path=good)

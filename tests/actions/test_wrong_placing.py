@@ -94,6 +94,9 @@ def test_other_channels_further_on(refused, tmp_path, color_painter):
     good = write_good(tmp_path / "mixed", {"a": (40, 56)}, channels=3)
     write_good(good, {"b": (40, 56)})
     refused(good / "b.png", "image_channels 1", good_dir=good, model_path=color_painter)
+    good = write_good(tmp_path / "gray_first", {"a": (40, 56)})
+    write_good(good, {"b": (40, 56)}, channels=3)
+    refused(good / "b.png", "image_channels 3", good_dir=good)
 
 
 def test_windows_larger_than_every_image(refused, tmp_path):

@@ -35,6 +35,7 @@ def test_one_amount_and_seeds_of_each():
         ({"arms": "real,plaice"}, "arms"),
         ({"arms": "real,real"}, "arms"),
         ({"arms": ""}, "arms"),
+        ({"arms": "real,copy_paste", "repaint_noise": 0.2}, "repaint_noise"),
         ({"amounts": [20, 20]}, "amounts"),
         ({"amounts": [0]}, "amounts"),
         ({"amounts": "many"}, "amounts"),

@@ -84,7 +84,7 @@ def infer_encoding(
         return None, problems
     encoding = LabelEncoding(
         count,
-        classes.names if classes else mode.names or default_names(count),
+        _names(mode, classes, count),
         values,
         colors,
         ignore_values,
@@ -95,6 +95,22 @@ def infer_encoding(
     encoding = _in_form_of(masks, encoding)
     warnings += _other_background(classes, encoding, mode.background)
     return encoding, [*warnings, *contradicted_indices(masks, encoding)]
+
+
+def stated_names(
+    mode: DatasetMode, classes: ClassesFile | None, asked: int | None
+) -> tuple[tuple[str, ...] | None, list[Problem]]:
+    """Return the names of the classes, or None and the problems that `infer_encoding` has with any masks.
+
+    asked: the option num_classes.
+    """
+    problems: list[Problem] = []
+    count = _class_count(mode, classes, asked, (), problems)
+    return None if count is None or problems else _names(mode, classes, count), problems
+
+
+def _names(mode: DatasetMode, classes: ClassesFile | None, count: int) -> tuple[str, ...]:
+    return classes.names if classes else mode.names or default_names(count)
 
 
 def _other_background(classes: ClassesFile | None, encoding: LabelEncoding, background: int) -> list[Problem]:

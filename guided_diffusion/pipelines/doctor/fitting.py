@@ -78,7 +78,7 @@ def fitting(path: str, device: torch.device, folder: Path) -> Part:
         start = find_resume_plan(config)
     with quietly() as printed:
         report = open_training_data(config)
-        refuse_other_classes(report.encoding, start)
+        refuse_other_classes(report.encoding.names, start)
         refuse_few_pairs(config, report)
         refuse_other_data(config, report, start)
         start = replace(start, continues=False)  # the weights are enough here

@@ -16,6 +16,8 @@ from evaluations.metrics.agreement import SCORE
 from evaluations.metrics.base import Measurement
 from evaluations.study.settings import runs_of, settings_of
 from guided_diffusion.config.evaluate import EvaluateConfig
+from guided_diffusion.data.groups import groups_of
+from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import index_pairs
 from guided_diffusion.data.scan.problems import refuse_fatal
@@ -23,6 +25,7 @@ from guided_diffusion.pipelines.cards.selected import write_selected_card
 from guided_diffusion.pipelines.evaluation.card import update_card
 from guided_diffusion.pipelines.evaluation.data import (
     LEAST,
+    LEAST_SAMPLES,
     EvaluationData,
     ScannedData,
     load_data,
@@ -30,10 +33,11 @@ from guided_diffusion.pipelines.evaluation.data import (
     scan_data,
 )
 from guided_diffusion.pipelines.evaluation.metrics import MetricContext, make_metrics
-from guided_diffusion.pipelines.evaluation.options import needs_training, resolve_options, without_masks
+from guided_diffusion.pipelines.evaluation.options import find_others, needs_training, resolve_options, without_masks
 from guided_diffusion.pipelines.evaluation.report import describe_data, report_page, warnings_of
 from guided_diffusion.pipelines.evaluation.segmenter import read_external
-from guided_diffusion.pipelines.evaluation.study import prepare_study
+from guided_diffusion.pipelines.evaluation.study import prepare_study, refuse_surely_few
+from guided_diffusion.pipelines.known_classes import known_classes
 from guided_diffusion.pipelines.output import (
     ReadFolder,
     dataset_folders,
@@ -63,19 +67,26 @@ def evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
 def plan_lines(config: EvaluateConfig) -> list[str]:
     """Return how many images are compared and models trained; UserError where that could not begin."""
     config, samples, _ = _checked(config)
-    mode, lines = get_mode(config.source.dataset_mode), []
+    mode, lines, used = get_mode(config.source.dataset_mode), [], {}
     splits = (("train", config.max_training), ("test", config.max_test))
     for split, most in () if without_masks(mode.name) else splits:  # only annotations tell how many have boxes
         pairs, problems = index_pairs(config.source.data_dir, mode, split, with_instances=False)
         if split == "test" or needs_training(config):
             refuse_fatal(problems)
-            refuse_few(len(pairs), Path(config.source.data_dir) / split, LEAST[split])
-        used = "" if most is None or most >= len(pairs) else f", {most} of them used"
-        lines.append(f"{len(pairs)} pairs in {split}{used}")
+            used[split] = [pair.stem for pair in pairs[:most]]
+            refuse_few(len(used[split]), Path(config.source.data_dir) / split, LEAST[split])
+        fewer = "" if most is None or most >= len(pairs) else f", {most} of them used"
+        lines.append(f"{len(pairs)} pairs in {split}{fewer}")
+    counts = {each.folder: _most_samples(each) for each in (samples, *find_others(config, samples).values())}
+    if used:
+        _refuse_names(config, used)
+        if config.study.study:
+            refuse_surely_few(config, len(used["train"]), counts)
+    refuse_few(counts[samples.folder], samples.folder, LEAST_SAMPLES)
     lines.append(f"{len(samples.lines) - len(samples.labeled) or 'unlisted'} samples in {samples.folder}")
     options = config.study
     if not options.study:
-        return [*lines, "no models are compared"]
+        return [*lines, config.idle_study or "no models are compared"]
     settings = settings_of(
         options.ratios or (),
         baselines=options.baselines,
@@ -91,8 +102,28 @@ def plan_lines(config: EvaluateConfig) -> list[str]:
     ]
 
 
+def _most_samples(samples: SampleFolder) -> int:
+    """Return the number of images of a folder that may be samples, whether they are in its manifest or not."""
+    return sum(path.is_file() for path in (samples.folder / "images").rglob("*")) - len(samples.labeled)
+
+
+def _refuse_names(config: EvaluateConfig, used: Mapping[str, Sequence[str]]) -> None:
+    """Raise UserError for names of classes and images that options expect and the dataset does not have.
+
+    used: split -> the names of its images.
+    """
+    flip_pairs(known_classes(config.source), config.source.flip_pairs)
+    pattern = config.source.group_pattern
+    if "train" in used:
+        groups_of(pattern, [*used["test"], *used["train"]])
+    for names in used.values() if config.trains_models else ():
+        groups_of(pattern, names)
+
+
 def _evaluate(config: EvaluateConfig, world: ProcessGroup) -> None:
     config, samples, written = _checked(config)
+    if line := config.idle_study:
+        print(f"note: {line}")
     with output_of("evaluate", [paths[0] for paths in written.values()], world):
         _evaluate_into(Path(config.output_dir), config, samples, _filtered_folder(config), world.device)
 

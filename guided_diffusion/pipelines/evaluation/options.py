@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from guided_diffusion.data.options import BoxOptions, GeometryOptions, ImageSize
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.option_help import expected
+from guided_diffusion.runtime.options import Problem
 from guided_diffusion.samples.reader import SampleFolder, find_samples
 
 FROM_SAMPLES = (
@@ -28,6 +29,8 @@ FROM_SAMPLES = (
 """Keys that, left empty, take the value that the samples were made with."""
 OF_WHOLE_IMAGES = ("image_size", "resize", "scale", "mask_resize")
 """Keys that tell nothing of the samples of `place`: it works in windows, and leaves whole images of any size."""
+WITHOUT = ("", "none")
+"""What weights are called that are not to be used."""
 SIDE = 32  # image sides of the segmentation models are multiples of it
 
 
@@ -80,7 +83,7 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     if resolved.objects.objects is None:
         has_boxes = get_mode(resolved.source.dataset_mode).boxes is not None
         resolved = resolved.replaced(objects=samples.predicted > 0 or has_boxes)
-    _refuse_idle(config, resolved, samples.config)
+    _refuse_idle(config, resolved, samples)
     made_at, scale = samples.config.get("scale"), resolved.view.scale
     if resolved.view.resize == "window" and samples.holds_windows and made_at != scale:
         found = f"{scale} given, but the windows of {samples.folder} are at scale {made_at}"
@@ -88,8 +91,9 @@ def resolve_options(config: EvaluateConfig, samples: SampleFolder) -> EvaluateCo
     return resolved
 
 
-def _refuse_idle(config: EvaluateConfig, resolved: EvaluateConfig, made: Mapping[str, Any]) -> None:
-    """Raise ConfigError for keys that were given and that nothing looks at; made: the record of the samples."""
+def _refuse_idle(config: EvaluateConfig, resolved: EvaluateConfig, samples: SampleFolder) -> None:
+    """Raise ConfigError for keys that were given and that nothing looks at."""
+    made = samples.config
     # The config.json of an evaluation has the values of the samples, and may be given again.
     given = {key for key in ("max_objects", "min_object_size", "scale") if config.get(key) not in (None, made.get(key))}
     lines = []
@@ -100,8 +104,25 @@ def _refuse_idle(config: EvaluateConfig, resolved: EvaluateConfig, made: Mapping
     if "scale" in given and resolved.view.scale != 1 and resolved.view.resize != "window":
         line = f"scale is {resolved.view.scale:g}, but resize is {resolved.view.resize}, which gives all images the "
         lines.append(("scale", f"{line}size image_size: set resize to window, or leave scale out"))
+    named = {key for key, _ in lines}
+    lines += [line for line in _idle_measures(resolved, samples) if line[0] not in named]
     if lines:
         raise ConfigError.of_keys(*lines)
+
+
+def _idle_measures(resolved: EvaluateConfig, samples: SampleFolder) -> Iterator[Problem]:
+    """Yield the keys of measures that are switched off."""
+    quality, objects = resolved.quality, resolved.objects
+    without_lpips = quality.lpips_weights in WITHOUT
+    # Of layouts, the features of Inception stand in for LPIPS.
+    by_features = objects.objects and samples.predicted > 0 and quality.inception_weights not in WITHOUT
+    idle = {"lpips_net": without_lpips, "diversity_dir": without_lpips and not by_features}
+    for key in (key for key, unused in idle.items() if unused):
+        if resolved.get(key) != resolved.fields()[key].default:
+            yield (key, f'{key} is given, but lpips_weights is "none": leave {key} out, or set lpips_weights to auto')
+    for key in ("crop_net", "crop_seeds") if not objects.crop_steps else ():
+        if resolved.get(key) != resolved.fields()[key].default:
+            yield (key, f"{key} is given, but crop_steps is 0, so no classifier is trained: leave {key} out")
 
 
 def without_masks(dataset_mode: str) -> bool:

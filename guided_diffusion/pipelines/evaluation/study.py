@@ -24,7 +24,7 @@ from evaluations.segmentation.weights import is_random, weights_digest
 from evaluations.study.run import Study, run_study
 from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, settings_of
 from evaluations.study.summary import summarize
-from evaluations.study.training_sets import StudyData, lacking_samples, training_sets
+from evaluations.study.training_sets import StudyData, fewest_training, lacking_samples, training_sets
 from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions
 from guided_diffusion.data.groups import groups_of
 from guided_diffusion.data.mirror import exchanged, flip_pairs
@@ -221,14 +221,31 @@ def _refuse_unfit_samples(options: StudyOptions, data: EvaluationData, study: St
     for samples in (data.samples, *data.others.values()):
         _refuse_leaks(samples)
     for source, lacking in lacking_samples(study.data, study.settings, study.plan, study.seeds).items():
-        folder = (data.others[source] if source else data.samples).folder.folder
-        raise ConfigError(
-            f"ratios is {list(options.ratios or ())}, but {folder} has {lacking} samples too few for the largest "
-            "(those of validation masks do not count): sample more, or lower ratios"
-        )
+        _refuse_few(options, (data.others[source] if source else data.samples).folder.folder, lacking)
     for setting in study.settings:
         if setting.is_mix and not training_sets(study.data, setting, study.plan, 0).synthetic:
             raise ConfigError(f"ratios has {setting.ratio:g}, which is less than one sample here: leave it out")
+
+
+def _refuse_few(options: StudyOptions, folder: Path, lacking: int) -> None:
+    raise ConfigError(
+        f"ratios is {list(options.ratios or ())}, but {folder} has {lacking} samples too few for the largest "
+        "(those of validation masks do not count): sample more, or lower ratios"
+    )
+
+
+def refuse_surely_few(config: EvaluateConfig, training: int, counts: Mapping[Path, int]) -> None:
+    """Raise ConfigError where folders have fewer samples than `ratios` need, whatever the masks show.
+
+    training: number of training images. counts: of the samples of each folder.
+    """
+    options = config.study
+    if config.source.group_pattern:  # the division is one of groups
+        return
+    wanted = round(max(options.ratios or (), default=0.0) * fewest_training(training, options.validation_share))
+    for folder, count in counts.items():
+        if count < wanted:
+            _refuse_few(options, folder, wanted - count)
 
 
 def _refuse_leaks(samples: ReadSamples) -> None:

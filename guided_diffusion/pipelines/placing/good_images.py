@@ -68,15 +68,17 @@ def check_good_images(
 
     Returns a warning where files have several pages.
 
-    files: masks that belong to a good image, beside its own. The first image is read, of the others the header.
+    files: masks that belong to a good image, beside its own. The first image is read, of the others the header, and
+    those that may have colors where the model has none.
     has_network: whether windows of a network have to fit into the images.
     """
     geometry = trained.geometry
     NativeImage.read(images[0].image, geometry.image_channels, geometry.image_range, upright=images[0].upright)
     sizes = []
     for good in images:
-        if geometry.image_channels == 3 and has_gray_mode(good.image):
-            NativeImage.read(good.image, 3, geometry.image_range, upright=good.upright)  # says what is wrong with it
+        if (has_gray_mode if geometry.image_channels == 3 else _may_have_colors)(good.image):
+            # It says what is wrong.
+            NativeImage.read(good.image, geometry.image_channels, geometry.image_range, upright=good.upright)
         size = header_size(good.image, upright=good.upright)
         sizes.append(size)
         for file in (good.mask, *files(good)):
@@ -214,6 +216,11 @@ def may_be_transparent(path: str) -> bool:
 def has_gray_mode(path: str) -> bool:
     """Return whether a local picture is gray by its header."""
     return _by_header(path, lambda picture: is_gray(picture.mode), False)
+
+
+def _may_have_colors(path: str) -> bool:
+    """Return whether a local picture may have colors by its header."""
+    return _by_header(path, lambda picture: not is_gray(picture.mode), False)
 
 
 def _refuse_small(sizes: Sequence[Size | None], scale: float, window: Size) -> None:

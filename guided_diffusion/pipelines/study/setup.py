@@ -34,6 +34,7 @@ from guided_diffusion.data.scan.duplicates import Twin
 from guided_diffusion.data.scan.good_images import list_upright
 from guided_diffusion.data.scan.problems import refuse_fatal
 from guided_diffusion.pipelines.dataset import scan_split, shared_with_good, shared_with_training
+from guided_diffusion.pipelines.known_classes import known_classes
 from guided_diffusion.pipelines.placing.plan import taken_for_objects
 from guided_diffusion.pipelines.pseudo_labels import pseudo_label_lines
 from guided_diffusion.pipelines.study.amounts import Presence, nested_order, read_presence, subset_of
@@ -119,20 +120,26 @@ def good_folders(config: StudyConfig) -> tuple[str, str]:
     return split[0], split[1]
 
 
+def mode_of_study(source: SourceOptions) -> DatasetMode:
+    """Return the mode that dataset_mode names; ConfigError for one whose background is another class than the first."""
+    mode = get_mode(source.dataset_mode)
+    if mode.background != 0:
+        line = f"dataset_mode is {mode.name}, whose background is class {mode.background}: a study needs it as class 0"
+        raise ConfigError.of_keys(("dataset_mode", line))
+    return mode
+
+
 def prepare(config: StudyConfig) -> StudySetup:
     """Read and check the configs and the data of a study. Raises UserError with a line for each mistake."""
     train_keys, training, place_keys = read_configs(config)
     source, geometry = _data_options(config, training)
+    mode = mode_of_study(source)
     folders = good_folders(config)
     report = scan_split(source, geometry, "train")
     encoding = report.raise_if_fatal()
     good, good_test = (tuple(list_upright(folder, source.exif, report.pairs)) for folder in folders)
     tested = scan_split(source, geometry, "test", encoding=encoding)
     tested.raise_if_fatal()
-    mode = get_mode(source.dataset_mode)
-    if mode.background != 0:
-        line = f"dataset_mode is {mode.name}, whose background is class {mode.background}: a study needs it as class 0"
-        raise ConfigError.of_keys(("dataset_mode", line))
     shared = shared_with_training(tested, report)
     if shared:
         found = f"{len(shared)} images of the test split are in the training split, too (such as {shared[0].pair.stem})"
@@ -141,7 +148,7 @@ def prepare(config: StudyConfig) -> StudySetup:
     _refuse_known(shared_with_good(tested, good), "is a test image and also {}, which is trained on")
     _refuse_known(shared_with_good(report, good_test), "is trained on and also {}, a good image for the test")
     every = (*report.pairs, *good), (*tested.pairs, *good_test)
-    refuse_fatal(shared_group_problems(source.group_pattern, every[1], every[0], fatal=True))
+    refuse_shared_groups(source, *every)
     tally = ClassTally(encoding.num_classes)
     presence = read_presence(report.pairs, encoding, mode.background, tally)
     defects, objects = _defect_classes(_named_defects(config, place_keys), encoding.names, mode, tally)
@@ -178,6 +185,15 @@ def prepare(config: StudyConfig) -> StudySetup:
     )
 
 
+def refuse_shared_groups(
+    source: SourceOptions, train: Sequence[Pair | GoodImage], test: Sequence[Pair | GoodImage]
+) -> None:
+    """Raise UserError where test images show objects that are trained on, or `group_pattern` matches none of them."""
+    # By these groups the report draws its intervals, after all trainings.
+    groups_of(source.group_pattern, [image.stem for image in test])
+    refuse_fatal(shared_group_problems(source.group_pattern, test, train, fatal=True))
+
+
 def _named_defects(config: StudyConfig, place_keys: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the defect classes that the study or `place_config` names; none where neither does."""
     own = PlacingOptions.model_validate({"defect_classes": place_keys.get("defect_classes")}).defect_classes
@@ -191,10 +207,7 @@ def _defect_classes(
     `place` has them. Raises ConfigError for names that are no defect class, DataError where there is none.
     """
     key, ground = "defect_classes", mode.background
-    asked = class_ids(key, named, names)
-    if ground in asked:
-        line = f"{key} names {names[ground]!r}, which is the background: leave it out"
-        raise ConfigError.of_keys((key, line))
+    asked = _ids_of_defects(named, names, ground)
     refuse_absent(key, named, lambda name: bool(tally.presence[names.index(name)]))
     defects, objects = tally.defects({ground, *mode.unlabeled_classes(names)}, asked)
     if not defects:
@@ -202,6 +215,22 @@ def _defect_classes(
     if not any(tally.presence[class_id] for class_id in defects):
         raise DataError.of("training masks", "show no defect, so there is nothing to learn", "add masks with defects")
     return defects, tuple(names[class_id] for class_id in objects)
+
+
+def _ids_of_defects(named: Sequence[str], names: Sequence[str], ground: int) -> tuple[int, ...]:
+    key = "defect_classes"
+    asked = class_ids(key, named, names)
+    if ground in asked:
+        line = f"{key} names {names[ground]!r}, which is the background: leave it out"
+        raise ConfigError.of_keys((key, line))
+    return asked
+
+
+def refuse_unknown_classes(config: StudyConfig, source: SourceOptions, place_keys: Mapping[str, Any]) -> None:
+    """Raise UserError for classes that the dataset does not have, as far as that can be told without its masks."""
+    names = known_classes(source)
+    flip_pairs(names, source.flip_pairs)
+    _ids_of_defects(_named_defects(config, place_keys), names, get_mode(source.dataset_mode).background)
 
 
 def _shown(

@@ -11,8 +11,7 @@ import torch
 from evaluations.errors import EvaluationError
 from evaluations.report.page import Sheet
 from guided_diffusion.config.study import COPIED, GENERATED, StudyConfig
-from guided_diffusion.data.modes import get_mode
-from guided_diffusion.data.pairing import count_pairs, list_good_images
+from guided_diffusion.data.pairing import list_good_images, list_pairs
 from guided_diffusion.pipelines.evaluation.evaluate import RECORD, REPORT
 from guided_diffusion.pipelines.output import (
     ReadFolder,
@@ -33,7 +32,14 @@ from guided_diffusion.pipelines.study.measures import (
 from guided_diffusion.pipelines.study.progress import Progress
 from guided_diffusion.pipelines.study.report import CURVE_FILE, PICTURE_FILE, picture_of, study_record, write_report
 from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
-from guided_diffusion.pipelines.study.setup import good_folders, prepare, read_configs
+from guided_diffusion.pipelines.study.setup import (
+    good_folders,
+    mode_of_study,
+    prepare,
+    read_configs,
+    refuse_shared_groups,
+    refuse_unknown_classes,
+)
 from guided_diffusion.pipelines.study.trainings import (
     StudyImages,
     agreement_run,
@@ -50,6 +56,7 @@ from guided_diffusion.runtime.errors import UserError
 from guided_diffusion.runtime.lock import folder_lock
 from guided_diffusion.runtime.logs import write_run_record
 from guided_diffusion.runtime.units import counted
+from guided_diffusion.runtime.whole_folder import emptied_on_failure
 
 
 def study(config: StudyConfig, device: torch.device, run_action: RunAction) -> None:
@@ -65,15 +72,17 @@ def study(config: StudyConfig, device: torch.device, run_action: RunAction) -> N
 def plan_lines(config: StudyConfig) -> list[str]:
     """Return how many images are compared and models trained; UserError where that could not begin."""
     _refuse_folders(config)
-    _, training, _ = read_configs(config)
+    _, training, place_keys = read_configs(config)
     source = config.source if training is None else training.source
-    mode = get_mode(source.dataset_mode)
-    counts = {split: count_pairs(source.data_dir, mode, split) for split in ("train", "test")}
+    mode = mode_of_study(source)
+    pairs = {split: list_pairs(source.data_dir, mode, split) for split in ("train", "test")}
     for amount in config.design.repeats:
-        refuse_amount(amount, counts["train"])
-    lines = [f"{count} pairs in {split}" for split, count in counts.items()]
-    for what, folder in zip(("training", "the test"), good_folders(config), strict=True):
-        lines.append(f"{len(list_good_images(folder))} good images for {what}")
+        refuse_amount(amount, len(pairs["train"]))
+    refuse_unknown_classes(config, source, place_keys)
+    lines = [f"{len(found)} pairs in {split}" for split, found in pairs.items()]
+    good, good_test = (list_good_images(folder) for folder in good_folders(config))
+    lines += [f"{len(good)} good images for training", f"{len(good_test)} good images for the test"]
+    refuse_shared_groups(source, (*pairs["train"], *good), (*pairs["test"], *good_test))
     design = config.design
     if set(design.arms) & set(GENERATED):
         lines.append(f"{len(design.repeats)} generators, and {design.pairs} pairs by each for each arm that needs them")
@@ -109,13 +118,14 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     if line := memory_line(images, config.at_once, training.workers):
         print(f"warning: {line}")
     runs = runs_of(config.design, setup.arms, training.architectures)
-    results = open_results(setup, training, images)
-    write_run_record(config.output_dir, "study", config.to_json())
-    refuse_results_of_lost_pairs(generators.values(), results)
-    for generator in generators.values():
-        generator.begin(setup)
-    images.check_places()
-    work, seconds = estimate(setup, list(generators.values()), runs, training, images, results, run_action)
+    with emptied_on_failure(config.output_dir):
+        results = open_results(setup, training, images)
+        write_run_record(config.output_dir, "study", config.to_json())
+        refuse_results_of_lost_pairs(generators.values(), results)
+        for generator in generators.values():
+            generator.begin(setup)
+        images.check_places()
+        work, seconds = estimate(setup, list(generators.values()), runs, training, images, results, run_action)
     print(f"\n{table(work)}\n", flush=True)
     if config.estimate_only:
         return

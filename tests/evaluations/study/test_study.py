@@ -15,7 +15,13 @@ from evaluations.segmentation.models import build_segmenter
 from evaluations.segmentation.training import TrainingPlan
 from evaluations.study.run import counts_of, run_study
 from evaluations.study.settings import REAL_ONLY, STANDARD_AUGMENTATION, StudyPlan, runs_of, settings_of
-from evaluations.study.training_sets import StudyData, lacking_samples, split_validation, training_sets
+from evaluations.study.training_sets import (
+    StudyData,
+    fewest_training,
+    lacking_samples,
+    split_validation,
+    training_sets,
+)
 
 SETTINGS = {setting.name: setting for setting in settings_of((0.5, 1, 2))}
 SAMPLES_A_MASK = 3
@@ -143,6 +149,17 @@ def test_results_of_other_samples_are_known_by_their_ratio():
     shared = set(names[0]) & set(names[1])
     assert "mix_0.5" in shared
     assert not any(name.startswith("other_edited") for name in shared)
+
+
+def test_the_fewest_training_images_of_any_masks():
+    assert fewest_training(9, 0.2) == 6
+    of_three = np.zeros((9, 2, 2), np.int64) + np.arange(9)[:, None, None] // 3  # three classes of three images each
+    assert len(split_validation(of_three, 3, 0.2, seed=0)[0]) == 6
+    rng = np.random.default_rng(0)
+    for count, share in [(2, 0.5), (5, 0.2), (8, 0.2), (16, 0.34), (23, 0.5), (30, 0.9)]:
+        for classes in (1, 3, 12):
+            labels = rng.integers(classes, size=(count, 1, 2))
+            assert len(split_validation(labels, classes, share, seed=1)[0]) >= fewest_training(count, share)
 
 
 def test_groups_are_not_divided_for_validation():

@@ -302,6 +302,12 @@ def test_defects_that_cannot_be_placed_are_told_before_anything_is_trained(keys,
     assert code == 2
     check_error(errors[0], "good_dir")
     assert "measuring" not in shown
+    assert not (tmp_path / "out").exists()
+    kept = tmp_path / "out" / "notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    assert isdm("study", **values, output_dir=tmp_path / "out")[0] == 2
+    assert kept.exists()
 
 
 def test_good_images_of_the_test_are_not_trained_on(keys, good_parts, tmp_path, isdm):
