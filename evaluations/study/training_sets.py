@@ -74,9 +74,7 @@ def lacking_samples(data: StudyData, settings: Sequence[Setting], plan: StudyPla
 
 
 def fewest_training(count: int, share: float) -> int:
-    """Return the fewest of so many images without groups that `split_validation` leaves to train on, whatever they
-    show.
-    """
+    """Return the fewest of so many images, without groups, that `split_validation` leaves for training in any case."""
     # The images of a rarest class that validate are at most this share of them, as of 3 of 1 where `share` is 0.2.
     most = max(min(round(share * kind), kind - 1) / kind for kind in range(1, count + 1))
     return count - max(int(most * count + 1e-9), round(share * count), 1)

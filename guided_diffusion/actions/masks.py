@@ -51,11 +51,12 @@ def run(config: MasksConfig) -> int:
 def plan(config: MasksConfig) -> list[str]:
     """Return how many masks would be made of how many; UserError where a run could not begin."""
     _refuse_sources(config)
-    pairs = count_pairs(config.source.data_dir, get_mode(config.source.dataset_mode), config.data_split)
+    mode = get_mode(config.source.dataset_mode)
+    pairs = count_pairs(config.source.data_dir, mode, config.data_split)
     if config.method != "boxes":  # whose classes are those of its network
         names = known_classes(config.source)
         flip_pairs(names, config.source.flip_pairs)
-        class_ids("movable", config.masks.movable, names)
+        class_ids("movable", config.masks.movable, names, ground=mode.background)
     return [f"{config.num_masks or pairs} masks, made of {pairs} of data_split {config.data_split}"]
 
 

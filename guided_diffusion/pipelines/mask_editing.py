@@ -29,7 +29,6 @@ from guided_diffusion.data.scan.report import ScanReport
 from guided_diffusion.data.visualize import evenly_spaced
 from guided_diffusion.pipelines.box_masks import open_drawer
 from guided_diffusion.pipelines.dataset import scan_as_stored
-from guided_diffusion.runtime.errors import ConfigError
 from guided_diffusion.runtime.memory import available_memory
 from guided_diffusion.samples.manifest import MaskOrigin, file_digest
 from guided_diffusion.samples.mask_folder import NewMask
@@ -136,10 +135,7 @@ def _bank(
 ) -> ShapeBank:
     """Take the masks apart; ConfigError for classes that cannot be moved."""
     mode, names = get_mode(config.source.dataset_mode), encoding.names
-    movable = class_ids("movable", config.masks.movable, names) or None
-    if movable and mode.background in movable:
-        line = f"movable names {names[mode.background]!r}, which is the background: leave it out"
-        raise ConfigError.of_keys(("movable", line))
+    movable = class_ids("movable", config.masks.movable, names, ground=mode.background) or None
     return ShapeBank.build(
         [pair.stem for pair in pairs],
         read,

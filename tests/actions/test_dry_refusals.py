@@ -97,6 +97,7 @@ def test_a_pattern_that_matches_no_test_image(both, data, needed):
 def test_names_of_no_classes_are_not_placed(both, data, needed):
     check_error(both("paste", data_dir=data, **needed["paste"], classes=["rust"]), "classes", "'rust'")
     check_error(both("masks", data_dir=data, **needed["masks"], movable=["rust"]), "movable", "'rust'")
+    check_error(both("masks", data_dir=data, **needed["masks"], movable=["background"]), "movable", "background")
     check_error(both("study", data_dir=data, **needed["study"], defect_classes=["rust"]), "defect_classes", "'rust'")
 
 

@@ -189,13 +189,21 @@ class DefectBank:
         return {part.source: part for part in self.parts}
 
 
-def class_ids(key: str, wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the ids of the classes that the option `key` names; ConfigError for names that are not known."""
+def class_ids(
+    key: str, wanted: Sequence[str] | None, names: Sequence[str], *, ground: int | None = None
+) -> tuple[int, ...]:
+    """Return the ids of the classes that the option `key` names; ConfigError for names not known, and that of `ground`.
+
+    ground: the background, where it is not to be named.
+    """
     for name in wanted or ():
         if name not in names:
             hint = suggestion(name, names, f"known are {', '.join(names)}")
             raise ConfigError.of_keys((key, f"{key} names {name!r}, which is no class: {hint}"))
-    return tuple(sorted(names.index(name) for name in wanted or ()))
+    ids = tuple(sorted(names.index(name) for name in wanted or ()))
+    if ground is not None and ground in ids:
+        raise ConfigError.of_keys((key, f"{key} names {names[ground]!r}, which is the background: leave it out"))
+    return ids
 
 
 def refuse_absent(key: str, wanted: Iterable[str], is_there: Callable[[str], bool]) -> None:

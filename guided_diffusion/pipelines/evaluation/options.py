@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -110,19 +109,18 @@ def _refuse_idle(config: EvaluateConfig, resolved: EvaluateConfig, samples: Samp
         raise ConfigError.of_keys(*lines)
 
 
-def _idle_measures(resolved: EvaluateConfig, samples: SampleFolder) -> Iterator[Problem]:
-    """Yield the keys of measures that are switched off."""
-    quality, objects = resolved.quality, resolved.objects
-    without_lpips = quality.lpips_weights in WITHOUT
-    # Of layouts, the features of Inception stand in for LPIPS.
-    by_features = objects.objects and samples.predicted > 0 and quality.inception_weights not in WITHOUT
-    idle = {"lpips_net": without_lpips, "diversity_dir": without_lpips and not by_features}
-    for key in (key for key, unused in idle.items() if unused):
-        if resolved.get(key) != resolved.fields()[key].default:
-            yield (key, f'{key} is given, but lpips_weights is "none": leave {key} out, or set lpips_weights to auto')
+def _idle_measures(resolved: EvaluateConfig, samples: SampleFolder) -> list[Problem]:
+    """Return the keys of measures that are switched off."""
+    quality, objects, lines = resolved.quality, resolved.objects, {}
+    if quality.lpips_weights in WITHOUT:
+        # Of layouts, the features of Inception stand in for LPIPS.
+        by_features = objects.objects and samples.predicted > 0 and quality.inception_weights not in WITHOUT
+        for key in ("lpips_net", *(() if by_features else ("diversity_dir",))):
+            lines[key] = f'{key} is given, but lpips_weights is "none": leave {key} out, or set lpips_weights to auto'
     for key in ("crop_net", "crop_seeds") if not objects.crop_steps else ():
-        if resolved.get(key) != resolved.fields()[key].default:
-            yield (key, f"{key} is given, but crop_steps is 0, so no classifier is trained: leave {key} out")
+        lines[key] = f"{key} is given, but crop_steps is 0, so no classifier is trained: leave {key} out"
+    fields = resolved.fields()
+    return [(key, line) for key, line in lines.items() if resolved.get(key) != fields[key].default]
 
 
 def without_masks(dataset_mode: str) -> bool:

@@ -207,7 +207,7 @@ def _defect_classes(
     `place` has them. Raises ConfigError for names that are no defect class, DataError where there is none.
     """
     key, ground = "defect_classes", mode.background
-    asked = _ids_of_defects(named, names, ground)
+    asked = class_ids(key, named, names, ground=ground)
     refuse_absent(key, named, lambda name: bool(tally.presence[names.index(name)]))
     defects, objects = tally.defects({ground, *mode.unlabeled_classes(names)}, asked)
     if not defects:
@@ -217,20 +217,12 @@ def _defect_classes(
     return defects, tuple(names[class_id] for class_id in objects)
 
 
-def _ids_of_defects(named: Sequence[str], names: Sequence[str], ground: int) -> tuple[int, ...]:
-    key = "defect_classes"
-    asked = class_ids(key, named, names)
-    if ground in asked:
-        line = f"{key} names {names[ground]!r}, which is the background: leave it out"
-        raise ConfigError.of_keys((key, line))
-    return asked
-
-
 def refuse_unknown_classes(config: StudyConfig, source: SourceOptions, place_keys: Mapping[str, Any]) -> None:
     """Raise UserError for classes that the dataset does not have, as far as that can be told without its masks."""
     names = known_classes(source)
     flip_pairs(names, source.flip_pairs)
-    _ids_of_defects(_named_defects(config, place_keys), names, get_mode(source.dataset_mode).background)
+    ground = get_mode(source.dataset_mode).background
+    class_ids("defect_classes", _named_defects(config, place_keys), names, ground=ground)
 
 
 def _shown(
