@@ -157,10 +157,9 @@ class SegmenterOptions(OptionGroup):
     )
 
     def check(self) -> Iterator[Problem]:
-        fields = type(self).model_fields
-        for key in ("segmenter_model", "segmenter_labels", "segmenter_size", "segmenter_input"):
-            if not self.segmenter and getattr(self, key) != fields[key].default:
-                yield (key, f"{key} is given, but segmenter is empty: give its file, or leave {key} out")
+        needless = ("segmenter_model", "segmenter_labels", "segmenter_size", "segmenter_input")
+        for key in () if self.segmenter else self.changed(*needless):
+            yield (key, f"{key} is given, but segmenter is empty: give its file, or leave {key} out")
         model = self.segmenter_model
         if model and not re.fullmatch("smp/[^/]+/[^/]+|torchvision/[^/]+", model):
             yield (
@@ -185,9 +184,8 @@ class DeepLabOptions(OptionGroup):
     deeplab_epochs: int = option(20, "its epochs; that with the best mIoU on the training images is scored", ge=1)
 
     def check(self) -> Iterator[Problem]:
-        for key in ("deeplab_weights", "deeplab_epochs"):
-            if not self.deeplab and getattr(self, key) != type(self).model_fields[key].default:
-                yield (key, f"{key} is given, but deeplab is false: set deeplab to true, or leave {key} out")
+        for key in () if self.deeplab else self.changed("deeplab_weights", "deeplab_epochs"):
+            yield (key, f"{key} is given, but deeplab is false: set deeplab to true, or leave {key} out")
 
 
 class ObjectOptions(OptionGroup):
@@ -220,8 +218,8 @@ class ObjectOptions(OptionGroup):
     @property
     def asked(self) -> tuple[str, ...]:
         """The keys that were set, and ask for a measure of objects."""
-        keys = ("null_dir", "crop_net", "crop_steps", "crop_seeds", "detector_steps")
-        return tuple(key for key in keys if getattr(self, key) not in (ObjectOptions.model_fields[key].default, 0))
+        set_ones = self.changed("null_dir", "crop_net", "crop_steps", "crop_seeds", "detector_steps")
+        return tuple(key for key in set_ones if getattr(self, key) != 0)
 
     def check(self) -> Iterator[Problem]:
         for key in self.asked if self.objects is False else ():
@@ -272,8 +270,7 @@ class EvaluateConfig(ActionConfig):
     def idle_study(self) -> str:
         """What to say of keys of the study that are given where `study` is false, as of a shared config; else ""."""
         unused = () if self.study.study else (*_OF_COMPARISON, *(() if self.trains_models else _OF_TRAINING))
-        fields = StudyOptions.model_fields
-        idle = [key for key in unused if getattr(self.study, key) != fields[key].default]
+        idle = self.study.changed(*unused)
         what = "no models are compared" if self.trains_models else "no models are trained"
         return f"{what}, so {', '.join(idle)} {'is' if len(idle) == 1 else 'are'} left aside" if idle else ""
 

@@ -50,10 +50,8 @@ class GenerateConfig(LoadConfig, SamplingConfig, MarkedConfig, ActionConfig):
         if self.source.data_dir:
             yield ("data_dir", "data_dir is given, but images are drawn without masks: leave it out")
         if self.read_npz:
-            drawn = {"model_path": "", "classifier_path": "", "ignore_above": None, "flip": False}
-            for key, default in drawn.items():
-                if self.get(key) != default:
-                    yield (key, f"{key} is given, but read_npz has images and masks already: leave one of the two out")
+            for key in self.changed("model_path", "classifier_path", "ignore_above", "flip"):
+                yield (key, f"{key} is given, but read_npz has images and masks already: leave one of the two out")
         if self.sampler.s != 1:
             yield ("s", f"s is {self.sampler.s:g}, but without a mask there is nothing to guide towards: set s to 1")
         dropped = int(self.labels.drop_uncertain * (self.num_samples or 0))

@@ -51,11 +51,8 @@ class MasksConfig(ActionConfig):
         if self.method == "boxes":
             if not self.weights.model_path:
                 yield ("model_path", "model_path is missing, but method is boxes: name a model of boxes")
-            for key in _EDITING:
-                if self.get(key) != MaskOptions.model_fields[key].default:
-                    yield (key, f"{key} is given, but method is boxes, which edits no shapes: leave it out")
+            for key in self.changed(*_EDITING):
+                yield (key, f"{key} is given, but method is boxes, which edits no shapes: leave it out")
             return
-        defaults = {"model_path": "", "weights": "ema", "layout_source": "data", "mask_size": None}
-        for key, default in defaults.items():
-            if self.get(key) != default:
-                yield (key, f"{key} is given, but method is edit: leave it out, or set method to boxes")
+        for key in self.changed("model_path", "weights", "layout_source", "mask_size"):
+            yield (key, f"{key} is given, but method is edit: leave it out, or set method to boxes")

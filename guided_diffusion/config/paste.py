@@ -52,7 +52,7 @@ class PasteConfig(ScenesConfig, MarkedConfig, ActionConfig):
     def check(self) -> Iterator[Problem]:
         yield from super().check()
         yield from self.region_problem()
-        if self.placing.mask_source == "file" and self.gap != type(self).model_fields["gap"].default:
+        if self.placing.mask_source == "file" and self.changed("gap"):
             yield ("gap", "gap is given, but placements says where defects go: leave one of the two out")
         for key, given in (("bank_dir", self.placing.bank_dir), ("mask_source", self.placing.mask_source == "dir")):
             if given:

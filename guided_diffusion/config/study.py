@@ -97,7 +97,7 @@ class DesignOptions(OptionGroup):
             yield ("amounts", 'amounts is empty: give at least one, such as "20,60,all"')
         if len(set(self.amounts)) < len(self.amounts):
             yield ("amounts", f"amounts is {amount_list(self.amounts)}, with one amount twice: keep one")
-        if REPAINT not in self.arms and self.repaint_noise != type(self).model_fields["repaint_noise"].default:
+        if REPAINT not in self.arms and self.changed("repaint_noise"):
             line = "repaint_noise is given, but arms has no repaint: leave it out, or add repaint to arms"
             yield ("repaint_noise", line)
         seeds = self.seeds or ()

@@ -90,9 +90,8 @@ class TrainConfig(NetworkConfig, ActionConfig):
     def _idle(self, group: type[OptionGroup], reason: str, switch: str) -> Iterator[Problem]:
         """Yield the keys of `group` that are set, although `switch` makes no use of them."""
         remedy = _SWITCHES[switch]
-        for key, field in group.model_fields.items():
-            if self.get(key) != field.default:
-                yield (key, f"{key} is {self.get(key)}, but {reason}: leave it out, or {remedy}")
+        for key in self.changed(*group.model_fields):
+            yield (key, f"{key} is {self.get(key)}, but {reason}: leave it out, or {remedy}")
 
     def _first_stage_problems(self) -> Iterator[Problem]:
         crop, latent = self.first_stage.autoencoder_crop, self.latents.latent

@@ -58,15 +58,13 @@ class FeatureOptions(OptionGroup):
             yield ("feature_steps", f"feature_steps is {found}: use one or more numbers from 0 to 999")
         if self.feature_blocks is not None and not self.feature_blocks:
             yield ("feature_blocks", "feature_blocks is empty: name blocks, or leave it out")
-        own = FeatureOptions.model_fields
-        for key in (
+        of_diffusion = (
             "feature_steps",
             "feature_blocks",
             "feature_source",
             "feature_inputs",
             "share_noise",
             "noise_draws",
-        ):
-            if self.extractor != DIFFUSION and getattr(self, key) != own[key].default:
-                line = f"{key} belongs to a diffusion model, but extractor is {self.extractor}: leave it out"
-                yield (key, line)
+        )
+        for key in () if self.extractor == DIFFUSION else self.changed(*of_diffusion):
+            yield (key, f"{key} belongs to a diffusion model, but extractor is {self.extractor}: leave it out")

@@ -35,9 +35,8 @@ def _misfits(config: SampleConfig, trained: TrainedConfig, path: Path) -> Iterat
     if trained.model.condition == "boxes":
         yield from _misfits_of_boxes(config, path)
         return
-    for key in LayoutOptions.keys():  # noqa: SIM118 - not a mapping
-        if config.get(key) != LayoutOptions.model_fields[key].default:
-            yield (key, f"{key} is given, but {path} takes no boxes: leave it out, or use one with condition boxes")
+    for key in config.changed(*LayoutOptions.keys()):
+        yield (key, f"{key} is given, but {path} takes no boxes: leave it out, or use one with condition boxes")
     unconditional = trained.model.condition == "none"
     if not unconditional and not trained.generation.makes_masks:
         if not config.source.data_dir and not config.mask_dir:

@@ -39,10 +39,10 @@ def refuse_idle_keys(config: TrainConfig, given: Collection[str]) -> None:
 
 
 def _idle(config: TrainConfig, given: Collection[str]) -> Iterator[Problem]:
-    condition, fields, mode = config.model.condition, config.fields(), get_mode(config.source.dataset_mode)
+    condition, mode = config.model.condition, get_mode(config.source.dataset_mode)
 
     def changed(keys: Collection[str]) -> list[str]:
-        return [key for key in keys if key in given and config.get(key) != fields[key].default]
+        return [key for key in config.changed(*keys) if key in given]
 
     if condition != "boxes":
         for key in changed(OF_BOXES):

@@ -202,6 +202,11 @@ class OptionGroup(_Options):
         """Return the keys without those that set another one."""
         return tuple(key for key, field in cls.model_fields.items() if not facts_of(field).spelling_of)
 
+    def changed(self, *keys: str) -> list[str]:
+        """Return those of `keys` that have another value than their default."""
+        fields = type(self).model_fields
+        return [key for key in keys if getattr(self, key) != fields[key].default]
+
 
 class FlatConfig(_Options):
     """Option groups and single keys, read from and written as one flat JSON object.
@@ -255,6 +260,11 @@ class FlatConfig(_Options):
         """Return the value of `key` in its group."""
         group = _owners(type(self))[key][0]
         return getattr(getattr(self, group) if group else self, key)
+
+    def changed(self, *keys: str) -> list[str]:
+        """Return those of `keys` that have another value than their default."""
+        fields = self.fields()
+        return [key for key in keys if self.get(key) != fields[key].default]
 
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as a flat JSON object, for `from_flat`."""

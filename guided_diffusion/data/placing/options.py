@@ -74,9 +74,8 @@ class PlacingOptions(OptionGroup):
         if self.bank_dir and self.mask_source != "bank":
             line = f"bank_dir is given, but mask_source is {self.mask_source}, which has other defects: leave it out"
             yield "bank_dir", line
-        for key, default in (("defects_per_image", None), ("place", "prior")):
-            if self.mask_source != "bank" and getattr(self, key) != default:
-                yield key, f"{key} is given, but {self._said_by} says where defects go: leave one of the two out"
+        for key in () if self.mask_source == "bank" else self.changed("defects_per_image", "place"):
+            yield key, f"{key} is given, but {self._said_by} says where defects go: leave one of the two out"
         if self.classes and self.defect_classes and (others := sorted({*self.classes} - {*self.defect_classes})):
             yield "classes", f"classes names {others[0]!r}, which defect_classes leaves out: name it there, too"
 

@@ -119,8 +119,7 @@ def _idle_measures(resolved: EvaluateConfig, samples: SampleFolder) -> list[Prob
             lines[key] = f'{key} is given, but lpips_weights is "none": leave {key} out, or set lpips_weights to auto'
     for key in ("crop_net", "crop_seeds") if not objects.crop_steps else ():
         lines[key] = f"{key} is given, but crop_steps is 0, so no classifier is trained: leave {key} out"
-    fields = resolved.fields()
-    return [(key, line) for key, line in lines.items() if resolved.get(key) != fields[key].default]
+    return [(key, lines[key]) for key in resolved.changed(*lines)]
 
 
 def without_masks(dataset_mode: str) -> bool:
