@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from tiny import TINY
 
+from guided_diffusion import cli
+
 LONG = ("training", "actions", "pipelines")
 """The rooms whose files take longest."""
 
@@ -67,6 +69,19 @@ def isdm(capsys):
         code = command_line.run(action, config, **values)
         output = capsys.readouterr()
         return code, output.out, [line for line in output.err.splitlines() if line.startswith("error: ")]
+
+    return run
+
+
+@pytest.fixture
+def refused_dry(capsys):
+    """Run an action with --dry-run, which must refuse; return its lines, without those of files that are missing."""
+
+    def run(action: str, **values: Any) -> list[str]:
+        capsys.readouterr()
+        assert cli.main([*command_line.arguments_of(action, **values), "--dry-run"]) == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        return [line for line in errors if "does not exist" not in line]
 
     return run
 

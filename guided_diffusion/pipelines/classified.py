@@ -44,10 +44,11 @@ from guided_diffusion.pipelines.segment.reader import (
 )
 from guided_diffusion.pipelines.work_left import begin_output, make_batches
 from guided_diffusion.runtime.checkpoint import BEST, Checkpoint, find_checkpoint, load_checkpoint
-from guided_diffusion.runtime.distributed import ProcessGroup
+from guided_diffusion.runtime.distributed import ProcessGroup, choose_device
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.files import digest
 from guided_diffusion.runtime.logs import write_run_record
+from guided_diffusion.runtime.units import counted
 from guided_diffusion.samples.classified_folder import (
     CANDIDATES,
     CandidateFolder,
@@ -77,6 +78,27 @@ def generate_labeled(config: GenerateConfig, world: ProcessGroup) -> None:
     if world.is_main:
         _finish(config, folder, drawn)
     world.barrier()
+
+
+def plan_lines(config: GenerateConfig) -> list[str]:
+    """Return how many images would be drawn, or read, and labeled; UserError where that could not begin."""
+    folder = Path(config.results_path) / config.split
+    refuse_foreign_samples(folder)
+    kept = "all" if config.num_samples is None else config.num_samples
+    if config.read_npz:
+        file = read_published(Path(config.read_npz))
+        wanted, encoding = _wanted_of(config, file), _encoding_of_file(config, file)
+        return [f"{wanted} of the {len(file)} pairs of {file.path}, {encoding.num_classes} classes; {kept} are kept"]
+    painter = _open(config, choose_device(config.precision.device))
+    sampling = painter.pipeline.begin(config.sampler, extrapolation=config.extrapolation)
+    height, width = height_width(painter.trained.geometry.image_size)
+    features = sum(painter.labeler.reader.extractor.dims)
+    return [
+        f"{drawn_for(config)} images of {width} x {height} px to draw in {counted(sampling.num_steps, 'step')} each; "
+        f"{kept} pairs are kept",
+        f"{features} features of a pixel, {counted(painter.classifier.ensemble.members, 'classifier')}, "
+        f"{painter.encoding.num_classes} classes",
+    ]
 
 
 class _Drawn(NamedTuple):
@@ -175,7 +197,7 @@ class _Painter:
         )
 
 
-def _open(config: GenerateConfig, world: ProcessGroup) -> _Painter:
+def _open(config: GenerateConfig, device: torch.device) -> _Painter:
     checkpoint = load_checkpoint(find_checkpoint(config.weights.model_path, prefer=BEST))
     trained = trained_config(checkpoint, config)
     encoding = encoding_of_checkpoint(checkpoint)
@@ -185,9 +207,9 @@ def _open(config: GenerateConfig, world: ProcessGroup) -> _Painter:
     _refuse_idle_keys(config, checkpoint)
     classifier = load_classifier(Path(config.classifier_path))
     if config.labels.flip:
-        refuse_sides(encoding_of_classifier(Path(config.classifier_path), classifier), config.source)
+        refuse_sides(encoding_of_classifier(Path(config.classifier_path), classifier).names, config.source)
     config = config.model_copy(update={"features": features_as_trained(config.features, classifier)})
-    return _Painter(config, checkpoint, trained, classifier, world.device)
+    return _Painter(config, checkpoint, trained, classifier, device)
 
 
 def _refuse_masks(checkpoint: Checkpoint, trained: TrainedConfig) -> None:
@@ -219,7 +241,7 @@ def _refuse_idle_keys(config: GenerateConfig, checkpoint: Checkpoint) -> None:
 
 def _draw(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:
     """Draw and label what is not there yet."""
-    painter = _open(config, world)
+    painter = _open(config, world.device)
     config = painter.config
     sampling = painter.pipeline.begin(config.sampler, extrapolation=config.extrapolation)
     labeler, trained = painter.labeler, painter.trained
@@ -259,18 +281,23 @@ def _lines(output: CandidateFolder, wanted: int, world: ProcessGroup) -> list[Ma
 
 def _read(config: GenerateConfig, folder: Path, world: ProcessGroup) -> _Drawn:
     """Write the pairs of a published file that are not there yet, in the main process."""
-    path = Path(config.read_npz)
-    file: PublishedFile = world.run_on_main(lambda: read_published(path))
-    wanted = len(file) if config.num_samples is None else drawn_for(config)
-    if wanted > len(file):
-        found = f"has {len(file)} images, but num_samples {config.num_samples} needs {wanted}"
-        raise DataError.of(path, found, "set num_samples lower, or drop_uncertain")
+    file: PublishedFile = world.run_on_main(lambda: read_published(Path(config.read_npz)))
+    wanted = _wanted_of(config, file)
     encoding = world.run_on_main(lambda: _encoding_of_file(config, file))
-    settings = GenerateSettings(read_npz=digest(path))
+    settings = GenerateSettings(read_npz=digest(file.path))
     output = CandidateFolder(folder / CANDIDATES, "", encoding, settings, mark=config.mark)
     plan = plan_generated([FoundMask()] * wanted, config.seed)
     world.run_on_main(lambda: _copy(config, folder, file, output, plan))
     return _Drawn(_lines(output, wanted, world), output)
+
+
+def _wanted_of(config: GenerateConfig, file: PublishedFile) -> int:
+    """Return how many images of `file` are asked for; DataError where it has fewer."""
+    wanted = len(file) if config.num_samples is None else drawn_for(config)
+    if wanted > len(file):
+        found = f"has {len(file)} images, but num_samples {config.num_samples} needs {wanted}"
+        raise DataError.of(file.path, found, "set num_samples lower, or drop_uncertain")
+    return wanted
 
 
 def _encoding_of_file(config: GenerateConfig, file: PublishedFile) -> LabelEncoding:

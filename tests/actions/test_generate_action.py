@@ -17,6 +17,7 @@ from odd_images import write_png
 from parts import bytes_of, lines_of, pixels_of
 from processes import finish, kill_when, start, start_pair
 from published_classifiers import save_published
+from tiny import TINY
 
 from guided_diffusion.labeling.files import load_classifier
 from guided_diffusion.runtime.files import digest
@@ -71,13 +72,14 @@ def generate(keys, isdm):
 
 
 @pytest.fixture
-def refused(keys, isdm):
-    """Run `generate` and return its error lines; nothing is written."""
+def refused(keys, isdm, refused_dry):
+    """Run `generate` and return its error lines, which a dry run tells, too; nothing is written."""
 
     def run(**values) -> list[str]:
         used = {key: value for key, value in {**keys, **values}.items() if value is not None}
         code, _, errors = isdm("generate", **used)
         assert code == 2
+        assert refused_dry("generate", **used) in ([], errors)
         assert not list(Path(used["results_path"]).rglob("*.json*"))
         return errors
 
@@ -156,8 +158,6 @@ class TestPairs:
         assert classes["ignore"] == {"values": [NULL]}
 
     def test_a_model_with_masks_draws_without_one(self, generate, labeled, isdm, tmp_path):
-        from tiny import TINY
-
         run = {**TINY, "data_dir": labeled, "max_epochs": 1, "image_size": 16}
         assert isdm("train", **run, output_dir=tmp_path / "dropped", drop_rate=0.3)[0] == 0
         own = {"model_path": tmp_path / "dropped", "output_dir": tmp_path / "segment", "folds": 0}
@@ -212,8 +212,6 @@ class TestDownstream:
         check_error(errors[0], out / "train", 6)
 
     def test_sample_renders_the_masks(self, out, labeled, isdm, tmp_path):
-        from tiny import TINY
-
         assert isdm("train", **TINY, data_dir=labeled, max_epochs=1, output_dir=tmp_path / "masked")[0] == 0
         values = {"model_path": tmp_path / "masked", "steps": 2}
         for name in ("train", "train/masks"):
@@ -353,8 +351,6 @@ class TestRefused:
         check_error(line, classifier, "feature_steps")
 
     def test_a_model_that_never_saw_a_dropped_mask(self, refused, labeled, isdm, tmp_path):
-        from tiny import TINY
-
         assert isdm("train", **TINY, data_dir=labeled, max_epochs=1, output_dir=tmp_path / "masked")[0] == 0
         (line,) = refused(model_path=tmp_path / "masked")
         check_error(line, "model_path", tmp_path / "masked", "drop_rate")

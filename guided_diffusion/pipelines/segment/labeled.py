@@ -134,7 +134,7 @@ def open_labeled(config: SegmentConfig, reader: ImageReader, *, progress: bool) 
     """Scan and read the labeled images; UserError with a line for everything that cannot be used."""
     found = _read(_scan(config, reader, progress=progress), reader, progress=progress)
     if config.labels.flip:
-        refuse_sides(found.encoding, config.source)
+        refuse_sides(found.names, config.source)
     _refuse_absent(config, found, progress=progress)
     return found
 

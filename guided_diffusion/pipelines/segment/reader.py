@@ -16,7 +16,6 @@ from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.files import open_image
 from guided_diffusion.data.intensity import ImageRange
-from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.mirror import flip_pairs
 from guided_diffusion.data.options import BoxOptions, SourceOptions
 from guided_diffusion.data.tiles import Tile, tiles_of
@@ -169,9 +168,15 @@ def features_as_trained(features: FeatureOptions, trained_with: PixelClassifier)
     return FeatureOptions(**{**known, **given, **here})
 
 
-def refuse_sides(encoding: LabelEncoding, source: SourceOptions) -> None:
+def as_trained(config: SegmentConfig, trained_with: PixelClassifier) -> SegmentConfig:
+    """Return `config` with the steps, blocks and noise that a classifier was trained with, where it gives no others."""
+    if "seed" not in config.given:
+        config = config.replaced(seed=trained_with.training.get("seed", config.seed))
+    return config.model_copy(update={"features": features_as_trained(config.features, trained_with)})
+
+
+def refuse_sides(names: Sequence[str], source: SourceOptions) -> None:
     """Raise ConfigError where classes change places in a mirror image, of which `flip` would average what is said."""
-    names = encoding.names
     pairs = flip_pairs(names, source.flip_pairs)
     if pairs:
         first, second = (names[index] for index in pairs[0])

@@ -39,7 +39,7 @@ from guided_diffusion.pipelines.segment.labeler import (
     limit_of_classifier,
 )
 from guided_diffusion.pipelines.segment.pseudo import UnlabeledImages, label_images, open_unlabeled, write_data_dir
-from guided_diffusion.pipelines.segment.reader import ImageReader, features_as_trained, open_reader, refuse_sides
+from guided_diffusion.pipelines.segment.reader import ImageReader, as_trained, open_reader, refuse_sides
 from guided_diffusion.pipelines.segment.report import (
     SHOWN_HELD_OUT,
     report_warnings,
@@ -118,7 +118,7 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
 
     def opened(*, progress: bool) -> Segmentation:
         before = load_classifier(Path(config.classifier_path)) if config.classifier_path else None
-        used = config if before is None else _as_trained(config, before)
+        used = config if before is None else as_trained(config, before)
         reader = open_reader(used, world.device, before)
         file = Path(config.classifier_path) if before is not None else Path(config.output_dir) / CLASSIFIER
         run = Segmentation(used, world, reader, file, before)
@@ -133,7 +133,7 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
             before.refuse_other_features(file, reader.settings(), sum(reader.extractor.dims))
             run.encoding = encoding_of_classifier(file, before).with_ignore()
             if config.labels.flip:
-                refuse_sides(run.encoding, config.source)
+                refuse_sides(run.encoding.names, config.source)
         if config.image_dir:
             refuse_foreign_pairs(run.folder / config.split)
             known = {image for image, _ in run.labeled.digests} if run.labeled is not None else set()
@@ -141,13 +141,6 @@ def _open(config: SegmentConfig, world: ProcessGroup) -> Segmentation:
         return run
 
     return world.run_everywhere(partial(opened, progress=world.is_main))
-
-
-def _as_trained(config: SegmentConfig, trained_with: PixelClassifier) -> SegmentConfig:
-    """Return `config` with the steps, blocks and noise that a classifier was trained with, where it gives no others."""
-    if "seed" not in config.given:
-        config = config.replaced(seed=trained_with.training.get("seed", config.seed))
-    return config.model_copy(update={"features": features_as_trained(config.features, trained_with)})
 
 
 # ------------------------------------------------------------------------------------------------- the classifiers

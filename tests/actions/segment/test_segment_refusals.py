@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from colored import NAMES, SIZE, masks_of, picture, train, write_labeled
+from command_line import arguments_of
 from error_lines import check_error
 from odd_images import write_png
 from parts import bytes_of, lines_of
 from PIL import Image
 
+from guided_diffusion import cli
 from guided_diffusion.labeling.files import load_classifier
 from guided_diffusion.pipelines.segment.run import FEATURES, FOLDS, PREDICTED
 from guided_diffusion.pipelines.segment.scored_split import FOLDER
@@ -74,13 +77,17 @@ class TestEvaluate:
 
 class TestMistakes:
     @pytest.fixture
-    def refused(self, keys, isdm):
-        """Run `segment` and return the lines of its mistakes; nothing is left of it."""
+    def refused(self, keys, isdm, refused_dry):
+        """Run `segment` and return the lines of its mistakes; nothing is left of it.
 
-        def run(**values) -> list[str]:
+        A dry run tells them, too, unless they show only when images are opened.
+        """
+
+        def run(*, opened: bool = False, **values) -> list[str]:
             used = {key: value for key, value in {**keys, **values}.items() if value is not None}
             code, _, errors = isdm("segment", **used)
             assert code == 2
+            assert opened or refused_dry("segment", **used) in ([], errors)
             assert not list(Path(used["output_dir"]).glob("*.json"))
             return errors
 
@@ -103,7 +110,7 @@ class TestMistakes:
         data = tmp_path / "data"
         shutil.copytree(labeled, data)
         (data / "classes.json").write_text(json.dumps(dict(enumerate((*NAMES, "blue", "black")))))
-        (line,) = refused(data_dir=data)
+        (line,) = refused(opened=True, data_dir=data)
         check_error(line, data, "'blue', 'black'", "allow_absent")
 
     def test_absent_classes_are_allowed_if_asked_for(self, segment, labeled, tmp_path):
@@ -119,7 +126,7 @@ class TestMistakes:
         data = tmp_path / "data"
         shutil.copytree(labeled, data)
         write_png(data / "train/masks/2.png", np.zeros((SIZE[0], SIZE[1] + 1), np.uint8))
-        (line,) = refused(data_dir=data)
+        (line,) = refused(opened=True, data_dir=data)
         check_error(line, data / "train/images/2.png", data / "train/masks/2.png")
 
     def test_no_unlabeled_images(self, refused, labeled, tmp_path):
@@ -130,7 +137,7 @@ class TestMistakes:
         check_error(line, tmp_path / "missing")
 
     def test_only_labeled_images(self, refused, labeled):
-        (line,) = refused(image_dir=labeled / "train/images")
+        (line,) = refused(opened=True, image_dir=labeled / "train/images")
         check_error(line, labeled / "train/images", 6)
 
     def test_an_extractor_file_of_another_kind(self, refused, network, tmp_path):
@@ -199,6 +206,25 @@ class TestMistakes:
         write_png(Path(keys["output_dir"]) / "train/images/own.png", picture(0)[0])
         (line,) = refused()
         check_error(line, Path(keys["output_dir"]) / "train/images/own.png")
+
+
+class TestDryRun:
+    def test_numbers_are_told_and_nothing_is_written(self, keys, plain, network, unlabeled, capsys, tmp_path):
+        """`generate` draws as many as are left when a third is dropped; both name the features they read."""
+        drawing = {"model_path": network, "classifier_path": plain / "classifier.pt", "steps": 2}
+        drawing |= {"num_samples": 4, "drop_uncertain": 0.34, "results_path": tmp_path / "out"}
+        asked = {
+            "segment": (keys, f"{len(unlabeled[1])} images in image_dir", "6 labeled images, 2 folds"),
+            "generate": (drawing, "6 images of ", "2 steps", "4 pairs"),
+        }
+        features = set()
+        for action, (values, *told) in asked.items():
+            assert cli.main([*arguments_of(action, **values), "--dry-run"]) == 0
+            shown = capsys.readouterr().out
+            assert all(line in shown for line in told), shown
+            features |= set(re.findall(r"\d+ features", shown))
+        assert len(features) == 1
+        assert not (tmp_path / "out").exists()
 
 
 class TestMaskFormats:
