@@ -52,9 +52,9 @@ def _labeled_lines(config: SegmentConfig) -> list[str]:
     apart = len({group for group in groups if group is not None}) + groups.count(None)
     folds = folds_of(config, apart)
     members = counted(config.classifier.members, "classifier")
-    lines = [f"{counted(len(labeled), 'labeled image')}, {folds or 'no'} folds, {members} each"]
+    lines = [f"{counted(len(labeled), 'labeled image', 'labeled images')}, {folds or 'no'} folds, {members} each"]
     if config.score_test:
-        lines.append(f"{counted(len(_pairs(config, 'test', config.max_test)), 'test image')} to score")
+        lines.append(f"{len(_pairs(config, 'test', config.max_test))} images of the split test to score")
     return lines
 
 
