@@ -361,8 +361,8 @@ def _announce(trainer: Trainer, start: ResumePlan, report: ScanReport, log: RunL
         before = training_source(start.checkpoint).get("good_images")
         if before and not report.good_images:
             log.info(
-                f"warning: good_dir: these weights know {counted(before, 'good image')} beside their pairs, and now "
-                "there is none: give good_dir unless they are to forget what good surfaces look like"
+                f"warning: good_dir: these weights know {counted(before, 'good image', 'good images')} beside their "
+                "pairs, and now there is none: give good_dir unless they are to forget what good surfaces look like"
             )
         if "converted" in trainer.describe["lineage"]:
             log.info(

@@ -210,12 +210,12 @@ class TestMistakes:
 
 class TestDryRun:
     def test_numbers_are_told_and_nothing_is_written(self, keys, plain, network, unlabeled, capsys, tmp_path):
-        """`generate` draws as many as are left when a third is dropped; both name the features they read."""
+        """`generate` draws as many as are left when half are dropped; both name the features they read."""
         drawing = {"model_path": network, "classifier_path": plain / "classifier.pt", "steps": 2}
-        drawing |= {"num_samples": 4, "drop_uncertain": 0.34, "results_path": tmp_path / "out"}
+        drawing |= {"num_samples": 4, "drop_uncertain": 0.5, "results_path": tmp_path / "out"}
         asked = {
             "segment": (keys, f"{len(unlabeled[1])} images in image_dir", "6 labeled images, 2 folds"),
-            "generate": (drawing, "6 images of ", "2 steps", "4 pairs"),
+            "generate": (drawing, "7 images of ", "2 steps", "4 pairs"),
         }
         features = set()
         for action, (values, *told) in asked.items():
