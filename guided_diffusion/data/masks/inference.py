@@ -180,7 +180,7 @@ def _class_values(
     """Return the values of each class: of classes.json, else of the mode, else its index."""
     given = classes.values if classes else ((),) * count
     if mode.binary and not given[1]:
-        default: Groups = ((0,), (_binary_value(masks, {*(given[0] or (0,)), *ignore}, problems),))
+        default: Groups = ((0,), (_binary_value(masks, given[0] or (0,), ignore, problems),))
     else:
         default = mode.values or tuple((index,) for index in range(count))
     values = tuple(own or standard for own, standard in zip(given, default, strict=True))
@@ -196,10 +196,16 @@ def _class_values(
     return values
 
 
-def _binary_value(masks: Sequence[MaskFacts], taken: set[int], problems: list[Problem]) -> int:
-    """Return the one value that binary masks hold beside `taken` (background and ignored); 255 if they hold none."""
-    present = present_values(masks).tolist()
+def _binary_value(
+    masks: Sequence[MaskFacts], background: Sequence[int], ignore: Sequence[int], problems: list[Problem]
+) -> int:
+    """Return the one value that binary masks hold beside background and ignored ones; 255 if they hold none."""
+    present, taken = present_values(masks).tolist(), {*background, *ignore}
     others = [value for value in present if value not in taken]
+    if not others and (hidden := [value for value in present if value in ignore]):
+        found = f"{hidden[0]} is ignored, but binary masks have no other value beside the background: nothing is left"
+        remedy = f"to learn; leave it out, here or under 'ignore' in {FILE_NAME}"
+        problems.append(Problem("ignore_label", found, remedy, ProblemKind.IGNORE_LABEL))
     if not others:
         return 255 if 255 not in taken else 1
     if len(others) > 1:

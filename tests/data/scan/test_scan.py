@@ -183,6 +183,13 @@ UNKNOWN = ProblemKind.UNKNOWN_VALUES
             ["0, 1, 255", "classes.json"],
         ),
         ({"a": mask(1, 2)}, {"mode": "binary"}, ProblemKind.BINARY_VALUES, "a.png", ["1, 2"]),
+        (
+            {"a": mask(0, 255), "b": mask(0)},
+            {"mode": "binary", "ignore_label": 255},
+            ProblemKind.IGNORE_LABEL,
+            "ignore_label",
+            ["255", "nothing is left"],
+        ),
         ({"a": mask(*range(40))}, {"mode": "binary"}, ProblemKind.BINARY_VALUES, "a.png", ["0..39", "JPEG"]),
         (
             {"a": mask(0, 1)},
