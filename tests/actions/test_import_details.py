@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import unicodedata
 
 import annotated
 import numpy as np
 import pytest
-from annotated import HEIGHT, NAMES, WIDTH, imported, mask_of
+from annotated import CLASSES, HEIGHT, NAMES, WIDTH, imported, mask_of
 from error_lines import check_error
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -36,6 +38,25 @@ def test_other_shapes_of_labelme(tmp_path):
     assert np.array_equal(label[18:22, 10:15] == 2, mask)
     assert (label[22:] == 255).all()
     assert {kind.name for kind in result.lost()} == {"NO_AREA"}
+
+
+def test_circles_of_labelme_are_those_that_it_draws(tmp_path):
+    annotated.write_images(tmp_path / "s", NAMES[:1])
+    circles = [((7.3, 6.8), 3.9, "dent"), ((20.5, 12.1), 8.7, "scratch"), ((31.4, 1.2), 4.6, "dent")]
+    points = [[list(center), [center[0], center[1] + radius]] for center, radius, _ in circles]
+    content = annotated.labelme_content(0)
+    content["shapes"] = [
+        {"label": label, "shape_type": "circle", "points": two}
+        for two, (_, _, label) in zip(points, circles, strict=True)
+    ]
+    (tmp_path / "s" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    drawn = Image.new("L", (WIDTH, HEIGHT))
+    for (x, y), radius, label in circles:  # labelme.utils.shape_to_mask
+        box = [x - radius, y - radius, x + radius, y + radius]
+        ImageDraw.Draw(drawn).ellipse(box, outline=CLASSES.index(label) + 1, fill=CLASSES.index(label) + 1)
+    assert np.array_equal(mask_of(tmp_path / "data", "part_1"), np.asarray(drawn))
+    assert {kind.name: count for kind, count in result.lost().items()} == {"CUT": 1}
 
 
 def test_turned_rectangles_of_labelme_and_shapes_that_are_not_read(tmp_path):
@@ -102,6 +123,35 @@ def test_an_image_inside_a_labelme_file_is_written(tmp_path):
     (tmp_path / "s" / "part_1.json").write_text(json.dumps(record), encoding="utf-8")
     imported(tmp_path / "s", tmp_path / "data", test_share=0)
     assert (tmp_path / "data" / "train" / "images" / "part_1.png").read_bytes() == content
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_image_of_that_name_in_another_folder(tmp_path, inside):
+    """It is not taken where the file holds its image; where it does not, it is told."""
+    for folder in "ab":
+        annotated.write_images(tmp_path / "s" / folder, NAMES[:1])
+    Image.new("RGB", (WIDTH, HEIGHT), (9, 8, 7)).save(own := tmp_path / "s" / "a" / "part_1.png")
+    data = base64.b64encode(own.read_bytes()).decode() if inside else None
+    content = annotated.labelme_content(0) | {"imageData": data}
+    (tmp_path / "s" / "a" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+    image = own.read_bytes()
+    own.unlink()
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    taken = (tmp_path / "data/train/images/part_1.png").read_bytes()
+    assert (taken == image) == inside
+    assert [note for note in result.notes if "b/part_1.png for a/part_1.png" in note] == list(result.notes)
+    assert len(result.notes) == (not inside)
+
+
+def test_an_image_inside_a_labelme_file_is_png_or_jpeg(isdm, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(buffer, format="TIFF")
+    content = annotated.labelme_content(0) | {"imageData": base64.b64encode(buffer.getvalue()).decode()}
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+    code, _, errors = isdm("import", source=tmp_path / "s", output_dir=tmp_path / "data")
+    assert (code, len(errors)) == (2, 1)
+    assert "neither a PNG nor a JPEG" in errors[0]
 
 
 def test_annotations_of_label_studio_that_do_not_count(tmp_path):

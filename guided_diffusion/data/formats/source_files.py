@@ -98,11 +98,11 @@ class SourceFiles:
             raise DataError.of(path, "is larger than 2 GB", "give the annotations in several files")
         return read_bytes(path)
 
-    def find(self, name: str, near: str = "", split: str = "") -> str:
-        """Return the name in `pictures` of the image that annotations call `name`.
+    def find(self, name: str, near: str = "", split: str = "", *, beside: bool = False, elsewhere: bool = True) -> str:
+        """Return the name in `pictures` of the image that annotations call `name`; DataError where there is none.
 
-        near: the folder of the annotations. It is looked for there, in images/ beside it, in the folder itself, and
-        then wherever one path alone ends like it (of several, the one of the `split`). DataError where there is none.
+        It is looked for in `near`, the folder of the annotations, images/ in it, the folder itself, then (`elsewhere`)
+        wherever one path ends like it (of several, of `split`). beside: `name` says that it is in the folder `near`.
         """
         wanted, near = normal_name(posixpath.normpath(plain_path(name))), normal_name(near)
         if "/" in near and wanted.startswith("../"):
@@ -120,13 +120,16 @@ class SourceFiles:
             if (candidate := _join(folder, wanted)) in self.pictures:
                 return candidate
         alike = self._by_tail.get(wanted.rpartition("/")[2].lower(), [])
+        if not elsewhere:
+            alike = [path for path in alike if folder_of(path) in usual]
         for tail in dict.fromkeys((wanted, wanted.rpartition("/")[2])):
             found = [path for path in alike if ("/" + path.lower()).endswith("/" + tail.lower())]
             if len(found) > 1 and split:
                 found = [path for path in found if split_of(path) == split] or found
             if len(found) == 1:
-                if tail != wanted and folder_of(found[0]) not in usual:
-                    self.by_name_alone[wanted] = found[0]
+                other = tail != wanted or (beside and not self.given_images)
+                if other and folder_of(found[0]) not in usual:
+                    self.by_name_alone[_join(near, wanted) if beside else wanted] = found[0]
                 return found[0]
             if found:
                 line = f"image {name!r} may be {found[0]} or {found[1]}"
