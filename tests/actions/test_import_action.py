@@ -176,6 +176,9 @@ FAULTS = {
             "values",
         ),
         (in_tasks(lambda c: value_of(c, 1).update(rle=[300])), "0..255"),
+        (in_tasks(lambda c: value_of(c, 1).update(rle=None)), "not a list"),
+        (in_tasks(lambda c: result_of(c, 1).update(to_name="second")), "(image, second)"),
+        (in_tasks(lambda c: [result_of(c, number).update(item_index=1) for number in (0, 1)]), "(image 1)"),
         (
             in_tasks(lambda c: value_of(c, 0).update(points=[[1, "a"]])),
             "region number 1",

@@ -154,6 +154,42 @@ def test_an_image_inside_a_labelme_file_is_png_or_jpeg(isdm, tmp_path):
     assert "neither a PNG nor a JPEG" in errors[0]
 
 
+def test_further_labels_and_images_of_no_task_are_told(tmp_path):
+    annotated.write_images(tmp_path / "s", ("more", *NAMES[:2]))
+    tasks = [annotated.label_studio_task(0), {**annotated.label_studio_task(1), "annotations": []}]
+    result = tasks[0]["annotations"][0]["result"]
+    result[0]["value"]["polygonlabels"].append("dent")
+    size = {key: result[0][key] for key in ("original_width", "original_height")}
+    result.append({**size, "id": "c", "value": {"imageDataURL": "data:,", "bitmasklabels": ["dent"]}})
+    (tmp_path / "s" / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
+    imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    losses = json.loads((tmp_path / "data/import.json").read_text(encoding="utf-8"))["losses"]
+    assert {loss["kind"]: loss["entry"] for loss in losses} == {
+        "more_labels": "task 1, region number 1: dent",
+        "other_shape": "task 1, region number 3",
+        "not_annotated": "task 2",
+        "unlisted": "more.png",
+    }
+    assert np.array_equal(mask_of(tmp_path / "data", "part_1"), annotated.expected(0))
+
+
+@pytest.mark.parametrize("key", ["photo", "image", "other"])
+def test_of_two_images_of_a_task_that_of_the_tag_counts(isdm, tmp_path, key):
+    annotated.write_images(tmp_path / "s", NAMES[:2])
+    task = annotated.label_studio_task(0)
+    task["data"] = {"before": "/data/upload/1/0a1b2c3d-part_2.png", key: task["data"]["image"]}
+    for each in task["annotations"][0]["result"]:
+        each["to_name"] = "photo"
+    (tmp_path / "s" / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
+    code, _, errors = isdm("import", source=tmp_path / "s", output_dir=tmp_path / "data", test_share=0)
+    if key == "other":
+        assert (code, len(errors)) == (2, 1)
+        assert "task 1: may be of part_2.png or of part_1.png" in errors[0]
+    else:
+        assert code == 0
+        assert np.array_equal(mask_of(tmp_path / "data", "part_1"), annotated.expected(0))
+
+
 def test_annotations_of_label_studio_that_do_not_count(tmp_path):
     annotated.write_images(tmp_path / "s")
     tasks = [annotated.label_studio_task(number) for number in range(4)]
@@ -199,6 +235,22 @@ def test_ellipses_of_label_studio_are_in_percent_of_width_and_height_and_turned_
     result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
     assert not result.lost()
     assert_ellipse(mask_of(tmp_path / "data", "part_1"), turn)
+
+
+def test_the_png_export_has_the_annotation_that_the_json_says(tmp_path):
+    """The older one is said to be the truth."""
+    annotated.write_images(tmp_path / "s", NAMES[:1])
+    task = annotated.label_studio_task(0)
+    (first,) = task["annotations"]
+    task["annotations"] = [{**first, "ground_truth": True}, {**first, "id": 900}]
+    (tmp_path / "s" / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
+    masks = {100: annotated.inside(annotated.triangle(0)), 900: annotated.inside(annotated.corners_of(0))}
+    for number, mask in masks.items():
+        path = tmp_path / "s" / f"task-1-annotation-{number}-by-1-tag-dent-0.png"
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0, format="label-studio-png")
+    assert np.array_equal(mask_of(tmp_path / "data", "part_1"), masks[100])
+    assert {kind.name: count for kind, count in result.lost().items()} == {"REJECTED": 1}
 
 
 def test_empty_annotations_of_the_png_export_are_images_without_defects(tmp_path):
