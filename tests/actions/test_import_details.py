@@ -113,6 +113,16 @@ def test_an_ellipse_that_is_none_is_a_mistake(isdm, tmp_path, wrong):
     assert "ellipse number 1" in errors[0]
 
 
+def test_all_files_that_cannot_be_read_are_told(isdm, tmp_path):
+    annotated.write_labelme(tmp_path / "s")
+    (tmp_path / "s" / "part_2.json").write_text('{"shapes": [', encoding="utf-8")
+    (tmp_path / "s" / "part_4.json").write_bytes(b"")
+    code, _, errors = isdm("import", source=tmp_path / "s", output_dir=tmp_path / "data")
+    assert (code, len(errors)) == (2, 2)
+    assert "part_2.json: not valid JSON" in errors[0]
+    assert "part_4.json: the file is empty" in errors[1]
+
+
 def test_an_image_inside_a_labelme_file_is_written(tmp_path):
     import base64
 

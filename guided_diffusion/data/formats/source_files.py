@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,19 @@ class SourceFiles:
                 raise DataError([f"{self.files[name]}: {found}; {remedy}" for found, remedy in mistakes])
             self._json[name] = value
         return self._json[name]
+
+    def fitting(self, fits: Callable[[Any], bool]) -> list[str]:
+        """Return the names of the JSON files whose content fits; DataError with the mistakes of all that are none."""
+        names: list[str] = []
+        lines: list[str] = []
+        for name in self.named(".json"):
+            try:
+                names += [name] if fits(self.json(name)) else []
+            except DataError as error:
+                lines += error.messages
+        if lines:
+            raise DataError(lines)
+        return names
 
     def content(self, name: str) -> bytes:
         """Return the bytes of a file; DataError where it cannot be read."""

@@ -150,7 +150,7 @@ def _tasks(
     files: SourceFiles, problems: list[Problem], losses: list[Loss], named: set[str], *, annotated_only: bool = True
 ) -> Iterator[tuple[str, _Task, str]]:
     """Yield (file, task, image in `pictures`) of all exports; the images of all tasks are added to `named`."""
-    names = [name for name in files.named(".json") if is_label_studio(files.json(name))]
+    names = files.fitting(is_label_studio)
     if not names and annotated_only:
         raise DataError.of(files.root, "has no JSON list of tasks", _REMEDY)
     for name in names:

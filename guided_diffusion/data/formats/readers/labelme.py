@@ -58,7 +58,7 @@ def is_labelme(content: Any) -> bool:
 
 def read_labelme(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     """Return the images of all LabelMe files of a source; classes in alphabetical order."""
-    names = [name for name in files.named(".json") if is_labelme(files.json(name))]
+    names = files.fitting(is_labelme)
     if not names:
         found = "has no JSON with imagePath and shapes"
         raise DataError.of(files.root, found, "give the folder that LabelMe saved its files in")
