@@ -40,6 +40,20 @@ def test_other_shapes_of_labelme(tmp_path):
     assert {kind.name for kind in result.lost()} == {"NO_AREA"}
 
 
+def test_rectangles_of_four_points_are_those_of_two(tmp_path):
+    """X-AnyLabeling writes all corners since version 2.2."""
+    annotated.write_images(tmp_path / "s", NAMES[:1])
+    (x0, y0), (x1, y1) = two = [[2.7, 3.2], [16.1, 15.9]]
+    masks = []
+    for name, points in (("two", two), ("four", [[x0, y0], [x1, y0], [x1, y1], [x0, y1]])):
+        shapes = [{"label": "dent", "shape_type": "rectangle", "points": points}]
+        content = annotated.labelme_content(0) | {"shapes": shapes}
+        (tmp_path / "s" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+        imported(tmp_path / "s", tmp_path / name, test_share=0)
+        masks.append(mask_of(tmp_path / name, "part_1"))
+    assert np.array_equal(*masks)
+
+
 def test_circles_of_labelme_are_those_that_it_draws(tmp_path):
     annotated.write_images(tmp_path / "s", NAMES[:1])
     circles = [((7.3, 6.8), 3.9, "dent"), ((20.5, 12.1), 8.7, "scratch"), ((31.4, 1.2), 4.6, "dent")]

@@ -137,7 +137,7 @@ def _region(shape: LabelmeShape) -> Region | LossKind:
             raise ValueError("a mask needs a PNG in base 64 and two points")
         (x0, y0), (x1, y1) = np.sort(ring, axis=0).astype(int).tolist()
         return Bitmap((y1 - y0 + 1, x1 - x0 + 1), partial(_mask_bits, shape.mask), y0, x0)
-    if kind == "polygon" or kind in _TURNED:
+    if kind == "polygon" or kind in _TURNED or (kind == "rectangle" and len(ring) == 4):  # X-AnyLabeling has all four
         return Polygons((ring,), "corners") if len(ring) >= 3 else LossKind.FEW_CORNERS
     if kind in ("rectangle", "circle") and len(ring) != 2:
         raise ValueError(f"a {kind} has two points, and {len(ring)} are there")
