@@ -167,6 +167,23 @@ def test_an_image_of_that_name_in_another_folder(tmp_path, inside):
     assert len(result.notes) == (not inside)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_folders_of_files_and_images_may_have_the_same_parts(tmp_path, inside):
+    """The images of labels/train are in images/train, whose names images/val may have, too."""
+    for split in ("train", "val"):
+        annotated.write_images(tmp_path / "s" / "images" / split, NAMES[:1])
+        data = annotated.png_text(np.zeros((HEIGHT, WIDTH), bool)) if inside else None
+        (tmp_path / "s" / "labels" / split).mkdir(parents=True)
+        content = json.dumps(annotated.labelme_content(0) | {"imageData": data})
+        (tmp_path / "s" / "labels" / split / "part_1.json").write_text(content, encoding="utf-8")
+    result = imported(tmp_path / "s", tmp_path / "data")
+    assert {pair.picture.name: pair.split for pair in result.pairs} == {
+        "images/train/part_1.png": "train",
+        "images/val/part_1.png": "test",
+    }
+    assert (result.notes, result.lost()) == ((), {})
+
+
 def test_an_image_inside_a_labelme_file_is_png_or_jpeg(isdm, tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT)).save(buffer, format="TIFF")

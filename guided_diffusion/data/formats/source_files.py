@@ -114,8 +114,8 @@ class SourceFiles:
     def find(self, name: str, near: str = "", split: str = "", *, beside: bool = False, elsewhere: bool = True) -> str:
         """Return the name in `pictures` of the image that annotations call `name`; DataError where there is none.
 
-        It is looked for in `near`, the folder of the annotations, images/ in it, the folder itself, then (`elsewhere`)
-        wherever one path ends like it (of several, of `split`). beside: `name` says that it is in the folder `near`.
+        Places: `near`, the folder of the annotations (`beside`: or that path with images for a part of it), images/ in
+        it, the source, then (`elsewhere`) wherever one path ends like it, of several the one of the `split`.
         """
         wanted, near = normal_name(posixpath.normpath(plain_path(name))), normal_name(near)
         if "/" in near and wanted.startswith("../"):
@@ -128,7 +128,9 @@ class SourceFiles:
                 remedy = "set image_dir to the folder of the images, where they are looked up by name"
                 raise DataError.of(self._said(near), f"image {wrong}", remedy)
             wanted = wanted.rpartition("/")[2]
-        usual = dict.fromkeys((near, _join(near, "images"), "", "images"))
+        parts = near.split("/") if beside and near else []
+        mirrored = ("/".join((*parts[:index], "images", *parts[index + 1 :])) for index in range(len(parts)))
+        usual = dict.fromkeys((near, _join(near, "images"), *mirrored, "", "images"))
         for folder in usual:
             if (candidate := _join(folder, wanted)) in self.pictures:
                 return candidate
