@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import unicodedata
 
 import annotated
 import numpy as np
 import pytest
-from annotated import HEIGHT, NAMES, WIDTH, imported, mask_of
+from annotated import CLASSES, HEIGHT, NAMES, WIDTH, imported, mask_of
 from error_lines import check_error
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from guided_diffusion.runtime.errors import ConfigError
 
@@ -36,6 +38,39 @@ def test_other_shapes_of_labelme(tmp_path):
     assert np.array_equal(label[18:22, 10:15] == 2, mask)
     assert (label[22:] == 255).all()
     assert {kind.name for kind in result.lost()} == {"NO_AREA"}
+
+
+def test_rectangles_of_four_points_are_those_of_two(tmp_path):
+    """X-AnyLabeling writes all corners since version 2.2."""
+    annotated.write_images(tmp_path / "s", NAMES[:1])
+    (x0, y0), (x1, y1) = two = [[2.7, 3.2], [16.1, 15.9]]
+    masks = []
+    for name, points in (("two", two), ("four", [[x0, y0], [x1, y0], [x1, y1], [x0, y1]])):
+        shapes = [{"label": "dent", "shape_type": "rectangle", "points": points}]
+        content = annotated.labelme_content(0) | {"shapes": shapes}
+        (tmp_path / "s" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+        imported(tmp_path / "s", tmp_path / name, test_share=0)
+        masks.append(mask_of(tmp_path / name, "part_1"))
+    assert np.array_equal(*masks)
+
+
+def test_circles_of_labelme_are_those_that_it_draws(tmp_path):
+    annotated.write_images(tmp_path / "s", NAMES[:1])
+    circles = [((7.3, 6.8), 3.9, "dent"), ((20.5, 12.1), 8.7, "scratch"), ((31.4, 1.2), 4.6, "dent")]
+    points = [[list(center), [center[0], center[1] + radius]] for center, radius, _ in circles]
+    content = annotated.labelme_content(0)
+    content["shapes"] = [
+        {"label": label, "shape_type": "circle", "points": two}
+        for two, (_, _, label) in zip(points, circles, strict=True)
+    ]
+    (tmp_path / "s" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    drawn = Image.new("L", (WIDTH, HEIGHT))
+    for (x, y), radius, label in circles:  # labelme.utils.shape_to_mask
+        box = [x - radius, y - radius, x + radius, y + radius]
+        ImageDraw.Draw(drawn).ellipse(box, outline=CLASSES.index(label) + 1, fill=CLASSES.index(label) + 1)
+    assert np.array_equal(mask_of(tmp_path / "data", "part_1"), np.asarray(drawn))
+    assert {kind.name: count for kind, count in result.lost().items()} == {"CUT": 1}
 
 
 def test_turned_rectangles_of_labelme_and_shapes_that_are_not_read(tmp_path):
@@ -92,6 +127,16 @@ def test_an_ellipse_that_is_none_is_a_mistake(isdm, tmp_path, wrong):
     assert "ellipse number 1" in errors[0]
 
 
+def test_all_files_that_cannot_be_read_are_told(isdm, tmp_path):
+    annotated.write_labelme(tmp_path / "s")
+    (tmp_path / "s" / "part_2.json").write_text('{"shapes": [', encoding="utf-8")
+    (tmp_path / "s" / "part_4.json").write_bytes(b"")
+    code, _, errors = isdm("import", source=tmp_path / "s", output_dir=tmp_path / "data")
+    assert (code, len(errors)) == (2, 2)
+    assert "part_2.json: not valid JSON" in errors[0]
+    assert "part_4.json: the file is empty" in errors[1]
+
+
 def test_an_image_inside_a_labelme_file_is_written(tmp_path):
     import base64
 
@@ -102,6 +147,88 @@ def test_an_image_inside_a_labelme_file_is_written(tmp_path):
     (tmp_path / "s" / "part_1.json").write_text(json.dumps(record), encoding="utf-8")
     imported(tmp_path / "s", tmp_path / "data", test_share=0)
     assert (tmp_path / "data" / "train" / "images" / "part_1.png").read_bytes() == content
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_image_of_that_name_in_another_folder(tmp_path, inside):
+    """It is not taken where the file holds its image; where it does not, it is told."""
+    for folder in "ab":
+        annotated.write_images(tmp_path / "s" / folder, NAMES[:1])
+    Image.new("RGB", (WIDTH, HEIGHT), (9, 8, 7)).save(own := tmp_path / "s" / "a" / "part_1.png")
+    data = base64.b64encode(own.read_bytes()).decode() if inside else None
+    content = annotated.labelme_content(0) | {"imageData": data}
+    (tmp_path / "s" / "a" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+    image = own.read_bytes()
+    own.unlink()
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    taken = (tmp_path / "data/train/images/part_1.png").read_bytes()
+    assert (taken == image) == inside
+    assert [note for note in result.notes if "b/part_1.png for a/part_1.png" in note] == list(result.notes)
+    assert len(result.notes) == (not inside)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_folders_of_files_and_images_may_have_the_same_parts(tmp_path, inside):
+    """The images of labels/train are in images/train, whose names images/val may have, too."""
+    for split in ("train", "val"):
+        annotated.write_images(tmp_path / "s" / "images" / split, NAMES[:1])
+        data = annotated.png_text(np.zeros((HEIGHT, WIDTH), bool)) if inside else None
+        (tmp_path / "s" / "labels" / split).mkdir(parents=True)
+        content = json.dumps(annotated.labelme_content(0) | {"imageData": data})
+        (tmp_path / "s" / "labels" / split / "part_1.json").write_text(content, encoding="utf-8")
+    result = imported(tmp_path / "s", tmp_path / "data")
+    assert {pair.picture.name: pair.split for pair in result.pairs} == {
+        "images/train/part_1.png": "train",
+        "images/val/part_1.png": "test",
+    }
+    assert (result.notes, result.lost()) == ((), {})
+
+
+def test_an_image_inside_a_labelme_file_is_png_or_jpeg(isdm, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(buffer, format="TIFF")
+    content = annotated.labelme_content(0) | {"imageData": base64.b64encode(buffer.getvalue()).decode()}
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "part_1.json").write_text(json.dumps(content), encoding="utf-8")
+    code, _, errors = isdm("import", source=tmp_path / "s", output_dir=tmp_path / "data")
+    assert (code, len(errors)) == (2, 1)
+    assert "neither a PNG nor a JPEG" in errors[0]
+
+
+def test_further_labels_and_images_of_no_task_are_told(tmp_path):
+    annotated.write_images(tmp_path / "s", ("more", *NAMES[:2]))
+    tasks = [annotated.label_studio_task(0), {**annotated.label_studio_task(1), "annotations": []}]
+    result = tasks[0]["annotations"][0]["result"]
+    result[0]["value"]["polygonlabels"].append("dent")
+    size = {key: result[0][key] for key in ("original_width", "original_height")}
+    result.append({**size, "id": "c", "value": {"imageDataURL": "data:,", "bitmasklabels": ["dent"]}})
+    (tmp_path / "s" / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
+    imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    losses = json.loads((tmp_path / "data/import.json").read_text(encoding="utf-8"))["losses"]
+    assert {loss["kind"]: loss["entry"] for loss in losses} == {
+        "more_labels": "task 1, region number 1: dent",
+        "other_shape": "task 1, region number 3",
+        "not_annotated": "task 2",
+        "unlisted": "more.png",
+    }
+    assert np.array_equal(mask_of(tmp_path / "data", "part_1"), annotated.expected(0))
+
+
+@pytest.mark.parametrize("key", ["photo", "image", "other"])
+def test_of_two_images_of_a_task_that_of_the_tag_counts(isdm, tmp_path, key):
+    annotated.write_images(tmp_path / "s", NAMES[:2])
+    task = annotated.label_studio_task(0)
+    task["data"] = {"before": "/data/upload/1/0a1b2c3d-part_2.png", key: task["data"]["image"]}
+    for each in task["annotations"][0]["result"]:
+        each["to_name"] = "photo"
+    (tmp_path / "s" / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
+    code, _, errors = isdm("import", source=tmp_path / "s", output_dir=tmp_path / "data", test_share=0)
+    if key == "other":
+        assert (code, len(errors)) == (2, 1)
+        assert "task 1: may be of part_2.png or of part_1.png" in errors[0]
+    else:
+        assert code == 0
+        assert np.array_equal(mask_of(tmp_path / "data", "part_1"), annotated.expected(0))
 
 
 def test_annotations_of_label_studio_that_do_not_count(tmp_path):
@@ -149,6 +276,22 @@ def test_ellipses_of_label_studio_are_in_percent_of_width_and_height_and_turned_
     result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
     assert not result.lost()
     assert_ellipse(mask_of(tmp_path / "data", "part_1"), turn)
+
+
+def test_the_png_export_has_the_annotation_that_the_json_says(tmp_path):
+    """The older one is said to be the truth."""
+    annotated.write_images(tmp_path / "s", NAMES[:1])
+    task = annotated.label_studio_task(0)
+    (first,) = task["annotations"]
+    task["annotations"] = [{**first, "ground_truth": True}, {**first, "id": 900}]
+    (tmp_path / "s" / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
+    masks = {100: annotated.inside(annotated.triangle(0)), 900: annotated.inside(annotated.corners_of(0))}
+    for number, mask in masks.items():
+        path = tmp_path / "s" / f"task-1-annotation-{number}-by-1-tag-dent-0.png"
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0, format="label-studio-png")
+    assert np.array_equal(mask_of(tmp_path / "data", "part_1"), masks[100])
+    assert {kind.name: count for kind, count in result.lost().items()} == {"REJECTED": 1}
 
 
 def test_empty_annotations_of_the_png_export_are_images_without_defects(tmp_path):

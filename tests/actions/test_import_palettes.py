@@ -71,3 +71,27 @@ def test_two_colors_are_read_by_color(tmp_path, order, classes):
     result = imported(tmp_path / "s", tmp_path / "data", test_share=0, classes=classes)
     assert result.names[1] == (classes or ["", "foreground"])[1]
     assert all(np.array_equal(mask_of(tmp_path / "data", name), label) for name in NAMES)
+
+
+def test_masks_whose_names_differ_in_case_are_those_of_their_images(tmp_path):
+    (tmp_path / "s").mkdir()
+    for name, color in (("Part", (9, 8, 7)), ("part", (7, 8, 9))):
+        Image.new("RGB", (SIZE, SIZE), color).save(tmp_path / "s" / f"{name}.png")
+    Image.fromarray(LABEL.clip(0, 1)).save(tmp_path / "s" / "Part_mask.png")
+    result = imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    assert [pair.picture.name for pair in result.pairs] == ["Part.png"]
+
+
+def test_of_two_values_the_background_is_0(isdm, tmp_path):
+    """Inverted masks: that 0 is the defect has to be said in classes.json."""
+    (tmp_path / "s").mkdir()
+    Image.new("RGB", (SIZE, SIZE), (9, 8, 7)).save(tmp_path / "s" / "a.png")
+    Image.fromarray(255 - LABEL.clip(0, 1) * 255).save(tmp_path / "s" / "a_mask.png")
+    values = {"source": tmp_path / "s", "output_dir": tmp_path / "data", "test_share": 0}
+    code, _, errors = isdm("import", **values, classes=["dent", "background"])
+    assert (code, len(errors)) == (2, 1)
+    assert "of 0, 255 it is 0" in errors[0]
+    content = {"0": {"name": "background", "value": 255}, "1": {"name": "dent", "value": 0}}
+    (tmp_path / "s" / "classes.json").write_text(json.dumps(content), encoding="utf-8")
+    imported(tmp_path / "s", tmp_path / "data", test_share=0)
+    assert np.array_equal(mask_of(tmp_path / "data", "a"), LABEL.clip(0, 1))

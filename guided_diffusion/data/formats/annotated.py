@@ -30,6 +30,7 @@ class LossKind(Enum):
 
     CROWD = "crowd regions (iscrowd 1)"
     UNKNOWN_CLASS = "areas of classes that are not in classes"
+    MORE_LABELS = "further labels of areas that have several, of which the first one counts"
     BOX = "boxes without an outline"
     NO_AREA = "points, lines and tags, which have no area"
     OTHER_SHAPE = "shapes of a kind that is not read, such as cuboids"

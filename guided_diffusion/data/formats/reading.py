@@ -63,11 +63,19 @@ def recognized(files: SourceFiles) -> list[str]:
             found.add("voc")
         if any(PNG_NAME.fullmatch(name.rpartition("/")[2]) for name in files.files):
             found.add("label-studio-png")
-        if pairs_of(sorted(files.pictures)):
+        if _has_pairs(files):
             found.add("folder")
     if not found and unreadable is not None:
         raise unreadable
     return [kind for kind in READERS if kind in found]
+
+
+def _has_pairs(files: SourceFiles) -> bool:
+    """Return whether there are masks beside images, be it not certain of which."""
+    try:
+        return bool(pairs_of(sorted(files.pictures)))
+    except DataError:
+        return True
 
 
 def read_source(files: SourceFiles, kind: str, classes: Sequence[str] = ()) -> Annotated:

@@ -21,6 +21,8 @@ which are covered with everything between them, borders included (LabelMe, YOLO)
 
 ELLIPSE_CORNERS = 180
 """Of the polygon that stands for an ellipse or a circle."""
+LARGEST_RADIUS = 25_000
+"""Pixels up to which PIL draws circles: its numbers of 64 bits hold the fourth power of a diameter."""
 FARTHEST = 1_000_000
 """Pixels from the image beyond which a coordinate is a mistake."""
 
@@ -115,6 +117,27 @@ def _between_corners(ring: Ring, top: int, left: int, shape: tuple[int, int]) ->
     else:
         draw.polygon(corners, fill=1, outline=1)
     return np.array(picture)
+
+
+@dataclass(frozen=True, eq=False)
+class Disc:
+    """A circle by the rule "corners", whose pixels are those that PIL draws, as LabelMe does."""
+
+    center: tuple[float, float]
+    radius: float
+
+    def paint(self, size: Size) -> Painted:
+        if not self.radius < LARGEST_RADIUS:
+            raise ValueError(f"its circle has a radius of {self.radius:.0f} pixels, not below {LARGEST_RADIUS}")
+        height, width = size
+        (x, y), radius = self.center, self.radius
+        x0, y0, x1, y1 = (int(number) for number in (x - radius, y - radius, x + radius, y + radius))
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1 + 1, width), min(y1 + 1, height)
+        if left >= right or top >= bottom:
+            return NOWHERE
+        picture = Image.new("1", (right - left, bottom - top))
+        ImageDraw.Draw(picture).ellipse((x0 - left, y0 - top, x1 - left, y1 - top), fill=1, outline=1)
+        return Painted(top, left, np.array(picture), cut=(left, top, right, bottom) != (x0, y0, x1 + 1, y1 + 1))
 
 
 def refuse_other_size(own: Size, size: Size) -> None:

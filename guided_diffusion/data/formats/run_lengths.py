@@ -121,8 +121,11 @@ def brush_alpha(content: Sequence[int], size: Size) -> NDArray[np.uint8]:
     A head (32 bits: number of values; 5: bits of a value - 1; 4 times 4: bits of a length - 1), then blocks: a bit
     (1: one value, repeated), 2 bits (which length), the length - 1, the values. ValueError where it is not one.
     """
-    data = np.asarray(content, np.int64)
-    if data.size and (data.min() < 0 or data.max() > 255):
+    try:
+        data = np.asarray(content, np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError("its brush mask is not a list of numbers") from error
+    if data.ndim != 1 or (data.size and (data.min() < 0 or data.max() > 255)):
         raise ValueError("its bytes are not all in 0..255")
     bits = np.unpackbits(data.astype(np.uint8))
     position = 0

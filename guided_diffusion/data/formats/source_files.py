@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,19 @@ class SourceFiles:
             self._json[name] = value
         return self._json[name]
 
+    def fitting(self, fits: Callable[[Any], bool]) -> list[str]:
+        """Return the names of the JSON files whose content fits; DataError with the mistakes of all that are none."""
+        names: list[str] = []
+        lines: list[str] = []
+        for name in self.named(".json"):
+            try:
+                names += [name] if fits(self.json(name)) else []
+            except DataError as error:
+                lines += error.messages
+        if lines:
+            raise DataError(lines)
+        return names
+
     def content(self, name: str) -> bytes:
         """Return the bytes of a file; DataError where it cannot be read."""
         path = self.files[name]
@@ -98,11 +111,11 @@ class SourceFiles:
             raise DataError.of(path, "is larger than 2 GB", "give the annotations in several files")
         return read_bytes(path)
 
-    def find(self, name: str, near: str = "", split: str = "") -> str:
-        """Return the name in `pictures` of the image that annotations call `name`.
+    def find(self, name: str, near: str = "", split: str = "", *, beside: bool = False, elsewhere: bool = True) -> str:
+        """Return the name in `pictures` of the image that annotations call `name`; DataError where there is none.
 
-        near: the folder of the annotations. It is looked for there, in images/ beside it, in the folder itself, and
-        then wherever one path alone ends like it (of several, the one of the `split`). DataError where there is none.
+        Places: `near`, the folder of the annotations (`beside`: or that path with images for a part of it), images/ in
+        it, the source, then (`elsewhere`) wherever one path ends like it, of several the one of the `split`.
         """
         wanted, near = normal_name(posixpath.normpath(plain_path(name))), normal_name(near)
         if "/" in near and wanted.startswith("../"):
@@ -115,18 +128,23 @@ class SourceFiles:
                 remedy = "set image_dir to the folder of the images, where they are looked up by name"
                 raise DataError.of(self._said(near), f"image {wrong}", remedy)
             wanted = wanted.rpartition("/")[2]
-        usual = dict.fromkeys((near, _join(near, "images"), "", "images"))
+        parts = near.split("/") if beside and near else []
+        mirrored = ("/".join((*parts[:index], "images", *parts[index + 1 :])) for index in range(len(parts)))
+        usual = dict.fromkeys((near, _join(near, "images"), *mirrored, "", "images"))
         for folder in usual:
             if (candidate := _join(folder, wanted)) in self.pictures:
                 return candidate
         alike = self._by_tail.get(wanted.rpartition("/")[2].lower(), [])
+        if not elsewhere:
+            alike = [path for path in alike if folder_of(path) in usual]
         for tail in dict.fromkeys((wanted, wanted.rpartition("/")[2])):
             found = [path for path in alike if ("/" + path.lower()).endswith("/" + tail.lower())]
             if len(found) > 1 and split:
                 found = [path for path in found if split_of(path) == split] or found
             if len(found) == 1:
-                if tail != wanted and folder_of(found[0]) not in usual:
-                    self.by_name_alone[wanted] = found[0]
+                other = tail != wanted or (beside and not self.given_images)
+                if other and folder_of(found[0]) not in usual:
+                    self.by_name_alone[_join(near, wanted) if beside else wanted] = found[0]
                 return found[0]
             if found:
                 line = f"image {name!r} may be {found[0]} or {found[1]}"

@@ -52,7 +52,7 @@ def is_coco(content: Any) -> bool:
 
 def read_coco(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     """Return the pictures of all COCO files of a source; classes in the order of their ids."""
-    names = [name for name in files.named(".json") if is_coco(files.json(name))]
+    names = files.fitting(is_coco)
     if not names:
         found, remedy = "has no JSON with the lists images, annotations and categories", "export COCO JSON"
         raise DataError.of(files.root, found, remedy)

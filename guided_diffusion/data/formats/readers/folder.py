@@ -19,6 +19,7 @@ from guided_diffusion.data.formats.annotated import (
     LossKind,
     Picture,
     class_names,
+    is_background,
     names_by_value,
 )
 from guided_diffusion.data.formats.source_files import SourceFiles, first_names, folder_of, split_of
@@ -37,13 +38,22 @@ SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 
 
 def pairs_of(names: Sequence[str]) -> dict[str, str]:
-    """Return mask by image, of the names that differ in a suffix and the extension alone; DataError for two masks."""
-    by_stem = {name.rpartition(".")[0].lower(): name for name in names}
-    pairs = {}
+    """Return mask by image, of the names that differ in a suffix and the extension alone.
+
+    DataError for an image of two masks, and for a mask that may be of two images. Case counts between these.
+    """
+    by_stem: dict[str, list[str]] = {}
     for name in names:
-        stem = name.rpartition(".")[0].lower()
+        by_stem.setdefault(_stem(name).lower(), []).append(name)
+    pairs: dict[str, str] = {}
+    for name in names:
+        stem = _stem(name)
         for suffix in SUFFIXES:
-            image = by_stem.get(stem.removesuffix(suffix)) if stem.endswith(suffix) else None
+            images = by_stem.get(stem[: -len(suffix)].lower(), []) if stem.lower().endswith(suffix) else []
+            images = [image for image in images if _stem(image) == stem[: -len(suffix)]] or images
+            if len(images) > 1:
+                raise DataError.of(name, f"may be the mask of {' or of '.join(images)}", "take the others away")
+            image = images[0] if images else None
             if image is not None and image in pairs:
                 raise DataError.of(image, f"has two masks, {pairs[image]} and {name}", "take one of them away")
             if image is not None:
@@ -83,8 +93,12 @@ def read_folder(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     return Annotated(FORM, encoding.names, tuple(pictures), tuple(losses), complete=True)
 
 
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
 def _has_suffix(name: str) -> bool:
-    return name.rpartition(".")[0].lower().endswith(SUFFIXES)
+    return _stem(name).lower().endswith(SUFFIXES)
 
 
 def _encoding(files: SourceFiles, facts: Sequence[MaskFacts], classes: Sequence[str]) -> LabelEncoding:
@@ -106,6 +120,9 @@ def _encoding(files: SourceFiles, facts: Sequence[MaskFacts], classes: Sequence[
         if len(names) != 2:
             found = f"has {len(names) - 1} classes beside the background, but masks hold {describe_values(values)}"
             raise DataError.of("classes", found, "name the one class that they have")
+        if not is_background(names_by_value(classes)[0] if classes else BACKGROUND):
+            found = f"has the background last, but of {describe_values(values)} it is 0"
+            raise DataError.of("classes", found, f"name it first, or say in {FILE_NAME} what the values mean")
         return replace(encoding, names=names)
     if conflict := palette_conflict(facts, values_of_grays(facts)):
         raise DataError([conflict.line])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +30,9 @@ PNG_NAME = re.compile(
 _UPLOADED = re.compile(r"[0-9a-f]{8}-")
 """What Label Studio puts before the names of files that are uploaded."""
 _BOXES = ("rectanglelabels", "rectangle")
+_OTHER = ("imageDataURL", "vertices")
+"""Keys of areas that are not read: of BitMask, and of Vector."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,20 @@ class _Task:
     """A task of an export: its image, and what is annotated in it."""
 
     number: str
-    image: str
+    images: Mapping[str, str]
+    """The addresses that may be that of its image, by their keys."""
     results: tuple[dict[str, Any], ...] | None
     """None: nobody has annotated it."""
     rejected: int = 0
     """Annotations that another one stands for, or that were canceled."""
+    annotation: Any = None
+    """The number of the annotation that counts, None where it is not said."""
+
+    def of_images(self) -> set[tuple[str, Any]]:
+        """Return which images of the task its areas are in: (name of the tag, place in a list of images)."""
+        areas = (each for each in self.results or () if "original_width" in each)
+        places = {(str(each.get("to_name") or ""), each.get("item_index") or 0) for each in areas}
+        return {(tag, item) for tag, item in places if tag or item}
 
 
 def is_label_studio(content: Any) -> bool:
@@ -52,7 +64,7 @@ def is_label_studio(content: Any) -> bool:
         and all(isinstance(task, dict) for task in content)
         and (
             all("data" in task for task in content)
-            or all("id" in task and _image_of(task) and "annotation_id" in task for task in content)
+            or all("id" in task and _images_of(task) and "annotation_id" in task for task in content)
         )
     )
 
@@ -65,7 +77,8 @@ def read_label_studio(files: SourceFiles, classes: Sequence[str] = ()) -> Annota
     problems: list[Problem] = []
     losses: list[Loss] = []
     pictures: dict[str, Picture] = {}
-    for name, task, found in _tasks(files, problems, losses):
+    named: set[str] = set()
+    for name, task, found in _tasks(files, problems, losses, named):
         path, entry = files.files[name], f"task {task.number}"
         if found in pictures:
             problems.append(entry_problem(path, entry, f"is of image {found!r}, as another", "take one away"))
@@ -75,7 +88,7 @@ def read_label_studio(files: SourceFiles, classes: Sequence[str] = ()) -> Annota
     if problems:
         raise DataError(problem_lines(problems))
     declared = sorted({shape.name for picture in pictures.values() for shape in picture.shapes})
-    return Annotated(FORM, tuple(declared), tuple(pictures.values()), tuple(losses))
+    return Annotated(FORM, tuple(declared), tuple(pictures.values()), (*losses, *_unlisted(files, named)))
 
 
 def read_label_studio_png(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
@@ -91,7 +104,8 @@ def read_label_studio_png(files: SourceFiles, classes: Sequence[str] = ()) -> An
     losses: list[Loss] = []
     pictures: list[Picture] = []
     known: set[str] = set()  # images: JSON and JSON-MIN may lie beside each other
-    for _, task, found in _tasks(files, problems, losses, annotated_only=False):
+    named: set[str] = set()
+    for _, task, found in _tasks(files, problems, losses, named, annotated_only=False):
         if found in known:
             continue
         known.add(found)
@@ -104,8 +118,10 @@ def read_label_studio_png(files: SourceFiles, classes: Sequence[str] = ()) -> An
             else:  # nothing is to be seen in it
                 pictures.append(Picture(found, files.pictures[found], split=split, file=files.pictures[found]))
             continue
-        last = max(annotation for annotation, _, _ in of_task)
-        losses += [Loss(LossKind.REJECTED, files.files[n], n) for annotation, n, _ in of_task if annotation != last]
+        numbers = {annotation for annotation, _, _ in of_task}
+        last = task.annotation if task.annotation in numbers else max(numbers)
+        if not task.rejected:  # else they are counted
+            losses += [Loss(LossKind.REJECTED, files.files[n], n) for annotation, n, _ in of_task if annotation != last]
         with open_image(files.pictures[found]) as image:
             size = image.height, image.width
         chosen = [(n, match) for annotation, n, match in of_task if annotation == last]
@@ -121,14 +137,20 @@ def read_label_studio_png(files: SourceFiles, classes: Sequence[str] = ()) -> An
         what = "tasks " + first_names(sorted(masks)) + " have masks, but no JSON says which images they are of"
         raise DataError.of(files.root, what, "put the JSON export (or JSON-MIN) of the project beside them")
     declared = sorted({shape.name for picture in pictures for shape in picture.shapes})
-    return Annotated(PNG_FORM, tuple(declared), tuple(pictures), tuple(losses))
+    return Annotated(PNG_FORM, tuple(declared), tuple(pictures), (*losses, *_unlisted(files, named)))
+
+
+def _unlisted(files: SourceFiles, named: set[str]) -> list[Loss]:
+    """Return the losses of the images that no task is of; named: those that one is of."""
+    others = (name for name in files.pictures if name not in named and not PNG_NAME.fullmatch(name.rpartition("/")[2]))
+    return [Loss(LossKind.UNLISTED, files.pictures[name], name) for name in others]
 
 
 def _tasks(
-    files: SourceFiles, problems: list[Problem], losses: list[Loss], *, annotated_only: bool = True
+    files: SourceFiles, problems: list[Problem], losses: list[Loss], named: set[str], *, annotated_only: bool = True
 ) -> Iterator[tuple[str, _Task, str]]:
-    """Yield (file, task, image in `pictures`) of all exports."""
-    names = [name for name in files.named(".json") if is_label_studio(files.json(name))]
+    """Yield (file, task, image in `pictures`) of all exports; the images of all tasks are added to `named`."""
+    names = files.fitting(is_label_studio)
     if not names and annotated_only:
         raise DataError.of(files.root, "has no JSON list of tasks", _REMEDY)
     for name in names:
@@ -136,13 +158,18 @@ def _tasks(
         for number, item in enumerate(files.json(name), start=1):
             task = _task(item, number)
             losses += [Loss(LossKind.REJECTED, path, f"task {task.number}")] * task.rejected
-            if task.results is None and annotated_only:
+            skipped = task.results is None and annotated_only
+            if skipped:
                 losses.append(Loss(LossKind.NOT_ANNOTATED, path, f"task {task.number}"))
-                continue
             try:
-                yield name, task, _find(files, task.image, name)
+                found = _image(files, task, name)
             except DataError as error:
-                problems.append(entry_problem(path, f"task {task.number}", error.found, error.remedy))
+                if not skipped:
+                    problems.append(entry_problem(path, f"task {task.number}", error.found, error.remedy))
+                continue
+            named.add(found)
+            if not skipped:
+                yield name, task, found
 
 
 def _task(item: dict[str, Any], number: int) -> _Task:
@@ -150,22 +177,47 @@ def _task(item: dict[str, Any], number: int) -> _Task:
     if "data" not in item:  # JSON-MIN
         lists = [value for value in item.values() if isinstance(value, list)]
         results = [each for value in lists for each in value if isinstance(each, dict)]
-        return _Task(of_task, _image_of(item), tuple({"value": each, **each} for each in results))
-    image = _image_of(item["data"]) if isinstance(item["data"], dict) else ""
+        return _Task(of_task, _images_of(item), tuple({"value": each, **each} for each in results))
+    images = _images_of(item["data"]) if isinstance(item["data"], dict) else {}
     every = [each for each in item.get("annotations") or [] if isinstance(each, dict)]
     valid = [each for each in every if not each.get("was_cancelled")]
     if not valid:
-        return _Task(of_task, image, None, len(every))
+        return _Task(of_task, images, None, len(every))
     chosen = next((each for each in valid if each.get("ground_truth")), valid[-1])
     results = [each for each in chosen.get("result") or [] if isinstance(each, dict)]
-    return _Task(of_task, image, tuple(results), len(every) - 1)
+    return _Task(of_task, images, tuple(results), len(every) - 1, chosen.get("id"))
 
 
-def _image_of(data: dict[str, Any]) -> str:
-    """Return the address of the image of a task: of the key image, else of the first that ends as pictures do."""
-    texts = [value for value in (data.get("image"), *data.values()) if isinstance(value, str)]
-    endings = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-    return next((text for text in texts if _path(text).lower().endswith(endings)), "")
+def _images_of(data: dict[str, Any]) -> dict[str, str]:
+    """Return the addresses in the data of a task that end as pictures do, by their keys."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    return {key: text for key, text in texts.items() if _path(text).lower().endswith(_PICTURES)}
+
+
+def _image(files: SourceFiles, task: _Task, name: str) -> str:
+    """Return the image in `pictures` of a task of the file `name`; DataError where that would be a guess."""
+    places = task.of_images()
+    if len(places) > 1 or any(item for _, item in places):
+        said = first_names(sorted({f"{tag} {item}" if item else tag for tag, item in places}))
+        raise DataError.of(name, f"has areas in several images ({said})", "give each image a task of its own")
+    if not task.images:
+        raise DataError.of(name, "has no address that ends as an image does", "write it under the key image")
+    tag = next((tag for tag, _ in places), "")
+    key = tag if tag in task.images else "image"
+    addresses = [task.images[key]] if key in task.images else list(task.images.values())
+    found: dict[str, None] = {}
+    missing: list[DataError] = []
+    for address in addresses:
+        try:
+            found[_find(files, address, name)] = None
+        except DataError as error:
+            missing.append(error)
+    if len(found) > 1:
+        line = f"may be of {' or of '.join(found)}"
+        raise DataError.of(name, line, "write the image that is annotated under the key image")
+    if not found:
+        raise missing[0]
+    return next(iter(found))
 
 
 def _path(address: str) -> str:
@@ -192,11 +244,11 @@ def _shapes(
 ) -> tuple[tuple[Shape, ...], Size | None]:
     shapes: list[Shape] = []
     size: Size | None = None
-    labeled = {result.get("id") for result in results if _label_of(result)}
+    labeled = {result.get("id") for result in results if _labels_of(result)}
     for number, result in enumerate(results, start=1):
         entry = f"{task}, region number {number}"
-        label, value = _label_of(result), result.get("value")
-        if not label and result.get("id") in labeled and result.get("id") is not None:
+        labels, value = _labels_of(result), result.get("value")
+        if not labels and result.get("id") in labeled and result.get("id") is not None:
             continue  # the same region, without its label
         if not isinstance(value, dict) or "original_width" not in result:
             losses.append(Loss(LossKind.NO_AREA, path, entry))
@@ -215,15 +267,17 @@ def _shapes(
         if isinstance(region, LossKind):
             losses.append(Loss(region, path, entry))
         else:
-            shapes.append(Shape(label or "no label", region, entry))
+            shapes.append(Shape(labels[0] if labels else "no label", region, entry))
+            if more := labels[1:]:
+                losses.append(Loss(LossKind.MORE_LABELS, path, f"{entry}: {', '.join(more)}", len(more)))
     return tuple(shapes), size
 
 
-def _label_of(result: dict[str, Any]) -> str:
+def _labels_of(result: dict[str, Any]) -> list[str]:
     value = result.get("value")
     kinds = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
     labels = next((value[kind] for kind in kinds if value.get(kind)), None) if isinstance(value, dict) else None
-    return str(labels[0]) if isinstance(labels, list) else ""
+    return [str(label) for label in labels] if isinstance(labels, list) else []
 
 
 def _region(value: dict[str, Any], kind: str, size: Size) -> Region | LossKind:
@@ -240,6 +294,8 @@ def _region(value: dict[str, Any], kind: str, size: Size) -> Region | LossKind:
         height, width = size
         ring = ellipse((x * width, y * height), (across * width, down * height), float(value.get("rotation") or 0))
         return Polygons((ring_of(ring.reshape(-1).tolist()),), "centers")
+    if any(key in value for key in _OTHER):
+        return LossKind.OTHER_SHAPE
     return LossKind.BOX if kind in _BOXES or "height" in value else LossKind.NO_AREA
 
 

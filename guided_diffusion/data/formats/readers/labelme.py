@@ -18,7 +18,7 @@ from pydantic import Field
 from guided_diffusion.data.boxes.json_records import Record, entry_problem, read_records
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.formats.annotated import Annotated, Loss, LossKind, Picture, Shape
-from guided_diffusion.data.formats.regions import Bitmap, Bits, Polygons, Region, ellipse, rectangle, ring_of
+from guided_diffusion.data.formats.regions import Bitmap, Bits, Disc, Polygons, Region, rectangle, ring_of
 from guided_diffusion.data.formats.source_files import SourceFiles, folder_of, split_of
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.runtime.errors import DataError
@@ -58,7 +58,7 @@ def is_labelme(content: Any) -> bool:
 
 def read_labelme(files: SourceFiles, classes: Sequence[str] = ()) -> Annotated:
     """Return the images of all LabelMe files of a source; classes in alphabetical order."""
-    names = [name for name in files.named(".json") if is_labelme(files.json(name))]
+    names = files.fitting(is_labelme)
     if not names:
         found = "has no JSON with imagePath and shapes"
         raise DataError.of(files.root, found, "give the folder that LabelMe saved its files in")
@@ -93,7 +93,11 @@ def _picture(files: SourceFiles, name: str, record: LabelmeFile) -> Picture:
     known = record.imageHeight is not None and record.imageWidth is not None
     size = (record.imageHeight, record.imageWidth) if known else None
     try:
-        found = files.find(record.imagePath, folder_of(name), split_of(folder_of(name)))
+        # An image of that name in another folder may be another one; the one inside is surely that.
+        elsewhere = not record.imageData or files.given_images
+        found = files.find(
+            record.imagePath, folder_of(name), split_of(folder_of(name)), beside=True, elsewhere=elsewhere
+        )
         return Picture(found, files.pictures[found], size=size)
     except DataError:
         if not record.imageData:
@@ -102,6 +106,8 @@ def _picture(files: SourceFiles, name: str, record: LabelmeFile) -> Picture:
         content = base64.b64decode(record.imageData, validate=True)
     except binascii.Error as error:
         raise DataError.of(name, "imageData is not in base 64", "put the image beside it") from error
+    if not content.startswith((b"\x89PNG", b"\xff\xd8")):
+        raise DataError.of(name, "imageData is neither a PNG nor a JPEG", "put the image beside it, as PNG")
     stem = name.rpartition(".")[0]
     return Picture(f"{stem}.png", files.files[name], size=size, content=content)
 
@@ -131,15 +137,14 @@ def _region(shape: LabelmeShape) -> Region | LossKind:
             raise ValueError("a mask needs a PNG in base 64 and two points")
         (x0, y0), (x1, y1) = np.sort(ring, axis=0).astype(int).tolist()
         return Bitmap((y1 - y0 + 1, x1 - x0 + 1), partial(_mask_bits, shape.mask), y0, x0)
-    if kind == "polygon" or kind in _TURNED:
+    if kind == "polygon" or kind in _TURNED or (kind == "rectangle" and len(ring) == 4):  # X-AnyLabeling has all four
         return Polygons((ring,), "corners") if len(ring) >= 3 else LossKind.FEW_CORNERS
     if kind in ("rectangle", "circle") and len(ring) != 2:
         raise ValueError(f"a {kind} has two points, and {len(ring)} are there")
     if kind == "rectangle":
         return Polygons((rectangle(*ring[0], *ring[1]),), "corners")
     if kind == "circle":
-        radius = math.dist(*ring)
-        return Polygons((ellipse(tuple(ring[0]), (radius, radius)),), "corners")
+        return Disc(tuple(ring[0].tolist()), math.dist(*ring))
     return LossKind.NO_AREA if kind in _WITHOUT_AREA else LossKind.OTHER_SHAPE
 
 

@@ -98,8 +98,10 @@ def _read_label_map(path: str) -> dict[str, tuple[int, int, int] | None]:
             raise DataError.of(f"{path}: line {number}", f"has {name!r} again", "name each class once")
         colors[name] = (int(parts[0]), int(parts[1]), int(parts[2])) if parts else None
     given = [color for color in colors.values() if color]
-    if not colors or len(set(given)) < len(given):
+    bare = next((name for name, color in colors.items() if color is None), "")
+    if not colors or len(set(given)) < len(given) or (given and bare):
         what = "has two classes of one color" if colors else "has no class"
+        what = f"has colors, but none for {bare!r}" if given and bare else what
         raise DataError.of(path, what, _ROW)
     return colors
 
