@@ -92,7 +92,7 @@ def plan_lines(config: StudyConfig) -> list[str]:
         )
     count = len(runs_of(design, design.arms, config.segmenter.architectures))
     lines.append(f"{count} segmentation models of {config.segmenter.steps} steps each; those that are there stay")
-    return [*lines, "estimate_only=true measures how long that takes"]
+    return [*lines, *config.idle, "estimate_only=true measures how long that takes"]
 
 
 def _refuse_folders(config: StudyConfig) -> None:
@@ -107,6 +107,8 @@ def _good(config: StudyConfig) -> list[tuple[str, str]]:
 
 
 def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> None:
+    for line in config.idle:
+        print(f"note: {line}")
     setup = prepare(config)
     training = SegmenterTraining.of(setup, device)
     training.check()
