@@ -70,8 +70,9 @@ def study_record(
     planned: Sequence[SegmenterRun],
     results: StudyResults,
     measures: dict[str, Any],
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return everything that report.json has, of the results that are there."""
+    """Return everything that report.json has, of the results that are there; `warnings` go among its own."""
     setup = images.setup
     finished = [run for run in planned if run.key in results]
     tests: dict[str, dict[str, dict[str, dict[int, Any]]]] = {}
@@ -107,6 +108,7 @@ def study_record(
             *_few_groups(images, [results[run.key] for run in finished[:1]]),
             *signs_of_hurt(architectures, setup.config.segmenter.steps),
             *several_versions(results[run.key] for run in finished),
+            *warnings,
         ],
         "arms": {arm: LABELS[arm] for arm in setup.arms},
         "amounts": amounts,

@@ -14,10 +14,11 @@ from parts import NAMES, WINDOWS
 from evaluations.metrics.segmentation import Counts
 from evaluations.segmentation.defect_scores import DefectTest
 from guided_diffusion.config.load import load_config
+from guided_diffusion.pipelines.study.generator import generator_of
 from guided_diffusion.pipelines.study.report import study_record, write_report
-from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
+from guided_diffusion.pipelines.study.runs import SegmenterRun, SegmenterTraining, runs_of
 from guided_diffusion.pipelines.study.setup import prepare
-from guided_diffusion.pipelines.study.trainings import StudyImages, open_results
+from guided_diffusion.pipelines.study.trainings import StudyImages, open_results, results_of_other_images
 
 
 def planted(share: float, images: int) -> DefectTest:
@@ -38,7 +39,12 @@ def reported(parts, good_parts, tmp_path):
         path = tmp_path / "train.json"
         path.write_text(json.dumps({**WINDOWS, "data_dir": "a", "output_dir": "b"}))
         values = {"data_dir": str(parts), "dataset_mode": "multi-class", "good_dir": str(good_parts), "amounts": "all"}
-        values |= {"train_config": str(path), "output_dir": str(tmp_path / "out"), "encoder_weights": "none"}
+        values |= {
+            "train_config": str(path),
+            "output_dir": str(tmp_path / "out"),
+            "encoder_weights": "none",
+            "pairs": 3,
+        }
         config = load_config("study", {**values, "arms": arms})
         setup = prepare(config)
         images, training = StudyImages.read(setup, {}), SegmenterTraining.of(setup, torch.device("cpu"))
@@ -91,3 +97,14 @@ def test_a_study_without_the_arms_of_a_verdict_says_so(arms, headline, question,
     assert headline in page
     assert question in page
     assert "efects against" not in page
+
+
+def test_results_of_other_images_than_an_arm_has_now_are_told(reported):
+    images, _ = reported("real_good,copy_paste")
+    images.generators[None] = generator_of(images.setup, None)
+    runs = [SegmenterRun(None, arm, "unet", repeat) for arm in images.setup.arms for repeat in (0, 1)]
+    results = {run.key: {"images": images.arm(None, run.arm).images.digest} for run in runs}
+    assert results_of_other_images(images, runs, results) == []
+    results["unet-nall-copy_paste-1"] = {"images": "those of another place_config"}
+    (line,) = results_of_other_images(images, runs, results)
+    assert line.startswith("the result unet-nall-copy_paste-1 is of other images")
