@@ -36,7 +36,8 @@ def curve_of(record: Record) -> dict[str, list[charts.AmountPoint]]:
 def amounts_section(record: Record) -> Section:
     """Return the scores of all arms at all amounts, and the curve."""
     tables = [_scores_table(record, name, table) for name, table in record["architectures"].items()]
-    tables.append(_differences_table(record))
+    if any(verdict["differences"] or verdict["rivals"] for verdict in record["verdicts"].values()):
+        tables.append(_differences_table(record))
     curve = Figure(
         "mIoU over annotated images",
         charts.amount_curves(curve_of(record), CURVE),

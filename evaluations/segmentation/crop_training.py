@@ -7,10 +7,11 @@ falls to 0, so the last steps hardly change the model, and its last state is no 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -151,7 +152,7 @@ class _Run:
         return self.checkpoint is not None and (self.step == steps or self.step % self.checkpoint.every == 0)
 
     def keep(self) -> None:
-        """Write the file; the old one stays whole until the new one is."""
+        """Write the file; the old one stays whole until the new one is. EvaluationError where the disk is full."""
         assert self.checkpoint is not None
         content = {
             "identity": self.identity,
@@ -162,17 +163,19 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
         }
         path = self.checkpoint.path
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         # On Windows, a virus scanner may have one of the two open: the next time is soon.
         unless_open = suppress(PermissionError) if os.name == "nt" else nullcontext()
-        try:
-            torch.save(content, temporary)
-            with unless_open:
-                os.replace(temporary, path)
-        finally:
-            with unless_open:
-                temporary.unlink(missing_ok=True)
+        with _reporting_what_is_unwritable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(temporary, "wb") as file:  # PyTorch's own file does not say why it cannot be written
+                    torch.save(content, file)
+                with unless_open:
+                    os.replace(temporary, path)
+            finally:
+                with unless_open:
+                    temporary.unlink(missing_ok=True)
 
     def resume(self) -> None:
         """Go on from the file, if there is one; EvaluationError if it is damaged or of another training."""
@@ -194,6 +197,22 @@ class _Run:
         for saved, own in zip(content["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
             saved["capturable"] = own["capturable"]  # of this device: it says where the counts of steps go
         self.optimizer.load_state_dict(content["optimizer"])
+
+
+@contextmanager
+def _reporting_what_is_unwritable(path: Path) -> Iterator[None]:
+    """Turn the errors of a block that writes `path` into an EvaluationError, as on a full disk."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            # PyTorch's zip writer turns a full disk into a RuntimeError.
+            if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+                raise
+            reason = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        found = f"cannot be written ({reason.strerror or reason})"
+        raise EvaluationError("checkpoint", found, "make room there, or choose another place", path=path) from error
 
 
 def _optimizer(model: nn.Module, plan: CropTrainingPlan) -> torch.optim.AdamW:

@@ -270,9 +270,7 @@ class EvaluateConfig(ActionConfig):
     def idle_study(self) -> str:
         """What to say of keys of the study that are given where `study` is false, as of a shared config; else ""."""
         unused = () if self.study.study else (*_OF_COMPARISON, *(() if self.trains_models else _OF_TRAINING))
-        idle = self.study.changed(*unused)
-        what = "no models are compared" if self.trains_models else "no models are trained"
-        return f"{what}, so {', '.join(idle)} {'is' if len(idle) == 1 else 'are'} left aside" if idle else ""
+        return self.left_aside(f"no models are {'compared' if self.trains_models else 'trained'}", *unused)
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()

@@ -155,6 +155,10 @@ class CropSegmenterOptions(OptionGroup):
             yield ("architectures", f"architectures has {name!r} twice: keep one")
 
 
+_OF_SYNTHETIC = ("pairs", "synthetic_share", "real_last", "inception_weights")
+"""Keys that nothing uses where no arm has synthetic images."""
+
+
 class StudyConfig(ActionConfig):
     """Keys of `study`."""
 
@@ -201,6 +205,19 @@ class StudyConfig(ActionConfig):
     estimate_only: bool = option(False, "say how long the study will take, and stop")
     report_images: int = option(2, "defects of each class in the report's picture", ge=1, le=20)
     seed: int = option(0, "seed of everything random", ge=0, lt=2**63)
+
+    @property
+    def idle(self) -> list[str]:
+        """What to say of keys that are given and that no arm uses, as of a shared config."""
+        arms = set(self.design.arms)
+        lines = [
+            "" if arms & {*COPIED, *GENERATED} else self.left_aside("no arm has synthetic images", *_OF_SYNTHETIC),
+            "" if arms & {*COPIED, PLACE, REPAINT} else self.left_aside("no arm has defects to show", "report_images"),
+            "" if arms - {REAL} else self.left_aside("no arm has good images", "good_share"),
+            "" if arms - {UNAUGMENTED} else self.left_aside("no arm is augmented", "vertical_flip"),
+            "" if self.segmenter.architectures[1:] else self.left_aside("there is one architecture", "other_amount"),
+        ]
+        return list(filter(None, lines))
 
     def check(self) -> Iterator[Problem]:
         yield from super().check()

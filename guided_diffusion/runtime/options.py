@@ -266,6 +266,11 @@ class FlatConfig(_Options):
         fields = self.fields()
         return [key for key in keys if self.get(key) != fields[key].default]
 
+    def left_aside(self, why: str, *keys: str) -> str:
+        """Return what to say of those of `keys` that are set and that nothing uses, as of a shared config; else ""."""
+        idle = self.changed(*keys)
+        return f"{why}, so {', '.join(idle)} {'is' if len(idle) == 1 else 'are'} left aside" if idle else ""
+
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as a flat JSON object, for `from_flat`."""
         flat: dict[str, Any] = {}

@@ -63,5 +63,30 @@ def test_contradictions_are_one_line(values, key):
     assert len(error.value.messages) == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({"pairs": 9, "synthetic_share": 0.4, "real_last": 0.5, "report_images": 3, "good_share": 0.4}, []),
+        (
+            {"arms": "real_good", "pairs": 9, "inception_weights": "auto", "report_images": 3, "good_share": 0.4},
+            [
+                "no arm has synthetic images, so pairs, inception_weights are left aside",
+                "no arm has defects to show, so report_images is left aside",
+            ],
+        ),
+        (
+            {"arms": "sdm", "pairs": 9, "report_images": 3},
+            ["no arm has defects to show, so report_images is left aside"],
+        ),
+        ({"arms": "real", "good_share": 0.4}, ["no arm has good images, so good_share is left aside"]),
+        ({"arms": "unaugmented", "vertical_flip": False}, ["no arm is augmented, so vertical_flip is left aside"]),
+        ({"other_amount": 20}, ["there is one architecture, so other_amount is left aside"]),
+        ({"other_amount": 20, "architectures": "unet,fpn"}, []),
+    ],
+)
+def test_keys_that_no_arm_uses_are_named(values, lines):
+    assert config_of(**values).idle == lines
+
+
 def test_arms_without_a_generator_need_no_config_of_it():
     assert config_of(arms="real,real_good", train_config="").design.arms == ("real", "real_good")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,22 @@ def test_a_setting_that_only_the_folder_has_is_named(tmp_path):
     StudyResults(tmp_path, {**CHOSEN, "loss": "dice"}, DIGESTS).begin()
     with pytest.raises(ConfigError, match='loss is null, but "dice" in the study'):
         StudyResults(tmp_path, CHOSEN, DIGESTS).begin()
+
+
+@pytest.mark.parametrize("other", [{"lr": 1.0}, {"samples": "xyz"}, "renamed"], ids=str)
+def test_a_result_of_others_is_refused(tmp_path, other):
+    changes = {} if other == "renamed" else other
+    theirs = StudyResults(tmp_path / "theirs", {**CHOSEN, **changes}, DIGESTS | changes)
+    ours = StudyResults(tmp_path / "ours", {**CHOSEN, "loss": None}, DIGESTS)
+    name, copied = "fpn-real_good-0" if other == "renamed" else "fpn-real-0", "fpn-real-0"
+    theirs[name] = {"counts": {}}
+    ours["fpn-real-1"] = {"counts": {}}
+    assert ours["fpn-real-1"] == StudyResults(ours.folder, CHOSEN, DIGESTS)["fpn-real-1"] == {"counts": {}}
+    shutil.copy(theirs.path(name), ours.path(copied))
+    assert StudyResults(ours.folder, {}, {})[copied] == {"counts": {}}
+    with pytest.raises(ConfigError, match="is of other options or data") as error:
+        ours[copied]
+    assert str(ours.path(copied)) in error.value.messages[0]
 
 
 def test_results_depend_on_the_classes_that_change_places():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, MutableMapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from guided_diffusion.runtime.files import remove_leftovers, write_text
 from guided_diffusion.runtime.options import Problem
 
 SETTINGS = "settings.json"
+_OF = "of"
+"""In the file of a result: a digest of its key, settings and data, as files are copied between folders and renamed."""
 _AGAIN = "delete it, and what it held is computed again"
 
 
 class StudyResults(MutableMapping[str, dict[str, Any]]):
     """Results by the key of their run, each in a file that is written atomically.
 
-    settings: the options that a result depends on. digests: of the data, by name. A folder with other settings or data
-    is refused, as its results cannot be compared with new ones. what: the results in words.
+    settings: the options that a result depends on. digests: of the data, by name. A folder or a result of others is
+    refused, as it cannot be compared with new ones; without any, nothing is. what: the results in words.
     """
 
     def __init__(
@@ -70,10 +73,14 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
         result = _read(path, _AGAIN)
         if "counts" not in result:
             raise ConfigError(f"{path}: is damaged; {_AGAIN}")
+        of = result.pop(_OF, None)  # earlier versions wrote none
+        if self.record and of not in (None, self._identity(key)):
+            raise ConfigError(f"{path}: is of other options or data than the {self.what} in {self.folder}; {_AGAIN}")
         return result
 
     def __setitem__(self, key: str, value: dict[str, Any]) -> None:
-        write_text(self.path(key), json.dumps(value) + "\n")
+        of = {_OF: self._identity(key)} if self.record else {}
+        write_text(self.path(key), json.dumps({**value, **of}) + "\n")
 
     def __delitem__(self, key: str) -> None:
         self.path(key).unlink()
@@ -86,6 +93,11 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def _identity(self, key: str) -> str:
+        # A setting that is null is as good as none, as in `_differences`.
+        record = {name: value for name, value in self.record.items() if value is not None}
+        return sha256(json.dumps([key, record], sort_keys=True).encode()).hexdigest()[:16]
 
     def path(self, key: str) -> Path:
         """Return the file of a result."""

@@ -92,6 +92,9 @@ def write_subset(pairs: Sequence[Pair], data_dir: str, folder: Path) -> Path:
     Files keep their paths and bytes. The folder appears once it is complete. Raises ConfigError for another content.
     """
     record = {"pairs": [pair.stem for pair in pairs]}
+    files = [path for pair in pairs for path in (pair.image, pair.mask, pair.instance) if path is not None]
+    classes = f"{data_dir.rstrip('/')}/{FILE_NAME}"
+    files += [classes] if exists(classes) else []
     if folder.exists():
         try:
             there = json.loads((folder / MARKER).read_text(encoding="utf-8"))
@@ -100,15 +103,17 @@ def write_subset(pairs: Sequence[Pair], data_dir: str, folder: Path) -> Path:
         if there != record:
             line = f"{folder}: holds other pairs than amounts and seed choose now: set them back, or choose another "
             raise ConfigError.of_keys(("output_dir", f"{line}output_dir"))
+        for path in files:
+            if not _is_copy(folder / _relative(path, data_dir), path):
+                line = f"{folder}: was made of another {_relative(path, data_dir)} than data_dir has now: restore it, "
+                raise ConfigError.of_keys(("output_dir", f"{line}or choose another output_dir"))
         return folder
     for path in leftovers(folder.parent):
         if path.is_dir() and path.name.startswith(f".{folder.name}."):
             shutil.rmtree(path, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    files = [path for pair in pairs for path in (pair.image, pair.mask, pair.instance) if path is not None]
-    classes = f"{data_dir.rstrip('/')}/{FILE_NAME}"
     try:
-        for path in [*files, *([classes] if exists(classes) else [])]:
+        for path in files:
             target = partial / _relative(path, data_dir)
             make_folder(target.parent)
             with reporting_os_errors(target):
@@ -119,6 +124,17 @@ def write_subset(pairs: Sequence[Pair], data_dir: str, folder: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _is_copy(copy: Path, path: str) -> bool:
+    """Return whether a file is a copy of another one, or, if JSON, means the same."""
+    if not copy.is_file():
+        return False
+    first, second = copy.read_bytes(), read_bytes(path)
+    try:
+        return first == second or (copy.name == FILE_NAME and json.loads(first) == json.loads(second))
+    except ValueError:
+        return False
 
 
 def _relative(path: str, data_dir: str) -> str:

@@ -185,12 +185,15 @@ def _work(
         try:
             _do_tasks(connection, config, torch.device(device), run_action)
         except (UserError, EvaluationError) as error:
-            _tell(connection, "refused", str(error))
+            _tell(connection, "refused", getattr(error, "messages", str(error)))
         except (KeyboardInterrupt, Interrupted):
             pass  # asked to stop; what was begun is kept
+        except OSError as error:
+            # As the command line tells it; a full disk has no room for what is printed, either.
+            _tell(connection, "refused", f"{error.filename or log}: {error.strerror or error}")
         except Exception:
-            traceback.print_exc()
             _tell(connection, "failed", traceback.format_exc())
+            traceback.print_exc()
 
 
 def _tell(connection: Connection, kind: str, content: Any) -> None:

@@ -30,7 +30,7 @@ from evaluations.report.page import Section, Sheet, Tile, render_report
 from evaluations.report.sections import settings_section
 from evaluations.study.comparison import few_groups_warning
 from evaluations.study.defects import SCORE, ArmTests, arm_record, difference, judge_defects, training_chance
-from guided_diffusion.config.study import COPIED, COPY_PASTE, PLACE, REAL_GOOD, amount_name
+from guided_diffusion.config.study import COPIED, COPY_PASTE, REAL_GOOD, amount_name
 from guided_diffusion.data import visualize
 from guided_diffusion.data.components import Box
 from guided_diffusion.pipelines.evaluation.evaluate import METRIC_LIBRARIES, RECORD, REPORT
@@ -70,8 +70,9 @@ def study_record(
     planned: Sequence[SegmenterRun],
     results: StudyResults,
     measures: dict[str, Any],
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return everything that report.json has, of the results that are there."""
+    """Return everything that report.json has, of the results that are there; `warnings` go among its own."""
     setup = images.setup
     finished = [run for run in planned if run.key in results]
     tests: dict[str, dict[str, dict[str, dict[int, Any]]]] = {}
@@ -79,7 +80,8 @@ def study_record(
         of_amount = tests.setdefault(run.architecture, {}).setdefault(amount_name(run.amount), {})
         of_amount.setdefault(run.arm, {})[run.repeat] = tested(results[run.key])
     amounts = {amount_name(amount): len(pairs) for amount, pairs in setup.subsets.items()}
-    judged = next((arm for arm in JUDGED if arm in setup.arms), PLACE)
+    judged = next((arm for arm in JUDGED if arm in setup.arms), "")
+    name_of_judged, unmeasured = JUDGED.get(judged, ""), _why_unmeasured(judged, setup.arms)
     rival = COPY_PASTE if judged in PAINTED else None  # the cheap one
     verdicts = {}
     for name, by_amount in tests.items():
@@ -88,14 +90,14 @@ def study_record(
         ]
         options = {"groups": setup.test_groups, "seed": setup.config.seed}
         chances = {amount: training_chance(found.values()) for amount, found in by_amount.items()}
-        verdict = judge_defects(list(by_amount), *arms, name=JUDGED[judged], chances=chances, **options)
-        verdicts[name] = verdict.to_json()
+        verdict = judge_defects(list(by_amount), *arms, name=name_of_judged, chances=chances, **options)
+        verdicts[name] = verdict.to_json() | ({"headline": unmeasured} if unmeasured else {})
     architectures = {
         name: {amount: _arms_record(images, found) for amount, found in by_amount.items()}
         for name, by_amount in tests.items()
     }
     return {
-        "judged": JUDGED[judged],
+        "judged": name_of_judged,
         "verdicts": verdicts,
         "advice": [
             *how_to_paste(judged, [each["kind"] for each in verdicts.values()]),
@@ -106,6 +108,7 @@ def study_record(
             *_few_groups(images, [results[run.key] for run in finished[:1]]),
             *signs_of_hurt(architectures, setup.config.segmenter.steps),
             *several_versions(results[run.key] for run in finished),
+            *warnings,
         ],
         "arms": {arm: LABELS[arm] for arm in setup.arms},
         "amounts": amounts,
@@ -128,6 +131,14 @@ def study_record(
         "options": setup.config.to_json(),
         "versions": library_versions() | library_versions(METRIC_LIBRARIES),
     }
+
+
+def _why_unmeasured(judged: str, arms: Sequence[str]) -> str:
+    """Return the headline of a study whose arms allow no verdict, else ""."""
+    if not judged:
+        return f"No verdict: arms has none of {', '.join(JUDGED)}"
+    missing = f"Whether {JUDGED[judged]} defects help was not measured: arms has no {REAL_GOOD} to compare with"
+    return "" if REAL_GOOD in arms else missing
 
 
 def _arms_record(images: StudyImages, found: dict[str, ArmTests]) -> dict[str, Any]:
@@ -163,8 +174,9 @@ def write_report(record: dict[str, Any], images: StudyImages, picture: Sheet | N
     if "distances" in record:
         sections.append(distances_section(record["distances"]))
     sections.append(settings_section(record["options"], record["data"], record["versions"]))
+    question = f"Do {record['judged']} defects help?" if record["judged"] else "How well are defects segmented?"
     page = render_report(
-        title=f"Do {record['judged']} defects help? {Path(record['data']['data_dir']).name}",
+        title=f"{question} {Path(record['data']['data_dir']).name}",
         verdict=defect_verdict(record),
         facts=study_facts(record),
         warnings=[*_unfinished(record), *record["warnings"], *record["data"]["warnings"]],

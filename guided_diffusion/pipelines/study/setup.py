@@ -330,6 +330,13 @@ def _keys_of(action: str, path: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in _SET}
 
 
+def left_aside(config: StudyConfig) -> list[str]:
+    """Return a line for each config of the generators that has keys of other actions, which its own leaves aside."""
+    paths = (("train", "train_config", config.train_config), ("place", "place_config", config.place_config))
+    found = [(key, path, read_keys(action, path)[1]) for action, key, path in paths if path]
+    return [f"{key} is {path}: {line}" for key, path, line in found if line]
+
+
 def _checked(action: str, key: str, path: str, values: Mapping[str, Any]) -> Any:
     try:
         return load_config(action, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from guided_diffusion.pipelines.study.report import CURVE_FILE, PICTURE_FILE, pi
 from guided_diffusion.pipelines.study.runs import SegmenterTraining, runs_of
 from guided_diffusion.pipelines.study.setup import (
     good_folders,
+    left_aside,
     mode_of_study,
     prepare,
     read_configs,
@@ -49,6 +51,7 @@ from guided_diffusion.pipelines.study.trainings import (
     memory_line,
     open_results,
     refuse_results_of_lost_pairs,
+    results_of_other_images,
     segmenter_path,
     train_all,
 )
@@ -92,7 +95,7 @@ def plan_lines(config: StudyConfig) -> list[str]:
         )
     count = len(runs_of(design, design.arms, config.segmenter.architectures))
     lines.append(f"{count} segmentation models of {config.segmenter.steps} steps each; those that are there stay")
-    return [*lines, "estimate_only=true measures how long that takes"]
+    return [*lines, *config.idle, *left_aside(config), "estimate_only=true measures how long that takes"]
 
 
 def _refuse_folders(config: StudyConfig) -> None:
@@ -108,6 +111,8 @@ def _good(config: StudyConfig) -> list[tuple[str, str]]:
 
 def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> None:
     setup = prepare(config)
+    for line in (*config.idle, *left_aside(config)):
+        print(f"note: {line}")
     training = SegmenterTraining.of(setup, device)
     training.check()
     check_inception(config.inception_weights, device)
@@ -130,8 +135,10 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     if config.estimate_only:
         return
 
-    def report(measures: dict[str, Any] | None = None, picture: Sheet | None = None) -> None:
-        write_report(study_record(images, runs, results, measures or {}), images, picture)
+    def report(
+        measures: dict[str, Any] | None = None, picture: Sheet | None = None, warnings: Sequence[str] = ()
+    ) -> None:
+        write_report(study_record(images, runs, results, measures or {}, warnings), images, picture)
 
     forget_finished(config, runs, results)
     forget_lost_segmenter(training, config, results)
@@ -149,7 +156,7 @@ def _study(config: StudyConfig, device: torch.device, run_action: RunAction) -> 
     run = agreement_run(config, training.architectures[0])
     model = load_segmenter(training, config) if run is not None else None
     measures = measure_images(images, training, model, run, segmenter_path(config))
-    report(measures, picture_of(images))
+    report(measures, picture_of(images), results_of_other_images(images, runs, results))
     _finish(config, measures)
 
 

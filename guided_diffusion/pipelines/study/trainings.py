@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -270,6 +270,28 @@ def _refuse_other_images(run: SegmenterRun, arm: ArmSet, results: StudyResults) 
         if same and result.get("images") != arm.images.digest:
             found = f"is of other images than {run.arm} has now: changed, or made by another version of isdm"
             raise UserError.of(results.path(key), found, "delete it, and it is trained again")
+
+
+def results_of_other_images(
+    images: StudyImages, runs: Sequence[SegmenterRun], results: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return a line for each arm with results of other synthetic images than it has now, at the largest amount.
+
+    Finished trainings are not refused: a newer version, which may paste differently, writes their report anew.
+    """
+    amount, lines = list(images.setup.config.design.repeats)[-1], []
+    for arm in (arm for arm in images.setup.arms if arm in (*COPIED, *GENERATED)):
+        digest = images.arm(amount, arm).images.digest
+        of_arm = [run.key for run in runs if (run.amount, run.arm) == (amount, arm) and run.key in results]
+        if others := [key for key in of_arm if results[key].get("images") != digest]:
+            kept = f"the result{'s' * (len(others) > 1)} {', '.join(others)}"
+            found = (
+                f"{kept} {'are' if others[1:] else 'is'} of other images than {arm} has now, which are measured here"
+            )
+            lines.append(
+                f"{found}: place_config is another one, or the version of isdm; delete what is named to train again"
+            )
+    return lines
 
 
 def refuse_results_of_lost_pairs(generators: Iterable[Generator], results: StudyResults) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -174,6 +176,25 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: object):
         train(checkpoint=Checkpoint(path))
     assert error.value.key == "checkpoint"
     assert error.value.path == str(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX thing")
+def test_a_full_disk_is_told_and_the_old_file_stays(stopped: Checkpoint):
+    import resource
+
+    before, limits = stopped.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(EvaluationError) as error:
+            train(checkpoint=stopped, checks=numbered())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert error.value.path == str(stopped.path)
+    assert error.value.found.startswith("cannot be written")
+    assert stopped.path.read_bytes() == before
+    assert list(stopped.path.parent.iterdir()) == [stopped.path]
 
 
 def test_a_diverging_loss_is_told():

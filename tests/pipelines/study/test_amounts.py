@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,4 +94,18 @@ def test_another_subset_is_not_taken_for_this_one(lemons, tmp_path, damage):
         (folder / MARKER).write_text("{")
     with pytest.raises(ConfigError) as error:
         write_subset(pairs[:2] if damage is None else pairs[:3], str(lemons), folder)
+    assert error.value.keys == ("output_dir",)
+
+
+@pytest.mark.parametrize("changed", ["image", "mask"])
+def test_a_subset_of_files_that_have_changed_is_not_taken_for_one_of_these(lemons, tmp_path, changed):
+    source = shutil.copytree(lemons, tmp_path / "lemons")
+    pairs, _ = index_pairs(source, MODE, "train")
+    folder = write_subset(pairs[:3], str(source), tmp_path / "dataset")
+    (source / "classes.json").write_text(json.dumps(json.loads((source / "classes.json").read_text()), indent=5))
+    write_subset(pairs[:3], str(source), folder)  # means the same
+    path = Path(getattr(pairs[1], changed))
+    path.write_bytes(Path(getattr(pairs[5], changed)).read_bytes())
+    with pytest.raises(ConfigError, match=path.name) as error:
+        write_subset(pairs[:3], str(source), folder)
     assert error.value.keys == ("output_dir",)

@@ -237,6 +237,19 @@ def test_what_is_wrong_in_a_process_is_one_line(keys, tmp_path, isdm):
     check_error(errors[-1], "checkpoint", damaged)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file without room is a Linux thing")
+def test_a_disk_without_room_for_what_a_process_prints_is_one_line(keys, tmp_path, isdm):
+    folder = tmp_path / "out"
+    (folder / "logs").mkdir(parents=True)
+    for number in range(2):
+        (folder / "logs" / f"process_{number}.txt").symlink_to("/dev/full")
+    values = {**keys, "amounts": "4", "train_config": "", "place_config": "", "image_channels": 1, "scale": 0.5}
+    code, _, errors = isdm("study", **values, arms="real,real_good", output_dir=folder, at_once=2)
+    assert code == 2
+    assert "No space left on device" in errors[-1]
+    assert str(folder / "logs") in errors[-1]
+
+
 @pytest.mark.parametrize(
     ("values", "subject"),
     [

@@ -18,7 +18,7 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.study.generator import generator_of
 from guided_diffusion.pipelines.study.measures import SyntheticSet, distances, looks
 from guided_diffusion.pipelines.study.runs import SegmenterTraining
-from guided_diffusion.pipelines.study.setup import StudySetup, prepare
+from guided_diffusion.pipelines.study.setup import StudySetup, left_aside, prepare
 from guided_diffusion.pipelines.study.trainings import StudyImages, open_results
 from guided_diffusion.runtime.errors import ConfigError, DataError
 
@@ -174,3 +174,12 @@ def test_classes_that_are_no_defects_are_one_line(prepared, keys):
         prepared(**keys)
     assert error.value.keys == ("defect_classes",)
     assert len(error.value.messages) == 1
+
+
+def test_keys_of_other_actions_in_the_config_of_a_generator_are_named(tmp_path):
+    path = tmp_path / "place.json"
+    path.write_text(json.dumps({"steps": 2, "rotation": 90.0}))
+    folders = {"data_dir": "a", "good_dir": "b", "output_dir": "c", "place_config": str(path)}
+    (line,) = left_aside(load_config("study", {**KEYS, **folders}))
+    assert line.startswith(f"place_config is {path}: place leaves aside 1 keys of")
+    assert line.endswith(": rotation")
