@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from guided_diffusion.data.counting import distinct_values
+
 _EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
 
 
@@ -87,7 +89,7 @@ class Component:
 def find_components(label: NDArray[np.integer], classes: Sequence[int]) -> list[Component]:
     """Return the 8-connected components of `classes` in a label map [H, W], by class, then from top to bottom."""
     components = []
-    present = set(np.unique(label).tolist())
+    present = set(distinct_values(label).tolist())
     for class_id in sorted(present.intersection(classes)):
         whole = label == class_id
         around = Box.around(whole)  # in its box only: a large image may have one small defect

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from guided_diffusion.data.counting import value_counts
 from guided_diffusion.data.deep_color import deep_samples
 from guided_diffusion.runtime.errors import DataError
 
@@ -18,7 +19,6 @@ the values of the file that become black and white."""
 PERCENTILES = (0.001, 0.999)
 """Shares of the pixels of an image that are at most black, and below white. Wide enough that a defect of a thousandth
 of the image keeps its contrast, narrow enough that single hot pixels do not count."""
-_COUNTED = 1 << 20  # samples that are counted at a time
 
 
 def eight_bits(image: Image.Image, image_range: ImageRange, source: str) -> Image.Image:
@@ -90,10 +90,7 @@ def limits(color: NDArray[np.integer], alpha: NDArray[np.uint8] | None, image_ra
     if image_range != "percentile":
         return 0, 255 if color.dtype == np.uint8 else 65535
     visible = color if alpha is None or not alpha.any() else color[alpha > 0]
-    visible = visible.reshape(-1)
-    counts = np.zeros(int(np.iinfo(color.dtype).max) + 1, np.int64)
-    for start in range(0, visible.size, _COUNTED):  # NumPy makes 64-bit integers of what it counts
-        counts += np.bincount(visible[start : start + _COUNTED], minlength=len(counts))
+    counts = value_counts(visible, int(np.iinfo(color.dtype).max) + 1)
     cumulated = counts.cumsum()
     low, high = (np.searchsorted(cumulated, share * cumulated[-1]) for share in PERCENTILES)
     if low == high:  # almost all is one value, as in a dark field: what is not is the picture

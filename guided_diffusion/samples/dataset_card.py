@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from guided_diffusion.data.counting import value_counts
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.runtime.card_file import (
     DATASET_CARD,
@@ -63,7 +64,7 @@ class ClassCounts:
     def add(self, label: NDArray[np.integer]) -> None:
         """Count a label map [H, W]; what is no class is ignored."""
         count = len(self.names)
-        found = np.bincount(np.where((label < 0) | (label > count), count, label).ravel(), minlength=count + 1)
+        found = value_counts(np.where((label < 0) | (label > count), count, label), count + 1)
         self.masks += found[:count] > 0
         self.pixels += found[:count]
         self.ignored += int(found[count])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from guided_diffusion.data.components import Box, Component, find_components
+from guided_diffusion.data.counting import distinct_values
 from guided_diffusion.data.placing.options import PlacingOptions
 from guided_diffusion.runtime.errors import ConfigError, DataError
 from guided_diffusion.runtime.near_names import suggestion
@@ -225,7 +226,7 @@ class ClassTally:
     def add(self, label: NDArray[np.integer]) -> None:
         """Count a label map [H, W] in `0..num_classes`, the last being the null id."""
         self.contacts += class_contacts(label, len(self.presence))
-        self.presence[np.unique(label)] += 1
+        self.presence[distinct_values(label)] += 1
         self._count += 1
 
     def ordinary(self, ground: set[int]) -> set[int]:

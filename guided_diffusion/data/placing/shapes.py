@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from guided_diffusion.data.components import Box, find_components
+from guided_diffusion.data.counting import value_counts
 from guided_diffusion.data.placing.bank import (
     BankPart,
     Borders,
@@ -113,7 +114,7 @@ class ShapeBank:
         masks = []
         for number in progress(range(len(names))):
             label = read(number)
-            pixels = np.bincount(label.ravel(), minlength=num_classes + 1)
+            pixels = value_counts(label, num_classes + 1)
             present = np.flatnonzero(pixels).tolist()
             # Exchanged with shapes that leave room, what fills masks would all but vanish: it is never new.
             filled = _is_filled(pixels[:num_classes], movable)
@@ -184,7 +185,7 @@ def _movable(read: Callable[[int], Label], numbers: Sequence[int], num_classes: 
     for number in numbers:
         label = read(number)
         tally.add(label)
-        pixels += np.bincount(label.ravel(), minlength=num_classes + 1)
+        pixels += value_counts(label, num_classes + 1)
     movable = list(tally.defects(ground)[0])
     known = pixels[:num_classes]
     little_ground = known[[*ground]].sum() < _LITTLE_GROUND * known.sum()

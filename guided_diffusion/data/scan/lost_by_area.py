@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from guided_diffusion.conditions.base import Size
 from guided_diffusion.data.area import Span, reduce_label_at
+from guided_diffusion.data.counting import value_counts
 from guided_diffusion.data.files import open_mask
 from guided_diffusion.data.masks.encoding import LabelEncoding, raw_mask
 from guided_diffusion.data.masks.inference import MaskFacts
@@ -64,7 +65,7 @@ def classes_left(
     class is.
     """
     label = label.astype(np.uint8 if null_id < 256 else np.uint16)
-    classes, counts = set(of_codes.tolist()) - {null_id}, np.bincount(label.ravel(), minlength=null_id + 1)
+    classes, counts = set(of_codes.tolist()) - {null_id}, value_counts(label, null_id + 1)
     taken = partial(_is_taken, label, counts, {"background": transform.background, "null_id": null_id})
 
     def lost(changed: JointTransform, wanted: set[int], *, seen: bool) -> set[int]:

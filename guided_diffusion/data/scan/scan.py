@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from guided_diffusion.conditions.base import Size
+from guided_diffusion.data.counting import value_counts
 from guided_diffusion.data.datasets import image_tensor
 from guided_diffusion.data.deep_color import stored_mode
 from guided_diffusion.data.files import check_sizes, open_image, open_mask, orientation, read_bytes, turn_upright
@@ -56,7 +57,6 @@ from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import DataError
 
 _KEPT_COLORS = 4096  # of an RGB mask; a smoothed one may have any number
-_COUNTED = 1 << 20  # pixels counted at a time, as counting makes them eight bytes each
 _MUCH_BACKGROUND = 0.5
 _PAIR = "the pair"  # what goes if one of its files does
 _AS_IN_TRAINING = (
@@ -271,13 +271,9 @@ def _count_codes(path: str, raw: RawMask) -> MaskFacts:
     """Return the distinct codes of a mask and how many pixels have each."""
     if raw.kind == "rgb":
         codes, counts = np.unique(raw.values, return_counts=True)
-    else:  # counting is faster than sorting
-        flat = raw.values.reshape(-1)
-        size = int(flat.max()) + 1
-        table = sum(np.bincount(flat[at : at + _COUNTED], minlength=size) for at in range(0, len(flat), _COUNTED))
-        (codes,) = np.nonzero(table)
-        counts = table[codes]
-        codes = codes.astype(raw.values.dtype)
+    else:
+        table = value_counts(raw.values)
+        counts, codes = table[table > 0], np.flatnonzero(table).astype(raw.values.dtype)
     if len(codes) > _KEPT_COLORS and raw.kind == "rgb":
         kept = np.sort(np.argsort(-counts, kind="stable")[:_KEPT_COLORS])
         codes, counts = codes[kept], counts[kept]

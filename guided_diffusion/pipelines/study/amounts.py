@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from guided_diffusion.data.counting import distinct_values
 from guided_diffusion.data.datasets import foreground_classes, read_mask
 from guided_diffusion.data.files import exists, read_bytes
 from guided_diffusion.data.masks.classes_file import FILE_NAME
@@ -38,7 +39,7 @@ def read_presence(
         label = read_mask(pair.mask, encoding, upright=pair.upright).numpy()
         if tally is not None:
             tally.add(label)
-        rows.append(np.isin(classes, np.unique(label)))
+        rows.append(np.isin(classes, distinct_values(label)))
     return np.array(rows, bool).reshape(len(pairs), len(classes))
 
 
