@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +17,20 @@ from tqdm import tqdm
 
 from evaluations.errors import EvaluationError
 from guided_diffusion.runtime.errors import ConfigError, UserError
-from guided_diffusion.runtime.files import atomic_write, make_folder, reporting_os_errors
+from guided_diffusion.runtime.files import atomic_write, leftovers, make_folder, move, reporting_os_errors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def refuse_filled(output: Path) -> None:
-    """Raise ConfigError unless `output` is an empty folder or not there, so that nothing is ever overwritten."""
+    """Raise ConfigError unless `output` is an empty folder or not there, so that nothing is ever overwritten.
+
+    What a killed script has left of `written_whole` is removed.
+    """
+    if output.is_dir():
+        for path in leftovers(output):
+            shutil.rmtree(path, ignore_errors=True)
     if output.is_dir() and not any(output.iterdir()):
         return
     if output.exists() or output.is_symlink():
@@ -36,6 +42,28 @@ def refuse_inside(output: Path, source: Path) -> None:
     """Raise ConfigError if `output` is `source` or lies in it, where its files would count as files of the source."""
     if output.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"--output: {output} is in {source}, which is read; choose a folder elsewhere")
+
+
+@contextmanager
+def written_whole(output: Path) -> Iterator[Path]:
+    """Yield a folder for files that come into the empty folder `output` when the block succeeds; else nothing stays.
+
+    So a dataset that is there is complete, also after an interruption or on a full disk.
+    """
+    is_new = not output.exists()
+    make_folder(output)
+    folder = output / f".dataset.{os.getpid()}.tmp"
+    try:
+        with reporting_os_errors(output):
+            folder.mkdir()
+            yield folder
+            for path in sorted(folder.iterdir()):
+                move(path, output / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it holds the dataset
+                output.rmdir()
 
 
 def put(source: str | Path, target: Path, *, link: bool) -> None:

@@ -162,9 +162,11 @@ def make(arguments: argparse.Namespace) -> None:
     _refuse_no_change(arguments, report)
     pairs = cast("tuple[Pair, ...]", report.pairs)
     targets = [_target(pair, source, output, arguments.masks_only) for pair in pairs]
-    for target in targets:
-        if target.exists():
-            raise ConfigError(f"{target}: is there already; choose an empty --output, or delete this one")
+    copies = [] if arguments.masks_only else [output / _relative(path, source) for path in _copied(pairs)]
+    for target in (*targets, *copies):
+        _refuse_other(target)
+    if (source / FILE_NAME).is_file() and not arguments.masks_only:
+        _refuse_other(output / FILE_NAME, classes_text(encoding))
     noise = build_noise(arguments, unlabeled)
     size = arguments.image_size
     transform = None if size is None else JointTransform((size[0], size[-1]), resize, train=False)
@@ -206,6 +208,18 @@ def _refuse_no_change(arguments: argparse.Namespace, report: ScanReport) -> None
         )
 
 
+def _copied(pairs: Sequence[Pair]) -> list[str]:
+    """Return the files that a copy of a split has beside the masks."""
+    instances = [pair.instance for pair in pairs if pair.instance is not None and pair.instance != pair.mask]
+    return [*(pair.image for pair in pairs), *instances]
+
+
+def _refuse_other(path: Path, content: str | None = None) -> None:
+    """Raise ConfigError for a file that is there, unless it has just this content."""
+    if path.exists() and (content is None or path.read_bytes() != content.encode(errors="backslashreplace")):
+        raise ConfigError(f"{path}: is there already; choose an empty --output, or delete this one")
+
+
 def _target(pair: Pair, source: Path, output: Path, masks_only: bool) -> Path:
     return output / f"{pair.stem}.png" if masks_only else output / _relative(pair.mask, source)
 
@@ -224,7 +238,7 @@ def _write_pair(
     transform: JointTransform | None,
 ) -> None:
     """Write a noisy mask to `target`, and unless `--masks-only`, its image and other files."""
-    label = read_mask(pair.mask, encoding)
+    label = read_mask(pair.mask, encoding, upright=pair.upright)
     if transform is not None:
         height, width = label.shape
         label = transform.place((height, width)).mask(label, encoding.num_classes)
@@ -236,7 +250,8 @@ def _write_pair(
     if pair.instance is not None and pair.instance != pair.mask:
         copied = output / _relative(pair.instance, source)
         if arguments.kind == "downsample":
-            _save(_downsampled_picture(open_mask(pair.instance), arguments.size), copied)
+            instance = open_mask(pair.instance, upright=pair.upright)
+            _save(_downsampled_picture(instance, arguments.size), copied)
         else:
             put(pair.instance, copied, link=False)
 
@@ -255,7 +270,11 @@ def _downsampled_picture(picture: Image.Image, size: int) -> Image.Image:
 
 def _save(picture: Image.Image, path: Path) -> None:
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG")
+        if path.suffix.lower() != ".npy":
+            picture.save(temporary, format="PNG")
+            return
+        with open(temporary, "wb") as file:  # numpy.save appends .npy to other names
+            np.save(file, np.asarray(picture))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

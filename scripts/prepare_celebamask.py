@@ -23,13 +23,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dataset_folders import in_threads, named, natural, put, refuse_filled, refuse_inside, run_script, share
+from dataset_folders import (
+    in_threads,
+    named,
+    natural,
+    put,
+    refuse_filled,
+    refuse_inside,
+    run_script,
+    share,
+    written_whole,
+)
 from numpy.typing import NDArray
 from PIL import Image
 
 from guided_diffusion.data.files import list_files, open_image, open_mask
 from guided_diffusion.data.held_out import count_in_test
-from guided_diffusion.data.modes import get_mode
+from guided_diffusion.data.modes import PICTURES, get_mode
 from guided_diffusion.data.scan.problems import Problem, problem_lines
 from guided_diffusion.data.transforms import JointTransform
 from guided_diffusion.runtime.errors import ConfigError, DataError
@@ -89,8 +99,11 @@ def find_faces(source: Path) -> dict[int, Face]:
                 problems.append(_second(path, face.image))
             face.image = path
     for relative, path in _listed(source / ANNOTATIONS):
-        match = re.fullmatch(r"(?:.*/)?(\d+)_(\w+)\.png", relative)
+        match = re.fullmatch(r"(?:.*/)?(\d+)_(\w+)\.png", relative.lower())
         if match is None:
+            if relative.lower().endswith(PICTURES):
+                remedy = "rename it to a name such as 00000_skin.png, or remove it"
+                problems.append(Problem(path, "is not named as the mask of a part", remedy, _Kind.UNKNOWN_PART))
             continue
         if match[2] not in CLASSES:
             problems.append(Problem(path, f"part {match[2]!r} is not known", "remove or rename it", _Kind.UNKNOWN_PART))
@@ -174,7 +187,7 @@ def numbers_for_testing(numbers: Sequence[int], arguments: argparse.Namespace) -
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Write the dataset and print where it is."""
+    """Write the dataset, or nothing, and print where it is."""
     source, output = Path(arguments.data_dir).absolute(), Path(arguments.output).absolute()
     refuse_filled(output)
     for folder in (IMAGES, ANNOTATIONS):
@@ -182,11 +195,9 @@ def prepare(arguments: argparse.Namespace) -> None:
     faces = find_faces(source)
     in_test = numbers_for_testing(list(faces), arguments)
     splits = ["test" if number in in_test else "train" for number in faces]
-    in_threads(
-        partial(_write, output=output, link=arguments.link),
-        list(zip(faces.values(), splits, strict=True)),
-        "merging masks",
-    )
+    with written_whole(output) as folder:
+        write = partial(_write, output=folder, link=arguments.link)
+        in_threads(write, list(zip(faces.values(), splits, strict=True)), "merging masks")
     print(f"{splits.count('train')} pairs for training, {splits.count('test')} for testing: {output}")
 
 

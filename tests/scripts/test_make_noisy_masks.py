@@ -14,7 +14,7 @@ import pytest
 import torch
 from error_lines import check_error
 from make_noisy_masks import downsampled, near_boundary, random_pixels
-from PIL import Image
+from PIL import ExifTags, Image
 from published_trees import LAYOUTS, STEMS, gray
 from scipy import ndimage
 
@@ -196,6 +196,29 @@ def test_a_class_that_stands_for_unlabeled(lemons: Path, noisy: Run, tmp_path: P
     assert max(np.array(Image.open(path)).max() for path in (tmp_path / "noisy").glob("*.png")) < 5
 
 
+def test_a_mask_is_read_as_the_scan_decides(noisy: Run, tmp_path: Path) -> None:
+    """A tag of the mask alone does not count where only the pixels as they are stored fit the image."""
+    label = blocks(12, 20)
+    for folder, array in (("images", np.zeros((12, 20, 3), np.uint8)), ("masks", label.astype(np.uint8))):
+        path = tmp_path / "data" / "test" / folder / "a.png"
+        path.parent.mkdir(parents=True)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6 if folder == "masks" else 1
+        Image.fromarray(array).save(path, exif=exif)
+    noisy("random", tmp_path / "data", "multi-class", "--num-classes", "4", "--share", "0.01", "--masks-only")
+    noise = random_pixels((12, 20), 0.01, 0, "a").numpy()
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "noisy" / "a.png")), np.where(noise, 255, label))
+
+
+def test_masks_in_arrays_stay_arrays(noisy: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "real" / "test"
+    gray(folder / "a.png", np.zeros((12, 20, 3), np.uint8))
+    np.save(folder / "a.npy", blocks(12, 20))
+    noisy("edge", tmp_path / "data", "ddpmseg", "--num-classes", "4", "--unlabeled", "0", "--distance", "1")
+    wanted = np.where(near_boundary(torch.from_numpy(blocks(12, 20)), 1), 0, blocks(12, 20))
+    np.testing.assert_array_equal(np.load(tmp_path / "noisy" / "real" / "test" / "a.npy"), wanted)
+
+
 class TestMistakes:
     def test_nothing_would_change(self, lemons: Path, noisy: Run) -> None:
         (line,) = noisy("downsample", lemons, "multi-class").splitlines()
@@ -209,6 +232,16 @@ class TestMistakes:
         noisy("edge", lemons, "multi-class")
         (line,) = noisy("random", lemons, "multi-class").splitlines()
         check_error(line, tmp_path / "noisy" / "test" / "masks" / "lemon_0000.png", "--output")
+
+    @pytest.mark.parametrize("name", ["test/images/lemon_0001.png", "classes.json"])
+    def test_other_files_of_an_output_stay(self, lemons: Path, noisy: Run, tmp_path: Path, name: str) -> None:
+        path = tmp_path / "noisy" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+        (line,) = noisy("edge", lemons, "multi-class").splitlines()
+        check_error(line, path, "--output")
+        assert path.read_text() == "mine"
+        assert not (tmp_path / "noisy" / "test" / "masks").exists()
 
     def test_unknown_class(self, lemons: Path, noisy: Run) -> None:
         (line,) = noisy("edge", lemons, "multi-class", "--unlabeled", "sky").splitlines()

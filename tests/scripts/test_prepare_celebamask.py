@@ -115,6 +115,14 @@ def files_of(folder: Path) -> dict[str, str]:
     }
 
 
+def test_names_in_capitals_are_read(prepare: Run, download: Path, tmp_path: Path) -> None:
+    path = download / "CelebAMask-HQ-mask-anno" / "0" / "00001_cloth.png"
+    path.rename(path.with_suffix(".PNG"))
+    prepare()
+    label = np.asarray(Image.open(tmp_path / "celeba" / "train" / "labels" / "1.png"))
+    assert label[::2, 0].tolist() == ROWS[1]
+
+
 def test_a_share_for_testing_is_drawn_by_the_seed(prepare: Run, tmp_path: Path) -> None:
     for output, seed in (("one", "1"), ("same", "1")):
         assert "2 pairs for training, 2 for testing" in prepare("--test-share", "0.5", "--seed", seed, output=output)
@@ -151,6 +159,11 @@ def unknown_part(download: Path) -> None:
     save(np.zeros((SIDE, SIDE, 3), np.uint8), download / "CelebAMask-HQ-mask-anno" / "0" / "00001_beard.png")
 
 
+def part_of_another_name(download: Path) -> None:
+    path = download / "CelebAMask-HQ-mask-anno" / "0" / "00001_cloth.png"
+    path.rename(path.with_name("00001-cloth.png"))
+
+
 def part_given_twice(download: Path) -> None:
     save(np.zeros((SIDE, SIDE, 3), np.uint8), download / "CelebAMask-HQ-mask-anno" / "3" / "00001_skin.png")
 
@@ -180,6 +193,7 @@ def no_test_images(download: Path) -> None:
         (image_without_masks, ("CelebA-HQ-img/2001.jpg", "02001_skin.png")),
         (masks_without_image, ("CelebAMask-HQ-mask-anno/0/00001_cloth.png", "1.jpg")),
         (unknown_part, ("CelebAMask-HQ-mask-anno/0/00001_beard.png", "'beard'")),
+        (part_of_another_name, ("CelebAMask-HQ-mask-anno/0/00001-cloth.png", "00000_skin.png")),
         (part_given_twice, ("CelebAMask-HQ-mask-anno/3/00001_skin.png", "00001_skin.png")),
         (parts_of_two_sizes, ("CelebAMask-HQ-mask-anno/0/00001_skin.png", "12x12", "8x8")),
         (image_of_another_shape, ("CelebA-HQ-img/1.jpg", "24x12", "12x12")),
@@ -193,6 +207,7 @@ def test_wrong_downloads(damage: Callable[[Path], None], shown: tuple[str, ...],
     (line,) = prepare().splitlines()
     assert line.startswith("error: ")
     check_error(line, shown[0] if shown[0].startswith("--") else download / shown[0], *shown[1:])
+    assert not (download.parent / "celeba").exists()
 
 
 def test_wrong_outputs(prepare: Run, tmp_path: Path) -> None:

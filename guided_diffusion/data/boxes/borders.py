@@ -27,12 +27,14 @@ class Fitted:
     clipped: int = 0
     far: int = 0
     """Boxes that stick out far."""
+    more_whole: int = 0
+    """Boxes of the whole picture beside the first one."""
 
 
 def fit_boxes(source: str, image: BoxedImage, size: Size) -> Fitted:
     """Return the boxes of a picture of `size` (height, width) as it is read. source: the annotation file.
 
-    A box of the whole picture becomes the class of its background.
+    The first box of the whole picture becomes the class of its background; others are objects.
     """
     kept: list[ObjectBox] = []
     problems: list[Problem] = []
@@ -49,6 +51,7 @@ def fit_boxes(source: str, image: BoxedImage, size: Size) -> Fitted:
         kept.append(replace(each, box=inside))
     whole = next((each for each in kept if _is_whole(each.box, size)), None)
     kept = [each for each in kept if each is not whole]
+    more_whole = sum(_is_whole(each.box, size) for each in kept)
     for each in kept:
         if each.class_id == 0:  # it would be an object of the class that no object has
             name = os.path.basename(image.path)
@@ -57,7 +60,7 @@ def fit_boxes(source: str, image: BoxedImage, size: Size) -> Fitted:
             problems.append(Problem(f"{source}: {each.entry}", found, remedy, ProblemKind.BOX))
     background = image.background if whole is None else whole.class_id
     fitted = replace(image, objects=tuple(kept), size=size, background=background)
-    return Fitted(fitted, tuple(problems), clipped, far)
+    return Fitted(fitted, tuple(problems), clipped, far, more_whole)
 
 
 _FAR = (

@@ -95,6 +95,8 @@ def _name(what: str, item: Any, number: int) -> str:
 def _found(item: Any, place: tuple[int | str, ...]) -> str:
     value, names = item, []
     for part in place:
+        if not isinstance(value, dict | list):  # the part is one of several kinds that the value may have
+            break
         names.append(str(part) if isinstance(part, str) else f"number {part + 1}")
         inside = part in value if isinstance(value, dict) else isinstance(value, list) and isinstance(part, int)
         if not inside:

@@ -153,8 +153,9 @@ class _Reader:
         self.problems.append(entry_problem(self.path, entry, found, remedy))
 
     def _layout(self, entry: str, stem: str, record: LayoutRecord, file: FileRecord) -> AskedLayout:
-        if any(part in ("", ".", "..") for part in stem.split("/")):
-            self._wrong(entry, f"name {stem!r} is no name of a file below a folder", "write one such as parts/a")
+        if any(part == "" or part.startswith(".") for part in stem.split("/")):  # hidden files are no part of a dataset
+            found = f"name {stem!r} is no name of a file below a folder, or that of a hidden one"
+            self._wrong(entry, found, "write one such as parts/a")
         size = self._size(entry, record, file)
         background, background_seed = self._background(entry, record)
         found: list[tuple[ObjectRecord, int, Corners]] = []

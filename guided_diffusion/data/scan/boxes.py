@@ -78,7 +78,7 @@ def scan_boxes(
     prints = tuple(fact.image.prints for fact in facts)
     pairs = tuple(fact.pair for fact in facts)
     problems += twin_problems(find_twins(pairs, prints), len(pairs))
-    problems += _unused(index, mode, data_dir, split)
+    problems += [*_unused(index, mode, data_dir, split), *_several_whole(known, mode)]
     return ScanReport(
         pairs,
         LabelEncoding.identity(len(index.file.names), index.file.names) if index.file.names else None,
@@ -148,6 +148,18 @@ def _unused(index: BoxIndex, mode: DatasetMode, data_dir: str | Path, split: str
     found = f"{index.unlisted} pictures have no entry in {index.file.path.rpartition('/')[2]}, and are not used"
     remedy = "label them; those without any object may go to train/good/images, which is trained on as background"
     return [Problem(folder, found, remedy, ProblemKind.ANNOTATION, fatal=False)]
+
+
+def _several_whole(known: Sequence[_Facts], mode: DatasetMode) -> list[Problem]:
+    """Return the warning about images with several boxes around all of them; published annotations are as they are."""
+    images = [fact.pair.image for fact in known if fact.fitted.more_whole]
+    if not images or mode.num_classes is not None:
+        return []
+    found = (
+        f"{len(images)} images have several boxes around the whole image: the first is the class of its background, "
+    )
+    remedy = "remove all but one of them if they are no objects"
+    return [Problem(images[0], f"{found}and the others are objects", remedy, ProblemKind.BOX, fatal=False)]
 
 
 def _notes(index: BoxIndex, known: Sequence[_Facts]) -> list[str]:

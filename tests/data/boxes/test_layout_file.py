@@ -109,6 +109,7 @@ FAULTS = {
     "size of shares": ({**shares(SPOT), "size": [40, 80]}, "layout a"),
     "two of one name": ({"units": "shares", "layouts": [{"name": "a", "objects": []}] * 2}, "layout a"),
     "a name outside": ({"units": "shares", "layouts": [{"name": "../a", "objects": []}]}, "layout ../a"),
+    "a hidden name": ({"units": "shares", "layouts": [{"name": "parts/.a", "objects": []}]}, "layout parts/.a"),
     "a name of Windows": ({"units": "shares", "layouts": [{"name": "c:a", "objects": []}]}, "layout c:a"),
     "unknown class": (shares({**SPOT, "class": "spott"}), "layout a: object number 1"),
     "unknown number": (shares(SPOT, {**SPOT, "class": 3}), "layout a: object number 2"),
@@ -141,6 +142,13 @@ def test_a_mistake_is_one_line_with_file_and_entry(tmp_path, fault):
     assert len(caught.value.messages) == 1, caught.value.messages
     assert caught.value.messages[0].startswith(f"{path}: {entry}{': ' if entry else ''}")
     assert "; " in caught.value.messages[0]
+
+
+@pytest.mark.parametrize("value", [2.0, True, None])
+def test_a_class_that_is_neither_name_nor_number_is_shown(tmp_path, value):
+    with pytest.raises(DataError) as caught:
+        read_layout_file(write(tmp_path / "l.json", shares({**SPOT, "class": value})), NAMES, placer())
+    assert f"object number 1: class is {json.dumps(value)}; " in caught.value.messages[0]
 
 
 def test_a_background_that_the_model_has_not(tmp_path):

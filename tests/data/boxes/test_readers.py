@@ -118,6 +118,22 @@ def test_a_box_of_everything_is_the_class_of_the_picture(tmp_path):
     assert {pair.boxes.background for pair in report.pairs if pair.stem != "b"} == {0}
 
 
+def test_a_second_box_of_everything_is_an_object_and_told(tmp_path):
+    def edit(content):
+        content["categories"].append({"id": 99, "name": "matt"})
+        whole = {"image_id": 7, "category_id": 99, "bbox": [0, 0, 50, 50]}
+        content["annotations"] += [{"id": 50, **whole}, {"id": 51, **whole, "category_id": 3}]
+
+    assert not scanned(gray_set(tmp_path), image_channels=1).warnings
+    change(tmp_path / "train" / "annotations.json", edit)
+    report = scanned(tmp_path, image_channels=1)
+    of_b = next(pair.boxes for pair in report.pairs if pair.stem == "b")
+    assert (report.encoding.names[of_b.background], of_b.objects[-1].box) == ("matt", (0, 0, 50, 50))
+    (warning,) = report.warnings
+    assert warning.path.endswith("b.png")
+    assert "1 images have several boxes" in warning.found
+
+
 def test_crowds_are_left_out(tmp_path):
     path = gray_set(tmp_path) / "train" / "annotations.json"
     change(path, lambda content: content["annotations"][1].update(iscrowd=1))
