@@ -165,6 +165,9 @@ def prepare(arguments: argparse.Namespace) -> None:
     counts = Counter((tile.mask is None, tile.name in in_test) for tile in tiles)
     for dataset, what, good in ((DEFECTS, "pairs", False), (GOOD, "good images", True)):
         print(f"{counts[good, False]} {what} for training, {counts[good, True]} for testing: {output / dataset}")
+    empty = [tile.name for tile, label in zip(tiles, labels, strict=True) if label is not None and not label.any()]
+    if empty:
+        print(f"note: no defect is in the masks of {named(empty)}, which have no value of {LEAST_DEFECT} or more")
 
 
 def _write(item: tuple[Tile, NDArray[np.uint8] | None], *, output: Path, in_test: Collection[str], link: bool) -> None:

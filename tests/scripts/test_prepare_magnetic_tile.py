@@ -137,6 +137,13 @@ def test_gray_edges_of_a_mask_go_to_the_nearer_value(prepare: Run, download: Pat
     assert np.array_equal(np.asarray(Image.open(written)), np.where(mask >= 128, 5, 0))
 
 
+def test_masks_that_show_no_defect_are_told(prepare: Run, download: Path) -> None:
+    assert not any("no defect" in line for line in prepare()[1])
+    save(np.full((HEIGHT, WIDTH), 127, np.uint8), download / "MT_Uneven" / "Imgs" / "exp1_num_10.png")
+    (line,) = (line for line in prepare(output="again")[1] if "no defect" in line)
+    assert "uneven_exp1_num_10_tile001" in line
+
+
 def test_links_share_the_files(prepare: Run, download: Path, tmp_path: Path) -> None:
     prepare("--link")
     image = tmp_path / "data/magnetic_tile/train/images/fray_exp1_num_10_tile001.jpg"
