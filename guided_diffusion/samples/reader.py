@@ -16,8 +16,9 @@ from guided_diffusion.data.modes import get_mode
 from guided_diffusion.data.pairing import Pair
 from guided_diffusion.data.scan.problems import ProblemKind, problem_lines
 from guided_diffusion.data.scan.scan import scan_dataset
+from guided_diffusion.runtime.card_file import DATASET_CARD, is_untouched, read_card
 from guided_diffusion.runtime.errors import DataError
-from guided_diffusion.runtime.files import make_folder, reporting_os_errors, write_text
+from guided_diffusion.runtime.files import make_folder, remove, reporting_os_errors, write_text
 from guided_diffusion.runtime.logs import read_run_record
 from guided_diffusion.samples.manifest import (
     FOLDERS,
@@ -297,6 +298,10 @@ def write_selection(
     write_text(root / FILE_NAME, classes_text(encoding))
     if samples.config:
         write_text(folder / RUN_CONFIG, json.dumps(samples.config, indent=2) + "\n")
+    else:  # that of an earlier selection, of other samples
+        remove(folder / RUN_CONFIG)
+    if not samples.lines and is_untouched(read_card(folder / DATASET_CARD) or ""):
+        remove(folder / DATASET_CARD)
     if samples.lines:
         lines = zip(map(samples.line_of, pairs), notes, strict=True)
         write_manifest(folder / MANIFEST, [line.with_notes(note) for line, note in lines if line is not None])

@@ -166,6 +166,8 @@ def test_the_published_score_is_that_of_all_pixels(run, data, network, tmp_path)
 def test_backbone_weights(data, isdm, tmp_path):
     from evaluations.errors import EvaluationError
     from evaluations.segmentation.deeplab import DeepLab, backbone_weights
+    from guided_diffusion.config.evaluate import DeepLabOptions, QualityOptions
+    from guided_diffusion.pipelines.evaluation.metrics import MetricContext, make_metrics
 
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -177,6 +179,9 @@ def test_backbone_weights(data, isdm, tmp_path):
     with pytest.raises(EvaluationError) as caught:
         DeepLab(3, backbone_weights(str(tmp_path / "other.pth")), seed=0)
     assert str(tmp_path / "other.pth") in str(caught.value)
+    options = DeepLabOptions(deeplab=True, deeplab_weights=str(tmp_path / "other.pth"))
+    with pytest.raises(EvaluationError):  # before anything is read or trained
+        make_metrics(MetricContext(QualityOptions(), 0, torch.device("cpu"), options))
 
 
 def test_deeplab_keys(isdm, tmp_path):

@@ -348,12 +348,14 @@ def test_a_damaged_result_is_named(isdm, lemons, synthetic, tmp_path):
     result.write_text(sound)
     models = sorted((tmp_path / "out" / "study").glob("*.pt"))
     assert [model.stem for model in models] == ["fpn-augmented-0", "fpn-real-0"]
-    for model in models:
-        model.write_bytes(model.read_bytes()[:1000])
-    code, _, errors = isdm("evaluate", **values)
-    assert code == 2
-    (line,) = errors
-    check_error(line, next(model for model in models if str(model) in line), "delete")
+    sound = [model.read_bytes() for model in models]
+    for contents in ([content[:1000] for content in sound], sound[::-1]):  # cut off, and each that of the other
+        for model, content in zip(models, contents, strict=True):
+            model.write_bytes(content)
+        code, _, errors = isdm("evaluate", **values)
+        assert code == 2
+        (line,) = errors
+        check_error(line, next(model for model in models if str(model) in line), "delete")
     for model in models:
         model.unlink()
     assert isdm("evaluate", **values)[0] == 0

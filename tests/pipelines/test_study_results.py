@@ -6,12 +6,17 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from evaluations.sets import ImageSet
 from guided_diffusion.config.load import load_config
+from guided_diffusion.data.groups import groups_of
+from guided_diffusion.pipelines.evaluation.deeplab import FOLDER, STATE, train_deeplab
 from guided_diffusion.pipelines.evaluation.results import SETTINGS, StudyResults
-from guided_diffusion.pipelines.evaluation.study import _settings
-from guided_diffusion.runtime.errors import ConfigError
+from guided_diffusion.pipelines.evaluation.study import _digests, _settings
+from guided_diffusion.runtime.errors import CheckpointError, ConfigError
 
 CHOSEN = {"lr": 0.5, "image_size": (32, 32)}
 DIGESTS = {"samples": "abc", "training images": "def"}
@@ -82,3 +87,37 @@ def test_results_depend_on_the_classes_that_change_places():
     assert settings(None) == settings([["left lung", "right lung"]])
     assert settings(None)["flip_pairs"] == [[1, 2]]
     assert "flip_pairs" not in settings([])
+
+
+def images_of(names, num_classes=2):
+    count = len(names)
+    return ImageSet(np.zeros((count, 32, 32, 3), np.uint8), np.zeros((count, 32, 32), np.uint8), names, num_classes)
+
+
+def test_results_depend_on_which_images_show_one_object():
+    def digests(pattern, *names):
+        sets = SimpleNamespace(training=images_of(names), test=images_of(("test",)))
+        samples = SimpleNamespace(images=images_of(("sample",)), made_from=np.array([0]))
+        return _digests(SimpleNamespace(sets=sets, samples=samples, others={}), groups_of(pattern, names))
+
+    found = digests(r"(tile\d)", "tile1_a", "tile1_b", "tile2_a", "tile2_b")
+    assert found == digests(r"(part\d)", "part3_a", "part3_b", "part4_a", "part4_c")
+    # The same pixels in the same order, of which other ones validate.
+    assert found != digests(r"(tile\d)", "tile1_a", "tile1_b", "tile1_c", "tile2_b")
+    assert digests(None, "tile1_a", "tile2_a") == digests(None, "tile1_a", "tile1_b")
+
+
+@pytest.mark.slow
+def test_a_deeplab_of_more_classes_is_another(tmp_path):
+    def train(num_classes):
+        sets = {name: images_of(("a", "b"), num_classes) for name in ("training", "test", "samples")}
+        train_deeplab(
+            SimpleNamespace(**sets), folder=tmp_path, epochs=1, backbone=None, seed=0, device=torch.device("cpu")
+        )
+
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / STATE).write_bytes(b"interrupted")
+    with pytest.raises(CheckpointError):
+        train(2)
+    with pytest.raises(ConfigError, match="num_classes is 3, but 2 in the earlier training"):
+        train(3)

@@ -13,10 +13,11 @@ from PIL import Image
 
 from guided_diffusion.data.masks.encoding import LabelEncoding
 from guided_diffusion.data.pairing import GoodImage, MaskEntry
+from guided_diffusion.runtime.card_file import DATASET_CARD, sealed
 from guided_diffusion.runtime.errors import DataError
 from guided_diffusion.samples.manifest import MANIFEST, UNFINISHED, SampleSettings, file_digest
 from guided_diffusion.samples.plan import plan_samples
-from guided_diffusion.samples.reader import find_samples
+from guided_diffusion.samples.reader import RUN_CONFIG, find_samples, open_samples, write_selection
 from guided_diffusion.samples.writer import SyntheticFolder
 
 SETTINGS = SampleSettings(run_seed=0, sampler="ddim", steps=4, eta=0.0, s=1.0, weights="ema", checkpoint="0" * 16)
@@ -157,6 +158,23 @@ def test_samples_of_other_instance_maps_are_not_mixed(fill, sources):
         del line["instance_digest"]  # as earlier versions wrote it
     output.manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert fill(3, with_edges=True)[1] == 2
+
+
+def test_a_selection_of_other_samples_keeps_nothing_of_how_the_first_were_made(fill, encoding, tmp_path):
+    fill(4)
+    config = tmp_path / "out" / RUN_CONFIG
+    config.write_text('{"image_size": 4, "resize": "pad"}')
+    target = tmp_path / "selected"
+    for is_recorded in (True, False):
+        samples = find_samples(tmp_path / "out")
+        pairs = open_samples(samples, encoding, 3)
+        write_selection(samples, pairs, encoding, target, [{}] * len(pairs))
+        assert find_samples(target).config == samples.config
+        assert bool(find_samples(target).lines) is bool(samples.config) is is_recorded
+        assert not (target / DATASET_CARD).exists()
+        (target / DATASET_CARD).write_text(sealed("As the first were made.\n"))
+        for path in (config, tmp_path / "out" / MANIFEST):
+            path.unlink(missing_ok=True)
 
 
 def test_two_sources_of_one_name_on_windows_are_refused(monkeypatch):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from studio_client import studio
 
 from guided_diffusion.pipelines.evaluation.judge import Judge
-from guided_diffusion.runtime.errors import DataError
+from guided_diffusion.runtime.errors import DataError, UserError
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +114,18 @@ def test_a_folder_that_is_no_evaluation_has_no_judge(lemons, evaluation, tmp_pat
     for others in (NAMES[:4], (*NAMES[:4], "rot")):
         with pytest.raises(DataError, match="is of other classes"):
             Judge.of_evaluation(evaluation, others, 0, torch.device("cpu"))
+
+
+def test_weights_of_another_training_judge_nothing(evaluation, tmp_path):
+    import torch
+
+    shutil.copytree(evaluation, tmp_path / "evaluation")
+    first, second = sorted((tmp_path / "evaluation" / "study").glob("*-0.pt"))
+    contents = second.read_bytes(), first.read_bytes()
+    first.write_bytes(contents[0])
+    second.write_bytes(contents[1])
+    with pytest.raises(UserError, match="is of other options or data"):
+        Judge.of_evaluation(tmp_path / "evaluation", NAMES, 0, torch.device("cpu"))
 
 
 def test_evaluate_refuses_masks_begun_from_the_test_split(judged, lemons, tmp_path, isdm):

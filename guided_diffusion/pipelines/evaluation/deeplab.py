@@ -28,11 +28,14 @@ def train_deeplab(
     """
     weights = "random" if backbone is None else f"{backbone.path.name} ({backbone.digest})"
     digests = {f"{name}_images": getattr(sets, name).digest for name in ("samples", "training", "test")}
-    settings = {"deeplab_epochs": epochs, "deeplab_weights": weights, "seed": seed}
+    # A class that no mask has is in the model, and in no digest.
+    classes = {"num_classes": sets.samples.num_classes}
+    settings = {"deeplab_epochs": epochs, "deeplab_weights": weights, "seed": seed, **classes}
     results = StudyResults(make_folder(folder / FOLDER), settings, digests, what="earlier training")
+    # Before the settings are written: those of weights that do not fit would be in the way of the right ones.
+    model = None if RESULT in results else DeepLab(sets.samples.num_classes, backbone, seed)
     results.begin()
-    if RESULT not in results:
-        model = DeepLab(sets.samples.num_classes, backbone, seed)
+    if model is not None:
         training = DeepLabTraining(model, sets.samples, sets.training, seed=seed, device=device)
         try:
             _train(training, epochs, results.folder / STATE)

@@ -25,7 +25,7 @@ from guided_diffusion.config.load import load_config
 from guided_diffusion.data.visualize import Pixels, to_rgb
 from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.evaluation.data import squashed
-from guided_diffusion.pipelines.evaluation.results import SETTINGS, StudyResults
+from guided_diffusion.pipelines.evaluation.results import OF, SETTINGS, StudyResults
 from guided_diffusion.pipelines.evaluation.segmenter import read_segmenter_options
 from guided_diffusion.pipelines.evaluation.study import FOLDER, make_plan
 from guided_diffusion.runtime.checkpoint import read_content
@@ -70,13 +70,13 @@ class Judge:
         folder, names = Path(folder), tuple(class_names)
         config = _config_of(folder)
         size = height_width(config.view.image_size)
-        results = StudyResults(folder / FOLDER, {}, {})
+        settings = read_run_record(folder / FOLDER, SETTINGS)
+        results = StudyResults(folder / FOLDER, settings, {})
         runs = candidates_of(architecture_name(config.study.architectures[0]), augment_all=config.study.augment_all)
         done = [run for run in runs if run.key in results and (results.folder / f"{run.key}.pt").is_file()]
         if not done:
             found = "has no trained segmenter"
             raise DataError.of(folder, found, "run evaluate with agreement true, or give segmenter, the file of one")
-        settings = read_run_record(results.folder, SETTINGS)
         classes = settings.get("classes")
         if classes != list(names):
             found = f"is of other classes ({', '.join(map(str, classes or ()))})"
@@ -88,10 +88,12 @@ class Judge:
         )
         path = results.folder / f"{run.key}.pt"
         try:
-            model.load_state_dict(read_content(path)["model"])
+            content = read_content(path)
+            model.load_state_dict(content["model"])
             counts = Counts.from_json(results[run.key]["counts"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError.of(path, "is damaged", "delete it, and evaluate again") from error
+        results.refuse_foreign(path, run.key, content.get(OF), "delete it, and evaluate again")
         segmenter = trained_segmenter(
             model.to(device).eval(),
             run.architecture,

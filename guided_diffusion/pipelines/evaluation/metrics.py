@@ -23,7 +23,7 @@ from evaluations.metrics.lpips_diversity import DiversityMetric, PerceptualDista
 from evaluations.metrics.masks import MasksMetric
 from evaluations.metrics.near_duplicates import NearDuplicatesMetric
 from evaluations.metrics.object_masks import ObjectMasksMetric
-from evaluations.segmentation.deeplab import backbone_weights
+from evaluations.segmentation.deeplab import DeepLab, backbone_weights
 from guided_diffusion.config.evaluate import DeepLabOptions, ObjectOptions, QualityOptions
 from guided_diffusion.pipelines.evaluation.deeplab import train_deeplab
 
@@ -99,6 +99,7 @@ def _deeplab(context: MetricContext) -> Metric | None:
     if not options.deeplab:
         return None
     backbone = backbone_weights(options.deeplab_weights)
+    DeepLab(2, backbone, context.seed)  # a mistake is found before anything is trained
     own = {"folder": context.folder, "epochs": options.deeplab_epochs, "backbone": backbone}
     return DeepLabMetric(partial(train_deeplab, **own, seed=context.seed, device=context.device))
 

@@ -14,7 +14,7 @@ from guided_diffusion.runtime.files import remove_leftovers, write_text
 from guided_diffusion.runtime.options import Problem
 
 SETTINGS = "settings.json"
-_OF = "of"
+OF = "of"
 """In the file of a result: a digest of its key, settings and data, as files are copied between folders and renamed."""
 _AGAIN = "delete it, and what it held is computed again"
 
@@ -73,13 +73,17 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
         result = _read(path, _AGAIN)
         if "counts" not in result:
             raise ConfigError(f"{path}: is damaged; {_AGAIN}")
-        of = result.pop(_OF, None)  # earlier versions wrote none
-        if self.record and of not in (None, self._identity(key)):
-            raise ConfigError(f"{path}: is of other options or data than the {self.what} in {self.folder}; {_AGAIN}")
+        of = result.pop(OF, None)  # earlier versions wrote none
+        self.refuse_foreign(path, key, of, _AGAIN)
         return result
 
+    def refuse_foreign(self, path: Path, key: str, of: object, remedy: str) -> None:
+        """Raise ConfigError where `of`, as the file of a result or of its weights has it, is that of another result."""
+        if self.record and of not in (None, self.identity(key)):
+            raise ConfigError(f"{path}: is of other options or data than the {self.what} in {self.folder}; {remedy}")
+
     def __setitem__(self, key: str, value: dict[str, Any]) -> None:
-        of = {_OF: self._identity(key)} if self.record else {}
+        of = {OF: self.identity(key)} if self.record else {}
         write_text(self.path(key), json.dumps({**value, **of}) + "\n")
 
     def __delitem__(self, key: str) -> None:
@@ -94,7 +98,8 @@ class StudyResults(MutableMapping[str, dict[str, Any]]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _identity(self, key: str) -> str:
+    def identity(self, key: str) -> str:
+        """Return what tells the result of a key, and its weights, from those of other keys, settings and data."""
         # A setting that is null is as good as none, as in `_differences`.
         record = {name: value for name, value in self.record.items() if value is not None}
         return sha256(json.dumps([key, record], sort_keys=True).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from evaluations.groups import numbered
 from evaluations.metrics.base import EvaluationSets
 from evaluations.metrics.segmentation import Counts
 from evaluations.origins import leaked
@@ -21,15 +22,16 @@ from evaluations.segmentation.models import InputForm, architecture_name, build_
 from evaluations.segmentation.segmenter import AgreementSegmenter, trained_segmenter
 from evaluations.segmentation.training import TrainingPlan
 from evaluations.segmentation.weights import is_random, weights_digest
+from evaluations.sets import Indices
 from evaluations.study.run import Study, run_study
 from evaluations.study.settings import STANDARD_AUGMENTATION, Run, StudyPlan, settings_of
 from evaluations.study.summary import summarize
 from evaluations.study.training_sets import StudyData, fewest_training, lacking_samples, training_sets
 from guided_diffusion.config.evaluate import EvaluateConfig, StudyOptions
-from guided_diffusion.data.groups import groups_of
+from guided_diffusion.data.groups import Groups, groups_of
 from guided_diffusion.data.mirror import exchanged, flip_pairs
 from guided_diffusion.pipelines.evaluation.data import EvaluationData
-from guided_diffusion.pipelines.evaluation.results import StudyResults
+from guided_diffusion.pipelines.evaluation.results import OF, StudyResults
 from guided_diffusion.pipelines.evaluation.sample_origins import ReadSamples
 from guided_diffusion.runtime.checkpoint import save_checkpoint
 from guided_diffusion.runtime.errors import ConfigError, DataError, UserError
@@ -57,7 +59,8 @@ class StudyRun:
 
         def keep(run: Run, model: nn.Module) -> None:
             if run in study.candidates:
-                save_checkpoint(self.weights_of(run), {"model": model.state_dict()})
+                of = self.results.identity(run.key)
+                save_checkpoint(self.weights_of(run), {"model": model.state_dict(), OF: of})
 
         todo = [run for run in study.runs if run.key not in self.results]
         if len(todo) < len(study.runs):
@@ -76,14 +79,16 @@ class StudyRun:
                 raise UserError(f"lr is {plan.learning_rate:g}, and {error}: lower it") from error
 
     def segmenter(self) -> AgreementSegmenter:
-        """Return the trained segmenter of mask agreement; UserError if its file is damaged."""
+        """Return the trained segmenter of mask agreement; UserError if its file is damaged, or that of another."""
         study, run = self.study, self.study.segmenter_run
         path, plan = self.weights_of(run), study.plan
-        model = plan.build(run.architecture, 0)
+        model, again = plan.build(run.architecture, 0), "delete it, and the segmenter is trained again"
         try:
-            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            model.load_state_dict(content["model"])
         except Exception as error:
-            raise UserError(f"{path}: is damaged; delete it, and the segmenter is trained again") from error
+            raise UserError(f"{path}: is damaged; {again}") from error
+        self.results.refuse_foreign(path, run.key, content.get(OF), again)
         return trained_segmenter(
             model,
             run.architecture,
@@ -126,8 +131,8 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
         augment_all=options.augment_all,
         others=tuple(data.others),
     )
-    results = StudyResults(folder / FOLDER, _settings(config, sets), _digests(data))
-    pattern = config.source.group_pattern
+    groups = groups_of(config.source.group_pattern, sets.training.names)
+    results = StudyResults(folder / FOLDER, _settings(config, sets), _digests(data, groups))
     study = Study(
         StudyData(
             sets.training,
@@ -135,7 +140,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
             sets.samples,
             data.samples.made_from,
             {name: (other.images, other.made_from) for name, other in data.others.items()},
-            groups_of(pattern, sets.training.names),
+            groups,
         ),
         replace(make_plan(options, len(sets.class_names), device), relabel=_relabel(config, sets.class_names)),
         architectures,
@@ -144,7 +149,7 @@ def prepare_study(config: EvaluateConfig, data: EvaluationData, folder: Path, de
         options.study,
         config.quality.agreement and not config.segmenter.segmenter,
         results,
-        groups_of(pattern, sets.test.names),
+        groups_of(config.source.group_pattern, sets.test.names),
     )
     for name in dict.fromkeys(run.architecture for run in study.runs):
         check_size(*sets.size, study.plan.build(name, 0))
@@ -206,15 +211,21 @@ def _settings(config: EvaluateConfig, sets: EvaluationSets) -> dict[str, Any]:
     }
 
 
-def _digests(data: EvaluationData) -> Mapping[str, str]:
-    """Return digests by which results are recognized as those of the same data."""
+def _digests(data: EvaluationData, groups: Groups) -> Mapping[str, str]:
+    """Return digests by which results are recognized as those of the same data; groups: of the training images."""
     sets = data.sets
     assert sets.training is not None
     digests = {"training images": sets.training.digest, "test images": sets.test.digest}
     for samples, of in ((data.samples, ""), *((other, f" of {name}") for name, other in data.others.items())):
         digests[f"samples{of}"] = samples.images.digest
-        digests[f"origin of the samples{of}"] = sha256(samples.made_from.astype("<i8").tobytes()).hexdigest()[:16]
+        digests[f"origin of the samples{of}"] = _digest_of(samples.made_from)
+    if any(group is not None for group in groups):  # which images validate depends on them, and they on names alone
+        digests["groups of the training images"] = _digest_of(numbered(groups, len(groups)))
     return digests
+
+
+def _digest_of(numbers: Indices) -> str:
+    return sha256(numbers.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _refuse_unfit_samples(options: StudyOptions, data: EvaluationData, study: Study) -> None:
