@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import ClassVar, Self
 
@@ -91,7 +92,8 @@ class TrainConfig(NetworkConfig, ActionConfig):
         """Yield the keys of `group` that are set, although `switch` makes no use of them."""
         remedy = _SWITCHES[switch]
         for key in self.changed(*group.model_fields):
-            yield (key, f"{key} is {self.get(key)}, but {reason}: leave it out, or {remedy}")
+            found = json.dumps(self.get(key)).strip('"')
+            yield (key, f"{key} is {found}, but {reason}: leave it out, or {remedy}")
 
     def _first_stage_problems(self) -> Iterator[Problem]:
         crop, latent = self.first_stage.autoencoder_crop, self.latents.latent
