@@ -70,8 +70,8 @@ class NetworkConfig(FlatConfig):
         key = "space_to_depth" if self.latents.latent is None else "latent"
         factor = self.latents.latent or self.generation.folding(min(size))
         if any(side % factor for side in size):
-            line = f"image_size is {self.geometry.image_size}, which {key} {factor} does not divide: use a multiple of "
-            yield ("image_size", f"{line}{factor}, or another {key}")
+            line = f"image_size is {json.dumps(self.geometry.image_size)}, which {key} {factor} does not divide: "
+            yield ("image_size", f"{line}use a multiple of {factor}, or another {key}")
             return
         yield from architecture_problems(self.model, self.network_size, reduced=(key, factor))
 

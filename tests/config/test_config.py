@@ -255,6 +255,13 @@ def test_everything_wrong_is_reported_at_once_with_the_way_out():
         ("train", {"hole_shares": [1, 0, 0], "resize": "window"}, "hole_shares", ["inpaint"]),
         ("train", {"hole_shares": [1, 0, 0]}, "hole_shares", ["[1.0, 0.0, 0.0]", "window"]),
         ("train", {"allow_thin": True}, "allow_thin", ["true", "latent"]),
+        ("train", {"latent": 8, "autoencoder_crop": 8}, "autoencoder_crop", ["is 8", "from 16 on"]),
+        (
+            "train",
+            {"latent": 8, "image_size": [8, 64], "channel_mult": "1"},
+            "image_size",
+            ["is [8, 64]", "at least 16", "4 or null"],
+        ),
         (
             "train",
             {"latent": 8, "image_size": [16, 24], "channel_mult": "1,2"},
