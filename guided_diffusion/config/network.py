@@ -70,13 +70,10 @@ class NetworkConfig(FlatConfig):
         key = "space_to_depth" if self.latents.latent is None else "latent"
         factor = self.latents.latent or self.generation.folding(min(size))
         if any(side % factor for side in size):
-            line = f"image_size is {self.geometry.image_size}, which {key} {factor} does not divide: use a multiple of "
-            yield ("image_size", f"{line}{factor}, or another {key}")
+            line = f"image_size is {json.dumps(self.geometry.image_size)}, which {key} {factor} does not divide: "
+            yield ("image_size", f"{line}use a multiple of {factor}, or another {key}")
             return
-        for name, line in architecture_problems(self.model, self.network_size):
-            if name == "image_size" and factor > 1:
-                line = f"with {key} {factor} the network sees {list(self.network_size)}: {line}"
-            yield (name, line)
+        yield from architecture_problems(self.model, self.network_size, reduced=(key, factor))
 
     def generation_problems(self) -> Iterator[Problem]:
         """Yield what does not go with a model that makes its own masks."""

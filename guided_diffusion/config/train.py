@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import ClassVar, Self
 
@@ -91,15 +92,20 @@ class TrainConfig(NetworkConfig, ActionConfig):
         """Yield the keys of `group` that are set, although `switch` makes no use of them."""
         remedy = _SWITCHES[switch]
         for key in self.changed(*group.model_fields):
-            yield (key, f"{key} is {self.get(key)}, but {reason}: leave it out, or {remedy}")
+            found = json.dumps(self.get(key)).strip('"')
+            yield (key, f"{key} is {found}, but {reason}: leave it out, or {remedy}")
 
     def _first_stage_problems(self) -> Iterator[Problem]:
         crop, latent = self.first_stage.autoencoder_crop, self.latents.latent
-        if crop is not None and (crop % latent or crop > min(height_width(self.geometry.image_size))):
-            line = (
-                f"autoencoder_crop is {crop}, but latent is {latent} and image_size {self.geometry.image_size}: use a "
-            )
-            yield ("autoencoder_crop", f"{line}multiple of {latent} that is not above image_size")
+        size, least = json.dumps(self.geometry.image_size), 2 * latent
+        short = min(height_width(self.geometry.image_size))
+        if crop is not None and (crop % latent or crop < least or crop > short >= least):
+            line = f"autoencoder_crop is {crop}, but latent is {latent} and image_size {size}: use a "
+            yield ("autoencoder_crop", f"{line}multiple of {latent} from {least} on that is not above image_size")
+        if short < least and not self.first_stage.autoencoder:
+            # The noise on latents is measured by how they differ from place to place.
+            line = f"image_size is {size}, but latent {latent} makes a single place of such a side: "
+            yield ("image_size", f"{line}use sides of at least {least}, or latent {'4 or ' * (latent > 4)}null")
         if self.first_stage.autoencoder and self.generation.makes_masks:
             line = (
                 f"autoencoder is given, but generates is {self.generation.generates}: an autoencoder of images loses "

@@ -63,8 +63,13 @@ def attention_factors(
     return tuple(factor for factor in factors if factor in wanted)
 
 
-def architecture_problems(options: ModelOptions, image_size: int | Sequence[int]) -> list[Problem]:
-    """Return (key, line) for everything that makes a UNet of these options impossible."""
+def architecture_problems(
+    options: ModelOptions, image_size: int | Sequence[int], *, reduced: tuple[str, int] = ("", 1)
+) -> list[Problem]:
+    """Return (key, line) for everything that makes a UNet of these options impossible.
+
+    image_size: of the network. reduced: the option, and its factor, that makes images smaller before they reach it.
+    """
     size = height_width(image_size)
     short_side = min(size)
     positive = {
@@ -84,7 +89,7 @@ def architecture_problems(options: ModelOptions, image_size: int | Sequence[int]
     if problems:
         return problems
     mult = options.channel_mult or default_channel_mult(short_side)
-    problems = _size_problems(size, mult) + _channel_problems(options.num_channels, mult)
+    problems = _size_problems(size, mult, *reduced) + _channel_problems(options.num_channels, mult)
     problems += _attention_problems(short_side, mult, options.attention_resolutions)
     if problems:
         return problems
@@ -101,15 +106,17 @@ def architecture_problems(options: ModelOptions, image_size: int | Sequence[int]
     return problems + _head_problems("num_heads_upsample", options.num_heads_upsample, decoder)
 
 
-def _size_problems(size: tuple[int, int], channel_mult: Sequence[float]) -> list[Problem]:
-    step = 2 ** (len(channel_mult) - 1)
+def _size_problems(size: tuple[int, int], channel_mult: Sequence[float], reducing: str, factor: int) -> list[Problem]:
+    # In pixels of the image, as image_size is.
+    size, step = (size[0] * factor, size[1] * factor), factor * 2 ** (len(channel_mult) - 1)
     if not any(side % step for side in size):
         return []
     lower, upper = ([max(side // step, 1) * step for side in size], [-(-side // step) * step for side in size])
     found, lower, upper = (v[0] if size[0] == size[1] else list(v) for v in (size, lower, upper))
     nearest = f"{upper}" if lower == upper else f"{lower} or {upper}"
     levels = len(channel_mult)
-    line = f"image_size is {found}, but a UNet of {levels} levels needs sides divisible by {step}"
+    by = f" with {reducing} {factor}" if factor > 1 else ""
+    line = f"image_size is {found}, but a UNet of {levels} levels{by} needs sides divisible by {step}"
     return [("image_size", f"{line}: use {nearest}, or a channel_mult of fewer than {levels} entries")]
 
 

@@ -130,7 +130,9 @@ def trained_config(checkpoint: Checkpoint, config: FromCheckpointConfig, *, take
     if trained.model.inpaint and "inpaint" in given:  # it can be learned, but not taken back
         fixed.append("inpaint")
     problems = differences(config, trained, fixed, source=checkpoint.path, remedy="leave it out")
-    if takes_masks and config.model.condition is None and trained.model.condition == "none":
+    mode = config.source.dataset_mode
+    has_masks = not mode or get_mode(mode).masks is not None
+    if takes_masks and has_masks and config.model.condition is None and trained.model.condition == "none":
         hint = ", or set condition to mask to have it learn masks"
         problems = [(key, f"{line}{hint if key in ABOUT_MASKS else ''}") for key, line in problems]
     if problems:

@@ -136,6 +136,10 @@ def test_masks_have_to_be_asked_for(pretrained, lemons, isdm, tmp_path):
     assert code == 2
     check_errors(errors, "dataset_mode")
     assert "set condition to mask" in errors[0]
+    code, _, errors = isdm("finetune", **values, dataset_mode="boxes", output_dir=tmp_path / "none")
+    assert code == 2
+    check_errors(errors, "dataset_mode")
+    assert "set condition to mask" not in errors[0]  # such data has none
 
 
 @pytest.mark.parametrize("action", ["train", "finetune"])
