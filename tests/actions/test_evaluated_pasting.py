@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from error_lines import check_error
-from parts import CRACK, NAMES, SPOT, write_parts
+from odd_images import write_png
+from parts import CRACK, NAMES, SPOT, defects, noise, write_parts
 
 from guided_diffusion.config.load import load_config
 from guided_diffusion.pipelines.evaluation.data import EvaluationData, load_data, scan_data
@@ -89,3 +90,40 @@ def test_defects_of_neither_split_are_told(pasted, parts, tmp_path):
     assert (found.samples.test_origin < 0).all()
     (line,) = [line for line in found.warnings if str(pasted) in line]
     assert f"{lost} of 16" in line
+
+
+def small_samples(folder: Path, **record) -> Path:
+    """Write samples of 16 px as `sample` leaves them, with what it records."""
+    for number in range(4):
+        for kind, pixels in (("images", noise((16, 16), number)), ("masks", defects(0, (40, 56))[8:24, 8:24])):
+            write_png(folder / kind / f"{number}.png", pixels)
+    (folder / "config.json").write_text(json.dumps({"image_size": 16, "image_channels": 1, **record}))
+    return folder
+
+
+def told_of(folder: Path, found: EvaluationData) -> list[str]:
+    return [line for line in found.warnings if str(folder) in line]
+
+
+def test_samples_in_another_geometry_or_range_than_real_images_are_told(pasted, all_parts, tmp_path):
+    """Pasted images are padded as real ones are, and crops of `sample` are left as they are."""
+    values = {"resize": "crop", "image_range": "auto"}
+    crops = small_samples(tmp_path / "crops", **values)
+    found = loaded(pasted, all_parts, tmp_path / "out", other_dirs=[str(crops)])
+    told = [line for line in told_of(crops, found) if "resize" in line]
+    assert len(told) == 1
+    assert all(part in told[0] for part in ('"crop"', '"pad"'))
+    assert "image_range" not in told[0]
+    cropped = loaded(pasted, all_parts, tmp_path / "out", other_dirs=[str(crops)], resize="crop", image_range="full")
+    assert not [line for line in told_of(crops, cropped) if "resize" in line or "image_range" in line]
+    ranged = loaded(crops, all_parts, tmp_path / "out", image_range=[0, 200])
+    assert any("[0, 200]" in line and "image_range" in line for line in told_of(crops, ranged))
+
+
+def test_windows_are_enlarged_as_those_of_real_images_are(all_parts, tmp_path):
+    windows = small_samples(tmp_path / "windows", resize="window", scale=1.0, image_range="auto")
+    alike = loaded(windows, all_parts, tmp_path / "out")
+    assert not [line for line in told_of(windows, alike) if "are enlarged" in line or "resize" in line]
+    whole = loaded(windows, all_parts, tmp_path / "out", resize="squash", scale=None)
+    assert sum("are enlarged" in line for line in told_of(windows, whole)) == 1
+    assert sum("resize" in line for line in told_of(windows, whole)) == 1

@@ -34,7 +34,13 @@ from guided_diffusion.models.architecture import height_width
 from guided_diffusion.pipelines.changed_data import changes_since_sampling
 from guided_diffusion.pipelines.dataset import own_good_images, shared_with_good, shared_with_training
 from guided_diffusion.pipelines.evaluation.objects import ObjectReader, as_objects, find_null, layout_key, null_pairs
-from guided_diffusion.pipelines.evaluation.options import find_others, needs_training, size_of_samples, without_masks
+from guided_diffusion.pipelines.evaluation.options import (
+    find_others,
+    made_otherwise,
+    needs_training,
+    size_of_samples,
+    without_masks,
+)
 from guided_diffusion.pipelines.evaluation.sample_origins import (
     ReadSamples,
     Split,
@@ -217,6 +223,9 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
     null = find_null(config.objects.null_dir, folder) if config.objects.null_dir else None
     seen = View(encoding, view, background, folder, objects)
     warnings += pseudo_label_lines(config.source.data_dir, ("train", "test") if training is not None else ("test",))
+    warnings += made_otherwise(folder, view, "leave {keys} out")
+    for other in others.values():
+        warnings += made_otherwise(other, view, "give samples made alike")
     for each in {samples.folder: samples for samples in (folder, several_folder, *others.values())}.values():
         refuse_test_images(each, test)
         warnings += pseudo_sample_lines(each)
@@ -232,7 +241,7 @@ def scan_data(config: EvaluateConfig, folder: SampleFolder) -> ScannedData:
         folder,
         {name: (other, open_samples(other, encoding, view.image_channels)) for name, other in others.items()},
         tuple(shared),
-        (*warnings, *_size_warning(folder, pairs, seen.size)),
+        (*warnings, *_size_warning(folder, pairs, seen.window if view.resize == "window" else seen.size)),
         bool(config.objects.objects),
         flip_pairs(encoding.names, config.source.flip_pairs),
         config.max_training is None,

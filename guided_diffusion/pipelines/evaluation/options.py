@@ -184,6 +184,26 @@ def find_others(config: EvaluateConfig, samples: SampleFolder) -> dict[str, Samp
     return found
 
 
+def made_otherwise(samples: SampleFolder, view: ViewOptions, remedy: str) -> list[str]:
+    """Return a warning if samples that are read as they are were made in another geometry or range than real images.
+
+    Those of `place` are read as real images are. remedy: what to do, with the keys as `{keys}`.
+    """
+    if samples.has_native_depth:
+        return []
+    read = json.loads(json.dumps({"resize": view.resize, "image_range": view.image_range}))
+    made = {key: value for key in read if (value := samples.config.get(key)) not in (None, "")}
+    same = ("auto", "full")  # "full" is "auto" without a warning
+    differ = [key for key, value in made.items() if value != read[key] and not (value in same and read[key] in same)]
+    if not differ:
+        return []
+    of_samples, of_real = (" and ".join(f"{key} {json.dumps(each[key])}" for key in differ) for each in (made, read))
+    return [
+        f"{samples.folder}: made with {of_samples}, but the real images are read with {of_real}: they may differ by "
+        f"that alone; {remedy.format(keys=' and '.join(differ))}"
+    ]
+
+
 def _form(samples: SampleFolder) -> str:
     if not samples.holds_windows:
         return "whole images"
