@@ -18,6 +18,8 @@ def value_counts(values: NDArray[np.integer], size: int = 0) -> NDArray[np.int64
     return counts
 
 
-def distinct_values(values: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the sorted distinct values of an array without negative ones."""
+def distinct_values(values: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the sorted distinct values of an array."""
+    if values.size and values.min() < 0:  # as of pixels that are of no class
+        return np.unique(values)
     return np.flatnonzero(value_counts(values))

@@ -17,3 +17,7 @@ def test_counts_are_those_of_numpy(dtype, shape):
     assert counts.tolist() == np.bincount(values.astype(np.int64).ravel()).tolist()
     assert value_counts(values, 256).tolist() == np.bincount(values.astype(np.int64).ravel(), minlength=256).tolist()
     assert np.array_equal(distinct_values(values), np.unique(values))
+
+
+def test_negative_values_are_distinct_ones_too():
+    assert distinct_values(np.array([[3, -1], [0, 3]], np.int16)).tolist() == [-1, 0, 3]
