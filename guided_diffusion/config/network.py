@@ -131,8 +131,11 @@ class NetworkConfig(FlatConfig):
                 yield self._misfit(key, "condition is boxes", reason, remedy)
 
     def _misfit(self, key: str, but: str, reason: str, remedy: str) -> Problem:
-        found = json.dumps(self.get(key)).strip('"')
-        return key, f"{key} is {found}, but {but}: {reason}; set {key} to {remedy}"
+        return key, f"{key} is {self._shown(key)}, but {but}: {reason}; set {key} to {remedy}"
+
+    def _shown(self, key: str) -> str:
+        """Return the value of `key` as a config has it."""
+        return json.dumps(self.get(key)).strip('"')
 
     def _eta_problems(self) -> Iterator[Problem]:
         given = {"eta_path": self._value("eta_path"), "eta_scale": self._value("eta_scale")}

@@ -92,8 +92,7 @@ class TrainConfig(NetworkConfig, ActionConfig):
         """Yield the keys of `group` that are set, although `switch` makes no use of them."""
         remedy = _SWITCHES[switch]
         for key in self.changed(*group.model_fields):
-            found = json.dumps(self.get(key)).strip('"')
-            yield (key, f"{key} is {found}, but {reason}: leave it out, or {remedy}")
+            yield (key, f"{key} is {self._shown(key)}, but {reason}: leave it out, or {remedy}")
 
     def _first_stage_problems(self) -> Iterator[Problem]:
         crop, latent = self.first_stage.autoencoder_crop, self.latents.latent

@@ -21,19 +21,17 @@ STUDIED = {"dataset_mode": "multi-class", "arms": "real,real_good", "amounts": "
 
 
 @pytest.fixture
-def both(capsys, tmp_path, monkeypatch):
+def both(isdm, refused_dry, tmp_path, monkeypatch):
     """Run an action with --dry-run and without; each must refuse by the same one line, which is returned."""
     monkeypatch.chdir(tmp_path)
 
     def run(action: str, **values) -> str:
-        found = []
-        for more in (["--dry-run"], []):
-            assert cli.main([*arguments_of(action, **values), *more]) == 2
-            lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-            assert len(lines) == 1, lines
-            found += lines
-        assert found[0] == found[1]
-        return found[0]
+        dry = refused_dry(action, **values)
+        code, _, lines = isdm(action, **values)
+        assert code == 2
+        assert len(lines) == 1, lines
+        assert dry == lines
+        return lines[0]
 
     return run
 

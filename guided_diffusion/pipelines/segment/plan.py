@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evaluations.groups import numbered
 from guided_diffusion.config.segment import SegmentConfig
 from guided_diffusion.data.groups import groups_of
 from guided_diffusion.data.modes import IMAGES, get_mode
@@ -49,8 +50,7 @@ def plan_lines(config: SegmentConfig) -> list[str]:
 def _labeled_lines(config: SegmentConfig) -> list[str]:
     labeled = _pairs(config, config.data_split, config.max_labeled)
     groups = groups_of(config.source.group_pattern, [pair.stem for pair in labeled])
-    apart = len({group for group in groups if group is not None}) + groups.count(None)
-    folds = folds_of(config, apart)
+    folds = folds_of(config, len(set(numbered(groups, len(labeled)).tolist())))
     members = counted(config.classifier.members, "classifier")
     lines = [f"{counted(len(labeled), 'labeled image', 'labeled images')}, {folds or 'no'} folds, {members} each"]
     if config.score_test:
